@@ -1,0 +1,1 @@
+"""A laboratory for small character-level language models."""

@@ -1,0 +1,1 @@
+"""What a trained model is worth: metric, protocols, causality check."""

@@ -1,0 +1,151 @@
+"""What a language model is: the two base classes that everything else in charlab relies on.
+
+A model is a probability distribution over the characters that follow a given one. Training minimises `loss`,
+evaluation reports `nll`, generation calls `sample`; nothing outside a model's own file knows more about it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.models.decoding import stream
+
+State = Any  # whatever a model needs to remember between two calls of `extend`
+
+
+class LanguageModel(nn.Module, ABC):
+    """A distribution over sequences of `vocab_size` characters, given their first one.
+
+    Attributes:
+        vocab_size: number of distinct characters; ids are 0 … vocab_size − 1.
+        context_length: the most characters that a prediction may look at; None if unbounded (recurrent models).
+        likelihood: "exact" if `nll` is −log p itself, "bound" if it is an unbiased estimate of an upper bound of it.
+    """
+
+    vocab_size: int
+    context_length: int | None
+    likelihood: Literal["exact", "bound"] = "exact"
+
+    @abstractmethod
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Returns the negative log-likelihood of each character of `window` but the first, in nats.
+
+        `nll(window).sum(1)` is −log p(x₁ … x_T | x₀), or an unbiased estimate of an upper bound of it.
+
+        Args:
+            window: (B, T+1) character ids.
+            scored_from: the first position that is scored, in 1 … T; entries of earlier positions are 0, and the
+                characters there serve as context only.
+            generator: source of randomness for models whose bound is estimated by sampling.
+
+        Raises:
+            ValueError: if T exceeds `context_length`.
+        """
+
+    def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """Returns what training minimises: by default the mean of `nll`, in nats per character."""
+        return self.nll(window, generator=generator).mean()
+
+    @abstractmethod
+    def sample(
+        self,
+        prompt: Int[Tensor, "B P"],
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B P+length"]:
+        """Returns `prompt` followed by `length` characters drawn from the model.
+
+        Args:
+            prompt: (B, P) character ids, P ≥ 1.
+            temperature: divides the logits; 0 takes the most probable character.
+            top_k: draw among the k most probable characters only.
+            top_p: draw among the fewest characters whose probabilities sum to at least p (nucleus sampling,
+                Holtzman et al. 2020).
+            generator: source of randomness, on the prompt's device.
+        """
+
+
+class AutoregressiveModel(LanguageModel):
+    """A language model that gives p(next character | characters so far) in closed form.
+
+    A subclass implements `forward`. One with a cheaper way to continue a sequence than running it again (a cache,
+    a recurrent state) also overrides `init_state` and `extend`; they must agree with `forward`.
+    """
+
+    @abstractmethod
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Returns the logits of the character that follows each position, looking at no later position.
+
+        Raises:
+            ValueError: if T exceeds `context_length`.
+        """
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        targets = window[:, scored_from:].long()  # (B, T+1−scored_from)
+        logits = self(window[:, :-1])[:, scored_from - 1 :]  # (B, T+1−scored_from, V)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        scored = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        return F.pad(scored, (scored_from - 1, 0))
+
+    def init_state(self, batch_size: int) -> State:
+        """Returns the state before the first character.
+
+        The default remembers the characters themselves, so that `extend` can run `forward` on them again.
+        """
+        device = next(self.parameters()).device
+        return torch.empty(batch_size, 0, dtype=torch.long, device=device)
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
+        """Reads n more characters; returns the logits after each of them, and the new state.
+
+        Equal to the last n positions of `forward` on the whole sequence, to 1e-5 of the logits' scale.
+
+        Raises:
+            ValueError: if the sequence would grow longer than `context_length`.
+        """
+        state = torch.cat([state, tokens], dim=1)
+        return self(state)[:, -tokens.shape[1] :], state
+
+    def advance(self, token: Int[Tensor, "B"], state: State) -> tuple[Float[Tensor, "B V"], State]:
+        """Reads one character; returns the logits of the next one, and the new state."""
+        logits, state = self.extend(token[:, None], state)
+        return logits[:, -1], state
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: Int[Tensor, "B P"],
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B P+length"]:
+        drawn = stream(
+            self, prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+        )
+        return torch.cat([prompt, *(token[:, None] for token in drawn)], dim=1)

@@ -1,0 +1,1 @@
+"""Parts through which positions exchange information: (B, T, D) → (B, T, D)."""
