@@ -1,0 +1,43 @@
+"""What a corpus is: a text, its checksum and, where the text was generated, its entropy floor."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A text to learn from. Two corpora are the same text exactly if their `sha256` is the same.
+
+    Attributes:
+        name: a short name for tables, file names and messages.
+        text: the whole text; how it is split is the datamodule's business.
+        sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
+        floor_per_character: (len(text),) float64, −log p in nats of each character given all that precede it under
+            the process that generated the text; None where that process is not known.
+    """
+
+    name: str
+    text: str
+    sha256: str
+    floor_per_character: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None) -> Self:
+        """Returns the corpus of `text`, its checksum computed."""
+        return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character)
+
+
+class CorpusLoader(Protocol):
+    """Anything with a `load` method: what a configuration's `data.corpus` names."""
+
+    def load(self) -> Corpus:
+        """Returns the corpus.
+
+        Raises:
+            UserError: if the text cannot be found or is not what it should be.
+        """
