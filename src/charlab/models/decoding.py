@@ -1,0 +1,154 @@
+"""From logits to characters: choosing one, and drawing a continuation one character after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+
+if TYPE_CHECKING:
+    from charlab.models.contract import AutoregressiveModel
+
+Overflow = Literal["slide", "rebase"]
+
+
+def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raises a `UserError` unless `choose` can work with these values."""
+    if not (temperature >= 0 and math.isfinite(temperature)):
+        raise UserError(f"temperature={temperature} is not a number ≥ 0; 0 takes the most probable character.")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"top_k={top_k} leaves no character to choose from; give an integer ≥ 1, or null for all.")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"top_p={top_p} is not a probability; give a number above 0 and at most 1, or null.")
+
+
+def choose(
+    logits: Float[Tensor, "B V"],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "B"]:
+    """Draws one character per row. Temperature acts first, then top-k, then top-p on what top-k has left.
+
+    Args:
+        logits: (B, V) unnormalised log-probabilities.
+        temperature: divides the logits; 0 takes the most probable character.
+        top_k: draw among the k most probable characters only.
+        top_p: draw among the fewest characters whose probabilities sum to at least p (nucleus sampling,
+            Holtzman et al. 2020).
+        generator: source of randomness, on the device of `logits`.
+
+    Returns:
+        (B,) character ids.
+
+    Raises:
+        UserError: if temperature < 0, top_k < 1, or top_p is outside (0, 1].
+    """
+    check_choice(temperature, top_k, top_p)
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    logits = logits.float()
+    # The largest becomes 0, so that no temperature, however small, can overflow it.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    ranked, ids = scaled.sort(dim=-1, descending=True, stable=True)  # both (B, V)
+    probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
+    if top_p is not None and top_p < 1:
+        more_probable = F.pad(probabilities.cumsum(dim=-1)[:, :-1], (1, 0))  # mass ranked above each; 0 for the first
+        probabilities = probabilities.masked_fill(more_probable >= top_p, 0.0)
+    rank = torch.multinomial(probabilities, num_samples=1, generator=generator)  # (B, 1)
+    return ids.gather(1, rank).squeeze(1)
+
+
+def stream(
+    model: AutoregressiveModel,
+    prompt: Int[Tensor, "B P"],
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    overflow: Overflow = "slide",
+    generator: torch.Generator | None = None,
+) -> Iterator[Int[Tensor, "B"]]:
+    """Draws `length` characters after `prompt`, and yields each as soon as it is drawn.
+
+    A model looks at its last `context_length` characters. Until these are all in use, each character costs one
+    `advance`. From then on there is a choice. A cached key was computed from everything before it, so dropping the
+    oldest one is not the same as never having seen it:
+
+    - "slide" runs `forward` on the last `context_length` characters for every new one: what the model was trained
+      to do, and slow.
+    - "rebase" starts a new state from the last half of the context whenever it is full: fast, but predictions then
+      have between half and all of the context, so it draws from another distribution.
+
+    Args:
+        model: any autoregressive model, in the mode (train or eval) that it is to be used in.
+        prompt: (B, P) character ids, P ≥ 1, on the model's device.
+        length: number of characters to draw, ≥ 0.
+        temperature: see `choose`.
+        top_k: see `choose`.
+        top_p: see `choose`.
+        overflow: what to do once the context is full; of no effect if `model.context_length` is None.
+        generator: source of randomness, on the model's device.
+
+    Yields:
+        (B,) character ids, `length` times.
+
+    Raises:
+        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range.
+    """
+    if prompt.shape[1] == 0:
+        raise UserError("The prompt is empty; give at least one character to start from.")
+    if length < 0:
+        raise UserError(f"length={length} is negative; give the number of characters to draw, 0 or more.")
+    if overflow not in ("slide", "rebase"):
+        raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
+    check_choice(temperature, top_k, top_p)
+    return _stream(model, prompt.long(), length, temperature, top_k, top_p, overflow, generator)
+
+
+@torch.no_grad()
+def _stream(
+    model: AutoregressiveModel,
+    prompt: Int[Tensor, "B P"],
+    length: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    overflow: Overflow,
+    generator: torch.Generator | None,
+) -> Iterator[Int[Tensor, "B"]]:
+    """Does the work of `stream`, whose arguments have been checked."""
+    if length == 0:
+        return
+    batch_size, limit = prompt.shape[0], model.context_length
+    context = prompt if limit is None else prompt[:, -limit:]
+    logits, state = model.extend(context, model.init_state(batch_size))  # (B, P, V)
+    logits = logits[:, -1]  # (B, V)
+    for drawn in range(1, length + 1):
+        token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
+        yield token
+        if drawn == length:
+            return
+        if limit is None:
+            logits, state = model.advance(token, state)
+            continue
+        context = torch.cat([context, token[:, None]], dim=1)
+        if context.shape[1] <= limit:
+            logits, state = model.advance(token, state)
+        elif overflow == "slide":
+            context = context[:, -limit:]
+            logits = model(context)[:, -1]
+        else:
+            context = context[:, -max(1, limit // 2) :]
+            logits, state = model.extend(context, model.init_state(batch_size))
+            logits = logits[:, -1]
