@@ -1,0 +1,192 @@
+"""The backbone: embedding, N blocks of a mixer and a feed-forward layer, norm, readout.
+
+Every part is swapped by composition: a configuration names a constructor, the backbone calls it with the sizes that
+it alone knows. With attention as its mixer this is a transformer; with a state-space layer it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from charlab.errors import UserError
+from charlab.models.contract import AutoregressiveModel
+from charlab.models.mixers.contract import Mixer
+from charlab.models.positions import EmbeddingPosition, ScorePosition
+from charlab.types import PositiveInt, Probability
+
+Part = Callable[..., nn.Module]
+
+
+class BackboneState(NamedTuple):
+    """The number of characters read so far, and each layer's own state."""
+
+    length: int
+    layers: list[Any]
+
+
+class Block(nn.Module):
+    """One layer: a mixer, then a feed-forward layer, each with its norm and its residual connection.
+
+    Args:
+        mixer: lets positions exchange information.
+        feed_forward: works on each position by itself; None leaves it out.
+        norms: a norm for the mixer and one for the feed-forward layer; identities for none.
+        norm_placement: "pre" is x + f(norm(x)), "post" is norm(x + f(x)).
+        residual: whether x is added at all.
+        dropout: probability that a component of what the mixer or feed-forward layer writes is zeroed in training.
+    """
+
+    def __init__(
+        self,
+        mixer: nn.Module,
+        feed_forward: nn.Module | None,
+        norms: tuple[nn.Module, nn.Module],
+        norm_placement: Literal["pre", "post"],
+        residual: bool,
+        dropout: Probability,
+    ) -> None:
+        super().__init__()
+        self.mixer, self.feed_forward = mixer, feed_forward
+        self.mixer_norm, self.feed_forward_norm = norms[0], norms[1] if feed_forward is not None else None
+        self.norm_placement, self.residual = norm_placement, residual
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        x = self._write(x, self.mixer(self._read(x, self.mixer_norm)), self.mixer_norm)
+        return self._feed_forward(x)
+
+    def extend(self, x: Float[Tensor, "B n D"], state: Any) -> tuple[Float[Tensor, "B n D"], Any]:
+        """Reads n more positions."""
+        mixed, state = self.mixer.extend(self._read(x, self.mixer_norm), state)
+        return self._feed_forward(self._write(x, mixed, self.mixer_norm)), state
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if self.feed_forward is None:
+            return x
+        return self._write(x, self.feed_forward(self._read(x, self.feed_forward_norm)), self.feed_forward_norm)
+
+    def _read(self, x: Tensor, norm: nn.Module) -> Tensor:
+        return norm(x) if self.norm_placement == "pre" else x
+
+    def _write(self, x: Tensor, written: Tensor, norm: nn.Module) -> Tensor:
+        written = self.dropout(written)
+        total = x + written if self.residual else written
+        return norm(total) if self.norm_placement == "post" else total
+
+
+class Backbone(AutoregressiveModel):
+    """Embedding, `num_layers` blocks, final norm, readout.
+
+    Args:
+        vocab_size: number of distinct characters V.
+        context_length: the most characters T that a prediction looks at.
+        embed_dim: size D of the embeddings.
+        num_layers: number of blocks.
+        mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn.
+        feed_forward: `feed_forward(embed_dim)`, or None for blocks without one.
+        position: `position(embed_dim, context_length)`, or None.
+        norm: `norm(embed_dim)`, or None for no norm anywhere.
+        norm_placement: "pre" (with a norm before the readout) or "post".
+        residual: whether blocks add to their input.
+        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        tied_embeddings: whether the readout's weights are the embedding's.
+        readout_bias: whether the readout has a bias.
+        initialization: `initialization(model)` sets the initial weights; None keeps torch's.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        context_length: PositiveInt,
+        embed_dim: PositiveInt,
+        num_layers: PositiveInt,
+        mixer: Part | list[Part],
+        feed_forward: Part | None,
+        position: Part | None,
+        norm: Part | None,
+        norm_placement: Literal["pre", "post"] = "pre",
+        residual: bool = True,
+        dropout: Probability = 0.0,
+        tied_embeddings: bool = False,
+        readout_bias: bool = True,
+        initialization: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.context_length = vocab_size, context_length
+        self.embedding = nn.Embedding(vocab_size, embed_dim)
+        encoding = position(embed_dim, context_length) if position is not None else None
+        self.position = encoding if isinstance(encoding, EmbeddingPosition) else None
+        score_position = encoding if isinstance(encoding, ScorePosition) else None
+        self.dropout = nn.Dropout(dropout)
+
+        def build_norm() -> nn.Module:
+            return norm(embed_dim) if norm is not None else nn.Identity()
+
+        mixers = list(mixer) if isinstance(mixer, list | tuple) else [mixer]
+        self.blocks = nn.ModuleList(
+            Block(
+                _build_mixer(mixers[layer % len(mixers)], embed_dim, context_length, score_position),
+                feed_forward(embed_dim) if feed_forward is not None else None,
+                (build_norm(), build_norm()),
+                norm_placement,
+                residual,
+                dropout,
+            )
+            for layer in range(num_layers)
+        )
+        self.norm = build_norm() if norm_placement == "pre" else nn.Identity()
+        self.readout = nn.Linear(embed_dim, vocab_size, bias=readout_bias)
+        if initialization is not None:
+            initialization(self)
+        if tied_embeddings:
+            self.readout.weight = self.embedding.weight
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        x = self._embed(tokens, start=0)  # (B, T, D)
+        for block in self.blocks:
+            x = block(x)
+        return self.readout(self.norm(x))
+
+    def init_state(self, batch_size: int) -> BackboneState:
+        return BackboneState(0, [block.mixer.init_state(batch_size) for block in self.blocks])
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: BackboneState) -> tuple[Float[Tensor, "B n V"], BackboneState]:
+        x = self._embed(tokens, start=state.length)  # (B, n, D)
+        layers = []
+        for block, layer_state in zip(self.blocks, state.layers, strict=True):
+            x, layer_state = block.extend(x, layer_state)
+            layers.append(layer_state)
+        return self.readout(self.norm(x)), BackboneState(state.length + tokens.shape[1], layers)
+
+    def output_projections(self) -> list[nn.Linear]:
+        """Returns the linear maps that write to the residual stream."""
+        parts = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
+        return [part.output_projection() for part in parts if hasattr(part, "output_projection")]
+
+    def _embed(self, tokens: Int[Tensor, "B T"], start: int) -> Float[Tensor, "B T D"]:
+        end = start + tokens.shape[1]
+        if end > self.context_length:
+            raise UserError(
+                f"{end} characters are more than the model's context_length={self.context_length}: "
+                "give it fewer, or train one with a longer context."
+            )
+        x = self.embedding(tokens)
+        return self.dropout(x if self.position is None else self.position(x, start))
+
+
+def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: ScorePosition | None) -> Mixer:
+    if position is None:
+        return mixer(embed_dim, context_length)
+    # A configuration gives a partial: its class says whether there are scores for the encoding to act on.
+    constructor = getattr(mixer, "func", mixer)
+    if not getattr(constructor, "has_scores", False):
+        raise UserError(
+            f"model.position={type(position).__name__} acts on attention scores, but "
+            f"model.mixer={constructor.__name__} has none: choose another position or another mixer."
+        )
+    return mixer(embed_dim, context_length, position)

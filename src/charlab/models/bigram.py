@@ -1,0 +1,62 @@
+"""The two smallest language models: the next character depends on the current one alone."""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from charlab.models.contract import AutoregressiveModel
+from charlab.types import PositiveInt
+
+
+class Bigram(AutoregressiveModel):
+    """A table of logits: row = current character, column = next character.
+
+    The table starts from N(0, 1), so the untrained loss is well above log V. At the optimum it holds the logarithms
+    of the bigram frequencies of the training text, up to a constant per row.
+
+    Args:
+        vocab_size: number of distinct characters V; the model has V² parameters.
+    """
+
+    context_length = None
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        return self.table(tokens)
+
+    def init_state(self, batch_size: int) -> None:
+        """Returns None: the current character says it all."""
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B n V"], None]:
+        return self(tokens), None
+
+
+class BigramEmbedding(AutoregressiveModel):
+    """A bigram whose table has rank at most E + 1: embedding V → E, then a linear readout E → V.
+
+    Args:
+        vocab_size: number of distinct characters V.
+        embed_dim: size E of the embedding; the model has V·E + E·V + V parameters.
+    """
+
+    context_length = None
+
+    def __init__(self, vocab_size: int, *, embed_dim: PositiveInt) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, embed_dim)
+        self.readout = nn.Linear(embed_dim, vocab_size)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        return self.readout(self.embedding(tokens))
+
+    def init_state(self, batch_size: int) -> None:
+        """Returns None: the current character says it all."""
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B n V"], None]:
+        return self(tokens), None

@@ -1,0 +1,172 @@
+"""Causal self-attention (Vaswani et al. 2017) and the variants of it that people compare."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.mixers.contract import Mixer
+from charlab.models.positions import ScorePosition
+from charlab.types import PositiveFloat, PositiveInt, Probability
+
+
+class KeyValueCache(NamedTuple):
+    """Keys and values of the positions read so far, in buffers with room for `context_length` of them."""
+
+    keys: Float[Tensor, "B H C K"]
+    values: Float[Tensor, "B H C K"]
+    length: int
+
+
+class Attention(Mixer):
+    """softmax(q·k/√K)·v per head, the heads concatenated and projected to D.
+
+    Args:
+        embed_dim: size D of the embeddings.
+        context_length: the most positions of a sequence.
+        position: an encoding that acts on the scores, or None.
+        num_heads: number H of heads.
+        num_key_value_heads: number of heads of keys and values, each shared by H / that many query heads (grouped
+            queries, arXiv 2305.13245; 1 is multi-query attention); None for H.
+        head_dim: size K of a head; None for D / H.
+        bias: whether the projections have biases.
+        query_key_norm: whether queries and keys are brought to root mean square 1 (arXiv 2302.05442).
+        attention_window: how many positions, its own among them, a query looks at; None for all.
+        soft_cap: scores are squashed into ±soft_cap by tanh (Gemma 2, arXiv 2408.00118); None for no cap.
+        softmax_axis: "keys" is attention. "queries" normalises over the wrong axis: each weight then depends on
+            later queries, so that the model sees the future although its mask is causal.
+        dropout: probability that a weight is zeroed in training.
+        causal: whether a position is kept from looking at later ones.
+    """
+
+    has_scores = True
+
+    def __init__(
+        self,
+        embed_dim: PositiveInt,
+        context_length: PositiveInt,
+        position: ScorePosition | None = None,
+        *,
+        num_heads: PositiveInt,
+        num_key_value_heads: PositiveInt | None = None,
+        head_dim: PositiveInt | None = None,
+        bias: bool = False,
+        query_key_norm: bool = False,
+        attention_window: PositiveInt | None = None,
+        soft_cap: PositiveFloat | None = None,
+        softmax_axis: Literal["keys", "queries"] = "keys",
+        dropout: Probability = 0.0,
+        causal: bool = True,
+    ) -> None:
+        super().__init__()
+        if head_dim is None and embed_dim % num_heads:
+            raise UserError(
+                f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them, or set head_dim."
+            )
+        num_key_value_heads = num_key_value_heads or num_heads
+        if num_heads % num_key_value_heads:
+            raise UserError(
+                f"num_key_value_heads={num_key_value_heads} does not divide num_heads={num_heads}: change one of them."
+            )
+        self.context_length, self.causal = context_length, causal
+        self.num_heads, self.num_key_value_heads = num_heads, num_key_value_heads
+        self.head_dim = head_dim or embed_dim // num_heads
+        self.attention_window, self.soft_cap, self.softmax_axis = attention_window, soft_cap, softmax_axis
+        self.dropout, self.query_key_norm = dropout, query_key_norm
+        self.position = position if position is not None else ScorePosition()
+        self.position.check(num_heads, self.head_dim)
+        width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
+        self.query_key_value = nn.Linear(embed_dim, width + 2 * shared_width, bias=bias)
+        self.projection = nn.Linear(width, embed_dim, bias=bias)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        queries, keys, values = self._project(x, start=0)
+        return self._merge_heads(self._attend(queries, keys, values))
+
+    def init_state(self, batch_size: int) -> KeyValueCache:
+        weight = self.projection.weight
+        shape = (batch_size, self.num_key_value_heads, self.context_length, self.head_dim)
+        return KeyValueCache(weight.new_empty(shape), weight.new_empty(shape), length=0)
+
+    def extend(self, x: Float[Tensor, "B n D"], state: KeyValueCache) -> tuple[Float[Tensor, "B n D"], KeyValueCache]:
+        start, end = state.length, state.length + x.shape[1]
+        if end > self.context_length:
+            raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
+        queries, keys, values = self._project(x, start)
+        state.keys[:, :, start:end], state.values[:, :, start:end] = keys, values
+        heads = self._attend(queries, state.keys[:, :, :end], state.values[:, :, :end])
+        return self._merge_heads(heads), state._replace(length=end)
+
+    def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
+        """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
+        queries, keys, _ = self._project(x, start=0)
+        return self._weights(queries, self._repeat(keys))
+
+    def output_projection(self) -> nn.Linear:
+        """Returns the linear map that writes to the residual stream."""
+        return self.projection
+
+    def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries (B, H, T, K), keys and values (B, H', T, K) of positions start … start + T − 1."""
+        width, shared_width = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
+        queries, keys, values = (
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for part in self.query_key_value(x).split([width, shared_width, shared_width], dim=-1)
+        )
+        if self.query_key_norm:
+            queries, keys = F.rms_norm(queries, (self.head_dim,)), F.rms_norm(keys, (self.head_dim,))
+        return self.position.rotate(queries, start), self.position.rotate(keys, start), values
+
+    def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Float[Tensor, "B H Q K"]:
+        dropout = self.dropout if self.training else 0.0
+        if self.soft_cap is not None or self.softmax_axis == "queries":  # no fused kernel knows these
+            weights = F.dropout(self._weights(queries, self._repeat(keys)), dropout)
+            return weights @ self._repeat(values)
+        count, total = queries.shape[2], keys.shape[2]
+        mask = self._mask(count, total, queries.device)
+        bias = self.position.bias(self.num_heads, count, total, queries.device)
+        plainly_causal = self.causal and self.attention_window is None and bias is None and count == total
+        if bias is not None:
+            mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)
+        return F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=None if plainly_causal else mask,
+            is_causal=plainly_causal,
+            dropout_p=dropout,
+            enable_gqa=self.num_key_value_heads != self.num_heads,
+        )
+
+    def _weights(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "B H Q S"]:
+        """Returns the attention weights, written out; every option has its line here."""
+        count, total = queries.shape[2], keys.shape[2]
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, Q, S)
+        bias = self.position.bias(self.num_heads, count, total, queries.device)
+        if bias is not None:
+            scores = scores + bias.to(scores.dtype)
+        if self.soft_cap is not None:
+            scores = self.soft_cap * torch.tanh(scores / self.soft_cap)
+        scores = scores.masked_fill(~self._mask(count, total, scores.device), -math.inf)
+        return scores.softmax(dim=-1 if self.softmax_axis == "keys" else -2)
+
+    def _mask(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "Q S"]:
+        """Returns which of `keys` positions each of the last `queries` of them looks at."""
+        key = torch.arange(keys, device=device)
+        distance = key[keys - queries :, None] - key  # (Q, S), negative for what is to come
+        mask = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
+        if self.attention_window is not None:
+            mask = mask & (distance.abs() < self.attention_window)
+        return mask
+
+    def _repeat(self, shared: Float[Tensor, "B G S K"]) -> Float[Tensor, "B H S K"]:
+        return shared.repeat_interleave(self.num_heads // self.num_key_value_heads, dim=1)
+
+    def _merge_heads(self, heads: Float[Tensor, "B H T K"]) -> Float[Tensor, "B T D"]:
+        return self.projection(heads.transpose(1, 2).flatten(2))

@@ -1,0 +1,116 @@
+"""Attention as the course's ladder defines it: each head has a value as wide as the embedding."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from charlab.errors import UserError
+from charlab.models.mixers.contract import Mixer
+from charlab.models.positions import ScorePosition
+from charlab.types import PositiveInt
+
+
+class KeyInputCache(NamedTuple):
+    """Keys and inputs of the positions read so far, in buffers with room for `context_length` of them."""
+
+    keys: Float[Tensor, "B H C K"]
+    inputs: Float[Tensor, "B C D"]
+    length: int
+
+
+class FullValueAttention(Mixer):
+    """softmax(q·k/√K)·v per head with q, k: D → K and v: D → D; the heads concatenated (H·D) and projected to D.
+
+    Head h contributes Wₒʰ Wᵥʰ (Aʰ x): its value and its slice of the projection act one after the other on what
+    its weights Aʰ have averaged. So their D × D product is formed once per step, and one product of (B·T, H·D)
+    with (H·D, D) does the work of two; the cache holds the inputs, which all heads share, instead of H wide values.
+
+    Args:
+        embed_dim: size D of the embeddings.
+        context_length: the most positions of a sequence.
+        position: an encoding that acts on the scores, or None.
+        num_heads: number H of heads.
+        head_dim: size K of queries and keys; None for D / H.
+        projection: whether the concatenated heads are projected, with bias. Without it, H must be 1.
+    """
+
+    has_scores = True
+
+    def __init__(
+        self,
+        embed_dim: PositiveInt,
+        context_length: PositiveInt,
+        position: ScorePosition | None = None,
+        *,
+        num_heads: PositiveInt,
+        head_dim: PositiveInt | None = None,
+        projection: bool = True,
+    ) -> None:
+        super().__init__()
+        if head_dim is None and embed_dim % num_heads:
+            raise UserError(
+                f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them, or set head_dim."
+            )
+        if num_heads > 1 and not projection:
+            raise UserError(f"projection=false leaves num_heads={num_heads} heads too wide: set one of them otherwise.")
+        self.context_length, self.num_heads = context_length, num_heads
+        self.head_dim = head_dim or embed_dim // num_heads
+        self.position = position if position is not None else ScorePosition()
+        self.position.check(num_heads, self.head_dim)
+        self.query = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
+        self.key = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
+        self.value = nn.Linear(embed_dim, num_heads * embed_dim, bias=False)
+        self.projection = nn.Linear(num_heads * embed_dim, embed_dim) if projection else None
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self._combine(self.attention_weights(x), x)
+
+    def init_state(self, batch_size: int) -> KeyInputCache:
+        weight = self.value.weight
+        keys = weight.new_empty(batch_size, self.num_heads, self.context_length, self.head_dim)
+        inputs = weight.new_empty(batch_size, self.context_length, weight.shape[1])
+        return KeyInputCache(keys, inputs, length=0)
+
+    def extend(self, x: Float[Tensor, "B n D"], state: KeyInputCache) -> tuple[Float[Tensor, "B n D"], KeyInputCache]:
+        start, end = state.length, state.length + x.shape[1]
+        if end > self.context_length:
+            raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
+        state.keys[:, :, start:end], state.inputs[:, start:end] = self._split_heads(self.key(x), start), x
+        weights = self._weights(self._split_heads(self.query(x), start), state.keys[:, :, :end])
+        return self._combine(weights, state.inputs[:, :end]), state._replace(length=end)
+
+    def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
+        """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
+        return self._weights(self._split_heads(self.query(x), 0), self._split_heads(self.key(x), 0))
+
+    def output_projection(self) -> nn.Linear:
+        """Returns the linear map that writes to the residual stream."""
+        return self.value if self.projection is None else self.projection
+
+    def _split_heads(self, x: Float[Tensor, "B T H*K"], start: int) -> Float[Tensor, "B H T K"]:
+        return self.position.rotate(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2), start)
+
+    def _weights(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "B H Q S"]:
+        count, total = queries.shape[2], keys.shape[2]
+        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, Q, S)
+        bias = self.position.bias(self.num_heads, count, total, scores.device)
+        if bias is not None:
+            scores = scores + bias.to(scores.dtype)
+        future = torch.ones(count, total, dtype=torch.bool, device=scores.device).triu(total - count + 1)
+        return scores.masked_fill(future, -math.inf).softmax(dim=-1)
+
+    def _combine(self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
+        batch, num_heads, count, _ = weights.shape
+        averaged = (weights.flatten(1, 2) @ x).view(batch, num_heads, count, -1)  # (B, H, Q, D): one product for all
+        if self.projection is None:
+            return self.value(averaged[:, 0])
+        embed_dim = x.shape[-1]
+        values = self.value.weight.view(num_heads, embed_dim, embed_dim)  # Wᵥʰ
+        outputs = self.projection.weight.view(embed_dim, num_heads, embed_dim).transpose(0, 1)  # Wₒʰ
+        merged = (outputs @ values).transpose(0, 1).flatten(1)  # (D, H·D): Wₒʰ Wᵥʰ side by side
+        return nn.functional.linear(averaged.transpose(1, 2).flatten(2), merged, self.projection.bias)

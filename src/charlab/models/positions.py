@@ -1,0 +1,130 @@
+"""Position encodings: how a model that compares positions pairwise learns their order.
+
+An encoding acts in one of two places: on the embeddings, before the first block (`Learned`, `Sinusoidal`), or on
+the attention scores of every layer (`Rotary`, `ALiBi`).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from charlab.errors import UserError
+from charlab.types import PositiveFloat, PositiveInt
+
+
+class EmbeddingPosition(nn.Module, ABC):
+    """An encoding that is added to the embeddings."""
+
+    @abstractmethod
+    def forward(self, x: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+        """Returns the embeddings of positions start … start + T − 1 with their positions added."""
+
+
+class ScorePosition(nn.Module):
+    """An encoding that acts on attention scores; the base class leaves them as they are."""
+
+    def check(self, num_heads: int, head_dim: int) -> None:
+        """Raises `UserError` if attention of this shape cannot use the encoding."""
+
+    def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
+        """Returns queries or keys of positions start … start + T − 1, turned by their positions."""
+        return x
+
+    def bias(self, num_heads: int, queries: int, keys: int, device: torch.device) -> Float[Tensor, "H Q S"] | None:
+        """Returns what is added to the scores of the last `queries` of `keys` positions, or None."""
+        return None
+
+
+class Learned(EmbeddingPosition):
+    """A learned vector for each of `context_length` positions.
+
+    Args:
+        embed_dim: size D of the embeddings.
+        context_length: number of positions.
+    """
+
+    def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt) -> None:
+        super().__init__()
+        self.table = nn.Embedding(context_length, embed_dim)
+
+    def forward(self, x: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+        return x + self.table.weight[start : start + x.shape[1]]
+
+
+class Sinusoidal(EmbeddingPosition):
+    """Sines and cosines of geometrically growing wavelengths (Vaswani et al. 2017, section 3.5).
+
+    Args:
+        embed_dim: size D of the embeddings, even.
+        context_length: number of positions.
+        base: the longest wavelength is 2π · base.
+    """
+
+    def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
+        super().__init__()
+        if embed_dim % 2:
+            raise UserError(f"position=sinusoidal needs an even embed_dim, not {embed_dim}: use {embed_dim + 1}.")
+        self.register_buffer("table", _angle_table(embed_dim, context_length, base), persistent=False)
+
+    def forward(self, x: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
+        angles = self.table[start : start + x.shape[1]]  # (T, D/2)
+        return x + torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2).to(x.dtype)
+
+
+class Rotary(ScorePosition):
+    """Turns each pair of query and key components by an angle proportional to the position.
+
+    A score then depends on the distance of the two positions alone (RoFormer, arXiv 2104.09864, equation 34).
+
+    Args:
+        embed_dim: size of the embeddings (unused: the rotation acts within a head).
+        context_length: number of positions.
+        base: the longest wavelength is 2π · base.
+    """
+
+    def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
+        super().__init__()
+        self.context_length, self.base = context_length, base
+
+    def check(self, num_heads: int, head_dim: int) -> None:
+        if head_dim % 2:
+            raise UserError(f"position=rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
+        if not hasattr(self, "cos"):  # the first attention layer says how wide a head is
+            angles = _angle_table(head_dim, self.context_length, self.base)
+            self.register_buffer("cos", angles.cos(), persistent=False)
+            self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
+        end = start + x.shape[2]
+        cos, sin = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)  # (T, K/2)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class ALiBi(ScorePosition):
+    """Lowers each score in proportion to the distance, with a slope per head (arXiv 2108.12409, section 3).
+
+    Args:
+        embed_dim: size of the embeddings (unused).
+        context_length: number of positions (unused).
+    """
+
+    def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt) -> None:
+        super().__init__()
+
+    def bias(self, num_heads: int, queries: int, keys: int, device: torch.device) -> Float[Tensor, "H Q S"]:
+        slopes = torch.exp2(-8.0 * torch.arange(1, num_heads + 1, device=device) / num_heads)  # (H,)
+        positions = torch.arange(keys, device=device)
+        distance = positions[keys - queries :, None] - positions[None, :]  # (Q, S)
+        return -slopes[:, None, None] * distance.abs()
+
+
+def _angle_table(width: int, positions: int, base: float) -> Float[Tensor, "T W/2"]:
+    """Returns position / base^(2i/width) for each position and pair i of components."""
+    frequencies = torch.exp(torch.arange(0, width, 2).double() * (-math.log(base) / width))
+    return (torch.arange(positions).double()[:, None] * frequencies).float()
