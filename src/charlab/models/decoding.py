@@ -29,6 +29,12 @@ def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> 
         raise UserError(f"top_p={top_p} is not a probability; give a number above 0 and at most 1, or null.")
 
 
+def check_length(length: int) -> None:
+    """Raises a `UserError` unless `length` is a number of characters to draw."""
+    if length < 0:
+        raise UserError(f"length={length} is negative; give the number of characters to draw, 0 or more.")
+
+
 def choose(
     logits: Float[Tensor, "B V"],
     *,
@@ -36,7 +42,7 @@ def choose(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """Draws one character per row. Temperature acts first, then top-k, then top-p on what top-k has left.
 
     Args:
@@ -78,7 +84,7 @@ def stream(
     top_p: float | None = None,
     overflow: Overflow = "slide",
     generator: torch.Generator | None = None,
-) -> Iterator[Int[Tensor, "B"]]:
+) -> Iterator[Int[Tensor, " B"]]:
     """Draws `length` characters after `prompt`, and yields each as soon as it is drawn.
 
     A model looks at its last `context_length` characters. Until these are all in use, each character costs one
@@ -104,12 +110,12 @@ def stream(
         (B,) character ids, `length` times.
 
     Raises:
-        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range.
+        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range; at
+            the first character, if the model's weights have diverged to nan.
     """
     if prompt.shape[1] == 0:
         raise UserError("The prompt is empty; give at least one character to start from.")
-    if length < 0:
-        raise UserError(f"length={length} is negative; give the number of characters to draw, 0 or more.")
+    check_length(length)
     if overflow not in ("slide", "rebase"):
         raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
     check_choice(temperature, top_k, top_p)
@@ -126,7 +132,7 @@ def _stream(
     top_p: float | None,
     overflow: Overflow,
     generator: torch.Generator | None,
-) -> Iterator[Int[Tensor, "B"]]:
+) -> Iterator[Int[Tensor, " B"]]:
     """Does the work of `stream`, whose arguments have been checked."""
     if length == 0:
         return
@@ -134,6 +140,8 @@ def _stream(
     context = prompt if limit is None else prompt[:, -limit:]
     logits, state = model.extend(context, model.init_state(batch_size))  # (B, P, V)
     logits = logits[:, -1]  # (B, V)
+    if logits.isnan().any():  # drawing from these would leave a GPU unusable for the rest of the process
+        raise UserError("The model predicts nan: its training has diverged; train it again, at a lower learning rate.")
     for drawn in range(1, length + 1):
         token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
         yield token

@@ -1,0 +1,135 @@
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
+from charlab.generation.text import generate, generate_whole
+from charlab.models.backbone import Backbone
+from charlab.models.bigram import Bigram
+from charlab.models.contract import LanguageModel
+from charlab.models.decoding import stream
+from charlab.models.mixers.attention import Attention
+
+LETTERS = Vocabulary.of("\n abcdé")
+
+
+class Successor(LanguageModel):
+    """Not autoregressive: writes each text at once, every character the one after the one before."""
+
+    likelihood = "bound"
+    context_length = None
+    vocab_size = len(LETTERS)
+
+    def nll(self, window, *, scored_from=1, generator=None):
+        raise NotImplementedError
+
+    def sample(self, prompt, length, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+        steps = torch.arange(1, length + 1)
+        return torch.cat([prompt, (prompt[:, -1:] + steps) % self.vocab_size], dim=1)
+
+
+def bigram():
+    torch.manual_seed(0)
+    return Bigram(len(LETTERS))
+
+
+def test_pieces_are_one_character_of_each_sample():
+    pieces = list(generate(bigram(), LETTERS, "ab", 30, num_samples=3))
+    assert [len(piece) for piece in pieces] == [3] * 30
+    assert all(len(character) == 1 for piece in pieces for character in piece)
+    assert len(set(zip(*pieces, strict=True))) == 3  # three samples, not one three times
+
+
+def test_whole_texts_are_the_prompt_and_its_continuations():
+    options = {"num_samples": 2, "temperature": 0.7, "top_k": 5, "seed": 3}
+    pieces = list(generate(bigram(), LETTERS, "é\na", 12, **options))
+    expected = ["é\na" + "".join(sample) for sample in zip(*pieces, strict=True)]
+    assert generate_whole(bigram(), LETTERS, "é\na", 12, **options) == expected
+    assert generate_whole(bigram(), LETTERS, "ab", 0, num_samples=2) == ["ab", "ab"]
+
+
+def test_a_text_is_what_the_model_streams_after_the_prompt():
+    model = bigram()
+    prompt = torch.as_tensor(LETTERS.encode("ab"))[None]
+    expected = "".join(LETTERS.decode(token.tolist()) for token in stream(model, prompt, 20, temperature=0.0))
+    assert generate_whole(model, LETTERS, "ab", 20, greedy=True, temperature=2.0, top_p=0.5) == ["ab" + expected]
+    assert generate_whole(model, LETTERS, "ab", 20, temperature=0.0) == ["ab" + expected]
+
+
+def test_the_seed_alone_decides():
+    model = bigram()
+    (first,) = generate_whole(model, LETTERS, "a", 40, seed=0)
+    torch.manual_seed(77)
+    state = torch.get_rng_state()
+    assert generate_whole(model, LETTERS, "a", 40, seed=0) == [first]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert generate_whole(model, LETTERS, "a", 40, seed=1) != [first]
+
+
+def test_without_a_prompt_a_text_begins_after_a_newline_that_is_not_part_of_it():
+    model = bigram()
+    (after_newline,) = generate_whole(model, LETTERS, "\n", 25)
+    assert generate_whole(model, LETTERS, "", 25) == [after_newline.removeprefix("\n")]
+    with pytest.raises(UserError, match="newline"):
+        generate(model, Vocabulary.of("abc"), "", 5)
+
+
+@pytest.mark.parametrize("overflow", ["slide", "rebase"])
+def test_overflow_reaches_the_model(overflow):
+    torch.manual_seed(0)
+    model = Backbone(
+        len(LETTERS),
+        context_length=4,
+        embed_dim=8,
+        num_layers=1,
+        mixer=partial(Attention, num_heads=1),
+        feed_forward=None,
+        position=None,
+        norm=None,
+    ).eval()
+    nn.init.normal_(model.readout.weight, std=10)
+    prompt = torch.as_tensor(LETTERS.encode("a"))[None]
+    drawn = stream(model, prompt, 60, temperature=0.0, overflow=overflow)
+    expected = "".join(LETTERS.decode(token.tolist()) for token in drawn)
+    pieces = generate(model, LETTERS, "a", 60, greedy=True, overflow=overflow)
+    assert "".join(character for (character,) in pieces) == expected
+
+
+def test_a_model_that_is_not_autoregressive_gives_whole_texts():
+    assert list(generate(Successor(), LETTERS, "a", 3, num_samples=2)) == [("bcd", "bcd")]
+    assert generate_whole(Successor(), LETTERS, "ca", 3) == ["cabcd"]
+    assert list(generate(Successor(), LETTERS, "a", 0)) == []
+
+
+def test_every_part_of_the_model_gets_its_mode_back():
+    model = bigram()
+    model.frozen = nn.Dropout().eval()
+    pieces = generate(model, LETTERS, "a", 5)
+    assert model.training  # nothing has happened yet
+    next(pieces)
+    assert not model.training
+    pieces.close()  # whoever stops listening early restores it too
+    assert model.training
+    assert not model.frozen.training
+    list(generate(model, LETTERS, "a", 5))
+    assert model.training
+    assert not model.frozen.training
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"prompt": "aß"}, r"the prompt.*U\+00DF"),
+        ({"num_samples": 0}, "num_samples=0"),
+        ({"length": -2}, "length=-2"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"temperature": -1.0}, "temperature=-1.0"),
+    ],
+)
+@pytest.mark.parametrize("model", [bigram(), Successor()], ids=["autoregressive", "other"])
+def test_wrong_arguments_are_refused_at_the_call(model, arguments, named):
+    with pytest.raises(UserError, match=named):
+        generate(model, LETTERS, **({"prompt": "a", "length": 3} | arguments))
