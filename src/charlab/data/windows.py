@@ -1,7 +1,4 @@
-"""Which windows a training step sees, and how they are cut out of the text.
-
-Torch is not imported here: where windows start has nothing to do with it.
-"""
+"""Which windows a training step sees, and how they are cut out of the text."""
 
 from __future__ import annotations
 
@@ -51,4 +48,5 @@ def gather_windows(ids: Int[Tensor, " N"], starts: Int[Tensor, " B"], length: in
         starts: (B,) int64 on the same device, each in [0, N − length).
         length: T, the number of predictions in a window of T+1 characters.
     """
-    return ids.unfold(0, length + 1, 1).index_select(0, starts).long()  # the unfolded (N−T, T+1) is a view: no copy
+    windows = ids.unfold(0, length + 1, 1)  # (N − length, length+1), a view: no copy of them all
+    return windows[starts].long()

@@ -1,0 +1,168 @@
+"""Texts from files: the user's own, and published ones that are checked, and downloaded where they are missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import sys
+import zipfile
+import zlib
+from pathlib import Path
+
+from charlab.data.corpus import Corpus
+from charlab.errors import UserError
+
+
+class TextFile:
+    """Any text in UTF-8. Its characters, line ends included, are taken exactly as they stand in the file.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path).expanduser()
+
+    def load(self) -> Corpus:
+        """Returns the text, named after the file.
+
+        Raises:
+            UserError: if the file is missing, unreadable, empty or not UTF-8.
+        """
+        data = _read(self.path)
+        if not data:
+            raise UserError(f"{self.path} is empty: name a file that holds text.")
+        return Corpus.of(self.path.stem, _decode(data, "utf-8", self.path))
+
+
+class PublishedText:
+    """A published text that everyone has the same copy of, so that figures can be compared.
+
+    The file is looked for in this order: `path`; the data folder, as `<folder>/<name>/<file>` or as the archive
+    beside it; a download into the data folder. The data folder is what the environment variable CHARLAB_DATA names,
+    or else `data`. Wherever the text was found, its checksum must be right.
+
+    Args:
+        name: the corpus's name, and that of its folder in the data folder.
+        file: name of the text's file.
+        url: where to download the file, or a zip archive (`….zip`) that holds it.
+        sha256: SHA-256 of the text's file, in hexadecimal.
+        archive_sha256: SHA-256 of the archive; None where `url` gives the text itself.
+        encoding: how bytes become characters. With "latin-1" each byte is one character, as is usual for enwik8,
+            whose published figures are bits per byte.
+        path: the text's file or archive, if the user names it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        file: str,
+        url: str,
+        sha256: str,
+        archive_sha256: str | None,
+        encoding: str,
+        path: str | None,
+    ) -> None:
+        self.name = name
+        self.file = file
+        self.url = url
+        self.sha256 = sha256
+        self.archive_sha256 = archive_sha256
+        self.encoding = encoding
+        self.path = None if path is None else Path(path).expanduser()
+
+    def load(self) -> Corpus:
+        """Returns the text.
+
+        Raises:
+            UserError: if the file was not found in any of the three ways, cannot be read, or has the wrong checksum.
+        """
+        path = self.path or self._find() or self._download()
+        data = self._unpack(path) if path.suffix == ".zip" else _read(path)
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 != self.sha256:
+            raise UserError(
+                f"{path} is not the published {self.name}: its SHA-256 is {sha256} instead of {self.sha256}; "
+                f"remove or replace it, or use data=textfile data.path=FILE to learn from a text of your own."
+            )
+        return Corpus.of(self.name, _decode(data, self.encoding, path))
+
+    @property
+    def _folder(self) -> Path:
+        return Path(os.environ.get("CHARLAB_DATA") or "data").expanduser() / self.name
+
+    @property
+    def _downloaded_file(self) -> Path:
+        return self._folder / (self.url.rpartition("/")[2] if self.archive_sha256 else self.file)
+
+    def _find(self) -> Path | None:
+        candidates = (self._folder / self.file, self._downloaded_file)
+        return next((candidate for candidate in candidates if candidate.exists()), None)
+
+    def _download(self) -> Path:
+        """Downloads to a temporary file, checks it and moves it to its place, so that no other process sees a part."""
+        import pooch  # only here: it is not needed once the file is there
+
+        target = self._downloaded_file
+        registry = pooch.create(
+            path=target.parent,
+            base_url="",
+            registry={target.name: f"sha256:{self.archive_sha256 or self.sha256}"},
+            urls={target.name: self.url},
+            retry_if_failed=2,
+        )
+        downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)  # pooch's own way fails if another process is faster
+            registry.fetch(target.name, downloader=downloader)
+        except ValueError as error:  # pooch found another checksum; its first sentence names both
+            raise self._not_found(str(error).partition(". ")[0]) from error
+        except OSError as error:  # of the network or of the disk
+            raise self._not_found(error.strerror or type(error).__name__) from error
+        return target
+
+    def _not_found(self, reason: str) -> UserError:
+        return UserError(
+            f"The corpus {self.name} was not found: name its file with data.path=FILE, or put it at "
+            f"{self._folder / self.file} (the environment variable CHARLAB_DATA names another data folder), or let it "
+            f"be downloaded from {self.url} (this failed: {reason}); data=play needs neither file nor network."
+        )
+
+    def _unpack(self, archive: Path) -> bytes:
+        """Returns the text in `archive`; unpacked in memory, since no other process can meet a half-written file there.
+
+        The archive's own checksum was needed for the download only: the text's is checked in any case.
+        """
+        packed = io.BytesIO(_read(archive))
+        try:
+            with zipfile.ZipFile(packed) as opened:
+                return opened.read(self.file)
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+            raise UserError(
+                f"{archive} is not a whole zip archive that holds the file {self.file}: remove or replace it."
+            ) from error
+
+
+def _read(path: Path) -> bytes:
+    """Returns the bytes of a file that a user named."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"There is no file {path}: name one that exists with data.path=FILE.") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path} is a folder: name a file in it with data.path=FILE.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another file.") from error
+
+
+def _decode(data: bytes, encoding: str, path: Path) -> str:
+    """Returns the text in `data`, which came from `path`; line ends are not touched."""
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not {encoding.upper()} text: the byte 0x{data[error.start]:02X} at offset {error.start} "
+            f"belongs to no character; convert the file to {encoding.upper()}."
+        ) from error

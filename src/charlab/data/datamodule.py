@@ -1,0 +1,226 @@
+"""The LightningDataModule: a corpus, split by position, served as random windows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import torch
+from jaxtyping import Int
+from lightning import LightningDataModule
+from torch import Tensor
+
+from charlab.data.corpus import Corpus, CorpusLoader
+from charlab.data.vocabulary import Vocabulary
+from charlab.data.windows import gather_windows, window_starts
+from charlab.errors import UserError
+
+
+class CharacterDataModule(LightningDataModule):
+    """Random windows of a corpus for training, and all of its validation text in order.
+
+    The text is split by position: train, validation and, if the fractions leave something over, a rest that is never
+    looked at. A `dev` split, for choosing between models without touching the validation text, is cut from the end of
+    train. What travels to the device in a training step is where its windows start; they are cut out there, from
+    ids that stay on the device. There are no workers, and Lightning has no sampler to replace.
+
+    Args:
+        corpus: loads the text, in `setup`; a corpus that is loaded already will do as well.
+        context_length: T; a window is T+1 characters.
+        batch_size: windows in a micro-batch, on each device.
+        train_fraction: part of the text to learn from, dev included.
+        validation_fraction: part of the text that follows, to report on.
+        dev_fraction: part of the text, the last of the train split, to make choices on; 0 for none.
+        seed: the run's seed; the windows' own is derived from it.
+        path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
+            loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
+
+    Attributes:
+        corpus: the text; after `setup`.
+        vocabulary: the characters of the whole text; after `setup`.
+        splits: (N,) ids on the CPU, of the smallest integer type, by name: "train", "validation" and, if
+            `dev_fraction` is not 0, "dev"; after `setup`.
+        first_micro_batch: number of the first micro-batch that a train loader gives; set it before resuming.
+
+    Raises:
+        UserError: if a size is not a positive whole number, or the fractions do not fit into one text.
+    """
+
+    corpus: Corpus
+    vocabulary: Vocabulary
+    splits: dict[str, Tensor]
+
+    def __init__(
+        self,
+        corpus: CorpusLoader,
+        *,
+        context_length: int,
+        batch_size: int,
+        train_fraction: float,
+        validation_fraction: float,
+        dev_fraction: float,
+        seed: int,
+        path: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.context_length = _size("context_length", context_length)
+        self.batch_size = _size("batch_size", batch_size)
+        train = _fraction("train_fraction", train_fraction)
+        validation = _fraction("validation_fraction", validation_fraction)
+        dev = _fraction("dev_fraction", dev_fraction)
+        if not (train > dev and validation > 0 and train + validation <= 1):
+            raise UserError(
+                f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
+                f"above 0 and add up to at most 1, and data.dev_fraction={dev_fraction} has to be below "
+                f"data.train_fraction, from which it is cut: change them."
+            )
+        self._boundaries = {
+            "train": (Fraction(0), train - dev),
+            "validation": (train, train + validation),
+            "dev": (train - dev, train),
+        }
+        if not dev:
+            del self._boundaries["dev"]
+        self._loader = corpus
+        self.seed = seed
+        self.path = path
+        self.first_micro_batch = 0
+        self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
+        self._slices: dict[str, slice] = {}
+
+    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  (Lightning passes it)
+        """Loads the corpus and splits it; does nothing the second time.
+
+        Raises:
+            UserError: if the corpus cannot be loaded, or a split of it is shorter than one window.
+        """
+        if self._slices:
+            return
+        corpus = self._loader.load()
+        slices = {
+            name: slice(int(start * len(corpus.text)), int(stop * len(corpus.text)))
+            for name, (start, stop) in self._boundaries.items()
+        }
+        for name, part in slices.items():
+            length = part.stop - part.start
+            if length <= self.context_length:
+                raise UserError(
+                    f"The {name} split of {corpus.name} is {length} of its {len(corpus.text)} characters, and shorter "
+                    f"than one window of data.context_length + 1 = {self.context_length + 1}: take a longer text, a "
+                    f"smaller data.context_length or a larger data.{name}_fraction."
+                )
+        self.corpus = corpus
+        self.vocabulary = Vocabulary.of(corpus.text)
+        ids = torch.from_numpy(self.vocabulary.encode(corpus.text))
+        self.splits = {name: ids[part] for name, part in slices.items()}
+        self._slices = slices
+
+    def ids(self, split: str, device: torch.device | str = "cpu") -> Int[Tensor, " N"]:
+        """Returns the ids of a split on `device`; they are copied there once.
+
+        Raises:
+            UserError: if there is no such split.
+        """
+        key = (split, torch.device(device))
+        if key not in self._ids_on_device:
+            if split not in self.splits:
+                raise UserError(
+                    f"There is no {split} split, only {', '.join(self.splits)}: name one of them, or set "
+                    f"data.dev_fraction for a dev split."
+                )
+            self._ids_on_device[key] = self.splits[split].to(device)
+        return self._ids_on_device[key]
+
+    def floor(self, split: str) -> float | None:
+        """Returns the mean −log p of a split's characters but the first, in nats, under the process that made them.
+
+        No model can be below it in expectation. None if the corpus has no known floor.
+        """
+        if self.corpus.floor_per_character is None:
+            return None
+        return float(self.corpus.floor_per_character[self._slices[split]][1:].mean())
+
+    def train_dataloader(self) -> RandomStarts:
+        """Returns the starts of each micro-batch's windows, from number `first_micro_batch` on."""
+        return RandomStarts(
+            self.seed,
+            self.first_micro_batch,
+            self.trainer.global_rank if self.trainer else 0,
+            batch_size=self.batch_size,
+            num_starts=len(self.splits["train"]) - self.context_length,
+        )
+
+    def val_dataloader(self) -> Blocks:
+        """Returns the windows that predict each validation character but the first once.
+
+        Under several processes each gets all of them: the mean is the same, and none waits for another.
+        """
+        return Blocks(self.splits["validation"], self.context_length, self.batch_size)
+
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:  # noqa: ARG002
+        """Cuts out the windows of a training batch, (B,) starts, on the device; passes on others, (B, T+1) windows."""
+        if batch.ndim == 2:
+            return batch
+        return gather_windows(self.ids("train", batch.device), batch, self.context_length)
+
+
+def _size(key: str, value: int) -> int:
+    if type(value) is int and value >= 1:
+        return value
+    raise UserError(f"data.{key} is a whole number of at least 1, not {value!r}: change it.")
+
+
+def _fraction(key: str, value: float) -> Fraction:
+    """Returns the number as it is written: in floating point, 0.7 + 0.1 is less than 0.8, by a character sometimes."""
+    if type(value) in (int, float) and 0 <= value <= 1:
+        return Fraction(str(value))
+    raise UserError(f"data.{key} is a number from 0 to 1, not {value!r}: change it.")
+
+
+class RandomStarts(Iterator[Int[Tensor, " B"]]):
+    """Where the windows of one micro-batch after the other start: (B,) int64, without end.
+
+    It has a length all the same, one that is never reached: of an iterator without any, Lightning would fetch one
+    item ahead to see whether it ends. An iteration that is broken off goes on where it was, so that epochs of a
+    limited number of batches do not repeat each other.
+    """
+
+    def __init__(self, seed: int, counter: int, rank: int, *, batch_size: int, num_starts: int) -> None:
+        self.seed = seed
+        self.counter = counter
+        self.rank = rank
+        self.batch_size = batch_size
+        self.num_starts = num_starts
+
+    def __len__(self) -> int:
+        return 10**12
+
+    def __next__(self) -> Int[Tensor, " B"]:
+        starts = window_starts(
+            self.seed, self.counter, self.rank, batch_size=self.batch_size, num_starts=self.num_starts
+        )
+        self.counter += 1
+        return torch.from_numpy(starts)
+
+
+class Blocks:
+    """A text in order, as batches of windows that overlap by one character, the given one: (≤ B, T+1) int64.
+
+    What is left over at the end is a shorter window and the last batch, (1, ≤ T).
+    """
+
+    def __init__(self, ids: Int[Tensor, " N"], context_length: int, batch_size: int) -> None:
+        self.ids = ids
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.num_windows, self.rest = divmod(len(ids) - 1, context_length)  # counted in predictions: N−1 in all
+
+    def __len__(self) -> int:
+        return -(-self.num_windows // self.batch_size) + (self.rest > 0)
+
+    def __iter__(self) -> Iterator[Int[Tensor, "B T+1"]]:
+        for first in range(0, self.num_windows, self.batch_size):
+            windows = torch.arange(first, min(first + self.batch_size, self.num_windows))
+            yield gather_windows(self.ids, windows * self.context_length, self.context_length)
+        if self.rest:
+            yield self.ids[-self.rest - 1 :].long()[None]
