@@ -1,0 +1,92 @@
+"""Reading a trained model back, without a Trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from hydra.utils import get_object, instantiate
+from torch import nn
+
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
+from charlab.models.contract import LanguageModel
+from charlab.training.checkpoint_io import read_checkpoint
+
+
+def load(
+    run: str | Path, *, checkpoint: Literal["last", "best"] = "last", device: str | torch.device = "cpu"
+) -> tuple[LanguageModel, Vocabulary]:
+    """Returns the trained model of a run, in evaluation mode, and its vocabulary.
+
+    Args:
+        run: the run's folder, or a checkpoint file.
+        checkpoint: which of the folder's checkpoints.
+        device: where the model is put.
+
+    Raises:
+        UserError: if there is no such checkpoint, or it is truncated, holds code or belongs to another model.
+    """
+    path = Path(run)
+    if path.is_dir():
+        path = path / "checkpoints" / f"{checkpoint}.ckpt"
+    contents = read_checkpoint(path)
+    vocabulary = Vocabulary(contents["vocabulary"])
+    _refuse_code(contents["model_config"], path)
+    model = build_model(contents["model_config"], vocabulary)
+    load_weights(model, contents, path)
+    return model.to(device).eval(), vocabulary
+
+
+def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:
+    """Returns an untrained model from its part of a configuration.
+
+    Raises:
+        UserError: if that part does not name a language model, or gives sizes that do not fit.
+    """
+    model = instantiate(config, len(vocabulary))
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"model._target_={config['_target_']} is not a charlab LanguageModel: name a class that is.")
+    return model
+
+
+def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -> None:
+    """Puts a checkpoint's weights into the model.
+
+    Raises:
+        UserError: if they are another model's.
+    """
+    prefix = "model."
+    weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The checkpoint {path} is of another model than {type(model).__name__} as configured ({reason}): "
+            "use the configuration that it was trained with."
+        ) from error
+
+
+def _refuse_code(config: Any, path: Path) -> None:
+    """Makes sure that building the model of a checkpoint calls nothing but modules and charlab's own functions.
+
+    A checkpoint comes from anywhere, and `_target_` can name any function of any library.
+
+    Raises:
+        UserError: if it names one.
+    """
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    for part in parts:
+        _refuse_code(part, path)
+    if not isinstance(config, dict) or "_target_" not in config:
+        return
+    target = config["_target_"]
+    try:
+        constructor = get_object(target)
+    except Exception as error:  # whatever importing a user's module may raise
+        raise UserError(f"{target}, a part of the model in {path}, cannot be imported: install what defines it.") from error
+    is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
+    if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
+        raise UserError(f"{target}, a part of the model in {path}, is no torch.nn.Module and was not called: distrust it.")

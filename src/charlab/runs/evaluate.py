@@ -1,0 +1,60 @@
+"""The perplexity of a trained model, by any protocol."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from charlab.data.datamodule import CharacterDataModule
+from charlab.errors import UserError
+from charlab.evaluation.causality import check_causality
+from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
+from charlab.runs.checkpoint import load
+from charlab.runs.fingerprint import load_corpus
+from charlab.runs.record import Record
+from charlab.runs.summary import print_scores
+from charlab.training.trainer import resolve_device
+
+
+def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
+    """Scores a run's model on the text that it was trained on the other part of, prints the figures and returns them.
+
+    Args:
+        config: a composed `conf/evaluate.yaml`.
+        console: where to print; standard output by default.
+
+    Raises:
+        UserError: if there is no such run, checkpoint or split, or the corpus is no longer the same text.
+    """
+    record = Record.load(Path(config.run))
+    device = torch.device(resolve_device(config.device))
+    model, vocabulary = load(config.run, checkpoint=config.checkpoint, device=device)
+    trained = OmegaConf.create(record.config)
+    corpus = load_corpus(trained)
+    if corpus.sha256 != record.corpus["sha256"]:
+        raise UserError(f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it.")
+    data: CharacterDataModule = instantiate(trained.data, corpus=corpus)
+    data.setup()
+    context_length = config.context_length or data.context_length
+    ids = data.ids(config.split, device)
+    score = evaluate(
+        model,
+        ids,
+        _protocol(config),
+        context_length=context_length,
+        batch_size=config.batch_size or data.batch_size,
+    )
+    causality = check_causality(model, ids=ids, context_length=context_length)
+    entry = {"split": config.split, **score.as_dict()}
+    print_scores([entry], causality.as_dict(), {config.split: data.floor(config.split)}, console or Console())
+    return score
+
+
+def _protocol(config: DictConfig) -> Protocol:
+    if config.protocol == "estimate":
+        return Estimate(num_batches=config.num_batches, seed=config.seed)
+    return Sliding(stride=config.stride) if config.protocol == "sliding" else Blocks()

@@ -1,0 +1,62 @@
+"""What makes two runs the same: a hash of everything that decides their outcome."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.data.corpus import Corpus
+
+# Of the trainer's settings, those that change what is learned; devices, launchers and logging do not.
+DECISIVE_TRAINER_KEYS = ("max_steps", "max_seconds", "accumulate_grad_batches", "gradient_clip_val")
+
+
+def fingerprint(config: DictConfig) -> str:
+    """Returns 12 hexadecimal digits that two runs share exactly if they mean the same.
+
+    The hash covers the resolved model, data, optimizer, scheduler, precision, seed and budget, and the corpus's
+    SHA-256 in place of where the corpus lies.
+
+    Raises:
+        UserError: if the corpus cannot be loaded.
+    """
+    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("model", "optimizer", "scheduler")}
+    data = OmegaConf.to_container(config.data, resolve=True)
+    data.pop("path", None)
+    data["corpus"] = load_corpus(config).sha256
+    parts["data"] = data
+    parts["seed"] = config.seed
+    parts["trainer"] = {key: config.trainer.get(key) for key in DECISIVE_TRAINER_KEYS}
+    parts["trainer"]["precision"] = _precision(config.trainer)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def load_corpus(config: DictConfig) -> Corpus:
+    """Returns the corpus that `config.data.corpus` names, read once in a process.
+
+    Raises:
+        UserError: if it cannot be found or read.
+    """
+    return _load_corpus(json.dumps(OmegaConf.to_container(config.data, resolve=True)["corpus"], sort_keys=True))
+
+
+@functools.lru_cache(maxsize=2)
+def _load_corpus(corpus_config: str) -> Corpus:
+    from hydra.utils import instantiate  # noqa: PLC0415
+
+    return instantiate(json.loads(corpus_config)).load()
+
+
+def _precision(trainer: Any) -> str:
+    """Returns the precision that the run computes in; torch is asked only where the device decides it."""
+    if trainer.precision != "auto":
+        return trainer.precision
+    if trainer.accelerator == "cpu":
+        return "float32"
+    from charlab.training.trainer import resolve_device, resolve_precision  # noqa: PLC0415
+
+    return resolve_precision("auto", resolve_device(trainer.accelerator))

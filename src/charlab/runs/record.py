@@ -1,0 +1,137 @@
+"""A run's record: everything that is known about it, in one JSON file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+FILE_NAME = "record.json"
+FORMAT = 1
+
+Status = Literal["running", "finished", "failed", "diverged"]
+
+
+@dataclass
+class Record:
+    """What a run was, how far it got, and what came out.
+
+    Attributes:
+        folder: the run's folder; not stored.
+        name: the experiment's name, or model and corpus.
+        fingerprint: see `charlab.runs.fingerprint`.
+        status: "running" also after a kill, until the run is continued.
+        error: why it failed or diverged.
+        overrides: the command line that makes the run again.
+        config: the resolved configuration.
+        seed: the run's seed.
+        corpus: name, SHA-256 and number of characters.
+        machine: device, its name, precision, threads, processes.
+        versions: of Python and of the libraries that compute.
+        git_commit: of the code; None outside a repository.
+        parameters: number of trainable parameters.
+        steps: optimizer steps done.
+        characters_seen: characters scored in training.
+        flops_per_step: floating-point operations of one optimizer step, counted; None where they cannot be.
+        time: seconds spent on `setup_s`, `training_s` and `evaluation_s`, over all attempts.
+        peak_memory_bytes: of the device on a GPU, of the process otherwise.
+        metrics: one entry per protocol and split.
+        causality: whether the model looks at what it is to predict.
+        floor: entropy of each split in nats per character, where it is known.
+        started: when the run first began, and `finished` when it ended (ISO 8601, UTC).
+    """
+
+    folder: Path
+    name: str
+    fingerprint: str
+    status: Status = "running"
+    error: str | None = None
+    overrides: list[str] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    corpus: dict[str, Any] = field(default_factory=dict)
+    machine: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    parameters: int = 0
+    steps: int = 0
+    characters_seen: int = 0
+    flops_per_step: int | None = None
+    time: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: int | None = None
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    causality: dict[str, Any] = field(default_factory=dict)
+    floor: dict[str, float] = field(default_factory=dict)
+    started: str | None = None
+    finished: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what `record.json` holds."""
+        fields = asdict(self)
+        fields.pop("folder")
+        return {"format": FORMAT, **fields}
+
+    def save(self) -> None:
+        """Writes the record into its folder, atomically."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+        write_atomically(self.folder / FILE_NAME, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Record:
+        """Reads the record in `folder`.
+
+        Raises:
+            UserError: if there is none, or it is corrupt or of another version of charlab.
+        """
+        path = folder / FILE_NAME
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.pop("format") != FORMAT:
+                raise UserError(f"{path} was written by another version of charlab: read it with that one.")
+            return cls(folder=folder, **fields)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"There is no run in {folder}: name a folder that holds a {FILE_NAME}.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
+
+    def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
+        """Returns the figures by one protocol on one split.
+
+        Raises:
+            UserError: if the run has none.
+        """
+        for entry in self.metrics:
+            if entry["protocol"] == protocol and entry["split"] == split:
+                return entry
+        raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: evaluate it with that protocol.")
+
+
+def installed_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the libraries that decide a run's numbers."""
+    libraries = ("charlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+
+
+def git_commit() -> str | None:
+    """Returns the commit of charlab's own code, with "+changes" if files differ from it; None if it is unknown."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
+            cwd=Path(__file__).parent,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()

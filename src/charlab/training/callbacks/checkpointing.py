@@ -1,0 +1,110 @@
+"""Checkpoints from which a killed run goes on, to the same bits."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+from charlab.training.module import LanguageModelModule
+from charlab.types import PositiveFloat, PositiveInt
+
+LAST = "checkpoints/last.ckpt"
+
+
+class Checkpointing(Checkpoint):
+    """Writes `checkpoints/last.ckpt` now and then, and at the end of training.
+
+    Beside what Lightning saves it holds the state of the random-number generators (dropout), how far the logs had
+    been written, and what is needed to use the model without the run: its configuration and the vocabulary.
+    Lightning calls a `Checkpoint` after all other callbacks, so whatever else a step logs is logged before.
+
+    Args:
+        folder: the run's folder.
+        description: added to each checkpoint; `model_config` and `vocabulary`.
+        every_n_steps: how many optimizer steps lie between two checkpoints, or None.
+        every_n_seconds: how many seconds lie between two checkpoints, or None.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        description: dict[str, Any],
+        *,
+        every_n_steps: PositiveInt | None,
+        every_n_seconds: PositiveFloat | None,
+    ) -> None:
+        self.folder, self.description = folder, description
+        self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
+        self._last_step = 0
+        self._last_time = time.monotonic()
+        self._resumed: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        if self._resumed is not None:
+            _restore_random_state(self._resumed["random_state"], pl_module.device)
+            self._resumed = None
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
+        if trainer.global_step == self._last_step:  # in the middle of accumulating a gradient
+            return
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
+            due = True
+        if due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes the checkpoint in place of the former one."""
+        trainer.save_checkpoint(self.folder / LAST)
+        self._last_step, self._last_time = trainer.global_step, time.monotonic()
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint.update(self.description)
+        checkpoint["random_state"] = _random_state(pl_module.device)
+        checkpoint["log_positions"] = {type(logger).__name__: logger.positions() for logger in trainer.loggers}
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._resumed = {"random_state": checkpoint["random_state"]}
+        for logger in trainer.loggers:
+            logger.rewind(checkpoint["log_positions"].get(type(logger).__name__, {}))
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of every global generator that a training step might draw from."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

@@ -1,0 +1,74 @@
+"""Evaluation in the course of training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+
+from charlab.evaluation.protocols import Estimate, Score, evaluate
+from charlab.training.callbacks.metrics import log_metrics
+from charlab.training.callbacks.progress import show_scores
+from charlab.training.module import LanguageModelModule
+from charlab.types import PositiveInt
+
+
+class Evaluation(Callback):
+    """Estimates the loss on random windows of train and validation text before, during and after training.
+
+    The windows are the same every time and for every model, so the curves of two runs differ by what differs
+    between the runs.
+
+    Args:
+        every_n_steps: how many optimizer steps lie between two estimates.
+        num_batches: how many batches of windows an estimate takes from each text.
+
+    Attributes:
+        results: the latest figures, one entry per split, ready for the run's record.
+    """
+
+    def __init__(self, *, every_n_steps: PositiveInt, num_batches: PositiveInt) -> None:
+        self.every_n_steps, self.num_batches = every_n_steps, num_batches
+        self.last_step: int | None = None
+        self.results: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        if trainer.global_step == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
+        if trainer.global_step % self.every_n_steps == 0:
+            self._evaluate(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        self._evaluate(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last_step": self.last_step, "results": self.results}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.last_step, self.results = state_dict["last_step"], state_dict["results"]
+
+    def _evaluate(self, trainer: Trainer, module: LanguageModelModule) -> None:
+        step = trainer.global_step
+        if step == self.last_step:  # another batch of the same step, or the end of training right after a step
+            return
+        self.last_step = step
+        data = trainer.datamodule
+        scores: dict[str, Score] = {}
+        with module.evaluating():
+            for split in ("train", "validation"):
+                scores[split] = evaluate(
+                    module.model,
+                    data.ids(split, module.device),
+                    Estimate(num_batches=self.num_batches, seed=data.seed),
+                    context_length=data.context_length,
+                    batch_size=data.batch_size,
+                    rank=trainer.global_rank,
+                    world_size=trainer.world_size,
+                )
+        self.results = [{"split": split, **score.as_dict()} for split, score in scores.items()]
+        nll = {f"estimate/{split}/nll": score.nll for split, score in scores.items()}
+        perplexity = {f"estimate/{split}/perplexity": score.perplexity for split, score in scores.items()}
+        log_metrics(trainer, module, nll | perplexity)
+        show_scores(trainer, scores)

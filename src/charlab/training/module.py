@@ -1,0 +1,159 @@
+"""The Lightning module that trains any language model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from charlab.models.contract import LanguageModel
+from charlab.training.schedules import Schedule
+
+
+class LanguageModelModule(LightningModule):
+    """Minimises `model.loss` on windows of text.
+
+    The module knows nothing of data, evaluation or logging: those are the datamodule's and the callbacks'.
+
+    Args:
+        model: what is trained.
+        optimizer: `optimizer(model)` returns a torch optimizer over the model's parameters.
+        schedule: learning rate as a multiple of the optimizer's own, over the course of the budget.
+        max_steps: the budget in optimizer steps, or None.
+        max_seconds: the budget in seconds of the training clock, or None.
+
+    Attributes:
+        characters_seen: characters scored in training so far, over all ranks.
+        micro_batches: batches read so far on each rank; with gradient accumulation several make a step.
+        last_loss: the latest batch's loss, in nats per character. Reading it waits for the device.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        *,
+        optimizer: Callable[[LanguageModel], Optimizer],
+        schedule: Schedule,
+        max_steps: int | None = None,
+        max_seconds: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.optimizer, self.schedule = optimizer, schedule
+        self.max_steps, self.max_seconds = max_steps, max_seconds
+        self.characters_seen = 0
+        self.micro_batches = 0
+        self.last_loss: Tensor | None = None
+        self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds spent in training so far, over all attempts at this run; evaluation is left out."""
+        return self.training_clock.seconds
+
+    def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""]:
+        loss = self.model.loss(window)
+        self.last_loss = loss.detach()
+        self.micro_batches += 1
+        self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
+        return loss
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.optimizer(self.model)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(self.budget_spent(step)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def budget_spent(self, step: int) -> float:
+        """Returns the share of the budget that is spent at the middle of the step after `step` others, from 0 to 1."""
+        shares = [0.0]
+        if self.max_steps:
+            shares.append((step + 0.5) / self.max_steps)
+        if self.max_seconds:
+            shares.append(self.training_seconds / self.max_seconds)
+        return min(max(shares), 1.0)
+
+    def on_train_start(self) -> None:
+        self.training_clock.start()  # after the callbacks' own beginnings, such as an evaluation before the first step
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.max_seconds and self.training_seconds >= self.max_seconds:
+            self.trainer.should_stop = True
+
+    def on_train_end(self) -> None:
+        self.training_clock.stop()
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Counts what happens inside as evaluation rather than training; leaves the model in its former mode."""
+        was_training, was_counting = self.model.training, self.training_clock.running
+        self.training_clock.stop()
+        self.evaluation_clock.start()
+        self.model.eval()
+        try:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            self.model.train(was_training)
+            self.evaluation_clock.stop()
+            if was_counting:
+                self.training_clock.start()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["progress"] = {
+            "characters_seen": self.characters_seen,
+            "micro_batches": self.micro_batches,
+            "training_seconds": self.training_clock.seconds,
+            "evaluation_seconds": self.evaluation_clock.seconds,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        progress = checkpoint["progress"]
+        self.characters_seen = progress["characters_seen"]
+        self.micro_batches = progress["micro_batches"]
+        self.training_clock.seconds = progress["training_seconds"]
+        self.evaluation_clock.seconds = progress["evaluation_seconds"]
+        self.trainer.datamodule.first_micro_batch = self.micro_batches
+
+
+class Stopwatch:
+    """Adds up the time between `start` and `stop`, each of which may be called twice without harm."""
+
+    def __init__(self) -> None:
+        self._total = 0.0
+        self._since: float | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether it counts at present."""
+        return self._since is not None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds counted so far, the running stretch included."""
+        return self._total + (time.perf_counter() - self._since if self._since is not None else 0.0)
+
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self._total = value
+        if self._since is not None:
+            self._since = time.perf_counter()
+
+    def start(self) -> None:
+        """Goes on counting."""
+        if self._since is None:
+            self._since = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stops counting, once the device has finished what was asked of it so far."""
+        if self._since is not None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._total, self._since = self.seconds, None

@@ -1,0 +1,122 @@
+"""Lightning's Trainer, with the settings that a run of charlab needs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from charlab.errors import UserError
+from charlab.training.checkpoint_io import AtomicCheckpointIO
+from charlab.types import PositiveFloat, PositiveInt
+
+Accelerator = Literal["auto", "cpu", "gpu", "mps"]
+Precision = Literal["auto", "float32", "bfloat16", "float16", "float64"]
+
+LIGHTNING_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed", "float64": "64-true"}
+
+
+def build_trainer(
+    folder: Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    *,
+    accelerator: Accelerator,
+    devices: PositiveInt,
+    num_nodes: PositiveInt,
+    strategy: str,
+    precision: Precision,
+    max_steps: PositiveInt | None,
+    max_seconds: PositiveFloat | None,
+    accumulate_grad_batches: PositiveInt,
+    gradient_clip_val: PositiveFloat | None,
+    deterministic: bool,
+    threads: PositiveInt | None,
+) -> Trainer:
+    """Returns a Trainer for one run, which leaves what it writes in `folder`.
+
+    `conf/trainer/auto.yaml` says what each setting means.
+
+    Raises:
+        UserError: if there is no budget, or the accelerator is not there.
+    """
+    if max_steps is None and max_seconds is None:
+        raise UserError("The run has no budget: set trainer.max_steps, trainer.max_seconds or both.")
+    device = resolve_device(accelerator)
+    _quieten_lightning()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return Trainer(
+        default_root_dir=folder,
+        accelerator={"cuda": "gpu"}.get(device, device),
+        devices=devices,
+        num_nodes=num_nodes,
+        strategy=strategy,
+        precision=LIGHTNING_PRECISION[resolve_precision(precision, device)],
+        max_epochs=-1,
+        max_steps=max_steps or -1,
+        accumulate_grad_batches=accumulate_grad_batches,
+        gradient_clip_val=gradient_clip_val,
+        deterministic=deterministic,
+        callbacks=list(callbacks),
+        logger=list(loggers),
+        plugins=[AtomicCheckpointIO()],
+        # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        inference_mode=False,
+        log_every_n_steps=1,
+    )
+
+
+def resolve_device(accelerator: Accelerator) -> Literal["cpu", "cuda", "mps"]:
+    """Returns the kind of device that `accelerator` stands for on this machine.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    there = {"cpu": True, "gpu": cuda, "mps": mps, "auto": True}
+    if not there[accelerator]:
+        present = ", ".join(name for name, is_there in there.items() if is_there)
+        raise UserError(f"trainer.accelerator={accelerator} is not on this machine: choose one of {present}.")
+    if accelerator == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    return "cuda" if accelerator == "gpu" else accelerator
+
+
+def resolve_precision(precision: Precision, device: str) -> Precision:
+    """Returns the precision that `precision` stands for on a kind of device.
+
+    "auto" is float32 on CPU and mps, bfloat16 on a GPU that computes with it natively, and float16 with loss
+    scaling on one that does not (a T4).
+
+    Raises:
+        UserError: if the device cannot compute with it.
+    """
+    if precision == "float64" and device == "mps":
+        raise UserError("trainer.precision=float64 does not exist on mps: choose float32, or trainer=cpu.")
+    if precision == "float16" and device == "cpu":
+        raise UserError("trainer.precision=float16 is for GPUs: choose float32 or bfloat16 on a CPU.")
+    if precision != "auto":
+        return precision
+    if device != "cuda":
+        return "float32"
+    return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
+
+
+def _quieten_lightning() -> None:
+    """Keeps Lightning from advising on what is meant as it is."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
