@@ -1,0 +1,142 @@
+"""The programs behind `scripts/`: Hydra applications that end in one sentence where the user is to blame.
+
+A configuration is composed and checked before Hydra writes anything and before torch, which takes seconds to import.
+Exit codes: 0 done, 1 failed, 2 the user's error, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration.compose import Composer
+from charlab.configuration.loader import HYDRA_VERSION, search_path
+from charlab.configuration.location import conf_folder
+from charlab.errors import UserError
+from charlab.runs.fingerprint import fingerprint
+
+# `hydra.run.dir` refers to it, which Hydra resolves before the task, in a launcher's worker too.
+OmegaConf.register_new_resolver("fingerprint", lambda *, _root_: fingerprint(_root_), replace=True)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Runs `scripts/train.py` with these arguments, the command line's by default; returns the exit code."""
+    return _main("train", _train, arguments)
+
+
+def evaluate(arguments: Sequence[str] | None = None) -> int:
+    """Runs `scripts/evaluate.py` with these arguments, the command line's by default; returns the exit code."""
+    return _main("evaluate", _evaluate, arguments)
+
+
+def generate(arguments: Sequence[str] | None = None) -> int:
+    """Runs `scripts/generate.py` with these arguments, the command line's by default; returns the exit code."""
+    return _main("generate", _generate, arguments)
+
+
+# Hydra's tasks. Launchers send them to other processes by name, so they are neither nested nor wrapped.
+
+
+def _train(config: DictConfig) -> object:
+    from charlab.runs.train import train
+
+    output = HydraConfig.get()
+    return _task(lambda: train(config, Path(output.runtime.output_dir), output.overrides.task))
+
+
+def _evaluate(config: DictConfig) -> object:
+    from charlab.runs.evaluate import evaluate_run
+
+    return _task(lambda: evaluate_run(config))
+
+
+def _generate(config: DictConfig) -> object:
+    from charlab.runs.generate import generate_from_run
+
+    return _task(lambda: generate_from_run(config))
+
+
+def _task(run: Callable[[], object]) -> object:
+    try:
+        return run()
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise  # the other jobs go on, and Hydra names the one that failed
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None  # past Hydra, which would add a line of its own
+
+
+def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
+    try:
+        prepared = _checked(config_name, list(sys.argv[1:] if arguments is None else arguments))
+        with _command_line(prepared):
+            hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config_name)(task)()
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BrokenPipeError:  # the reader, `head` perhaps, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is None:
+            traceback.print_exc()
+            return 1
+        print(mistake, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _checked(config_name: str, arguments: list[str]) -> list[str]:
+    """Returns the arguments as Hydra wants them, once what they ask for is known to be right.
+
+    Raises:
+        UserError: if it is not.
+    """
+    options = get_args_parser().parse_args(arguments)
+    composer = Composer(options.config_name or config_name, search_path(options.config_path, options.config_dir))
+    overrides = composer.prepare(options.overrides)
+    informs = options.cfg or options.help or options.info or options.hydra_help
+    if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
+        if not informs and (options.multirun or composer.is_sweep(overrides)):
+            composer.jobs(overrides)
+        else:
+            composer.job(overrides, complete=not informs)
+    replaced = dict(zip(options.overrides, overrides, strict=True))
+    return [replaced.get(argument, argument) for argument in arguments]
+
+
+@contextmanager
+def _command_line(arguments: list[str]) -> Iterator[None]:
+    """Gives Hydra, which reads `sys.argv`, these arguments, and has it pass on exceptions as they are."""
+    former, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [former[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = former
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """Returns the user's error that caused this one, or None if the program is to blame."""
+    while error is not None:
+        if isinstance(error, UserError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

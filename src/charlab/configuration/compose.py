@@ -1,0 +1,150 @@
+"""Composing and checking configurations.
+
+>>> config = compose(["experiment=part1/bigram", "trainer.max_steps=100"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from charlab.configuration import modules, programs
+from charlab.configuration.check import check
+from charlab.configuration.diagnosis import COMPOSITION_ERRORS, diagnose
+from charlab.configuration.loader import Loader, search_path
+from charlab.configuration.overrides import prepare
+from charlab.errors import UserError
+
+
+def compose(
+    overrides: Sequence[str] = (), config_name: str = "train", *, return_hydra_config: bool = False
+) -> DictConfig:
+    """Returns a composed and checked configuration.
+
+    May be called any number of times, also from within a Hydra application, of whose state it changes nothing.
+
+    Args:
+        overrides: what one would type after `python scripts/train.py`.
+        config_name: the program's configuration: train, evaluate or generate.
+        return_hydra_config: whether Hydra's own node is part of it, with the folder of the run (`hydra.run.dir`).
+
+    Raises:
+        UserError: if a group, option, key or value is not known, or values do not fit together.
+    """
+    composer = Composer(config_name)
+    config = composer.job(composer.prepare(overrides))
+    with hydra_config(config), open_dict(config):
+        for key in config:
+            node = config._get_node(key)
+            if key != "hydra" and not OmegaConf.is_missing(config, key) and not isinstance(node, DictConfig):
+                config[key] = config[key]  # while Hydra's node, which it may refer to, is still there
+    if not return_hydra_config:
+        with open_dict(config):
+            del config["hydra"]
+    return config
+
+
+class Composer:
+    """Composes and checks the configurations of one program.
+
+    Args:
+        config_name: of the program's configuration.
+        path: where the files are looked for; None for charlab's own.
+    """
+
+    def __init__(self, config_name: str = "train", path: ConfigSearchPath | None = None) -> None:
+        self.config_name = config_name
+        self.loader = Loader(path if path is not None else search_path())
+        modules.forget()
+
+    def prepare(self, overrides: Sequence[str]) -> list[str]:
+        """Returns overrides as Hydra wants them; see `configuration.overrides.prepare`."""
+        list_groups = self.loader.list_groups_of(self.config_name)
+        return [prepare(override, list_groups) for override in overrides]
+
+    def job(self, overrides: Sequence[str], *, complete: bool = True) -> DictConfig:
+        """Returns the configuration of a single job, Hydra's node included.
+
+        Args:
+            overrides: prepared ones.
+            complete: whether values may no longer be missing (`???`).
+
+        Raises:
+            UserError: if something in it is wrong.
+        """
+        config = self._load(list(overrides), multirun=False)
+        self._check(config, complete=complete)
+        return config
+
+    def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
+        """Returns the configurations of all jobs of a sweep, Hydra's nodes included.
+
+        Hydra's basic sweeper is followed; of one that chooses values as it goes along only what is fixed is checked.
+
+        Args:
+            overrides: prepared ones.
+
+        Raises:
+            UserError: if something in one of them is wrong.
+        """
+        master = self._load(list(overrides), multirun=True)
+        if not master.hydra.sweeper._target_.endswith("BasicSweeper"):
+            self._check(master, complete=False)
+            return [master]
+        configs = []
+        for job in self._expand(master):
+            config = self._load([*master.hydra.overrides.hydra, *job], multirun=False)
+            self._check(config, complete=True)
+            configs.append(config)
+        return configs
+
+    def is_sweep(self, overrides: Sequence[str]) -> bool:
+        """Returns whether the configuration itself asks for a sweep (`hydra.mode=MULTIRUN`)."""
+        return bool(self._load(list(overrides), multirun=True).hydra.mode == RunMode.MULTIRUN)
+
+    def _expand(self, master: DictConfig) -> list[list[str]]:
+        fixed = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
+        arguments = [*fixed, *master.hydra.overrides.task]
+        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+        return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+
+    def _load(self, overrides: list[str], *, multirun: bool) -> DictConfig:
+        try:
+            return self.loader.load(self.config_name, overrides, multirun=multirun)
+        except COMPOSITION_ERRORS as error:
+            raise diagnose(error, self.loader, self.config_name, overrides, multirun=multirun) from None
+
+    def _check(self, config: DictConfig, *, complete: bool) -> None:
+        with hydra_config(config):
+            check(config, self.loader.sources, programs.VALUES.get(self.config_name, {}), complete=complete)
+
+
+@contextmanager
+def hydra_config(config: DictConfig) -> Iterator[None]:
+    """Lets `${hydra:…}` refer to this configuration's node for as long as the context lasts."""
+    instance = HydraConfig.instance()
+    former = instance.cfg
+    instance.set_config(config)
+    try:
+        yield
+    finally:
+        instance.cfg = former
+
+
+def _chosen(group: str, *, _root_: DictConfig) -> str:
+    """Returns the option chosen of a group, fit for a file name; the resolver behind `${chosen:model}`."""
+    hydra = _root_.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    choice = hydra.runtime.choices.get(group) if hydra is not None else None
+    if choice is None:
+        raise UserError(f"No {group} is chosen; give {group}=….")
+    return str(choice).replace("/", "-")
+
+
+OmegaConf.register_new_resolver("chosen", _chosen, replace=True)

@@ -1,0 +1,116 @@
+"""Rules about several values at once, as far as they can be known before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from charlab.errors import UserError
+
+
+def check_constraints(config: DictConfig) -> None:
+    """Checks the rules below wherever the values that they are about stand.
+
+    Args:
+        config: a configuration whose values are of their types.
+
+    Raises:
+        UserError: for the first rule that is broken.
+    """
+    _name_is_a_folder(config)
+    for path, chain in _mappings(config):
+        values = [_plain_values(node) for node in chain]
+        _heads_divide_embedding(path, values)
+        _key_value_heads_divide_heads(path, values[-1])
+        _shares_sum_to_one_at_most(path, values[-1])
+
+
+def _name_is_a_folder(config: DictConfig) -> None:
+    name = _plain_values(config).get("name")
+    if isinstance(name, str) and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+
+
+def _heads_divide_embedding(path: list[str], values: list[dict[str, Any]]) -> None:
+    """Attention splits the embedding among its heads, unless their size is given."""
+    num_heads = values[-1].get("num_heads")
+    depth = max((i for i, node in enumerate(values) if isinstance(node.get("embed_dim"), int)), default=None)
+    if not isinstance(num_heads, int) or values[-1].get("head_dim") is not None or depth is None:
+        return
+    embed_dim = values[depth]["embed_dim"]
+    if embed_dim % num_heads:
+        raise UserError(
+            f"{_dotted(path, 'num_heads')}={num_heads} does not divide "
+            f"{_dotted(path[:depth], 'embed_dim')}={embed_dim}; "
+            f"the nearest that {_nearest_divisors(embed_dim, num_heads)}."
+        )
+
+
+def _key_value_heads_divide_heads(path: list[str], values: dict[str, Any]) -> None:
+    """In grouped-query attention each key and value serves the same number of queries."""
+    num_heads, num_key_value_heads = values.get("num_heads"), values.get("num_key_value_heads")
+    if isinstance(num_heads, int) and isinstance(num_key_value_heads, int) and num_heads % num_key_value_heads:
+        raise UserError(
+            f"{_dotted(path, 'num_key_value_heads')}={num_key_value_heads} does not divide "
+            f"{_dotted(path, 'num_heads')}={num_heads}; the nearest that "
+            f"{_nearest_divisors(num_heads, num_key_value_heads)}."
+        )
+
+
+def _shares_sum_to_one_at_most(path: list[str], values: dict[str, Any]) -> None:
+    """A learning-rate schedule and a split share out one whole each."""
+    for first, second in (("warmup", "decay"), ("train_fraction", "validation_fraction")):
+        if _is_number(values.get(first)) and _is_number(values.get(second)) and values[first] + values[second] > 1:
+            raise UserError(
+                f"{_dotted(path, first)}={values[first]} and {_dotted(path, second)}={values[second]} "
+                f"are more than the whole; let them sum to at most 1."
+            )
+
+
+def _nearest_divisors(number: int, wanted: int) -> str:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    below = [d for d in divisors if d < wanted]
+    above = [d for d in divisors if d > wanted]
+    near = [*below[-1:], *above[:1]]
+    return f"does is {near[0]}" if len(near) == 1 else f"do are {near[0]} and {near[1]}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _dotted(path: list[str], key: str) -> str:
+    return ".".join([*path, key])
+
+
+def _mappings(config: DictConfig) -> Iterator[tuple[list[str], list[DictConfig]]]:
+    """Yields each mapping's path with the mappings that enclose it, itself last; Hydra's are left out."""
+
+    def within(value: Any, path: list[str], chain: list[DictConfig]) -> Iterator[tuple[list[str], list[DictConfig]]]:
+        if isinstance(value, DictConfig) and not (value._is_none() or value._is_missing() or value._is_interpolation()):
+            yield path, [*chain, value]
+            for key, inner in value.items_ex(resolve=False):
+                if path or key != "hydra":
+                    yield from within(inner, [*path, str(key)], [*chain, value])
+        elif isinstance(value, ListConfig) and not (
+            value._is_none() or value._is_missing() or value._is_interpolation()
+        ):
+            for index, inner in enumerate(value._iter_ex(resolve=False)):
+                yield from within(inner, [*path[:-1], f"{path[-1]}[{index}]"], [*chain, value])  # type: ignore[list-item]
+
+    yield from within(config, [], [])
+
+
+def _plain_values(node: DictConfig) -> dict[str, Any]:
+    """Returns the mapping's values that are no mappings or lists, as far as they can be resolved."""
+    values = {}
+    for key in map(str, node) if isinstance(node, DictConfig) else ():
+        try:
+            values[key] = None if OmegaConf.is_missing(node, key) else node[key]
+        except OmegaConfBaseException:
+            continue
+    return values

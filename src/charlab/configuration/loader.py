@@ -1,0 +1,143 @@
+"""Hydra's config loader, which also remembers what each file said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.utils import create_automatic_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
+from hydra.core.default_element import GroupDefault, ResultDefault
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.core.utils import setup_globals
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from charlab.configuration.location import conf_folder
+from charlab.errors import UserError
+
+HYDRA_VERSION = "1.3"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of the composed configuration.
+
+    Attributes:
+        name: path in the configuration, such as "model/transformer".
+        keys: dotted paths of all that it sets.
+        overlay: whether it changes the whole configuration (an experiment) rather than declaring a part of it.
+    """
+
+    name: str
+    keys: frozenset[str]
+    overlay: bool
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes configurations from the files of a search path.
+
+    Attributes:
+        sources: the files of the latest composition, in their order.
+    """
+
+    def __init__(self, search_path: ConfigSearchPath) -> None:
+        version.setbase(HYDRA_VERSION)
+        setup_globals()
+        super().__init__(search_path)
+        self.sources: list[Source] = []
+        self._used: IConfigRepository = self.repository
+
+    def _parse_overrides_and_create_caching_repo(
+        self, config_name: str | None, overrides: list[str]
+    ) -> tuple[list[Override], CachingConfigRepository]:
+        parsed, repository = super()._parse_overrides_and_create_caching_repo(config_name, overrides)
+        self._used = repository  # with the folders that `hydra.searchpath` adds
+        return parsed, repository
+
+    def _load_configuration_impl(self, *args: Any, **kwargs: Any) -> DictConfig:
+        self.sources = []
+        return super()._load_configuration_impl(*args, **kwargs)
+
+    def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
+        result = super()._load_single_config(default, repo)
+        name = default.config_path or ""
+        if not name.startswith("hydra/") and isinstance(result.config, DictConfig):
+            overlay = "/" in name and not default.package
+            self.sources.append(Source(name, frozenset(_paths(result.config)), overlay))
+        return result
+
+    def list_groups_of(self, config_name: str) -> set[str]:
+        """Returns the groups of which a configuration takes several options at once."""
+        primary = self.repository.load_config(config_name)
+        defaults = primary.defaults_list or [] if primary is not None else []
+        return {d.group for d in defaults if isinstance(d, GroupDefault) and d.group and d.is_options()}
+
+    def is_group(self, name: str) -> bool:
+        """Returns whether there is a group of that name."""
+        return bool(name) and self._used.group_exists(name)
+
+    def overrides_within(self, config: str) -> set[str]:
+        """Returns the files, such as "model/gpt", that a file's defaults list chooses in place of others'."""
+        loaded = self._used.load_config(config)
+        defaults = loaded.defaults_list or [] if loaded is not None else []
+        return {
+            f"{d.group.lstrip('/')}/{d.value}"
+            for d in defaults
+            if isinstance(d, GroupDefault) and d.group and d.override
+        }
+
+    def groups(self, parent: str = "") -> Iterator[str]:
+        """Yields the names of all groups, nested ones with slashes."""
+        for child in self._used.get_group_options(parent, ObjectType.GROUP):
+            group = f"{parent}/{child}" if parent else child
+            yield group
+            yield from self.groups(group)
+
+    def options(self, group: str) -> list[str]:
+        """Returns the options of a group, those in its subfolders with slashes."""
+        nested = self._used.get_group_options(group, ObjectType.GROUP)
+        return [
+            *self._used.get_group_options(group, ObjectType.CONFIG),
+            *(f"{child}/{option}" for child in nested for option in self.options(f"{group}/{child}")),
+        ]
+
+    def load(self, config_name: str, overrides: list[str], *, multirun: bool = False) -> DictConfig:
+        """Returns a configuration with Hydra's node, unchecked."""
+        return self.load_configuration(config_name, overrides, RunMode.MULTIRUN if multirun else RunMode.RUN)
+
+
+def _paths(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    if config._is_none() or config._is_missing() or config._is_interpolation():
+        return
+    for key, value in config.items_ex(resolve=False):
+        path = prefix + str(key)
+        yield path
+        if isinstance(value, DictConfig):
+            yield from _paths(value, f"{path}.")
+
+
+def search_path(main: str | Path | None = None, additional: str | Path | None = None) -> ConfigSearchPath:
+    """Returns where configuration files are looked for.
+
+    Args:
+        main: in place of charlab's own `conf` folder, as Hydra's --config-path has it.
+        additional: a folder with further files.
+
+    Raises:
+        UserError: if there is no such additional folder.
+    """
+    path = create_automatic_config_search_path(None, "charlab.cli", str(main if main is not None else conf_folder()))
+    if additional is not None:
+        folder = Path(additional).resolve()
+        if not folder.is_dir():
+            raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
+        path.prepend(provider="command-line", path=f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
+    return path

@@ -1,0 +1,39 @@
+"""The values at the top of each program's configuration, which no constructor annotates."""
+
+from typing import Any, Literal
+
+from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+
+TRAIN: dict[str, Any] = {"seed": int, "name": str, "force": bool, "output_dir": str}
+
+_TRAINED: dict[str, Any] = {
+    "run": str,
+    "checkpoint": Literal["last", "best"],
+    "seed": int,
+    "device": Literal["auto", "cpu", "cuda", "mps"],
+}
+
+EVALUATE: dict[str, Any] = {
+    **_TRAINED,
+    "split": Literal["validation", "train", "dev"],
+    "protocol": Literal["blocks", "sliding", "estimate"],
+    "stride": PositiveInt | None,
+    "num_batches": PositiveInt,
+    "context_length": PositiveInt | None,
+    "batch_size": PositiveInt | None,
+}
+
+GENERATE: dict[str, Any] = {
+    **_TRAINED,
+    "prompt": str,
+    "length": NonNegativeInt,
+    "temperature": NonNegativeFloat,
+    "top_k": PositiveInt | None,
+    "top_p": Probability | None,
+    "greedy": bool,
+    "num_samples": PositiveInt,
+    "overflow": Literal["slide", "rebase"],
+}
+
+VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE}
+"""By the name of the program's configuration: the type of each value."""
