@@ -9,6 +9,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 from charlab.data.corpus import Corpus
 from charlab.errors import UserError
@@ -21,7 +22,7 @@ class TextFile:
         path: the file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, *, path: str) -> None:
         self.path = Path(path).expanduser()
 
     def load(self) -> Corpus:
@@ -56,13 +57,13 @@ class PublishedText:
 
     def __init__(
         self,
-        name: str,
         *,
+        name: str,
         file: str,
         url: str,
         sha256: str,
         archive_sha256: str | None,
-        encoding: str,
+        encoding: Literal["utf-8", "latin-1"],
         path: str | None,
     ) -> None:
         self.name = name
@@ -115,7 +116,6 @@ class PublishedText:
         )
         downloader = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=1 << 16)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)  # pooch's own way fails if another process is faster
             registry.fetch(target.name, downloader=downloader)
         except ValueError as error:  # pooch found another checksum; its first sentence names both
             raise self._not_found(str(error).partition(". ")[0]) from error

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from typing import Protocol, Self
 
 import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
 class Corpus:
     """A text to learn from. Two corpora are the same text exactly if their `sha256` is the same.
 
-    Attributes:
+    It is no dataclass, because Hydra's `instantiate` would take one for a configuration, rather than hand it on.
+
+    Args:
         name: a short name for tables, file names and messages.
         text: the whole text; how it is split is the datamodule's business.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
@@ -21,10 +21,11 @@ class Corpus:
             the process that generated the text; None where that process is not known.
     """
 
-    name: str
-    text: str
-    sha256: str
-    floor_per_character: np.ndarray | None = None
+    def __init__(self, name: str, text: str, sha256: str, floor_per_character: np.ndarray | None = None) -> None:
+        self.name = name
+        self.text = text
+        self.sha256 = sha256
+        self.floor_per_character = floor_per_character
 
     @classmethod
     def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None) -> Self:

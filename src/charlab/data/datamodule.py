@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from fractions import Fraction
+from decimal import Decimal
 
 import torch
 from jaxtyping import Int
@@ -14,6 +14,7 @@ from charlab.data.corpus import Corpus, CorpusLoader
 from charlab.data.vocabulary import Vocabulary
 from charlab.data.windows import gather_windows, window_starts
 from charlab.errors import UserError
+from charlab.types import Fraction, PositiveInt, checked
 
 
 class CharacterDataModule(LightningDataModule):
@@ -26,14 +27,14 @@ class CharacterDataModule(LightningDataModule):
 
     Args:
         corpus: loads the text, in `setup`; a corpus that is loaded already will do as well.
+        path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
+            loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
         context_length: T; a window is T+1 characters.
         batch_size: windows in a micro-batch, on each device.
         train_fraction: part of the text to learn from, dev included.
         validation_fraction: part of the text that follows, to report on.
         dev_fraction: part of the text, the last of the train split, to make choices on; 0 for none.
         seed: the run's seed; the windows' own is derived from it.
-        path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
-            loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
 
     Attributes:
         corpus: the text; after `setup`.
@@ -43,47 +44,43 @@ class CharacterDataModule(LightningDataModule):
         first_micro_batch: number of the first micro-batch that a train loader gives; set it before resuming.
 
     Raises:
-        UserError: if a size is not a positive whole number, or the fractions do not fit into one text.
+        UserError: if a size is not positive, or the fractions do not fit into one text.
     """
 
     corpus: Corpus
     vocabulary: Vocabulary
     splits: dict[str, Tensor]
 
+    @checked
     def __init__(
         self,
-        corpus: CorpusLoader,
         *,
-        context_length: int,
-        batch_size: int,
-        train_fraction: float,
-        validation_fraction: float,
-        dev_fraction: float,
-        seed: int,
+        corpus: CorpusLoader,
         path: str | None = None,
+        context_length: PositiveInt,
+        batch_size: PositiveInt,
+        train_fraction: Fraction,
+        validation_fraction: Fraction,
+        dev_fraction: Fraction,
+        seed: int,
     ) -> None:
         super().__init__()
-        self.context_length = _size("context_length", context_length)
-        self.batch_size = _size("batch_size", batch_size)
-        train = _fraction("train_fraction", train_fraction)
-        validation = _fraction("validation_fraction", validation_fraction)
-        dev = _fraction("dev_fraction", dev_fraction)
-        if not (train > dev and validation > 0 and train + validation <= 1):
+        # As they are written: in floating point, 0.7 + 0.1 is less than 0.8, which is a character less sometimes.
+        train, validation, dev = (Decimal(str(part)) for part in (train_fraction, validation_fraction, dev_fraction))
+        if not (dev < train and validation > 0 and train + validation <= 1):
             raise UserError(
                 f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
                 f"above 0 and add up to at most 1, and data.dev_fraction={dev_fraction} has to be below "
                 f"data.train_fraction, from which it is cut: change them."
             )
-        self._boundaries = {
-            "train": (Fraction(0), train - dev),
-            "validation": (train, train + validation),
-            "dev": (train - dev, train),
-        }
-        if not dev:
-            del self._boundaries["dev"]
+        self._boundaries = {"train": (Decimal(0), train - dev), "validation": (train, train + validation)}
+        if dev:
+            self._boundaries["dev"] = (train - dev, train)
         self._loader = corpus
-        self.seed = seed
         self.path = path
+        self.context_length = context_length
+        self.batch_size = batch_size
+        self.seed = seed
         self.first_micro_batch = 0
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
@@ -162,19 +159,6 @@ class CharacterDataModule(LightningDataModule):
         if batch.ndim == 2:
             return batch
         return gather_windows(self.ids("train", batch.device), batch, self.context_length)
-
-
-def _size(key: str, value: int) -> int:
-    if type(value) is int and value >= 1:
-        return value
-    raise UserError(f"data.{key} is a whole number of at least 1, not {value!r}: change it.")
-
-
-def _fraction(key: str, value: float) -> Fraction:
-    """Returns the number as it is written: in floating point, 0.7 + 0.1 is less than 0.8, by a character sometimes."""
-    if type(value) in (int, float) and 0 <= value <= 1:
-        return Fraction(str(value))
-    raise UserError(f"data.{key} is a number from 0 to 1, not {value!r}: change it.")
 
 
 class RandomStarts(Iterator[Int[Tensor, " B"]]):
