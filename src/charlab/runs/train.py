@@ -67,8 +67,6 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         except UserError:
             if not (folder / FILE_NAME).exists():  # it never began: leave nothing half-written
                 shutil.rmtree(folder, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    folder.parent.rmdir()  # only if it is empty
             raise
 
 
@@ -264,7 +262,10 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # nobody waits for it: whoever finds it taken gives up at once
         lock.release()
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()  # only if it is empty: the run never began
 
 
 def _finished(folder: Path, *, force: bool) -> Record | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from charlab.evaluation.metric import NegativeLogLikelihood
 from charlab.models.contract import LanguageModel
 from charlab.training.schedules import Schedule
 
@@ -52,6 +53,7 @@ class LanguageModelModule(LightningModule):
         self.characters_seen = 0
         self.micro_batches = 0
         self.last_loss: Tensor | None = None
+        self.validation_nll = NegativeLogLikelihood()
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
 
     @property
@@ -65,6 +67,11 @@ class LanguageModelModule(LightningModule):
         self.micro_batches += 1
         self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
         return loss
+
+    def validation_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
+        """Scores a batch, for `Trainer.validate`; charlab's own runs evaluate by protocols, in callbacks."""
+        self.validation_nll.update(self.model.nll(window))
+        self.log("validation/nll", self.validation_nll, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(self.model)

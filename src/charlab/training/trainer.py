@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from charlab.errors import UserError
@@ -70,7 +71,7 @@ def build_trainer(
         # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.
         limit_val_batches=0,
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,

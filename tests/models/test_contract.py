@@ -1,0 +1,156 @@
+"""What every language model promises, checked for each `conf/model/*.yaml` there is.
+
+A new model is picked up by having its file there. Models are shrunk in width and depth, where they have such keys, so
+that all sequences over a tiny alphabet can be enumerated.
+"""
+
+import copy
+import itertools
+import math
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+
+from charlab.models.contract import AutoregressiveModel, LanguageModel
+
+CONF = Path(__file__).parents[2] / "conf"
+NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+V, T, B = 3, 4, 2
+SMALLER = {"embed_dim": 24, "num_layers": 2}
+
+
+def build(name: str, vocab_size: int = V, context_length: int = T, seed: int = 0) -> LanguageModel:
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(overrides=[f"+model={name}", f"+data.context_length={context_length}", "+seed=0"]).model
+    config.update({key: min(size, config[key]) for key, size in SMALLER.items() if key in config})
+    torch.manual_seed(seed)
+    return hydra.utils.instantiate(config, vocab_size).double().eval()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def original(name):
+    model = build(name)
+    if hasattr(model, "fit"):
+        model.fit(torch.tensor([0, 1, 2, 2, 1, 0, 0, 1, 1, 2] * 5, dtype=torch.uint8))
+    return model
+
+
+@pytest.fixture
+def model(original):
+    return copy.deepcopy(original)
+
+
+@pytest.fixture
+def window():
+    return torch.randint(0, V, (B, T + 1), generator=torch.Generator().manual_seed(1))
+
+
+def is_trained_by_gradients(model):
+    return any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_nll_has_one_entry_per_scored_character(model, window):
+    nll = model.nll(window, generator=torch.Generator().manual_seed(0))
+    assert nll.shape == (B, T)
+    assert torch.isfinite(nll).all()
+    later = model.nll(window, scored_from=3, generator=torch.Generator().manual_seed(0))
+    assert (later[:, :2] == 0).all()
+    if model.likelihood == "exact":
+        torch.testing.assert_close(later[:, 2:], nll[:, 2:])
+
+
+def test_same_seed_same_numbers(name, window):
+    first, second, other = (build(name, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    if is_trained_by_gradients(build(name)):
+        assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+def test_probabilities_of_all_sequences_sum_to_one(model):
+    if model.likelihood == "bound":
+        pytest.skip("a bound is no probability")
+    for first in range(V):
+        windows = torch.tensor([(first, *rest) for rest in itertools.product(range(V), repeat=T)])
+        total = model.nll(windows).sum(dim=1).neg().exp().sum()
+        assert total.item() == pytest.approx(1, abs=1e-9)
+
+
+def test_nothing_depends_on_the_future(model, window):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("a model without an order has no future")
+    logits = model(window[:, :-1])
+    assert logits.shape == (B, T, V)
+    for t in range(1, T):
+        changed = window[:, :-1].clone()
+        changed[:, t:] = (changed[:, t:] + 1) % V
+        torch.testing.assert_close(model(changed)[:, :t], logits[:, :t], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("pieces", [[1] * T, [T], [2, T - 2]], ids=str)
+def test_extend_equals_forward(model, window, pieces):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("only autoregressive models read character by character")
+    tokens = window[:, :-1]
+    state, outputs = model.init_state(B), []
+    for piece in tokens.split(pieces, dim=1):
+        logits, state = model.extend(piece, state)
+        outputs.append(logits)
+    torch.testing.assert_close(torch.cat(outputs, dim=1), model(tokens), rtol=1e-9, atol=1e-9)
+
+
+def test_advance_is_extend_by_one(model, window):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("only autoregressive models read character by character")
+    advanced, _ = model.advance(window[:, 0], model.init_state(B))
+    extended, _ = model.extend(window[:, :1], model.init_state(B))
+    torch.testing.assert_close(advanced, extended[:, 0])
+
+
+def test_one_batch_can_be_overfitted(model):
+    if not is_trained_by_gradients(model):
+        pytest.skip("not trained by gradients")
+    window = torch.tensor([[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    model.train()
+    for _ in range(150):
+        optimizer.zero_grad()
+        model.loss(window, generator=torch.Generator().manual_seed(0)).backward()
+        optimizer.step()
+    assert model.eval().nll(window, generator=torch.Generator().manual_seed(0)).mean() < 0.1 * math.log(V)
+
+
+def test_saved_and_loaded_gives_the_same_nll(name, model, window, tmp_path):
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    loaded = build(name, seed=1)
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    for each in (model, loaded):
+        each.eval()
+    assert torch.equal(
+        model.nll(window, generator=torch.Generator().manual_seed(0)),
+        loaded.nll(window, generator=torch.Generator().manual_seed(0)),
+    )
+
+
+def test_sample_continues_the_prompt(model):
+    prompt = torch.tensor([[0, 1], [2, 2]])
+    text = model.sample(prompt, 2 * T, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(text[:, :2], prompt)
+    assert text.shape == (2, 2 + 2 * T)
+    assert text.min() >= 0
+    assert text.max() < V
+    again = model.sample(prompt, 2 * T, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(text, again)
+
+
+def test_a_window_longer_than_the_context_is_refused(model):
+    if model.context_length is None:
+        pytest.skip("any length will do")
+    with pytest.raises(ValueError, match="context_length"):
+        model.nll(torch.zeros(1, model.context_length + 2, dtype=torch.long))
