@@ -1,0 +1,256 @@
+"""The ways of covering a text with predictions, and the evaluation of a model by one of them."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+from jaxtyping import Int
+from torch import Tensor
+
+from charlab.data.windows import window_starts
+from charlab.errors import UserError
+from charlab.evaluation.metric import NegativeLogLikelihood
+from charlab.evaluation.score import Score
+from charlab.evaluation.scoring import Windows, in_batches, score_in_one_pass, score_windows
+from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.seeding import derive_seed
+from charlab.types import PositiveInt
+
+__all__ = ["Blocks", "Estimate", "Protocol", "Score", "Sliding", "evaluate"]
+
+
+class Sizes(NamedTuple):
+    """What a protocol has to fit: the text's length N, the context length T, the windows scored at a time."""
+
+    num_characters: int
+    context_length: int
+    batch_size: int
+
+
+class Protocol(ABC):
+    """A way of covering a text with predictions."""
+
+    name: ClassVar[str]
+    covers: ClassVar[bool]  # whether every character but the first is scored, exactly once
+
+    @abstractmethod
+    def windows(self, sizes: Sizes) -> list[Windows]:
+        """Returns the windows to score.
+
+        Raises:
+            UserError: if the text is too short, or one of the protocol's own settings does not fit the context.
+        """
+
+    @abstractmethod
+    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+        """Returns what decides the figure, beside model and text."""
+
+
+@dataclass(frozen=True)
+class Estimate(Protocol):
+    """The mean over random windows, the same ones at every evaluation.
+
+    Attributes:
+        num_batches: number of random batches.
+        batch_size: windows in each; None for the batch size of the evaluation.
+        seed: decides the windows.
+    """
+
+    num_batches: PositiveInt = 100
+    batch_size: PositiveInt | None = None
+    seed: int = 305
+
+    name: ClassVar[str] = "estimate"
+    covers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _check_positive("num_batches", self.num_batches)
+        if self.batch_size is not None:
+            _check_positive("batch_size", self.batch_size)
+
+    def windows(self, sizes: Sizes) -> list[Windows]:
+        length, batch_size = sizes.context_length, self.batch_size or sizes.batch_size
+        num_starts = sizes.num_characters - length
+        if num_starts < 1:
+            raise UserError(
+                f"A text of {sizes.num_characters} characters is shorter than a window, which takes {length + 1}: "
+                f"use a longer text, or a shorter data.context_length."
+            )
+        seed = derive_seed(self.seed, "estimate")  # so that these are not the windows of the training
+        batches = (
+            window_starts(seed, batch, 0, batch_size=batch_size, num_starts=num_starts)
+            for batch in range(self.num_batches)
+        )
+        return [Windows(np.concatenate(list(batches)), length, scored_from=1)]
+
+    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+        return {
+            "context_length": sizes.context_length,
+            "num_batches": self.num_batches,
+            "batch_size": self.batch_size or sizes.batch_size,
+            "seed": self.seed,
+        }
+
+
+@dataclass(frozen=True)
+class Blocks(Protocol):
+    """Every character but the first, in neighboring blocks of T; the last block is shorter.
+
+    A character has between 1 and T characters of context, (T + 1) / 2 on average.
+    """
+
+    name: ClassVar[str] = "blocks"
+    covers: ClassVar[bool] = True
+
+    def windows(self, sizes: Sizes) -> list[Windows]:
+        _check_covered(sizes.num_characters)
+        length = sizes.context_length
+        number, rest = divmod(sizes.num_characters - 1, length)
+        blocks = [Windows(length * np.arange(number), length, scored_from=1)]
+        if rest:
+            blocks.append(Windows(np.array([length * number]), rest, scored_from=1))
+        return blocks
+
+    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+        return {"context_length": sizes.context_length}
+
+
+@dataclass(frozen=True)
+class Sliding(Protocol):
+    """Every character but the first, each with more than T − stride characters of context, or all there are.
+
+    Attributes:
+        stride: characters scored per window, in 1 … T; None for T / 4. Recurrent models ignore it: they read the
+            text in one pass, so that every character has all the context there is.
+    """
+
+    stride: PositiveInt | None = None
+
+    name: ClassVar[str] = "sliding"
+    covers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.stride is not None:
+            _check_positive("stride", self.stride)
+
+    def windows(self, sizes: Sizes) -> list[Windows]:
+        _check_covered(sizes.num_characters)
+        stride, last = self._stride(sizes), sizes.num_characters - 1
+        if stride > sizes.context_length:
+            raise UserError(
+                f"stride={stride} would leave characters out, since a window scores at most "
+                f"{sizes.context_length}: give a stride of at most that."
+            )
+        length = min(sizes.context_length, last)
+        ends = np.arange(length + stride, last + 1, stride)  # the last position that each window scores
+        windows = [
+            Windows(np.array([0]), length, scored_from=1),
+            Windows(ends - length, length, scored_from=length - stride + 1),
+        ]
+        rest = (last - length) % stride
+        if rest:
+            windows.append(Windows(np.array([last - length]), length, scored_from=length - rest + 1))
+        return windows
+
+    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+        return {"context_length": sizes.context_length, "stride": self._stride(sizes)}
+
+    def _stride(self, sizes: Sizes) -> int:
+        return self.stride or max(1, sizes.context_length // 4)
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    ids: Int[Tensor, " N"],
+    protocol: Protocol,
+    *,
+    context_length: int,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_draws: int = 4,
+) -> Score:
+    """Scores a text. Neither the model's mode nor any global random state is changed.
+
+    Args:
+        model: any language model; computes in the precision (autocast) that the caller has set.
+        ids: (N,) character ids of any integer type, on any device.
+        protocol: how to cover the text.
+        context_length: T; a window has T+1 characters.
+        batch_size: windows scored at a time, which bounds the memory; with it, only rounding changes.
+        rank: this process's number. Processes share the batches; all of them get the whole score.
+        world_size: number of processes. If more than one, they must have formed a `torch.distributed` group.
+        num_draws: how often a bound is estimated, of which the mean is taken and its standard error computed.
+            The draws are the same at every evaluation with the same batch size. No effect on exact models.
+
+    Raises:
+        UserError: if the context is longer than the model's, the text too short, or a size not positive.
+    """
+    for name, size in {"context_length": context_length, "batch_size": batch_size, "num_draws": num_draws}.items():
+        _check_positive(name, size)
+    if model.context_length is not None and context_length > model.context_length:
+        raise UserError(
+            f"context_length={context_length} is longer than the model's context of {model.context_length} "
+            f"characters: give at most that, or train a model with a longer one."
+        )
+    device = device_of(model)
+    ids = ids.to(device)
+    sizes = Sizes(len(ids), context_length, batch_size)
+    bound = model.likelihood == "bound"
+    windows, settings = protocol.windows(sizes), protocol.settings(sizes)
+    if isinstance(protocol, Sliding) and isinstance(model, AutoregressiveModel) and model.context_length is None:
+        settings = dict.fromkeys(settings)  # neither context length nor stride plays a part
+        batches = score_in_one_pass(model, ids, chunk=batch_size * context_length) if rank == 0 else iter(())
+    else:
+        draws = num_draws if bound else 1
+        batches = score_windows(model, ids, in_batches(windows, batch_size)[rank::world_size], draws)
+
+    mean = NegativeLogLikelihood(sync_on_compute=world_size > 1).to(device)
+    mean.update(torch.empty(0))  # a rank may have no batch at all
+    per_character = torch.zeros(len(ids) - 1 if protocol.covers else 0, device=device)
+    variance = 0.0  # of the sum over all characters
+    with evaluation_mode(model), untouched_randomness(device):
+        for batch in batches:
+            mean.update(batch.nll)
+            variance += batch.variance
+            if protocol.covers:
+                per_character[batch.positions - 1] = batch.nll.to(per_character.dtype)
+    if world_size > 1:
+        torch.distributed.all_reduce(per_character)  # each rank has zeros where others have scored
+        variance = _sum_over_ranks(variance, device)
+    characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
+    return Score(
+        protocol=protocol.name,
+        nll=mean.compute().item(),
+        characters=characters,
+        likelihood=model.likelihood,
+        settings=settings | ({"num_draws": num_draws} if bound else {}),
+        standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
+        per_character=per_character.cpu().numpy() if protocol.covers else None,
+    )
+
+
+def _sum_over_ranks(value: float, device: torch.device) -> float:
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
+    return total.item()
+
+
+def _check_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise UserError(f"{name}={value} is not a size: give an integer ≥ 1.")
+
+
+def _check_covered(num_characters: int) -> None:
+    if num_characters < 2:
+        raise UserError(
+            f"A text of {num_characters} character(s) leaves nothing to predict after the first: give a longer one."
+        )

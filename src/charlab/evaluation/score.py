@@ -1,0 +1,74 @@
+"""The result of an evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text, and how that was measured.
+
+    Attributes:
+        protocol: "estimate", "blocks" or "sliding".
+        nll: mean negative log-likelihood, in nats per character.
+        characters: how many characters that is the mean of.
+        likelihood: "bound" if `nll` is an estimate of an upper bound of what an exact model would give.
+        settings: what else decides the figure: context length, stride, number of batches …
+        standard_error: of `nll`, from the draws that a bound is estimated with; None for exact models. It says
+            nothing of the choice of the text.
+        per_character: (N−1,) float32, the nll of every character of the text but the first; None for `estimate`,
+            which does not cover the text. For bounds only its sum means something.
+    """
+
+    protocol: str
+    nll: float
+    characters: int
+    likelihood: Literal["exact", "bound"] = "exact"
+    settings: Mapping[str, int | None] = field(default_factory=dict)
+    standard_error: float | None = None
+    per_character: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bpc(self) -> float:
+        """Bits per character."""
+        return self.nll / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where that is too large for a float."""
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns everything but `per_character`, ready for JSON: a figure that is not finite is None."""
+        figures = {
+            "nll": self.nll,
+            "bpc": self.bpc,
+            "perplexity": self.perplexity,
+            "standard_error": self.standard_error,
+        }
+        return {
+            "protocol": self.protocol,
+            **{name: None if value is None or not math.isfinite(value) else value for name, value in figures.items()},
+            "characters": self.characters,
+            "likelihood": self.likelihood,
+            **self.settings,
+        }
+
+    def __str__(self) -> str:
+        relation = "≤" if self.likelihood == "bound" else "="
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
+        settings = "".join(f", {name}={value}" for name, value in self.settings.items() if value is not None)
+        return (
+            f"nll {relation} {self.nll:.4f}{error}, bpc {relation} {self.bpc:.4f}, "
+            f"perplexity {relation} {self.perplexity:.4f} "
+            f"({self.protocol}{settings}, {self.characters:,} characters)"
+        )
