@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class SmallAttention(AutoregressiveModel):
 
 def datamodule(text: str = TEXT) -> CharacterDataModule:
     data = CharacterDataModule(
-        TextInMemory(text),
+        corpus=TextInMemory(text),
         context_length=8,
         batch_size=4,
         train_fraction=0.9,
@@ -67,6 +68,9 @@ def module(model: LanguageModel, *, lr: float = 0.1, max_steps: int | None = Non
 def trainer(
     folder: Path, callbacks: list[Callback], *, max_steps: int, loggers: list[RunLogger] | None = None, **settings
 ) -> Trainer:
+    warnings.filterwarnings(
+        "ignore", message=".*(LeafSpec|many workers|not resumable).*"
+    )  # Lightning's own, until the test ends
     loggers = [CSVLogger()] if loggers is None else loggers
     for logger in loggers:
         logger.open(folder)

@@ -1,0 +1,187 @@
+"""What a person sees while a run trains: a bar in a terminal or a notebook, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from charlab.training.module import LanguageModelModule
+
+if TYPE_CHECKING:
+    from charlab.evaluation.protocols import Score
+
+SECONDS_BETWEEN_REFRESHES = 0.25
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ProgressDisplay(Callback):
+    """Shows loss, perplexity, speed and remaining time of a run, on rank 0.
+
+    A terminal and a notebook get a bar that is redrawn four times a second; between two refreshes a step costs one
+    look at the clock. Anything else (a pipe, a log file of a cluster, a notebook without ipywidgets) gets a line
+    every ten seconds.
+
+    Args:
+        console: where to write; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console()
+        draws_widgets = self.console.is_jupyter and find_spec("ipywidgets") is not None
+        self._draws_bar = draws_widgets or (self.console.is_terminal and not self.console.is_dumb_terminal)
+        self._period = SECONDS_BETWEEN_REFRESHES if self._draws_bar else SECONDS_BETWEEN_LINES
+        self._live: Live | None = None
+        self._module: LanguageModelModule | None = None
+        self._next_refresh = math.inf
+        self._history: deque[_Reading] = deque(maxlen=120)  # readings of the last half minute or more
+        self._started, self._ended = 0.0, False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the bar on the screen."""
+        assert isinstance(pl_module, LanguageModelModule)
+        if not trainer.is_global_zero:
+            return
+        self._module, self._started, self._ended = pl_module, time.monotonic(), False
+        self._history.clear()
+        self._read(trainer, pl_module)
+        if self._draws_bar:  # the bar's own thread redraws it during evaluations too, from figures read by this one
+            refreshes_per_second = 1 / SECONDS_BETWEEN_REFRESHES
+            self._live = Live(get_renderable=self._bar, console=self.console, refresh_per_second=refreshes_per_second)
+            self._live.start(refresh=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if time.monotonic() < self._next_refresh:
+            return
+        assert isinstance(pl_module, LanguageModelModule)
+        self._read(trainer, pl_module)
+        if not self._draws_bar:
+            self._print_line()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Shows the state after the last step; the bar stays up for what other callbacks do at the end."""
+        assert isinstance(pl_module, LanguageModelModule)
+        if trainer.is_global_zero:
+            self._ended = True
+            self._read(trainer, pl_module)
+            if not self._draws_bar:
+                self._print_line()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Gives the terminal back."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives the terminal back."""
+        self._stop()
+
+    def show_scores(self, step: int, scores: Mapping[str, Score]) -> None:
+        """Writes a line with the nats per character on each split, above the bar."""
+        figures = [f"{split} {'≤ ' * (score.likelihood == 'bound')}{score.nll:.3f}" for split, score in scores.items()]
+        protocols = ", ".join(dict.fromkeys(score.protocol for score in scores.values()))
+        self._print(f"step {step:,}  {'  '.join(figures)}  ({protocols})")
+
+    def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
+        """Reads the figures to be shown. The loss waits for the device, so this is never done every step."""
+        step, seconds = trainer.global_step, module.training_seconds
+        shares = [step / module.max_steps if module.max_steps else 0.0]
+        shares.append(seconds / module.max_seconds if module.max_seconds else 0.0)
+        reading = _Reading(
+            when=time.monotonic(),
+            step=step,
+            loss=None if module.last_loss is None else module.last_loss.item(),
+            spent=min(max(shares), 1.0),
+            characters=module.characters_seen,
+            training_seconds=seconds,
+        )
+        self._history.append(reading)
+        self._next_refresh = reading.when + self._period
+
+    def _phase(self) -> str:
+        assert self._module is not None
+        if self._module.evaluation_clock.running:
+            return "evaluating"
+        return "finished" if self._ended else "training"
+
+    def _steps(self) -> str:
+        assert self._module is not None
+        step, of = f"{self._history[-1].step:,}", self._module.max_steps
+        return f"{step}/{of:,}" if of else f"step {step}"
+
+    def _figures(self) -> list[str]:
+        first, last = self._history[0], self._history[-1]
+        figures = []
+        if last.loss is not None:
+            perplexity = math.exp(last.loss) if last.loss < 700 else math.inf
+            figures = [f"loss {last.loss:.3f}", f"perplexity {perplexity:.2f}"]
+        if last.training_seconds > first.training_seconds:
+            speed = (last.characters - first.characters) / (last.training_seconds - first.training_seconds)
+            figures.append(f"{speed:,.0f} characters/s")
+        return figures
+
+    def _times(self) -> list[str]:
+        first, last = self._history[0], self._history[-1]
+        times = [_duration(time.monotonic() - self._started)]
+        if last.spent > first.spent:
+            pace = (last.when - first.when) / (last.spent - first.spent)  # seconds for the whole budget
+            times.append(f"{_duration(max(0.0, (1 - last.spent) * pace - (time.monotonic() - last.when)))} left")
+        return times
+
+    def _bar(self) -> RenderableType:
+        spent = self._history[-1].spent
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(min_width=10)
+        grid.add_column(ratio=1)
+        grid.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=1.0, completed=spent)
+        grid.add_row(Text(self._phase(), style="bold"), bar, Text("  ".join([self._steps(), *self._times()])))
+        return Group(grid, Text(" " * 12 + "   ".join(self._figures()), no_wrap=True, overflow="ellipsis"))
+
+    def _print_line(self) -> None:
+        self._print("  ".join([self._phase(), self._steps(), *self._figures(), *self._times()]))
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _stop(self) -> None:
+        self._next_refresh = math.inf
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def show_scores(trainer: Trainer, scores: Mapping[str, Score]) -> None:
+    """Lets the trainer's progress display, if it has one, write the scores of some splits."""
+    display = _display_of(trainer)
+    if display is not None and trainer.is_global_zero:
+        display.show_scores(trainer.global_step, scores)
+
+
+class _Reading(NamedTuple):
+    when: float  # seconds of the monotonic clock
+    step: int
+    loss: float | None  # nats per character
+    spent: float  # share of the budget
+    characters: int
+    training_seconds: float
+
+
+def _display_of(trainer: Trainer) -> ProgressDisplay | None:
+    return next((c for c in trainer.callbacks if isinstance(c, ProgressDisplay)), None)  # type: ignore[attr-defined]
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
