@@ -169,12 +169,7 @@ class Backbone(AutoregressiveModel):
         return [part.output_projection() for part in parts if hasattr(part, "output_projection")]
 
     def _embed(self, tokens: Int[Tensor, "B T"], start: int) -> Float[Tensor, "B T D"]:
-        end = start + tokens.shape[1]
-        if end > self.context_length:
-            raise UserError(
-                f"{end} characters are more than the model's context_length={self.context_length}: "
-                "give it fewer, or train one with a longer context."
-            )
+        self.check_length(start + tokens.shape[1])
         x = self.embedding(tokens)
         return self.dropout(x if self.position is None else self.position(x, start))
 

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charlab.errors import UserError
 from charlab.models.decoding import stream
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
@@ -133,6 +134,14 @@ class AutoregressiveModel(LanguageModel):
         """Reads one character; returns the logits of the next one, and the new state."""
         logits, state = self.extend(token[:, None], state)
         return logits[:, -1], state
+
+    def check_length(self, length: int) -> None:
+        """Raises `UserError` if a sequence of `length` characters does not fit in the context."""
+        if self.context_length is not None and length > self.context_length:
+            raise UserError(
+                f"{length} characters are more than the model's context_length={self.context_length}: "
+                "give it fewer, or train one with a longer context."
+            )
 
     @torch.no_grad()
     def sample(

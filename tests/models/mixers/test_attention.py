@@ -7,12 +7,13 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.mixers.attention import Attention
-from charlab.models.mixers.full_value_attention import FullValueAttention
+from charlab.models.mixers.full_value_attention import QUERY_BLOCK, FullValueAttention
 from charlab.models.mixers.running_average import RunningAverage
 from charlab.models.positions import ALiBi, Rotary
 from tests.references import attention as reference
 
 B, T, D, H = 2, 7, 12, 3
+LONG = 2 * QUERY_BLOCK + 3
 
 
 def make_attention(position=None, **options):
@@ -209,3 +210,11 @@ def test_default_weights_are_torchs_linear_defaults():
     query = nn.Linear(D, D, bias=False)
     assert torch.equal(mixer.query.weight, query.weight)
     assert F.linear(make_input().float(), query.weight).shape == (B, T, D)
+
+
+def test_blocks_of_queries_change_nothing():
+    torch.manual_seed(0)
+    mixer = FullValueAttention(D, LONG, num_heads=H).double()
+    x = torch.randn(1, LONG, D, dtype=torch.double)
+    whole = mixer._combine(mixer.attention_weights(x), x, mixer._merged_values())
+    torch.testing.assert_close(mixer(x), whole, rtol=1e-12, atol=1e-12)

@@ -8,11 +8,14 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt
+
+QUERY_BLOCK = 64  # queries per product: small enough to skip most of the upper triangle, large enough to be fast
 
 
 class KeyInputCache(NamedTuple):
@@ -68,7 +71,13 @@ class FullValueAttention(Mixer):
         self.projection = nn.Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        return self._combine(self.attention_weights(x), x)
+        queries, keys = self._split_heads(self.query(x), 0), self._split_heads(self.key(x), 0)
+        merged, outputs = self._merged_values(), []
+        for start in range(0, x.shape[1], QUERY_BLOCK):  # a block of queries needs no key after its last one
+            end = min(start + QUERY_BLOCK, x.shape[1])
+            weights = self._weights(queries[:, :, start:end], keys[:, :, :end])
+            outputs.append(self._combine(weights, x[:, :end], merged))
+        return torch.cat(outputs, dim=1)
 
     def init_state(self, batch_size: int) -> KeyInputCache:
         weight = self.value.weight
@@ -82,7 +91,7 @@ class FullValueAttention(Mixer):
             raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
         state.keys[:, :, start:end], state.inputs[:, start:end] = self._split_heads(self.key(x), start), x
         weights = self._weights(self._split_heads(self.query(x), start), state.keys[:, :, :end])
-        return self._combine(weights, state.inputs[:, :end]), state._replace(length=end)
+        return self._combine(weights, state.inputs[:, :end], self._merged_values()), state._replace(length=end)
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
         """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
@@ -104,13 +113,18 @@ class FullValueAttention(Mixer):
         future = torch.ones(count, total, dtype=torch.bool, device=scores.device).triu(total - count + 1)
         return scores.masked_fill(future, -math.inf).softmax(dim=-1)
 
-    def _combine(self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
-        batch, num_heads, count, _ = weights.shape
-        averaged = (weights.flatten(1, 2) @ x).view(batch, num_heads, count, -1)  # (B, H, Q, D): one product for all
+    def _merged_values(self) -> Float[Tensor, "D H*D"]:
+        """Returns Wₒʰ Wᵥʰ of all heads side by side."""
         if self.projection is None:
-            return self.value(averaged[:, 0])
-        embed_dim = x.shape[-1]
-        values = self.value.weight.view(num_heads, embed_dim, embed_dim)  # Wᵥʰ
-        outputs = self.projection.weight.view(embed_dim, num_heads, embed_dim).transpose(0, 1)  # Wₒʰ
-        merged = (outputs @ values).transpose(0, 1).flatten(1)  # (D, H·D): Wₒʰ Wᵥʰ side by side
-        return nn.functional.linear(averaged.transpose(1, 2).flatten(2), merged, self.projection.bias)
+            return self.value.weight
+        embed_dim = self.value.weight.shape[1]
+        values = self.value.weight.view(self.num_heads, embed_dim, embed_dim)
+        outputs = self.projection.weight.view(embed_dim, self.num_heads, embed_dim).transpose(0, 1)
+        return (outputs @ values).transpose(0, 1).flatten(1)
+
+    def _combine(
+        self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"], merged: Float[Tensor, "D H*D"]
+    ) -> Float[Tensor, "B Q D"]:
+        averaged = (weights.flatten(1, 2) @ x).unflatten(1, weights.shape[1:3])  # (B, H, Q, D): one product for all
+        bias = self.projection.bias if self.projection is not None else None
+        return F.linear(averaged.transpose(1, 2).flatten(2), merged, bias)
