@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -19,7 +21,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.compose import Composer
+from charlab.configuration.compose import Composer, check_output_folder
+from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
 from charlab.errors import UserError
@@ -50,8 +53,9 @@ def generate(arguments: Sequence[str] | None = None) -> int:
 def _train(config: DictConfig) -> object:
     from charlab.runs.train import train
 
-    output = HydraConfig.get()
-    return _task(lambda: train(config, Path(output.runtime.output_dir), output.overrides.task))
+    hydra_config = HydraConfig.get()
+    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
+    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), cast(list[str], overrides)))
 
 
 def _evaluate(config: DictConfig) -> object:
@@ -90,7 +94,7 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
-        mistake = _user_error(error)
+        mistake = find_user_error(error)
         if mistake is None:
             traceback.print_exc()
             return 1
@@ -99,23 +103,30 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
     return 0
 
 
+class _ArgumentParser(ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message.capitalize()}; see --help.")
+
+
 def _checked(config_name: str, arguments: list[str]) -> list[str]:
     """Returns the arguments as Hydra wants them, once what they ask for is known to be right.
 
     Raises:
         UserError: if it is not.
     """
-    options = get_args_parser().parse_args(arguments)
+    options = _ArgumentParser(parents=[get_args_parser()], add_help=False).parse_intermixed_args(arguments)
     composer = Composer(options.config_name or config_name, search_path(options.config_path, options.config_dir))
     overrides = composer.prepare(options.overrides)
-    informs = options.cfg or options.help or options.info or options.hydra_help
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
-        if not informs and (options.multirun or composer.is_sweep(overrides)):
-            composer.jobs(overrides)
-        else:
-            composer.job(overrides, complete=not informs)
-    replaced = dict(zip(options.overrides, overrides, strict=True))
-    return [replaced.get(argument, argument) for argument in arguments]
+        shows = bool(options.cfg or options.help or options.info)  # there, values may still be missing
+        sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides
+        jobs = composer.jobs(overrides) if sweep else [composer.job(overrides, complete=not shows)]
+        if jobs[0].hydra.mode == RunMode.MULTIRUN and not (sweep or shows):  # a file of the user's says so
+            sweep, jobs = True, composer.jobs(overrides)
+        for job in [] if shows else jobs:
+            check_output_folder(job, sweep=sweep)
+    flags = [argument for argument in arguments if argument not in options.overrides]
+    return [*overrides, *flags]  # Hydra has the overrides in one piece
 
 
 @contextmanager
@@ -131,12 +142,3 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
-
-
-def _user_error(error: BaseException | None) -> UserError | None:
-    """Returns the user's error that caused this one, or None if the program is to blame."""
-    while error is not None:
-        if isinstance(error, UserError):
-            return error
-        error = error.__cause__ or error.__context__
-    return None

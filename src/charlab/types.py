@@ -118,7 +118,7 @@ def describe(annotation: Any) -> str:
     if kind is tuple and arguments and arguments[-1] is not Ellipsis:
         return f"a list of {len(arguments)} values ({', '.join(map(describe, arguments))})"
     if kind in _SEQUENCES:
-        return f"a list (of {describe(arguments[0])} each)" if arguments else "a list"
+        return f"a list of values, each {describe(arguments[0])}" if arguments else "a list"
     return getattr(kind, "__name__", str(kind))
 
 

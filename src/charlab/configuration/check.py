@@ -18,8 +18,8 @@ from omegaconf.errors import (
 )
 
 from charlab.configuration.constraints import check_constraints
-from charlab.configuration.loader import Source
-from charlab.configuration.nearest import nearest
+from charlab.configuration.loader import Source, typed_overrides
+from charlab.configuration.nearest import nearest, similar
 from charlab.configuration.signatures import Signature, signature
 from charlab.errors import UserError
 from charlab.types import describe, display, fits
@@ -49,7 +49,8 @@ class _Check:
         self.sources = sources
         self.complete = complete
         self.declared = frozenset().union(*(source.keys for source in sources if not source.overlay))
-        self.typed = [override.lstrip("+~").partition("=")[0] for override in config.hydra.overrides.task]
+        typed = {override.lstrip("+~").partition("=")[0] for override in typed_overrides(config)}
+        self.typed = typed - {str(group) for group in config.hydra.runtime.choices}
 
     def run(self, values: Mapping[str, Any]) -> None:
         for name, annotation in values.items():
@@ -115,13 +116,12 @@ class _Check:
         """Checks a value against its type, and what is constructed within it."""
         value = self.value(node, key, path)
         self.check_constructions(value, path)
-        if value is _LATER or (isinstance(value, DictConfig) and "_target_" in value):
+        constructed = "_target_" in node and isinstance(value, DictConfig) and "_target_" in value
+        if value is _LATER or constructed:
             return
         plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
         if not fits(plain, annotation):
-            choices = _choices(annotation)
-            hint = nearest(plain, choices) if isinstance(plain, str) and choices else "."
-            hint = hint if "did you mean" in hint else "."  # the type names all of them already
+            hint = similar(plain, _choices(annotation)) if isinstance(plain, str) else "."
             raise UserError(f"{path}{self.place(path)} must be {describe(annotation)}, not {display(plain)}{hint}")
 
     def value(self, node: DictConfig | ListConfig, key: str | int, path: str) -> Any:
@@ -130,7 +130,7 @@ class _Check:
             if self.complete:
                 raise UserError(f"{path} is missing: give {path}=….")
             return _LATER
-        text = str(node._get_node(key))  # type: ignore[arg-type]
+        text = str(node._get_node(key)._value())  # type: ignore[arg-type, union-attr]
         try:
             value = node[key]  # type: ignore[index]
         except InterpolationToMissingValueError:
@@ -138,10 +138,11 @@ class _Check:
         except InterpolationKeyError:
             raise UserError(
                 f"{path}{self.place(path)} refers to {text}, which does not exist"
-                f"{nearest(text.strip('${}'), all_keys(self.config))}"
+                f"{similar(text.strip('${}'), all_keys(self.config))}"
             ) from None
         except OmegaConfBaseException as error:
-            raise UserError(f"{path}{self.place(path)} cannot be resolved: {str(error).splitlines()[0]}.") from None
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{path}{self.place(path)} cannot be resolved: {reason}.") from None
         return _LATER if value is None and "${hydra:" in text else value
 
     def unknown(self, path: str, siblings: Collection[str]) -> UserError:
@@ -171,7 +172,7 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
     parent, _, leaf = path.rpartition(".")
     elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
     if elsewhere:
-        hint = nearest(elsewhere[0], elsewhere)
+        hint = similar(elsewhere[0], elsewhere)
     else:
         prefix = f"{parent}." if parent else ""
         hint = nearest(leaf, siblings, prefix)

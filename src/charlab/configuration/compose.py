@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.types import RunMode
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
 from charlab.configuration import modules, programs
 from charlab.configuration.check import check
-from charlab.configuration.diagnosis import COMPOSITION_ERRORS, diagnose
-from charlab.configuration.loader import Loader, search_path
+from charlab.configuration.diagnosis import COMPOSITION_ERRORS, diagnose, find_user_error, one_sentence
+from charlab.configuration.loader import Loader, search_path, typed_overrides
 from charlab.configuration.overrides import prepare
 from charlab.errors import UserError
 
@@ -100,20 +103,19 @@ class Composer:
             return [master]
         configs = []
         for job in self._expand(master):
-            config = self._load([*master.hydra.overrides.hydra, *job], multirun=False)
+            config = self._load([*typed_overrides(master, "hydra"), *job], multirun=False)
             self._check(config, complete=True)
             configs.append(config)
         return configs
 
-    def is_sweep(self, overrides: Sequence[str]) -> bool:
-        """Returns whether the configuration itself asks for a sweep (`hydra.mode=MULTIRUN`)."""
-        return bool(self._load(list(overrides), multirun=True).hydra.mode == RunMode.MULTIRUN)
-
     def _expand(self, master: DictConfig) -> list[list[str]]:
         fixed = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        arguments = [*fixed, *master.hydra.overrides.task]
-        parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-        return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        arguments = [*fixed, *typed_overrides(master)]
+        try:
+            parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
+            return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+        except HydraException as error:
+            raise UserError(one_sentence(error)) from None
 
     def _load(self, overrides: list[str], *, multirun: bool) -> DictConfig:
         try:
@@ -124,6 +126,32 @@ class Composer:
     def _check(self, config: DictConfig, *, complete: bool) -> None:
         with hydra_config(config):
             check(config, self.loader.sources, programs.VALUES.get(self.config_name, {}), complete=complete)
+
+
+def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
+    """Checks that the folder in which a job will leave what it writes is known and can be made.
+
+    Its name depends on the text that is trained on, so this reads the text.
+
+    Args:
+        config: with Hydra's node.
+        sweep: whether the job is one of several.
+
+    Raises:
+        UserError: if it is not.
+    """
+    node = config.hydra
+    try:
+        with hydra_config(config):
+            folder = Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
+    except (InterpolationToMissingValueError, MissingMandatoryValue):
+        return  # a user's own pattern, with the number of the job perhaps
+    except OmegaConfBaseException as error:
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "may not be written to" if existing.is_dir() else "is a file"
+        raise UserError(f"{folder} cannot be made, since {existing} {reason}: choose another place with output_dir=….")
 
 
 @contextmanager

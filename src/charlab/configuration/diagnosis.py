@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,6 +18,7 @@ from charlab.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What Hydra raises while it composes what a user has written."""
+_INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 
 
 def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list[str], *, multirun: bool) -> UserError:
@@ -36,17 +37,18 @@ def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list
             return mistake
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_file(error.missing_cfg_file, loader, parsed)
-    choices = [o for o in parsed if loader.is_group(o.key_or_group) and not o.is_sweep_override()]
+    choices = [o for o in parsed if loader.is_group(o.key_or_group) and not isinstance(o.value(), Sweep | dict)]
     try:
         base = loader.load(config_name, [o.input_line or "" for o in choices], multirun=multirun)
     except COMPOSITION_ERRORS as failure:
-        return _mistaken_group(failure, choices) or UserError(_one_sentence(failure))
+        return _mistaken_group(failure, choices) or UserError(one_sentence(failure))
     for override in parsed:
         if override not in choices and not override.is_sweep_override():
-            mistake = _mistaken_key(override, base, loader)
-            if mistake is not None:
-                return mistake
-    return UserError(_one_sentence(error))
+            for key in _keys_set(override.key_or_group, override.value()):
+                mistake = _mistaken_key(key, override, base, loader)
+                if mistake is not None:
+                    return mistake
+    return UserError(one_sentence(error))
 
 
 def _unreadable(override: str, failure: HydraException) -> UserError:
@@ -78,7 +80,7 @@ def _mistaken_choice(override: Override, loader: Loader, *, multirun: bool) -> U
         return None
     value = override.value()
     for choice in value if isinstance(value, list) else [value]:
-        if not isinstance(choice, str | dict) or (isinstance(choice, str) and choice not in loader.options(key)):
+        if not (isinstance(choice, dict) or (isinstance(choice, str) and loader.exists(key, choice))):
             named = str(choice) if choice is not None else "null"
             return UserError(f"There is no {key}={named}{nearest(named, loader.options(key))}")
     return None
@@ -109,18 +111,25 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
     return None
 
 
-def _mistaken_key(override: Override, base: DictConfig, loader: Loader) -> UserError | None:
+def _keys_set(key: str, value: object) -> list[str]:
+    """Returns the dotted keys that an override sets: one, or those of the mapping that it gives."""
+    if not isinstance(value, dict) or not value:
+        return [key]
+    return [inner for name, part in value.items() for inner in _keys_set(f"{key}.{name}", part)]
+
+
+def _mistaken_key(key: str, override: Override, base: DictConfig, loader: Loader) -> UserError | None:
     """Returns the error for an override of a key that the chosen configuration does not have."""
-    parts = override.key_or_group.split(".")
+    parts = key.split(".")
     node = base
     for depth, part in enumerate(parts):
         path = ".".join(parts[: depth + 1])
         if not isinstance(node, DictConfig):
             return UserError(f"There is no key {path}: {'.'.join(parts[:depth])} is a single value.")
-        if part not in node:
+        if node._get_node(part, validate_access=False) is None:
             if override.is_add() or override.is_force_add():
                 return None
-            siblings = {str(key) for key in node}
+            siblings = {str(sibling) for sibling in node}
             if depth == 0:
                 siblings = siblings - {"hydra"} | {group for group in loader.groups() if "/" not in group}
             return unknown_key(path, siblings, all_keys(base))
@@ -130,9 +139,17 @@ def _mistaken_key(override: Override, base: DictConfig, loader: Loader) -> UserE
     return None
 
 
-def _one_sentence(error: BaseException) -> str:
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Returns the user's error that caused this one, or None if there is none."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def one_sentence(error: BaseException) -> str:
     """Returns the error's message on one line, with its cause's."""
     messages = [str(part) for part in (error, error.__cause__) if part is not None and str(part)]
     text = ": ".join(messages) or type(error).__name__
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("See https://")]
-    return " ".join(lines).rstrip(".") + "."
+    lines = [line.strip() for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(_INTERNAL)]
+    return " ".join(told).rstrip(".") + "."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.location import conf_folder
 from charlab.errors import UserError
@@ -102,16 +102,36 @@ class Loader(ConfigLoaderImpl):
             yield from self.groups(group)
 
     def options(self, group: str) -> list[str]:
-        """Returns the options of a group, those in its subfolders with slashes."""
-        nested = self._used.get_group_options(group, ObjectType.GROUP)
-        return [
-            *self._used.get_group_options(group, ObjectType.CONFIG),
-            *(f"{child}/{option}" for child in nested for option in self.options(f"{group}/{child}")),
+        """Returns the options of a group, those in its subfolders with slashes.
+
+        A subfolder may be a group of its own, of parts of what is chosen here; its files, unlike those of experiments,
+        belong to a package of their own and are left out.
+        """
+        direct = self._used.get_group_options(group, ObjectType.CONFIG)
+        nested = [
+            f"{child}/{option}"
+            for child in self._used.get_group_options(group, ObjectType.GROUP)
+            for option in self.options(f"{group}/{child}")
+            if self._is_overlay(f"{group}/{child}/{option}")
         ]
+        return [option for option in [*direct, *nested] if not option.rpartition("/")[2].startswith("_")]
+
+    def exists(self, group: str, option: str) -> bool:
+        """Returns whether a group has that option."""
+        return self._used.config_exists(f"{group}/{option}")
+
+    def _is_overlay(self, config: str) -> bool:
+        loaded = self._used.load_config(config)
+        return loaded is not None and loaded.header["package"] == "_global_"
 
     def load(self, config_name: str, overrides: list[str], *, multirun: bool = False) -> DictConfig:
         """Returns a configuration with Hydra's node, unchecked."""
         return self.load_configuration(config_name, overrides, RunMode.MULTIRUN if multirun else RunMode.RUN)
+
+
+def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:
+    """Returns what was typed to compose `config`, of the task's values or of Hydra's, with nothing in it resolved."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
 
 
 def _paths(config: DictConfig, prefix: str = "") -> Iterator[str]:

@@ -1,8 +1,8 @@
 """The values at the top of each program's configuration, which no constructor annotates."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
+from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
 TRAIN: dict[str, Any] = {"seed": int, "name": str, "force": bool, "output_dir": str}
 
@@ -29,7 +29,7 @@ GENERATE: dict[str, Any] = {
     "length": NonNegativeInt,
     "temperature": NonNegativeFloat,
     "top_k": PositiveInt | None,
-    "top_p": Probability | None,
+    "top_p": Annotated[float, Range(0, 1, low_excluded=True)] | None,
     "greedy": bool,
     "num_samples": PositiveInt,
     "overflow": Literal["slide", "rebase"],
