@@ -16,7 +16,7 @@ from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import EmbeddingPosition, ScorePosition
-from charlab.types import PositiveInt, Probability
+from charlab.types import PositiveInt, Probability, checked
 
 Part = Callable[..., nn.Module]
 
@@ -98,6 +98,7 @@ class Backbone(AutoregressiveModel):
         initialization: `initialization(model)` sets the initial weights; None keeps torch's.
     """
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlab.models.contract import AutoregressiveModel
-from charlab.types import PositiveInt
+from charlab.types import PositiveInt, checked
 
 
 class Bigram(AutoregressiveModel):
@@ -46,6 +46,7 @@ class BigramEmbedding(AutoregressiveModel):
 
     context_length = None
 
+    @checked
     def __init__(self, vocab_size: int, *, embed_dim: PositiveInt) -> None:
         super().__init__()
         self.vocab_size = vocab_size

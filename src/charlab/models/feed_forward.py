@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveFloat, PositiveInt, checked
 
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "relu_squared": lambda x: F.relu(x).square()}
 
@@ -23,6 +23,7 @@ class FeedForward(nn.Module):
         bias: whether the two linear maps have biases.
     """
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,
@@ -54,6 +55,7 @@ class SwiGLU(nn.Module):
         bias: whether the three linear maps have biases.
     """
 
+    @checked
     def __init__(self, embed_dim: PositiveInt, *, expansion: PositiveFloat, bias: bool) -> None:
         super().__init__()
         hidden_dim = round(expansion * embed_dim)

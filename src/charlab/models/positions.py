@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from charlab.errors import UserError
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveFloat, PositiveInt, checked
 
 
 class EmbeddingPosition(nn.Module, ABC):
@@ -65,6 +65,7 @@ class Sinusoidal(EmbeddingPosition):
         base: the longest wavelength is 2π · base.
     """
 
+    @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
         super().__init__()
         if embed_dim % 2:
@@ -87,6 +88,7 @@ class Rotary(ScorePosition):
         base: the longest wavelength is 2π · base.
     """
 
+    @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
         super().__init__()
         self.context_length, self.base = context_length, base

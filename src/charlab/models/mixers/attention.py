@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
-from charlab.types import PositiveFloat, PositiveInt, Probability
+from charlab.types import PositiveFloat, PositiveInt, Probability, checked
 
 
 class KeyValueCache(NamedTuple):
@@ -47,6 +47,7 @@ class Attention(Mixer):
 
     has_scores = True
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,

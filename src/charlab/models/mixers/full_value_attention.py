@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
-from charlab.types import PositiveInt
+from charlab.types import PositiveInt, checked
 
 QUERY_BLOCK = 64  # queries per product: small enough to skip most of the upper triangle, large enough to be fast
 
@@ -44,6 +44,7 @@ class FullValueAttention(Mixer):
 
     has_scores = True
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,
