@@ -1,0 +1,127 @@
+"""Linear attention that forgets: a matrix of associations in place of all keys and values."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.mixers.contract import Mixer
+from charlab.models.precision import full_precision
+from charlab.types import PositiveInt
+
+_CHUNK_LENGTH = 64
+_GATE_SMOOTHING = 16  # a decay is a sigmoid's 16th root, so that it starts out close to 1 (GLA, section 4.4)
+
+
+class LinearAttention(Mixer):
+    """Per head, S_t = α_t · S_{t−1} + k_tᵀ·v_t and o_t = q_t·S_t / √K, with a decay 0 < α_t < 1.
+
+    Written without the state, o_t = Σ_{s ≤ t} (α_{s+1} ⋯ α_t) (q_t·k_s / √K) v_s: attention without its softmax,
+    weighted by age. Training computes this form within chunks and the state between them (the chunkwise form of
+    RetNet, arXiv 2307.08621, equation 7, and of GLA, arXiv 2312.06635, section 4); all products of decays are taken
+    as differences of cumulative logarithms, none of which is positive. Each head's output is normalised by its root
+    mean square and gated by SiLU(W·x) (RetNet, equation 8).
+
+    Args:
+        embed_dim: size D of the embeddings.
+        context_length: the most positions of a sequence (unused: the state remembers without limit).
+        num_heads: number H of heads, each of size K = D / H.
+        decay: "fixed" is RetNet's α = 1 − 2^(−5−h) of head h; "gated" is α_t = σ(w·x_t + b)^(1/16) per head (GLA's
+            gate, one for all of a head's components), starting around the fixed values.
+    """
+
+    fixed_decay: Float[Tensor, " H"]
+
+    def __init__(
+        self,
+        embed_dim: PositiveInt,
+        context_length: PositiveInt,
+        *,
+        num_heads: PositiveInt,
+        decay: Literal["gated", "fixed"],
+    ) -> None:
+        super().__init__()
+        if embed_dim % num_heads:
+            raise UserError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them.")
+        self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
+        self.query_key_value_gate = nn.Linear(embed_dim, 4 * embed_dim, bias=False)
+        self.projection = nn.Linear(embed_dim, embed_dim, bias=False)
+        fixed_decay = 1 - 2.0 ** -(5 + torch.arange(num_heads))  # (H,)
+        self.decay_gate = DecayGate(embed_dim, fixed_decay) if decay == "gated" else None
+        self.register_buffer("fixed_decay", fixed_decay, persistent=False)
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        return self.extend(x, self.init_state(x.shape[0]))[0]
+
+    def init_state(self, batch_size: int) -> Float[Tensor, "B H K K"]:
+        return self.projection.weight.new_zeros(batch_size, self.num_heads, self.head_dim, self.head_dim)
+
+    def extend(
+        self, x: Float[Tensor, "B n D"], state: Float[Tensor, "B H K K"]
+    ) -> tuple[Float[Tensor, "B n D"], Float[Tensor, "B H K K"]]:
+        queries, keys, values, gate = self.query_key_value_gate(x).chunk(4, dim=-1)  # each (B, n, D)
+        queries, keys, values = (
+            part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (queries, keys, values)
+        )
+        if self.decay_gate is None:
+            log_decays = self.fixed_decay.log()[:, None].expand(x.shape[0], -1, x.shape[1])  # (B, H, n)
+        else:
+            log_decays = self.decay_gate(x).transpose(1, 2)
+        heads, state = decaying_attention(queries / math.sqrt(self.head_dim), keys, values, log_decays, state)
+        heads = F.rms_norm(heads, (self.head_dim,), eps=1e-6).transpose(1, 2).flatten(2)  # (B, n, D)
+        return self.projection(F.silu(gate) * heads.to(x.dtype)), state
+
+    def output_projection(self) -> nn.Linear:
+        """Returns the linear map that writes to the residual stream."""
+        return self.projection
+
+
+class DecayGate(nn.Linear):
+    """log α_t = log σ(w·x_t + b) / 16 per head; its bias starts where σ(b)^(1/16) is the given decay."""
+
+    keeps_initialization = True
+
+    def __init__(self, embed_dim: PositiveInt, decay: Float[Tensor, " H"]) -> None:
+        super().__init__(embed_dim, len(decay))
+        with torch.no_grad():
+            self.bias.copy_(torch.logit(decay**_GATE_SMOOTHING))
+
+    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
+        return F.logsigmoid(super().forward(x)) / _GATE_SMOOTHING
+
+
+@full_precision
+def decaying_attention(
+    queries: Float[Tensor, "B H T K"],
+    keys: Float[Tensor, "B H T K"],
+    values: Float[Tensor, "B H T M"],
+    log_decays: Float[Tensor, "B H T"],
+    state: Float[Tensor, "B H K M"],
+) -> tuple[Float[Tensor, "B H T M"], Float[Tensor, "B H K M"]]:
+    """Returns o_t = q_t·S_t at all positions, and the last state, of S_t = α_t · S_{t−1} + k_tᵀ·v_t.
+
+    Args:
+        queries: q_t.
+        keys: k_t.
+        values: v_t.
+        log_decays: log α_t ≤ 0.
+        state: S_0.
+    """
+    outputs = []
+    for query, key, value, log_decay in zip(
+        *(part.split(_CHUNK_LENGTH, dim=2) for part in (queries, keys, values, log_decays)), strict=True
+    ):
+        since_start = log_decay.cumsum(dim=-1)  # (B, H, C): the log of α_1 ⋯ α_t within the chunk
+        between = since_start[..., :, None] - since_start[..., None, :]  # of α_{s+1} ⋯ α_t
+        future = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).triu(1)
+        weights = (query @ key.transpose(-2, -1)) * between.masked_fill(future, -math.inf).exp()  # (B, H, C, C)
+        outputs.append(weights @ value + since_start.exp()[..., None] * (query @ state))
+        until_end = (since_start[..., -1:] - since_start).exp()[..., None]  # (B, H, C, 1)
+        state = since_start[..., -1, None, None].exp() * state + (until_end * key).transpose(-2, -1) @ value
+    return torch.cat(outputs, dim=2), state

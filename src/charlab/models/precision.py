@@ -1,0 +1,31 @@
+"""Computations that half precision would spoil: long products of decays, sums over a whole sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Runs `function` outside autocast, on float32 in place of half-precision tensors (float64 stays)."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*cast(Any, map(_promote, args)), **kwargs)
+
+    return run
+
+
+def _promote(arg: object) -> object:
+    if isinstance(arg, Tensor) and arg.is_floating_point():
+        return arg.to(torch.promote_types(arg.dtype, torch.float32))
+    return arg
