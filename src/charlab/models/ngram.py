@@ -1,0 +1,185 @@
+"""N-gram models: what has followed the last n − 1, n − 2, … 0 characters in the training text, interpolated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.contract import AutoregressiveModel
+from charlab.models.smoothing import Counts
+from charlab.types import PositiveInt
+
+UNSEEN = -1  # stands for every n-gram that does not occur in the training text
+ROOT = 0  # the empty n-gram
+
+Smoothing = Callable[[Counts], tuple[Float[Tensor, "M"], Float[Tensor, "C"]]]
+
+
+class NGram(AutoregressiveModel):
+    """An interpolated n-gram model; order n means that a prediction looks at n − 1 characters.
+
+    With c a context and c⁻ the same without its oldest character,
+
+        p(w | c) = mass(cw) + backoff(c) · p(w | c⁻),    p(w | empty⁻) = 1 / V,
+
+    where an n-gram that the training text lacks has mass 0 and, as a context, backoff 1. So the first characters of a
+    sequence, which have fewer than n − 1 before them, are predicted from what there is, and a model that was never
+    fitted is the uniform distribution. `fit` counts; the smoothing makes masses and backoffs of the counts.
+
+    The n-grams of all lengths are the nodes of a tree, in which a node's children are its continuations by one
+    character. Nodes are numbered breadth-first, in the order of (parent, character), so that the codes
+    parent · V + character are sorted, fit int64 at any order, and one binary search goes from an n-gram to its
+    continuation. All positions of all sequences are looked up at once, one length after the other.
+
+    Args:
+        vocab_size: number of distinct characters V.
+        order: length n of the longest n-grams.
+        smoothing: a function such as `charlab.models.smoothing.kneser_ney`.
+    """
+
+    context_length = None  # one pass over a text is exact and costs the same for each character
+
+    codes: Tensor  # (M,) parent · V + last character of each node; −1 for the root
+    mass: Tensor  # (M,)
+    backoff: Tensor  # (M,)
+
+    def __init__(self, vocab_size: int, *, order: PositiveInt, smoothing: Smoothing) -> None:
+        super().__init__()
+        if order < 1:
+            raise UserError(f"model.order={order} is not a length of n-grams; give an integer ≥ 1.")
+        self.vocab_size = vocab_size
+        self.order = order
+        self.smoothing = smoothing
+        self.register_buffer("codes", torch.tensor([-1]))
+        self.register_buffer("mass", torch.zeros(1))
+        self.register_buffer("backoff", torch.ones(1))
+
+    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+        """Counts the n-grams of a text, in place of whatever was counted before. Computes in float64 on the CPU.
+
+        Args:
+            train_ids: (N,) character ids, of any integer type, on any device.
+
+        Raises:
+            UserError: if the text is empty or has an id outside 0 … V − 1.
+        """
+        ids = train_ids.detach().to("cpu", torch.long)
+        if len(ids) == 0:
+            raise UserError("The text to count n-grams in is empty; give at least one character.")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise UserError(
+                f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
+                f"{self.vocab_size}; encode it with the model's own vocabulary."
+            )
+        tables, mass, backoff = [torch.tensor([-1])], [torch.zeros(1, dtype=torch.float64)], []
+        for codes, counts in _count(ids, self.order, self.vocab_size):
+            masses, backoffs = self.smoothing(counts)
+            tables.append(codes)
+            mass.append(masses)
+            backoff.append(backoffs)  # of the nodes one level up
+        backoff.append(torch.ones(len(tables[-1]), dtype=torch.float64))  # the longest n-grams are no contexts
+        self.codes = torch.cat(tables).to(self.codes)
+        self.mass = torch.cat(mass).to(self.mass)
+        self.backoff = torch.cat(backoff).to(self.backoff)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Returns log-probabilities."""
+        contexts = [torch.full_like(tokens, ROOT, dtype=torch.long)]
+        contexts += [node for _, node in self._walk(tokens.long(), self.order - 1)]
+        return self._distribution(contexts).log()
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        # The same recursion for the one character that did come, so that no distribution over V is made.
+        probability = torch.full_like(window, 1 / self.vocab_size, dtype=self.mass.dtype)  # (B, T+1)
+        for context, node in self._walk(window.long(), self.order):
+            probability = self._backoff_of(context) * probability + self._mass_of(node)
+        return F.pad(-probability[:, scored_from:].log(), (scored_from - 1, 0))
+
+    def init_state(self, batch_size: int) -> Int[Tensor, "B 0"]:
+        """Returns the characters read so far, of which a state keeps the last n − 2: none."""
+        return torch.empty(batch_size, 0, dtype=torch.long, device=self.codes.device)
+
+    def extend(
+        self, tokens: Int[Tensor, "B n"], state: Int[Tensor, "B m"]
+    ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
+        read = torch.cat([state, tokens.long()], dim=1)
+        logits = self(read)[:, state.shape[1] :]
+        return logits, read[:, max(0, read.shape[1] - self.order + 2) :]  # the next character completes the context
+
+    def _walk(self, tokens: Int[Tensor, "B T"], longest: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields, for lengths 1 … `longest`, the node (B, T) of the n-gram that ends at each position, and its context.
+
+        The context is the node of the same n-gram without its last character, which ends one position earlier.
+        """
+        context = torch.full_like(tokens, ROOT)
+        for _ in range(longest):
+            code = (context * self.vocab_size + tokens).contiguous()  # (B, T)
+            place = torch.searchsorted(self.codes, code).clamp(max=len(self.codes) - 1)
+            node = torch.where((self.codes[place] == code) & (context != UNSEEN), place, UNSEEN)
+            yield context, node
+            context = F.pad(node[:, :-1], (1, 0), value=UNSEEN)
+
+    def _mass_of(self, node: Tensor) -> Tensor:
+        return torch.where(node == UNSEEN, 0.0, self.mass[node])
+
+    def _backoff_of(self, node: Tensor) -> Tensor:
+        return torch.where(node == UNSEEN, 1.0, self.backoff[node])
+
+    def _distribution(self, contexts: list[Int[Tensor, "B T"]]) -> Float[Tensor, "B T V"]:
+        """Returns the interpolated distribution, given each position's contexts from the shortest to the longest."""
+        shape, vocab_size = contexts[0].shape, self.vocab_size
+        probabilities = self.mass.new_full((contexts[0].numel(), vocab_size), 1 / vocab_size)  # (B·T, V)
+        for nodes in contexts:
+            context = nodes.flatten()  # (B·T,)
+            probabilities *= self._backoff_of(context)[:, None]
+            first = torch.searchsorted(self.codes, context * vocab_size)  # a context's continuations are neighbors
+            number = torch.searchsorted(self.codes, (context + 1) * vocab_size) - first
+            number = torch.where(context == UNSEEN, 0, number)  # (B·T,)
+            row = torch.repeat_interleave(number)  # (total number of continuations,)
+            skipped = (number.cumsum(0) - number)[row]
+            node = first[row] + torch.arange(len(row), device=row.device) - skipped
+            character = self.codes[node] - context[row] * vocab_size
+            probabilities.view(-1).index_add_(0, row * vocab_size + character, self.mass[node])
+        return probabilities.view(*shape, vocab_size)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # The tables of a fitted model are larger than those of a new one, so these first take the saved sizes.
+        for name, buffer in self.named_buffers(recurse=False):
+            if prefix + name in state_dict:
+                setattr(self, name, buffer.new_zeros(state_dict[prefix + name].shape))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _count(ids: Int[Tensor, "N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, "M"], Counts]]:
+    """Returns the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`."""
+    levels: list[tuple[Tensor, Counts]] = []
+    context, num_contexts, first_context = torch.full_like(ids, ROOT), 1, ROOT
+    previous = ids  # at the end: for each position, the index of its n-gram among those one character shorter
+    for length in range(1, order + 1):
+        codes, index, occurrences = torch.unique(
+            context * vocab_size + ids[length - 1 :], return_inverse=True, return_counts=True
+        )
+        parent = torch.div(codes, vocab_size, rounding_mode="floor") - first_context
+        if length > 1:
+            # Each different n-gram is one predecessor of the n-gram that remains without its oldest character.
+            remainder = torch.empty_like(codes)
+            remainder[index] = previous[1:]
+            shorter_codes, shorter = levels[-1]
+            predecessors = torch.bincount(remainder, minlength=len(shorter_codes))
+            levels[-1] = shorter_codes, shorter._replace(predecessors=predecessors)
+        levels.append((codes, Counts(occurrences, None, parent, num_contexts)))
+        first_context, num_contexts = first_context + num_contexts, len(codes)
+        context, previous = first_context + index[:-1], index
+    return levels

@@ -1,0 +1,87 @@
+"""Smoothing of n-gram counts: how much probability what was seen gives up to what was not.
+
+Both methods interpolate: with c a context and c⁻ the same without its oldest character,
+
+    p(w | c) = mass(cw) + backoff(c) · p(w | c⁻),
+
+where `backoff(c)` is exactly what the masses of the characters seen after c leave of 1. The recursion ends below
+the empty context at the uniform distribution. A smoothing is a function from the `Counts` of one length to the
+masses of its n-grams and the backoffs of their contexts.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Counts(NamedTuple):
+    """What the training text says about its n-grams of one length: M different ones, in C different contexts.
+
+    Attributes:
+        occurrences: (M,) how often each occurs.
+        predecessors: (M,) how many different characters have come right before it; None for the longest n-grams.
+        context: (M,) its context, all its characters but the last, as an index in 0 … C − 1.
+        num_contexts: the number C; some of these contexts may have no n-gram (the end of the text).
+    """
+
+    occurrences: Int[Tensor, "M"]
+    predecessors: Int[Tensor, "M"] | None
+    context: Int[Tensor, "M"]
+    num_contexts: int
+
+    def per_context(self, values: Tensor) -> Float[Tensor, "C"]:
+        """Returns the sums of `values` (M,) over the n-grams of each context, in float64."""
+        sums = torch.zeros(self.num_contexts, dtype=torch.float64)
+        return sums.index_add_(0, self.context, values.double())
+
+
+def witten_bell(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
+    """Backs off in proportion to the number of different characters that a context has been followed by.
+
+    Witten and Bell 1991, method C; interpolated as in Chen and Goodman 1998, equations (15) to (17):
+    p(w | c) = (count(cw) + N₁₊(c•) p(w | c⁻)) / (count(c) + N₁₊(c•)).
+
+    Returns:
+        The masses of the n-grams (M,) and the backoffs of the contexts (C,), in float64.
+    """
+    followers = counts.per_context(torch.ones_like(counts.occurrences))  # N₁₊(c•)
+    total = followers + counts.per_context(counts.occurrences)
+    mass = counts.occurrences / total[counts.context]
+    return mass, torch.where(total > 0, followers / total.clamp(min=1), 1.0)
+
+
+def kneser_ney(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
+    """Subtracts a discount from every count; below the longest n-grams it counts predecessors, not occurrences.
+
+    Interpolated modified Kneser–Ney smoothing, Chen and Goodman 1998, section 4.1.6, equations (25) to (27), with one
+    discount each for counts of 1, of 2, and of 3 or more. A character that is frequent after one context only
+    (Kneser and Ney 1995) thereby gets little probability after others.
+
+    Returns:
+        The masses of the n-grams (M,) and the backoffs of the contexts (C,), in float64.
+    """
+    # The n-gram that begins the text may have no predecessor: it is then as good as unseen.
+    count = counts.occurrences if counts.predecessors is None else counts.predecessors
+    discount = _discounts(count)[count.clamp(max=3)]  # (M,)
+    total = counts.per_context(count)
+    mass = (count - discount) / total[counts.context].clamp(min=1)
+    return mass, torch.where(total > 0, counts.per_context(discount) / total.clamp(min=1), 1.0)
+
+
+def _discounts(count: Int[Tensor, "M"]) -> Float[Tensor, "4"]:
+    """Returns the discounts of counts 0, 1, 2 and ≥ 3: the estimates of Chen and Goodman 1998, equation (26).
+
+    With n_r the number of n-grams that occur r times and Y = n₁ / (n₁ + 2n₂), D_r = r − (r + 1) Y n_{r+1} / n_r.
+    Where there are too few n-grams for these estimates to lie in (0, r], the discounts are ½, 1 and 1½, which is
+    KenLM's choice in that case (Heafield et al. 2013, `--discount_fallback`).
+    """
+    n = torch.bincount(count.clamp(max=5), minlength=6).double()
+    r = torch.arange(1.0, 4.0, dtype=torch.float64)
+    discounts = r - (r + 1) * n[1] / (n[1] + 2 * n[2]) * n[2:5] / n[1:4]
+    if not bool(((discounts > 0) & (discounts <= r)).all()):  # an estimate that divides by 0 is nan or −inf
+        discounts = r / 2
+    return torch.cat([torch.zeros(1, dtype=torch.float64), discounts])
