@@ -1,0 +1,82 @@
+"""Expectation–maximization as an optimizer, so that it runs wherever gradient descent does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from charlab.models.hmm import check_log_probabilities
+from charlab.types import Fraction, NonNegativeFloat, Probability
+
+
+class ExpectationMaximization(torch.optim.Optimizer):
+    """EM for models whose parameters are log-probabilities, one distribution per row (Dempster et al. 1977).
+
+    Where the loss is minus a marginal log-likelihood, its gradient is minus the expected counts, so the backward pass
+    has done the E-step (Eisner 2016). The M-step normalizes each row of the counts; their common scale does not
+    matter, so the loss may be a mean, a sum, or accumulated over micro-batches of equal size.
+
+    With `lr` 1 and `decay` 0 on batches that are the whole text (one window each, or all windows accumulated) this is
+    Baum–Welch, and the likelihood never falls. On random windows it is *stochastic EM* (Cappé and Moulines 2009;
+    Liang and Klein 2009, stepwise EM): the counts are a running mean,
+
+        sₜ = (1 − ρₜ) sₜ₋₁ + ρₜ (counts of batch t),    ρₜ = lr · (t + 1)^(−decay),  t = 1, 2, …,
+
+    which starts from the initial parameters, with every row equally often used; the likelihood may fall at a step.
+    It converges for a decay in (0.5, 1].
+
+    Args:
+        model: its `loss` is minus the mean marginal log-likelihood, at raw log-probability leaves.
+        lr: the factor of ρ, in (0, 1]; what schedulers change.
+        decay: the power of ρ, ≥ 0.
+        smoothing: after the M-step each row is mixed with this much of the uniform distribution, so that no
+            character becomes impossible by its absence from a batch. In [0, 1); with 0 EM is exact.
+
+    Raises:
+        UserError: if the model's parameters are not log-probabilities.
+    """
+
+    def __init__(self, model: nn.Module, *, lr: Fraction, decay: NonNegativeFloat, smoothing: Probability) -> None:
+        check_log_probabilities(model)
+        super().__init__(model.parameters(), {"lr": lr, "decay": decay, "smoothing": smoothing})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Normalizes the running mean of the expected counts, which are minus the gradients.
+
+        Args:
+            closure: computes the loss and its gradients, as for any optimizer.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for leaf in group["params"]:
+                if leaf.grad is not None:
+                    counts = -leaf.grad.clamp(max=0.0)  # rounding can leave a positive gradient
+                    self._maximize(leaf, counts, group["lr"], group["decay"], group["smoothing"])
+        return loss
+
+    def _maximize(self, leaf: Tensor, counts: Tensor, lr: float, decay: float, smoothing: float) -> None:
+        """Replaces a parameter by the logarithm of the normalized running mean of its expected counts."""
+        state = self.state[leaf]
+        if not state:
+            state["step"] = 0
+            num_rows = leaf.numel() // leaf.shape[-1]
+            state["statistics"] = leaf.exp() * (counts.sum() / num_rows)
+        state["step"] += 1
+        rate = lr * (state["step"] + 1) ** -decay
+        statistics = state["statistics"].lerp_(counts, rate)
+        total = statistics.sum(dim=-1, keepdim=True)
+        probabilities = (1 - smoothing) * statistics / total + smoothing / leaf.shape[-1]
+        leaf.copy_(torch.where(total > 0, probabilities.log(), leaf))  # a row that was never used stays
