@@ -1,0 +1,188 @@
+"""The loss plot of a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from charlab.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Colors that all common kinds of color blindness tell apart (Okabe and Ito 2008).
+COLORS = {"train": "#0072B2", "validation": "#D55E00", "dev": "#009E73"}
+INK, FAINT_INK = "0.25", "0.55"
+
+
+class Curve(NamedTuple):
+    """What was measured of one metric."""
+
+    steps: Int[np.ndarray, " N"]
+    values: Float[np.ndarray, " N"]
+
+
+def read_metrics(folder: Path) -> dict[str, Curve]:
+    """Returns the curves in a run's `metrics.csv` by the metric's name; none if there is no such file."""
+    path = folder / "metrics.csv"
+    points: dict[str, list[tuple[int, float]]] = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                points.setdefault(row["metric"], []).append((int(row["step"]), float(row["value"])))
+    return {
+        name: Curve(np.array([step for step, _ in curve]), np.array([value for _, value in curve]))
+        for name, curve in points.items()
+    }
+
+
+def plot_loss(folder: Path, *, title: str, **options: Any) -> Path:
+    """Draws a run's `metrics.csv` to `loss.png`, and returns its path; for the options see `draw_loss`."""
+    figure = draw_loss(read_metrics(folder), title=title, **options)
+    path = folder / "loss.png"
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def draw_loss(
+    metrics: Mapping[str, Curve],
+    *,
+    title: str,
+    floor: float | None = None,
+    likelihood: Literal["exact", "bound"] = "exact",
+    leaks: bool = False,
+    log_steps: bool = False,
+) -> Figure:
+    """Draws a run's training and validation loss over its optimizer steps.
+
+    Args:
+        metrics: curves by name, as `read_metrics` gives them.
+        title: the run's name.
+        floor: the entropy of the corpus in nats per character, which no model can be below.
+        likelihood: "bound" if the losses are upper bounds.
+        leaks: whether the model saw what it had to predict, so that its loss says nothing.
+        log_steps: whether the steps are scaled logarithmically.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    raw = metrics.get("train/loss")
+    protocol, curves = _evaluation_curves(metrics)
+
+    figure = Figure(figsize=(8.0, 4.8), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    axes = figure.add_subplot()
+    if raw is not None:
+        axes.plot(*raw, color=COLORS["train"], alpha=0.3, linewidth=0.8)
+    for split, curve in curves.items():
+        width = 2.6 if split == "train" else 1.6  # where they coincide, both are seen
+        marker = "o" if len(curve.steps) <= 40 else None
+        axes.plot(*curve, color=COLORS[split], linewidth=width, marker=marker, markersize=2 * width, clip_on=False)
+    if floor is not None:
+        axes.axhline(floor, color=FAINT_INK, linewidth=1.2, linestyle=(0, (5, 3)))
+
+    _scale(axes, raw, curves, floor, log_steps=log_steps)
+    sign = "≤ " if likelihood == "bound" else ""
+    ends = {split: (curve.values[-1], COLORS[split], sign) for split, curve in curves.items()}
+    if raw is not None and "train" not in ends:
+        ends["train"] = (raw.values[-1], COLORS["train"], sign)
+    if floor is not None:
+        ends["floor"] = (floor, FAINT_INK, "")
+    _label_ends(axes, ends)
+    _decorate(axes)
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+    if leaks:
+        subtitle, color = "leaks: the model sees what it has to predict, so its loss says nothing", "#B00020"
+    else:
+        parts = [f"lines: {protocol}" * bool(curves), "faint: batches trained on" * (raw is not None)]
+        subtitle, color = " · ".join(filter(None, parts)), FAINT_INK
+    axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", color=color, fontsize=9)
+    return figure
+
+
+def _evaluation_curves(metrics: Mapping[str, Curve]) -> tuple[str, dict[str, Curve]]:
+    """Returns the protocol that was used most often, and the loss under it by split."""
+    by_protocol: dict[str, dict[str, Curve]] = {}
+    for name, curve in metrics.items():
+        match name.split("/"):
+            case [protocol, split, "nll"] if split in COLORS:
+                by_protocol.setdefault(protocol, {})[split] = curve
+    if not by_protocol:
+        return "", {}
+    most_used = max(by_protocol, key=lambda protocol: max(len(curve.steps) for curve in by_protocol[protocol].values()))
+    return most_used, {split: by_protocol[most_used][split] for split in COLORS if split in by_protocol[most_used]}
+
+
+def _scale(axes: Axes, raw: Curve | None, curves: dict[str, Curve], floor: float | None, *, log_steps: bool) -> None:
+    """Fits the axes to the curves; rare spikes of single batches may leave the picture."""
+    values = [curve.values[np.isfinite(curve.values)] for curve in curves.values()]
+    if raw is not None and np.isfinite(raw.values).any():
+        values.append(np.quantile(raw.values[np.isfinite(raw.values)], [0.0, 0.99]))
+    if floor is not None:
+        values.append(np.array([floor]))
+    finite = np.concatenate([*values, np.empty(0)])
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    margin = 0.06 * max(high - low, 0.1)
+    axes.set_ylim(low - margin, high + margin)
+    last = max([int(curve.steps[-1]) for curve in [raw, *curves.values()] if curve is not None], default=1)
+    if log_steps:
+        axes.set_xscale("symlog", linthresh=1)  # step 0 has a place too
+    axes.set_xlim(0, max(last, 1))
+
+
+def _label_ends(axes: Axes, ends: dict[str, tuple[float, str, str]]) -> None:
+    """Writes each line's name and last value beside its end, moved apart where they would overlap."""
+    low, high = axes.get_ylim()
+    gap = 0.05 * (high - low)
+    previous = -np.inf
+    for name, (value, color, sign) in sorted(ends.items(), key=lambda end: end[1][0]):
+        if not np.isfinite(value):
+            continue
+        position = previous = max(value, previous + gap)
+        axes.annotate(
+            f"{name} {sign}{value:.3f}",
+            xy=(1.0, position),
+            xycoords=("axes fraction", "data"),
+            xytext=(7, 0),
+            textcoords="offset points",
+            color=color,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+
+
+def _decorate(axes: Axes) -> None:
+    from matplotlib.ticker import StrMethodFormatter
+
+    axes.set_xlabel("optimizer steps", color=INK)
+    axes.set_ylabel("loss (nats per character)", color=INK)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(axis="y", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    perplexity = axes.twinx()
+    perplexity.set_ylabel("perplexity (per character)", color=INK)
+    perplexity.set_ylim(axes.get_ylim())
+    shown = _perplexity_ticks(*axes.get_ylim())
+    perplexity.set_yticks(np.log(shown), labels=[f"{value:g}" for value in shown])
+    perplexity.spines["right"].set_position(("outward", 100))  # leaves room for the labels at the lines' ends
+    for scale in (axes, perplexity):
+        scale.tick_params(colors=INK, labelsize=9, length=3)
+        scale.spines[:].set_color("0.7")
+        scale.spines["top"].set_visible(False)
+    axes.spines["right"].set_visible(False)
+    perplexity.spines[["left", "bottom"]].set_visible(False)
+
+
+def _perplexity_ticks(low: float, high: float) -> list[float]:
+    """Returns round perplexities whose logarithms lie in [low, high], far enough from each other to be read."""
+    shown: list[float] = []
+    for value in (base * 10**power for power in range(9) for base in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
+        if low <= np.log(value) <= high and (not shown or np.log(value / shown[-1]) > 0.06 * (high - low)):
+            shown.append(value)
+    return shown

@@ -1,0 +1,120 @@
+"""What is printed when a run has finished."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from charlab.runs.record import FILE_NAME, Record
+
+SAMPLE_LENGTH = 500
+
+
+def print_summary(record: Record, console: Console) -> None:
+    """Prints a run's results, its costs, a sample of its text and where to find more.
+
+    What it reads of the record:
+
+    - `metrics`: a list of {protocol, split, nll, bpc, perplexity, likelihood, standard_error}, in nats and bits per
+      character; None where a figure is not finite;
+    - `causality`: {leaks, reason, honest_nll}, or empty if the model was not checked;
+    - `floor`: {split: nats per character}, empty where it is not known;
+    - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
+
+    The sample is the beginning of `samples.txt` in the run's folder.
+    """
+    console.print()
+    console.print(_results(record))
+    if record.causality.get("leaks"):
+        console.print(_leak(record.causality))
+    console.print(_costs(record))
+    samples = record.folder / "samples.txt"
+    if samples.exists():
+        console.print(_sample(samples.read_text(encoding="utf-8")))
+    for label, value in _places(record.folder).items():
+        console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # stays whole when copied
+
+
+def _results(record: Record) -> RenderableType:
+    """Returns the table of figures: a row for each split and protocol."""
+    leaks = bool(record.causality.get("leaks"))
+    has_errors = any(entry.get("standard_error") is not None for entry in record.metrics)
+    has_floor = bool(record.floor) and not leaks  # how far a false figure is from the truth means nothing
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("split")
+    table.add_column("protocol")
+    headings = ["nats/char", *["± error"] * has_errors, "bits/char", "perplexity", *["floor", "gap"] * has_floor]
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for entry in record.metrics:
+        bound = "≤ " if entry["likelihood"] == "bound" else ""
+        nll, error, floor = entry["nll"], entry.get("standard_error"), record.floor.get(entry["split"])
+        style = "strike dim" if leaks else ""
+        perplexity = Text.assemble((_figure(entry["perplexity"], f"{bound}{{:.3f}}"), style))
+        row = [Text.assemble((_figure(nll, f"{bound}{{:.4f}}"), style))]
+        if has_errors:
+            row.append(Text(f"{error:.4f}" if error is not None else ""))
+        row += [Text.assemble((_figure(entry["bpc"], f"{bound}{{:.4f}}"), style)), perplexity]
+        if leaks:
+            row[-1] = Text.assemble(perplexity, (" leaks", "bold red"), _honest(record.causality, ", honest {}"))
+        if has_floor and floor is not None:
+            row += [Text(f"{floor:.4f}", "dim"), Text(_figure(None if nll is None else nll - floor, "{:+.4f}", ""))]
+        table.add_row(entry["split"], entry["protocol"], *row)
+    return Group(Text.assemble((record.name, "bold"), f"  {record.status}"), Text(), table, Text())
+
+
+def _figure(value: float | None, pattern: str, otherwise: str = "not finite") -> str:
+    return otherwise if value is None else pattern.format(value)
+
+
+def _honest(causality: Mapping[str, Any], pattern: str) -> str:
+    """Returns the perplexity of scoring character by character, as text is generated; nothing if it is not known."""
+    nll = causality.get("honest_nll")
+    return "" if nll is None else pattern.format(f"{math.exp(nll):.3f}" if nll < 700 else "not finite")
+
+
+def _leak(causality: Mapping[str, Any]) -> RenderableType:
+    honest = _honest(causality, " Scored character by character, as it generates, its perplexity is {}.")
+    return Group(Text.assemble(("leaks  ", "bold red"), causality["reason"], (honest, "bold")), Text())
+
+
+def _costs(record: Record) -> RenderableType:
+    """Returns what the run took."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row("parameters", f"{record.parameters:,}")
+    training = record.time.get("training_s", 0.0)
+    speed = f"  {record.characters_seen / training:,.0f} per second" if training else ""
+    grid.add_row("trained on", f"{record.characters_seen:,} characters in {record.steps:,} steps{speed}")
+    parts = {"set-up": "setup_s", "training": "training_s", "evaluation": "evaluation_s"}
+    times = [f"{part} {_duration(record.time[key])}" for part, key in parts.items() if key in record.time]
+    grid.add_row("time", " · ".join(times))
+    return Group(grid, Text())
+
+
+def _sample(text: str) -> RenderableType:
+    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:SAMPLE_LENGTH].expandtabs())
+    return Panel(Text(shown), title="sample", title_align="left", border_style="dim", expand=False)
+
+
+def _places(folder: Path) -> dict[str, str]:
+    """Returns where to look further, for what is there."""
+    places = {"record": str(folder / FILE_NAME)}
+    if (folder / "loss.png").exists():
+        places["loss plot"] = str(folder / "loss.png")
+    if any(folder.glob("events.out.tfevents.*")):
+        places["curves"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    return places
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

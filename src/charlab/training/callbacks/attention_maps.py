@@ -1,0 +1,150 @@
+"""Pictures of what each attention head looks at."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+
+from charlab.data.datamodule import CharacterDataModule
+from charlab.models.contract import LanguageModel
+from charlab.models.inference import device_of, untouched_randomness
+from charlab.training.loggers import RunLogger
+from charlab.training.module import LanguageModelModule
+from charlab.types import PositiveInt
+
+VISIBLE = str.maketrans({"\n": "⏎", " ": "␣", "\t": "⇥", "\r": "␍"})  # how blank characters label an axis
+
+
+class AttentionMaps(Callback):
+    """Draws the attention weights of the first validation window, every few optimizer steps and at the end.
+
+    Any part of a model that has a method `attention_weights(x: (B, T, D)) -> (B, H, T, T)` is drawn: one image of all
+    its heads, under `attention/` and the part's name. A model without such a part costs nothing. Training does not
+    notice: neither its random numbers nor its clock move.
+
+    Args:
+        every_n_steps: optimizer steps between two drawings; None for those at the end only.
+        length: characters of the window that are shown, at most the context length; up to 64 label the axes.
+    """
+
+    def __init__(self, *, every_n_steps: PositiveInt | None = None, length: PositiveInt = 32) -> None:
+        self.every_n_steps, self.length = every_n_steps, length
+        self._logged_step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
+            self._log(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged_step": self._logged_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._logged_step = state_dict["logged_step"]
+
+    def _log(self, trainer: Trainer, module: LightningModule) -> None:
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
+        step = trainer.global_step
+        if step == self._logged_step or not trainer.is_global_zero or not loggers:
+            return
+        self._logged_step = step
+        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+        assert isinstance(module, LanguageModelModule)
+        assert isinstance(data, CharacterDataModule)
+        device = device_of(module.model)
+        window = data.ids("validation", device)[: min(self.length, data.context_length) + 1].long()
+        with module.evaluating(), untouched_randomness(device):
+            maps = attention_maps(module.model, window)
+            text = data.vocabulary.decode(window[:-1].cpu())
+            for name, weights in maps.items():
+                image = draw_heads(weights.float().cpu().numpy(), text, title=f"{name} · step {step:,}")
+                for logger in loggers:
+                    logger.log_image(f"attention/{name}", image, step)
+
+
+def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H T T"]]:
+    """Returns the attention weights of every part of `model` that can tell them, by the part's name.
+
+    Each part is asked about the input that it got when the model scored `window`.
+    """
+    parts = {name: part for name, part in model.named_modules() if hasattr(part, "attention_weights")}
+    inputs: dict[str, Tensor] = {}
+    if not parts:
+        return {}
+    with ExitStack() as hooks, torch.no_grad():
+        for name, part in parts.items():
+            remember = partial(_remember, inputs, name)
+            hooks.enter_context(part.register_forward_pre_hook(remember))  # removed on leaving
+        model.nll(window[None])
+        return {name: parts[name].attention_weights(x)[0] for name, x in inputs.items()}
+
+
+def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+    inputs[name] = arguments[0]
+
+
+def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a picture with a square for each head: a row is a query, its columns the weights of the keys.
+
+    Args:
+        weights: attention weights in [0, 1].
+        text: the T characters whose positions are shown.
+        title: what stands above.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
+    from matplotlib.figure import Figure
+
+    num_heads, length, _ = weights.shape
+    num_columns = min(num_heads, math.ceil(math.sqrt(num_heads * 1.5)))
+    num_rows = math.ceil(num_heads / num_columns)
+    square = min(max(length * 0.1, 2.0), 3.2)  # inches
+    width, height = num_columns * (square + 0.3) + 1.2, num_rows * (square + 0.3) + 1.0
+    figure = Figure(figsize=(width, height), dpi=110)
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
+    figure.subplots_adjust(
+        left=0.6 / width,
+        right=1 - 0.9 / width,
+        bottom=0.5 / height,
+        top=1 - 0.6 / height,
+        wspace=0.1,
+        hspace=0.1,
+    )
+    for head, panel in enumerate(panels.flat):
+        if head >= num_heads:
+            panel.set_axis_off()
+            continue
+        # A square-root scale: one weight near 1 would otherwise leave the spread of all others white.
+        image = panel.imshow(weights[head], cmap="Blues", norm=PowerNorm(0.5, vmin=0.0, vmax=1.0))
+        panel.set_title(f"head {head + 1}", fontsize=8)
+        panel.spines[:].set_color("0.8")
+        panel.tick_params(length=0, pad=2)
+        if length <= 64:
+            labels = {"labels": list(text.translate(VISIBLE)), "fontsize": 190 * square / 3.2 / length}
+            panel.set_xticks(range(length), **labels, family="monospace", parse_math=False)
+            panel.set_yticks(range(length), **labels, family="monospace", parse_math=False)
+    bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.7 / width, 0.3, 0.1 / width, 0.4)))
+    bar.set_label("weight", fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+    figure.suptitle(title, fontsize=10)
+    figure.supxlabel("looked at (key)", fontsize=8)
+    figure.supylabel("looking (query)", fontsize=8)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for it
+        canvas.draw()  # type: ignore[no-untyped-call]
+    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return np.ascontiguousarray(pixels[:, :, :3])

@@ -1,0 +1,87 @@
+"""Text that the model writes while it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from charlab.data.datamodule import CharacterDataModule
+from charlab.files import write_atomically
+from charlab.generation.text import START
+from charlab.models.inference import device_of, untouched_randomness
+from charlab.training.loggers import RunLogger
+from charlab.training.module import LanguageModelModule
+from charlab.types import PositiveFloat, PositiveInt
+
+
+class SampleText(Callback):
+    """Draws a text from the model every few optimizer steps and at the end.
+
+    Every text goes to the loggers under `sample`, the last one also to `samples.txt` in the trainer's
+    `default_root_dir`. A text begins after a newline or, where the corpus has none, after the first character of
+    the vocabulary. All are drawn with the same random numbers, so that what differs is what was learned. Training
+    does not notice: neither its random numbers nor its clock move.
+
+    Args:
+        every_n_steps: optimizer steps between two texts; None for the last one only.
+        length: characters in a text.
+        temperature: divides the logits before drawing.
+        seed: of the random numbers that the texts are drawn with.
+    """
+
+    def __init__(
+        self,
+        *,
+        every_n_steps: PositiveInt | None = None,
+        length: PositiveInt = 500,
+        temperature: PositiveFloat = 1.0,
+        seed: int,
+    ) -> None:
+        self.every_n_steps, self.length = every_n_steps, length
+        self.temperature, self.seed = temperature, seed
+        self._logged_step = 0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        is_due = self.every_n_steps and step % self.every_n_steps == 0 and step != self._logged_step
+        if is_due and trainer.is_global_zero:
+            self._log(trainer, self._draw(trainer, pl_module))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last text, for the loggers and for the run's folder."""
+        if not trainer.is_global_zero:
+            return
+        text = self._draw(trainer, pl_module)
+        if trainer.global_step != self._logged_step:
+            self._log(trainer, text)
+        path = Path(trainer.default_root_dir) / "samples.txt"
+        write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"logged_step": self._logged_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._logged_step = state_dict["logged_step"]
+
+    def _draw(self, trainer: Trainer, module: LightningModule) -> str:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+        assert isinstance(datamodule, CharacterDataModule)
+        assert isinstance(module, LanguageModelModule)
+        vocabulary, device = datamodule.vocabulary, device_of(module.model)
+        start = START if START in vocabulary.characters else vocabulary.characters[0]
+        prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, 1)
+        generator = torch.Generator(device).manual_seed(self.seed)
+        with module.evaluating(), untouched_randomness(device):
+            ids = module.model.sample(prompt, self.length, temperature=self.temperature, generator=generator)
+        return vocabulary.decode(ids[0, 1:].tolist())
+
+    def _log(self, trainer: Trainer, text: str) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.log_text("sample", text, trainer.global_step)
+        self._logged_step = trainer.global_step
