@@ -110,16 +110,14 @@ def most_probable_path(
     The Viterbi algorithm, Rabiner 1989, equations (32) to (35). Arguments are the logarithms of those of
     `predict_states`. Time T·B·K², memory T·B·K.
     """
-    score = log_initial + log_likelihood[0]  # (B, K) of the best path that ends in each state
-    origins = []
     arriving = log_transition.t().contiguous()  # row = to, column = from
-    for emitted in log_likelihood[1:]:
-        best, origin = (score[:, None, :] + arriving).max(dim=-1)  # over (B, to, from)
-        score = best + emitted
-        origins.append(origin.to(torch.int32))
-    log_probability, state = score.max(dim=-1)  # (B,)
+    scores = torch.empty_like(log_likelihood)  # of the best path that ends in each state, its character included
+    scores[0] = log_initial + log_likelihood[0]
+    for t in range(1, len(scores)):
+        scores[t] = (scores[t - 1, :, None, :] + arriving).amax(dim=-1) + log_likelihood[t]  # over (B, to, from)
+    log_probability, state = scores[-1].max(dim=-1)  # (B,)
     path = [state]
-    for origin in reversed(origins):
-        state = origin.gather(1, state[:, None])[:, 0].long()
+    for t in reversed(range(len(scores) - 1)):
+        state = (scores[t] + arriving[state]).argmax(dim=-1)
         path.append(state)
     return torch.stack(path[::-1]), log_probability
