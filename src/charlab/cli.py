@@ -52,10 +52,11 @@ def generate(arguments: Sequence[str] | None = None) -> int:
 
 def _train(config: DictConfig) -> object:
     from charlab.runs.train import train
+    from charlab.training.callbacks.divergence import DivergedError
 
     hydra_config = HydraConfig.get()
-    overrides = OmegaConf.to_container(hydra_config.overrides.task, resolve=False)
-    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), cast(list[str], overrides)))
+    overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
 
 
 def _evaluate(config: DictConfig) -> object:
@@ -70,14 +71,19 @@ def _generate(config: DictConfig) -> object:
     return _task(lambda: generate_from_run(config))
 
 
-def _task(run: Callable[[], object]) -> object:
+def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:
+    """Runs a job. Of a `UserError`, and of an error that is an outcome rather than a defect, only the sentence is said.
+
+    In a sweep both are left to Hydra, which goes on with the other jobs and names the first that failed.
+    """
     try:
         return run()
-    except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:
-            raise  # the other jobs go on, and Hydra names the one that failed
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None  # past Hydra, which would add a line of its own
+    except Exception as error:
+        mistake = find_user_error(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
+            raise
+        print(mistake or error, file=sys.stderr)
+        raise SystemExit(2 if mistake else 1) from None  # past Hydra, which would add a line of its own
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
@@ -89,6 +95,8 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
         print("Interrupted.", file=sys.stderr)
         return 130
     except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BrokenPipeError:  # the reader, `head` perhaps, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

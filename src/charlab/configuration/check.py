@@ -54,7 +54,7 @@ class _Check:
 
     def run(self, values: Mapping[str, Any]) -> None:
         for name, annotation in values.items():
-            if name not in self.config:
+            if self.config._get_node(name, validate_access=False) is None:
                 raise UserError(f"The configuration has no {name}: do not delete it.")
             self.check_value(self.config, name, name, annotation)
         self.check_mapping(self.config, "")

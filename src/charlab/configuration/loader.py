@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -49,7 +50,6 @@ class Loader(ConfigLoaderImpl):
     """
 
     def __init__(self, search_path: ConfigSearchPath) -> None:
-        version.setbase(HYDRA_VERSION)
         setup_globals()
         super().__init__(search_path)
         self.sources: list[Source] = []
@@ -64,7 +64,8 @@ class Loader(ConfigLoaderImpl):
 
     def _load_configuration_impl(self, *args: Any, **kwargs: Any) -> DictConfig:
         self.sources = []
-        return super()._load_configuration_impl(*args, **kwargs)
+        with _hydra_version():
+            return super()._load_configuration_impl(*args, **kwargs)
 
     def _load_single_config(self, default: ResultDefault, repo: IConfigRepository) -> ConfigResult:
         result = super()._load_single_config(default, repo)
@@ -76,7 +77,8 @@ class Loader(ConfigLoaderImpl):
 
     def list_groups_of(self, config_name: str) -> set[str]:
         """Returns the groups of which a configuration takes several options at once."""
-        primary = self.repository.load_config(config_name)
+        with _hydra_version():
+            primary = self.repository.load_config(config_name)
         defaults = primary.defaults_list or [] if primary is not None else []
         return {d.group for d in defaults if isinstance(d, GroupDefault) and d.group and d.is_options()}
 
@@ -127,6 +129,18 @@ class Loader(ConfigLoaderImpl):
     def load(self, config_name: str, overrides: list[str], *, multirun: bool = False) -> DictConfig:
         """Returns a configuration with Hydra's node, unchecked."""
         return self.load_configuration(config_name, overrides, RunMode.MULTIRUN if multirun else RunMode.RUN)
+
+
+@contextmanager
+def _hydra_version() -> Iterator[None]:
+    """Has Hydra behave as that version, for the duration, whatever another application in this process has chosen."""
+    chosen = version.VersionBase.instance()
+    former = chosen.version_base
+    version.setbase(HYDRA_VERSION)
+    try:
+        yield
+    finally:
+        chosen.version_base = former
 
 
 def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:

@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -30,13 +30,15 @@ class Definition:
 
 
 class Module:
-    """The source of a module, parsed.
+    """The source of a module, parsed when it is first asked for a name.
 
     Attributes:
         name: dotted name.
+        is_package: whether it has submodules.
+        folders: where these lie.
         readable: whether it has Python source at all (a compiled extension has none).
-        names: what the module's top level binds, by name.
-        stars: modules whose every name it imports.
+        names: what its top level binds, by name.
+        stars: the modules whose every name it imports.
     """
 
     def __init__(self, name: str, spec: ModuleSpec | None) -> None:
@@ -44,25 +46,32 @@ class Module:
         locations = spec.submodule_search_locations if spec is not None else None
         self.is_package = locations is not None
         self.folders = [Path(folder) for folder in locations or ()]
-        self.names: dict[str, ast.stmt] = {}
-        self.stars: list[str] = []
-        source = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
-        self.readable = source.suffix == ".py" if source is not None else self.is_package
-        if source is not None and self.readable:
-            for statement in _top_level(_parsed(source)):
-                self._bind(statement)
+        self._source = Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
+        self.readable = self._source.suffix == ".py" if self._source is not None else self.is_package
 
-    def _bind(self, statement: ast.stmt) -> None:
-        match statement:
-            case ast.ClassDef() | ast.FunctionDef():
-                self.names[statement.name] = statement
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-                self.names[name] = statement
-            case ast.ImportFrom(names=[ast.alias(name="*")]):
-                self.stars.append(self._absolute(statement))
-            case ast.Import() | ast.ImportFrom():
-                for alias in statement.names:
-                    self.names[alias.asname or alias.name.partition(".")[0]] = statement
+    @cached_property
+    def names(self) -> dict[str, ast.stmt]:
+        return self._bindings[0]
+
+    @cached_property
+    def stars(self) -> list[str]:
+        return self._bindings[1]
+
+    @cached_property
+    def _bindings(self) -> tuple[dict[str, ast.stmt], list[str]]:
+        names: dict[str, ast.stmt] = {}
+        stars: list[str] = []
+        for statement in _top_level(_parsed(self._source)) if self._source is not None and self.readable else ():
+            match statement:
+                case ast.ClassDef() | ast.FunctionDef():
+                    names[statement.name] = statement
+                case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
+                    names[name] = statement
+                case ast.ImportFrom(names=[ast.alias(name="*")]):
+                    stars.append(self._absolute(statement))
+                case ast.Import() | ast.ImportFrom():
+                    names.update({alias.asname or alias.name.partition(".")[0]: statement for alias in statement.names})
+        return names, stars
 
     def _absolute(self, statement: ast.ImportFrom) -> str:
         if not statement.level:

@@ -214,5 +214,6 @@ def _named(node: ast.expr, module: Module) -> Any:
         home, name = module.origin(node.id) or ("" if statement is not None else "builtins", node.id)
     if home in _IMPORTED:
         return getattr(_IMPORTED[home], name, Any) if home != "builtins" or name in _PLAIN else Any
-    imported_from = load(home) if home and name else None
+    # Names of another package (torch.Tensor) are no plain data, and reading it would take long.
+    imported_from = load(home) if name and home.partition(".")[0] == module.name.partition(".")[0] else None
     return annotation(ast.Name(name), imported_from) if imported_from is not None else Any

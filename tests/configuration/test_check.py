@@ -1,0 +1,139 @@
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlab.configuration.compose import Composer
+from charlab.errors import UserError
+
+from .conftest import write
+
+Mistake = Callable[..., str]
+
+
+def test_a_good_configuration_passes_without_importing_what_it_names(composer: Composer) -> None:
+    config = composer.job(["model.width=4", "model.placement=post", "+logger.three={_target_:toy.parts.Open,x:1}"])
+    assert config.model.width == 4
+    assert config.logger.three.x == 1  # a further component, with a key that **kwargs takes
+    assert "toy" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.widht=3", "There is no key model.widht; did you mean model.width?"),
+        ("+model.typo=1", "There is no key model.typo; known are model.betas, model.bias"),
+        ("++model.widht=3", "There is no key model.widht; did you mean model.width?"),
+        ("model.part.step=3", "There is no key model.part.step; did you mean model.part.steps?"),
+        ("+model={widht: 3}", "There is no key model.widht; did you mean model.width?"),
+        ("sede=3", "There is no key sede; did you mean seed?"),
+        ("+sede=3", "There is no key sede; did you mean seed?"),
+        ("modle=net", "There is no key modle; did you mean model?"),
+        ("width=3", "There is no key width; did you mean "),
+        ("+logger.three=1", "There is no key logger.three; known are logger.one and logger.two."),
+        ("seed.x=3", "There is no key seed.x: seed is a single value."),
+        ("+seed=3", "+seed=3 adds what is there already: leave out the +."),
+        ("~sede", "There is no key sede; did you mean seed?"),
+        ("~seed", "The configuration has no seed: do not delete it."),
+        ("~model.width", "model.width is missing: toy.parts.Net needs it."),
+        ("model=record", ""),
+        ("hydra.job.chdri=true", "There is no key hydra.job.chdri; did you mean hydra.job.chdir?"),
+    ],
+)
+def test_unknown_keys(mistake: Mistake, composer: Composer, override: str, sentence: str) -> None:
+    if sentence:
+        assert mistake(override).startswith(sentence)
+    else:
+        assert composer.job([override]).model.size == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model.width=abc", "model.width must be an integer ≥ 1, not 'abc'."),
+        ("model.width=0", "model.width must be an integer ≥ 1, not 0."),
+        ("model.width=2.0", "model.width must be an integer ≥ 1, not 2.0."),
+        ("model.width=true", "model.width must be an integer ≥ 1, not true."),
+        ("model.width=null", "model.width must be an integer ≥ 1, not none."),
+        ("model.width=", "model.width must be an integer ≥ 1, not ''."),
+        ("model.depth=-1", "model.depth must be an integer ≥ 1, not -1."),  # through an alias
+        ("model.placement=pst", "model.placement must be one of 'pre', 'post', not 'pst'; did you mean post?"),
+        ("model.dropout=1", "model.dropout must be a number ≥ 0 and < 1, not 1."),
+        ("model.bias=1", "model.bias must be true or false, not 1."),
+        ("model.betas=[0.9]", "model.betas must be a list of 2 values (a number, a number), not [0.9]."),
+        ("model.note=[a]", "model.note must be text or none, not ['a']."),
+        ("model.rate=0", "model.rate must be a number > 0, not 0."),
+        ("model.part.steps=x", "model.part.steps must be an integer ≥ 1, not 'x'."),
+        ("seed=x", "seed must be an integer, not 'x'."),
+        ("force=1", "force must be true or false, not 1."),
+        ("name=${model}", "name must be text, not {"),
+        ("name=a/b", "name='a/b' is no name for a folder"),
+        ("model._target_=toy.parts.Nett", "model._target_: There is no Nett in toy.parts; did you mean Net?"),
+        ("model._target_=toy.prts.Net", "model._target_: There is no prts in toy; did you mean parts?"),
+        ("model._target_=tyo.Net", "model._target_: There is no module tyo"),
+        ("model._target_=3", "model._target_ must be the dotted name of a class or function, not 3."),
+        ("model.width=${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean model.d"),
+        ("model.width=${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
+        ("model.width=???", "model.width is missing: give model.width=…."),
+    ],
+)
+def test_wrong_values(mistake: Mistake, override: str, sentence: str) -> None:
+    assert mistake(override).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.width=${model.depth}",
+        "model.rate=1",
+        "model.note=abc",
+        "model.part=null",
+        "model.note=${hydra:runtime.output_dir}",  # known only once the program runs
+        "seed=0",
+    ],
+)
+def test_right_values(composer: Composer, override: str) -> None:
+    composer.job([override])
+
+
+def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:
+    assert mistake("experiment=part1/key").startswith(
+        "There is no key model.widht (in experiment/part1/key.yaml); did you mean model.width?"
+    )
+    assert mistake("experiment=part1/value") == (
+        "model.width (in experiment/part1/value.yaml) must be an integer ≥ 1, not 'wide'."
+    )
+    assert mistake("experiment=part1/top") == (
+        "There is no key modle (in experiment/part1/top.yaml); did you mean model?"
+    )
+    assert mistake("experiment=part1/value", "model.width=x") == "model.width must be an integer ≥ 1, not 'x'."
+
+
+def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
+    composer: Composer, conf: Path, mistake: Mistake
+) -> None:
+    assert composer.job([]).seed == 1
+    write(conf, {"local/default.yaml": "# @package _global_\nseed: 7\n"})
+    assert composer.job([]).seed == 7
+    write(conf, {"local/default.yaml": "# @package _global_\nsede: 7\n"})
+    assert mistake() == "There is no key sede (in local/default.yaml); did you mean seed?"
+
+
+def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -> None:
+    from charlab.configuration.loader import search_path
+
+    write(conf, {"mine.yaml": "defaults: [train, _self_]\nextra: 3\n"})
+    assert Composer("mine", search_path(conf)).job(["extra=4"]).extra == 4
+
+
+def test_missing_values_are_allowed_where_a_configuration_is_only_shown(composer: Composer) -> None:
+    overrides = ["model.width=???"]
+    assert "width" in composer.job(overrides, complete=False).model.keys()  # noqa: SIM118
+    with pytest.raises(UserError, match="is missing"):
+        composer.job(overrides, complete=True)
+
+
+def test_a_syntax_error_in_the_users_code_is_located(composer: Composer, package: Path, mistake: Mistake) -> None:
+    write(package, {"broken.py": "class Net:\n    def __init__(self, *, width: int = : pass\n"})
+    assert "broken.py, line 2, is not Python" in mistake("model._target_=broken.Net")
