@@ -59,7 +59,7 @@ def curve(logger: RunLogger, folder) -> list[tuple[int, float]]:
 def test_csv_has_one_line_per_measurement(tmp_path, opened):
     logger = opened(CSVLogger, tmp_path)
     logger.log_metrics({"train/loss": 0.1 + 0.2, "learning_rate": 1e-3, "characters": 96, "seconds": 1.25}, 3)
-    logger.log_metrics({"estimate/train/nll": math.nan}, 4)
+    logger.log_metrics({"estimate/train/nll": math.nan, "estimate/train/perplexity": None}, 4)
     assert (tmp_path / "metrics.csv").read_text() == (
         "step,characters,seconds,metric,value\n"
         "3,96,1.250,train/loss,0.30000000000000004\n"
@@ -231,7 +231,10 @@ def hparams_table(folder) -> tuple[set[str], list[str], dict[str, tuple[dict, di
 def test_hyperparameters_of_different_runs_share_one_table(tmp_path, opened):
     runs = {
         "bigram": ({"seed": 0, "model": {"name": "bigram"}, "fused": True, "dev": None}, {"blocks/train/nll": 2.5}),
-        "long": ({"seed": 1, "model": {"name": "gpt", "layers": [4, 4]}}, {"blocks/train/nll": 1.5, "best": 1.25}),
+        "long": (
+            {"seed": 1, "model": {"name": "gpt", "layers": [4, 4]}},
+            {"blocks/train/nll": 1.5, "best": 1.25, "no": None},
+        ),
     }
     for name, (hparams, metrics) in runs.items():
         logger = opened(TensorBoardLogger, tmp_path / name)

@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import os
 import time
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 from jaxtyping import UInt8
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-
-if TYPE_CHECKING:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
 
 
 class RunLogger(Logger):
@@ -73,9 +68,9 @@ class RunLogger(Logger):
                 os.truncate(path, positions[path.name])
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes `metrics`, measured after `step` optimizer steps."""
-        values = {name: float(value) for name, value in metrics.items()}
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        """Writes `metrics`, measured after `step` optimizer steps; those that are None are left out."""
+        values = {name: float(value) for name, value in metrics.items() if value is not None}
         characters, seconds = values.pop("characters", None), values.pop("seconds", None)
         self._log_scalars(values, step or 0, None if characters is None else int(characters), seconds)
 
@@ -85,14 +80,13 @@ class RunLogger(Logger):
     def log_image(self, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Writes an image in red, green and blue; a logger of numbers alone ignores it."""
 
-    def log_hyperparameters(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
+    def log_hyperparameters(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0
+    ) -> None:
         """Writes a finished run's hyper-parameters with its final metrics; a logger of curves alone ignores them."""
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: this is Lightning's call at the start of a run, before there are final metrics."""
-
-    def save(self) -> None:
-        """Does nothing: every call that logs has handed its bytes to the operating system."""
 
     def finalize(self, status: str) -> None:  # noqa: ARG002
         """Closes the file; logging again opens it again."""
@@ -187,16 +181,12 @@ class TensorBoardLogger(RunLogger):
 
     pattern = "events.out.tfevents.[0-9][0-9][0-9][0-9]"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._current: str | None = None
-
     def open(self, folder: str | Path) -> None:
         """Sets the run's folder, which must exist, and imports TensorBoard, which takes a moment."""
-        import tensorboard.summary.writer.record_writer  # noqa: F401
+        import charlab.training.events  # noqa: F401
 
         super().open(folder)
-        self._current = None
+        self._current: str | None = None
         self._opened = time.time()
 
     @rank_zero_only
@@ -211,66 +201,31 @@ class TensorBoardLogger(RunLogger):
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
         """Writes a text, shown line by line in a fixed-width font."""
-        from tensorboard.compat.proto import summary_pb2, tensor_pb2, types_pb2
+        from charlab.training import events
 
-        markdown = "\n".join(f"    {line}" for line in text.split("\n"))  # a code block: line breaks stay
-        value = summary_pb2.Summary.Value(
-            tag=tag,
-            metadata=summary_pb2.SummaryMetadata(plugin_data={"plugin_name": "text"}),
-            tensor=tensor_pb2.TensorProto(
-                dtype=types_pb2.DT_STRING, string_val=[markdown.encode()], tensor_shape={"dim": [{"size": 1}]}
-            ),
-        )
-        self._append_values([value], step)
+        self._append(events.text(tag, text, step))
 
     @rank_zero_only
     def log_image(self, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
         """Writes an image in red, green and blue."""
-        from PIL import Image
-        from tensorboard.compat.proto import summary_pb2
+        from charlab.training import events
 
-        png = io.BytesIO()
-        Image.fromarray(image).save(png, "PNG", optimize=True)
-        height, width, colors = image.shape
-        encoded = summary_pb2.Summary.Image(
-            height=height, width=width, colorspace=colors, encoded_image_string=png.getvalue()
-        )
-        self._append_values([summary_pb2.Summary.Value(tag=tag, image=encoded)], step)
+        self._append(events.image(tag, image, step))
 
     @rank_zero_only
-    def log_hyperparameters(self, hparams: Mapping[str, Any], metrics: Mapping[str, float], step: int = 0) -> None:
-        """Fills the HParams tab with a finished run: one row in the table of all runs below TensorBoard's folder.
+    def log_hyperparameters(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0
+    ) -> None:
+        """Adds a finished run to the HParams tab, which compares all runs below TensorBoard's folder.
 
-        Nested hyper-parameters get dotted names; those that are None are left out, since TensorBoard gives a column
-        one type. The final metrics are scalars under `at_end/…`, a name that sorts before all others because the
-        tab opens with the first five metrics shown.
-
-        No experiment summary is written, the description of all columns that `SummaryWriter.add_hparams` writes:
-        TensorBoard believes the first one that it finds, and then hides what other runs have besides. Without one
-        it collects the columns from all runs.
+        The final metrics are numbers under `at_end/…`, a name that sorts before all others because the tab opens
+        with the first five metrics shown.
         """
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+        from charlab.training import events
 
-        start = plugin_data_pb2.SessionStartInfo(start_time_secs=self._opened)
-        for name, value in _flatten(hparams).items():
-            if isinstance(value, bool):
-                start.hparams[name].bool_value = value
-            elif isinstance(value, int | float) and math.isfinite(value):
-                start.hparams[name].number_value = value
-            elif value is not None:
-                start.hparams[name].string_value = str(value)
-        end = plugin_data_pb2.SessionEndInfo(status=api_pb2.STATUS_SUCCESS, end_time_secs=time.time())
-        session = {
-            metadata.SESSION_START_INFO_TAG: plugin_data_pb2.HParamsPluginData(session_start_info=start),
-            metadata.SESSION_END_INFO_TAG: plugin_data_pb2.HParamsPluginData(session_end_info=end),
-        }
-        values = [
-            Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
-            for tag, data in session.items()
-        ]
-        finals = [Summary.Value(tag=f"at_end/{name}", simple_value=value) for name, value in metrics.items()]
-        self._append_values([*values, *finals], step)
+        self._append(events.hyperparameters(hparams, started=self._opened, step=step))
+        finals = {f"at_end/{name}": value for name, value in metrics.items() if value is not None}
+        self._append(events.scalars(finals, step))
 
     def _log_scalars(
         self,
@@ -279,18 +234,12 @@ class TensorBoardLogger(RunLogger):
         characters: int | None,
         seconds: float | None,  # noqa: ARG002  (events carry the time of day)
     ) -> None:
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from charlab.training import events
 
-        self._append_values([Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()], step)
+        self._append(events.scalars(values, step))
         if characters is not None:
-            again = [Summary.Value(tag=f"by_characters/{tag}", simple_value=value) for tag, value in values.items()]
-            self._append_values(again, characters)
-
-    def _append_values(self, values: list[Summary.Value], step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        self._append(_record(Event(wall_time=time.time(), step=step, summary=Summary(value=values))))
+            again = {f"by_characters/{name}": value for name, value in values.items()}
+            self._append(events.scalars(again, characters))
 
     def _file_name(self) -> str:
         if self._current is None:
@@ -299,24 +248,6 @@ class TensorBoardLogger(RunLogger):
         return self._current
 
     def _preamble(self) -> bytes:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from charlab.training import events
 
-        return _record(Event(wall_time=time.time(), file_version="brain.Event:2"))
-
-
-def _record(event: Event) -> bytes:
-    from tensorboard.summary.writer.record_writer import RecordWriter
-
-    record = io.BytesIO()
-    RecordWriter(record).write(event.SerializeToString())
-    return record.getvalue()
-
-
-def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
+        return events.beginning()
