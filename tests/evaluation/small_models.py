@@ -15,7 +15,7 @@ from charlab.models.positions import Learned
 VOCAB_SIZE = 7
 
 
-def transformer(context_length, **options):
+def transformer(context_length, *, dropout=0.0, **attention):
     """Attention with positions that matter and sharp predictions."""
     torch.manual_seed(1)
     model = Backbone(
@@ -23,11 +23,11 @@ def transformer(context_length, **options):
         context_length=context_length,
         embed_dim=8,
         num_layers=2,
-        mixer=partial(Attention, num_heads=2),
+        mixer=partial(Attention, num_heads=2, **attention),
         feed_forward=None,
         position=Learned,
         norm=None,
-        **options,
+        dropout=dropout,
     )
     with torch.no_grad():
         model.readout.weight *= 5
