@@ -222,14 +222,12 @@ def test_stochastic_em_keeps_a_running_mean_of_the_counts() -> None:
     model, window = new_model("log_probabilities"), texts(3, 8)
     optimizer = ExpectationMaximization(model, lr=0.8, decay=0.5, smoothing=0.1)
     means = [leaf.detach().exp() / (leaf.numel() // leaf.shape[-1]) for leaf in leaves(model)]
-    means = [
-        mean * share for mean, share in zip(means, (1 / 8, 7 / 8, 1.0), strict=True)
-    ]  # of the counts: per character
     for step, text in enumerate(window, start=1):
         optimizer.zero_grad()
         model.loss(text[None]).backward()
         rate = 0.8 / math.sqrt(step + 1)
-        means = [(1 - rate) * mean - rate * leaf.grad for mean, leaf in zip(means, leaves(model), strict=True)]
+        counts = [leaf.grad / leaf.grad.sum() for leaf in leaves(model)]
+        means = [(1 - rate) * mean + rate * count for mean, count in zip(means, counts, strict=True)]
         optimizer.step()
         for mean, leaf in zip(means, leaves(model), strict=True):
             expected = 0.9 * mean / mean.sum(-1, keepdim=True) + 0.1 / leaf.shape[-1]

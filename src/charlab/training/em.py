@@ -16,14 +16,14 @@ class ExpectationMaximization(torch.optim.Optimizer):
     """EM for models whose parameters are log-probabilities, one distribution per row (Dempster et al. 1977).
 
     Where the loss is minus a marginal log-likelihood, its gradient is minus the expected counts, so the backward pass
-    has done the E-step (Eisner 2016). The M-step normalizes each row of the counts; their common scale does not
-    matter, so the loss may be a mean, a sum, or accumulated over micro-batches of equal size.
+    has done the E-step (Eisner 2016). The M-step normalizes each row of the counts. Their common scale does not
+    matter, so the loss may be a mean, a sum, or accumulated over micro-batches of equal size, and clipped by its norm.
 
     With `lr` 1 and `decay` 0 on batches that are the whole text (one window each, or all windows accumulated) this is
     Baum–Welch, and the likelihood never falls. On random windows it is *stochastic EM* (Cappé and Moulines 2009;
     Liang and Klein 2009, stepwise EM): the counts are a running mean,
 
-        sₜ = (1 − ρₜ) sₜ₋₁ + ρₜ (counts of batch t),    ρₜ = lr · (t + 1)^(−decay),  t = 1, 2, …,
+        sₜ = (1 − ρₜ) sₜ₋₁ + ρₜ (counts of batch t, scaled to sum to 1),    ρₜ = lr · (t + 1)^(−decay),  t = 1, 2, …,
 
     which starts from the initial parameters, with every row equally often used; the likelihood may fall at a step.
     It converges for a decay in (0.5, 1].
@@ -72,11 +72,10 @@ class ExpectationMaximization(torch.optim.Optimizer):
         state = self.state[leaf]
         if not state:
             state["step"] = 0
-            num_rows = leaf.numel() // leaf.shape[-1]
-            state["statistics"] = leaf.exp() * (counts.sum() / num_rows)
+            state["statistics"] = leaf.exp() / (leaf.numel() // leaf.shape[-1])
         state["step"] += 1
         rate = lr * (state["step"] + 1) ** -decay
-        statistics = state["statistics"].lerp_(counts, rate)
+        statistics = state["statistics"].lerp_(counts / counts.sum(), rate)
         total = statistics.sum(dim=-1, keepdim=True)
         probabilities = (1 - smoothing) * statistics / total + smoothing / leaf.shape[-1]
         leaf.copy_(torch.where(total > 0, probabilities.log(), leaf))  # a row that was never used stays
