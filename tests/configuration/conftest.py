@@ -1,6 +1,7 @@
 """A small configuration of its own, and a package that it constructs things from but that cannot be imported."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
@@ -127,11 +128,12 @@ def write(folder: Path, files: dict[str, str]) -> Path:
     return folder
 
 
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = write(tmp_path / "package", PACKAGE)
-    monkeypatch.syspath_prepend(str(folder))
-    return folder
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = write(tmp_path_factory.mktemp("package"), PACKAGE)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
 
 
 @pytest.fixture

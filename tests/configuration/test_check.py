@@ -1,13 +1,18 @@
+import copy
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.compose import Composer
+from charlab.configuration import programs
+from charlab.configuration.check import check
+from charlab.configuration.compose import Composer, hydra_config
+from charlab.configuration.loader import Source, search_path
 from charlab.errors import UserError
 
-from .conftest import write
+from .conftest import FILES, write
 
 Mistake = Callable[..., str]
 
@@ -16,6 +21,7 @@ def test_a_good_configuration_passes_without_importing_what_it_names(composer: C
     config = composer.job(["model.width=4", "model.placement=post", "+logger.three={_target_:toy.parts.Open,x:1}"])
     assert config.model.width == 4
     assert config.logger.three.x == 1  # a further component, with a key that **kwargs takes
+    assert composer.job(["model=record", "model.size=4"]).model.size == 4
     assert "toy" not in sys.modules
 
 
@@ -37,64 +43,77 @@ def test_a_good_configuration_passes_without_importing_what_it_names(composer: C
         ("~sede", "There is no key sede; did you mean seed?"),
         ("~seed", "The configuration has no seed: do not delete it."),
         ("~model.width", "model.width is missing: toy.parts.Net needs it."),
-        ("model=record", ""),
         ("hydra.job.chdri=true", "There is no key hydra.job.chdri; did you mean hydra.job.chdir?"),
     ],
 )
-def test_unknown_keys(mistake: Mistake, composer: Composer, override: str, sentence: str) -> None:
-    if sentence:
-        assert mistake(override).startswith(sentence)
-    else:
-        assert composer.job([override]).model.size == 3
-
-
-@pytest.mark.parametrize(
-    ("override", "sentence"),
-    [
-        ("model.width=abc", "model.width must be an integer ≥ 1, not 'abc'."),
-        ("model.width=0", "model.width must be an integer ≥ 1, not 0."),
-        ("model.width=2.0", "model.width must be an integer ≥ 1, not 2.0."),
-        ("model.width=true", "model.width must be an integer ≥ 1, not true."),
-        ("model.width=null", "model.width must be an integer ≥ 1, not none."),
-        ("model.width=", "model.width must be an integer ≥ 1, not ''."),
-        ("model.depth=-1", "model.depth must be an integer ≥ 1, not -1."),  # through an alias
-        ("model.placement=pst", "model.placement must be one of 'pre', 'post', not 'pst'; did you mean post?"),
-        ("model.dropout=1", "model.dropout must be a number ≥ 0 and < 1, not 1."),
-        ("model.bias=1", "model.bias must be true or false, not 1."),
-        ("model.betas=[0.9]", "model.betas must be a list of 2 values (a number, a number), not [0.9]."),
-        ("model.note=[a]", "model.note must be text or none, not ['a']."),
-        ("model.rate=0", "model.rate must be a number > 0, not 0."),
-        ("model.part.steps=x", "model.part.steps must be an integer ≥ 1, not 'x'."),
-        ("seed=x", "seed must be an integer, not 'x'."),
-        ("force=1", "force must be true or false, not 1."),
-        ("name=${model}", "name must be text, not {"),
-        ("name=a/b", "name='a/b' is no name for a folder"),
-        ("model._target_=toy.parts.Nett", "model._target_: There is no Nett in toy.parts; did you mean Net?"),
-        ("model._target_=toy.prts.Net", "model._target_: There is no prts in toy; did you mean parts?"),
-        ("model._target_=tyo.Net", "model._target_: There is no module tyo"),
-        ("model._target_=3", "model._target_ must be the dotted name of a class or function, not 3."),
-        ("model.width=${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean model.d"),
-        ("model.width=${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
-        ("model.width=???", "model.width is missing: give model.width=…."),
-    ],
-)
-def test_wrong_values(mistake: Mistake, override: str, sentence: str) -> None:
+def test_unknown_keys(mistake: Mistake, override: str, sentence: str) -> None:
     assert mistake(override).startswith(sentence)
 
 
+@pytest.fixture(scope="module")
+def composed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictConfig, list[Source]]:
+    composer = Composer("train", search_path(write(tmp_path_factory.mktemp("conf"), FILES)))
+    return composer.job([]), composer.loader.sources
+
+
+def check_with(composed: tuple[DictConfig, list[Source]], key: str, value: object) -> None:
+    """Checks the toy configuration with one value changed, as if it had been typed."""
+    config, sources = copy.deepcopy(composed[0]), composed[1]
+    OmegaConf.set_readonly(config.hydra, False)
+    OmegaConf.update(config, key, value)
+    config.hydra.overrides.task = [f"{key}={value}"]
+    with hydra_config(config):
+        check(config, sources, programs.TRAIN)
+
+
 @pytest.mark.parametrize(
-    "override",
+    ("key", "value", "sentence"),
     [
-        "model.width=${model.depth}",
-        "model.rate=1",
-        "model.note=abc",
-        "model.part=null",
-        "model.note=${hydra:runtime.output_dir}",  # known only once the program runs
-        "seed=0",
+        ("model.width", "abc", "model.width must be an integer ≥ 1, not 'abc'."),
+        ("model.width", 0, "model.width must be an integer ≥ 1, not 0."),
+        ("model.width", 2.0, "model.width must be an integer ≥ 1, not 2.0."),
+        ("model.width", True, "model.width must be an integer ≥ 1, not true."),
+        ("model.width", None, "model.width must be an integer ≥ 1, not none."),
+        ("model.depth", -1, "model.depth must be an integer ≥ 1, not -1."),  # through an alias
+        ("model.placement", "pst", "model.placement must be one of 'pre', 'post', not 'pst'; did you mean post?"),
+        ("model.dropout", 1, "model.dropout must be a number ≥ 0 and < 1, not 1."),
+        ("model.bias", 1, "model.bias must be true or false, not 1."),
+        ("model.betas", [0.9], "model.betas must be a list of 2 values (a number, a number), not [0.9]."),
+        ("model.note", ["a"], "model.note must be text or none, not ['a']."),
+        ("model.rate", 0, "model.rate must be a number > 0, not 0."),
+        ("model.part.steps", "x", "model.part.steps must be an integer ≥ 1, not 'x'."),
+        ("seed", "x", "seed must be an integer, not 'x'."),
+        ("force", 1, "force must be true or false, not 1."),
+        ("name", "${model}", "name must be text, not {"),
+        ("name", "a/b", "name='a/b' is no name for a folder"),
+        ("model._target_", "toy.parts.Nett", "model._target_: There is no Nett in toy.parts; did you mean Net?"),
+        ("model._target_", "toy.prts.Net", "model._target_: There is no prts in toy; did you mean parts?"),
+        ("model._target_", "tyo.Net", "model._target_: There is no module tyo"),
+        ("model._target_", 3, "model._target_ must be the dotted name of a class or function, not 3."),
+        ("model.width", "${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean "),
+        ("model.width", "${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
+        ("model.width", "???", "model.width is missing: give model.width=…."),
     ],
 )
-def test_right_values(composer: Composer, override: str) -> None:
-    composer.job([override])
+def test_wrong_values(composed: tuple[DictConfig, list[Source]], key: str, value: object, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_with(composed, key, value)
+    assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.width", "${model.depth}"),
+        ("model.rate", 1),
+        ("model.note", "abc"),
+        ("model.part", None),
+        ("model.note", "${hydra:runtime.output_dir}"),  # known only once the program runs
+        ("seed", 0),
+    ],
+)
+def test_right_values(composed: tuple[DictConfig, list[Source]], key: str, value: object) -> None:
+    check_with(composed, key, value)
 
 
 def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:
@@ -121,8 +140,6 @@ def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
 
 
 def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -> None:
-    from charlab.configuration.loader import search_path
-
     write(conf, {"mine.yaml": "defaults: [train, _self_]\nextra: 3\n"})
     assert Composer("mine", search_path(conf)).job(["extra=4"]).extra == 4
 

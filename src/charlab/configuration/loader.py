@@ -20,6 +20,7 @@ from hydra.core.utils import setup_globals
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from charlab.configuration.location import conf_folder
 from charlab.errors import UserError
@@ -123,7 +124,10 @@ class Loader(ConfigLoaderImpl):
         return self._used.config_exists(f"{group}/{option}")
 
     def _is_overlay(self, config: str) -> bool:
-        loaded = self._used.load_config(config)
+        try:
+            loaded = self._used.load_config(config)
+        except YAMLError:
+            return True  # an option all the same
         return loaded is not None and loaded.header["package"] == "_global_"
 
     def load(self, config_name: str, overrides: list[str], *, multirun: bool = False) -> DictConfig:

@@ -1,0 +1,77 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlab.configuration.compose import Composer
+from charlab.errors import UserError
+
+from .conftest import write
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("model=nte", "There is no model=nte; did you mean net?"),
+        ("model=xyz", "There is no model=xyz; known are net, open and record."),  # not part/small: a part of a model
+        ("model=3", "There is no model=3; known are"),
+        ("model=null", "There is no model=null; known are"),
+        ("logger=one,tow", "There is no logger=tow; did you mean two?"),
+        ("model/part=smal", "There is no model/part=smal; did you mean small?"),
+        ("model/prt=small", "There is no group model/prt; did you mean model/part"),
+        ("experiment=god", "There is no experiment=god; did you mean part1/good?"),
+        ("experiment=part1", "There is no experiment=part1; known are part1/good, part1/key,"),
+        ("experiment=part1/option", "There is no model=nett (in experiment/part1/option.yaml); did you mean net?"),
+        ("+model=record", "+model=record chooses again what is chosen already: leave out the +."),
+        ("++model=record", "++model=record chooses an option of a group: leave out the ++."),
+        ("seed=1,2", "seed=1,2 has several values: sweep over them with -m, or make them a list, seed=[1,2]."),
+        ("model=net,record", "model=net,record has several values: sweep over them with -m"),
+        ("seed", "'seed' is not of the form key=value."),
+        ("=3", "'=3' has no key before its =: write key=value."),
+        ("se ed=3", "'se ed=3' has no key that could be meant: write key=value."),
+        ("seed=[1,2", "The value of 'seed=[1,2' cannot be read: close its brackets and quotes"),
+        ("seed='1", 'The value of "seed=\'1" cannot be read: close its brackets and quotes'),
+        ("seed=range(1,x)", "The value of 'seed=range(1,x)' cannot be read: mismatch type"),
+        ("hydra.job.chdir=abc", "Error merging override hydra.job.chdir=abc: Value 'abc' is not a valid bool"),
+    ],
+)
+def test_sentences(mistake: Callable[..., str], override: str, sentence: str) -> None:
+    told = mistake(override)
+    assert told.startswith(sentence)
+    assert "\n" not in told
+
+
+def test_a_part_that_the_chosen_whole_does_not_have(mistake: Callable[..., str]) -> None:
+    assert mistake("model=record", "model/part=small") == (
+        "model/part=small has nothing to change: what else was chosen has no model/part."
+    )
+
+
+def test_a_file_that_is_not_yaml_is_located(mistake: Callable[..., str], conf: Path) -> None:
+    told = mistake("experiment=part1/syntax")
+    assert f'{conf}/experiment/part1/syntax.yaml", line 3' in told
+    assert "\n" not in told
+
+
+def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Callable[..., str], tmp_path: Path) -> None:
+    extra = write(tmp_path / "extra", {"model/extra.yaml": "{_target_: toy.parts.Record, size: 5}"})
+    searched = f"hydra.searchpath=[{extra}]"
+    assert composer.job([searched, "model=extra"]).model.size == 5
+    assert mistake(searched, "model=extr") == "There is no model=extr; did you mean extra?"
+
+
+def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
+    jobs = composer.jobs(["seed=1,2", "model.width=range(3,5)"])
+    assert [(job.seed, job.model.width) for job in jobs] == [(1, 3), (1, 4), (2, 3), (2, 4)]
+    for overrides in (["seed=1,2,x"], ["model=net,nte"], ["sede=1,2"], ["+model.widht=1,2"], ["seed=interval(1,2)"]):
+        with pytest.raises(UserError):
+            composer.jobs(overrides)
+
+
+def test_a_sweep_may_stand_in_a_file(composer: Composer, conf: Path) -> None:
+    sweep = '# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "4,5", model.width: "x"}}}'
+    write(conf, {"experiment/sweep.yaml": sweep})
+    with pytest.raises(UserError, match="model.width must be"):
+        composer.jobs(["experiment=sweep"])
+    jobs = composer.jobs(["experiment=sweep", "model.width=1"])
+    assert [job.seed for job in jobs] == [4, 5]

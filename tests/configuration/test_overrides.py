@@ -1,0 +1,51 @@
+import pytest
+from hydra.errors import HydraException
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from charlab.configuration.overrides import parse, prepare
+
+
+@given(st.text())
+@example("ROMEO: hi, you")
+@example("first\nsecond\ttabbed")
+@example('\'Tis "quoted" \\ and \\\\${name} ${oc.env:HOME} \\')
+@example("[1, {a: (b")
+@example("\\")
+@example("null")
+@example("3")
+@example("")
+def test_a_prompt_is_taken_as_typed(text: str) -> None:
+    assume(text != "???")  # OmegaConf's sign for a missing value
+    assume(not (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""))  # as Hydra quotes
+    value = parse(prepare(f"prompt={text}")).value()
+    assert OmegaConf.create({"prompt": value}).prompt == text
+
+
+@pytest.mark.parametrize("quoted", ["'ROMEO: a, b'", '"ROMEO: a, b"'])
+def test_a_prompt_quoted_as_hydra_wants_it_is_left_alone(quoted: str) -> None:
+    assert prepare(f"prompt={quoted}") == f"prompt={quoted}"
+
+
+@pytest.mark.parametrize("value", ["/home/josé/my file (1).txt", "~/text.txt", "a#b", "3]", "x!", "C:\\texts\\é.txt"])
+def test_values_that_hydra_cannot_read_are_texts(value: str) -> None:
+    with pytest.raises(HydraException):
+        parse(f"data.path={value}")
+    assert parse(prepare(f"data.path={value}")).value() == value
+
+
+@pytest.mark.parametrize(
+    "override", ["seed=[1", "seed=1,é", "seed='a", "seed={a", "seed", "~seed", "seed=3", "a/b@c=d", "x=${y}", "=3"]
+)
+def test_what_may_mean_something_else_is_left_alone(override: str) -> None:
+    assert prepare(override) == override
+
+
+def test_groups_that_take_several_options_get_a_list() -> None:
+    groups = {"logger"}
+    assert prepare("logger=tensorboard,csv", groups) == "logger=[tensorboard,csv]"
+    assert prepare("logger=csv", groups) == "logger=csv"
+    assert prepare("logger=[csv],[tensorboard]", groups) == "logger=[csv],[tensorboard]"
+    assert prepare("logger=choice(csv,tensorboard)", groups) == "logger=choice(csv,tensorboard)"
+    assert prepare("model=gpt,bigram", groups) == "model=gpt,bigram"
