@@ -37,6 +37,7 @@ from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.evaluation import Evaluation
+from charlab.training.counts import CountedModel, CountsModule
 from charlab.training.flops import count_flops
 from charlab.training.loggers import RunLogger
 from charlab.training.module import LanguageModelModule
@@ -80,7 +81,8 @@ class _Run:
         self.data: CharacterDataModule = instantiate(config.data, corpus=load_corpus(config))
         self.data.setup()
         self.model = self._build_model()
-        self.module = LanguageModelModule(
+        module = CountsModule if isinstance(self.model, CountedModel) else LanguageModelModule
+        self.module = module(
             self.model,
             optimizer=instantiate(config.optimizer),
             schedule=instantiate(config.scheduler),

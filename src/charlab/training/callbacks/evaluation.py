@@ -50,10 +50,9 @@ class Evaluation(Callback):
         self.last_step, self.results = state_dict["last_step"], state_dict["results"]
 
     def _evaluate(self, trainer: Trainer, module: LanguageModelModule) -> None:
-        step = trainer.global_step
-        if step == self.last_step:  # another batch of the same step, or the end of training right after a step
-            return
-        self.last_step = step
+        if trainer.global_step == self.last_step:
+            return  # another batch of the same step, or the end of training right after a step
+        self.last_step = trainer.global_step
         data = trainer.datamodule
         scores: dict[str, Score] = {}
         with module.evaluating():
