@@ -59,7 +59,7 @@ def test_ids_are_of_the_smallest_type_that_holds_them(size: int, dtype: type) ->
 def test_unknown_character_is_shown_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary, "_CHUNK", 4)  # so that the place lies beyond the first chunk
     with pytest.raises(UserError) as error:
-        Vocabulary.of("abc\n").encode("abc\ncab\nbaéaé", source="the prompt")
+        Vocabulary.of("abc\n").encode("abc\ncab\nbaéaé\nb", source="the prompt")
 
     assert str(error.value) == (
         "Character 11 of the prompt (line 3, column 3) is 'é' (U+00E9), "
