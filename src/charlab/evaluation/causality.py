@@ -216,7 +216,7 @@ def _precise_copy(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> 
     """Returns a copy in evaluation mode, in float64 if that works, and the tolerance that goes with its precision."""
     try:
         probe = copy.deepcopy(model).double().eval()
-        probe(windows[:1, :PROBE_LENGTH])
+        probe(windows[:1, :-1])
     except (RuntimeError, TypeError):  # no float64 on this device, or float32 constants in the model
         return copy.deepcopy(model).float().eval(), TOLERANCE[torch.float32]
     return probe, TOLERANCE[torch.float64]
