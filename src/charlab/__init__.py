@@ -1,9 +1,8 @@
 """A laboratory for small character-level language models.
 
-    import charlab
-
-    record = charlab.run("experiment=part1/bigram", "trainer.max_steps=100")
-    model, vocabulary = charlab.load(record.folder)
+>>> import charlab
+>>> record = charlab.run("experiment=part1/bigram", "trainer.max_steps=100")
+>>> model, vocabulary = charlab.load(record.folder)
 """
 
 from __future__ import annotations

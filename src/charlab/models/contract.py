@@ -154,7 +154,5 @@ class AutoregressiveModel(LanguageModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B P+length"]:
-        drawn = stream(
-            self, prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
-        )
+        drawn = stream(self, prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         return torch.cat([prompt, *(token[:, None] for token in drawn)], dim=1)

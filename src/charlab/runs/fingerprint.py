@@ -46,7 +46,7 @@ def load_corpus(config: DictConfig) -> Corpus:
 
 @functools.lru_cache(maxsize=2)
 def _load_corpus(corpus_config: str) -> Corpus:
-    from hydra.utils import instantiate  # noqa: PLC0415
+    from hydra.utils import instantiate
 
     return instantiate(json.loads(corpus_config)).load()
 
@@ -57,6 +57,6 @@ def _precision(trainer: Any) -> str:
         return trainer.precision
     if trainer.accelerator == "cpu":
         return "float32"
-    from charlab.training.trainer import resolve_device, resolve_precision  # noqa: PLC0415
+    from charlab.training.trainer import resolve_device, resolve_precision
 
     return resolve_precision("auto", resolve_device(trainer.accelerator))

@@ -111,7 +111,7 @@ class Record:
         for entry in self.metrics:
             if entry["protocol"] == protocol and entry["split"] == split:
                 return entry
-        raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: evaluate it with that protocol.")
+        raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: run scripts/evaluate.py.")
 
 
 def installed_versions() -> dict[str, str]:

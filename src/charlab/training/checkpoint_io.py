@@ -40,12 +40,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no checkpoint {path}: name a run that has trained for a while.") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"The checkpoint {path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
+            f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"The checkpoint {path} is truncated or corrupt: delete it and start the run again."
-        ) from error
+        raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
         raise UserError(f"The file {path} is not a checkpoint of charlab: use one that it wrote.")
     return checkpoint

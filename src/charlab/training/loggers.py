@@ -88,7 +88,7 @@ class RunLogger(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: this is Lightning's call at the start of a run, before there are final metrics."""
 
-    def finalize(self, status: str) -> None:  # noqa: ARG002
+    def finalize(self, status: str) -> None:
         """Closes the file; logging again opens it again."""
         self._close()
 
@@ -232,7 +232,7 @@ class TensorBoardLogger(RunLogger):
         values: Mapping[str, float],
         step: int,
         characters: int | None,
-        seconds: float | None,  # noqa: ARG002  (events carry the time of day)
+        seconds: float | None,
     ) -> None:
         from charlab.training import events
 

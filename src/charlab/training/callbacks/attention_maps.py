@@ -92,7 +92,7 @@ def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[st
         return {name: parts[name].attention_weights(x)[0] for name, x in inputs.items()}
 
 
-def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> None:
     inputs[name] = arguments[0]
 
 

@@ -69,16 +69,12 @@ class Checkpointing(Checkpoint):
         trainer.save_checkpoint(self.folder / LAST)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.description)
         checkpoint["random_state"] = _random_state(pl_module.device)
         checkpoint["log_positions"] = {type(logger).__name__: logger.positions() for logger in trainer.loggers}
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]) -> None:
         self._resumed = {"random_state": checkpoint["random_state"]}
         for logger in trainer.loggers:
             logger.rewind(checkpoint["log_positions"].get(type(logger).__name__, {}))
@@ -86,7 +82,7 @@ class Checkpointing(Checkpoint):
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     """Returns the state of every global generator that a training step might draw from."""
-    name, keys, position, has_gauss, cached = np.random.get_state()
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (a user's model may draw from it)
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
@@ -102,7 +98,7 @@ def _random_state(device: torch.device) -> dict[str, Any]:
 def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

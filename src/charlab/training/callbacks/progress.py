@@ -77,7 +77,9 @@ class ProgressDisplay(Callback):
         if trainer.is_global_zero:
             self._ended = True
             self._read(trainer, pl_module)
-            if not self._draws_bar:
+            if self._live is not None:
+                self._live.refresh()  # a notebook keeps what was drawn last
+            else:
                 self._print_line()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
