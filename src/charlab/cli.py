@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.compose import Composer, check_output_folder
+from charlab.configuration.compose import Composer, check_output_folder, resolve_values
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
@@ -55,6 +55,7 @@ def _train(config: DictConfig) -> object:
     from charlab.training.callbacks.divergence import DivergedError
 
     hydra_config = HydraConfig.get()
+    resolve_values(config)
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
 

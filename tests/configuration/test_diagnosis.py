@@ -71,7 +71,7 @@ def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
 def test_a_sweep_may_stand_in_a_file(composer: Composer, conf: Path) -> None:
     sweep = '# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "4,5", model.width: "x"}}}'
     write(conf, {"experiment/sweep.yaml": sweep})
-    with pytest.raises(UserError, match="model.width must be"):
+    with pytest.raises(UserError, match=r"model\.width must be"):
         composer.jobs(["experiment=sweep"])
     jobs = composer.jobs(["experiment=sweep", "model.width=1"])
     assert [job.seed for job in jobs] == [4, 5]

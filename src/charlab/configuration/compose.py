@@ -43,15 +43,22 @@ def compose(
     """
     composer = Composer(config_name)
     config = composer.job(composer.prepare(overrides))
-    with hydra_config(config), open_dict(config):
-        for key in config:
-            node = config._get_node(key)
-            if key != "hydra" and not OmegaConf.is_missing(config, key) and not isinstance(node, DictConfig):
-                config[key] = config[key]  # while Hydra's node, which it may refer to, is still there
+    with hydra_config(config):
+        resolve_values(config)
     if not return_hydra_config:
         with open_dict(config):
             del config["hydra"]
     return config
+
+
+def resolve_values(config: DictConfig) -> None:
+    """Puts what they stand for in place of the interpolations at the top of `config`.
+
+    They may refer to Hydra's own node, as `name` does, which is not always there later on.
+    """
+    for key in map(str, config):
+        if key != "hydra" and OmegaConf.is_interpolation(config, key):
+            config[key] = config[key]
 
 
 class Composer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from hydra.core.override_parser.types import Override, Sweep
@@ -45,7 +46,7 @@ def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list
     for override in parsed:
         if override not in choices and not override.is_sweep_override():
             for key in _keys_set(override.key_or_group, override.value()):
-                mistake = _mistaken_key(key, override, base, loader)
+                mistake = _mistaken_key(key, override, base)
                 if mistake is not None:
                     return mistake
     return UserError(one_sentence(error))
@@ -118,7 +119,7 @@ def _keys_set(key: str, value: object) -> list[str]:
     return [inner for name, part in value.items() for inner in _keys_set(f"{key}.{name}", part)]
 
 
-def _mistaken_key(key: str, override: Override, base: DictConfig, loader: Loader) -> UserError | None:
+def _mistaken_key(key: str, override: Override, base: DictConfig) -> UserError | None:
     """Returns the error for an override of a key that the chosen configuration does not have."""
     parts = key.split(".")
     node = base
@@ -131,7 +132,8 @@ def _mistaken_key(key: str, override: Override, base: DictConfig, loader: Loader
                 return None
             siblings = {str(sibling) for sibling in node}
             if depth == 0:
-                siblings = siblings - {"hydra"} | {group for group in loader.groups() if "/" not in group}
+                groups = {str(group) for group in base.hydra.runtime.choices}
+                siblings = siblings - {"hydra"} | {group for group in groups if "/" not in group}
             return unknown_key(path, siblings, all_keys(base))
         node = OmegaConf.select(node, part)
     if override.is_add():
@@ -140,8 +142,10 @@ def _mistaken_key(key: str, override: Override, base: DictConfig, loader: Loader
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """Returns the user's error that caused this one, or None if there is none."""
+    """Returns the user's error that caused this one, or None if there is none. A full disk is one."""
     while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return UserError(f"{error.strerror}: {error.filename or 'choose another output_dir'}.")
         error = error.__cause__ or error.__context__
     return error
 

@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
@@ -127,6 +127,11 @@ class Module:
 
 
 def _parsed(source: Path) -> ast.Module:
+    return _parsed_version(source, source.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _parsed_version(source: Path, modified: int) -> ast.Module:
     try:
         return ast.parse(source.read_bytes())
     except SyntaxError as error:

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import hydra
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from charlab.configuration import location
+from charlab.configuration.compose import check_output_folder, compose
+from charlab.errors import UserError
+
+
+def test_composing_twice_gives_the_same_and_leaves_no_trace() -> None:
+    overrides = ["model=gpt", "seed=0", "logger=csv,tensorboard"]
+    first, second = compose(overrides), compose(overrides)
+    assert first == second
+    assert first.seed == 0
+    assert list(first.logger) == ["csv", "tensorboard"]
+    assert "hydra" not in first
+    assert not GlobalHydra.instance().is_initialized()
+    assert not HydraConfig.initialized()
+
+
+def test_a_name_is_the_model_and_the_corpus_unless_an_experiment_has_one() -> None:
+    assert compose(["model=gpt"]).name == "gpt-tinyshakespeare"
+    assert compose(["experiment=part1/bigram"]).name == "part1-bigram"
+    assert compose(["name=mine"]).name == "mine"
+
+
+def test_hydras_own_node_comes_along_on_request() -> None:
+    config = compose(["name=mine"], return_hydra_config=True)
+    assert config.hydra.runtime.choices.model == "transformer"
+    assert OmegaConf.to_container(config.hydra.run, resolve=False) == {
+        "dir": "${output_dir}/runs/${name}/${fingerprint:}"
+    }
+
+
+def test_within_another_hydra_application(tmp_path: Path) -> None:
+    (tmp_path / "other.yaml").write_text("a: 1\n")
+    with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):
+        before = GlobalHydra.instance().hydra
+        assert compose(["model=gpt"]).model.num_layers == 4
+        with pytest.raises(UserError):
+            compose(["model=gtp"])
+        assert GlobalHydra.instance().hydra is before
+        assert str(hydra.version.getbase()) == "1.2"
+        assert hydra.compose("other").a == 1
+
+
+def test_wrong_values_are_the_users() -> None:
+    with pytest.raises(UserError, match=r"trainer\.max_steps must be an integer"):
+        compose(["trainer.max_steps=abc"])
+    with pytest.raises(UserError, match="stride must be an integer"):
+        compose(["run=x", "stride=0"], "evaluate")
+
+
+def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path) -> None:
+    def check(output_dir: Path, folder: str = "${output_dir}/run", *, sweep: bool = False) -> None:
+        overrides = [f"output_dir={output_dir}", f"hydra.run.dir={folder}", f"hydra.sweep.subdir={folder}"]
+        check_output_folder(compose(overrides, return_hydra_config=True), sweep=sweep)
+
+    check(tmp_path / "new" / "folder")
+    check(tmp_path / "new" / "folder", "${hydra.job.num}", sweep=True)  # not known before the job runs
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"since .*file is a file"):
+        check(tmp_path / "file")
+    with pytest.raises(UserError, match="'nope' not found"):
+        check(tmp_path, "${nope}")
+
+
+def test_where_the_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (location.conf_folder() / "model").is_dir()
+    module = tmp_path / "site-packages" / "charlab" / "configuration" / "location.py"
+    monkeypatch.setattr(location, "__file__", str(module))
+    with pytest.raises(UserError, match="install charlab again"):
+        location.conf_folder()
+    installed = tmp_path / "site-packages" / "charlab" / "conf"
+    installed.mkdir(parents=True)
+    (installed / "train.yaml").touch()
+    assert location.conf_folder() == installed

@@ -1,0 +1,73 @@
+"""The YAML files are the schema: their keys are the constructors' keyword-only parameters.
+
+What stands before the `*` of a signature is supplied by the program (`vocab_size`, `embed_dim`, the optimizer's
+model), what stands after it by the configuration. Code of other packages knows no such convention; there every key
+has to be a parameter.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration import programs
+from charlab.configuration.check import _INSTRUCTIONS
+from charlab.configuration.compose import Composer, compose
+from charlab.configuration.loader import Loader, search_path
+from charlab.configuration.location import conf_folder
+from charlab.configuration.signatures import signature
+
+FOLDER = conf_folder()
+FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
+PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in ("experiment", "hydra", "local", "study")]
+EXPERIMENTS = [
+    name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/") and "/_" not in name
+]
+
+
+def constructions(node: object) -> Iterator[dict[str, object]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node
+        for child in node.values():
+            yield from constructions(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from constructions(child)
+
+
+@pytest.fixture(scope="module")
+def loader() -> Loader:
+    return Loader(search_path())
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str, loader: Loader) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In .*Defaults list is missing `_self_`")  # about primary files, as here
+        config = loader.load(name, [])
+    OmegaConf.set_readonly(config, False)
+    OmegaConf.set_struct(config, False)
+    del config["hydra"]
+    for node in constructions(OmegaConf.to_container(config, resolve=False)):
+        target = str(node["_target_"])
+        keys, known = set(node) - _INSTRUCTIONS, signature(target)
+        assert known is not None, f"{target} cannot be read"
+        if target.startswith("charlab."):
+            assert keys == known.configured, target
+        else:
+            assert keys <= set(known.parameters), target
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_is_right(name: str) -> None:
+    config = compose([f"experiment={name}"])
+    assert config.name.startswith(name.replace("/", "-"))
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "generate"])
+def test_every_value_at_the_top_of_a_program_has_a_type(program: str) -> None:
+    config = Composer(program).job([], complete=False)
+    plain = {str(key) for key in config if key != "hydra" and not isinstance(config._get_node(key), DictConfig)}
+    assert plain == set(programs.VALUES[program])

@@ -1,0 +1,237 @@
+import errno
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import DictConfig
+
+from charlab import cli
+from charlab.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+class Diverged(RuntimeError):
+    """Stands for the error of a run whose loss is no longer a number."""
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory, with a text beside it."""
+    (tmp_path / "text.txt").write_text("To be, or not to be.\n" * 100)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def behave(seed: int) -> None:
+    """What a run does, chosen by its seed."""
+    match seed:
+        case 2:
+            raise UserError("The text is too short.")
+        case 3:
+            raise RuntimeError("a defect")
+        case 4:
+            raise KeyboardInterrupt
+        case 5:
+            raise Diverged("The loss is not a number.")
+        case 6:
+            raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+        case 7:
+            try:
+                raise UserError("num_heads is wrong.")
+            except UserError as error:
+                raise ValueError("Error in call to target") from error  # as hydra.utils.instantiate does
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
+    """The configurations that the programs were run with; nothing is trained."""
+    seen: list[DictConfig] = []
+
+    def train(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+        assert folder.is_dir()
+        other(config)
+
+    def other(config: DictConfig) -> None:
+        seen.append(config)
+        behave(config.seed)
+
+    divergence = SimpleNamespace(DivergedError=Diverged)
+    monkeypatch.setitem(sys.modules, "charlab.runs.train", SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "charlab.training.callbacks.divergence", divergence)
+    monkeypatch.setitem(sys.modules, "charlab.runs.evaluate", SimpleNamespace(evaluate_run=other))
+    monkeypatch.setitem(sys.modules, "charlab.runs.generate", SimpleNamespace(generate_from_run=other))
+    return seen
+
+
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train() -> Train:
+    """Runs `scripts/train.py` in this process, on the text of the test."""
+    return lambda *arguments: cli.train(["data=textfile", "data.path=../text.txt", "trainer=cpu", *arguments])
+
+
+def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("seed=1", "logger=tensorboard,csv") == 0
+    (config,) = runs
+    assert (config.seed, config.name, list(config.logger)) == (1, "transformer-textfile", ["tensorboard", "csv"])
+    (folder,) = empty_folder.glob("outputs/runs/transformer-textfile/*")
+    assert len(folder.name) == 12  # the fingerprint
+    assert [path.name for path in folder.iterdir()] == [".hydra"]  # no train.log
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("seed", "code", "sentence"),
+    [
+        (2, 2, "The text is too short."),
+        (4, 130, "Interrupted."),
+        (6, 2, "No space left on device: last.ckpt."),
+        (7, 2, "num_heads is wrong."),
+    ],
+)
+def test_a_failure_with_a_sentence(
+    runs: list[DictConfig], capfd: pytest.CaptureFixture[str], seed: int, code: int, sentence: str
+) -> None:
+    assert cli.generate(["run=x", f"seed={seed}"]) == code
+    assert capfd.readouterr() == ("", f"{sentence}\n")
+
+
+def test_a_run_that_diverges(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    assert train("seed=5") == 1
+    assert capfd.readouterr() == ("", "The loss is not a number.\n")
+
+
+def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.generate(["run=x", "seed=3"]) == 1
+    error = capfd.readouterr().err
+    assert "Traceback" in error
+    assert "run_job" in error  # nothing is left out
+    assert error.endswith("RuntimeError: a defect\n")
+    assert "HYDRA_FULL_ERROR" not in os.environ
+
+
+def test_a_sweep_goes_on_after_a_failed_job(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("-m", "seed=2,8") == 2
+    assert [config.seed for config in runs] == [2, 8]
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert "seed=2" in output.err
+    assert output.err.endswith("The text is too short.\n")
+    assert len(list(empty_folder.glob("outputs/runs/transformer-textfile/*"))) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["model=nope"],
+        ["-m", "seed=1,x"],
+        ["-m", "data.path=../text.txt,../missing.txt"],
+        ["output_dir=../text.txt"],
+    ],
+)
+def test_a_mistake_ends_before_anything_is_written(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert train(*arguments) == 2
+    assert_one_sentence(capfd)
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["length=x"], ["+typo=1"], ["--nope"], ["--config-dir", "nope"], ["--cfg", "job", "seed=x"], ["--help", "x=1"]],
+)
+def test_a_mistake_is_told_in_a_sentence(
+    runs: list[DictConfig], capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert cli.generate(["run=x", *arguments]) == 2
+    assert_one_sentence(capfd)
+    assert runs == []
+
+
+def assert_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    assert output.err.endswith((".\n", "?\n"))
+
+
+def test_a_configuration_can_be_shown_while_values_are_missing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.evaluate(["--cfg", "job"]) == 0
+    assert "run: ???" in capfd.readouterr().out
+    assert cli.evaluate([]) == 2
+    assert capfd.readouterr().err == "run is missing: give run=….\n"
+
+
+def test_files_of_the_users_own_folder(
+    runs: list[DictConfig], train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nname: own\nseed: 9\n")
+    assert train("--config-dir", "../mine", "experiment=own", "force=true") == 0
+    assert (runs[0].name, runs[0].seed, runs[0].force) == ("own", 9, True)
+    assert train("--config-dir", "../mine", "experiment=onw") == 2
+    assert "did you mean own" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("prompt", ["ROMEO: hi, you", "a,b", "line\nline", '[it\'s "so"] = {x: ${y}} \\', ""])
+def test_a_prompt_arrives_as_typed(runs: list[DictConfig], empty_folder: Path, prompt: str) -> None:
+    assert cli.generate(["run=a b/é", f"prompt={prompt}", "length=3", "greedy=true"]) == 0
+    assert (runs[0].prompt, runs[0].run, runs[0].length, runs[0].greedy) == (prompt, "a b/é", 3, True)
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_an_evaluation_leaves_nothing_behind(runs: list[DictConfig], empty_folder: Path) -> None:
+    assert cli.evaluate(["run=x", "protocol=sliding", "stride=64"]) == 0
+    assert (runs[0].protocol, runs[0].stride) == ("sliding", 64)
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_help_and_mistakes_do_without_torch(empty_folder: Path) -> None:
+    program = """
+import sys
+from charlab import cli
+codes = [cli.train(["--help"]), cli.generate(["--cfg", "job"]), cli.train(["-m", "model=bigram,gpt", "seed=x"])]
+assert codes == [0, 0, 2], codes
+slow = {"torch", "lightning", "torchmetrics", "matplotlib", "scipy", "pandas"} & set(sys.modules)
+assert not slow, slow
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "experiment/part1: " in done.stdout
+    assert len(done.stderr.splitlines()) == 1
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["train", "evaluate", "generate"])
+def test_scripts_pass_the_exit_code_on(script: str) -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts" / f"{script}.py", "sede=3"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("There is no key sede; did you mean seed")
+
+
+def test_a_reader_that_stops_reading_is_no_error() -> None:
+    command = f"{sys.executable} {ROOT}/scripts/train.py --help | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
