@@ -7,7 +7,7 @@ it alone knows. With attention as its mixer this is a transformer; with a state-
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,6 +19,13 @@ from charlab.models.positions import EmbeddingPosition, ScorePosition
 from charlab.types import PositiveInt, Probability, checked
 
 Part = Callable[..., nn.Module]
+
+
+@runtime_checkable
+class WritesToResidual(Protocol):
+    """A mixer or feed-forward layer whose last linear map can be initialized as a write to the residual stream."""
+
+    def output_projection(self) -> nn.Linear: ...
 
 
 class BackboneState(NamedTuple):
@@ -42,7 +49,7 @@ class Block(nn.Module):
 
     def __init__(
         self,
-        mixer: nn.Module,
+        mixer: Mixer,
         feed_forward: nn.Module | None,
         norms: tuple[nn.Module, nn.Module],
         norm_placement: Literal["pre", "post"],
@@ -51,7 +58,8 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.mixer, self.feed_forward = mixer, feed_forward
-        self.mixer_norm, self.feed_forward_norm = norms[0], norms[1] if feed_forward is not None else None
+        self.mixer_norm = norms[0]
+        self.feed_forward_norm = norms[1] if feed_forward is not None else nn.Identity()
         self.norm_placement, self.residual = norm_placement, residual
         self.dropout = nn.Dropout(dropout)
 
@@ -129,7 +137,7 @@ class Backbone(AutoregressiveModel):
             return norm(embed_dim) if norm is not None else nn.Identity()
 
         mixers = list(mixer) if isinstance(mixer, list | tuple) else [mixer]
-        self.blocks = nn.ModuleList(
+        blocks = [
             Block(
                 _build_mixer(mixers[layer % len(mixers)], embed_dim, context_length, score_position),
                 feed_forward(embed_dim) if feed_forward is not None else None,
@@ -139,7 +147,8 @@ class Backbone(AutoregressiveModel):
                 dropout,
             )
             for layer in range(num_layers)
-        )
+        ]
+        self.blocks = cast("list[Block]", nn.ModuleList(blocks))
         self.norm = build_norm() if norm_placement == "pre" else nn.Identity()
         self.readout = nn.Linear(embed_dim, vocab_size, bias=readout_bias)
         if initialization is not None:
@@ -166,8 +175,8 @@ class Backbone(AutoregressiveModel):
 
     def output_projections(self) -> list[nn.Linear]:
         """Returns the linear maps that write to the residual stream."""
-        parts = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
-        return [part.output_projection() for part in parts if hasattr(part, "output_projection")]
+        parts: list[Any] = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
+        return [part.output_projection() for part in parts if isinstance(part, WritesToResidual)]
 
     def _embed(self, tokens: Int[Tensor, "B T"], start: int) -> Float[Tensor, "B T D"]:
         self.check_length(start + tokens.shape[1])
@@ -177,7 +186,7 @@ class Backbone(AutoregressiveModel):
 
 def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: ScorePosition | None) -> Mixer:
     if position is None:
-        return mixer(embed_dim, context_length)
+        return cast(Mixer, mixer(embed_dim, context_length))
     # A configuration gives a partial: its class says whether there are scores for the encoding to act on.
     constructor = getattr(mixer, "func", mixer)
     if not getattr(constructor, "has_scores", False):
@@ -185,4 +194,4 @@ def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: Sco
             f"model.position={type(position).__name__} acts on attention scores, but "
             f"model.mixer={constructor.__name__} has none: choose another position or another mixer."
         )
-    return mixer(embed_dim, context_length, position)
+    return cast(Mixer, mixer(embed_dim, context_length, position))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from jaxtyping import Float
@@ -10,7 +11,11 @@ from torch.nn import functional as F
 
 from charlab.types import PositiveFloat, PositiveInt, checked
 
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "relu_squared": lambda x: F.relu(x).square()}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "relu_squared": lambda x: F.relu(x).square(),
+}
 
 
 class FeedForward(nn.Module):

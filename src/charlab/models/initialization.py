@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
 from charlab.types import PositiveFloat
+
+
+@runtime_checkable
+class ResidualModel(Protocol):
+    """A model that says which of its linear maps write to the residual stream."""
+
+    def output_projections(self) -> list[nn.Linear]: ...
 
 
 def normal(model: nn.Module, *, std: PositiveFloat, scale_residual: bool, zero_residual: bool) -> None:
@@ -26,7 +34,7 @@ def normal(model: nn.Module, *, std: PositiveFloat, scale_residual: bool, zero_r
             nn.init.normal_(module.weight, std=std)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-    writes = model.output_projections()
+    writes = model.output_projections() if isinstance(model, ResidualModel) else []
     for write in writes:
         if zero_residual:
             nn.init.zeros_(write.weight)

@@ -70,6 +70,7 @@ class Sinusoidal(EmbeddingPosition):
         super().__init__()
         if embed_dim % 2:
             raise UserError(f"position=sinusoidal needs an even embed_dim, not {embed_dim}: use {embed_dim + 1}.")
+        self.table: Tensor
         self.register_buffer("table", _angle_table(embed_dim, context_length, base), persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
@@ -97,6 +98,8 @@ class Rotary(ScorePosition):
         if head_dim % 2:
             raise UserError(f"position=rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
         if not hasattr(self, "cos"):  # the first attention layer says how wide a head is
+            self.cos: Tensor
+            self.sin: Tensor
             angles = _angle_table(head_dim, self.context_length, self.base)
             self.register_buffer("cos", angles.cos(), persistent=False)
             self.register_buffer("sin", angles.sin(), persistent=False)

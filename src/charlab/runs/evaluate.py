@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Slid
 from charlab.runs.checkpoint import load
 from charlab.runs.fingerprint import load_corpus
 from charlab.runs.record import Record
-from charlab.runs.summary import print_scores
+from charlab.runs.summary import print_results
 from charlab.training.trainer import resolve_device
 
 
@@ -49,8 +50,8 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         batch_size=config.batch_size or data.batch_size,
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
-    entry = {"split": config.split, **score.as_dict()}
-    print_scores([entry], causality.as_dict(), {config.split: data.floor(config.split)}, console or Console())
+    metrics = [{"split": config.split, **score.as_dict()}]
+    print_results(dataclasses.replace(record, metrics=metrics, causality=causality.as_dict()), console or Console())
     return score
 
 

@@ -7,8 +7,9 @@ import hashlib
 import json
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from charlab.configuration.plain import plain
 from charlab.data.corpus import Corpus
 
 # Of the trainer's settings, those that change what is learned; devices, launchers and logging do not.
@@ -24,8 +25,8 @@ def fingerprint(config: DictConfig) -> str:
     Raises:
         UserError: if the corpus cannot be loaded.
     """
-    parts = {key: OmegaConf.to_container(config[key], resolve=True) for key in ("model", "optimizer", "scheduler")}
-    data = OmegaConf.to_container(config.data, resolve=True)
+    parts: dict[str, Any] = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
+    data = plain(config.data)
     data.pop("path", None)
     data["corpus"] = load_corpus(config).sha256
     parts["data"] = data
@@ -41,7 +42,7 @@ def load_corpus(config: DictConfig) -> Corpus:
     Raises:
         UserError: if it cannot be found or read.
     """
-    return _load_corpus(json.dumps(OmegaConf.to_container(config.data, resolve=True)["corpus"], sort_keys=True))
+    return _load_corpus(json.dumps(plain(config.data)["corpus"], sort_keys=True))
 
 
 @functools.lru_cache(maxsize=2)

@@ -33,16 +33,21 @@ def print_summary(record: Record, console: Console) -> None:
 
     The sample is the beginning of `samples.txt` in the run's folder.
     """
-    console.print()
-    console.print(_results(record))
-    if record.causality.get("leaks"):
-        console.print(_leak(record.causality))
+    print_results(record, console)
     console.print(_costs(record))
     samples = record.folder / "samples.txt"
     if samples.exists():
         console.print(_sample(samples.read_text(encoding="utf-8")))
     for label, value in _places(record.folder).items():
         console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # stays whole when copied
+
+
+def print_results(record: Record, console: Console) -> None:
+    """Prints a record's figures and, if its model leaks, how that shows."""
+    console.print()
+    console.print(_results(record))
+    if record.causality.get("leaks"):
+        console.print(_leak(record.causality))
 
 
 def _results(record: Record) -> RenderableType:

@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
+from charlab.configuration.plain import plain
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
@@ -119,7 +120,7 @@ class _Run:
     def _build_model(self) -> LanguageModel:
         seed = self.config.seed
         _seed_everything(derive_seed(seed, "initialization"))
-        model = build_model(OmegaConf.to_container(self.config.model, resolve=True), self.data.vocabulary)
+        model = build_model(plain(self.config.model), self.data.vocabulary)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
                 f"data.context_length={self.data.context_length} is more than the model's "
@@ -130,7 +131,7 @@ class _Run:
     def _build_trainer(self) -> Trainer:
         config = self.config
         description = {
-            "model_config": OmegaConf.to_container(config.model, resolve=True),
+            "model_config": plain(config.model),
             "vocabulary": self.data.vocabulary.characters,
         }
         callbacks: list[Callback] = []
@@ -151,7 +152,7 @@ class _Run:
             name=config.name,
             fingerprint=fingerprint(config),
             overrides=list(overrides),
-            config=OmegaConf.to_container(config, resolve=True),
+            config=plain(config),
             seed=config.seed,
             corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
             machine={

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -41,7 +41,7 @@ def adam(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: Sequence[float],
+    betas: tuple[float, float],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -57,14 +57,14 @@ def adam(
         decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     groups = parameter_groups(model, weight_decay, decayed)
-    return torch.optim.Adam(groups, lr=lr, betas=tuple(betas), eps=eps, **_fused(model))
+    return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **_fused(model))
 
 
 def adamw(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: Sequence[float],
+    betas: tuple[float, float],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -80,7 +80,7 @@ def adamw(
         decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     groups = parameter_groups(model, weight_decay, decayed)
-    return torch.optim.AdamW(groups, lr=lr, betas=tuple(betas), eps=eps, **_fused(model))
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **_fused(model))
 
 
 def from_parameters(

@@ -16,7 +16,7 @@ class RunningSum(NamedTuple):
     """The sum of the positions read so far, and their number."""
 
     total: Float[Tensor, "B 1 D"]
-    count: int
+    length: int
 
 
 class RunningAverage(Mixer):
@@ -30,15 +30,16 @@ class RunningAverage(Mixer):
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt) -> None:
         super().__init__()
         self.embed_dim = embed_dim
+        self.zero: Tensor
         self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and precision
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.extend(x, self.init_state(x.shape[0]))[0]
 
     def init_state(self, batch_size: int) -> RunningSum:
-        return RunningSum(self.zero.new_zeros(batch_size, 1, self.embed_dim), count=0)
+        return RunningSum(self.zero.new_zeros(batch_size, 1, self.embed_dim), length=0)
 
     def extend(self, x: Float[Tensor, "B n D"], state: RunningSum) -> tuple[Float[Tensor, "B n D"], RunningSum]:
         sums = state.total + x.cumsum(dim=1)  # (B, n, D)
-        counts = torch.arange(state.count + 1, state.count + 1 + x.shape[1], device=x.device)
-        return sums / counts[:, None], RunningSum(sums[:, -1:], state.count + x.shape[1])
+        counts = torch.arange(state.length + 1, state.length + 1 + x.shape[1], device=x.device)
+        return sums / counts[:, None], RunningSum(sums[:, -1:], state.length + x.shape[1])

@@ -61,7 +61,7 @@ class AttentionMaps(Callback):
         if step == self._logged_step or not trainer.is_global_zero or not loggers:
             return
         self._logged_step = step
-        data = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+        data = trainer.datamodule
         assert isinstance(module, LanguageModelModule)
         assert isinstance(data, CharacterDataModule)
         device = device_of(module.model)

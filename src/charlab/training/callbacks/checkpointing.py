@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ class Checkpointing(Checkpoint):
 
 def _random_state(device: torch.device) -> dict[str, Any]:
     """Returns the state of every global generator that a training step might draw from."""
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (a user's model may draw from it)
+    name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
     state: dict[str, Any] = {
         "python": random.getstate(),
         "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),

@@ -182,7 +182,7 @@ class _Reading(NamedTuple):
 
 
 def _display_of(trainer: Trainer) -> ProgressDisplay | None:
-    return next((c for c in trainer.callbacks if isinstance(c, ProgressDisplay)), None)  # type: ignore[attr-defined]
+    return next((c for c in trainer.callbacks if isinstance(c, ProgressDisplay)), None)
 
 
 def _duration(seconds: float) -> str:

@@ -69,7 +69,7 @@ class SampleText(Callback):
         self._logged_step = state_dict["logged_step"]
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> str:
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit
+        datamodule = trainer.datamodule
         assert isinstance(datamodule, CharacterDataModule)
         assert isinstance(module, LanguageModelModule)
         vocabulary, device = datamodule.vocabulary, device_of(module.model)
