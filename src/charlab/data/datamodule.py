@@ -85,7 +85,7 @@ class CharacterDataModule(LightningDataModule):
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
 
-    def setup(self, stage: str | None = None) -> None:  # noqa: ARG002  (Lightning passes it)
+    def setup(self, stage: str | None = None) -> None:
         """Loads the corpus and splits it; does nothing the second time.
 
         Raises:
@@ -154,7 +154,7 @@ class CharacterDataModule(LightningDataModule):
         """
         return Blocks(self.splits["validation"], self.context_length, self.batch_size)
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:  # noqa: ARG002
+    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
         """Cuts out the windows of a training batch, (B,) starts, on the device; passes on others, (B, T+1) windows."""
         if batch.ndim == 2:
             return batch
