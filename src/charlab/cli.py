@@ -21,15 +21,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+import charlab.runs.fingerprint  # noqa: F401  (registers the resolver in `hydra.run.dir`, in a launcher's worker too)
 from charlab.configuration.compose import Composer, check_output_folder, resolve_values
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
+from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
-from charlab.runs.fingerprint import fingerprint
-
-# `hydra.run.dir` refers to it, which Hydra resolves before the task, in a launcher's worker too.
-OmegaConf.register_new_resolver("fingerprint", lambda *, _root_: fingerprint(_root_), replace=True)
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -124,7 +122,8 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
         UserError: if it is not.
     """
     options = _ArgumentParser(parents=[get_args_parser()], add_help=False).parse_intermixed_args(arguments)
-    composer = Composer(options.config_name or config_name, search_path(options.config_path, options.config_dir))
+    path = search_path(options.config_path, options.config_dir)
+    composer = Composer(options.config_name or config_name, path, VALUES[config_name])
     overrides = composer.prepare(options.overrides)
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
         shows = bool(options.cfg or options.help or options.info)  # there, values may still be missing

@@ -11,6 +11,8 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.loader import search_path
 from charlab.errors import UserError
 
+VALUES = {"seed": int, "name": str, "force": bool, "output_dir": str}
+
 PACKAGE = {
     "toy/__init__.py": "raise ImportError('the check must not import anything')",
     "toy/parts.py": """
@@ -143,7 +145,7 @@ def conf(tmp_path: Path, package: Path) -> Path:
 
 @pytest.fixture
 def composer(conf: Path) -> Composer:
-    return Composer("train", search_path(conf))
+    return Composer("train", search_path(conf), VALUES)
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration import programs
 from charlab.configuration.check import check
 from charlab.configuration.compose import Composer, hydra_config
 from charlab.configuration.loader import Source, search_path
 from charlab.errors import UserError
 
-from .conftest import FILES, write
+from .conftest import FILES, VALUES, write
 
 Mistake = Callable[..., str]
 
@@ -30,17 +29,13 @@ def test_a_good_configuration_passes_without_importing_what_it_names(composer: C
     [
         ("model.widht=3", "There is no key model.widht; did you mean model.width?"),
         ("+model.typo=1", "There is no key model.typo; known are model.betas, model.bias"),
-        ("++model.widht=3", "There is no key model.widht; did you mean model.width?"),
         ("model.part.step=3", "There is no key model.part.step; did you mean model.part.steps?"),
         ("+model={widht: 3}", "There is no key model.widht; did you mean model.width?"),
         ("sede=3", "There is no key sede; did you mean seed?"),
-        ("+sede=3", "There is no key sede; did you mean seed?"),
         ("modle=net", "There is no key modle; did you mean model?"),
         ("width=3", "There is no key width; did you mean "),
         ("+logger.three=1", "There is no key logger.three; known are logger.one and logger.two."),
-        ("seed.x=3", "There is no key seed.x: seed is a single value."),
         ("+seed=3", "+seed=3 adds what is there already: leave out the +."),
-        ("~sede", "There is no key sede; did you mean seed?"),
         ("~seed", "The configuration has no seed: do not delete it."),
         ("~model.width", "model.width is missing: toy.parts.Net needs it."),
         ("hydra.job.chdri=true", "There is no key hydra.job.chdri; did you mean hydra.job.chdir?"),
@@ -52,7 +47,7 @@ def test_unknown_keys(mistake: Mistake, override: str, sentence: str) -> None:
 
 @pytest.fixture(scope="module")
 def composed(package: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DictConfig, list[Source]]:
-    composer = Composer("train", search_path(write(tmp_path_factory.mktemp("conf"), FILES)))
+    composer = Composer("train", search_path(write(tmp_path_factory.mktemp("conf"), FILES)), VALUES)
     return composer.job([]), composer.loader.sources
 
 
@@ -63,7 +58,7 @@ def check_with(composed: tuple[DictConfig, list[Source]], key: str, value: objec
     OmegaConf.update(config, key, value)
     config.hydra.overrides.task = [f"{key}={value}"]
     with hydra_config(config):
-        check(config, sources, programs.TRAIN)
+        check(config, sources, VALUES)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +136,7 @@ def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
 
 def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -> None:
     write(conf, {"mine.yaml": "defaults: [train, _self_]\nextra: 3\n"})
-    assert Composer("mine", search_path(conf)).job(["extra=4"]).extra == 4
+    assert Composer("mine", search_path(conf), VALUES).job(["extra=4"]).extra == 4
 
 
 def test_missing_values_are_allowed_where_a_configuration_is_only_shown(composer: Composer) -> None:

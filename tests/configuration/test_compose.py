@@ -36,6 +36,15 @@ def test_hydras_own_node_comes_along_on_request() -> None:
     }
 
 
+def test_loggers_and_callbacks_may_be_left_out_and_nothing_else() -> None:
+    config = compose(["~logger", "~callbacks"])
+    assert config.logger is None
+    assert config.callbacks is None
+    assert compose(["logger=null", "callbacks=null", "experiment=null"]).logger is None
+    with pytest.raises(UserError, match="The configuration has no optimizer: do not delete it"):
+        compose(["~optimizer"])
+
+
 def test_within_another_hydra_application(tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text("a: 1\n")
     with hydra.initialize_config_dir(str(tmp_path), version_base="1.2"):

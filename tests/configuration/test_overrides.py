@@ -49,3 +49,11 @@ def test_groups_that_take_several_options_get_a_list() -> None:
     assert prepare("logger=[csv],[tensorboard]", groups) == "logger=[csv],[tensorboard]"
     assert prepare("logger=choice(csv,tensorboard)", groups) == "logger=choice(csv,tensorboard)"
     assert prepare("model=gpt,bigram", groups) == "model=gpt,bigram"
+
+
+def test_null_chooses_nothing_of_a_group() -> None:
+    assert prepare("logger=null", {"logger"}, {"logger", "callbacks"}) == "logger=[]"
+    assert prepare("~logger", {"logger"}, {"logger", "callbacks"}) == "logger=[]"
+    assert prepare("callbacks=null", {"logger"}, {"logger", "callbacks"}) == "~callbacks"
+    assert prepare("~callbacks", {"logger"}, {"logger", "callbacks"}) == "~callbacks"
+    assert prepare("seed=null", {"logger"}, {"logger", "callbacks"}) == "seed=null"

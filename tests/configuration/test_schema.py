@@ -9,12 +9,14 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration import programs
 from charlab.configuration.check import _INSTRUCTIONS
 from charlab.configuration.compose import Composer, compose
-from charlab.configuration.loader import Loader, search_path
+from charlab.configuration.loader import Loader, _hydra_version, search_path
 from charlab.configuration.location import conf_folder
 from charlab.configuration.signatures import signature
 
@@ -24,6 +26,8 @@ PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in ("e
 EXPERIMENTS = [
     name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/") and "/_" not in name
 ]
+
+LEFT_OUT = {"data/play": {"path"}}  # a corpus that reads no file: data.path=… has to be a mistake
 
 
 def constructions(node: object) -> Iterator[dict[str, object]]:
@@ -42,20 +46,23 @@ def loader() -> Loader:
     return Loader(search_path())
 
 
+def composed(name: str, loader: Loader) -> DictConfig:
+    """Returns what a file and those in its defaults list say, without Hydra's own node, which takes long."""
+    repository = CachingConfigRepository(loader.repository)
+    with _hydra_version(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In .*Defaults list is missing `_self_`")  # about primary files, as here
+        files = create_defaults_list(repository, name, [], prepend_hydra=False, skip_missing=False).defaults
+        return loader._compose_config_from_defaults_list(files, repository)
+
+
 @pytest.mark.parametrize("name", PARTS)
 def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str, loader: Loader) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "In .*Defaults list is missing `_self_`")  # about primary files, as here
-        config = loader.load(name, [])
-    OmegaConf.set_readonly(config, False)
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    for node in constructions(OmegaConf.to_container(config, resolve=False)):
+    for node in constructions(OmegaConf.to_container(composed(name, loader), resolve=False)):
         target = str(node["_target_"])
         keys, known = set(node) - _INSTRUCTIONS, signature(target)
         assert known is not None, f"{target} cannot be read"
         if target.startswith("charlab."):
-            assert keys == known.configured, target
+            assert keys == known.configured - LEFT_OUT.get(name, set()), target
         else:
             assert keys <= set(known.parameters), target
 
@@ -69,5 +76,4 @@ def test_every_experiment_is_right(name: str) -> None:
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate"])
 def test_every_value_at_the_top_of_a_program_has_a_type(program: str) -> None:
     config = Composer(program).job([], complete=False)
-    plain = {str(key) for key in config if key != "hydra" and not isinstance(config._get_node(key), DictConfig)}
-    assert plain == set(programs.VALUES[program])
+    assert set(config) - {"hydra"} == set(programs.VALUES[program])

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
@@ -67,17 +68,24 @@ class Composer:
     Args:
         config_name: of the program's configuration.
         path: where the files are looked for; None for charlab's own.
+        values: types of the values at the top, by name; None for those of the program of that name.
     """
 
-    def __init__(self, config_name: str = "train", path: ConfigSearchPath | None = None) -> None:
+    def __init__(
+        self,
+        config_name: str = "train",
+        path: ConfigSearchPath | None = None,
+        values: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config_name = config_name
+        self.values = programs.VALUES[config_name] if values is None else values
         self.loader = Loader(path if path is not None else search_path())
         modules.forget()
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
         """Returns overrides as Hydra wants them; see `configuration.overrides.prepare`."""
-        list_groups = self.loader.list_groups_of(self.config_name)
-        return [prepare(override, list_groups) for override in overrides]
+        groups, list_groups = self.loader.groups_of(self.config_name)
+        return [prepare(override, list_groups, groups) for override in overrides]
 
     def job(self, overrides: Sequence[str], *, complete: bool = True) -> DictConfig:
         """Returns the configuration of a single job, Hydra's node included.
@@ -132,7 +140,7 @@ class Composer:
 
     def _check(self, config: DictConfig, *, complete: bool) -> None:
         with hydra_config(config):
-            check(config, self.loader.sources, programs.VALUES.get(self.config_name, {}), complete=complete)
+            check(config, self.loader.sources, self.values, complete=complete)
 
 
 def check_output_folder(config: DictConfig, *, sweep: bool) -> None:

@@ -76,12 +76,13 @@ class Loader(ConfigLoaderImpl):
             self.sources.append(Source(name, frozenset(_paths(result.config)), overlay))
         return result
 
-    def list_groups_of(self, config_name: str) -> set[str]:
-        """Returns the groups of which a configuration takes several options at once."""
+    def groups_of(self, config_name: str) -> tuple[set[str], set[str]]:
+        """Returns the groups that a configuration chooses from, and those of them that it takes several options of."""
         with _hydra_version():
             primary = self.repository.load_config(config_name)
         defaults = primary.defaults_list or [] if primary is not None else []
-        return {d.group for d in defaults if isinstance(d, GroupDefault) and d.group and d.is_options()}
+        chosen = [default for default in defaults if isinstance(default, GroupDefault) and not default.override]
+        return {str(d.group) for d in chosen}, {str(d.group) for d in chosen if d.is_options()}
 
     def is_group(self, name: str) -> bool:
         """Returns whether there is a group of that name."""

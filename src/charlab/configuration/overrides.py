@@ -18,19 +18,25 @@ _KEY_AND_VALUE = re.compile(r"(?P<key>\+{0,2}[\w./@$-]+)=(?P<value>.*)", re.DOTA
 _QUOTED = re.compile(r"""(?P<quote>["'])(\\.|(?!(?P=quote))[^\\])*(?P=quote)""", re.DOTALL)
 
 
-def prepare(override: str, list_groups: Collection[str] = ()) -> str:
+def prepare(override: str, list_groups: Collection[str] = (), groups: Collection[str] = ()) -> str:
     """Returns an override as Hydra wants it.
 
-    - `logger=tensorboard,csv` becomes `logger=[tensorboard,csv]`, for `list_groups` only.
+    - `logger=tensorboard,csv` becomes `logger=[tensorboard,csv]`, `~logger` and `logger=null` become `logger=[]`, for
+      `list_groups`, of which several options may be chosen.
+    - `callbacks=null` becomes `~callbacks`, for the other `groups`.
     - The values of `TEXT_KEYS` are quoted, unless they are quoted as a whole already.
     - A value that Hydra's grammar cannot read is quoted, unless a bracket, a quote or a comma in it shows that it was
       meant as a list, a mapping or a sweep; that is then an error to be reported.
     """
     match = _KEY_AND_VALUE.fullmatch(override)
     if match is None:
-        return override
+        return f"{override[1:]}=[]" if override.startswith("~") and override[1:] in list_groups else override
     key, value = match["key"], match["value"]
     name = key.lstrip("+")
+    if name in list_groups and value == "null":
+        return f"{key}=[]"
+    if name in groups and value == "null":
+        return f"~{key}"
     if name in TEXT_KEYS:
         return override if _QUOTED.fullmatch(value) else f"{key}={quoted(value)}"
     if name in list_groups and "," in value and not value.startswith("[") and "(" not in value:

@@ -1,10 +1,22 @@
-"""The values at the top of each program's configuration, which no constructor annotates."""
+"""What stands at the top of each program's configuration, which no constructor annotates."""
 
 from typing import Annotated, Any, Literal
 
 from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
 
-TRAIN: dict[str, Any] = {"seed": int, "name": str, "force": bool, "output_dir": str}
+TRAIN: dict[str, Any] = {
+    "seed": int,
+    "name": str,
+    "force": bool,
+    "output_dir": str,
+    "data": dict,
+    "model": dict,
+    "optimizer": dict,
+    "scheduler": dict,
+    "trainer": dict,
+    "callbacks": dict | None,
+    "logger": dict | None,
+}
 
 _TRAINED: dict[str, Any] = {
     "run": str,
@@ -36,4 +48,4 @@ GENERATE: dict[str, Any] = {
 }
 
 VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE}
-"""By the name of the program's configuration: the type of each value."""
+"""By program: the type of each value."""
