@@ -114,7 +114,10 @@ def test_a_bound_and_a_leak_are_called_by_their_names():
         {},
         {"train/loss": {1: 2.0}},
         {"blocks/validation/nll": {0: 2.0}},
-        {"train/loss": {1: 2.0, 2: float("nan")}, "estimate/validation/nll": {1: 2.0, 2: float("inf")}},
+        {
+            "train/loss": {1: 2.0, 2: float("nan"), 3: float("inf")},
+            "estimate/validation/nll": {1: 2.0, 2: float("inf")},
+        },
     ],
     ids=["nothing", "one batch", "one evaluation", "diverged"],
 )

@@ -41,7 +41,6 @@ class CharacterDataModule(LightningDataModule):
         vocabulary: the characters of the whole text; after `setup`.
         splits: (N,) ids on the CPU, of the smallest integer type, by name: "train", "validation" and, if
             `dev_fraction` is not 0, "dev"; after `setup`.
-        first_micro_batch: number of the first micro-batch that a train loader gives; set it before resuming.
 
     Raises:
         UserError: if a size is not positive, or the fractions do not fit into one text.
@@ -81,7 +80,6 @@ class CharacterDataModule(LightningDataModule):
         self.context_length = context_length
         self.batch_size = batch_size
         self.seed = seed
-        self.first_micro_batch = 0
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
 
@@ -138,10 +136,9 @@ class CharacterDataModule(LightningDataModule):
         return float(self.corpus.floor_per_character[self._slices[split]][1:].mean())
 
     def train_dataloader(self) -> RandomStarts:
-        """Returns the starts of each micro-batch's windows, from number `first_micro_batch` on."""
+        """Returns the starts of each micro-batch's windows, from the first micro-batch on."""
         return RandomStarts(
             self.seed,
-            self.first_micro_batch,
             self.trainer.global_rank if self.trainer else 0,
             batch_size=self.batch_size,
             num_starts=len(self.splits["train"]) - self.context_length,
@@ -169,9 +166,9 @@ class RandomStarts(Iterator[Int[Tensor, " B"]]):
     limited number of batches do not repeat each other.
     """
 
-    def __init__(self, seed: int, counter: int, rank: int, *, batch_size: int, num_starts: int) -> None:
+    def __init__(self, seed: int, rank: int, *, batch_size: int, num_starts: int) -> None:
         self.seed = seed
-        self.counter = counter
+        self.counter = 0
         self.rank = rank
         self.batch_size = batch_size
         self.num_starts = num_starts
@@ -185,6 +182,14 @@ class RandomStarts(Iterator[Int[Tensor, " B"]]):
         )
         self.counter += 1
         return torch.from_numpy(starts)
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns how many micro-batches were given; Lightning keeps it in the checkpoint."""
+        return {"counter": self.counter}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where the loader that gave this state had stopped."""
+        self.counter = state["counter"]
 
 
 class Blocks:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from torch import nn
 
+from charlab.configuration.build import build
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
@@ -45,7 +46,7 @@ def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel
     Raises:
         UserError: if that part does not name a language model, or gives sizes that do not fit.
     """
-    model = instantiate(config, len(vocabulary))
+    model = build(config, len(vocabulary))
     if not isinstance(model, LanguageModel):
         raise UserError(f"model._target_={config['_target_']} is not a charlab LanguageModel: name a class that is.")
     return model

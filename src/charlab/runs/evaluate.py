@@ -6,10 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
@@ -38,7 +38,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     corpus = load_corpus(trained)
     if corpus.sha256 != record.corpus["sha256"]:
         raise UserError(f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it.")
-    data: CharacterDataModule = instantiate(trained.data, corpus=corpus)
+    data: CharacterDataModule = build(trained.data, corpus=corpus)
     data.setup()
     context_length = config.context_length or data.context_length
     ids = data.ids(config.split, device)

@@ -7,9 +7,9 @@ import hashlib
 import json
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.plain import plain
+from charlab.configuration.build import build, plain
 from charlab.data.corpus import Corpus
 
 # Of the trainer's settings, those that change what is learned; devices, launchers and logging do not.
@@ -47,9 +47,7 @@ def load_corpus(config: DictConfig) -> Corpus:
 
 @functools.lru_cache(maxsize=2)
 def _load_corpus(corpus_config: str) -> Corpus:
-    from hydra.utils import instantiate
-
-    return instantiate(json.loads(corpus_config)).load()
+    return build(json.loads(corpus_config)).load()
 
 
 def _precision(trainer: Any) -> str:
@@ -61,3 +59,7 @@ def _precision(trainer: Any) -> str:
     from charlab.training.trainer import resolve_device, resolve_precision
 
     return resolve_precision("auto", resolve_device(trainer.accelerator))
+
+
+# The folder of a run is named by it; Hydra resolves that before the run begins.
+OmegaConf.register_new_resolver("fingerprint", lambda *, _root_: fingerprint(_root_), replace=True)

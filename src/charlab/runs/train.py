@@ -17,12 +17,11 @@ from typing import Any
 import filelock
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 
-from charlab.configuration.plain import plain
+from charlab.configuration.build import build, plain
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
@@ -79,14 +78,14 @@ class _Run:
         started = time.perf_counter()
         self.config, self.folder, self.console = config, folder, console
         self.device = torch.device(resolve_device(config.trainer.accelerator))
-        self.data: CharacterDataModule = instantiate(config.data, corpus=load_corpus(config))
+        self.data: CharacterDataModule = build(config.data, corpus=load_corpus(config))
         self.data.setup()
         self.model = self._build_model()
         module = CountsModule if isinstance(self.model, CountedModel) else LanguageModelModule
         self.module = module(
             self.model,
-            optimizer=instantiate(config.optimizer),
-            schedule=instantiate(config.scheduler),
+            optimizer=build(config.optimizer),
+            schedule=build(config.scheduler),
             max_steps=config.trainer.max_steps,
             max_seconds=config.trainer.max_seconds,
         )
@@ -136,11 +135,11 @@ class _Run:
         }
         callbacks: list[Callback] = []
         for part in (config.callbacks or {}).values():
-            built = instantiate(part)
+            built = build(part)
             callbacks.append(built if isinstance(built, Callback) else built(self.folder, description))
-        self.loggers: list[RunLogger] = [instantiate(part) for part in (config.logger or {}).values()]
+        self.loggers: list[RunLogger] = [build(part) for part in (config.logger or {}).values()]
         self.evaluation = next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
-        trainer: Trainer = instantiate(config.trainer)(self.folder, callbacks, self.loggers)
+        trainer: Trainer = build(config.trainer)(self.folder, callbacks, self.loggers)
         for logger in self.loggers:
             logger.open(self.folder)
         return trainer
@@ -197,6 +196,9 @@ class _Run:
     def _fit(self) -> None:
         _seed_everything(derive_seed(self.config.seed, "training"))
         last = self.folder / LAST
+        if not last.exists():  # killed before its first checkpoint, if it was begun at all
+            for logger in self.loggers:
+                logger.rewind({})
         interrupted = False
         try:
             self.trainer.fit(

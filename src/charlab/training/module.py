@@ -127,7 +127,6 @@ class LanguageModelModule(LightningModule):
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
-        self.trainer.datamodule.first_micro_batch = self.micro_batches
 
 
 class Stopwatch:

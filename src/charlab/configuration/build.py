@@ -1,0 +1,28 @@
+"""From a configuration to what it describes."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration.diagnosis import find_user_error
+
+
+def plain(node: DictConfig) -> dict[str, Any]:
+    """Returns a mapping of a configuration as dictionaries and lists, with everything that it refers to filled in."""
+    return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
+
+
+def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> Any:
+    """Calls what `_target_` names with the node's other keys, and with these arguments.
+
+    Raises:
+        UserError: if the constructor raised it; Hydra would wrap it in an error of its own.
+    """
+    try:
+        return instantiate(node, *arguments, **more)
+    except InstantiationException as error:
+        raise find_user_error(error) or error from None

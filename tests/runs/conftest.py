@@ -1,0 +1,51 @@
+"""Runs that take a second: a tiny transformer on a text made up here."""
+
+import random
+
+import pytest
+
+import charlab
+
+TINY = (
+    "model=gpt",
+    "data=textfile",
+    "data.context_length=8",
+    "data.batch_size=2",
+    "model.embed_dim=16",
+    "model.num_layers=1",
+    "model.dropout=0.2",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=12",
+    "trainer.accumulate_grad_batches=2",
+    "callbacks.evaluation.every_n_steps=4",
+    "callbacks.evaluation.num_batches=2",
+    "callbacks.metrics.every_n_steps=1",
+    "callbacks.checkpointing.every_n_steps=3",
+    "callbacks.samples.length=20",
+)
+
+
+@pytest.fixture(scope="session")
+def text_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    words = random.Random(0).choices(["to", "be", "or", "not", "that", "is", "the", "question"], k=400)
+    path.write_text("\n".join(words))
+    return path
+
+
+@pytest.fixture
+def overrides(text_path, tmp_path):
+    """The command line of a tiny run."""
+    return [*TINY, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}"]
+
+
+@pytest.fixture
+def run_tiny(overrides):
+    """Runs it in this process, with more overrides."""
+    return lambda *more: charlab.run(*overrides, *more)
+
+
+@pytest.fixture(scope="module")
+def finished_run(text_path, tmp_path_factory):
+    """The record of a tiny run, not to be changed."""
+    return charlab.run(*TINY, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")

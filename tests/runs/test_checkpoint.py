@@ -1,0 +1,85 @@
+"""Checkpoints that are missing, truncated, of another model, or hold code."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+import charlab
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
+
+
+@pytest.fixture
+def checkpoint(finished_run):
+    return torch.load(finished_run.folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def test_load_gives_the_trained_model_and_its_vocabulary(finished_run, text_path):
+    model, vocabulary = charlab.load(finished_run.folder)
+    assert vocabulary.characters == Vocabulary.of(text_path.read_text()).characters
+    assert not model.training
+    assert model.vocab_size == len(vocabulary)
+    assert model.context_length == 8
+    from_file, _ = charlab.load(finished_run.folder / "checkpoints" / "last.ckpt")
+    window = torch.zeros(1, 9, dtype=torch.long)
+    assert torch.equal(model.nll(window), from_file.nll(window))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint .*best\.ckpt"):
+        charlab.load(tmp_path, checkpoint="best")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(finished_run, tmp_path, keep):
+    data = (finished_run.folder / "checkpoints" / "last.ckpt").read_bytes()
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        charlab.load(path)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+    for contents in (b"To be, or not to be", pickle.dumps({"a": 1}, protocol=2)):
+        path.write_bytes(contents)
+        with pytest.raises(UserError, match=r"last\.ckpt (holds code, or is no checkpoint|is truncated)"):
+            charlab.load(path)
+    torch.save({"weights": torch.zeros(3)}, path)
+    with pytest.raises(UserError, match="not a checkpoint of charlab"):
+        charlab.load(path)
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path):
+    path, sprung = tmp_path / "last.ckpt", tmp_path / "sprung"
+    torch.save({**checkpoint, "surprise": Trap(sprung)}, path)
+    with pytest.raises(UserError, match="holds code"):
+        charlab.load(path)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("target", ["os.mkdir", "charlab.models.decoding.torch.hub.load", "subprocess.run"])
+def test_a_model_that_is_a_function_is_not_called(checkpoint, tmp_path, target):
+    path, sprung = tmp_path / "last.ckpt", tmp_path / "sprung"
+    checkpoint["model_config"]["mixer"] = {"_target_": target, "path": str(sprung)}
+    torch.save(checkpoint, path)
+    with pytest.raises(UserError, match="was not called"):
+        charlab.load(path)
+    assert not sprung.exists()
+
+
+def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
+    checkpoint["model_config"]["embed_dim"] = 8
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match="of another model than Backbone"):
+        charlab.load(tmp_path / "last.ckpt")

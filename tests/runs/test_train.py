@@ -1,0 +1,179 @@
+"""A run from its command line to its record: finished, repeated, interrupted, failed."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import charlab
+from charlab.errors import UserError
+from charlab.runs.record import Record
+from charlab.training.callbacks.divergence import DivergedError
+from charlab.training.module import LanguageModelModule
+
+
+def weights(record):
+    return torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def curves(record):
+    """Returns every logged measurement but those of time."""
+    with (record.folder / "metrics.csv").open() as lines:
+        rows = [row for row in csv.DictReader(lines) if row["metric"] != "characters_per_second"]
+    return [(row["step"], row["characters"], row["metric"], row["value"]) for row in rows]
+
+
+def assert_same_outcome(a, b):
+    assert weights(a).keys() == weights(b).keys()
+    assert all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+    assert curves(a) == curves(b)
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Makes training end with an exception in the given micro-batch, as if the process had been killed there."""
+    original = LanguageModelModule.training_step
+
+    def interrupt(micro_batch, error):
+        def training_step(self, window, batch_idx):
+            if self.micro_batches == micro_batch:
+                raise error
+            return original(self, window, batch_idx)
+
+        monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
+        return lambda: monkeypatch.setattr(LanguageModelModule, "training_step", original)
+
+    return interrupt
+
+
+def test_a_run_leaves_its_record(finished_run):
+    folder = finished_run.folder
+    stored = json.loads((folder / "record.json").read_text())
+    assert stored["status"] == "finished"
+    assert stored["steps"] == 12
+    assert stored["characters_seen"] == 12 * 2 * 2 * 8  # steps × accumulated batches × windows × T
+    assert stored["config"]["model"]["embed_dim"] == 16
+    assert stored["parameters"] == sum(p.numel() for p in charlab.load(folder)[0].parameters())
+    assert stored["flops_per_step"] > 2 * 3 * stored["parameters"]
+    assert set(stored["time"]) == {"setup_s", "training_s", "evaluation_s"}
+    assert {(m["protocol"], m["split"]) for m in stored["metrics"]} == {
+        ("estimate", "train"),
+        ("estimate", "validation"),
+        ("blocks", "validation"),
+        ("sliding", "validation"),
+    }
+    assert stored["causality"]["leaks"] is False
+    for name in ("metrics.csv", "nll.npy", "samples.txt", "loss.png", ".hydra/config.yaml", ".hydra/overrides.yaml"):
+        assert (folder / name).stat().st_size > 0, name
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert not list(folder.glob(".*.*")), "temporary files were left behind"
+
+
+def test_saved_nll_is_the_reported_one_and_the_models(finished_run):
+    per_character = np.load(finished_run.folder / "nll.npy")
+    blocks = finished_run.metric("blocks")
+    assert per_character.mean(dtype=np.float64) == pytest.approx(blocks["nll"], abs=1e-6)
+    assert len(per_character) == blocks["characters"]
+
+
+def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, capsys):
+    first = run_tiny()
+    stamp = (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    capsys.readouterr()
+    again = run_tiny()
+    assert "finished already" in capsys.readouterr().out.replace("\n", " ")
+    assert again.fingerprint == first.fingerprint
+    assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == stamp
+    forced = run_tiny("force=true")
+    assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns > stamp
+    assert len(curves(forced)) == len(curves(first))
+    assert_same_outcome(first, forced)
+
+
+@pytest.mark.parametrize("micro_batch", [3, 7, 16], ids="killed in micro-batch {}".format)
+def test_an_interrupted_run_ends_in_the_same_bits(run_tiny, finished_run, interrupt_at, micro_batch):
+    restore = interrupt_at(micro_batch, RuntimeError("the power failed"))
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run_tiny()
+    restore()
+    resumed = run_tiny()
+    assert resumed.status == "finished"
+    assert_same_outcome(resumed, finished_run)
+
+
+def test_a_failed_run_says_why(run_tiny, overrides, interrupt_at):
+    interrupt_at(5, RuntimeError("the power failed"))
+    with pytest.raises(RuntimeError):
+        run_tiny()
+    (path,) = (p for p in overrides if p.startswith("output_dir"))
+    (folder,) = __import__("pathlib").Path(path.partition("=")[2]).glob("runs/*/*")
+    record = Record.load(folder)
+    assert record.status == "failed"
+    assert "the power failed" in record.error
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(run_tiny, monkeypatch, tmp_path):
+    original = LanguageModelModule.training_step
+
+    def training_step(self, window, batch_idx):
+        loss = original(self, window, batch_idx)
+        if self.micro_batches == 15:  # in the eighth step; the last checkpoint is of the sixth
+            self.last_loss = loss.detach() * float("nan")
+        return loss
+
+    monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
+    with pytest.raises(DivergedError, match=r"nan at step 7.*last finite one was \d.*learning rate 0.001"):
+        run_tiny()
+    (folder,) = tmp_path.glob("outputs/runs/*/*")
+    assert Record.load(folder).status == "diverged"
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+
+
+def test_another_seed_is_another_run(run_tiny, finished_run):
+    other = run_tiny("seed=0")
+    assert other.seed == 0
+    assert other.fingerprint != finished_run.fingerprint
+    assert not all(torch.equal(value, weights(other)[name]) for name, value in weights(finished_run).items())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["model.mixer.num_heads=3"], "num_heads"),
+        (["data.context_length=1000"], "context_length"),
+        (["trainer.max_steps=null"], "budget"),
+        (["trainer.accelerator=gpu"], "gpu"),
+        (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
+    ],
+)
+def test_what_cannot_run_leaves_nothing_behind(run_tiny, tmp_path, more, message):
+    if more == ["trainer.accelerator=gpu"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match=message) as raised:
+        run_tiny(*more)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.glob("outputs/runs/*")), "something was left behind"
+
+
+def test_two_processes_do_not_train_the_same_run(run_tiny, interrupt_at):
+    def start_again(self, window, batch_idx):
+        run_tiny()
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(LanguageModelModule, "training_step", start_again)
+    with pytest.raises(UserError, match="Another process"):
+        run_tiny()
+    patch.undo()
+
+
+def test_accumulated_batches_and_seconds_as_a_budget(run_tiny):
+    record = run_tiny("trainer.max_steps=null", "trainer.max_seconds=0.3", "scheduler=warmup_stable_decay")
+    assert record.time["training_s"] >= 0.3
+    assert record.time["training_s"] < 3
+    rates = [float(value) for _, _, metric, value in curves(record) if metric == "learning_rate"]
+    assert max(rates) <= 1e-3
+    assert rates[-1] < 0.2 * max(rates), "the schedule did not follow the clock"
