@@ -37,7 +37,7 @@ def scalars(values: Mapping[str, float], step: int) -> bytes:
 def text(tag: str, content: str, step: int) -> bytes:
     """Returns an event with a text, which is shown line by line in a fixed-width font."""
     markdown = "\n".join(f"    {line}" for line in content.split("\n"))  # a code block: line breaks stay
-    tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape={"dim": [{"size": 1}]})
+    tensor = TensorProto(dtype=DT_STRING, string_val=[markdown.encode()], tensor_shape={})
     plugin = SummaryMetadata(plugin_data={"plugin_name": "text"})
     return _event([Summary.Value(tag=tag, metadata=plugin, tensor=tensor)], step)
 

@@ -145,6 +145,6 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
     figure.supylabel("looking (query)", fontsize=8)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for it
-        canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+        canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
     return np.ascontiguousarray(pixels[:, :, :3])

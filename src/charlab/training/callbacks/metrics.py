@@ -46,9 +46,8 @@ class TrainingMetrics(Callback):
             self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                self._gradient_norm /= (
-                    scaler.get_scale()
-                )  # fused optimizers undo float16's scaling by themselves, later
+                # Gradients in float16 are scaled; a fused optimizer undoes that by itself, but later.
+                self._gradient_norm /= scaler.get_scale()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
