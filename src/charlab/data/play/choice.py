@@ -1,0 +1,100 @@
+"""A choice between strings, and what each character of the chosen string costs."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+import numpy as np
+
+DRAW_BITS = 32  # a draw is an integer in [0, 2³²)
+
+
+class Choice:
+    """One of several strings comes next, string i with probability weights[i] / total.
+
+    No string begins another, so the text alone tells which of them was chosen. Weights are integers, so that no
+    rounding can make two machines choose differently.
+
+    Attributes:
+        texts: the strings, in order of code points.
+        weights: a positive integer for each of them.
+        total: the sum of the weights.
+        draw_limit: draws from here on are to be thrown away; modulo `total` they would favor the first strings.
+    """
+
+    __slots__ = ("_index", "_lengths", "cumulative", "draw_limit", "texts", "total", "weights")
+
+    def __init__(self, texts: Sequence[str], weights: Sequence[int]) -> None:
+        """Raises ValueError if the strings are out of order or one of them begins another, or if there are none."""
+        if not texts or not texts[0] or min(weights) < 1:
+            raise ValueError(f"a choice needs strings and positive weights, not {texts} and {weights}")
+        for one, other in pairwise(texts):
+            if one >= other or other.startswith(one):
+                raise ValueError(f"{one!r} begins {other!r} or belongs behind it")
+        self.texts = texts
+        self.weights = weights
+        self.cumulative = list(accumulate(weights))
+        self.total = self.cumulative[-1]
+        self.draw_limit = (1 << DRAW_BITS) // self.total * self.total
+        self._index: dict[str, int] | None = None
+        self._lengths: list[int] = []
+
+    @classmethod
+    def among(cls, texts: Sequence[str], weights: Sequence[int] | None = None) -> Choice:
+        """Returns the choice among strings in any order; without `weights`, all are equally probable."""
+        order = sorted(range(len(texts)), key=texts.__getitem__)
+        return cls([texts[i] for i in order], [weights[i] if weights else 1 for i in order])
+
+    def pick(self, draw: int) -> int:
+        """Returns the index of the string that `draw` stands for; `draw` must be below `draw_limit`."""
+        return bisect_right(self.cumulative, draw % self.total)
+
+    def find(self, text: str, position: int) -> int | None:
+        """Returns the index of the string that stands in `text` at `position`, or None if none does."""
+        if self._index is None:
+            self._index = {string: index for index, string in enumerate(self.texts)}
+            self._lengths = sorted({len(string) for string in self.texts})
+        for length in self._lengths:
+            index = self._index.get(text[position : position + length])
+            if index is not None:
+                return index
+        return None
+
+    def weight_of_prefix(self, prefix: str) -> int:
+        """Returns the sum of the weights of all strings that begin with `prefix`."""
+        return sum(weight for text, weight in zip(self.texts, self.weights, strict=True) if text.startswith(prefix))
+
+
+def character_costs(choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
+    """Works out what each character of each string of each choice costs.
+
+    A character's probability is the weight of the strings that go on with it over the weight of all strings that
+    were still possible before it. Strings with a common prefix stand side by side, so the weights of prefixes of
+    length d are sums over runs of strings, for all choices at once.
+
+    Args:
+        choices: the choices, n strings in all.
+
+    Returns:
+        The costs, −log p in nats of each character given those before it, (n, longest string) float64, meaningless
+        behind a string's end; and the lengths of the strings, (n,) int64.
+    """
+    texts = np.array([text for choice in choices for text in choice.texts])  # (n,)
+    weights = np.array([weight for choice in choices for weight in choice.weights], dtype=np.int64)
+    sizes = [len(choice.texts) for choice in choices]
+    totals = np.array([choice.total for choice in choices])
+    characters = texts.view(np.uint32).reshape(len(texts), -1)  # (n, longest), padded with 0
+    starts_run = np.zeros(len(texts), dtype=bool)
+    starts_run[np.cumsum([0, *sizes[:-1]])] = True
+    before = np.log(np.repeat(totals, sizes))
+    costs = np.empty(characters.shape)
+    for depth in range(characters.shape[1]):
+        starts_run[1:] |= characters[1:, depth] != characters[:-1, depth]
+        starts = np.flatnonzero(starts_run)
+        run_weights = np.add.reduceat(weights, starts)
+        after = np.log(np.repeat(run_weights, np.diff(starts, append=len(texts))))
+        costs[:, depth] = before - after
+        before = after
+    return costs, np.char.str_len(texts).astype(np.int64)

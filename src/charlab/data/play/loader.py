@@ -1,0 +1,27 @@
+"""The loader of the embedded corpus."""
+
+from __future__ import annotations
+
+from charlab.data.corpus import Corpus
+from charlab.data.play.generator import generate_with_nll
+from charlab.errors import UserError
+
+
+class Play:
+    """Generated verse plays in tiny Shakespeare's alphabet, with their entropy floor; needs no file and no network.
+
+    Args:
+        seed: which plays: any integer.
+        length: number of characters, at least 1.
+    """
+
+    def __init__(self, seed: int = 305, length: int = 1_000_000) -> None:
+        if length < 1:
+            raise UserError(f"A play of {length} characters cannot be written: set its length to 1 or more.")
+        self.seed = seed
+        self.length = length
+
+    def load(self) -> Corpus:
+        """Returns the plays; their floor of a part of the text is the mean of `floor_per_character` there."""
+        text, nll = generate_with_nll(self.seed, self.length)
+        return Corpus.of("play", text, floor_per_character=nll)

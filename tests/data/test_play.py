@@ -1,0 +1,275 @@
+import math
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from charlab.data.corpus import Corpus
+from charlab.data.play import generator, lexicon, stage
+from charlab.data.play.choice import DRAW_BITS, Choice, character_costs
+from charlab.data.play.generator import decode, generate, generate_with_nll, nll_per_character
+from charlab.data.play.loader import Play
+from charlab.data.play.words import RHYME_OF
+from charlab.errors import UserError
+from tests.references.play_probabilities import all_texts, next_character_probabilities
+
+ALPHABET = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Play(seed=305, length=400_000).load()
+
+
+def retell(indices: list[int]) -> tuple[str, list[Choice]]:
+    telling = stage.tell()
+    choice = next(telling)
+    pieces, choices = [], []
+    for index in indices:
+        pieces.append(choice.texts[index])
+        choices.append(choice)
+        choice = telling.send(index)
+    return "".join(pieces), choices
+
+
+# The text
+
+
+def test_text_is_the_same_on_every_machine():
+    corpus = Play(seed=305, length=20_000).load()
+    assert corpus.sha256 == "70cfe0db3c7df8734e66d7b647e675b713bfb95d5e6ec1fec7a341b69c54c380"
+
+
+def test_alphabet_is_that_of_tiny_shakespeare(corpus):
+    assert "".join(sorted(set(corpus.text))) == ALPHABET
+    assert min(corpus.text.count(character) for character in ALPHABET) >= 20
+
+
+@pytest.mark.parametrize("seed", [0, -3, 2**70])
+def test_shorter_text_begins_longer_one(seed):
+    assert generate(seed, 3000).startswith(generate(seed, 777))
+    assert generate(seed, 3000) != generate(seed + 1, 3000)
+
+
+def test_loader_gives_corpus_with_floor():
+    corpus = Play(seed=4, length=2000).load()
+    assert (corpus.name, len(corpus.text)) == ("play", 2000)
+    assert corpus.floor_per_character is not None
+    assert corpus.floor_per_character.dtype == np.float64
+    np.testing.assert_allclose(corpus.floor_per_character, nll_per_character(corpus.text), rtol=0, atol=1e-12)
+
+
+def test_loader_refuses_empty_play():
+    with pytest.raises(UserError, match="length"):
+        Play(length=0)
+
+
+def test_loader_needs_no_torch():
+    check = "import sys, charlab.data.play.loader; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+# Text and choices correspond one to one
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), length=st.integers(1, 4000))
+def test_decoding_gives_back_choices_and_choices_give_back_text(seed, length):
+    text = generate(seed, length)
+    decisions = decode(text)
+    assert "".join(decision.text for decision in decisions) == text
+    whole = [decision for decision in decisions if decision.index is not None]
+    assert len(whole) >= len(decisions) - 1
+    retold, choices = retell([decision.index for decision in whole])
+    assert text.startswith(retold)
+    for decision, choice in zip(whole, choices, strict=True):
+        assert decision.probability == Fraction(choice.weights[decision.index], choice.total)
+    nats = -sum(math.log(decision.probability) for decision in decisions)
+    assert nll_per_character(text).sum() == pytest.approx(nats, abs=1e-8)
+
+
+def test_generating_and_reading_give_the_same_nll(corpus):
+    text = corpus.text[:50_000]
+    np.testing.assert_allclose(nll_per_character(text), corpus.floor_per_character[:50_000], rtol=0, atol=1e-12)
+
+
+def test_probabilities_of_all_texts_of_one_length_sum_to_one():
+    probabilities: dict[str, Fraction] = {}
+    for text, probability in all_texts(stage.tell, 13):
+        probabilities[text] = probabilities.get(text, Fraction(0)) + probability
+    assert len(probabilities) > 500
+    assert sum(probabilities.values()) == 1
+    for text in sorted(probabilities)[::20]:
+        assert math.prod(decision.probability for decision in decode(text)) == probabilities[text]
+        assert math.exp(-nll_per_character(text).sum()) == pytest.approx(float(probabilities[text]))
+
+
+def test_probabilities_of_a_small_telling_sum_to_one(monkeypatch):
+    def tell() -> stage.Telling:
+        while True:
+            first = Choice.among(["a", "ba", "bbc"], [1, 2, 4])
+            chosen = first.texts[(yield first)]
+            yield Choice.among([chosen, " ", "c"], [3, 5, len(chosen)])
+
+    monkeypatch.setattr(generator, "tell", tell)
+    texts = list(all_texts(tell, 7))
+    probabilities: dict[str, Fraction] = defaultdict(Fraction)
+    for text, probability in texts:
+        probabilities[text] += probability
+    assert sum(probabilities.values()) == 1
+    for text, probability in probabilities.items():
+        assert math.prod(decision.probability for decision in decode(text)) == probability
+        assert math.exp(-nll_per_character(text).sum()) == pytest.approx(float(probability))
+    drawn, nll = generate_with_nll(1, 6000)
+    np.testing.assert_allclose(nll, nll_per_character(drawn), atol=1e-12)
+
+
+def test_next_character_is_a_distribution(corpus):
+    text = corpus.text[:3000]
+    for end in [*range(0, 60, 9), *range(100, 1500, 287)]:
+        total = 0.0
+        for character in ALPHABET:
+            try:
+                total += math.exp(-nll_per_character(text[:end] + character)[-1])
+            except UserError:
+                continue
+        assert total == pytest.approx(1, abs=1e-9)
+
+
+def test_character_costs_against_reference(corpus):
+    whole = [decision.index for decision in decode(corpus.text[:6000]) if decision.index is not None]
+    chosen = list(dict.fromkeys(retell(whole)[1]))[::40]
+    costs, lengths = character_costs(chosen)
+    texts = [(choice, text) for choice in chosen for text in choice.texts]
+    assert len(texts) == len(costs)
+    for row in range(0, len(texts), 23):
+        choice, text = texts[row]
+        assert lengths[row] == len(text)
+        for i, character in enumerate(text):
+            probability = next_character_probabilities(choice, text[:i])[character]
+            assert costs[row, i] == pytest.approx(-math.log(probability), abs=1e-12)
+
+
+def test_choices_are_drawn_with_their_probabilities(corpus):
+    whole = [decision.index for decision in decode(corpus.text[:150_000]) if decision.index is not None]
+    _, choices = retell(whole)
+    moments: dict[Choice, tuple[float, float]] = {}
+    surplus = variance = 0.0
+    for choice, index in zip(choices, whole, strict=True):
+        if choice not in moments:
+            p = np.array(choice.weights) / choice.total
+            entropy = -(p * np.log(p)).sum()
+            moments[choice] = entropy, (p * np.log(p) ** 2).sum() - entropy**2
+        surplus += -math.log(choice.weights[index] / choice.total) - moments[choice][0]
+        variance += moments[choice][1]
+    assert abs(surplus) < 4 * math.sqrt(variance)
+
+
+def test_every_weight_has_its_share_of_the_draws():
+    choice = Choice.among(["x", "y", "zz"], [3, 1, 6])
+    assert choice.draw_limit % choice.total == 0
+    assert (1 << DRAW_BITS) - choice.draw_limit < choice.total
+    picks = [choice.pick(draw) for draw in range(choice.total * 2)]
+    assert [picks.count(index) for index in range(3)] == [6, 2, 12]
+
+
+@pytest.mark.parametrize("texts", [["the", "then"], ["a", "a"], []])
+def test_choice_refuses_strings_that_the_text_could_not_tell_apart(texts):
+    with pytest.raises(ValueError, match=r"begins|needs"):
+        Choice.among(texts)
+
+
+def test_text_that_is_no_play_is_refused_where_it_goes_wrong(corpus):
+    text = corpus.text[:500]
+    place = text.index(":\n")
+    with pytest.raises(UserError, match=f"'x' .* character {place}, line 3"):
+        nll_per_character(text[:place] + "x" + text[place:])
+    with pytest.raises(UserError, match="'r'"):
+        decode("romeo")
+
+
+# What the text depends on, read off the text alone
+
+
+def plays(corpus: Corpus) -> list[str]:
+    return corpus.text.split("Exeunt.\n\n")[:-1]
+
+
+def test_who_is_on_stage(corpus):
+    entrances = departures = addresses = 0
+    for play in plays(corpus):
+        title, *speeches = play.removesuffix("\n\n").split("\n\n")
+        names, genre, city = re.fullmatch(r"(\w+ & \w+), A (\w+) OF (\w+)", title).groups()
+        present = names.split(" & ")
+        previous = present[1]
+        epithets: dict[str, str] = {}
+        wagers = set()
+        assert len(speeches) >= stage.FEWEST_SPEECHES
+        for speech in speeches:
+            speaker, lines = re.fullmatch(r"([A-Z]+):\n(.+)", speech, re.DOTALL).groups()
+            assert speaker in present
+            assert speaker != previous
+            for epithet, name in re.findall(r"\bO (\w+) ([A-Z]\w+),", lines):
+                assert name.upper() == previous
+                assert epithets.setdefault(name, epithet) == epithet
+                addresses += 1
+            for name in re.findall(r"Here comes (?:good|fair) (\w+);", lines):
+                assert name.upper() not in present
+                present.append(name.upper())
+                entrances += 1
+            if "\nFarewell, " in f"\n{lines}":
+                present.remove(speaker)
+                departures += 1
+            assert 2 <= len(present) <= stage.MOST_ON_STAGE
+            assert {place.upper() for place in re.findall(r"here in (\w+)", lines, re.IGNORECASE)} <= {city}
+            wagers.update(re.findall(r"\$3+", lines))
+            exclamations = {"TRAGEDY": "Alas, ", "COMEDY": "In faith, ", "HISTORY": "To arms! "}
+            assert not any(cry in lines for other, cry in exclamations.items() if other != genre)
+            previous = speaker
+        assert len(wagers) <= 1
+    assert min(entrances, departures, addresses) > 20
+
+
+def test_every_second_line_rhymes_with_the_one_before_and_not_with_itself(corpus):
+    couplets = 0
+    for play in plays(corpus):
+        lines = [line for line in play.split("\n")[2:] if line and not re.fullmatch(r"[A-Z]+:", line)]
+        last_words = [re.search(r"([A-Za-z'-]+)\W*$", line).group(1).lower() for line in lines]
+        assert len(lines) % 2 == 0
+        for one, other in zip(last_words[::2], last_words[1::2], strict=True):
+            assert one != other
+            assert rhyme(one) == rhyme(other)
+            couplets += 1
+    assert couplets > 3000
+
+
+def rhyme(word: str) -> str:
+    if word in RHYME_OF:
+        return RHYME_OF[word]
+    base = word.removesuffix("ies") + "y" if word.endswith("ies") else word.removesuffix("s")
+    base = word.removesuffix("s") if word.removesuffix("s") in RHYME_OF else base
+    return RHYME_OF[base] + "s"
+
+
+def test_grammar_agrees(corpus):
+    text = corpus.text.replace("\n", " ")
+    assert not re.search(r"\b[Aa] [aeio]", text)
+    assert not re.search(r"\b[Aa]n (?!h?[aeiou])", text)
+    subjects = re.findall(r"(?<!ost)(?<!\b[Ii]f) [Tt]hou ([\w']+)", text)
+    assert len(subjects) > 500
+    assert {verb for verb in subjects if not verb.endswith("st")} == {"art", "wilt", "shalt"}
+    after_plural = set(re.findall(r"[.!?] (?:These|Those|All) [\w-]+s ([a-z]+)", text))
+    assert len(after_plural & {"are", "have", "do", "will", "shall", "must"}) >= 3
+    assert not after_plural & {"is", "hath", "doth"}
+    assert not re.search(r"\b[Ww]hy[^.;:!?]*[.;:!]", text)
+
+
+def test_no_word_has_two_rhymes():
+    words = " ".join(lexicon.RHYMES.values()).split()
+    assert len(words) == len(set(words))
