@@ -87,7 +87,17 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
     try:
-        prepared = _checked(config_name, list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(config_name, task, list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` perhaps, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
+    try:
+        prepared = _checked(config_name, arguments)
         with _command_line(prepared):
             hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config_name)(task)()
     except KeyboardInterrupt:
@@ -97,9 +107,8 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:  # the reader, `head` perhaps, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None:

@@ -60,6 +60,8 @@ def test_within_another_hydra_application(tmp_path: Path) -> None:
 def test_wrong_values_are_the_users() -> None:
     with pytest.raises(UserError, match=r"trainer\.max_steps must be an integer"):
         compose(["trainer.max_steps=abc"])
+    with pytest.raises(UserError, match=r"model\.vocab_size cannot be configured: the program supplies it"):
+        compose(["+model.vocab_size=3"])
     with pytest.raises(UserError, match="stride must be an integer"):
         compose(["run=x", "stride=0"], "evaluate")
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from charlab.configuration import modules
+from charlab.configuration.compose import Composer
+from charlab.configuration.loader import search_path
 from charlab.configuration.location import conf_folder
 from charlab.configuration.modules import find
 from charlab.configuration.signatures import signature
@@ -87,7 +88,7 @@ def test_files_edited_meanwhile_are_read_again(package: Path) -> None:
     write(package, {"edited.py": "def build(*, a): ..."})
     assert list(signature("edited.build").parameters) == ["a"]  # type: ignore[union-attr]
     write(package, {"edited.py": "def build(*, b): ..."})
-    modules.forget()
+    Composer("train", search_path(), {})  # each begins afresh
     assert list(signature("edited.build").parameters) == ["b"]  # type: ignore[union-attr]
 
 
