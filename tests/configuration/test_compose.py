@@ -62,6 +62,10 @@ def test_wrong_values_are_the_users() -> None:
         compose(["trainer.max_steps=abc"])
     with pytest.raises(UserError, match=r"model\.vocab_size cannot be configured: the program supplies it"):
         compose(["+model.vocab_size=3"])
+    with pytest.raises(UserError, match=r"plot\.log_steps must be true or false, not 1"):
+        compose(["plot.log_steps=1"])
+    with pytest.raises(UserError, match=r"There is no key plot\.log_step; did you mean plot\.log_steps"):
+        compose(["+plot.log_step=true"])
     with pytest.raises(UserError, match="stride must be an integer"):
         compose(["run=x", "stride=0"], "evaluate")
 

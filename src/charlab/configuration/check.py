@@ -34,7 +34,7 @@ def check(config: DictConfig, sources: Collection[Source], values: Mapping[str, 
     Args:
         config: with Hydra's node, which interpolations may refer to.
         sources: the files that it was composed of.
-        values: types of the values at its top, by name.
+        values: types of the values that nothing is constructed with, by dotted name.
         complete: whether values may no longer be missing (`???`).
 
     Raises:
@@ -53,10 +53,12 @@ class _Check:
         self.typed = typed - {str(group) for group in config.hydra.runtime.choices}
 
     def run(self, values: Mapping[str, Any]) -> None:
-        for name, annotation in values.items():
-            if self.config._get_node(name, validate_access=False) is None:
-                raise UserError(f"The configuration has no {name}: do not delete it.")
-            self.check_value(self.config, name, name, annotation)
+        for path, annotation in values.items():
+            parent, _, key = path.rpartition(".")
+            node = OmegaConf.select(self.config, parent) if parent else self.config
+            if not isinstance(node, DictConfig) or node._get_node(key, validate_access=False) is None:
+                raise UserError(f"The configuration has no {path}: do not delete it.")
+            self.check_value(node, key, path, annotation)
         self.check_mapping(self.config, "")
         check_constraints(self.config)
 

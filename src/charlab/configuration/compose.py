@@ -68,7 +68,8 @@ class Composer:
     Args:
         config_name: of the program's configuration.
         path: where the files are looked for; None for charlab's own.
-        values: types of the values at the top, by name; None for those of the program of that name.
+        values: types of the values that nothing is constructed with, by dotted name; None for those of the program of
+            that name.
     """
 
     def __init__(

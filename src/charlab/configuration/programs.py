@@ -1,4 +1,4 @@
-"""What stands at the top of each program's configuration, which no constructor annotates."""
+"""Those values of each program's configuration which no constructor annotates, by dotted name."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,13 +16,14 @@ TRAIN: dict[str, Any] = {
     "trainer": dict,
     "callbacks": dict | None,
     "logger": dict | None,
+    "plot.log_steps": bool,
 }
 
 _TRAINED: dict[str, Any] = {
     "run": str,
     "checkpoint": Literal["last", "best"],
     "seed": int,
-    "device": Literal["auto", "cpu", "cuda", "mps"],
+    "device": Literal["auto", "cpu", "gpu", "mps"],
 }
 
 EVALUATE: dict[str, Any] = {
