@@ -29,7 +29,7 @@ def all_files(folder: Path) -> dict[str, bytes]:
 def test_the_page_adds_a_model_with_two_files_and_no_edit(copy):
     page = PAGE.read_text(encoding="utf-8")
     before = all_files(copy)
-    for path, contents in re.findall(r"^## \d\. .*`(\S+)`\n\n```\w+\n(.*?)```", page, flags=re.M | re.S):
+    for path, contents in re.findall(r"^## \d\. [^\n]*`(\S+)`\n\n```\w+\n(.*?)```", page, flags=re.M | re.S):
         assert not (copy / path).exists()
         (copy / path).write_text(contents, encoding="utf-8")
     after = all_files(copy)

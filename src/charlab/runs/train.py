@@ -43,6 +43,9 @@ from charlab.training.loggers import RunLogger
 from charlab.training.module import LanguageModelModule
 from charlab.training.trainer import resolve_device
 
+# What TensorBoard shows beside the final metrics of each run.
+HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "trainer", "seed")
+
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
     """Trains and evaluates one model, or continues where a killed process stopped, or finds that all is done.
@@ -232,13 +235,22 @@ class _Run:
                     write_atomically(self.folder / "nll.npy", lambda file: np.save(file, per_character))  # noqa: B023
         record.causality = causality.as_dict()
         self._update_progress()
-        metrics = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
-        parts = ("model", "data", "optimizer", "scheduler", "trainer", "seed")
+        figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
+        new = {name: value for name, value in figures.items() if not name.startswith("estimate/") and value is not None}
+        clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
+        hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
         for logger in self.loggers:
-            logger.log_metrics({**metrics, "characters": record.characters_seen}, record.steps)
-            logger.log_hyperparameters({part: record.config[part] for part in parts}, metrics)
+            logger.log_metrics({**new, **clock}, record.steps)
+            logger.log_hyperparameters(hyperparameters, figures, record.steps)
             logger.finalize("success")
-        plot_loss(self.folder, title=record.name, floor=record.floor.get("validation"))
+        plot_loss(
+            self.folder,
+            title=record.name,
+            floor=record.floor.get("validation"),
+            likelihood=self.model.likelihood,
+            leaks=causality.leaks,
+            log_steps=self.config.plot.log_steps,
+        )
         record.status, record.error, record.finished = "finished", None, _now()
         record.save()
         print_summary(record, self.console)

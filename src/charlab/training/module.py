@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from charlab.evaluation.metric import NegativeLogLikelihood
 from charlab.models.contract import LanguageModel
+from charlab.models.inference import evaluation_mode
 from charlab.training.schedules import Schedule
 
 
@@ -99,16 +100,14 @@ class LanguageModelModule(LightningModule):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Counts what happens inside as evaluation rather than training; leaves the model in its former mode."""
-        was_training, was_counting = self.model.training, self.training_clock.running
+        """Puts the model into evaluation mode for a while, which counts as evaluation rather than training."""
+        was_counting = self.training_clock.running
         self.training_clock.stop()
         self.evaluation_clock.start()
-        self.model.eval()
         try:
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            with evaluation_mode(self.model), torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 yield
         finally:
-            self.model.train(was_training)
             self.evaluation_clock.stop()
             if was_counting:
                 self.training_clock.start()

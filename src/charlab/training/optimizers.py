@@ -113,6 +113,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) ->
 
 
 def _fused(model: nn.Module) -> dict[str, bool]:
-    """Returns the argument that lets one kernel update all parameters, where torch has such a kernel."""
-    devices = {parameter.device.type for parameter in model.parameters()}
-    return {"fused": devices <= {"cpu", "cuda", "mps"} and all(p.is_floating_point() for p in model.parameters())}
+    """Returns the argument that lets one kernel update all parameters, where torch has such a kernel.
+
+    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers undo too late for clipping.
+    """
+    devices = {parameter.device for parameter in model.parameters()}
+    scaled = any(device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0) for device in devices)
+    return {"fused": not scaled and {device.type for device in devices} <= {"cpu", "cuda", "mps"}}

@@ -90,7 +90,7 @@ def resolve_device(accelerator: Accelerator) -> Literal["cpu", "cuda", "mps"]:
     there = {"cpu": True, "gpu": cuda, "mps": mps, "auto": True}
     if not there[accelerator]:
         present = ", ".join(name for name, is_there in there.items() if is_there)
-        raise UserError(f"trainer.accelerator={accelerator} is not on this machine: choose one of {present}.")
+        raise UserError(f"There is no {accelerator} on this machine that torch can use: choose one of {present}.")
     if accelerator == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
     return "cuda" if accelerator == "gpu" else accelerator

@@ -55,6 +55,8 @@ class Checkpointing(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
         if trainer.global_step == self._last_step:  # in the middle of accumulating a gradient
             return
+        if trainer.global_step == trainer.max_steps:  # `on_train_end` saves, after what else is done there
+            return
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
             due = True
