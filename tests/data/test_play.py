@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from fractions import Fraction
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -172,11 +173,28 @@ def test_choices_are_drawn_with_their_probabilities(corpus):
 
 
 def test_every_weight_has_its_share_of_the_draws():
-    choice = Choice.among(["x", "y", "zz"], [3, 1, 6])
+    choice = Choice.among(["zz", "x", "y"], [6, 3, 1])
     assert choice.draw_limit % choice.total == 0
     assert (1 << DRAW_BITS) - choice.draw_limit < choice.total
     picks = [choice.pick(draw) for draw in range(choice.total * 2)]
-    assert [picks.count(index) for index in range(3)] == [6, 2, 12]
+    assert {choice.texts[index]: picks.count(index) for index in range(3)} == {"x": 6, "y": 2, "zz": 12}
+
+
+def test_draws_that_would_favor_some_strings_are_thrown_away(monkeypatch):
+    drawn = [1, 2, 3] * 100
+    monkeypatch.setattr(generator, "_draws", lambda seed: iter(drawn))
+    text = generate(0, 200)
+    monkeypatch.setattr(generator, "_draws", lambda seed: iter([(1 << DRAW_BITS) - 1, *drawn]))
+    assert generate(0, 200) == text
+
+
+def test_draws_are_uniform_and_do_not_repeat():
+    draws = np.array(list(islice(generator._draws(3), 3 * generator.DRAWS_PER_BLOCK))).reshape(3, -1)
+    assert len(np.unique(draws, axis=0)) == 3
+    assert draws.min() >= 0
+    assert draws.max() < 1 << DRAW_BITS
+    counts = np.bincount(draws.ravel() >> (DRAW_BITS - 6), minlength=64)
+    assert abs(counts - counts.mean()).max() < 5 * math.sqrt(counts.mean())
 
 
 @pytest.mark.parametrize("texts", [["the", "then"], ["a", "a"], []])
@@ -261,12 +279,19 @@ def test_grammar_agrees(corpus):
     text = corpus.text.replace("\n", " ")
     assert not re.search(r"\b[Aa] [aeio]", text)
     assert not re.search(r"\b[Aa]n (?!h?[aeiou])", text)
-    subjects = re.findall(r"(?<!ost)(?<!\b[Ii]f) [Tt]hou ([\w']+)", text)
-    assert len(subjects) > 500
-    assert {verb for verb in subjects if not verb.endswith("st")} == {"art", "wilt", "shalt"}
-    after_plural = set(re.findall(r"[.!?] (?:These|Those|All) [\w-]+s ([a-z]+)", text))
-    assert len(after_plural & {"are", "have", "do", "will", "shall", "must"}) >= 3
-    assert not after_plural & {"is", "hath", "doth"}
+    by_subject = {
+        "[Hh]e|[Ss]he": ({"is", "hath", "doth"}, {"are", "have", "do", "art", "hast", "dost", "am"}),
+        "[Ww]e|[Tt]hey|(?:These|Those) [\\w-]+s": (
+            {"are", "have", "do"},
+            {"is", "hath", "doth", "art", "hast", "dost", "am"},
+        ),
+        "I": ({"am", "have", "do"}, {"is", "hath", "doth", "art", "hast", "dost", "are"}),
+        "[Tt]hou": ({"art", "hast", "dost"}, {"is", "hath", "doth", "are", "have", "do", "am"}),
+    }
+    for subject, (right, wrong) in by_subject.items():
+        verbs = set(re.findall(rf"(?<![\w'])(?:{subject}) ([\w']+)", text))
+        assert right <= verbs
+        assert not wrong & verbs
     assert not re.search(r"\b[Ww]hy[^.;:!?]*[.;:!]", text)
 
 
