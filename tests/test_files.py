@@ -1,0 +1,61 @@
+"""A file is either the former one or the new one, whole, whatever happens while it is written."""
+
+import errno
+import os
+import subprocess
+
+import pytest
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+
+def fill(contents):
+    return lambda file: file.write(contents)
+
+
+def test_replaces_and_makes_folders(tmp_path):
+    path = tmp_path / "new" / "folder" / "file"
+    write_atomically(path, fill(b"first"))
+    write_atomically(path, fill(b"second"))
+    assert path.read_bytes() == b"second"
+    assert os.listdir(path.parent) == ["file"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_the_former_file_stays_whole_when_writing_fails(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_bytes(b"former")
+
+    def fail(file):
+        file.write(b"half of the n")
+        raise error
+
+    with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"former"
+    assert os.listdir(tmp_path) == ["file"]
+    if isinstance(error, OSError):
+        assert "No space left on device" in str(raised.value)
+        assert "the former one is whole" in str(raised.value)
+
+
+def test_a_disk_that_is_really_full(tmp_path):
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        path = tmp_path / "last.ckpt"
+        write_atomically(path, fill(b"x" * 20_000))
+        with pytest.raises(UserError, match="the former one is whole: free some space"):
+            write_atomically(path, fill(b"y" * 60_000))
+        assert path.read_bytes() == b"x" * 20_000
+        assert os.listdir(tmp_path) == ["last.ckpt"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_file_has_the_permissions_of_an_ordinary_one(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    write_atomically(tmp_path / "atomic", fill(b""))
+    assert (tmp_path / "atomic").stat().st_mode == ordinary.stat().st_mode
