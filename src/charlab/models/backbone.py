@@ -91,7 +91,8 @@ class Backbone(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V.
-        context_length: the most characters T that a prediction looks at.
+        context_length: the most characters T that a prediction looks at. Recurrent mixers without a position encoding
+            have no such limit: there it only tells them how long the windows of training are.
         embed_dim: size D of the embeddings.
         num_layers: number of blocks.
         mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn.
@@ -126,7 +127,7 @@ class Backbone(AutoregressiveModel):
         initialization: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
-        self.vocab_size, self.context_length = vocab_size, context_length
+        self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, embed_dim)
         encoding = position(embed_dim, context_length) if position is not None else None
         self.position = encoding if isinstance(encoding, EmbeddingPosition) else None
@@ -149,6 +150,8 @@ class Backbone(AutoregressiveModel):
             for layer in range(num_layers)
         ]
         self.blocks = cast("list[Block]", nn.ModuleList(blocks))
+        endless = encoding is None and all(block.mixer.is_recurrent for block in blocks)
+        self.context_length = None if endless else context_length
         self.norm = build_norm() if norm_placement == "pre" else nn.Identity()
         self.readout = nn.Linear(embed_dim, vocab_size, bias=readout_bias)
         if initialization is not None:

@@ -17,9 +17,12 @@ class Mixer(nn.Module, ABC):
 
     Attributes:
         has_scores: whether the mixer compares positions pairwise, so that a position encoding can act on it.
+        is_recurrent: whether its state has the same size however much it has read, so that a text of any length can
+            be read in one pass.
     """
 
     has_scores: bool = False
+    is_recurrent: bool = False
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -36,6 +36,8 @@ class LinearAttention(Mixer):
             gate, one for all of a head's components), starting around the fixed values.
     """
 
+    is_recurrent = True
+
     fixed_decay: Float[Tensor, " H"]
 
     def __init__(

@@ -39,6 +39,8 @@ class MinimalRNN(Mixer):
         conv_width: positions that a causal convolution before the recurrence looks at; None for no convolution.
     """
 
+    is_recurrent = True
+
     num_gates: int
 
     def __init__(

@@ -27,6 +27,8 @@ class RunningAverage(Mixer):
         context_length: the most positions of a sequence (unused).
     """
 
+    is_recurrent = True
+
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt) -> None:
         super().__init__()
         self.embed_dim = embed_dim

@@ -40,6 +40,8 @@ class S4D(Mixer):
         max_step: the largest initial Δ. A channel with step Δ remembers about 2/Δ positions at first.
     """
 
+    is_recurrent = True
+
     def __init__(
         self,
         embed_dim: PositiveInt,

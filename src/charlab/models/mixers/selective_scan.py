@@ -52,6 +52,8 @@ class SelectiveScan(Mixer):
         max_step: the largest Δ at initialization.
     """
 
+    is_recurrent = True
+
     def __init__(
         self,
         embed_dim: PositiveInt,
