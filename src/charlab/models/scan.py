@@ -36,7 +36,8 @@ _LINEAR = _Arithmetic(
     multiply_=lambda product, factor: product.mul_(factor),
 )
 _LOGARITHMIC = _Arithmetic(
-    add_product_=lambda total, coefficient, previous: torch.logaddexp(total, coefficient + previous, out=total),
+    # Not by `out=total`: torch.compile writes that to another place when `total` is a view.
+    add_product_=lambda total, coefficient, previous: total.copy_(torch.logaddexp(total, coefficient + previous)),
     multiply_=lambda product, factor: product.add_(factor),
 )
 
@@ -71,7 +72,7 @@ def linear_recurrence(
         inputs: b_t.
         initial: h_0, the state before the first position.
     """
-    return _LinearRecurrence.apply(coefficients, inputs, initial)  # type: ignore[no-untyped-call]
+    return _LinearRecurrence.apply(coefficients, inputs, initial)
 
 
 def log_linear_recurrence(
@@ -90,7 +91,7 @@ def log_linear_recurrence(
         log_inputs: log b_t, finite.
         log_initial: log h_0; −∞ for a state of zero.
     """
-    return _LogLinearRecurrence.apply(log_coefficients, log_inputs, log_initial)  # type: ignore[no-untyped-call]
+    return _LogLinearRecurrence.apply(log_coefficients, log_inputs, log_initial)
 
 
 class _LinearRecurrence(torch.autograd.Function):

@@ -1,7 +1,12 @@
 """What must hold for every mixer with a state, whatever it computes."""
 
+import copy
+
 import pytest
 import torch
+from torch import nn
+
+from charlab.models.initialization import normal
 
 LENGTHS = ([37], [1] * 5, [1, 36], [20, 17], [3, 1, 1, 32], [17, 16, 4])
 
@@ -70,6 +75,16 @@ def assert_causal(mixer, *, embed_dim):
         assert torch.all((actual[0, cut:] - expected[0, cut:]).abs().amax(dim=-1) > 1e-12)
 
 
+def assert_initialization_leaves(mixer, kept):
+    """An initialization of the whole model leaves the layer `kept`, and no other linear layer."""
+    mixer.output_projections = list
+    before = copy.deepcopy(mixer.state_dict())
+    normal(mixer, std=0.02, scale_residual=False, zero_residual=False)
+    for name, layer in mixer.named_modules():
+        if isinstance(layer, nn.Linear):
+            assert torch.equal(layer.weight, before[f"{name}.weight"]) == (name == kept), name
+
+
 def assert_survives_autocast(mixer, *, embed_dim):
     """Half precision around the mixer leaves its recurrence in float32."""
     x = torch.randn(2, 50, embed_dim)
@@ -90,3 +105,13 @@ def assert_all(make, *, embed_dim):
 
 
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+
+
+def assert_compiles(mixer, *, embed_dim):
+    """What torch.compile makes of the mixer computes the same; in-place writes to views once went wrong there."""
+    x = torch.randn(2, 6, embed_dim, requires_grad=True)
+    expected, actual = mixer(x), torch.compile(mixer, backend="aot_eager")(x)
+    assert relative_difference(actual, expected) < 1e-6
+    expected_gradients = gradients(expected, mixer, x)
+    for name, gradient in gradients(actual, mixer, x).items():
+        assert relative_difference(gradient, expected_gradients[name]) < 1e-5, name

@@ -2,10 +2,16 @@ import pytest
 import torch
 
 from charlab.errors import UserError
-from charlab.models.initialization import normal
 from charlab.models.mixers import linear_attention
 from charlab.models.mixers.linear_attention import LinearAttention, decaying_attention
-from tests.models.mixers.properties import PRECISIONS, assert_all, assert_equals, relative_difference
+from tests.models.mixers.properties import (
+    PRECISIONS,
+    assert_all,
+    assert_compiles,
+    assert_equals,
+    assert_initialization_leaves,
+    relative_difference,
+)
 from tests.references.linear_attention import attend, mix
 
 EMBED_DIM = 6
@@ -30,6 +36,11 @@ def test_equals_the_quadratic_form(decay, dtype, tolerance):
 @pytest.mark.parametrize("decay", ["gated", "fixed"])
 def test_is_a_causal_mixer_with_a_state(decay):
     assert_all(lambda: make(decay), embed_dim=EMBED_DIM)
+
+
+@pytest.mark.slow
+def test_compiles():
+    assert_compiles(make(), embed_dim=EMBED_DIM)
 
 
 @pytest.mark.usefixtures("chunk_length")
@@ -58,11 +69,7 @@ def test_gated_decays_start_at_the_fixed_ones():
 
 
 def test_a_model_wide_initialization_leaves_the_decays():
-    mixer = make()
-    bias = mixer.decay_gate.bias.clone()
-    mixer.output_projections = list
-    normal(mixer, std=0.02, scale_residual=False, zero_residual=False)
-    assert torch.equal(mixer.decay_gate.bias, bias)
+    assert_initialization_leaves(make(), "decay_gate")
 
 
 def test_heads_that_do_not_divide_the_embedding():

@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from charlab.models.mixers.minimal_rnn import MinGRU, MinLSTM, log_positive
-from tests.models.mixers.properties import PRECISIONS, assert_all, assert_equals
+from tests.models.mixers.properties import (
+    PRECISIONS,
+    assert_all,
+    assert_compiles,
+    assert_equals,
+    assert_initialization_leaves,
+)
 from tests.references.minimal_rnn import mix, positive
 
 EMBED_DIM = 6
@@ -24,6 +30,16 @@ def test_equals_the_sequential_loop(constructor, conv_width, dtype, tolerance):
 @pytest.mark.parametrize("constructor", [MinGRU, MinLSTM])
 def test_is_a_causal_mixer_with_a_state(constructor, conv_width):
     assert_all(lambda: make(constructor, conv_width=conv_width), embed_dim=EMBED_DIM)
+
+
+def test_a_model_wide_initialization_leaves_the_gates():
+    assert_initialization_leaves(make(), "gates_and_candidate")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # by torch.compile itself
+def test_compiles():
+    assert_compiles(make(), embed_dim=EMBED_DIM)
 
 
 @pytest.mark.parametrize("constructor", [MinGRU, MinLSTM])

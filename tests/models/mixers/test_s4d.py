@@ -6,7 +6,7 @@ import torch
 from charlab.errors import UserError
 from charlab.models.mixers import s4d
 from charlab.models.mixers.s4d import S4D
-from tests.models.mixers.properties import PRECISIONS, assert_all, assert_equals, assert_extends
+from tests.models.mixers.properties import PRECISIONS, assert_all, assert_compiles, assert_equals, assert_extends
 from tests.references.s4d import mix
 
 EMBED_DIM = 5
@@ -26,6 +26,11 @@ def test_equals_the_recurrence(frequencies, length, dtype, tolerance):
 
 def test_is_a_causal_mixer_with_a_state():
     assert_all(make, embed_dim=EMBED_DIM)
+
+
+@pytest.mark.slow
+def test_compiles():
+    assert_compiles(make(), embed_dim=EMBED_DIM)
 
 
 def test_extends_over_several_pieces(monkeypatch):

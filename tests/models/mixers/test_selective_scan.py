@@ -8,7 +8,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from charlab.errors import UserError
 from charlab.models.mixers import selective_scan as module
 from charlab.models.mixers.selective_scan import SelectiveScan, selective_scan
-from tests.models.mixers.properties import PRECISIONS, assert_all, assert_equals, relative_difference
+from tests.models.mixers.properties import (
+    PRECISIONS,
+    assert_all,
+    assert_compiles,
+    assert_equals,
+    assert_initialization_leaves,
+    relative_difference,
+)
 from tests.references.selective_scan import mix, scan
 
 EMBED_DIM = 6
@@ -35,6 +42,16 @@ def test_equals_the_recurrence(length, dtype, tolerance):
 
 def test_is_a_causal_mixer_with_a_state():
     assert_all(make, embed_dim=EMBED_DIM)
+
+
+def test_a_model_wide_initialization_leaves_the_steps():
+    assert_initialization_leaves(make(), "step_projection")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # by torch.compile itself
+def test_compiles():
+    assert_compiles(make(), embed_dim=EMBED_DIM)
 
 
 @pytest.mark.parametrize("chunk_length", [1, 2, 5, 100])

@@ -54,7 +54,7 @@ class MinimalRNN(Mixer):
         super().__init__()
         self.hidden_dim = max(1, round(expansion * embed_dim))
         self.convolution = CausalConvolution(embed_dim, conv_width) if conv_width is not None else None
-        self.gates_and_candidate = nn.Linear(embed_dim, (self.num_gates + 1) * self.hidden_dim)
+        self.gates_and_candidate = GatesAndCandidate(embed_dim, (self.num_gates + 1) * self.hidden_dim)
         self.projection = nn.Linear(self.hidden_dim, embed_dim)
 
     @abstractmethod
@@ -107,6 +107,12 @@ class MinLSTM(MinimalRNN):
         forget_gate, input_gate = gates
         log_ratio = F.logsigmoid(forget_gate) - F.logsigmoid(input_gate)  # log(f / i)
         return F.logsigmoid(log_ratio), F.logsigmoid(-log_ratio)
+
+
+class GatesAndCandidate(nn.Linear):
+    """The gates before their sigmoid and the candidate before g. With weights near 0, all gates would start at ½."""
+
+    keeps_initialization = True
 
 
 def log_positive(x: Tensor) -> Tensor:

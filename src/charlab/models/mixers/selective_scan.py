@@ -140,7 +140,7 @@ def selective_scan(
         read: C_t.
         initial: h_0.
     """
-    return _SelectiveScan.apply(u, step, rate, write, read, initial)  # type: ignore[no-untyped-call]
+    return _SelectiveScan.apply(u, step, rate, write, read, initial)
 
 
 class _SelectiveScan(torch.autograd.Function):
