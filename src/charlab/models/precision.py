@@ -19,8 +19,11 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        promoted = cast(Any, map(_promote, args))
+        if not torch.amp.is_autocast_available(device):  # such as "meta", whose tensors have a shape but no numbers
+            return function(*promoted, **kwargs)
         with torch.autocast(device, enabled=False):
-            return function(*cast(Any, map(_promote, args)), **kwargs)
+            return function(*promoted, **kwargs)
 
     return run
 

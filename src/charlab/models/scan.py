@@ -84,7 +84,7 @@ def log_linear_recurrence(
 
     The published form, log h = A* + logcumsumexp(log b − A*) with A* = cumsum(log a) (Heinsen, arXiv 2311.06281),
     subtracts sums that grow with the length: on minGRU's gates in float32 its relative error was 2e-5 at T = 256 and
-    4e-4 at T = 4,096. Here each step is one logaddexp: 3e-7 at both, in an eighth of the time.
+    4e-4 at T = 4,096. Here each step is one logaddexp: 3e-7 at both, in a ninth of the time on a CPU.
 
     Args:
         log_coefficients: log a_t, finite.

@@ -102,9 +102,15 @@ def assert_all(make, *, embed_dim):
     assert_keeps_old_states(make(), embed_dim=embed_dim)
     assert_causal(make(), embed_dim=embed_dim)
     assert_survives_autocast(make(), embed_dim=embed_dim)
+    assert_runs_without_numbers(make().to("meta"), embed_dim=embed_dim)
 
 
 PRECISIONS = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+
+
+def assert_runs_without_numbers(mixer, *, embed_dim):
+    """On "meta" tensors, which have a shape and no content: how operations are counted."""
+    mixer(torch.empty(2, 40, embed_dim, device="meta")).sum().backward()
 
 
 def assert_compiles(mixer, *, embed_dim):
