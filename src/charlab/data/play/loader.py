@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from charlab.data.corpus import Corpus
 from charlab.data.play.generator import generate_with_nll
-from charlab.errors import UserError
+from charlab.types import PositiveInt, checked
 
 
 class Play:
@@ -15,9 +15,8 @@ class Play:
         length: number of characters, at least 1.
     """
 
-    def __init__(self, seed: int = 305, length: int = 1_000_000) -> None:
-        if length < 1:
-            raise UserError(f"A play of {length} characters cannot be written: set its length to 1 or more.")
+    @checked
+    def __init__(self, *, seed: int = 305, length: PositiveInt = 1_000_000) -> None:
         self.seed = seed
         self.length = length
 
