@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charlab.models.linear import StackedLinear
 from charlab.types import PositiveFloat, PositiveInt, checked
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -64,11 +65,11 @@ class SwiGLU(nn.Module):
     def __init__(self, embed_dim: PositiveInt, *, expansion: PositiveFloat, bias: bool) -> None:
         super().__init__()
         hidden_dim = round(expansion * embed_dim)
-        self.gate_and_value = nn.Linear(embed_dim, 2 * hidden_dim, bias=bias)
+        self.gate_and_value = StackedLinear(embed_dim, [hidden_dim, hidden_dim], bias=bias)
         self.contract = nn.Linear(hidden_dim, embed_dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        gate, value = self.gate_and_value(x).chunk(2, dim=-1)
+        gate, value = self.gate_and_value.maps(x)
         return self.contract(F.silu(gate) * value)
 
     def output_projection(self) -> nn.Linear:

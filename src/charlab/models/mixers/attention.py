@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveFloat, PositiveInt, Probability, checked
@@ -83,7 +84,7 @@ class Attention(Mixer):
         self.position = position if position is not None else ScorePosition()
         self.position.check(num_heads, self.head_dim)
         width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
-        self.query_key_value = nn.Linear(embed_dim, width + 2 * shared_width, bias=bias)
+        self.query_key_value = StackedLinear(embed_dim, [width, shared_width, shared_width], bias=bias)
         self.projection = nn.Linear(width, embed_dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -115,10 +116,8 @@ class Attention(Mixer):
 
     def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries (B, H, T, K), keys and values (B, H', T, K) of positions start … start + T − 1."""
-        width, shared_width = self.num_heads * self.head_dim, self.num_key_value_heads * self.head_dim
         queries, keys, values = (
-            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for part in self.query_key_value(x).split([width, shared_width, shared_width], dim=-1)
+            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in self.query_key_value.maps(x)
         )
         if self.query_key_norm:
             queries, keys = F.rms_norm(queries, (self.head_dim,)), F.rms_norm(keys, (self.head_dim,))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt, checked
@@ -68,7 +69,7 @@ class FullValueAttention(Mixer):
         self.position.check(num_heads, self.head_dim)
         self.query = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.key = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
-        self.value = nn.Linear(embed_dim, num_heads * embed_dim, bias=False)
+        self.value = StackedLinear(embed_dim, [embed_dim] * num_heads, bias=False)
         self.projection = nn.Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveInt
@@ -52,7 +53,7 @@ class LinearAttention(Mixer):
         if embed_dim % num_heads:
             raise UserError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them.")
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
-        self.query_key_value_gate = nn.Linear(embed_dim, 4 * embed_dim, bias=False)
+        self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
         self.projection = nn.Linear(embed_dim, embed_dim, bias=False)
         fixed_decay = 1 - 2.0 ** -(5 + torch.arange(num_heads))  # (H,)
         self.decay_gate = DecayGate(embed_dim, fixed_decay) if decay == "gated" else None
@@ -67,7 +68,7 @@ class LinearAttention(Mixer):
     def extend(
         self, x: Float[Tensor, "B n D"], state: Float[Tensor, "B H K K"]
     ) -> tuple[Float[Tensor, "B n D"], Float[Tensor, "B H K K"]]:
-        queries, keys, values, gate = self.query_key_value_gate(x).chunk(4, dim=-1)  # each (B, n, D)
+        queries, keys, values, gate = self.query_key_value_gate.maps(x)  # each (B, n, D)
         queries, keys, values = (
             part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (queries, keys, values)
         )

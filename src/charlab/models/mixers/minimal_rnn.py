@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
@@ -54,7 +55,7 @@ class MinimalRNN(Mixer):
         super().__init__()
         self.hidden_dim = max(1, round(expansion * embed_dim))
         self.convolution = CausalConvolution(embed_dim, conv_width) if conv_width is not None else None
-        self.gates_and_candidate = GatesAndCandidate(embed_dim, (self.num_gates + 1) * self.hidden_dim)
+        self.gates_and_candidate = GatesAndCandidate(embed_dim, [self.hidden_dim] * (self.num_gates + 1))
         self.projection = nn.Linear(self.hidden_dim, embed_dim)
 
     @abstractmethod
@@ -109,7 +110,7 @@ class MinLSTM(MinimalRNN):
         return F.logsigmoid(log_ratio), F.logsigmoid(-log_ratio)
 
 
-class GatesAndCandidate(nn.Linear):
+class GatesAndCandidate(StackedLinear):
     """The gates before their sigmoid and the candidate before g. With weights near 0, all gates would start at ½."""
 
     keeps_initialization = True

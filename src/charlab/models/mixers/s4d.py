@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveFloat, PositiveInt
@@ -66,7 +67,7 @@ class S4D(Mixer):
         self.frequency = nn.Parameter(initial.float().repeat(embed_dim, 1))  # (D, N/2)
         self.readout = nn.Parameter(torch.randn(embed_dim, len(pairs), 2) / math.sqrt(2))  # C: real, imaginary part
         self.skip = nn.Parameter(torch.randn(embed_dim))  # D
-        self.projection = nn.Linear(embed_dim, 2 * embed_dim)
+        self.projection = StackedLinear(embed_dim, [embed_dim, embed_dim])
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self._mix_channels(x, self._convolve(x))

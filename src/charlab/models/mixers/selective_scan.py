@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
 from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
@@ -71,9 +72,9 @@ class SelectiveScan(Mixer):
             raise UserError(f"min_step={min_step} is larger than max_step={max_step}: exchange them.")
         self.channels, self.state_dim = max(1, round(expansion * embed_dim)), state_dim
         self.step_rank = step_rank if step_rank is not None else math.ceil(embed_dim / 16)
-        self.input_projection = nn.Linear(embed_dim, 2 * self.channels, bias=False)
+        self.input_projection = StackedLinear(embed_dim, [self.channels, self.channels], bias=False)
         self.convolution = CausalConvolution(self.channels, conv_width)
-        self.selection = nn.Linear(self.channels, self.step_rank + 2 * state_dim, bias=False)
+        self.selection = StackedLinear(self.channels, [self.step_rank, state_dim, state_dim], bias=False)
         self.step_projection = StepProjection(self.step_rank, self.channels, min_step, max_step)
         self.log_decay = nn.Parameter(torch.arange(1.0, state_dim + 1).log().repeat(self.channels, 1))  # log(−A)
         self.skip = nn.Parameter(torch.ones(self.channels))  # D
@@ -87,10 +88,10 @@ class SelectiveScan(Mixer):
         return SelectiveState(self.convolution.init_state(batch_size), hidden)
 
     def extend(self, x: Float[Tensor, "B n D"], state: SelectiveState) -> tuple[Float[Tensor, "B n D"], SelectiveState]:
-        u, gate = self.input_projection(x).chunk(2, dim=-1)  # both (B, n, E)
+        u, gate = self.input_projection.maps(x)  # both (B, n, E)
         u, recent = self.convolution.extend(u, state.recent)
         u = F.silu(u)
-        low_rank_step, write, read = self.selection(u).split([self.step_rank, self.state_dim, self.state_dim], dim=-1)
+        low_rank_step, write, read = self.selection.maps(u)
         step = self.step_projection(low_rank_step)  # (B, n, E)
         y, hidden = selective_scan(u, step, -self.log_decay.t().exp(), write, read, state.hidden)
         y = (y + self.skip * u).to(x.dtype) * F.silu(gate)
