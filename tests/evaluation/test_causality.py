@@ -241,6 +241,7 @@ def test_the_two_figures_of_a_model_that_sees_the_next_character():
         "reason": causality.reason,
         "claimed_nll": causality.claimed_nll,
         "honest_nll": causality.honest_nll,
+        "honest_error": causality.honest_error,
         "characters": causality.characters,
     }
 
@@ -252,6 +253,7 @@ def test_what_is_claimed_is_what_nll_says():
     assert claimed.min() <= causality.claimed_nll <= claimed.max()
     honest = one_pass_slowly(model, IDS[: T + 1])
     assert min(honest) <= causality.honest_nll <= max(honest)
+    assert 0 < causality.honest_error < max(honest) - min(honest)
 
 
 @pytest.mark.parametrize("options", [{}, {"softmax_axis": "queries"}])

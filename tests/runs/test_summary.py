@@ -63,17 +63,17 @@ def test_a_bound_says_so_and_has_its_error(tmp_path):
 
 
 def test_a_leak_is_struck_through_with_the_honest_figure_beside_it(tmp_path):
-    causality = {"leaks": True, "reason": "Position 3 depends on position 7.", "honest_nll": 4.6}
+    causality = {"leaks": True, "reason": "Position 3 depends on position 7.", "honest_nll": 4.6, "honest_error": 0.1}
     leaking = record(tmp_path, causality=causality, floor={"train": 0.9})
     shown = printed(leaking)
-    assert row(shown, "train", "estimate")[2:] == ["4.137", "leaks,", "honest", "99.484"]
+    assert row(shown, "train", "estimate")[2:] == ["4.137", "leaks,", "honest", "99.5", "±", "9.9"]
     assert row(shown, "split")[-1] == "perplexity"  # no gap of a false figure
     assert "Position 3 depends on position 7. Scored character by character" in " ".join(shown.split())
     styled = printed(leaking, force_terminal=True, color_system="standard")
     strike = "\x1b[2;9m"
     for figure in ("1.4200", "2.0486", "4.137", "1.5000"):
         assert f"{strike}{figure}\x1b[0m" in styled
-    assert f"{strike}99.484" not in styled
+    assert f"{strike}99.5" not in styled
     assert "leaks" not in printed(record(tmp_path, causality={"leaks": False, "reason": ""}))
 
 

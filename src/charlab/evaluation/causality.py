@@ -39,6 +39,7 @@ class Causality:
         reason: a sentence that says why, or why there was nothing to check; empty if all is well.
         claimed_nll: mean nll, in nats per character, of some characters of the text as the model reports it.
         honest_nll: the same characters scored as they would be generated, the model given no more than what precedes.
+        honest_error: standard error of `honest_nll`, for these characters are a small sample of the text.
         characters: how many there were.
     """
 
@@ -46,6 +47,7 @@ class Causality:
     reason: str = ""
     claimed_nll: float | None = None
     honest_nll: float | None = None
+    honest_error: float | None = None
     characters: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class Causality:
             "reason": self.reason,
             "claimed_nll": _finite(self.claimed_nll),
             "honest_nll": _finite(self.honest_nll),
+            "honest_error": _finite(self.honest_error),
             "characters": self.characters,
         }
 
@@ -115,7 +118,8 @@ def check_causality(
             fault = _fault(probe, random_scores, tolerance, generator, must_use_past=True)
             reason = f"With random weights, its {fault}" if fault else ""
     claimed, honest = (score.mean().item() for score in scores)
-    return Causality(bool(fault), reason, claimed, honest, scores.honest.numel())
+    error = scores.honest.std().item() / math.sqrt(scores.honest.numel()) if scores.honest.numel() > 1 else None
+    return Causality(bool(fault), reason, claimed, honest, error, scores.honest.numel())
 
 
 def stepwise_nll(

@@ -83,7 +83,7 @@ def _row(run: Record) -> str:
     figures = [f"{blocks['nll']:.4f}", f"{blocks['bpc']:.4f}", f"{blocks['perplexity']:.3f}"]
     if run.causality.get("leaks"):
         figures = [f"~~{figure}~~" for figure in figures]
-        figures[0] += f" leaks; honest {run.causality['honest_nll']:.3f}"
+        figures[0] += f" leaks; honest {run.causality['honest_nll']:.2f} ± {run.causality['honest_error']:.2f}"
     threads = f"{run.machine['threads']} cores" if run.machine["device"] == "cpu" else run.machine["device"]
     cells = [
         run.name.removeprefix("part1-").replace("_", " "),

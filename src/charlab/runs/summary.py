@@ -27,7 +27,7 @@ def print_summary(record: Record, console: Console) -> None:
 
     - `metrics`: a list of {protocol, split, nll, bpc, perplexity, likelihood, standard_error}, in nats and bits per
       character; None where a figure is not finite;
-    - `causality`: {leaks, reason, honest_nll}, or empty if the model was not checked;
+    - `causality`: {leaks, reason, honest_nll, honest_error}, or empty if the model was not checked;
     - `floor`: {split: nats per character}, empty where it is not known;
     - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
 
@@ -83,9 +83,16 @@ def _figure(value: float | None, pattern: str, otherwise: str = "not finite") ->
 
 
 def _honest(causality: Mapping[str, Any], pattern: str) -> str:
-    """Returns the perplexity of scoring character by character, as text is generated; nothing if it is not known."""
-    nll = causality.get("honest_nll")
-    return "" if nll is None else pattern.format(f"{math.exp(nll):.3f}" if nll < 700 else "not finite")
+    """Returns the perplexity of scoring character by character, as text is generated; nothing if it is not known.
+
+    It is measured on a sample of the text, so it has a standard error.
+    """
+    nll, error = causality.get("honest_nll"), causality.get("honest_error")
+    if nll is None:
+        return ""
+    if nll > 700:
+        return pattern.format("not finite")
+    return pattern.format(f"{math.exp(nll):.1f}" + (f" ± {math.exp(nll) * error:.1f}" if error is not None else ""))
 
 
 def _leak(causality: Mapping[str, Any]) -> RenderableType:

@@ -18,6 +18,7 @@ import filelock
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -61,6 +62,8 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         DivergedError: if the loss stops being a number; the record says where.
     """
     console = console or Console()
+    if rank_zero_only.rank != 0:  # a process that rank 0 has started: the folder is its business
+        return _Run(config, folder, overrides, console).execute()
     with _locked(folder):
         try:
             finished = _finished(folder, force=config.force)
@@ -197,7 +200,7 @@ class _Run:
         )
 
     def _fit(self) -> None:
-        _seed_everything(derive_seed(self.config.seed, "training"))
+        _seed_everything(derive_seed(self.config.seed, f"training on rank {self.trainer.global_rank}"))
         last = self.folder / LAST
         if not last.exists():  # killed before its first checkpoint, if it was begun at all
             for logger in self.loggers:
