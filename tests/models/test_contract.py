@@ -154,3 +154,28 @@ def test_a_window_longer_than_the_context_is_refused(model):
         pytest.skip("any length will do")
     with pytest.raises(ValueError, match="context_length"):
         model.nll(torch.zeros(1, model.context_length + 2, dtype=torch.long))
+
+
+def test_resuming_equals_not_stopping(name, model):
+    if not is_trained_by_gradients(model):
+        pytest.skip("not trained by gradients")
+    window = torch.tensor([[0, 1, 2, 0, 1], [1, 2, 0, 1, 2]])
+
+    def train(trained, optimizer, steps):
+        trained.train()
+        for step in steps:
+            optimizer.zero_grad()
+            trained.loss(window, generator=torch.Generator().manual_seed(step)).backward()
+            optimizer.step()
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    train(model, optimizer, range(3))
+    saved = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, range(3, 6))
+
+    resumed = build(name, seed=1)
+    resumed_optimizer = torch.optim.Adam(resumed.parameters(), lr=0.5)
+    resumed.load_state_dict(saved[0])
+    resumed_optimizer.load_state_dict(saved[1])
+    train(resumed, resumed_optimizer, range(3, 6))
+    assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in model.state_dict().items())

@@ -1,0 +1,41 @@
+"""Every `conf/model/*.yaml` trains, is interrupted, continues and ends in the same bits, evaluates and generates."""
+
+from pathlib import Path
+
+import pytest
+
+import charlab
+from charlab.generation.text import generate_whole
+from charlab.training.module import LanguageModelModule
+from tests.runs.conftest import TINY
+from tests.runs.test_train import assert_same_outcome
+
+MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+SHARED = [override for override in TINY if not override.startswith("model")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_interrupted_and_continued(model, text_path, tmp_path, monkeypatch):
+    def run(output):
+        return charlab.run(f"model={model}", *SHARED, f"data.path={text_path}", f"output_dir={tmp_path / output}")
+
+    whole = run("whole")
+    original = LanguageModelModule.training_step
+
+    def training_step(self, window, batch_idx):
+        if self.micro_batches == 15:
+            raise RuntimeError("the power failed")
+        return original(self, window, batch_idx)
+
+    if whole.steps > 1:  # counts are done at once
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the power failed"):
+            patch.setattr(LanguageModelModule, "training_step", training_step)
+            run("interrupted")
+    resumed = run("interrupted")
+    assert resumed.status == "finished"
+    assert_same_outcome(whole, resumed)
+    assert not resumed.causality["leaks"], resumed.causality["reason"]
+    trained, vocabulary = charlab.load(resumed.folder)
+    (text,) = generate_whole(trained, vocabulary, "to be", 30, seed=1)
+    assert len(text) == 35
