@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from charlab.types import NonNegativeFloat, PositiveFloat
 
@@ -33,7 +33,7 @@ def sgd(
         decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     return torch.optim.SGD(
-        parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **_fused(model)
+        parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **fused(model)
     )
 
 
@@ -57,7 +57,7 @@ def adam(
         decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     groups = parameter_groups(model, weight_decay, decayed)
-    return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **_fused(model))
+    return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
 
 
 def adamw(
@@ -80,7 +80,7 @@ def adamw(
         decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     groups = parameter_groups(model, weight_decay, decayed)
-    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **_fused(model))
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
 
 
 def from_parameters(
@@ -103,16 +103,20 @@ def from_parameters(
 
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
     """Returns the model's trainable parameters, those that decay in a group of their own."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return decay_groups([p for p in model.parameters() if p.requires_grad], weight_decay, decayed)
+
+
+def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
+    """Returns the parameters, those that decay in a group of their own."""
     if decayed == "all" or weight_decay == 0:
-        return [{"params": parameters, "weight_decay": weight_decay}]
+        return [{"params": list(parameters), "weight_decay": weight_decay}]
     matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
     others = [parameter for parameter in parameters if parameter.ndim < 2]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
 
-def _fused(model: nn.Module) -> dict[str, bool]:
+def fused(model: nn.Module) -> dict[str, bool]:
     """Returns the argument that lets one kernel update all parameters, where torch has such a kernel.
 
     A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers undo too late for clipping.

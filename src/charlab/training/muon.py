@@ -1,0 +1,197 @@
+"""Muon: momentum whose every matrix is replaced by the nearest orthogonal one, with Adam for all that is no matrix."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim.adamw import adamw
+
+from charlab.errors import UserError
+from charlab.models.linear import StackedLinear
+from charlab.training.optimizers import Decayed, decay_groups, fused
+from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
+
+# Of the polynomial a·x + b·x³ + c·x⁵, chosen by Jordan for its slope at 0: it grows the smallest singular values
+# fastest, and takes all others not to 1 but near it.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalized momentum for the hidden matrices, Adam with decoupled weight decay for the rest.
+
+    For a matrix W of A rows and B columns with gradient G,
+
+        M ← μ·M + (1 − μ)·G
+        O ← orthogonalize(μ·M + (1 − μ)·G)        (Nesterov's momentum)
+        W ← (1 − lr·weight_decay)·W − lr · 0.2·√max(A, B) · O
+
+    (K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024). The factor 0.2·√max(A, B)
+    gives the step the root mean square that a step of Adam has, so one `lr` suits matrices of all shapes, and is of
+    the size of AdamW's (arXiv 2502.16982, equation 4).
+
+    Hidden matrices are the weights of linear and recurrent layers; those that a `StackedLinear` or a recurrent layer
+    keeps on top of each other are taken apart. The readout (what a model calls so), embeddings, gains, biases and
+    all other parameters are Adam's. Both follow one schedule, each with its own rate.
+
+    Matrices of equal shape, on their side or not, are orthogonalized together.
+
+    Args:
+        model: whose parameters are optimized.
+        lr: learning rate of the matrices.
+        momentum: μ, the share of the former running mean that is kept.
+        iterations: Newton–Schulz iterations; 5 is what the coefficients are made for.
+        adam_lr: learning rate of the rest.
+        betas: Adam's decay rates of the running means of the gradient and of its square.
+        eps: Adam's; added to the denominator.
+        weight_decay: share of a weight, times its learning rate, by which it shrinks at each step.
+        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
+
+    Raises:
+        UserError: if the model has no hidden matrix.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        lr: PositiveFloat,
+        momentum: Probability,
+        iterations: PositiveInt,
+        adam_lr: PositiveFloat,
+        betas: tuple[float, float],
+        eps: PositiveFloat,
+        weight_decay: NonNegativeFloat,
+        decayed: Decayed,
+    ) -> None:
+        self._heights = hidden_matrices(model)
+        if not self._heights:
+            raise UserError(
+                f"optimizer=muon orthogonalizes hidden matrices, and {type(model).__name__} has none: "
+                "choose optimizer=adamw."
+            )
+        rest = [p for p in model.parameters() if p.requires_grad and p not in self._heights]
+        hidden = {"params": list(self._heights), "lr": lr, "weight_decay": weight_decay, "hidden": True}
+        hidden |= {"momentum": momentum, "iterations": iterations}
+        others = {"lr": adam_lr, "hidden": False, "betas": (betas[0], betas[1]), "eps": eps, **fused(model)}
+        super().__init__([hidden, *({**g, **others} for g in decay_groups(rest, weight_decay, decayed))], {})
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Takes a step along the gradients.
+
+        Args:
+            closure: computes the loss and its gradients, as for any optimizer.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
+        return loss
+
+    def _step_hidden(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        means = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+        directions = torch._foreach_lerp(gradients, means, group["momentum"])
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        batches = defaultdict(list)  # by shape
+        for parameter, direction in zip(parameters, directions, strict=True):
+            heights = self._heights[parameter]
+            for weight, along in zip(parameter.split(heights), direction.split(heights), strict=True):
+                if weight.shape[0] > weight.shape[1]:
+                    weight, along = weight.mT, along.mT
+                batches[weight.shape].append((weight, along))
+        for shape, pairs in batches.items():
+            updates = orthogonalize(torch.stack([along for _, along in pairs]), group["iterations"])
+            rate = group["lr"] * 0.2 * math.sqrt(max(shape))
+            torch._foreach_sub_([weight for weight, _ in pairs], updates.unbind(), alpha=rate)
+
+    def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.zeros((), device=parameter.device if group["fused"] else "cpu")
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters if parameter.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=group["fused"],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Tensor, "N m n"]:
+    """Returns matrices with the singular vectors of the given ones and singular values near 1.
+
+    Newton–Schulz iterations X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X act on the singular values alone (Jordan et al. 2024). Five
+    of them take those that are at least 1/500 of the matrix's norm into [0.68, 1.21]; smaller ones grow 3.4-fold in
+    each.
+
+    The products are in bfloat16 on a GPU that has it, and in the matrices' own precision otherwise: on most CPUs
+    bfloat16 is many times slower.
+
+    Args:
+        matrices: m ≤ n saves time; the result is the same on their side.
+        iterations: how many.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.to(_product_dtype(matrices))
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)  # no singular value exceeds 1
+    for _ in range(iterations):
+        gram = x @ x.mT  # (N, m, m)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+def hidden_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
+    """Returns the weights to be orthogonalized, each with the heights of the matrices that it stacks."""
+    found: dict[Tensor, tuple[int, ...]] = {}
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
+    for name, module in model.named_modules():
+        if "readout" in name.split("."):
+            continue
+        if isinstance(module, StackedLinear):
+            found[module.weight] = module.heights
+        elif isinstance(module, nn.Linear):
+            found[module.weight] = (module.out_features,)
+        elif isinstance(module, nn.RNNBase):  # one matrix per gate
+            weights = [weight for part, weight in module.named_parameters() if part.startswith("weight_")]
+            found |= {weight: (module.hidden_size,) * (len(weight) // module.hidden_size) for weight in weights}
+    return {p: heights for p, heights in found.items() if p.requires_grad and p not in embeddings}
+
+
+def _product_dtype(matrices: Tensor) -> torch.dtype:
+    if matrices.is_cuda and matrices.dtype == torch.float32 and torch.cuda.get_device_capability() >= (8, 0):
+        return torch.bfloat16
+    return matrices.dtype
