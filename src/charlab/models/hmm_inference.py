@@ -31,7 +31,7 @@ def predict_states(
         transition: (K, K) row = from, column = to; rows sum to 1.
         likelihood: (T, B, K) p(xₜ | zₜ = k).
     """
-    return _PredictStates.apply(initial, transition, likelihood)  # type: ignore[no-untyped-call]
+    return _PredictStates.apply(initial, transition, likelihood)
 
 
 class _PredictStates(torch.autograd.Function):

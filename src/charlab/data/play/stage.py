@@ -193,6 +193,7 @@ def _entrant(state: str, present: tuple[str, ...], absent: tuple[str, ...]) -> C
 
 @cache
 def compiled_verse() -> Verse:
+    """Returns the verse of all plays, compiled once in a process."""
     rules = sentence_rules()
     meters = tuple(dict.fromkeys(NAME_METERS.values()))
     recalls = {state: Recall(meters, "address/done") for state in ENTRANTS}
