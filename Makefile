@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart train test test-all test-corpus lint format types docs-test clean
+.PHONY: help install quickstart train test test-slow test-all test-corpus lint format types docs-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: install ## run the fast tests
 
 test-corpus: install ## run the tests that need the real text, under $$CHARLAB_DATA
 	$(BIN)/python -m pytest -q -m corpus $(ARGS)
+
+test-slow: install ## kill and continue runs of every model
+	$(BIN)/python -m pytest -n auto -q -m slow tests/runs $(ARGS)
 
 test-all: install ## run every test, the slow ones too
 	$(BIN)/python -m pytest -n auto -q -m 'not corpus' $(ARGS)
