@@ -38,5 +38,5 @@ def test_interrupted_and_continued(model, text_path, tmp_path, monkeypatch):
     assert_same_outcome(whole, resumed)
     assert not resumed.causality["leaks"], resumed.causality["reason"]
     trained, vocabulary = charlab.load(resumed.folder)
-    (text,) = generate_whole(trained, vocabulary, "to be", 30, seed=1)
-    assert len(text) == 35
+    (text,) = generate_whole(trained, vocabulary, "to\nbe\n", 30, seed=1)
+    assert len(text) == 36
