@@ -1,4 +1,4 @@
-"""What a language model is: the two base classes that everything else in charlab relies on.
+"""What a language model is: the base classes that everything else in charlab relies on.
 
 A model is a probability distribution over the characters that follow a given one. Training minimises `loss`,
 evaluation reports `nll`, generation calls `sample`; nothing outside a model's own file knows more about it.
@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -81,6 +81,40 @@ class LanguageModel(nn.Module, ABC):
             generator: source of randomness, on the prompt's device.
         """
 
+    def check_length(self, length: int) -> None:
+        """Raises `UserError` if a sequence of `length` characters does not fit in the context."""
+        if self.context_length is not None and length > self.context_length:
+            raise UserError(
+                f"{length} characters are more than the model's context_length={self.context_length}: "
+                "give it fewer, or train one with a longer context."
+            )
+
+
+class InfillingModel(LanguageModel):
+    """A language model that can also draw characters in the middle of a text, given what stands on both sides."""
+
+    @abstractmethod
+    def infill(
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Returns `tokens` with characters drawn from the model wherever `mask` is true; all others stay.
+
+        Args:
+            tokens: (B, L) character ids; those where `mask` is true are not looked at.
+            mask: (B, L), true where a character is to be filled in.
+            temperature: divides the logits; 0 takes the most probable character.
+            top_k: draw among the k most probable characters only.
+            top_p: draw among the fewest characters whose probabilities sum to at least p.
+            generator: source of randomness, on the device of `tokens`.
+        """
+
 
 class AutoregressiveModel(LanguageModel):
     """A language model that gives p(next character | characters so far) in closed form.
@@ -134,14 +168,6 @@ class AutoregressiveModel(LanguageModel):
         """Reads one character; returns the logits of the next one, and the new state."""
         logits, state = self.extend(token[:, None], state)
         return logits[:, -1], state
-
-    def check_length(self, length: int) -> None:
-        """Raises `UserError` if a sequence of `length` characters does not fit in the context."""
-        if self.context_length is not None and length > self.context_length:
-            raise UserError(
-                f"{length} characters are more than the model's context_length={self.context_length}: "
-                "give it fewer, or train one with a longer context."
-            )
 
     @torch.no_grad()
     def sample(

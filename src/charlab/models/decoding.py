@@ -35,6 +35,18 @@ def check_length(length: int) -> None:
         raise UserError(f"length={length} is negative; give the number of characters to draw, 0 or more.")
 
 
+def check_prompt(prompt: Int[Tensor, "B P"]) -> None:
+    """Raises a `UserError` unless there is a character to start from."""
+    if prompt.shape[1] == 0:
+        raise UserError("The prompt is empty; give at least one character to start from.")
+
+
+def check_predictions(logits: Float[Tensor, "*B V"]) -> None:
+    """Raises a `UserError` if the model's weights have diverged to nan."""
+    if logits.isnan().any():  # drawing from these would leave a GPU unusable for the rest of the process
+        raise UserError("The model predicts nan: its training has diverged; train it again, at a lower learning rate.")
+
+
 def choose(
     logits: Float[Tensor, "B V"],
     *,
@@ -113,8 +125,7 @@ def stream(
         UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range; at
             the first character, if the model's weights have diverged to nan.
     """
-    if prompt.shape[1] == 0:
-        raise UserError("The prompt is empty; give at least one character to start from.")
+    check_prompt(prompt)
     check_length(length)
     if overflow not in ("slide", "rebase"):
         raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
@@ -140,8 +151,7 @@ def _stream(
     context = prompt if limit is None else prompt[:, -limit:]
     logits, state = model.extend(context, model.init_state(batch_size))  # (B, P, V)
     logits = logits[:, -1]  # (B, V)
-    if logits.isnan().any():  # drawing from these would leave a GPU unusable for the rest of the process
-        raise UserError("The model predicts nan: its training has diverged; train it again, at a lower learning rate.")
+    check_predictions(logits)
     for drawn in range(1, length + 1):
         token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
         yield token

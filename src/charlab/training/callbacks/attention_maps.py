@@ -68,17 +68,19 @@ class AttentionMaps(Callback):
         window = data.ids("validation", device)[: min(self.length, data.context_length) + 1].long()
         with module.evaluating(), untouched_randomness(device):
             maps = attention_maps(module.model, window)
-            text = data.vocabulary.decode(window[:-1].cpu())
+            text = data.vocabulary.decode(window.cpu())
             for name, weights in maps.items():
-                image = draw_heads(weights.float().cpu().numpy(), text, title=f"{name} · step {step:,}")
+                shown = text[: weights.shape[-1]]
+                image = draw_heads(weights.float().cpu().numpy(), shown, title=f"{name} · step {step:,}")
                 for logger in loggers:
                     logger.log_image(f"attention/{name}", image, step)
 
 
-def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H T T"]]:
+def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H S S"]]:
     """Returns the attention weights of every part of `model` that can tell them, by the part's name.
 
-    Each part is asked about the input that it got when the model scored `window`.
+    Each part is asked about the input that it got when the model scored `window`: all characters but the last, if the
+    model is autoregressive. Of what a model reads beyond the window (masked diffusion fills it up) nothing is shown.
     """
     parts = {name: part for name, part in model.named_modules() if hasattr(part, "attention_weights")}
     inputs: dict[str, Tensor] = {}
@@ -89,7 +91,8 @@ def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[st
             remember = partial(_remember, inputs, name)
             hooks.enter_context(part.register_forward_pre_hook(remember))  # removed on leaving
         model.nll(window[None])
-        return {name: parts[name].attention_weights(x)[0] for name, x in inputs.items()}
+        length = len(window)
+        return {name: parts[name].attention_weights(x)[0, :, :length, :length] for name, x in inputs.items()}
 
 
 def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: tuple[Tensor, ...]) -> None:

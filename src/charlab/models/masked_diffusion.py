@@ -1,0 +1,231 @@
+"""Masked diffusion: a text appears character by character, in random order, out of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.backbone import Backbone, Part
+from charlab.models.contract import InfillingModel
+from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
+from charlab.types import PositiveInt, Probability, checked
+
+
+class MaskedDiffusion(InfillingModel):
+    """Absorbing-state discrete diffusion (MDLM, arXiv 2406.07524), without time, as in RADD (arXiv 2406.03736).
+
+    Noise turns one character after another into a mask, in random order, until only what is given is left. A
+    denoiser, a transformer that looks both ways, learns p(xᵢ | all characters that are not masked) for every masked
+    i at once. That is all it takes to run the process backwards: given x₀, uncover x₁ … x_T in random order σ.
+    So p(x₁ … x_T | x₀) = E_σ Πₖ p(x_σ(k) | x₀, x_σ(1) … x_σ(k−1)), and by Jensen's inequality (RADD, theorem 2)
+
+        −log p(x₁ … x_T | x₀) ≤ E_σ Σₖ −log p(x_σ(k) | x₀, x_σ(1) … x_σ(k−1))
+                              = E_n E_M (T/n) Σ_{i∈M} −log p(xᵢ | x₀, characters outside M),
+
+    where n is uniform on 1 … T and M on the sets of n positions. `nll` draws an n and an M for each window.
+
+    The denoiser always reads T+1 positions. Of a shorter text those to the right are masked: they are unknown.
+
+    Args:
+        vocab_size: number of distinct characters V. The id V stands for a masked one.
+        context_length: T; the denoiser reads T+1 characters, so that each is predicted from up to T others.
+        num_steps: evaluations of the denoiser with which a blank is filled in. Characters that are uncovered in the
+            same step are drawn independently of one another; None uncovers one in each step, which is exact.
+        embed_dim: these and all further arguments are those of `Backbone`, which the denoiser is.
+        num_layers: number of blocks.
+        mixer: attention with `causal=False`.
+        feed_forward: the blocks' feed-forward layer, or None.
+        position: position encoding, or None.
+        norm: norm, or None.
+        norm_placement: "pre" or "post".
+        residual: whether blocks add to their input.
+        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        tied_embeddings: whether the readout's weights are the embedding's.
+        readout_bias: whether the readout has a bias.
+        initialization: sets the initial weights; None keeps torch's.
+
+    Raises:
+        UserError: if a mixer looks in one direction only, or a part does not fit.
+    """
+
+    context_length: int
+    likelihood = "bound"
+
+    @checked
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        context_length: PositiveInt,
+        num_steps: PositiveInt | None,
+        embed_dim: PositiveInt,
+        num_layers: PositiveInt,
+        mixer: Part | list[Part],
+        feed_forward: Part | None,
+        position: Part | None,
+        norm: Part | None,
+        norm_placement: Literal["pre", "post"] = "pre",
+        residual: bool = True,
+        dropout: Probability = 0.0,
+        tied_embeddings: bool = False,
+        readout_bias: bool = True,
+        initialization: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.vocab_size, self.context_length, self.num_steps = vocab_size, context_length, num_steps
+        self.mask_id = vocab_size
+        self.denoiser = Backbone(
+            vocab_size + 1,
+            context_length=context_length + 1,
+            embed_dim=embed_dim,
+            num_layers=num_layers,
+            mixer=mixer,
+            feed_forward=feed_forward,
+            position=position,
+            norm=norm,
+            norm_placement=norm_placement,
+            residual=residual,
+            dropout=dropout,
+            tied_embeddings=tied_embeddings,
+            readout_bias=readout_bias,
+            initialization=initialization,
+        )
+        for block in self.denoiser.blocks:
+            if getattr(block.mixer, "causal", True):
+                raise UserError(
+                    f"model.mixer={type(block.mixer).__name__} looks to the left only, but masked diffusion fills in "
+                    f"from both sides: use model/mixer=bidirectional_attention, or model.mixer.causal=false."
+                )
+
+    def forward(self, tokens: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
+        """Returns the logits of the character at each position, given those that are not masked.
+
+        Args:
+            tokens: (B, S) character ids, S ≤ context_length + 1; `mask_id` is an unknown character.
+
+        Raises:
+            UserError: if S exceeds context_length + 1.
+        """
+        length = tokens.shape[1]
+        self.check_length(length - 1)
+        tokens = F.pad(tokens, (0, self.context_length + 1 - length), value=self.mask_id)  # (B, T+1)
+        return self.denoiser(tokens)[:, :length, : self.vocab_size]  # nothing is ever predicted to be a mask
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Returns T/n · −log p(xᵢ | what is not masked) where a character is masked, 0 elsewhere, in nats.
+
+        With `scored_from`, T is the number of characters that are scored; those before are given.
+        """
+        num_scored = window.shape[1] - scored_from
+        scored = torch.arange(window.shape[1], device=window.device) >= scored_from  # (T+1,)
+        num_masked = _stratified_counts(len(window), num_scored, window.device, generator)  # (B,)
+        masked = _random_ranks(scored.expand_as(window), generator) < num_masked[:, None]  # (B, T+1)
+        logits = self(window.long().masked_fill(masked, self.mask_id))  # (B, T+1, V)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        nll = F.cross_entropy(logits.transpose(1, 2), window.long(), reduction="none")  # (B, T+1)
+        weight = num_scored / num_masked.to(nll.dtype)  # (B,)
+        return torch.where(masked, weight[:, None] * nll, 0.0)[:, 1:]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: Int[Tensor, "B P"],
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B P+length"]:
+        check_prompt(prompt)
+        check_length(length)
+        tokens = F.pad(prompt, (0, length))
+        mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
+        return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+
+    @torch.no_grad()
+    def infill(
+        self,
+        tokens: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B L"]:
+        """Fills in one blank (neighboring masked positions) after the other, from left to right.
+
+        Where the text is longer than the T+1 positions that the denoiser reads, it looks at those around the blank's
+        beginning; what a long blank leaves over is then filled in from the next such window, half of which is known.
+        """
+        check_choice(temperature, top_k, top_p)
+        if mask.shape != tokens.shape:
+            raise UserError(f"The mask has shape {tuple(mask.shape)}, the text {tuple(tokens.shape)}: give equal ones.")
+        draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+        tokens = tokens.long().masked_fill(mask, self.mask_id)
+        length, width = tokens.shape[1], self.context_length + 1
+        is_blank = mask.any(dim=0).tolist()
+        end = 0
+        while True in is_blank[end:]:
+            first = is_blank.index(True, end)
+            start = max(0, min(first - width // 2, length - width))
+            stop = min(start + width, length)  # of the window
+            end = is_blank.index(False, first, stop) if False in is_blank[first:stop] else stop
+            hidden = mask[:, start:stop].clone()
+            hidden[:, end - start :] = False  # the blanks after this one have their turn later
+            tokens[:, start:stop] = self._uncover(tokens[:, start:stop], hidden, draw, generator)
+        return tokens
+
+    def _uncover(
+        self,
+        window: Int[Tensor, "B S"],
+        hidden: Bool[Tensor, "B S"],
+        draw: Callable[[Float[Tensor, "M V"]], Int[Tensor, " M"]],
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "B S"]:
+        """Returns the window with its hidden characters drawn, in random order, about equally many in each step."""
+        window = window.clone()
+        num_hidden = hidden.sum(dim=1, keepdim=True)  # (B, 1)
+        ranks = _random_ranks(hidden, generator)  # (B, S)
+        most = int(num_hidden.max())
+        num_steps = min(self.num_steps or most, most)
+        for step in range(num_steps):
+            begin, end = (num_hidden * done // num_steps for done in (step, step + 1))
+            uncovered = (ranks >= begin) & (ranks < end)  # (B, S)
+            logits = self(window)[uncovered]  # (M, V)
+            check_predictions(logits)
+            window[uncovered] = draw(logits)
+        return window
+
+
+def _stratified_counts(
+    batch_size: int, most: int, device: torch.device, generator: torch.Generator | None
+) -> Int[Tensor, " B"]:
+    """Returns numbers from 1 to `most`, each of them uniform, that are evenly spread over the batch.
+
+    A common random shift of an even grid (as in arXiv 2107.00630), in whole numbers and thus exact.
+    """
+    shift = torch.randint(batch_size * most, (), device=device, generator=generator)
+    grid = most * torch.arange(batch_size, device=device)
+    return 1 + (grid + shift) % (batch_size * most) // batch_size
+
+
+def _random_ranks(candidates: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Int[Tensor, "B S"]:
+    """Returns each position's rank, from 0, in a random order of its row in which the candidates come first."""
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
+    return keys.masked_fill(~candidates, 2.0).argsort(dim=1).argsort(dim=1)
