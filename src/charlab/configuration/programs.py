@@ -40,6 +40,7 @@ GENERATE: dict[str, Any] = {
     **_TRAINED,
     "prompt": str,
     "length": NonNegativeInt,
+    "infill": str | None,
     "temperature": NonNegativeFloat,
     "top_k": PositiveInt | None,
     "top_p": Annotated[float, Range(0, 1, low_excluded=True)] | None,

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch import nn
+
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
+from charlab.generation.text import infill
+from charlab.models.bigram import Bigram
+from charlab.models.contract import InfillingModel
+
+LETTERS = Vocabulary.of("\n abcdé")
+
+
+class Successor(InfillingModel):
+    """Fills a blank in with the character after the one before, moved on at random; greedily it is not moved."""
+
+    likelihood = "bound"
+    context_length = None
+    vocab_size = len(LETTERS)
+
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Dropout().eval()
+
+    def nll(self, window, *, scored_from=1, generator=None):
+        raise NotImplementedError
+
+    sample = nll
+
+    def infill(self, tokens, mask, *, temperature=1.0, top_k=None, top_p=None, generator=None):
+        assert not self.training
+        assert (top_k, top_p) == (5, 0.5)
+        filled = tokens.clone()
+        for row, place in mask.nonzero().tolist():
+            moved = torch.randint(self.vocab_size, (), generator=generator) if temperature else 0
+            filled[row, place] = (filled[row, place - 1] + 1 + moved) % self.vocab_size
+        return filled
+
+
+def fill(text, model=None, vocabulary=LETTERS, **options):
+    return infill(model or Successor(), vocabulary, text, top_k=5, top_p=0.5, **options)
+
+
+def test_underscores_are_filled_in_and_the_rest_stays():
+    assert fill("a__ é_\n", greedy=True) == ["abc é\n\n"]
+    assert fill("a__ é_\n", temperature=0.0, num_samples=2) == ["abc é\n\n"] * 2
+    assert fill("a_", vocabulary=Vocabulary.of("\n _abc"), greedy=True) == ["ab"]  # an underscore of its own
+
+
+def test_a_leading_underscore_stands_after_a_newline():
+    assert fill("__b", greedy=True) == [" ab"]
+    with pytest.raises(UserError, match="no newline"):
+        fill("_b", vocabulary=Vocabulary.of("abcdefg"))
+    assert fill("b_", vocabulary=Vocabulary.of("abcdefg"), greedy=True) == ["bc"]
+
+
+def test_the_seed_alone_decides():
+    text = "a" + 30 * "_"
+    first, second = fill(text, seed=0, num_samples=2)
+    assert first != second
+    torch.manual_seed(77)
+    assert fill(text, seed=0, num_samples=2) == [first, second]
+    assert fill(text, seed=1, num_samples=2) != [first, second]
+
+
+def test_every_part_of_the_model_gets_its_mode_back():
+    model = Successor()
+    fill("a_", model)
+    assert model.training
+    assert not model.frozen.training
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "named"),
+    [
+        ("abc", {}, "has no _: put one for each character"),
+        ("", {}, "has no _"),
+        ("a_ß", {}, r"Character 3 of the text to be filled in.*U\+00DF"),
+        ("a_", {"num_samples": 0}, "num_samples=0"),
+        ("a_", {"temperature": -1.0}, "temperature=-1.0"),
+        ("a_", {"model": Bigram(len(LETTERS))}, "Bigram model can only continue a text: .*prompt=….*masked_diffusion"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(text, options, named):
+    with pytest.raises(UserError, match=named):
+        fill(text, **options)
