@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
+from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from lightning import LightningDataModule
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from charlab.data.corpus import Corpus, CorpusLoader
 from charlab.data.vocabulary import Vocabulary
-from charlab.data.windows import gather_windows, window_starts
+from charlab.data.windows import consecutive_starts, gather_windows, window_starts
 from charlab.errors import UserError
 from charlab.types import Fraction, PositiveInt, checked
 
@@ -34,6 +36,7 @@ class CharacterDataModule(LightningDataModule):
         train_fraction: part of the text to learn from, dev included.
         validation_fraction: part of the text that follows, to report on.
         dev_fraction: part of the text, the last of the train split, to make choices on; 0 for none.
+        order: "random" windows, or "contiguous" ones: each continues the window in its row of the batch before.
         seed: the run's seed; the windows' own is derived from it.
 
     Attributes:
@@ -61,6 +64,7 @@ class CharacterDataModule(LightningDataModule):
         train_fraction: Fraction,
         validation_fraction: Fraction,
         dev_fraction: Fraction,
+        order: Literal["random", "contiguous"] = "random",
         seed: int,
     ) -> None:
         super().__init__()
@@ -79,6 +83,7 @@ class CharacterDataModule(LightningDataModule):
         self.path = path
         self.context_length = context_length
         self.batch_size = batch_size
+        self.order = order
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
@@ -135,14 +140,14 @@ class CharacterDataModule(LightningDataModule):
             return None
         return float(self.corpus.floor_per_character[self._slices[split]][1:].mean())
 
-    def train_dataloader(self) -> RandomStarts:
+    def train_dataloader(self) -> Starts:
         """Returns the starts of each micro-batch's windows, from the first micro-batch on."""
-        return RandomStarts(
-            self.seed,
-            self.trainer.global_rank if self.trainer else 0,
-            batch_size=self.batch_size,
-            num_starts=len(self.splits["train"]) - self.context_length,
-        )
+        rank = self.trainer.global_rank if self.trainer else 0
+        sizes = {"batch_size": self.batch_size, "num_starts": len(self.splits["train"]) - self.context_length}
+        if self.order == "contiguous":
+            sizes |= {"world_size": self.trainer.world_size if self.trainer else 1, "length": self.context_length}
+            return Starts(lambda counter: consecutive_starts(self.seed, counter, rank, **sizes))
+        return Starts(lambda counter: window_starts(self.seed, counter, rank, **sizes))
 
     def val_dataloader(self) -> Blocks:
         """Returns the windows that predict each validation character but the first once.
@@ -158,28 +163,26 @@ class CharacterDataModule(LightningDataModule):
         return gather_windows(self.ids("train", batch.device), batch, self.context_length)
 
 
-class RandomStarts(Iterator[Int[Tensor, " B"]]):
+class Starts(Iterator[Int[Tensor, " B"]]):
     """Where the windows of one micro-batch after the other start: (B,) int64, without end.
 
     It has a length all the same, one that is never reached: of an iterator without any, Lightning would fetch one
     item ahead to see whether it ends. An iteration that is broken off goes on where it was, so that epochs of a
     limited number of batches do not repeat each other.
+
+    Args:
+        draw: `draw(counter)` returns the starts of a micro-batch.
     """
 
-    def __init__(self, seed: int, rank: int, *, batch_size: int, num_starts: int) -> None:
-        self.seed = seed
+    def __init__(self, draw: Callable[[int], np.ndarray]) -> None:
+        self.draw = draw
         self.counter = 0
-        self.rank = rank
-        self.batch_size = batch_size
-        self.num_starts = num_starts
 
     def __len__(self) -> int:
         return 10**12
 
     def __next__(self) -> Int[Tensor, " B"]:
-        starts = window_starts(
-            self.seed, self.counter, self.rank, batch_size=self.batch_size, num_starts=self.num_starts
-        )
+        starts = self.draw(self.counter)
         self.counter += 1
         return torch.from_numpy(starts)
 

@@ -40,6 +40,28 @@ def window_starts(seed: int, counter: int, rank: int, *, batch_size: int, num_st
     return (philox.random_raw(batch_size) % np.uint64(num_starts)).astype(np.int64)
 
 
+def consecutive_starts(
+    seed: int, counter: int, rank: int, *, world_size: int, batch_size: int, num_starts: int, length: int
+) -> np.ndarray:
+    """Returns where the windows of one micro-batch start if each continues the one in its row of the batch before.
+
+    The text is read by as many readers as there are rows on all ranks, evenly spaced, from a place that the seed
+    chooses. At the text's end a reader goes on at its beginning. A pure function, as `window_starts`.
+
+    Args:
+        seed: the run's seed.
+        counter: number of the micro-batch, from 0, counted on each rank.
+        rank: number of the process, from 0.
+        world_size: number of processes.
+        batch_size: windows in a micro-batch of each process.
+        num_starts: how many places a window can start at: the text's length − T for windows of T+1 characters.
+        length: T, by which a reader moves on.
+    """
+    first = derive_seed(seed, "windows") % num_starts
+    rows = np.arange(rank * batch_size, (rank + 1) * batch_size)
+    return (first + rows * num_starts // (world_size * batch_size) + counter * length) % num_starts
+
+
 def gather_windows(ids: Int[Tensor, " N"], starts: Int[Tensor, " B"], length: int) -> Int[Tensor, "B length+1"]:
     """Returns the windows ids[start : start + length + 1] as int64, on the device of `ids`.
 
