@@ -1,6 +1,7 @@
 """What makes two runs the same, and what does not."""
 
 import pytest
+from omegaconf import open_dict
 
 from charlab.configuration.compose import compose
 from charlab.runs.fingerprint import fingerprint
@@ -23,6 +24,9 @@ def fingerprint_of(overrides):
         "optimizer.lr=0.002",
         "optimizer=adam",
         "scheduler=warmup_cosine",
+        "objective=label_smoothing",
+        "averaging=ema",
+        "data.order=contiguous",
         "trainer.max_steps=13",
         "trainer.precision=bfloat16",
         "trainer.accumulate_grad_batches=3",
@@ -47,6 +51,14 @@ def test_what_decides_the_outcome_changes_the_fingerprint(fingerprint_of, overri
 )
 def test_what_does_not_decide_it_does_not(fingerprint_of, override):
     assert fingerprint_of(override) == fingerprint_of()
+
+
+def test_what_was_added_later_and_is_not_chosen_leaves_it_as_it_was(overrides):
+    config = compose(overrides)
+    before = fingerprint(config)
+    with open_dict(config):
+        del config.data["order"]
+    assert fingerprint(config) == before
 
 
 def test_the_text_counts_and_not_where_it_lies(fingerprint_of, text_path, tmp_path):

@@ -13,6 +13,8 @@ TRAIN: dict[str, Any] = {
     "model": dict,
     "optimizer": dict,
     "scheduler": dict,
+    "objective": dict | None,
+    "averaging": dict | None,
     "trainer": dict,
     "callbacks": dict | None,
     "logger": dict | None,

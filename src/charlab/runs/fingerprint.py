@@ -19,8 +19,9 @@ DECISIVE_TRAINER_KEYS = ("max_steps", "max_seconds", "accumulate_grad_batches", 
 def fingerprint(config: DictConfig) -> str:
     """Returns 12 hexadecimal digits that two runs share exactly if they mean the same.
 
-    The hash covers the resolved model, data, optimizer, scheduler, precision, seed and budget, and the corpus's
-    SHA-256 in place of where the corpus lies.
+    The hash covers the resolved model, data, optimizer, scheduler, objective, averaging, precision, seed and budget,
+    and the corpus's SHA-256 in place of where the corpus lies. Where nothing is chosen of what was added later, it
+    is what it was before.
 
     Raises:
         UserError: if the corpus cannot be loaded.
@@ -28,8 +29,11 @@ def fingerprint(config: DictConfig) -> str:
     parts: dict[str, Any] = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
     data = plain(config.data)
     data.pop("path", None)
+    if data.get("order") == "random":
+        del data["order"]
     data["corpus"] = load_corpus(config).sha256
     parts["data"] = data
+    parts |= {key: plain(config[key]) for key in ("objective", "averaging") if config[key] is not None}
     parts["seed"] = config.seed
     parts["trainer"] = {key: config.trainer.get(key) for key in DECISIVE_TRAINER_KEYS}
     parts["trainer"]["precision"] = _precision(config.trainer)

@@ -42,10 +42,11 @@ from charlab.training.counts import CountedModel, CountsModule
 from charlab.training.flops import count_flops
 from charlab.training.loggers import RunLogger
 from charlab.training.module import LanguageModelModule
+from charlab.training.objectives import Objective
 from charlab.training.trainer import resolve_device
 
 # What TensorBoard shows beside the final metrics of each run.
-HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "trainer", "seed")
+HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "objective", "averaging", "trainer", "seed")
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
@@ -87,6 +88,8 @@ class _Run:
         self.data: CharacterDataModule = build(config.data, corpus=load_corpus(config))
         self.data.setup()
         self.model = self._build_model()
+        objective = build(config.objective) if config.objective is not None else Objective()
+        objective.check(self.model, self.data.order)
         module = CountsModule if isinstance(self.model, CountedModel) else LanguageModelModule
         self.module = module(
             self.model,
@@ -94,6 +97,7 @@ class _Run:
             schedule=build(config.scheduler),
             max_steps=config.trainer.max_steps,
             max_seconds=config.trainer.max_seconds,
+            objective=objective,
         )
         self.trainer = self._build_trainer()
         self.record = self._begin_record(overrides)
@@ -139,7 +143,7 @@ class _Run:
             "model_config": plain(config.model),
             "vocabulary": self.data.vocabulary.characters,
         }
-        callbacks: list[Callback] = []
+        callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
         for part in (config.callbacks or {}).values():
             built = build(part)
             callbacks.append(built if isinstance(built, Callback) else built(self.folder, description))

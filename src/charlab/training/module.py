@@ -14,16 +14,22 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import evaluation_mode
+from charlab.training.averages import KeepsAverage, averages_in_place
+from charlab.training.objectives import Objective
 from charlab.training.schedules import Schedule
 
 
 class LanguageModelModule(LightningModule):
-    """Minimises `model.loss` on windows of text.
+    """Minimises the model's loss, or another objective, on windows of text.
 
     The module knows nothing of data, evaluation or logging: those are the datamodule's and the callbacks'.
+
+    Where a callback or the optimizer keeps an average of the weights, it is what is evaluated, what a checkpoint
+    holds as the model's weights (beside those that training goes on with), and what the model has in the end.
 
     Args:
         model: what is trained.
@@ -31,6 +37,7 @@ class LanguageModelModule(LightningModule):
         schedule: learning rate as a multiple of the optimizer's own, over the course of the budget.
         max_steps: the budget in optimizer steps, or None.
         max_seconds: the budget in seconds of the training clock, or None.
+        objective: what is minimised; None for the model's own loss.
 
     Attributes:
         characters_seen: characters scored in training so far, over all ranks.
@@ -46,14 +53,18 @@ class LanguageModelModule(LightningModule):
         schedule: Schedule,
         max_steps: int | None = None,
         max_seconds: float | None = None,
+        objective: Objective | None = None,
     ) -> None:
         super().__init__()
         self.model = model
+        self.objective = objective if objective is not None else Objective()
         self.optimizer, self.schedule = optimizer, schedule
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.characters_seen = 0
         self.micro_batches = 0
         self.last_loss: Tensor | None = None
+        self._is_counted = False  # whether the batch at hand is
+        self._averages: list[KeepsAverage] = []
         self.validation_nll = NegativeLogLikelihood()
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
 
@@ -62,11 +73,17 @@ class LanguageModelModule(LightningModule):
         """Seconds spent in training so far, over all attempts at this run; evaluation is left out."""
         return self.training_clock.seconds
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        self._is_counted = False
+        self.objective.begin_batch()
+
     def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""]:
-        loss = self.model.loss(window)
-        self.last_loss = loss.detach()
-        self.micro_batches += 1
-        self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
+        loss = self.objective(self.model, window)
+        if not self._is_counted:  # an optimizer may ask for the loss of a batch more than once
+            self._is_counted = True
+            self.last_loss = loss.detach()
+            self.micro_batches += 1
+            self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
         return loss
 
     def validation_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
@@ -76,6 +93,11 @@ class LanguageModelModule(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = self.optimizer(self.model)
+        if getattr(optimizer, "repeats_closure", False) and self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                "This optimizer computes the gradient of a step twice, which Lightning does for its last batch only: "
+                "set trainer.accumulate_grad_batches=1."
+            )
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(self.budget_spent(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -89,6 +111,8 @@ class LanguageModelModule(LightningModule):
         return min(max(shares), 1.0)
 
     def on_train_start(self) -> None:
+        parts = [*self.trainer.optimizers, *self.trainer.callbacks]
+        self._averages = [part for part in parts if isinstance(part, KeepsAverage)]
         self.training_clock.start()  # after the callbacks' own beginnings, such as an evaluation before the first step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -97,15 +121,26 @@ class LanguageModelModule(LightningModule):
 
     def on_train_end(self) -> None:
         self.training_clock.stop()
+        for average in self._averages:  # for good: the callbacks' own endings, such as the last checkpoint, are over
+            average.eval()
+        self._averages = []
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Puts the model into evaluation mode for a while, which counts as evaluation rather than training."""
+        """Puts the model into evaluation mode, with averaged weights if there are any, for a while.
+
+        That counts as evaluation rather than training.
+        """
         was_counting = self.training_clock.running
         self.training_clock.stop()
         self.evaluation_clock.start()
         try:
-            with evaluation_mode(self.model), torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            with (
+                averages_in_place(self.model, self._averages),
+                evaluation_mode(self.model),
+                torch.no_grad(),
+                self.trainer.precision_plugin.forward_context(),
+            ):
                 yield
         finally:
             self.evaluation_clock.stop()
@@ -119,6 +154,11 @@ class LanguageModelModule(LightningModule):
             "training_seconds": self.training_clock.seconds,
             "evaluation_seconds": self.evaluation_clock.seconds,
         }
+        checkpoint["objective"] = self.objective.state_dict()
+        if self._averages:
+            checkpoint["training_weights"] = checkpoint["state_dict"]
+            with averages_in_place(self.model, self._averages):
+                checkpoint["state_dict"] = {name: value.clone() for name, value in self.state_dict().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
@@ -126,6 +166,8 @@ class LanguageModelModule(LightningModule):
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
+        self.objective.load_state_dict(checkpoint.get("objective", {}))
+        checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
 
 
 class Stopwatch:

@@ -1,0 +1,110 @@
+"""What training minimizes. What is reported stays the model's `nll`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float, Int
+from lightning.fabric.utilities import move_data_to_device
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.types import Probability
+
+Order = Literal["random", "contiguous"]
+
+
+class Objective:
+    """The model's own loss; a subclass is another one."""
+
+    def __call__(self, model: LanguageModel, window: Int[Tensor, "B T+1"]) -> Float[Tensor, ""]:
+        """Returns the loss in nats per character; an optimizer may ask several times for that of a batch."""
+        return model.loss(window)
+
+    def check(self, model: LanguageModel, order: Order) -> None:
+        """Raises `UserError` if the model, or the order in which windows are served, has no such loss."""
+
+    def begin_batch(self) -> None:
+        """Is called before each batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a resumed run needs to go on: numbers and tensors."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` returned."""
+
+
+class LabelSmoothing(Objective):
+    """Cross-entropy with targets that are right with probability 1 − amount and else any character.
+
+    (Szegedy et al., arXiv 1512.00567, section 7.) `train/loss` is this loss, not the negative log-likelihood.
+
+    Args:
+        amount: probability that is spread over all characters alike.
+    """
+
+    def __init__(self, *, amount: Probability) -> None:
+        self.amount = amount
+
+    def check(self, model: LanguageModel, order: Order) -> None:
+        if not isinstance(model, AutoregressiveModel) or type(model).loss is not LanguageModel.loss:
+            raise UserError(
+                f"objective=label_smoothing is for models that give the next character's logits and train by them, "
+                f"and {type(model).__name__} has a loss of its own: choose objective=none."
+            )
+
+    def __call__(self, model: LanguageModel, window: Int[Tensor, "B T+1"]) -> Float[Tensor, ""]:
+        logits = model(window[:, :-1]).flatten(0, 1).float()  # (B·T, V)
+        return F.cross_entropy(logits, window[:, 1:].flatten(), label_smoothing=self.amount)
+
+
+@runtime_checkable
+class CarriesState(Protocol):
+    """A model whose state at the end of a window can begin the next one."""
+
+    def init_state(self, batch_size: int) -> Any: ...
+
+    def loss_with_state(self, window: Int[Tensor, "B T+1"], state: Any) -> tuple[Float[Tensor, ""], Any]: ...
+
+
+class TruncatedBackpropagation(Objective):
+    """Truncated backpropagation through time (Williams & Peng 1990): each window begins with the state of the last.
+
+    The windows of a row have to continue one another. The gradient goes back as far as the window's beginning, the
+    state remembers what was read before. A resumed run goes on with the state that it had.
+    """
+
+    def __init__(self) -> None:
+        self._begins_with: Any = None
+        self._ends_with: Any = None
+
+    def check(self, model: LanguageModel, order: Order) -> None:
+        if not isinstance(model, CarriesState):
+            raise UserError(
+                f"objective=truncated_backpropagation is for recurrent networks, and {type(model).__name__} carries "
+                "no state from window to window: choose objective=none."
+            )
+        if order != "contiguous":
+            raise UserError(
+                f"objective=truncated_backpropagation needs windows that continue one another, and data.order={order} "
+                "serves others: set data.order=contiguous."
+            )
+
+    def begin_batch(self) -> None:
+        self._begins_with = self._ends_with
+
+    def __call__(self, model: LanguageModel, window: Int[Tensor, "B T+1"]) -> Float[Tensor, ""]:
+        assert isinstance(model, CarriesState)
+        state = self._begins_with
+        state = model.init_state(len(window)) if state is None else move_data_to_device(state, window.device)
+        loss, self._ends_with = model.loss_with_state(window, state)
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self._ends_with}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ends_with = state.get("state")

@@ -1,0 +1,25 @@
+"""A run with averaged weights, from the command line to the model that comes back."""
+
+import numpy as np
+import torch
+
+import charlab
+from charlab.evaluation.protocols import Blocks, evaluate
+from charlab.training.callbacks.checkpointing import LAST
+
+
+def test_the_average_is_what_is_reported_and_what_is_loaded(run_tiny, text_path):
+    record = run_tiny("averaging=ema", "averaging.decay=0.8", "optimizer=muon", "optimizer.lr=0.02")
+    model, vocabulary = charlab.load(record.folder)
+    saved = torch.load(record.folder / LAST, weights_only=True)
+    weights = {name.removeprefix("model."): value for name, value in saved["state_dict"].items()}
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert any(not torch.equal(value, saved["training_weights"][f"model.{name}"]) for name, value in weights.items())
+
+    ids = torch.from_numpy(vocabulary.encode(text_path.read_text()))
+    validation = ids[int(0.9 * len(ids)) :]
+    score = evaluate(model, validation, Blocks(), context_length=8, batch_size=2)
+    np.testing.assert_allclose(score.nll, record.metric("blocks")["nll"], rtol=1e-6)
+    model.load_state_dict({n.removeprefix("model."): value for n, value in saved["training_weights"].items()})
+    trained = evaluate(model, validation, Blocks(), context_length=8, batch_size=2)
+    assert abs(trained.nll - score.nll) > 1e-4
