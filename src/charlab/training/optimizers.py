@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from charlab.errors import UserError
 from charlab.types import NonNegativeFloat, PositiveFloat
 
 Decayed = Literal["all", "matrices"]
@@ -83,6 +85,102 @@ def adamw(
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
 
 
+def lion(
+    model: nn.Module,
+    *,
+    lr: PositiveFloat,
+    betas: tuple[float, float],
+    weight_decay: NonNegativeFloat,
+    decayed: Decayed,
+) -> torch.optim.Optimizer:
+    """Lion: steps of one size, in the direction of a running mean's sign (Chen et al., arXiv 2302.06675, algorithm 2).
+
+    Args:
+        model: whose parameters are optimized.
+        lr: learning rate; about a fifth of AdamW's.
+        betas: how much of the running mean is in a step's direction, and how much of it is kept.
+        weight_decay: share of a weight, times lr, by which it shrinks at each step; about five times AdamW's.
+        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
+
+    Raises:
+        UserError: if the library that has it is not installed.
+    """
+    _require_library("lion")
+    from pytorch_optimizer import Lion
+
+    return Lion(parameter_groups(model, weight_decay, decayed), lr=lr, betas=(betas[0], betas[1]))
+
+
+def schedule_free_adamw(
+    model: nn.Module,
+    *,
+    lr: PositiveFloat,
+    betas: tuple[float, float],
+    eps: PositiveFloat,
+    weight_decay: NonNegativeFloat,
+    decayed: Decayed,
+) -> torch.optim.Optimizer:
+    """AdamW whose weights are averaged as it goes, in place of a falling rate (Defazio et al., arXiv 2405.15682).
+
+    The average is what is evaluated and saved. No fall of the rate is needed, a rise at the beginning helps.
+
+    Args:
+        model: whose parameters are optimized.
+        lr: learning rate.
+        betas: weight of the average in the point where the gradient is taken, and decay rate of the running mean of
+            its square.
+        eps: added to the denominator.
+        weight_decay: share of a weight, times lr, by which it shrinks at each step.
+        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
+
+    Raises:
+        UserError: if the library that has it is not installed.
+    """
+    _require_library("schedule_free_adamw")
+    from pytorch_optimizer import ScheduleFreeAdamW
+
+    groups = parameter_groups(model, weight_decay, decayed)
+    return ScheduleFreeAdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
+
+
+def sam(
+    model: nn.Module,
+    *,
+    rho: PositiveFloat,
+    adaptive: bool,
+    lr: PositiveFloat,
+    betas: tuple[float, float],
+    eps: PositiveFloat,
+    weight_decay: NonNegativeFloat,
+    decayed: Decayed,
+) -> torch.optim.Optimizer:
+    """Sharpness-aware minimization (Foret et al., arXiv 2010.01412, algorithm 1) with AdamW's steps.
+
+    The gradient is taken where the loss near the weights is highest, to first order. So each step computes two
+    gradients and takes twice as long. It needs whole batches (no accumulation) and an unscaled loss (no float16).
+
+    Args:
+        model: whose parameters are optimized.
+        rho: radius of what is near.
+        adaptive: whether it is measured in units of each weight squared (Kwon et al., arXiv 2102.11600).
+        lr: learning rate.
+        betas: decay rates of the running means of the gradient and of its square.
+        eps: added to the denominator.
+        weight_decay: share of a weight, times lr, by which it shrinks at each step.
+        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
+
+    Raises:
+        UserError: if the library that has it is not installed.
+    """
+    _require_library("sam")
+    from charlab.training.sharpness import SharpnessAwareMinimization
+
+    groups = parameter_groups(model, weight_decay, decayed)
+    return SharpnessAwareMinimization(
+        groups, torch.optim.AdamW, rho=rho, adaptive=adaptive, lr=lr, betas=(betas[0], betas[1]), eps=eps
+    )
+
+
 def from_parameters(
     model: nn.Module,
     *,
@@ -124,3 +222,12 @@ def fused(model: nn.Module) -> dict[str, bool]:
     devices = {parameter.device for parameter in model.parameters()}
     scaled = any(device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0) for device in devices)
     return {"fused": not scaled and {device.type for device in devices} <= {"cpu", "cuda", "mps"}}
+
+
+def _require_library(optimizer: str) -> None:
+    """Raises `UserError` unless the library is there that other people's optimizers are taken from."""
+    if importlib.util.find_spec("pytorch_optimizer") is None:
+        raise UserError(
+            f"optimizer={optimizer} is one of the package pytorch-optimizer, which is not installed: "
+            "pip install 'charlab[optimizers]'."
+        )

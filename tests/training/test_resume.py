@@ -1,0 +1,73 @@
+"""Whatever a run is trained with: killed and continued, it ends in the same bits as one never killed."""
+
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from charlab.models.rnn import LSTM
+from tests.training import options, small
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function
+
+recurrent = partial(LSTM, embed_dim=6, hidden_dim=5, num_layers=1, dropout=0.2)
+
+OPTIONS = {
+    "muon": {"optimizer": "muon"},
+    "lion": {"optimizer": "lion"},
+    "schedule-free AdamW": {"optimizer": "schedule_free_adamw"},
+    "SAM": {"optimizer": "sam"},
+    "EMA": {"averaging": {"decay": 0.6}},
+    "SWA": {"averaging": {"decay": 1.0, "start": 0.4}},
+    "muon and EMA, accumulating": {
+        "optimizer": "muon",
+        "averaging": {"decay": 0.6},
+        "accumulate_grad_batches": 2,
+        "gradient_clip_val": 1.0,
+    },
+    "label smoothing": {"objective": "label_smoothing"},
+    "truncated backpropagation": {
+        "model": recurrent,
+        "objective": "truncated_backpropagation",
+        "order": "contiguous",
+    },
+}
+
+
+class Evaluate(Callback):
+    """Looks at the model after every step, as an evaluation would."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        with pl_module.evaluating():
+            pl_module.model.nll(batch)
+
+
+def run(folder, callbacks, *, model=small.SmallAttention, optimizer="adamw", averaging=None, objective=None, **more):
+    torch.manual_seed(0)
+    average = [options.chosen("averaging/ema", every_n_steps=1, **averaging)] if averaging else []
+    return options.train(
+        folder,
+        model(len(options.data().vocabulary)),
+        optimizer=options.chosen(f"optimizer/{optimizer}", lr=0.02),
+        callbacks=[*average, *callbacks],
+        objective=options.chosen(f"objective/{objective}") if objective else None,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, [], **OPTIONS[name])
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(killed, [options.RaiseAt(5), Evaluate()], **OPTIONS[name])  # an evaluation leaves no trace
+    assert options.checkpoint(killed)["global_step"] == 4
+    run(killed, [], **OPTIONS[name])
+    expected, found = options.checkpoint(whole), options.checkpoint(killed)
+    parts = ["state_dict", "optimizer_states", "objective", "global_step"]
+    if "averaging" in OPTIONS[name] or "schedule" in name:
+        parts.append("training_weights")
+    for part in parts:
+        options.assert_same_bits(found[part], expected[part])
+    assert found["progress"]["micro_batches"] == 6 * OPTIONS[name].get("accumulate_grad_batches", 1)
