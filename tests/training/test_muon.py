@@ -57,6 +57,15 @@ def test_singular_vectors_stay_and_singular_values_come_near_one(shape):
         torch.testing.assert_close(result, reference.newton_schulz(matrix, 5))
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (16, 48)])
+def test_single_precision_is_enough_for_singular_values_of_all_sizes(shape):
+    generator = torch.Generator().manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape, generator=generator).double(), full_matrices=False)
+    matrix = left @ torch.logspace(0, -8, 16).double().diag() @ right
+    result = orthogonalize(matrix[None].float(), 5)[0].double()
+    torch.testing.assert_close(result, reference.newton_schulz(matrix, 5), atol=1e-3, rtol=0)
+
+
 def test_a_gradient_of_zeros_moves_nothing():
     assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 
