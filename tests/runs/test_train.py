@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 import charlab
 from charlab.errors import UserError
-from charlab.runs.record import Record
+from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
 
@@ -76,6 +77,9 @@ def test_saved_nll_is_the_reported_one_and_the_models(finished_run):
     blocks = finished_run.metric("blocks")
     assert per_character.mean(dtype=np.float64) == pytest.approx(blocks["nll"], abs=1e-6)
     assert len(per_character) == blocks["characters"]
+    assert sum(finished_run.scenes) == pytest.approx(blocks["nll"] * blocks["characters"])
+    assert len(finished_run.scenes) == math.ceil(blocks["characters"] / SCENE_LENGTH)
+    assert finished_run.scenes[0] == pytest.approx(per_character[:SCENE_LENGTH].sum(dtype=np.float64))
 
 
 def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, capsys):

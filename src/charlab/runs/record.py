@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,6 +18,7 @@ from charlab.files import write_atomically
 
 FILE_NAME = "record.json"
 FORMAT = 1
+SCENE_LENGTH = 2000  # characters
 
 Status = Literal["running", "finished", "failed", "diverged"]
 
@@ -36,6 +39,7 @@ class Record:
         corpus: name, SHA-256 and number of characters.
         machine: device, its name, precision, threads, processes.
         versions: of Python and of the libraries that compute.
+        code: a hash of charlab's own source, by which results of older code are told apart.
         git_commit: of the code; None outside a repository.
         parameters: number of trainable parameters.
         steps: optimizer steps done.
@@ -44,6 +48,8 @@ class Record:
         time: seconds spent on `setup_s`, `training_s` and `evaluation_s`, over all attempts.
         peak_memory_bytes: of the device on a GPU, of the process otherwise.
         metrics: one entry per protocol and split.
+        scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the
+            last one shorter: what it takes to ask whether a difference would hold on other text.
         causality: whether the model looks at what it is to predict.
         floor: entropy of each split in nats per character, where it is known.
         started: when the run first began, and `finished` when it ended (ISO 8601, UTC).
@@ -60,6 +66,7 @@ class Record:
     corpus: dict[str, Any] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    code: str | None = None
     git_commit: str | None = None
     parameters: int = 0
     steps: int = 0
@@ -68,6 +75,7 @@ class Record:
     time: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    scenes: list[float] = field(default_factory=list)
     causality: dict[str, Any] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     started: str | None = None
@@ -118,6 +126,16 @@ def installed_versions() -> dict[str, str]:
     """Returns the versions of Python and of the libraries that decide a run's numbers."""
     libraries = ("charlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
+
+
+@functools.cache
+def code_hash() -> str:
+    """Returns 12 hexadecimal digits of a hash over charlab's source files, names and contents."""
+    package = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def git_commit() -> str | None:

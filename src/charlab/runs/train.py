@@ -32,7 +32,7 @@ from charlab.models.contract import LanguageModel
 from charlab.runs.checkpoint import build_model
 from charlab.runs.fingerprint import fingerprint, load_corpus
 from charlab.runs.plots import plot_loss
-from charlab.runs.record import FILE_NAME, Record, git_commit, installed_versions
+from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record, code_hash, git_commit, installed_versions
 from charlab.runs.summary import print_summary
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import LAST
@@ -172,6 +172,7 @@ class _Run:
                 "processes": self.trainer.world_size,
             },
             versions=installed_versions(),
+            code=code_hash(),
             git_commit=git_commit(),
             parameters=sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad),
             floor={split: floor for split in self.data.splits if (floor := self.data.floor(split)) is not None},
@@ -240,6 +241,8 @@ class _Run:
                 if score.per_character is not None and isinstance(protocol, Blocks):
                     per_character = score.per_character
                     write_atomically(self.folder / "nll.npy", lambda file: np.save(file, per_character))  # noqa: B023
+                    starts = np.arange(0, len(per_character), SCENE_LENGTH)
+                    record.scenes = np.add.reduceat(per_character, starts, dtype=np.float64).tolist()
         record.causality = causality.as_dict()
         self._update_progress()
         figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}

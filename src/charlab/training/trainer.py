@@ -120,6 +120,7 @@ def _quieten_lightning() -> None:
     """Keeps Lightning from advising on what is meant as it is."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a study starts its cells itself
     warnings.filterwarnings("ignore", message=".*this fit will run with no optimizer.*")
     warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
     warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")

@@ -1,0 +1,136 @@
+"""A study's plan: the question, the arms that answer it, and the cells that have to be run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+FILE_NAME = "plan.json"
+FORMAT = 1
+
+Expectation = Literal["improve", "worsen", "no difference"]
+Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
+EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of a study.
+
+    Attributes:
+        name: unique within the study; fit for a folder.
+        overrides: what sets it apart, as on the command line.
+        expect: what the hypothesis says that it does, compared with the baseline.
+        factors: its values by the names of what is varied, for tables; empty where the arms are written out.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    expect: Expectation = "improve"
+    factors: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm with a seed: one run.
+
+    Attributes:
+        arm: the arm's name.
+        seed: the run's seed.
+        run: the run's folder below that of all runs: its name and its fingerprint, with a slash between them.
+        overrides: what `scripts/train.py` needs to make this run alone, after the program's name.
+    """
+
+    arm: str
+    seed: int
+    run: str
+    overrides: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """What it is called within the study, and its place below the study's folder."""
+        return f"{self.arm}/{self.seed}"
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of its run."""
+        return self.run.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study, written down before its first cell runs.
+
+    Attributes:
+        name: the study's, and its folder's.
+        hypothesis: what is to be supported or refuted, in a sentence; empty where a sweep states none.
+        baseline: name of the arm that the others are compared with.
+        arms: all of them, the baseline first.
+        cells: arms × seeds, seed by seed, so that a study that is cut short has whole pairs.
+        seeds: those of each arm.
+        planned_seeds: how many there were when the first cell ran; with more, the study is exploratory.
+        looks: how many seeds were finished at each report so far, where that had changed.
+        metric: what is compared, lower is better: "nll", in nats per character.
+        protocol: how it is measured.
+        margin: the smallest difference that matters, in the metric's unit.
+        budget: what the arms must share.
+        time_limit: seconds after which a cell is stopped, or None.
+        command: what makes the study again, after `python`.
+        sweep: whether it was made of an ordinary sweep, which states neither hypothesis nor expectation.
+    """
+
+    name: str
+    hypothesis: str
+    baseline: str
+    arms: tuple[Arm, ...]
+    cells: tuple[Cell, ...]
+    seeds: tuple[int, ...]
+    planned_seeds: int
+    looks: tuple[int, ...] = ()
+    metric: str = "nll"
+    protocol: str = "blocks"
+    margin: float = 0.01
+    budget: Budget = "steps"
+    time_limit: float | None = None
+    command: str = ""
+    sweep: bool = False
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether seeds were added after the first cell ran, or no hypothesis was stated: verdicts are then hints."""
+        return self.sweep or len(self.seeds) > self.planned_seeds
+
+    def arm(self, name: str) -> Arm:
+        """Returns the arm of that name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    def save(self, folder: Path) -> None:
+        """Writes the plan into the study's folder, atomically."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Reads the plan in a study's folder.
+
+        Raises:
+            UserError: if there is none, or it is corrupt or of another version.
+        """
+        path = folder / FILE_NAME
+        try:
+            fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if fields.pop("format") != FORMAT:
+                raise UserError(f"{path} was written by another version of charlab: read it with that one.")
+            fields["arms"] = tuple(Arm(**{**arm, "overrides": tuple(arm["overrides"])}) for arm in fields["arms"])
+            fields["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in fields["cells"])
+            return cls(**{**fields, "seeds": tuple(fields["seeds"]), "looks": tuple(fields["looks"])})
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} is corrupt: delete it and give the study's command again.") from error
