@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from charlab.errors import UserError
-from charlab.runs.results import keep, write_results
+from charlab.runs.results.page import keep, write_results
 
 DOCS = Path(__file__).parents[1] / "docs"
 

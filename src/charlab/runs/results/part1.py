@@ -1,17 +1,12 @@
-"""`docs/results.md`: tables written from the records of real runs, which are kept beside them."""
+"""Part 1 of the results: the ladder, beside the figures that were published."""
 
 from __future__ import annotations
 
 import shlex
-import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-from charlab.errors import UserError
-from charlab.files import write_atomically
-from charlab.runs.record import FILE_NAME, Record
-
-KEPT_FILES = (FILE_NAME, "metrics.csv")
+from charlab.runs.record import Record
 
 # One published run each: name and steps of ours -> estimates on train and validation text, in nats per character.
 PUBLISHED = {
@@ -24,39 +19,14 @@ PUBLISHED = {
     ("part1-transformer", 1800): (1.420, 1.628),
 }
 
-HEADER = """\
-# Results
 
-Written by `python scripts/results.py` from the run records in `docs/records/`; not by hand. Losses are in nats per
-character on tiny Shakespeare. *Estimate* is the mean over random batches of windows, on train / validation text;
-*blocks* is every character of the validation text once; both with the final weights. Times are wall-clock seconds on
-the machine named, which is shared and noisy.
-"""
+def part1(runs: Sequence[Record], docs: Path) -> str:
+    """Returns the section; where a run's curve was kept, it is shown.
 
-
-def keep(run: Path, records: Path) -> None:
-    """Copies the record and the curves of a finished run into `records`, without its checkpoints.
-
-    Raises:
-        UserError: if there is no finished run in the folder.
+    Args:
+        runs: the records of Part 1.
+        docs: the folder of the page, which lies above that of the records.
     """
-    record = Record.load(run)
-    if record.status != "finished":
-        raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
-    folder = records / record.name / record.fingerprint
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in KEPT_FILES:
-        shutil.copyfile(run / name, folder / name)
-
-
-def write_results(records: Path, page: Path) -> None:
-    """Writes the page from every record below `records`."""
-    runs = [Record.load(path.parent) for path in sorted(records.rglob(FILE_NAME))]
-    sections = [HEADER, _part1(run for run in runs if run.name.startswith("part1-"))]
-    write_atomically(page, lambda file: file.write("\n".join(sections).encode()))
-
-
-def _part1(runs: Iterable[Record]) -> str:
     order = [name for name, _ in PUBLISHED]
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
     lines = [
@@ -73,7 +43,16 @@ def _part1(runs: Iterable[Record]) -> str:
         "```",
     ]
     machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})
-    return "\n".join([*lines, "", f"Machines: {'; '.join(machines)}.", ""])
+    curves = [
+        f"\n![Losses of {_label(run)} over {run.steps:,} steps]({figure.relative_to(docs).as_posix()})"
+        for run in ranked
+        if (figure := run.folder / "loss.png").exists()
+    ]
+    return "\n".join([*lines, "", f"Machines: {'; '.join(machines)}.", *curves, ""])
+
+
+def _label(run: Record) -> str:
+    return run.name.removeprefix("part1-").replace("_", " ")
 
 
 def _row(run: Record) -> str:
@@ -84,9 +63,13 @@ def _row(run: Record) -> str:
     if run.causality.get("leaks"):
         figures = [f"~~{figure}~~" for figure in figures]
         figures[0] += f" leaks; honest {run.causality['honest_nll']:.2f} ± {run.causality['honest_error']:.2f}"
-    threads = f"{run.machine['threads']} cores" if run.machine["device"] == "cpu" else run.machine["device"]
+    threads = (
+        f"{run.machine['threads']} core{'s' * (run.machine['threads'] > 1)}"
+        if run.machine["device"] == "cpu"
+        else run.machine["device"]
+    )
     cells = [
-        run.name.removeprefix("part1-").replace("_", " "),
+        _label(run),
         f"{run.parameters:,}",
         f"{run.steps:,}",
         " / ".join(estimates),

@@ -1,0 +1,173 @@
+"""Part 2 of the results: every family after the same time, over seeds, with what a neural model has to beat."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from charlab.runs.record import Record
+
+FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
+
+# Of the same split, in nats per character: system, figure, how it was measured.
+PUBLISHED = (
+    ("unigram / bigram counts", "3.347 / 2.482", "full validation text"),
+    ("nanoGPT, CPU recipe (2,000 steps)", "1.88", "random windows; its README"),
+    ("minGRU / minLSTM / Mamba / transformer, 3 layers of 384", "1.548 / 1.555 / 1.575 / 1.547", "arXiv 2410.01201"),
+    ("nanoGPT, GPU recipe (10.65 M parameters, 5,000 steps)", "1.4697", "random windows; its README"),
+)
+PUBLISHED_ONLINE = (("PPMd, order 6", "1.404"), ("zpaq -m5", "1.307"), ("paq8px -8", "1.195"))
+
+COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "bpc", "perplexity", "sliding", "seeds")
+
+
+def part2(runs: Sequence[Record]) -> str:
+    """Returns the section; nothing if there are no runs of Part 2."""
+    counted = [run for run in runs if run.parameters == 0]
+    budgets = sorted({run.config["trainer"]["max_seconds"] for run in runs if run.parameters})
+    if not budgets:
+        return ""
+    tables = [
+        _table(
+            counted, [run for run in runs if run.parameters and run.config["trainer"]["max_seconds"] == budget], budget
+        )
+        for budget in budgets
+    ]
+    return "\n".join([_INTRODUCTION, *tables, *_online(runs), *_published()])
+
+
+_INTRODUCTION = """\
+## Part 2: the families
+
+Mean over seeds ± their standard deviation, after the same time of training. *blocks* and *sliding* score every
+character of the validation text once: *blocks* in windows side by side, *sliding* with at least three quarters of a
+window of context, or, where a model's state has no end, all that there is. A figure with ≤ is an upper bound of the
+model's nll and is not ranked with the others. Learning rates were chosen for each family on a slice of the train text.
+"""
+
+
+def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float) -> str:
+    families: dict[str, list[Record]] = defaultdict(list)
+    for run in [*counted, *trained]:
+        families[run.name].append(run)
+    ranked = sorted(families.values(), key=lambda runs: (_is_bound(runs), _mean(runs, "blocks", "nll")))
+    lines = [
+        f"### After {_duration(budget)}",
+        "",
+        f"| {' | '.join(COLUMNS)} |",
+        f"|---|{'---:|' * (len(COLUMNS) - 1)}",
+        *map(_row, ranked),
+        "",
+        _verdict(families),
+        "",
+        "```sh",
+        *dict.fromkeys(f"python scripts/train.py {_command(runs)}" for runs in ranked),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(runs: Sequence[Record]) -> str:
+    first = runs[0]
+    cells = [
+        _label(first.name) + (" (the floor)" if first.name == FLOOR else ""),
+        f"{first.parameters:,}" if first.parameters else "counts",
+        f"{statistics.mean(run.characters_seen for run in runs):,.0f}",
+        f"{statistics.mean(run.time['training_s'] for run in runs):,.1f}",
+        _spread(runs, "blocks", "nll", 4),
+        f"{_sign(runs)}{_mean(runs, 'blocks', 'bpc'):.4f}",
+        f"{_sign(runs)}{_mean(runs, 'blocks', 'perplexity'):.3f}",
+        _spread(runs, "sliding", "nll", 4),
+        str(len(runs)) if first.parameters else "–",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(families: dict[str, list[Record]]) -> str:
+    """Says which families earn their training, and which do not."""
+    if FLOOR not in families:
+        return "The Kneser–Ney n-gram, the floor, has not been run."
+    floor = _mean(families[FLOOR], "blocks", "nll")
+    exact = {name: runs for name, runs in families.items() if runs[0].parameters and not _is_bound(runs)}
+    better = [_label(name) for name, runs in exact.items() if _mean(runs, "blocks", "nll") < floor]
+    worse = [_label(name) for name, runs in exact.items() if _mean(runs, "blocks", "nll") >= floor]
+    said = [f"Counting characters for seconds gives {floor:.3f}."]
+    said += [f"Better than that: {', '.join(better)}."] if better else []
+    said += [f"Not better: {', '.join(worse)}."] if worse else []
+    return " ".join(said)
+
+
+def _online(runs: Iterable[Record]) -> list[str]:
+    scored = [
+        (run, entry)
+        for run in runs
+        for entry in run.metrics
+        if entry["protocol"] == "online" and entry["nll"] is not None
+    ]
+    if not scored:
+        return []
+    rows = [
+        f"| {_label(run.name)} | {entry['nll']:.4f} | {entry['bpc']:.4f} | {entry['perplexity']:.3f} |"
+        for run, entry in sorted(scored, key=lambda pair: pair[1]["nll"])
+    ]
+    return [
+        "### Online",
+        "",
+        "These models go on learning from the validation text, from each block after it has been scored. Not to be",
+        "compared with the figures above.",
+        "",
+        "| model | online nll | bpc | perplexity |",
+        "|---|---:|---:|---:|",
+        *rows,
+        *(f"| {name} (measured elsewhere) | {figure} | – | – |" for name, figure in PUBLISHED_ONLINE),
+        "",
+    ]
+
+
+def _published() -> list[str]:
+    return [
+        "### Figures of others on this split",
+        "",
+        "| system | nll | how |",
+        "|---|---:|---|",
+        *(f"| {name} | {figure} | {how} |" for name, figure, how in PUBLISHED),
+        "",
+    ]
+
+
+def _command(runs: Sequence[Record]) -> str:
+    """Returns the arguments that make the runs of a family, one after the other."""
+    seeds = sorted({run.seed for run in runs})
+    rest = [override for override in runs[0].overrides if not override.startswith("seed=")]
+    if not runs[0].parameters or len(seeds) == 1:
+        return shlex.join(rest)
+    return shlex.join(["-m", *rest, f"seed={','.join(map(str, seeds))}"])
+
+
+def _mean(runs: Sequence[Record], protocol: str, figure: str) -> float:
+    return statistics.mean(run.metric(protocol)[figure] for run in runs)
+
+
+def _spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
+    values = [run.metric(protocol)[figure] for run in runs]
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and runs[0].parameters else ""
+    return f"{_sign(runs)}{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def _is_bound(runs: Sequence[Record]) -> bool:
+    return runs[0].metric("blocks")["likelihood"] == "bound"
+
+
+def _sign(runs: Sequence[Record]) -> str:
+    return "≤ " if _is_bound(runs) else ""
+
+
+def _label(name: str) -> str:
+    return name.removeprefix("part2-").replace("_", " ")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:g} seconds" if seconds < 120 else f"{seconds / 60:g} minutes"
