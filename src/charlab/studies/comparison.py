@@ -1,0 +1,208 @@
+"""What a study shows of one arm, and how that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from charlab.studies.paired import MOST_SEEDS, Verdict, minimum_seeds
+from charlab.studies.plan import Expectation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm compared with the baseline, in the metric's unit.
+
+    A difference is baseline minus arm for one seed, in a metric of which less is better: positive where the arm is
+    better. Seeds are listed in the study's order.
+
+    Attributes:
+        arm: its name.
+        expectation: what was expected of it.
+        verdict: "none" where the arm or the baseline leaks, or fewer than two pairs of cells have ended.
+        margin: the smallest difference that matters.
+        num_arms: of the study, the baseline not counted.
+        seeds: of the study.
+        planned_seeds: how many there were when the first cell ran.
+        looks: how many seeds had finished when results were looked at.
+        differences: by seed; infinite where one cell of the pair diverged.
+        diverged: seeds with which the arm diverged.
+        baseline_diverged: seeds with which the baseline did.
+        leaking: seeds with which the arm leaks.
+        baseline_leaking: seeds with which the baseline does.
+        absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
+        n: number of finite differences; what mean, deviation and intervals are of.
+        mean: of the differences; nan if there are none.
+        standard_deviation: of the differences, with n − 1 in the denominator; nan for fewer than two.
+        interval_90: two-sided t-interval of the mean; its ends are the one-sided 95% bounds.
+        interval_95: likewise; both are infinite for fewer than two differences.
+        p_difference: two-sided, of the paired t-test (if cells diverged, see `compare`).
+        p_difference_holm: adjusted over the arms.
+        p_equivalence: of the two one-sided t-tests against ±margin.
+        p_equivalence_holm: adjusted over the arms.
+        p_sign_flip: two-sided, of the permutation test; nan if cells diverged.
+        power: the chance to support a true difference of the margin with this n and spread, at Holm's strictest step.
+        seeds_needed: how many seeds would settle an inconclusive verdict; None where it is not inconclusive or no
+            number up to 10,000 would.
+    """
+
+    arm: str
+    expectation: Expectation
+    verdict: Verdict
+    margin: float
+    num_arms: int
+    seeds: tuple[int, ...]
+    planned_seeds: int
+    looks: tuple[int, ...]
+    differences: Mapping[int, float]
+    diverged: tuple[int, ...]
+    baseline_diverged: tuple[int, ...]
+    leaking: tuple[int, ...]
+    baseline_leaking: tuple[int, ...]
+    absent: tuple[int, ...]
+    n: int
+    mean: float
+    standard_deviation: float
+    interval_90: tuple[float, float]
+    interval_95: tuple[float, float]
+    p_difference: float
+    p_difference_holm: float
+    p_equivalence: float
+    p_equivalence_holm: float
+    p_sign_flip: float
+    power: float
+    seeds_needed: int | None
+
+    @property
+    def minimum_seeds(self) -> int:
+        """How many seeds a study of so many arms needs at the least."""
+        return minimum_seeds(self.num_arms)
+
+    @property
+    def too_few_seeds(self) -> bool:
+        """Whether fewer pairs than that have ended."""
+        return len(self.seeds) - len(self.absent) < self.minimum_seeds
+
+    @property
+    def provisional(self) -> bool:
+        """Whether cells are still without a value."""
+        return bool(self.absent)
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether seeds were added to what was planned."""
+        return len(self.seeds) > self.planned_seeds
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be read before the verdict, a sentence each; mostly nothing."""
+        sentences = []
+        if self.too_few_seeds:
+            ended = len(self.seeds) - len(self.absent)
+            sentences.append(
+                f"Too few seeds: {_count(ended, 'pair')} of cells, and a study of {_count(self.num_arms, 'arm')} "
+                f"needs at least {self.minimum_seeds}."
+            )
+        if self.provisional:
+            sentences.append(f"Provisional: no value yet with {_seeds(self.absent)}.")
+        if self.exploratory:
+            before = sorted({look for look in self.looks if look < len(self.seeds)})
+            looked = f" after looks at {' and '.join(map(str, before))}" if before else ""
+            sentences.append(
+                f"Exploratory: planned with {_count(self.planned_seeds, 'seed')} and grown to {len(self.seeds)}"
+                f"{looked}, which makes false findings more frequent than stated; confirm it with fresh seeds."
+            )
+        return tuple(sentences)
+
+    @property
+    def reason(self) -> str:
+        """The verdict in one sentence, with its figures."""
+        if self.verdict == "none":
+            return f"No verdict: {self._obstacle}."
+        claim = _CLAIMS[self.verdict][self.expectation].format(margin=f"{self.margin:g}")
+        remedy = f"; {self._remedy}" if self.verdict == "inconclusive" else ""
+        return f"{self.verdict.capitalize()}: {claim} ({self._figures}){remedy}."
+
+    @property
+    def _obstacle(self) -> str:
+        """Why there is no verdict."""
+        if self.baseline_leaking:
+            return f"the baseline sees what it is to predict (with {_seeds(self.baseline_leaking)})"
+        if self.leaking:
+            return f"the arm sees what it is to predict (with {_seeds(self.leaking)}), so its figures mean nothing"
+        return "fewer than two pairs of cells have a value"
+
+    @property
+    def _figures(self) -> str:
+        """What the verdict rests on."""
+        parts = [
+            f"the {whose} diverged with {_seeds(seeds)}, which counts against it"
+            for whose, seeds in (("arm", self.diverged), ("baseline", self.baseline_diverged))
+            if seeds
+        ]
+        if self.n:
+            others = " of the other pairs" if self.diverged or self.baseline_diverged else ""
+            parts.append(f"mean improvement{others} {self.mean:.4g}")
+        if self.n > 1:
+            parts += self._test
+        return ", ".join([*parts, f"n = {self.n}"])
+
+    @property
+    def _test(self) -> list[str]:
+        """The interval, and what was compared with 5%, of the test that decided."""
+        bound = f"95% interval {_interval(self.interval_95)}", f"Holm-adjusted p = {self.p_difference_holm:.3g}"
+        same = self.verdict == "supported" if self.expectation == "no difference" else self.verdict == "equivalent"
+        if same:
+            return [f"90% interval {_interval(self.interval_90)}", f"Holm-adjusted p = {self.p_equivalence_holm:.3g}"]
+        if self.verdict != "refuted" or self.expectation == "no difference":
+            return list(bound)
+        if self.expectation == "improve":
+            return [f"95% upper bound {self.interval_90[1]:.4g}"]
+        return [f"95% lower bound {self.interval_90[0]:.4g}"]
+
+    @property
+    def _remedy(self) -> str:
+        """What would settle an inconclusive verdict."""
+        if self.diverged or self.baseline_diverged:
+            return "more seeds settle nothing before the cells that diverge are mended"
+        if self.n < 2:
+            return "one pair says nothing about the spread over seeds"
+        if self.seeds_needed is not None:
+            return f"if the spread over seeds stays as it is, {self.seeds_needed} seeds would settle it"
+        if self.expectation == "no difference" and abs(self.mean) > self.margin / 2:
+            return "the difference is too close to the margin for more seeds to be sure to settle it"
+        return f"not even {MOST_SEEDS:,} seeds would settle it with the spread seen"
+
+
+_CLAIMS: dict[str, dict[str, str]] = {
+    "equivalent": dict.fromkeys(
+        ("improve", "worsen"), "better or worse than the baseline by less than the margin of {margin}"
+    ),
+    "supported": {
+        "improve": "better than the baseline",
+        "worsen": "worse than the baseline",
+        "no difference": "better or worse than the baseline by less than the margin of {margin}",
+    },
+    "refuted": {
+        "improve": "an improvement of {margin} or more is ruled out",
+        "worsen": "a worsening of {margin} or more is ruled out",
+        "no difference": "the difference is larger than the margin of {margin}",
+    },
+    "inconclusive": {
+        "improve": "an improvement is not shown, and one of {margin} is not ruled out",
+        "worsen": "a worsening is not shown, and one of {margin} is not ruled out",
+        "no difference": "a difference of {margin} is neither shown nor ruled out",
+    },
+}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
+def _interval(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4g} to {interval[1]:.4g}"

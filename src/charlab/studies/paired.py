@@ -1,0 +1,202 @@
+"""Paired tests over seeds: what can be shown of the difference between a baseline and an arm.
+
+A difference is baseline minus arm for one seed, in a metric of which less is better: positive where the arm is
+better. The functions work on whole arrays, arms along the last axis, so that thousands of studies are judged at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from charlab.studies.plan import Expectation
+
+Verdict = Literal["equivalent", "supported", "refuted", "inconclusive", "none"]
+
+LEVEL = 0.05
+MOST_SEEDS = 10_000  # no study has more
+_EXACT_UP_TO = 20  # pairs: 2¹⁹ sums
+_SIGN_PATTERNS = 99_999  # drawn beyond that
+_MINUS_MARGIN, _ZERO, _PLUS_MARGIN = range(3)
+
+
+class Evidence(NamedTuple):
+    """One-sided p-values of each arm against −margin, 0 and +margin (the first axis of both arrays, in this order).
+
+    Attributes:
+        below: (3, …, arms); small where the difference is shown to be below the threshold.
+        above: (3, …, arms); small where it is shown to be above.
+    """
+
+    below: np.ndarray
+    above: np.ndarray
+
+    @property
+    def difference(self) -> np.ndarray:
+        """(…, arms): two-sided p-values; small where there is a difference."""
+        return np.minimum(1.0, 2 * np.minimum(self.below[_ZERO], self.above[_ZERO]))
+
+    @property
+    def equivalence(self) -> np.ndarray:
+        """(…, arms): p-values of two one-sided tests; below 5% where the 90% interval lies inside ±margin."""
+        return np.maximum(self.above[_MINUS_MARGIN], self.below[_PLUS_MARGIN])
+
+    @property
+    def mirrored(self) -> Evidence:
+        """The evidence of the negated differences."""
+        return Evidence(below=self.above[::-1], above=self.below[::-1])
+
+
+def t_evidence(mean: np.ndarray, standard_deviation: np.ndarray, n: np.ndarray | int, margin: float) -> Evidence:
+    """Returns the evidence of paired t-tests.
+
+    Args:
+        mean: (…, arms) of the differences.
+        standard_deviation: (…, arms) of the differences, with n − 1 in the denominator.
+        n: (…, arms) number of pairs; below two, nothing is shown.
+        margin: the smallest difference that matters.
+    """
+    thresholds = np.array([-margin, 0.0, margin]).reshape(3, *[1] * np.ndim(mean))
+    testable = np.broadcast_to(n, np.shape(mean)) > 1
+    degrees = np.maximum(np.subtract(n, 1), 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # without spread: certain, or nothing where mean = threshold
+        t = np.nan_to_num((mean - thresholds) / (standard_deviation / np.sqrt(n)), posinf=np.inf, neginf=-np.inf)
+    return Evidence(
+        below=np.where(testable, stats.t.cdf(t, degrees), 1.0), above=np.where(testable, stats.t.sf(t, degrees), 1.0)
+    )
+
+
+def sign_evidence(differences: np.ndarray, margin: float) -> Evidence:
+    """Returns the evidence of exact sign tests of the median of one arm's differences (n,), which may be infinite."""
+    thresholds = np.array([[-margin], [0.0], [margin]])
+    n = differences.size
+    below = (differences < thresholds).sum(axis=1)
+    above = (differences > thresholds).sum(axis=1)
+    return Evidence(below=stats.binom.sf(below - 1, n, 0.5), above=stats.binom.sf(above - 1, n, 0.5))
+
+
+def holm(p_values: np.ndarray) -> np.ndarray:
+    """Returns Holm's adjusted p-values over the last axis (Holm 1979, Scandinavian Journal of Statistics 6)."""
+    order = np.argsort(p_values, axis=-1)
+    factors = np.arange(p_values.shape[-1], 0, -1)
+    adjusted = np.maximum.accumulate(np.take_along_axis(p_values, order, -1) * factors, axis=-1)
+    result = np.empty_like(adjusted)
+    np.put_along_axis(result, order, np.minimum(adjusted, 1.0), -1)
+    return result
+
+
+def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarray:
+    """Returns the verdict on each arm, as text: the first line that holds, from the top.
+
+    | verdict      | expected: improve                         | expected: no difference                          |
+    |--------------|-------------------------------------------|--------------------------------------------------|
+    | equivalent   | 90% interval inside ±margin (Holm)        | (is what was expected: supported)                |
+    | supported    | difference (two-sided, Holm), mean > 0    | 90% interval inside ±margin (Holm)               |
+    | refuted      | 95% upper bound < margin                  | difference (two-sided, Holm) whose 95% bound on  |
+    |              |                                           | the side of zero lies beyond the margin          |
+    | inconclusive | else                                      | else                                             |
+
+    To *worsen* is to improve with every difference negated. All tests are at 5%; "(Holm)" means over all arms, one
+    family for the differences and one for the equivalences. The bound is one-sided and each arm's own.
+
+    Args:
+        evidence: of (…, arms).
+        expectations: what was expected of each arm.
+    """
+    differs = holm(evidence.difference) < LEVEL
+    equivalent = holm(evidence.equivalence) < LEVEL
+    verdicts = np.empty(differs.shape, dtype="<U12")
+    for arm, expectation in enumerate(expectations):
+        below, above = evidence.mirrored if expectation == "worsen" else evidence
+        same, different = equivalent[..., arm], differs[..., arm]
+        if expectation == "no difference":
+            beyond = np.minimum(below[_MINUS_MARGIN, ..., arm], above[_PLUS_MARGIN, ..., arm]) < LEVEL
+            rules = {"supported": same, "refuted": different & beyond}
+        else:
+            better = different & (above[_ZERO, ..., arm] < below[_ZERO, ..., arm])
+            rules = {"equivalent": same, "supported": better, "refuted": below[_PLUS_MARGIN, ..., arm] < LEVEL}
+        verdicts[..., arm] = np.select(list(rules.values()), list(rules), "inconclusive")
+    return verdicts
+
+
+def t_interval(mean: float, standard_deviation: float, n: int, confidence: float) -> tuple[float, float]:
+    """Returns the two-sided t-interval of a mean; without bounds for fewer than two values."""
+    if n < 2:
+        return -math.inf, math.inf
+    half_width = float(stats.t.isf((1 - confidence) / 2, n - 1)) * standard_deviation / math.sqrt(n)
+    return mean - half_width, mean + half_width
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Returns the two-sided p-value of the paired permutation test: each difference (n,) could have had either sign.
+
+    The share of sign patterns whose sum is at least as far from zero as the one seen. Up to 20 pairs all patterns are
+    enumerated; beyond that the one seen and 99,999 drawn ones are, always the same (Phipson and Smyth 2010,
+    arXiv 1603.05766), so the standard error at p = 0.05 is 0.0007.
+    """
+    if differences.size == 0:
+        return 1.0
+    seen = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()  # patterns of equal sums differ by rounding
+    if differences.size > _EXACT_UP_TO:
+        signs = np.random.default_rng(0).integers(0, 2, size=(_SIGN_PATTERNS, differences.size), dtype=np.int8) * 2 - 1
+        return (1 + int((np.abs(signs @ differences) >= seen).sum())) / (1 + _SIGN_PATTERNS)
+    sums = differences[:1]  # with its sign fixed: each pattern and its opposite count alike
+    for difference in differences[1:]:
+        sums = np.concatenate([sums + difference, sums - difference])
+    return float((np.abs(sums) >= seen).mean())
+
+
+def minimum_seeds(num_arms: int) -> int:
+    """Returns the fewest seeds with which the sign-flip test could find anything: ⌈1 + log₂(arms / 0.05)⌉.
+
+    Its smallest p-value over n pairs is 2^(1 − n), and the smallest of the arms' has to be below 0.05 / arms.
+    """
+    return math.ceil(1 + math.log2(num_arms / LEVEL))
+
+
+def power(n: np.ndarray | int, effect: float, standard_deviation: float, level: float) -> np.ndarray:
+    """Returns the chance that a one-sided paired t-test over n pairs finds a true difference (noncentral t).
+
+    Args:
+        n: number of pairs, at least 2; any shape.
+        effect: the true difference, in the direction of the test.
+        standard_deviation: of the differences; not 0.
+        level: of the one-sided test.
+    """
+    degrees = np.asarray(n) - 1
+    return stats.nct.sf(stats.t.isf(level, degrees), degrees, effect / standard_deviation * np.sqrt(n))
+
+
+def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, expectation: Expectation) -> int | None:
+    """Returns how many seeds a verdict would need if the differences go on spreading as they did.
+
+    For *improve* and *worsen*: so many that the interval from the bound that supports (two-sided 5%, divided by the
+    arms as in Holm's strictest step) to the bound that refutes (one-sided 5%) is shorter than the margin. Then one of
+    the two holds whatever the mean is, so the number is larger than that of any inconclusive study of this spread. A
+    true difference of the margin is then supported, and none refuted, with a power of about 95%.
+
+    For *no difference*: so many that a true difference of zero is supported with a power of at least 80%. A difference
+    about as large as the margin stays inconclusive with any number of seeds.
+
+    Args:
+        standard_deviation: of the differences seen.
+        margin: the smallest difference that matters.
+        num_arms: of the study.
+        expectation: of the arm.
+
+    Returns:
+        The number, at least `minimum_seeds(num_arms)`; None if it is over 10,000.
+    """
+    n = np.arange(minimum_seeds(num_arms), MOST_SEEDS + 1)
+    if standard_deviation == 0:
+        return int(n[0])
+    if expectation == "no difference":
+        enough = 2 * power(n, margin, standard_deviation, LEVEL / num_arms) - 1 >= 0.8  # both sides (Bonferroni)
+    else:
+        quantiles = stats.t.isf(LEVEL / 2 / num_arms, n - 1) + stats.t.isf(LEVEL, n - 1)
+        enough = quantiles * standard_deviation / np.sqrt(n) < margin
+    return int(n[enough.argmax()]) if enough.any() else None
