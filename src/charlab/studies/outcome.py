@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from charlab.files import write_atomically
+from charlab.studies.locks import cell_lock, is_held
 from charlab.studies.plan import Cell
 
 Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
@@ -43,11 +44,19 @@ class Outcome:
 
     @classmethod
     def load(cls, study: Path, cell: Cell) -> Outcome | None:
-        """Reads the outcome of a cell; None if it was never attempted or the file cannot be read."""
+        """Reads the outcome of a cell; None if it was never attempted or the file cannot be read.
+
+        Whoever died while running a cell could not write that down, so "running" is believed only while somebody
+        holds the cell's lock.
+        """
+        held = is_held(cell_lock(study, cell))  # looked at first: a cell that ends meanwhile is then read as ended
         try:
-            return cls(**json.loads(outcome_path(study, cell).read_text(encoding="utf-8")))
+            outcome = cls(**json.loads(outcome_path(study, cell).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+        if outcome.fate == "running" and not held:
+            return replace(outcome, fate="interrupted", reason="The process that ran the cell is gone.")
+        return outcome
 
 
 def outcome_path(study: Path, cell: Cell) -> Path:

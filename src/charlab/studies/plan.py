@@ -28,12 +28,14 @@ class Arm:
         overrides: what sets it apart, as on the command line.
         expect: what the hypothesis says that it does, compared with the baseline.
         factors: its values by the names of what is varied, for tables; empty where the arms are written out.
+        paired: whether a seed gives it the same windows in the same order as the baseline.
     """
 
     name: str
     overrides: tuple[str, ...]
     expect: Expectation = "improve"
     factors: Mapping[str, str] = field(default_factory=dict)
+    paired: bool = True
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,12 @@ class Plan:
         margin: the smallest difference that matters, in the metric's unit.
         budget: what the arms must share.
         time_limit: seconds after which a cell is stopped, or None.
+        fail_fast: whether no further cell is begun once one has failed.
+        fail_fast: whether no other cell is started once one has failed.
+        records: folder in which finished runs are looked for besides those of the output folder.
         command: what makes the study again, after `python`.
         sweep: whether it was made of an ordinary sweep, which states neither hypothesis nor expectation.
+        amendments: what was decided anew after the first cell ran, a sentence each; such a study is exploratory.
     """
 
     name: str
@@ -98,13 +104,21 @@ class Plan:
     margin: float = 0.01
     budget: Budget = "steps"
     time_limit: float | None = None
+    fail_fast: bool = False
+    fail_fast: bool = False
+    records: str = "docs/records"
     command: str = ""
     sweep: bool = False
+    amendments: tuple[str, ...] = ()
 
     @property
     def exploratory(self) -> bool:
-        """Whether seeds were added after the first cell ran, or no hypothesis was stated: verdicts are then hints."""
-        return self.sweep or len(self.seeds) > self.planned_seeds
+        """Whether anything was decided after the first cell ran, or no hypothesis stated: verdicts are then hints."""
+        return self.sweep or bool(self.amendments) or len(self.seeds) > self.planned_seeds
+
+    def cell(self, key: str) -> Cell:
+        """Returns the cell of that key: the arm's name and the seed, with a slash between them."""
+        return next(cell for cell in self.cells if cell.key == key)
 
     def arm(self, name: str) -> Arm:
         """Returns the arm of that name."""
@@ -129,7 +143,8 @@ class Plan:
                 raise UserError(f"{path} was written by another version of charlab: read it with that one.")
             fields["arms"] = tuple(Arm(**{**arm, "overrides": tuple(arm["overrides"])}) for arm in fields["arms"])
             fields["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in fields["cells"])
-            return cls(**{**fields, "seeds": tuple(fields["seeds"]), "looks": tuple(fields["looks"])})
+            listed = {key: tuple(fields[key]) for key in ("seeds", "looks", "amendments")}
+            return cls(**{**fields, **listed})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
