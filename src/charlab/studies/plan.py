@@ -84,7 +84,6 @@ class Plan:
         budget: what the arms must share.
         time_limit: seconds after which a cell is stopped, or None.
         fail_fast: whether no further cell is begun once one has failed.
-        fail_fast: whether no other cell is started once one has failed.
         records: folder in which finished runs are looked for besides those of the output folder.
         command: what makes the study again, after `python`.
         sweep: whether it was made of an ordinary sweep, which states neither hypothesis nor expectation.
@@ -104,7 +103,6 @@ class Plan:
     margin: float = 0.01
     budget: Budget = "steps"
     time_limit: float | None = None
-    fail_fast: bool = False
     fail_fast: bool = False
     records: str = "docs/records"
     command: str = ""
