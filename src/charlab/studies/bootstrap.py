@@ -1,0 +1,106 @@
+"""Would a difference hold on other text? A block bootstrap over the validation text.
+
+Seeds tell how far a difference depends on the luck of training; the validation text is a sample, too. What neighboring
+characters contribute is alike, and so is what neighboring scenes do: between models of different families, sums over
+2,000 characters of tiny Shakespeare correlate with the next ones by up to 0.75. An interval that takes them for
+independent then covers 55% to 70%, not 95%. So resamples are made of long stretches of the text, eight in each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from charlab.errors import UserError
+
+BLOCK_LENGTH = 2_000  # characters: about a scene
+_STRETCHES = 8
+
+
+@dataclass(frozen=True)
+class TextInterval:
+    """How a mean difference, baseline minus arm, would vary over texts of the same kind and length.
+
+    Attributes:
+        mean: over all characters, in the unit of the sums; positive where the arm is better.
+        standard_error: over texts.
+        interval_95: of the mean.
+        num_blocks: how many blocks were given.
+        characters: of the text.
+    """
+
+    mean: float
+    standard_error: float
+    interval_95: tuple[float, float]
+    num_blocks: int
+    characters: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the interval lies on one side of zero."""
+        return self.interval_95[0] > 0 or self.interval_95[1] < 0
+
+    @property
+    def sentence(self) -> str:
+        """The interval in words."""
+        answer = (
+            f"would be expected to be {'better' if self.mean > 0 else 'worse'}" if self.holds else "may go either way"
+        )
+        low, high = self.interval_95
+        return (
+            f"On other text of this kind the arm {answer} (mean improvement {self.mean:.4g}, 95% interval {low:.4g} "
+            f"to {high:.4g}, block bootstrap over {self.characters:,} characters)."
+        )
+
+
+def sum_blocks(nll: np.ndarray, block_length: int = BLOCK_LENGTH) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the sums (K,) of a text's negative log-likelihoods (N,) over blocks, and the blocks' sizes (K,).
+
+    Blocks are consecutive; the last one has what is left, at least `block_length` characters like the others, unless
+    the text is shorter than that.
+    """
+    starts = np.arange(max(1, nll.size // block_length)) * block_length
+    return np.add.reduceat(nll, starts, dtype=np.float64), np.diff(np.append(starts, nll.size))
+
+
+def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> TextInterval:
+    """Returns the interval of the mean difference over texts; not for bounds, whose terms per character mean nothing.
+
+    A circular block bootstrap (Politis and Romano 1992) of the sums averaged over seeds: a resample strings together
+    eight stretches of the text (a little fewer where K is no multiple of 8), each a run of consecutive blocks that
+    begins anywhere and may wrap around. Resamples are not drawn: the variance over all of them has a closed form. It is
+    multiplied by q / (q − 1) for q stretches, and the interval is that of Student's t with q − 1 degrees of freedom,
+    since percentiles of so few stretches are too narrow. By simulation with 55 blocks it covers 96% where blocks are
+    independent, 95% where neighbors correlate by 0.3, 92% at 0.6 and 87% at 0.75 (percentiles of single blocks: 95%,
+    84%, 65%, 55%).
+
+    Args:
+        baseline: (S, K) sums of negative log-likelihoods by seed and block of the text.
+        arm: (S, K) likewise.
+        sizes: (K,) characters in each block.
+
+    Raises:
+        UserError: if the shapes differ, or there are fewer than two blocks.
+    """
+    if baseline.shape != arm.shape or baseline.shape[1:] != sizes.shape:
+        raise UserError(
+            f"The sums over blocks have shapes {baseline.shape} and {arm.shape} for {sizes.size} blocks: "
+            "compare runs with the same seeds on the same text."
+        )
+    if sizes.size < 2:
+        raise UserError(f"A text of {sizes.sum():,} characters is one block: to speak of other text takes several.")
+    differences = (baseline - arm).mean(axis=0)
+    characters = int(sizes.sum())
+    mean = float(differences.sum() / characters)
+    length = math.ceil(sizes.size / _STRETCHES)
+    stretches = sizes.size / length
+    residuals = differences - mean * sizes  # of the ratio of two sums; they add up to 0
+    around = np.concatenate([residuals, residuals[: length - 1]])
+    runs = np.convolve(around, np.ones(length), mode="valid")  # (K,)
+    variance = stretches * np.mean(runs**2) * stretches / (stretches - 1)
+    standard_error = math.sqrt(variance) / characters
+    half_width = float(stats.t.isf(0.025, stretches - 1)) * standard_error
+    return TextInterval(mean, standard_error, (mean - half_width, mean + half_width), sizes.size, characters)
