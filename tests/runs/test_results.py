@@ -6,7 +6,7 @@ import pytest
 
 from charlab.errors import UserError
 from charlab.runs.record import Record
-from charlab.runs.results.page import keep, write_results
+from charlab.runs.results.page import keep, thin, write_results
 
 
 @pytest.fixture
@@ -23,8 +23,8 @@ def records(tmp_path):
             name=name,
             fingerprint="f",
             status=status,
-            overrides=[f"experiment={name.replace('-', '/')}", f"seed={seed}"],
-            config={"trainer": {"max_seconds": seconds}},
+            overrides=[f"experiment={name.replace('-', '/')}", f"seed={seed}", *overrides],
+            config={"trainer": {"max_seconds": seconds}, "output_dir": "/somewhere/else"},
             seed=seed,
             parameters=parameters,
             characters_seen=123456,
@@ -103,6 +103,16 @@ def test_only_a_finished_run_is_kept(records, tmp_path):
     running = records("part2-gru", 1.6, status="running")
     with pytest.raises(UserError, match="is running: finish it"):
         keep(running.folder, tmp_path / "kept")
-    finished = records("part2-rnn", 1.6)
+    finished = records("part2-rnn", 1.6, overrides=["output_dir=/somewhere/else"])
     keep(finished.folder, tmp_path / "kept")
     assert json.loads((tmp_path / "kept/part2-rnn/f/record.json").read_text())["metrics"] == finished.metrics
+    assert "/somewhere/else" not in (tmp_path / "kept/part2-rnn/f/record.json").read_text()
+
+
+def test_curves_are_thinned_each_by_itself():
+    rows = [f"{step},train/loss,{step / 1000}\n" for step in range(1000)] + ["999,blocks/validation/nll,1.5\n"]
+    kept = thin(["step,metric,value\n", *rows], points=10).splitlines()
+    assert kept[0] == "step,metric,value"
+    assert kept[1:] == [f"{step},train/loss,{step / 1000}" for step in range(99, 1000, 100)] + [
+        "999,blocks/validation/nll,1.5"
+    ]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
+import io
+import math
 import shutil
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from charlab.errors import UserError
@@ -11,8 +17,8 @@ from charlab.runs.record import FILE_NAME, Record
 from charlab.runs.results.part1 import part1
 from charlab.runs.results.part2 import part2
 
-KEPT_FILES = (FILE_NAME, "metrics.csv")
 KEPT_FIGURES = ("part1-long",)  # runs whose curve says more than their figures
+KEPT_POINTS = 250  # of each curve, at most
 
 HEADER = """\
 # Results
@@ -24,8 +30,13 @@ the machine named, which is shared and noisy.
 """
 
 
-def keep(run: Path, records: Path) -> None:
+def keep(run: Path, records: Path) -> Path:
     """Copies the record and the curves of a finished run into `records`, without its checkpoints.
+
+    What belongs to the machine rather than to the run, the folder of the outputs, is left out; curves are thinned.
+
+    Returns:
+        the folder of the copy.
 
     Raises:
         UserError: if there is no finished run in the folder.
@@ -34,9 +45,32 @@ def keep(run: Path, records: Path) -> None:
     if record.status != "finished":
         raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
     folder = records / record.name / record.fingerprint
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (*KEPT_FILES, *(("loss.png",) if record.name in KEPT_FIGURES else ())):
-        shutil.copyfile(run / name, folder / name)
+    config = {key: value for key, value in record.config.items() if key != "output_dir"}
+    overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
+    dataclasses.replace(record, folder=folder, config=config, overrides=overrides).save()
+    with (run / "metrics.csv").open(newline="") as curves:
+        text = thin(curves)
+    write_atomically(folder / "metrics.csv", lambda file: file.write(text.encode()))
+    if record.name in KEPT_FIGURES:
+        shutil.copyfile(run / "loss.png", folder / "loss.png")
+    return folder
+
+
+def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
+    """Returns a `metrics.csv` with about `points` rows of each metric, evenly spaced, the last one among them."""
+    reader = csv.DictReader(curves)
+    rows = list(reader)
+    total = Counter(row["metric"] for row in rows)
+    seen: Counter[str] = Counter()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, reader.fieldnames or (), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        metric = row["metric"]
+        seen[metric] += 1
+        if (total[metric] - seen[metric]) % math.ceil(total[metric] / points) == 0:
+            writer.writerow(row)
+    return text.getvalue()
 
 
 def write_results(records: Path, page: Path) -> None:
