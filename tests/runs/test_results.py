@@ -14,7 +14,16 @@ def records(tmp_path):
     """Returns a function that writes a finished run's record below `docs/records`."""
 
     def write(
-        name, nll, *, seed=305, seconds=60.0, parameters=1000, likelihood="exact", online=None, status="finished"
+        name,
+        nll,
+        *,
+        seed=305,
+        seconds=60.0,
+        parameters=1000,
+        likelihood="exact",
+        online=None,
+        status="finished",
+        overrides=(),
     ):
         figures = {"bpc": nll * 1.4427, "perplexity": 2.718**nll, "likelihood": likelihood}
         protocols = {"blocks": nll, "sliding": nll - 0.05} | ({"online": online} if online else {})
