@@ -1,0 +1,66 @@
+"""What is shown of a study is what the study's folder says."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from charlab.studies import progress
+from charlab.studies.locks import cell_lock, held
+from charlab.studies.outcome import Outcome
+from charlab.studies.plan import Cell
+from charlab.studies.progress import Progress, seconds_left, showing
+
+CELLS = [Cell(arm, seed, f"{arm}/{seed}", ()) for seed in (1, 2) for arm in ("a", "b")]
+A1, B1, A2, B2 = CELLS
+
+
+def test_time_left_follows_the_arm():
+    assert seconds_left({}, {A1: 0.0}, 1) is None
+    assert seconds_left({A1: 10.0, B1: 30.0}, {A2: 0.0, B2: 0.0}, 1) == 40.0
+    assert seconds_left({A1: 10.0, B1: 30.0}, {A2: 4.0, B2: 40.0}, 1) == 6.0
+    assert seconds_left({A1: 10.0}, {B1: 0.0, A2: 0.0, B2: 0.0}, 2) == 15.0  # an unknown arm is an average one
+    assert seconds_left({A1: 10.0, B1: 30.0}, {A2: 0.0, B2: 0.0}, 2) == 30.0  # the longest cannot be divided
+    assert seconds_left({A1: 10.0}, {}, 2) == 0.0
+
+
+def test_cells_are_counted_by_their_outcomes(tmp_path):
+    Outcome("failed", "earlier", 9.0).save(tmp_path, A1)
+    shown = Progress(tmp_path, CELLS)
+    assert shown.look() == []  # what failed earlier is about to run again
+    Outcome("finished", seconds=8.0).save(tmp_path, A1)
+    failure = Outcome("failed", "Traceback\nValueError: no", 2.0)
+    failure.save(tmp_path, B1)
+    with held(cell_lock(tmp_path, A2)):
+        Outcome("running", started="now").save(tmp_path, A2)
+        assert shown.look() == [(A1, Outcome("finished", seconds=8.0)), (B1, failure)]
+        assert (shown.running, shown.failed) == ([A2], 1)
+        assert shown.line(B1, failure).startswith("2/4  b/1 failed after 0:00:02 (ValueError: no)")
+        assert shown.seconds_left() == pytest.approx(16.0, abs=1.0)
+        assert shown.look() == []
+    shown.look()  # the process is gone, though its outcome still says that it runs
+    assert (shown.running, shown.failed) == ([], 2)
+
+
+def test_a_file_gets_a_line_for_each_cell(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOOKS", 0.01)
+    output = io.StringIO()
+    with showing(tmp_path, CELLS, Console(file=output, width=40)):
+        for cell in CELLS:
+            Outcome("finished", seconds=1.0).save(tmp_path, cell)
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 4
+    assert all(re.search(r"[ab]/[12] finished after 0:00:01", line) for line in lines)
+
+
+def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
+    output = io.StringIO()
+    with showing(tmp_path, CELLS, Console(file=output, width=100, force_terminal=True, color_system=None)):
+        Outcome("finished", seconds=1.0).save(tmp_path, A1)
+        Outcome("timed out", "It took too long.", seconds=1.0).save(tmp_path, B1)
+    shown = output.getvalue()
+    assert "b/1 timed out after 0:00:01 (It took too long.)" in shown
+    assert "a/1 finished" not in shown
+    assert "2/4 cells" in shown
+    assert "1 done, 0 running, 1 failed" in shown
