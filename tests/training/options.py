@@ -78,6 +78,7 @@ def train(
         "gradient_clip_val": None,
         "deterministic": False,
         "threads": None,
+        "compile": False,
     }
     trainer = build_trainer(
         folder, [*(callbacks or []), checkpointing], [], max_steps=max_steps, **{**settings, **trainer_settings}

@@ -40,6 +40,7 @@ class LanguageModelModule(LightningModule):
         objective: what is minimised; None for the model's own loss.
 
     Attributes:
+        compute_loss: the objective, or a compiled form of it.
         characters_seen: characters scored in training so far, over all ranks.
         micro_batches: batches read so far on each rank; with gradient accumulation several make a step.
         last_loss: the latest batch's loss, in nats per character. Reading it waits for the device.
@@ -58,6 +59,7 @@ class LanguageModelModule(LightningModule):
         super().__init__()
         self.model = model
         self.objective = objective if objective is not None else Objective()
+        self.compute_loss: Callable[[LanguageModel, Tensor], Tensor] = self.objective
         self.optimizer, self.schedule = optimizer, schedule
         self.max_steps, self.max_seconds = max_steps, max_seconds
         self.characters_seen = 0
@@ -78,7 +80,7 @@ class LanguageModelModule(LightningModule):
         self.objective.begin_batch()
 
     def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""]:
-        loss = self.objective(self.model, window)
+        loss = self.compute_loss(self.model, window)
         if not self._is_counted:  # an optimizer may ask for the loss of a batch more than once
             self._is_counted = True
             self.last_loss = loss.detach()

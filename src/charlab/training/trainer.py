@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 
 from charlab.errors import UserError
+from charlab.training.callbacks.compilation import Compilation, Compile
 from charlab.training.checkpoint_io import AtomicCheckpointIO
 from charlab.types import PositiveFloat, PositiveInt
 
@@ -39,6 +40,7 @@ def build_trainer(
     gradient_clip_val: PositiveFloat | None,
     deterministic: bool,
     threads: PositiveInt | None,
+    compile: Compile,
 ) -> Trainer:
     """Returns a Trainer for one run, which leaves what it writes in `folder`.
 
@@ -65,7 +67,7 @@ def build_trainer(
         accumulate_grad_batches=accumulate_grad_batches,
         gradient_clip_val=gradient_clip_val,
         deterministic=deterministic,
-        callbacks=list(callbacks),
+        callbacks=[Compilation(compile), *callbacks],
         logger=list(loggers),
         plugins=[AtomicCheckpointIO()],
         # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.

@@ -90,11 +90,15 @@ class ProgressDisplay(Callback):
         """Gives the terminal back."""
         self._stop()
 
+    def show_line(self, line: str) -> None:
+        """Writes a line, above the bar if there is one."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def show_scores(self, step: int, scores: Mapping[str, Score]) -> None:
         """Writes a line with the nats per character on each split, above the bar."""
         figures = [f"{split} {'≤ ' * (score.likelihood == 'bound')}{score.nll:.3f}" for split, score in scores.items()]
         protocols = ", ".join(dict.fromkeys(score.protocol for score in scores.values()))
-        self._print(f"step {step:,}  {'  '.join(figures)}  ({protocols})")
+        self.show_line(f"step {step:,}  {'  '.join(figures)}  ({protocols})")
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
         """Reads the figures to be shown. The loss waits for the device, so this is never done every step."""
@@ -153,10 +157,7 @@ class ProgressDisplay(Callback):
         return Group(grid, Text(" " * 12 + "   ".join(self._figures()), no_wrap=True, overflow="ellipsis"))
 
     def _print_line(self) -> None:
-        self._print("  ".join([self._phase(), self._steps(), *self._figures(), *self._times()]))
-
-    def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.show_line("  ".join([self._phase(), self._steps(), *self._figures(), *self._times()]))
 
     def _stop(self) -> None:
         self._next_refresh = math.inf
@@ -170,6 +171,13 @@ def show_scores(trainer: Trainer, scores: Mapping[str, Score]) -> None:
     display = _display_of(trainer)
     if display is not None and trainer.is_global_zero:
         display.show_scores(trainer.global_step, scores)
+
+
+def show_line(trainer: Trainer, line: str) -> None:
+    """Lets the trainer's progress display, if it has one, write a line."""
+    display = _display_of(trainer)
+    if display is not None and trainer.is_global_zero:
+        display.show_line(line)
 
 
 class _Reading(NamedTuple):
