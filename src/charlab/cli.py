@@ -13,7 +13,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -26,6 +26,7 @@ from charlab.configuration.compose import Composer, check_output_folder, resolve
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
+from charlab.configuration.overrides import parse, quoted
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
 
@@ -53,6 +54,11 @@ def _train(config: DictConfig) -> object:
     from charlab.training.callbacks.divergence import DivergedError
 
     hydra_config = HydraConfig.get()
+    if config.cell is not None:
+        from charlab.studies.cells import run_cell
+
+        launcher = cast(dict[str, Any], OmegaConf.to_container(hydra_config.launcher, resolve=True))
+        return run_cell(Path(hydra_config.sweep.dir).parent, config.cell, launcher)
     resolve_values(config)
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
@@ -133,17 +139,48 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     options = _ArgumentParser(parents=[get_args_parser()], add_help=False).parse_intermixed_args(arguments)
     path = search_path(options.config_path, options.config_dir)
     composer = Composer(options.config_name or config_name, path, VALUES[config_name])
-    overrides = composer.prepare(options.overrides)
+    typed = [override for override in options.overrides if override not in ("study=null", "~study")]
+    overrides = composer.prepare(typed)
+    flags = [argument for argument in arguments if argument not in options.overrides]
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
         shows = bool(options.cfg or options.help or options.info)  # there, values may still be missing
-        sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides
-        jobs = composer.jobs(overrides) if sweep else [composer.job(overrides, complete=not shows)]
-        if jobs[0].hydra.mode == RunMode.MULTIRUN and not (sweep or shows):  # a file of the user's says so
-            sweep, jobs = True, composer.jobs(overrides)
+        sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides or (not shows and _is_study(overrides))
+        jobs = [] if sweep else [composer.job(overrides, complete=not shows)]
+        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # a file of the user's says so
+            sweep = True
+        if sweep and not shows and _makes_study(composer.master(overrides)):
+            return [*_study_arguments(overrides), *flags, "--multirun"]
+        if sweep:
+            jobs = composer.jobs(overrides)
         for job in [] if shows else jobs:
             check_output_folder(job, sweep=sweep)
-    flags = [argument for argument in arguments if argument not in options.overrides]
     return [*overrides, *flags]  # Hydra has the overrides in one piece
+
+
+def _is_study(overrides: Sequence[str]) -> bool:
+    """Returns whether these overrides ask for a study, which is a sweep though nobody has said -m."""
+    return any(override.startswith("study=") or override == "dry_run=true" for override in overrides)
+
+
+def _makes_study(master: DictConfig) -> bool:
+    return str(master.hydra.sweeper._target_).endswith("CharlabSweeper")
+
+
+def _study_arguments(overrides: Sequence[str]) -> list[str]:
+    """Returns what concerns a study as a whole, with the rest, which holds for its cells, in one list.
+
+    Hydra itself composes what it is given with no regard to the cells, in which other keys may be known.
+    """
+    own, cells = [], []
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        (own if key in ("study", "launcher", "dry_run") or key.startswith(("hydra", "study.")) else cells).append(
+            override
+        )
+    for override in own:
+        if parse(override).is_sweep_override():
+            raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
+    return [*own, f"typed=[{','.join(map(quoted, cells))}]"]
 
 
 @contextmanager

@@ -102,6 +102,25 @@ class Composer:
         self._check(config, complete=complete)
         return config
 
+    def master(self, overrides: Sequence[str]) -> DictConfig:
+        """Returns the configuration of a sweep as a whole, unchecked, Hydra's node included.
+
+        What is swept over is left out, and so are values of single keys: these may be keys of an option that the
+        sweep chooses, while the master configuration has another.
+
+        Args:
+            overrides: prepared ones.
+
+        Raises:
+            UserError: if an option does not exist.
+        """
+        chosen = []
+        for override in overrides:
+            key = override.lstrip("+~").partition("=")[0]
+            if key.startswith(("hydra", "study.")) or self.loader.is_group(key):
+                chosen.append(override)
+        return self._load(chosen, multirun=True)
+
     def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
         """Returns the configurations of all jobs of a sweep, Hydra's nodes included.
 
@@ -118,15 +137,23 @@ class Composer:
             self._check(master, complete=False)
             return [master]
         configs = []
-        for job in self._expand(master):
+        for job in self.expand(typed_overrides(master), master.hydra.sweeper.params):
             config = self._load([*typed_overrides(master, "hydra"), *job], multirun=False)
             self._check(config, complete=True)
             configs.append(config)
         return configs
 
-    def _expand(self, master: DictConfig) -> list[list[str]]:
-        fixed = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()]
-        arguments = [*fixed, *typed_overrides(master)]
+    def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
+        """Returns the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
+
+        Args:
+            overrides: prepared ones, some of which have several values.
+            params: further ones, by key.
+
+        Raises:
+            UserError: if one of them cannot be expanded.
+        """
+        arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
             return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]

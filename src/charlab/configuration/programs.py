@@ -9,6 +9,7 @@ TRAIN: dict[str, Any] = {
     "name": str,
     "force": bool,
     "output_dir": str,
+    "dry_run": bool,
     "data": dict,
     "model": dict,
     "optimizer": dict,
@@ -19,6 +20,9 @@ TRAIN: dict[str, Any] = {
     "callbacks": dict | None,
     "logger": dict | None,
     "plot.log_steps": bool,
+    "study": dict | None,
+    "typed": list[str],
+    "cell": str | None,
 }
 
 _TRAINED: dict[str, Any] = {

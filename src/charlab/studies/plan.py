@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -114,6 +114,24 @@ class Plan:
         """Whether anything was decided after the first cell ran, or no hypothesis stated: verdicts are then hints."""
         return self.sweep or bool(self.amendments) or len(self.seeds) > self.planned_seeds
 
+    def continuing(self, former: Plan) -> Plan:
+        """Returns this plan with what `former`, of the same study, knows of its past.
+
+        A plan that shares no run with the former one is another study, whatever its name.
+
+        Args:
+            former: the plan by which cells have been run already.
+        """
+        if not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:
+            return self
+        amendments = (*former.amendments, *_amendments(former, self))
+        return replace(
+            self,
+            planned_seeds=former.planned_seeds,
+            looks=former.looks,
+            amendments=tuple(dict.fromkeys(amendments)),
+        )
+
     def cell(self, key: str) -> Cell:
         """Returns the cell of that key: the arm's name and the seed, with a slash between them."""
         return next(cell for cell in self.cells if cell.key == key)
@@ -147,3 +165,31 @@ class Plan:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: delete it and give the study's command again.") from error
+
+
+def _amendments(former: Plan, plan: Plan) -> list[str]:
+    """Returns a sentence for each thing that decides verdicts and is no longer as it was."""
+    said = [
+        f"The {name} was {_shown(getattr(former, name))} at first, and is now {_shown(getattr(plan, name))}."
+        for name in ("hypothesis", "baseline", "metric", "protocol", "margin", "budget")
+        if getattr(former, name) != getattr(plan, name)
+    ]
+    arms, runs = {arm.name: arm for arm in former.arms}, _runs_by_arm(former)
+    for arm in plan.arms:
+        before = arms.pop(arm.name, None)
+        if before is None:
+            said.append(f"The arm {arm.name} was added.")
+        elif before.expect != arm.expect:
+            said.append(f"The arm {arm.name} was expected to {before.expect} at first, and is now to {arm.expect}.")
+        if before is not None and any(_runs_by_arm(plan)[arm.name].get(s, r) != r for s, r in runs[arm.name].items()):
+            said.append(f"The arm {arm.name} was changed.")
+    return [*said, *(f"The arm {name} was left out." for name in arms)]
+
+
+def _runs_by_arm(plan: Plan) -> dict[str, dict[int, str]]:
+    """Returns the folder of each run, by arm and seed."""
+    return {arm.name: {cell.seed: cell.run for cell in plan.cells if cell.arm == arm.name} for arm in plan.arms}
+
+
+def _shown(value: object) -> str:
+    return f"“{value}”" if isinstance(value, str) else str(value)

@@ -1,0 +1,227 @@
+"""A study as its YAML file has it, checked."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from charlab.configuration.diagnosis import one_sentence
+from charlab.configuration.nearest import nearest, similar
+from charlab.errors import UserError
+from charlab.studies.plan import Arm, Budget, Expectation
+from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
+
+FIRST_SEED = 305  # the seeds of a study that gives only their number begin with it
+FOLDER = re.compile(r"\w[\w.+=-]*")
+
+Rerun = Literal["older", "diverged", "timed out", "all"]
+
+TYPES: dict[str, Any] = {
+    "name": str | None,
+    "hypothesis": str,
+    "baseline": str | None,
+    "overrides": list[str],
+    "arms": dict,
+    "grid": dict | None,
+    "seeds": PositiveInt | list[int],
+    "metric": Literal["nll"],
+    "protocol": Literal["blocks", "sliding", "estimate"],
+    "margin": PositiveFloat,
+    "budget": Budget,
+    "time_limit": PositiveFloat | None,
+    "fail_fast": bool,
+    "rerun": list[Rerun],
+    "records": str,
+}
+"""By key of `conf/study/_base.yaml`: the type of its value."""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A study's settings; see `conf/study/_base.yaml`.
+
+    Attributes:
+        arms: those written out or those that the grid makes, the baseline first; none for an ordinary sweep.
+        seeds: none where an ordinary sweep is to find its own.
+    """
+
+    name: str | None
+    hypothesis: str
+    baseline: str | None
+    overrides: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    seeds: tuple[int, ...]
+    metric: str
+    protocol: str
+    margin: float
+    budget: Budget
+    time_limit: float | None
+    fail_fast: bool
+    rerun: tuple[Rerun, ...]
+    records: str
+
+
+def define(node: DictConfig, choice: str | None) -> Definition:
+    """Returns the study that a configuration's `study` describes.
+
+    Args:
+        node: a composed one.
+        choice: name of the study's file; None for an ordinary sweep, whose arms are found by themselves.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    values = _values(node, choice)
+    name = values["name"] or (choice.replace("/", "-") if choice else None)
+    if name is not None and not FOLDER.fullmatch(name):
+        raise UserError(f"study.name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+    arms = _arms(values, choice) if choice is not None else ()
+    shared = {key: values[key] for key in ("hypothesis", "metric", "protocol", "margin", "budget", "records")}
+    return Definition(
+        **shared,
+        name=name,
+        baseline=values["baseline"],
+        overrides=tuple(values["overrides"]),
+        arms=arms,
+        seeds=_seeds(values["seeds"]) if choice is not None else (),
+        time_limit=values["time_limit"],
+        fail_fast=values["fail_fast"],
+        rerun=tuple(values["rerun"]),
+    )
+
+
+def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
+    """Returns the values by key, each of its type."""
+    try:
+        plain = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"study{_place(choice)} cannot be resolved: {one_sentence(error)}") from None
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    for key in values:
+        if key not in TYPES:
+            raise UserError(f"There is no key study.{key}{_place(choice)}{nearest(key, TYPES, 'study.')}")
+    if isinstance(values["rerun"], str):
+        values["rerun"] = [values["rerun"]]
+    for key, annotation in TYPES.items():
+        if key not in values:
+            raise UserError(
+                f"study.{key} is missing{_place(choice)}: let the file begin with defaults: [_base, _self_]."
+            )
+        if not fits(values[key], annotation):
+            raise UserError(f"study.{key}{_place(choice)} must be {describe(annotation)}, not {display(values[key])}.")
+    return values
+
+
+def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
+    if values["arms"] and values["grid"]:
+        raise UserError(f"study.arms and study.grid{_place(choice)} exclude each other: keep one of them.")
+    if values["grid"]:
+        arms = grid_arms(_grid(values["grid"], choice))
+    else:
+        arms = [_arm(str(name), arm, choice) for name, arm in values["arms"].items()]
+    check_names(arms)
+    baseline = values["baseline"]
+    names = [arm.name for arm in arms]
+    if len(arms) < 2:
+        raise UserError(f"study.arms{_place(choice)} must be a baseline and at least one more, not {len(arms)}.")
+    if baseline is None:
+        raise UserError(f"study.baseline{_place(choice)} is missing{nearest('', names)}")
+    if baseline not in names:
+        raise UserError(f"study.baseline={baseline}{_place(choice)} is none of the arms{nearest(baseline, names)}")
+    return tuple(sorted(arms, key=lambda arm: arm.name != baseline))
+
+
+def _arm(name: str, value: Any, choice: str) -> Arm:
+    where = f"The arm {name}{_place(choice)}"
+    expect: Expectation = "improve"
+    if not FOLDER.fullmatch(name):
+        raise UserError(f"{where} has no name for a folder: use letters, digits and the signs _ . + = - only.")
+    if isinstance(value, Mapping):
+        for key in map(str, value):
+            if key not in ("overrides", "expect"):
+                raise UserError(f"{where} has no key {key}{nearest(key, ('overrides', 'expect'))}")
+        expect = value.get("expect", "improve")
+        if not fits(expect, Expectation):
+            hint = similar(expect, ("improve", "worsen", "no difference")) if isinstance(expect, str) else "."
+            raise UserError(f"{where} has expect={display(expect)}; it must be {describe(Expectation)}{hint}")
+        value = value.get("overrides", [])
+    if not fits(value, list[str]):
+        raise UserError(f"{where} must be a list of overrides, each as on the command line, not {display(value)}.")
+    return Arm(name, tuple(value), expect)
+
+
+def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
+    listed = {}
+    for key, options in grid.items():
+        if not isinstance(options, list) or not options:
+            raise UserError(f"study.grid.{key}{_place(choice)} must be a list of values, not {display(options)}.")
+        listed[str(key)] = [_typed(option) for option in options]
+    return listed
+
+
+def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
+    """Returns an arm for each combination of values, named after them.
+
+    Args:
+        grid: for each key its values, as on the command line.
+    """
+    keys = list(grid)
+    leaves = [leaf(key) for key in keys]
+    short = leaves if len(set(leaves)) == len(leaves) else keys
+    arms = []
+    for combination in itertools.product(*grid.values()):
+        factors = dict(zip(short, (text.strip("\"'") for text in combination), strict=True))
+        overrides = tuple(f"{key}={value}" for key, value in zip(keys, combination, strict=True))
+        arms.append(Arm("+".join(itertools.starmap(_factor_name, factors.items())), overrides, factors=factors))
+    return arms
+
+
+def leaf(key: str) -> str:
+    """Returns the last part of a dotted key or of a group's name."""
+    return re.split(r"[./]", key.lstrip("+"))[-1]
+
+
+def check_names(arms: list[Arm]) -> None:
+    """Checks that no two arms have the same name, in the eyes of a file system that takes a and A for one.
+
+    Raises:
+        UserError: if two have.
+    """
+    seen: dict[str, str] = {}
+    for arm in arms:
+        former = seen.setdefault(arm.name.lower(), arm.name)
+        if former is not arm.name:
+            raise UserError(f"Two arms of the study are named {arm.name}: give each a name of its own.")
+
+
+def _factor_name(key: str, value: str) -> str:
+    """Returns a part of an arm's name: `model=gpt` is gpt, `optimizer.lr=0.1` is lr=0.1."""
+    readable = re.sub(r"[^\w.+-]+", "-", value).strip("-") or "empty"
+    named = readable[0].isalpha() and readable not in ("true", "false", "null")
+    return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
+
+
+def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
+    listed = tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    for seed in listed:
+        if listed.count(seed) > 1:
+            raise UserError(f"study.seeds has {seed} twice: give each seed once.")
+    if len(listed) < 2:
+        raise UserError(f"study.seeds={display(seeds)} is one seed, by which nothing can be told: give at least six.")
+    return listed
+
+
+def _typed(value: Any) -> str:
+    """Returns a YAML value as one would type it."""
+    return display(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _place(choice: str | None) -> str:
+    return f" (in study/{choice}.yaml)" if choice else ""

@@ -1,0 +1,214 @@
+"""From a study's definition, or an ordinary sweep, to its plan: every arm composed and checked, every cell named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from charlab.configuration.build import plain
+from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
+from charlab.configuration.nearest import listed
+from charlab.configuration.overrides import parse
+from charlab.errors import UserError
+from charlab.runs.fingerprint import DECISIVE_TRAINER_KEYS, fingerprint
+from charlab.studies.definition import Definition, check_names, grid_arms, leaf
+from charlab.studies.plan import Arm, Cell, Plan
+
+PROGRAM = "scripts/train.py"
+# What no arm may change: a seed pairs the arms, and all of a study lies in one place.
+SHARED_KEYS = ("seed", "data.seed", "output_dir", "force", "dry_run", "study", "typed", "cell", "hydra", "launcher")
+
+
+class Expansion:
+    """Makes the plan of a study.
+
+    Args:
+        definition: the study's.
+        composer: of the training program.
+        typed: overrides, prepared, that hold for every cell; those of an ordinary sweep have several values.
+        flags: options of the program that every cell needs as well, such as `--config-dir`.
+        params: values that a configuration file sweeps over, by key.
+    """
+
+    def __init__(
+        self,
+        definition: Definition,
+        composer: Composer,
+        typed: Sequence[str],
+        flags: Sequence[str] = (),
+        params: Any = None,
+    ) -> None:
+        self.definition, self.composer, self.flags = definition, composer, tuple(flags)
+        fixed = [f"{key}={value}" for key, value in (params or {}).items()]
+        self.given = [override for override in [*fixed, *typed] if _key(override) != "force"]
+        self.output_dir = Path()
+
+    def plan(self, command: str) -> Plan:
+        """Returns the plan.
+
+        Args:
+            command: what makes the study again.
+
+        Raises:
+            UserError: if an arm does not compose, is no other than a further one, or changes what all must share.
+        """
+        definition, sweep = self.definition, not self.definition.arms
+        if sweep:
+            arms, seeds = self._found()
+        else:
+            arms, seeds = definition.arms, definition.seeds
+            self._check_typed()
+        configs = [self._compose(arm, seeds[0] if seeds else None) for arm in arms]
+        seeds = seeds or _common_seed(arms, configs)
+        _check_distinct(arms, [_meaning(config) for config in configs])
+        self.output_dir = Path(configs[0].output_dir)
+        check_output_folder(configs[0], sweep=False)
+        base = _windows(configs[0])
+        arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
+        runs = {arm.name: _runs(config, seeds) for arm, config in zip(arms, configs, strict=True)}
+        _check_distinct(arms, [runs[arm.name][seeds[0]].rpartition("/")[2] for arm in arms])
+        cells = tuple(
+            Cell(arm.name, seed, runs[arm.name][seed], (*self.flags, *self._overrides(arm, seed)))
+            for seed in seeds
+            for arm in arms
+        )
+        return Plan(
+            name=definition.name or self._sweep_name(),
+            hypothesis=definition.hypothesis,
+            baseline=arms[0].name,
+            arms=arms,
+            cells=cells,
+            seeds=seeds,
+            planned_seeds=len(seeds),
+            metric=definition.metric,
+            protocol=definition.protocol,
+            margin=definition.margin,
+            budget=definition.budget,
+            time_limit=definition.time_limit,
+            fail_fast=definition.fail_fast,
+            records=definition.records,
+            command=command,
+            sweep=sweep,
+        )
+
+    def _overrides(self, arm: Arm, seed: int | None) -> list[str]:
+        own = self.composer.prepare(arm.overrides)
+        shared = self.composer.prepare(self.definition.overrides)
+        typed = [override for override in self.given if not parse(override).is_sweep_override()]
+        return merged(shared, typed, own, [] if seed is None else [f"seed={seed}"])
+
+    def _compose(self, arm: Arm, seed: int | None) -> DictConfig:
+        for override in arm.overrides:
+            key = _key(override)
+            if key.partition("/")[0] in SHARED_KEYS or key.partition(".")[0] in SHARED_KEYS or key in SHARED_KEYS:
+                raise UserError(f"The arm {arm.name} sets {key}, which all arms of a study share: leave it out there.")
+        try:
+            config = self.composer.job(self._overrides(arm, seed))
+        except UserError as error:
+            raise UserError(f"The arm {arm.name} does not compose: {error}") from None
+        with hydra_config(config):
+            resolve_values(config)
+        return config
+
+    def _check_typed(self) -> None:
+        for override in self.given:
+            if _key(override) == "seed":
+                raise UserError(f"{override} has no place in a study, which sets the seeds: give study.seeds=[…].")
+            if parse(override).is_sweep_override():
+                raise UserError(f"{override} has several values, but a study's arms stand in its file: add them there.")
+
+    def _found(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
+        """Returns the arms and seeds of an ordinary sweep; no seeds if none are given."""
+        factors = self._factors()
+        seeds = tuple(_integer(seed) for seed in factors.pop("seed", []))
+        for seed in seeds:
+            if seeds.count(seed) > 1:
+                raise UserError(f"seed={seed} is given twice: give each seed once.")
+        arms = grid_arms(factors) if factors else [Arm("only", ())]
+        check_names(arms)
+        return tuple(arms), seeds
+
+    def _factors(self) -> dict[str, list[str]]:
+        """Returns what an ordinary sweep varies: by key, the values as they were typed."""
+        varied = [override for override in self.given if parse(override).is_sweep_override()]
+        jobs = {override.partition("=")[0]: self.composer.expand([override]) for override in varied}
+        return {key: [job[0].partition("=")[2] for job in found] for key, found in jobs.items()}
+
+    def _sweep_name(self) -> str:
+        """Returns a name that the same sweep always has, whatever its seeds."""
+        kept = sorted(override for override in self.given if _key(override) != "seed")
+        leaves = [leaf(key) for key in self._factors()] or ["one"]
+        return f"sweep-{'+'.join(leaves)}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
+
+
+def merged(*groups: Sequence[str]) -> list[str]:
+    """Returns the overrides of all groups, of those with the same key the last only, as Hydra takes an option once."""
+    by_key: dict[str, str] = {}
+    for override in [override for group in groups for override in group]:
+        key = override.partition("=")[0]
+        by_key.pop(key, None)
+        by_key[key] = override
+    return list(by_key.values())
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _integer(seed: str) -> int:
+    try:
+        return int(seed)
+    except ValueError:
+        raise UserError(f"seed must be an integer, not {seed!r}.") from None
+
+
+def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[int, ...]:
+    """Returns the one seed of a sweep over other things."""
+    seeds = {config.seed for config in configs}
+    if len(seeds) > 1:
+        raise UserError(f"The runs of this sweep have the seeds {listed(map(str, sorted(seeds)), 'and')}: give seed=….")
+    return tuple(seeds)
+
+
+def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
+    """Checks that no two arms mean the same run."""
+    seen: dict[str, Arm] = {}
+    for arm, meaning in zip(arms, meanings, strict=True):
+        former = seen.setdefault(meaning, arm)
+        if former is not arm:
+            role = "the baseline" if former is arms[0] else "the arm"
+            raise UserError(
+                f"The arm {arm.name} ({', '.join(arm.overrides) or 'no overrides'}) means the same run as {role} "
+                f"{former.name}: let each change something that decides the outcome."
+            )
+
+
+def _meaning(config: DictConfig) -> str:
+    """Returns what the fingerprint covers, without what takes time: the text, and the precision of the device."""
+    parts = ("data", "model", "optimizer", "scheduler", "objective", "averaging")
+    trainer = [config.trainer.get(key) for key in (*DECISIVE_TRAINER_KEYS, "precision", "accelerator")]
+    with hydra_config(config):
+        return json.dumps([trainer, *(plain(config[part]) if config[part] is not None else None for part in parts)])
+
+
+def _runs(config: DictConfig, seeds: Sequence[int]) -> dict[int, str]:
+    """Returns the folder of each seed's run below that of all runs."""
+    runs = {}
+    for seed in seeds:
+        config.seed = seed
+        with hydra_config(config):
+            runs[seed] = f"{config.name}/{fingerprint(config)}"
+    return runs
+
+
+def _windows(config: DictConfig) -> dict[str, Any]:
+    """Returns what decides which windows a run sees, and in which order."""
+    data = plain(config.data)
+    data.pop("path", None)
+    return {**data, "accumulate_grad_batches": config.trainer.get(DECISIVE_TRAINER_KEYS[2])}

@@ -1,0 +1,302 @@
+"""What a study has found so far: its cells' records, read from where they lie."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from charlab.errors import UserError
+from charlab.runs.record import FILE_NAME, Record, code_hash
+from charlab.studies.locks import cell_lock, is_held
+from charlab.studies.outcome import Outcome
+from charlab.studies.plan import Budget, Cell, Plan
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from charlab.studies.comparison import Comparison
+    from charlab.studies.statistics import Value
+
+Status = Literal[
+    "finished", "diverged", "failed", "killed", "timed out", "interrupted", "running", "missing", "corrupt"
+]
+COSTS = ("steps", "characters", "flops", "training_s", "parameters", "peak_memory_bytes")
+# By budget: what is counted, and by which share of the baseline's median an arm's may differ from it. What is counted
+# in whole steps is exact; sizes cannot be matched exactly; a clock is read only after each step.
+TOLERANCES: Mapping[Budget, tuple[str, float]] = {
+    "steps": ("steps", 0.0),
+    "characters": ("characters", 0.0),
+    "flops": ("flops", 0.02),
+    "seconds": ("training_s", 0.05),
+    "parameters": ("parameters", 0.02),
+}
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What is known of a cell.
+
+    Attributes:
+        cell: which one.
+        status: what became of it; "missing" if it never began.
+        reason: why it has no result, or what is wrong with its files; empty if nothing is.
+        record: of its run, however far that got; None if there is none that can be read.
+        folder: of its run, if that exists.
+        older: whether it was made by other code than today's.
+        seconds: how long it took, start-up included as far as known; None if it has not ended.
+    """
+
+    cell: Cell
+    status: Status
+    reason: str = ""
+    record: Record | None = None
+    folder: Path | None = None
+    older: bool = False
+    seconds: float | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has a result that counts, for its arm or against it."""
+        return self.status in ("finished", "diverged")
+
+
+def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> StudyResults:
+    """Reads what there is of a study's cells.
+
+    Args:
+        plan: the study's.
+        output_dir: the folder of all outputs.
+        records: where finished runs are looked for besides; None for where the plan says.
+    """
+    homes = [output_dir / "runs", records if records is not None else Path(plan.records)]
+    study = output_dir / "studies" / plan.name
+    return StudyResults(plan, tuple(_read(cell, homes, study) for cell in plan.cells), study)
+
+
+def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
+    found, corrupt = [], ""
+    for folder in (home / cell.run for home in homes):
+        if (folder / FILE_NAME).exists():
+            try:
+                found.append(Record.load(folder))
+            except UserError as error:
+                corrupt = corrupt or str(error)
+    outcome = Outcome.load(study, cell)
+    for status in ("finished", "diverged"):
+        for record in found:
+            if record.status == status:
+                seconds = outcome.seconds if outcome is not None and outcome.fate == status else None
+                return CellResult(
+                    cell,
+                    status,  # type: ignore[arg-type]  # one of the two
+                    corrupt or record.error or "",
+                    record,
+                    record.folder,
+                    older=record.code != code_hash(),
+                    seconds=seconds or sum(record.time.values()),
+                )
+    begun = found[0] if found else None
+    folder = begun.folder if begun is not None else None
+    if outcome is not None and outcome.fate in ("failed", "killed", "timed out", "interrupted", "diverged"):
+        return CellResult(cell, outcome.fate, corrupt or outcome.reason, begun, folder, seconds=outcome.seconds)
+    if outcome is not None and outcome.fate == "running":
+        if is_held(cell_lock(study, cell)):
+            return CellResult(cell, "running", "", begun, folder)
+        return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun, folder)
+    if corrupt:
+        return CellResult(cell, "corrupt", corrupt)
+    if begun is not None and begun.status == "failed":
+        return CellResult(cell, "failed", begun.error or "", begun, folder)
+    if begun is not None:
+        return CellResult(cell, "interrupted", "It was begun outside the study and not finished.", begun, folder)
+    return CellResult(cell, "missing")
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """A study's plan and what its cells have come to.
+
+    Attributes:
+        plan: the study's.
+        cells: one for each of the plan's, in its order.
+        folder: the study's own.
+    """
+
+    plan: Plan
+    cells: tuple[CellResult, ...]
+    folder: Path
+
+    def of(self, arm: str) -> list[CellResult]:
+        """Returns the cells of an arm, in the order of the seeds."""
+        return [result for result in self.cells if result.cell.arm == arm]
+
+    def figure(self, result: CellResult) -> dict[str, Any]:
+        """Returns a finished cell's figures by the plan's protocol on the validation text; none if it has none."""
+        if result.record is None or result.status != "finished":
+            return {}
+        try:
+            return result.record.metric(self.plan.protocol)
+        except UserError:
+            return {}
+
+    def values(self, arm: str) -> dict[int, Value]:
+        """Returns what is compared, by seed: nats per character, or "diverged", "leaks", or None if there is none."""
+        return {result.cell.seed: self._value(result) for result in self.of(arm)}
+
+    def _value(self, result: CellResult) -> Value:
+        if result.status == "diverged":
+            return "diverged"
+        if result.record is None or result.status != "finished":
+            return None
+        if result.record.causality.get("leaks"):
+            return "leaks"
+        figure = self.figure(result)
+        if not figure:
+            return None
+        return figure["nll"] if figure["nll"] is not None else "diverged"  # stored so where it is not finite
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """Returns the verdict on each arm but the baseline; none where there is nothing to compare or one seed."""
+        from charlab.studies.statistics import compare
+
+        plan = self.plan
+        others = [arm for arm in plan.arms if arm.name != plan.baseline]
+        if not others or len(plan.seeds) < 2:
+            return {}
+        return compare(
+            self.values(plan.baseline),
+            {arm.name: self.values(arm.name) for arm in others},
+            seeds=plan.seeds,
+            margin=plan.margin,
+            expectations={arm.name: arm.expect for arm in others},
+            planned_seeds=plan.planned_seeds,
+            looks=plan.looks,
+        )
+
+    def table(self) -> pd.DataFrame:
+        """Returns a row per cell: what it is, what came out, and what it cost."""
+        import pandas as pd
+
+        return pd.DataFrame([self._row(result) for result in self.cells])
+
+    def _row(self, result: CellResult) -> dict[str, Any]:
+        record, figure = result.record, self.figure(result)
+        arm = self.plan.arm(result.cell.arm)
+        time = record.time if record is not None else {}
+        causality = record.causality if record is not None else {}
+        flops = record.flops_per_step * record.steps if record is not None and record.flops_per_step else None
+        return {
+            "study": self.plan.name,
+            "arm": arm.name,
+            **arm.factors,
+            "seed": result.cell.seed,
+            "status": result.status,
+            "value": _number(figure.get("nll")),
+            "bpc": _number(figure.get("bpc")),
+            "perplexity": _number(figure.get("perplexity")),
+            "protocol": self.plan.protocol,
+            "likelihood": figure.get("likelihood"),
+            "leaks": causality.get("leaks"),
+            "honest_nll": _number(causality.get("honest_nll")),
+            "parameters": _number(record and record.parameters),
+            "steps": _number(record and record.steps),
+            "characters": _number(record and record.characters_seen),
+            "flops": _number(flops),
+            "training_s": _number(time.get("training_s")),
+            "evaluation_s": _number(time.get("evaluation_s")),
+            "peak_memory_bytes": _number(record and record.peak_memory_bytes),
+            "older": result.older,
+            "reason": result.reason,
+            "fingerprint": result.cell.fingerprint,
+            "run": result.cell.run,
+        }
+
+    def curves(self, arm: str) -> pd.DataFrame:
+        """Returns what an arm's runs have measured: step, characters, seconds, metric, value, seed."""
+        import pandas as pd
+
+        columns = ["step", "characters", "seconds", "metric", "value"]
+        frames = [pd.DataFrame(columns=[*columns, "seed"]).astype({"metric": str})]
+        for result in self.of(arm):
+            path = result.folder / "metrics.csv" if result.folder is not None and result.ended else None
+            if path is not None and path.exists():
+                frames.append(pd.read_csv(path)[columns].assign(seed=result.cell.seed))
+        return pd.concat(frames[1:] or frames, ignore_index=True)
+
+    def scenes(self, arm: str) -> np.ndarray:
+        """Returns nats of each stretch of the validation text, (seeds, stretches), for runs that all have them.
+
+        Seeds without are left out; so are all where the model states bounds, whose parts mean nothing.
+        """
+        import numpy as np
+
+        found = [result.record.scenes for result in self.of(arm) if result.record is not None and self.figure(result)]
+        longest = max(map(len, found), default=0)
+        return np.array([scenes for scenes in found if scenes and len(scenes) == longest]).reshape(-1, longest)
+
+    def samples(self, arm: str) -> str:
+        """Returns text that the arm's first run wrote, if it was kept."""
+        for result in self.of(arm):
+            path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
+            if path is not None and path.exists():
+                return path.read_text(encoding="utf-8")
+        return ""
+
+    def budgets(self) -> pd.DataFrame:
+        """Returns for each arm and cost the median over finished cells, with `_low` and `_high` for the range."""
+        table = self.table()
+        finished = table[table["status"] == "finished"]
+        rows = {}
+        for arm in self.plan.arms:
+            costs = finished.loc[finished["arm"] == arm.name, list(COSTS)].astype(float)
+            row: dict[str, float] = {}
+            for cost in COSTS:
+                known = costs[cost].dropna()
+                row |= {cost: known.median(), f"{cost}_low": known.min(), f"{cost}_high": known.max()}
+            rows[arm.name] = row
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(rows, orient="index")
+
+    def mismatch(self) -> str | None:
+        """Returns a sentence if the arms do not share the declared budget; None if they do, as far as is known."""
+        cost, tolerance = TOLERANCES[self.plan.budget]
+        medians = self.budgets()[cost]
+        base = medians[self.plan.baseline]
+        if math.isnan(base):
+            return None
+        off = {arm: value for arm, value in medians.items() if not abs(value - base) <= tolerance * base}
+        off = {arm: value for arm, value in off.items() if not math.isnan(value) or self._has_finished(str(arm))}
+        if not off:
+            return None
+        allowed = f" (within {tolerance:.0%})" if tolerance else ""
+        amounts = ", ".join(f"{arm} {_amount(value)}" for arm, value in off.items())
+        return (
+            f"The arms do not share the declared budget, equal {self.plan.budget}{allowed}: the baseline "
+            f"{self.plan.baseline} has {_amount(base)}, but {amounts}."
+        )
+
+    def _has_finished(self, arm: str) -> bool:
+        return any(result.status == "finished" for result in self.of(arm))
+
+    def unpaired(self) -> str | None:
+        """Returns a sentence if a seed does not give all arms the same windows in the same order."""
+        names = [arm.name for arm in self.plan.arms if not arm.paired]
+        if not names:
+            return None
+        return (
+            f"Not on the same windows as the baseline, whatever the seed, since the data's settings differ: "
+            f"{', '.join(names)}; pairing by seed takes no shared noise away there."
+        )
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _amount(value: float) -> str:
+    return "an unknown amount" if math.isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

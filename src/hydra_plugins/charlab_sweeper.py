@@ -1,0 +1,32 @@
+"""Hydra's way into studies. Hydra accepts a sweeper from this namespace only; all that it does is in charlab."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+
+class CharlabSweeper(Sweeper):
+    """Runs a sweep as a study: cells that are finished are left out, and none can end the others.
+
+    Args:
+        params: values to sweep over besides those on the command line, by key.
+    """
+
+    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.params = params
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Remembers what Hydra supplies."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Runs what `config.study`, or what was typed, describes."""
+        from charlab.studies.sweep import sweep  # imported late: Hydra imports this file whenever it starts
+
+        sweep(self.config, self.hydra_context, self.task_function)
