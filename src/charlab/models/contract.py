@@ -7,7 +7,7 @@ evaluation reports `nll`, generation calls `sample`; nothing outside a model's o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -88,6 +88,14 @@ class LanguageModel(nn.Module, ABC):
                 f"{length} characters are more than the model's context_length={self.context_length}: "
                 "give it fewer, or train one with a longer context."
             )
+
+
+@runtime_checkable
+class CountedModel(Protocol):
+    """A language model that is fitted, itself or a part of it, in one pass over the training text."""
+
+    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+        """Counts a text of (N,) character ids, in place of whatever was counted before."""
 
 
 class InfillingModel(LanguageModel):

@@ -13,6 +13,7 @@ from charlab.configuration.build import build
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
+from charlab.training.callbacks.checkpointing import BEST, LAST
 from charlab.training.checkpoint_io import read_checkpoint
 
 
@@ -23,21 +24,33 @@ def load(
 
     Args:
         run: the run's folder, or a checkpoint file.
-        checkpoint: which of the folder's checkpoints.
+        checkpoint: which of the folder's checkpoints: the last one, or the best one on the dev split.
         device: where the model is put.
 
     Raises:
         UserError: if there is no such checkpoint, or it is truncated, holds code or belongs to another model.
     """
+    model, contents = load_with_checkpoint(run, checkpoint)
+    return model.to(device).eval(), Vocabulary(contents["vocabulary"])
+
+
+def load_with_checkpoint(
+    run: str | Path, checkpoint: Literal["last", "best"] = "last"
+) -> tuple[LanguageModel, dict[str, Any]]:
+    """Returns the trained model of a run, on the CPU, and what else the checkpoint holds; see `load`."""
     path = Path(run)
     if path.is_dir():
-        path = path / "checkpoints" / f"{checkpoint}.ckpt"
+        folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
+        if checkpoint == "best" and not path.exists() and (folder / LAST).exists():
+            raise UserError(
+                f"The run in {folder} kept no best checkpoint, since it had no dev split to choose it on: train with "
+                "data.dev_fraction above 0 (0.05, say), or use checkpoint=last."
+            )
     contents = read_checkpoint(path)
-    vocabulary = Vocabulary(contents["vocabulary"])
     _refuse_code(contents["model_config"], path)
-    model = build_model(contents["model_config"], vocabulary)
+    model = build_model(contents["model_config"], Vocabulary(contents["vocabulary"]))
     load_weights(model, contents, path)
-    return model.to(device).eval(), vocabulary
+    return model, contents
 
 
 def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:

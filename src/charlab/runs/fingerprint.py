@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
 from charlab.data.corpus import Corpus
+from charlab.runs.record import Record
 
 # Of the trainer's settings, those that change what is learned; devices, launchers and logging do not.
 DECISIVE_TRAINER_KEYS = ("max_steps", "max_seconds", "accumulate_grad_batches", "gradient_clip_val")
@@ -21,12 +23,14 @@ def fingerprint(config: DictConfig) -> str:
 
     The hash covers the resolved model, data, optimizer, scheduler, objective, averaging, precision, seed and budget,
     and the corpus's SHA-256 in place of where the corpus lies. Where nothing is chosen of what was added later, it
-    is what it was before.
+    is what it was before. The runs of an ensemble are known by their own fingerprints, not by where they lie.
 
     Raises:
-        UserError: if the corpus cannot be loaded.
+        UserError: if the corpus cannot be loaded, or a run that the model is made of is not there.
     """
     parts: dict[str, Any] = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
+    if runs := runs_of(parts["model"]):
+        parts["model"] = {"runs": [Record.load(Path(run)).fingerprint for run in runs]}
     data = plain(config.data)
     data.pop("path", None)
     if data.get("order") == "random":
@@ -38,6 +42,11 @@ def fingerprint(config: DictConfig) -> str:
     parts["trainer"] = {key: config.trainer.get(key) for key in DECISIVE_TRAINER_KEYS}
     parts["trainer"]["precision"] = _precision(config.trainer)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def runs_of(model: dict[str, Any]) -> list[str]:
+    """Returns the folders of the finished runs that a model's configuration is made of: an ensemble's, if any."""
+    return model["runs"] if model["_target_"] == "charlab.models.mixture.Ensemble" else []
 
 
 def load_corpus(config: DictConfig) -> Corpus:

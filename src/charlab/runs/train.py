@@ -31,6 +31,7 @@ from charlab.files import write_atomically
 from charlab.models.contract import LanguageModel
 from charlab.runs.checkpoint import build_model
 from charlab.runs.fingerprint import fingerprint, load_corpus
+from charlab.runs.members import FinishedMembers, print_weights, warn_of_equal_weights, weights_of
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record, code_hash, git_commit, installed_versions
 from charlab.runs.summary import print_summary
@@ -38,10 +39,9 @@ from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.evaluation import Evaluation
-from charlab.training.counts import CountedModel, CountsModule
+from charlab.training.counts import module_for
 from charlab.training.flops import count_flops
 from charlab.training.loggers import RunLogger
-from charlab.training.module import LanguageModelModule
 from charlab.training.objectives import Objective
 from charlab.training.trainer import resolve_device
 
@@ -87,11 +87,11 @@ class _Run:
         self.device = torch.device(resolve_device(config.trainer.accelerator))
         self.data: CharacterDataModule = build(config.data, corpus=load_corpus(config))
         self.data.setup()
+        self.members = FinishedMembers(plain(config.model), self.data)
         self.model = self._build_model()
         objective = build(config.objective) if config.objective is not None else Objective()
         objective.check(self.model, self.data.order)
-        module = CountsModule if isinstance(self.model, CountedModel) else LanguageModelModule
-        self.module = module(
+        self.module = module_for(self.model)(
             self.model,
             optimizer=build(config.optimizer),
             schedule=build(config.scheduler),
@@ -99,6 +99,8 @@ class _Run:
             max_seconds=config.trainer.max_seconds,
             objective=objective,
         )
+        self.module.characters_seen = self.members.characters_seen  # what an ensemble's members took is its cost too
+        self.module.training_clock.seconds = self.members.training_seconds
         self.trainer = self._build_trainer()
         self.record = self._begin_record(overrides)
         self.record.time["setup_s"] = self.record.time.get("setup_s", 0.0) + time.perf_counter() - started
@@ -108,6 +110,7 @@ class _Run:
         record = self.record
         if self.trainer.is_global_zero:
             record.save()
+            warn_of_equal_weights(self.model, self.data, self.console)
         try:
             self._check_causality()
             self._fit()
@@ -129,7 +132,8 @@ class _Run:
     def _build_model(self) -> LanguageModel:
         seed = self.config.seed
         _seed_everything(derive_seed(seed, "initialization"))
-        model = build_model(plain(self.config.model), self.data.vocabulary)
+        model = build_model(self.members.config, self.data.vocabulary)
+        self.members.fill(model)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
                 f"data.context_length={self.data.context_length} is more than the model's "
@@ -140,7 +144,7 @@ class _Run:
     def _build_trainer(self) -> Trainer:
         config = self.config
         description = {
-            "model_config": plain(config.model),
+            "model_config": self.members.config,
             "vocabulary": self.data.vocabulary.characters,
         }
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
@@ -161,7 +165,7 @@ class _Run:
             name=config.name,
             fingerprint=fingerprint(config),
             overrides=list(overrides),
-            config=plain(config),
+            config=plain(config) | {"model": self.members.recorded},
             seed=config.seed,
             corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
             machine={
@@ -174,7 +178,7 @@ class _Run:
             versions=installed_versions(),
             code=code_hash(),
             git_commit=git_commit(),
-            parameters=sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad),
+            parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             floor={split: floor for split in self.data.splits if (floor := self.data.floor(split)) is not None},
             started=_now(),
         )
@@ -247,6 +251,7 @@ class _Run:
         self._update_progress()
         figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
         new = {name: value for name, value in figures.items() if not name.startswith("estimate/") and value is not None}
+        new |= {f"weight/{name}": weight for name, weight in weights_of(self.model).items()}
         clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
         hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
         for logger in self.loggers:
@@ -264,6 +269,7 @@ class _Run:
         record.status, record.error, record.finished = "finished", None, _now()
         record.save()
         print_summary(record, self.console)
+        print_weights(self.model, self.console)
 
     def _evaluate(self, protocol: Blocks | Sliding) -> Score:
         return evaluate(

@@ -1,33 +1,95 @@
-"""Training of models that count rather than descend a gradient."""
+"""Training of models that are fitted to a text as a whole: those that count, and mixtures with such members."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast, runtime_checkable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from charlab.evaluation.protocols import Blocks, evaluate
+from charlab.models.contract import CountedModel, LanguageModel
+from charlab.models.mixture import Mixture
 from charlab.training.module import LanguageModelModule
 
 
-@runtime_checkable
-class CountedModel(Protocol):
-    """A model that is fitted in one pass over the training text."""
-
-    def fit(self, ids: Int[Tensor, " N"]) -> None: ...
+def module_for(model: LanguageModel) -> type[LanguageModelModule]:
+    """Returns the Lightning module that trains a model."""
+    if isinstance(model, Mixture):
+        return MixtureModule
+    return CountsModule if isinstance(model, CountedModel) else LanguageModelModule
 
 
 class CountsModule(LanguageModelModule):
-    """Fits the model once, to the whole training text. There are no steps, no optimizer and no schedule."""
+    """Counts the whole training text before the first step; with nothing to be trained by gradients, there is no step.
+
+    Then there is no optimizer and no schedule either.
+    """
+
+    @property
+    def has_gradients(self) -> bool:
+        """Whether anything is left to train after counting."""
+        return any(parameter.requires_grad for parameter in self.model.parameters())
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self.trainer.global_step == 0:  # a resumed run has its counts from the checkpoint
+            self.count()
+
+    def count(self) -> None:
+        """Fits what counts."""
         ids = self.trainer.datamodule.ids("train", self.device)
         cast(CountedModel, self.model).fit(ids)
-        self.characters_seen = len(ids) - 1
+        if not self.has_gradients:
+            self.characters_seen = len(ids) - 1
 
-    def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:  # type: ignore[override]
+    def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""] | None:  # type: ignore[override]
+        if self.has_gradients:
+            return super().training_step(window, batch_idx)
         self.trainer.should_stop = True
+        return None
 
     def configure_optimizers(self) -> Any:
-        return None
+        return super().configure_optimizers() if self.has_gradients else None
+
+
+class MixtureModule(CountsModule):
+    """Trains the members of a mixture, unless they are finished, and weighs them by how well they predict dev text.
+
+    Whenever the mixture is evaluated, used or saved, its weights are those that make the dev split likeliest under the
+    members as they are then. They have no influence on the members' training. Without a dev split, which is text
+    that the members are not trained on, all members weigh the same.
+    """
+
+    model: Mixture
+    _weighed_step: int | None = None  # the optimizer step that the weights belong to
+
+    def count(self) -> None:
+        if not self.model.frozen:
+            super().count()
+        self._weighed_step = None
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        with super().evaluating():
+            if self._weighed_step != self.trainer.global_step:
+                self._fit_weights()
+                self._weighed_step = self.trainer.global_step
+            yield
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        with self.evaluating():  # what is to be saved refers to the tensor of weights, and has the new ones with it
+            pass
+        super().on_save_checkpoint(checkpoint)
+
+    def _fit_weights(self) -> None:
+        data = self.trainer.datamodule
+        if "dev" not in data.splits:
+            return
+        sizes = {"context_length": data.context_length, "batch_size": data.batch_size}
+        ids = data.ids("dev", self.device)
+        nll = [evaluate(member, ids, Blocks(), **sizes).per_character for member in self.model.members.values()]
+        self.model.fit_weights(torch.stack([torch.from_numpy(values) for values in nll]))

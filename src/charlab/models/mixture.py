@@ -1,0 +1,225 @@
+"""Mixtures: the probabilities of several models, averaged with weights that are fitted to held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.contract import AutoregressiveModel, CountedModel, LanguageModel
+from charlab.models.precision import full_precision
+
+Part = Callable[..., LanguageModel]
+
+
+class Mixture(AutoregressiveModel):
+    """p(xₜ | x₀ … xₜ₋₁) = Σₖ wₖ pₖ(xₜ | x₀ … xₜ₋₁), linear interpolation (Jelinek and Mercer 1980).
+
+    Probabilities are mixed rather than logits, anew for each character. So the mixture is at most −log wₖ nats per
+    character worse than member k, wherever that is right, and one member of weight 1 is the mixture.
+
+    There are three kinds of fitting. `fit` counts the training text for the members that count. `loss` trains those
+    that have parameters, each as if it were alone. `fit_weights` finds the weights, which are equal until then; on
+    text that members have been trained on, it would favor the one that knows that text by heart.
+
+    Args:
+        vocab_size: number of distinct characters.
+        members: by name, what builds each member from the vocabulary's size.
+
+    Attributes:
+        context_length: the smallest of the members'; None if none of them has any.
+        frozen: whether the members are finished, so that nothing but the weights is fitted.
+
+    Raises:
+        UserError: if there is no member, or one does not give the probabilities of the next character.
+    """
+
+    weights: Tensor  # (M,), none negative, summing to 1
+
+    def __init__(self, vocab_size: int, members: Mapping[str, Part]) -> None:
+        super().__init__()
+        if not members:
+            raise UserError("The mixture has no members: give at least one.")
+        for name, part in members.items():
+            if not callable(part):
+                raise UserError(
+                    f"The mixture's member {name} is {part!r} and not a model's configuration with _partial_: true; "
+                    f"finished runs are named in model.runs of model=ensemble."
+                )
+        built = {name: part(vocab_size) for name, part in members.items()}
+        for name, member in built.items():
+            if not isinstance(member, AutoregressiveModel):
+                raise UserError(
+                    f"A mixture averages the probabilities of the next character, which its member {name}, a "
+                    f"{type(member).__name__}, does not give: choose an autoregressive model."
+                )
+        self.vocab_size = vocab_size
+        self.members = cast("Mapping[str, AutoregressiveModel]", nn.ModuleDict(built))
+        lengths = [member.context_length for member in built.values() if member.context_length is not None]
+        self.context_length = min(lengths, default=None)
+        self.frozen = False
+        self.register_buffer("weights", torch.full((len(built),), 1 / len(built)))
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Returns log-probabilities."""
+        self.check_length(tokens.shape[1])
+        return self._mix([_normalize(member(tokens)) for member in self.members.values()])
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        # From the members' own, which some of them (counts, hidden states) have for less than a distribution over V.
+        self.check_length(window.shape[1] - 1)
+        members = [member.nll(window, scored_from=scored_from) for member in self.members.values()]
+        mixed = -self._mix([-nll[:, scored_from - 1 :] for nll in members])  # (B, T+1−scored_from)
+        return F.pad(mixed, (scored_from - 1, 0))
+
+    def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """Returns the mean loss of the members that are trained by gradients, in nats per character.
+
+        The mixture's own likelihood would teach them little: counts know the training text by heart. With an
+        optimizer of Adam's kind, which takes gradients of any scale alike, each learns what it would learn alone.
+        """
+        losses = [
+            member.loss(window, generator=generator)
+            for member in self.members.values()
+            if any(parameter.requires_grad for parameter in member.parameters())
+        ]
+        return torch.stack(losses).mean() if losses else super().loss(window, generator=generator)
+
+    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+        """Fits the members that count to a text, in place of whatever they counted before."""
+        for member in self.members.values():
+            if isinstance(member, CountedModel):
+                member.fit(train_ids)
+
+    def freeze(self) -> None:
+        """Keeps the members as they are."""
+        self.requires_grad_(False)
+        self.frozen = True
+
+    def fit_weights(self, nll: Float[Tensor, "M N"]) -> None:
+        """Sets the weights to those under which a text is likeliest, see `most_likely_weights`.
+
+        Args:
+            nll: of each member, for each character of a text that it has not been trained on.
+        """
+        self.weights.copy_(most_likely_weights(nll))
+
+    def init_state(self, batch_size: int) -> list[Any]:
+        """Returns the members' states."""
+        return [member.init_state(batch_size) for member in self.members.values()]
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B n V"], list[Any]]:
+        extended = [
+            member.extend(tokens, member_state)
+            for member, member_state in zip(self.members.values(), state, strict=True)
+        ]
+        return self._mix([_normalize(logits) for logits, _ in extended]), [member_state for _, member_state in extended]
+
+    def _mix(self, log_probabilities: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
+        return _log_sum_exp(*(p + w for p, w in zip(log_probabilities, self.weights.log(), strict=True)))
+
+
+class Ensemble(Mixture):
+    """Several models of any kind, finished ones or ones that are trained side by side.
+
+    Args:
+        vocab_size: number of distinct characters.
+        members: what builds them.
+        runs: folders of finished runs, whose models take the place of `members`. It is here because the key is this
+            node's: what trains an ensemble reads them (`charlab.runs.members`) and builds it without.
+
+    Raises:
+        UserError: if there are runs that have not been read; and as for `Mixture`.
+    """
+
+    def __init__(self, vocab_size: int, *, members: list[Part], runs: list[str]) -> None:
+        if runs:
+            raise UserError(
+                "The runs of an ensemble within another model are not read: name all runs in the one list of "
+                "model=ensemble."
+            )
+        super().__init__(vocab_size, {str(number): member for number, member in enumerate(members, start=1)})
+
+
+class NeuralNGram(Mixture):
+    """A neural network, which generalizes, and n-gram counts, which remember.
+
+    Args:
+        vocab_size: number of distinct characters.
+        neural: builds a model that is trained by gradients.
+        ngram: builds a model that counts.
+    """
+
+    def __init__(self, vocab_size: int, *, neural: Part, ngram: Part) -> None:
+        super().__init__(vocab_size, {"neural": neural, "ngram": ngram})
+
+
+@torch.no_grad()
+def most_likely_weights(
+    nll: Float[Tensor, "M N"], *, tolerance: float = 1e-6, max_iterations: int = 1000
+) -> Float[Tensor, "M"]:
+    """Returns the weights w for which the mean of log Σₖ wₖ pₖ over N characters is largest, by EM.
+
+    From equal weights, each iteration makes wₖ the mean posterior probability that member k has drawn a character,
+
+        wₖ ← wₖ gₖ,    gₖ = mean over characters of pₖ / Σⱼ wⱼ pⱼ,
+
+    which never lowers the likelihood (Jelinek and Mercer 1980; Dempster et al. 1977). That is a concave function of
+    the weights, so this finds its maximum. What is still missing to it is at most log maxₖ gₖ nats per character
+    (Cover 1984, "An algorithm for maximizing expected log investment return"), which decides when to stop. Each
+    member alone being a choice of weights, the mixture ends no worse than the best of them, to that tolerance.
+
+    Where members are nearly alike these steps are tiny, so as long as the likelihood rises they are lengthened, to
+    wₖ gₖ^η with η = 1, 2, 4, …; where it would fall, η is 1 again (Salakhutdinov and Roweis 2003, "Adaptive
+    overrelaxed bound optimization methods").
+
+    Args:
+        nll: of each character under each member, in nats. Characters that are impossible under all members, or nan
+            under one, tell nothing and are left out.
+        tolerance: nats per character that may be missing to the maximum.
+        max_iterations: an end in any case.
+    """
+    least = nll.double().amin(dim=0)
+    told = least.isfinite()
+    # Only ratios of probabilities matter: with the largest of each character 1, none of them vanishes by rounding.
+    p = (least - nll)[:, told].exp()  # (M, n)
+    weights = p.new_full((len(nll),), 1 / len(nll))
+    mixed, rate = weights @ p, 1.0  # (n,)
+    for _ in range(max_iterations if told.any() else 0):
+        gain = (p @ mixed.reciprocal()) / len(mixed)  # (M,)
+        if gain.max().log() <= tolerance:
+            break
+        longer = _normalized(weights * gain**rate)
+        if (longer @ p).log().sum() >= mixed.log().sum():  # not so if it is nan
+            weights, rate = longer, 2 * rate
+        else:
+            weights, rate = _normalized(weights * gain), 1.0
+        mixed = weights @ p
+    return weights
+
+
+def _normalized(weights: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
+    """Returns weights that sum to 1, none of them 0, from which no iteration would lead back."""
+    weights = (weights / weights.sum()).clamp(min=1e-12)
+    return weights / weights.sum()
+
+
+@full_precision
+def _normalize(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
+    return logits.log_softmax(dim=-1)
+
+
+@full_precision
+def _log_sum_exp(*terms: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    return torch.logsumexp(torch.stack(terms), dim=0)

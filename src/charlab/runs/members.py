@@ -1,0 +1,119 @@
+"""The members of mixtures: finished runs that an ensemble is made of, and what each member weighs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from charlab.data.datamodule import CharacterDataModule
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
+from charlab.models.contract import LanguageModel
+from charlab.models.mixture import Mixture
+from charlab.runs.checkpoint import load_with_checkpoint
+from charlab.runs.fingerprint import runs_of
+from charlab.runs.record import Record
+
+
+class _Member(NamedTuple):
+    record: Record
+    config: dict[str, Any]  # of its model
+    model: LanguageModel
+
+
+class FinishedMembers:
+    """The runs that an ensemble is made of; none for any other model.
+
+    Args:
+        config: the model's part of a configuration.
+        data: what the ensemble is weighed and evaluated on.
+
+    Attributes:
+        config: the same with the members' own configurations in place of the runs, so that the ensemble can be built
+            where these are not.
+        recorded: the same with both.
+        characters_seen: by all of them in training.
+        training_seconds: of all of them.
+
+    Raises:
+        UserError: if a run is not there, is not finished, has another vocabulary, or was trained on text that the
+            ensemble is to be weighed or evaluated on.
+    """
+
+    def __init__(self, config: dict[str, Any], data: CharacterDataModule) -> None:
+        self._members = [_read(Path(run), data) for run in runs_of(config)]
+        self.config = self.recorded = config
+        if self._members:
+            self.recorded = config | {"members": [member.config | {"_partial_": True} for member in self._members]}
+            self.config = self.recorded | {"runs": []}
+        self.characters_seen = sum(member.record.characters_seen for member in self._members)
+        self.training_seconds = sum(member.record.time["training_s"] for member in self._members)
+
+    def fill(self, model: LanguageModel) -> None:
+        """Gives the ensemble, built from `config`, its members' weights, and keeps these from being trained further."""
+        if isinstance(model, Mixture) and self._members:
+            for member, finished in zip(model.members.values(), self._members, strict=True):
+                member.load_state_dict(finished.model.state_dict())
+            model.freeze()
+
+
+def weights_of(model: LanguageModel) -> dict[str, float]:
+    """Returns what each member of a mixture weighs, by name; nothing for any other model."""
+    if not isinstance(model, Mixture):
+        return {}
+    return dict(zip(model.members, model.weights.tolist(), strict=True))
+
+
+def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, console: Console) -> None:
+    """Says so if the model is a mixture whose weights cannot be fitted."""
+    if isinstance(model, Mixture) and "dev" not in data.splits:
+        console.print(
+            "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
+            "data.dev_fraction=0.02 would cut one from the end of the train text.",
+            soft_wrap=True,
+        )
+
+
+def print_weights(model: LanguageModel, console: Console) -> None:
+    """Prints what each member of a mixture weighs; nothing for any other model."""
+    weights = weights_of(model)
+    if weights:
+        shown = "  ".join(f"{name} {weight:.3f}" for name, weight in weights.items())
+        console.print(f"weights    {shown}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _read(run: Path, data: CharacterDataModule) -> _Member:
+    record = Record.load(run)
+    if record.status != "finished":
+        raise UserError(f"The run {run} is {record.status}: an ensemble takes finished ones, so run it again first.")
+    model, checkpoint = load_with_checkpoint(run)
+    if checkpoint["vocabulary"] != data.vocabulary.characters:
+        raise UserError(
+            f"The run {run} has another vocabulary, {_difference(checkpoint['vocabulary'], data.vocabulary)}: name "
+            f"runs that were trained on texts of the same characters as {data.corpus.name}."
+        )
+    _check_unseen(run, record, data)
+    return _Member(record, checkpoint["model_config"], model)
+
+
+def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
+    """Raises `UserError` if the member has been trained on dev or validation text of the ensemble."""
+    trained = record.config["data"]
+    share = Decimal(str(trained["train_fraction"])) - Decimal(str(trained["dev_fraction"]))
+    known, allowed = int(share * len(data.corpus.text)), len(data.splits["train"])
+    if record.corpus["sha256"] == data.corpus.sha256 and known > allowed:
+        raise UserError(
+            f"The run {run} was trained on {known:,} characters of {data.corpus.name}, and the ensemble is to be "
+            f"weighed and evaluated on what follows the first {allowed:,}: train it with the ensemble's "
+            f"data.train_fraction and data.dev_fraction, or set data.dev_fraction={trained['dev_fraction']} for both."
+        )
+
+
+def _difference(theirs: str, ours: Vocabulary) -> str:
+    """Returns in words which characters differ."""
+    more, fewer = set(theirs) - set(ours.characters), set(ours.characters) - set(theirs)
+    parts = [f"{word} {''.join(sorted(those))!r}" for word, those in (("with", more), ("without", fewer)) if those]
+    return " and ".join(parts)
