@@ -1,0 +1,69 @@
+"""A study's statistics as one would compute them by hand: one study at a time, each rule written out."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.weightstats import ttost_paired
+
+
+def sign_flip_p(differences: list[float]) -> float:
+    """The share of all sign patterns whose sum is at least as far from zero as the one seen."""
+    seen = abs(sum(differences)) - 1e-9
+    patterns = list(itertools.product([-1, 1], repeat=len(differences)))
+    extreme = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) >= seen for signs in patterns]
+    return sum(extreme) / len(patterns)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Each p-value times the number of those not smaller, and never below an adjusted smaller one."""
+    adjusted = []
+    for p in p_values:
+        steps = [min(1.0, q * sum(r >= q for r in p_values)) for q in p_values if q <= p]
+        adjusted.append(max(steps))
+    return adjusted
+
+
+def verdicts(baseline: np.ndarray, arms: np.ndarray, margin: float, expectations: list[str]) -> list[str]:
+    """The verdicts on arms (m, n) against a baseline (n,), read off DESIGN's sentences, by scipy and statsmodels."""
+    different = holm([stats.ttest_rel(baseline, arm).pvalue for arm in arms])
+    same = holm([ttost_paired(baseline, arm, -margin, margin)[0] for arm in arms])
+    result = []
+    for arm, p, p_same, expectation in zip(arms, different, same, expectations, strict=True):
+        sign = -1 if expectation == "worsen" else 1
+        d = sign * (baseline - arm)
+        lower, upper = stats.ttest_1samp(d, 0.0).confidence_interval(0.90)  # each end is a one-sided 95% bound
+        if expectation == "no difference":
+            if p_same < 0.05:
+                result.append("supported")
+            elif p < 0.05 and (lower > margin or upper < -margin):
+                result.append("refuted")
+            else:
+                result.append("inconclusive")
+        elif p_same < 0.05:
+            result.append("equivalent")
+        elif p < 0.05 and d.mean() > 0:
+            result.append("supported")
+        elif upper < margin:
+            result.append("refuted")
+        else:
+            result.append("inconclusive")
+    return result
+
+
+def drawn_text_bootstrap(
+    differences: np.ndarray, sizes: np.ndarray, length: int, stretches: int, resamples: int, seed: int
+) -> np.ndarray:
+    """Mean differences of resampled texts: each strings together stretches of `length` blocks that begin anywhere."""
+    generator = np.random.default_rng(seed)
+    means = []
+    for _ in range(resamples):
+        total, characters = 0.0, 0
+        for start in generator.integers(len(differences), size=stretches):
+            for block in range(start, start + length):
+                total += differences[block % len(differences)]
+                characters += sizes[block % len(differences)]
+        means.append(total / characters)
+    return np.array(means)
