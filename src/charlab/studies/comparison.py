@@ -100,11 +100,11 @@ class Comparison:
         if self.too_few_seeds:
             ended = len(self.seeds) - len(self.absent)
             sentences.append(
-                f"Too few seeds: {_count(ended, 'pair')} of cells, and a study of {_count(self.num_arms, 'arm')} "
-                f"needs at least {self.minimum_seeds}."
+                f"Too few seeds to rely on: cells have ended with {ended}, and a study of "
+                f"{_count(self.num_arms, 'arm')} needs at least {self.minimum_seeds}."
             )
         if self.provisional:
-            sentences.append(f"Provisional: no value yet with {_seeds(self.absent)}.")
+            sentences.append(f"Provisional: arm or baseline has no value yet with {_seeds(self.absent)}.")
         if self.exploratory:
             before = sorted({look for look in self.looks if look < len(self.seeds)})
             looked = f" after looks at {' and '.join(map(str, before))}" if before else ""
@@ -135,40 +135,39 @@ class Comparison:
     @property
     def _figures(self) -> str:
         """What the verdict rests on."""
-        parts = [
-            f"the {whose} diverged with {_seeds(seeds)}, which counts against it"
+        figures = [f"mean improvement {self.mean:.4g}"] if self.n else []
+        fates = [
+            f"the {whose} diverged with {len(seeds)} of {_count(len(self.seeds), 'seed')}, which counts against it"
             for whose, seeds in (("arm", self.diverged), ("baseline", self.baseline_diverged))
             if seeds
         ]
-        if self.n:
-            others = " of the other pairs" if self.diverged or self.baseline_diverged else ""
-            parts.append(f"mean improvement{others} {self.mean:.4g}")
+        if not fates:
+            return ", ".join([*figures, *self._test, f"n = {self.n}"])
         if self.n > 1:
-            parts += self._test
-        return ", ".join([*parts, f"n = {self.n}"])
+            figures.append(f"95% interval {_interval(self.interval_95)}")
+        return "; ".join(fates + ([f"over the other {self.n}: {', '.join(figures)}"] if self.n else []))
 
     @property
     def _test(self) -> list[str]:
         """The interval, and what was compared with 5%, of the test that decided."""
-        bound = f"95% interval {_interval(self.interval_95)}", f"Holm-adjusted p = {self.p_difference_holm:.3g}"
         same = self.verdict == "supported" if self.expectation == "no difference" else self.verdict == "equivalent"
         if same:
             return [f"90% interval {_interval(self.interval_90)}", f"Holm-adjusted p = {self.p_equivalence_holm:.3g}"]
-        if self.verdict != "refuted" or self.expectation == "no difference":
-            return list(bound)
-        if self.expectation == "improve":
+        if self.verdict == "refuted" and self.expectation == "improve":
             return [f"95% upper bound {self.interval_90[1]:.4g}"]
-        return [f"95% lower bound {self.interval_90[0]:.4g}"]
+        if self.verdict == "refuted" and self.expectation == "worsen":
+            return [f"95% lower bound {self.interval_90[0]:.4g}"]
+        return [f"95% interval {_interval(self.interval_95)}", f"Holm-adjusted p = {self.p_difference_holm:.3g}"]
 
     @property
     def _remedy(self) -> str:
         """What would settle an inconclusive verdict."""
         if self.diverged or self.baseline_diverged:
             return "more seeds settle nothing before the cells that diverge are mended"
-        if self.n < 2:
-            return "one pair says nothing about the spread over seeds"
         if self.seeds_needed is not None:
-            return f"if the spread over seeds stays as it is, {self.seeds_needed} seeds would settle it"
+            return (
+                f"if the spread over seeds stays as it is, a fresh study of {self.seeds_needed} seeds would settle it"
+            )
         if self.expectation == "no difference" and abs(self.mean) > self.margin / 2:
             return "the difference is too close to the margin for more seeds to be sure to settle it"
         return f"not even {MOST_SEEDS:,} seeds would settle it with the spread seen"

@@ -1,0 +1,156 @@
+"""How a verdict is put into words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from charlab.studies.plan import Expectation
+from charlab.studies.statistics import Value
+from tests.studies.test_statistics import BASELINE, SEEDS, arm, one
+
+BETTER = "mean improvement 0.03063, 95% interval 0.0185 to 0.04275, Holm-adjusted p = 0.000557, n = 8"
+SAME = (
+    "better or worse than the baseline by less than the margin of 0.02 "
+    "(mean improvement 0.001187, 90% interval -0.001726 to 0.004101, Holm-adjusted p = 2.8e-06, n = 8)."
+)
+UNCLEAR = "mean improvement 0.01125, 95% interval -0.013 to 0.0355, Holm-adjusted p = 0.309, n = 8"
+FRESH = "if the spread over seeds stays as it is, a fresh study of"
+
+
+@pytest.mark.parametrize(
+    ("improvement", "spread", "expectation", "reason"),
+    [
+        (0.03, 1.0, "improve", f"Supported: better than the baseline ({BETTER})."),
+        (
+            -0.03,
+            1.0,
+            "improve",
+            "Refuted: an improvement of 0.02 or more is ruled out "
+            "(mean improvement -0.02938, 95% upper bound -0.01966, n = 8).",
+        ),
+        (
+            -0.03,
+            1.0,
+            "worsen",
+            "Supported: worse than the baseline (mean improvement -0.02938, 95% interval -0.0415 to -0.01725, "
+            "Holm-adjusted p = 0.000713, n = 8).",
+        ),
+        (
+            0.03,
+            1.0,
+            "worsen",
+            "Refuted: a worsening of 0.02 or more is ruled out "
+            "(mean improvement 0.03063, 95% lower bound 0.02091, n = 8).",
+        ),
+        (0.001, 0.3, "improve", f"Equivalent: {SAME}"),
+        (0.001, 0.3, "worsen", f"Equivalent: {SAME}"),
+        (0.001, 0.3, "no difference", f"Supported: {SAME}"),
+        (
+            0.06,
+            1.0,
+            "no difference",
+            "Refuted: the difference is larger than the margin of 0.02 (mean improvement 0.06063, "
+            "95% interval 0.0485 to 0.07275, Holm-adjusted p = 7.02e-06, n = 8).",
+        ),
+        (
+            0.01,
+            2.0,
+            "improve",
+            f"Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out ({UNCLEAR}); "
+            f"{FRESH} 30 seeds would settle it.",
+        ),
+        (
+            0.01,
+            2.0,
+            "no difference",
+            f"Inconclusive: a difference of 0.02 is neither shown nor ruled out ({UNCLEAR}); "
+            f"{FRESH} 20 seeds would settle it.",
+        ),
+        (
+            0.02,
+            0.1,
+            "no difference",
+            "Inconclusive: a difference of 0.02 is neither shown nor ruled out (mean improvement 0.02006, 95% interval "
+            "0.01885 to 0.02127, Holm-adjusted p = 1.85e-09, n = 8); the difference is too close to the margin for "
+            "more seeds to be sure to settle it.",
+        ),
+        (
+            0.0,
+            200.0,
+            "worsen",
+            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement 0.125, "
+            "95% interval -2.3 to 2.55, Holm-adjusted p = 0.906, n = 8); not even 10,000 seeds would settle it with "
+            "the spread seen.",
+        ),
+    ],
+)
+def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation: Expectation, reason: str) -> None:
+    comparison = one(arm(improvement, spread), expectation)
+    assert comparison.reason == reason
+    assert comparison.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("cells", "baseline", "reason"),
+    [
+        (
+            arm(0.03, seed_2="diverged"),
+            BASELINE,
+            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm diverged with 1 of 8 "
+            "seeds, which counts against it; over the other 7: mean improvement 0.03071, 95% interval 0.01623 to "
+            "0.0452); more seeds settle nothing before the cells that diverge are mended.",
+        ),
+        (
+            dict.fromkeys(SEEDS, "diverged"),
+            BASELINE,
+            "Refuted: an improvement of 0.02 or more is ruled out "
+            "(the arm diverged with 8 of 8 seeds, which counts against it).",
+        ),
+        (
+            arm(0.0) | {0: 1.4},
+            BASELINE | dict.fromkeys(range(1, 8), "diverged"),
+            "Supported: better than the baseline (the baseline diverged with 7 of 8 seeds, which counts against it; "
+            "over the other 1: mean improvement 0.1).",
+        ),
+        (
+            arm(1.4, seed_2="leaks", seed_4="leaks"),
+            BASELINE,
+            "No verdict: the arm sees what it is to predict (with seeds 2, 4), so its figures mean nothing.",
+        ),
+        (
+            arm(0.03),
+            BASELINE | {5: "leaks"},
+            "No verdict: the baseline sees what it is to predict (with seed 5).",
+        ),
+        ({0: 1.4}, BASELINE, "No verdict: fewer than two pairs of cells have a value."),
+    ],
+)
+def test_what_diverged_or_leaks_is_said(cells: dict[int, Value], baseline: dict[int, Value], reason: str) -> None:
+    assert one(cells, baseline=baseline).reason == reason
+
+
+def test_what_weakens_a_verdict_is_said_before_it() -> None:
+    comparison = one({seed: value for seed, value in arm(0.03).items() if seed < 5}, planned_seeds=4, looks=[4, 8, 2])
+    assert comparison.warnings == (
+        "Too few seeds to rely on: cells have ended with 5, and a study of 1 arm needs at least 6.",
+        "Provisional: arm or baseline has no value yet with seeds 5, 6, 7.",
+        "Exploratory: planned with 4 seeds and grown to 8 after looks at 2 and 4, which makes false findings more "
+        "frequent than stated; confirm it with fresh seeds.",
+    )
+    assert comparison.too_few_seeds
+    assert comparison.provisional
+    assert comparison.exploratory
+
+
+def test_a_look_alone_makes_no_study_exploratory() -> None:
+    assert one(arm(0.03), planned_seeds=8, looks=[3, 8]).warnings == ()
+    grown = one(arm(0.03), planned_seeds=7)
+    assert "planned with 7 seeds and grown to 8, which" in grown.warnings[0]
+
+
+def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
+    comparison = one(arm(0.03))
+    assert not dataclasses.replace(comparison, num_arms=6).too_few_seeds
+    assert dataclasses.replace(comparison, num_arms=7).too_few_seeds
