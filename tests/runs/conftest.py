@@ -5,6 +5,7 @@ import random
 import pytest
 
 import charlab
+from charlab.training.module import LanguageModelModule
 
 TINY = (
     "model=gpt",
@@ -49,3 +50,20 @@ def run_tiny(overrides):
 def finished_run(text_path, tmp_path_factory):
     """The record of a tiny run, not to be changed."""
     return charlab.run(*TINY, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
+
+
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """Makes training end with an exception in the given micro-batch, as if the process had been killed there."""
+    original = LanguageModelModule.training_step
+
+    def interrupt(micro_batch, error):
+        def training_step(self, window, batch_idx):
+            if self.micro_batches == micro_batch:
+                raise error
+            return original(self, window, batch_idx)
+
+        monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
+        return lambda: monkeypatch.setattr(LanguageModelModule, "training_step", original)
+
+    return interrupt

@@ -1,10 +1,12 @@
 """A run with averaged weights, from the command line to the model that comes back."""
 
 import numpy as np
+import pytest
 import torch
 
 import charlab
 from charlab.evaluation.protocols import Blocks, evaluate
+from charlab.runs.train import _Run
 from charlab.training.callbacks.checkpointing import LAST
 
 
@@ -23,3 +25,15 @@ def test_the_average_is_what_is_reported_and_what_is_loaded(run_tiny, text_path)
     model.load_state_dict({n.removeprefix("model."): value for n, value in saved["training_weights"].items()})
     trained = evaluate(model, validation, Blocks(), context_length=8, batch_size=2)
     assert abs(trained.nll - score.nll) > 1e-4
+
+
+@pytest.mark.parametrize("more", [("averaging=ema",), ("optimizer=schedule_free_adamw",)])
+def test_killed_while_it_is_evaluated_it_reports_the_average_all_the_same(run_tiny, monkeypatch, tmp_path, more):
+    original = _Run._finish
+    monkeypatch.setattr(_Run, "_finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_tiny(*more)
+    monkeypatch.setattr(_Run, "_finish", original)
+    resumed = run_tiny(*more)
+    whole = run_tiny(*more, "force=true")
+    assert resumed.metrics == whole.metrics

@@ -32,23 +32,6 @@ def assert_same_outcome(a, b):
     assert curves(a) == curves(b)
 
 
-@pytest.fixture
-def interrupt_at(monkeypatch):
-    """Makes training end with an exception in the given micro-batch, as if the process had been killed there."""
-    original = LanguageModelModule.training_step
-
-    def interrupt(micro_batch, error):
-        def training_step(self, window, batch_idx):
-            if self.micro_batches == micro_batch:
-                raise error
-            return original(self, window, batch_idx)
-
-        monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
-        return lambda: monkeypatch.setattr(LanguageModelModule, "training_step", original)
-
-    return interrupt
-
-
 def test_a_run_leaves_its_record(finished_run):
     folder = finished_run.folder
     stored = json.loads((folder / "record.json").read_text())

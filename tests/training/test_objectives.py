@@ -70,7 +70,7 @@ def test_truncated_backpropagation_carries_the_state_and_no_gradient(tmp_path):
         optimizer.step()
     for a, b in zip(trained.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    torch.testing.assert_close(options.checkpoint(tmp_path)["objective"]["state"], state)
+    torch.testing.assert_close(options.checkpoint(tmp_path)["objective"][0]["state"], state)
 
 
 def test_a_batch_asked_for_twice_begins_with_the_same_state():

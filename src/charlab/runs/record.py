@@ -50,6 +50,8 @@ class Record:
         metrics: one entry per protocol and split.
         scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the
             last one shorter: what it takes to ask whether a difference would hold on other text.
+        best: step and nll of the evaluation that was the best on the dev split, whose weights `checkpoints/best.ckpt`
+            holds; None without such a split. What is reported above is of the final weights.
         causality: whether the model looks at what it is to predict.
         floor: entropy of each split in nats per character, where it is known.
         started: when the run first began, and `finished` when it ended (ISO 8601, UTC).
@@ -76,6 +78,7 @@ class Record:
     peak_memory_bytes: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scenes: list[float] = field(default_factory=list)
+    best: dict[str, Any] | None = None
     causality: dict[str, Any] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)
     started: str | None = None

@@ -231,11 +231,13 @@ class _Run:
         record.time["training_s"] = module.training_clock.seconds
         record.time["evaluation_s"] = module.evaluation_clock.seconds
         record.peak_memory_bytes = _peak_memory(self.device)
+        record.best = self.evaluation.best if self.evaluation is not None else None
 
     def _finish(self) -> None:
         """Evaluates the final weights on the whole validation text and writes what the run leaves behind."""
         record = self.record
         record.metrics = list(self.evaluation.results) if self.evaluation is not None else []
+        logged = len(record.metrics)
         self.model.to(self.device)
         with self.module.evaluating():
             causality = self._causality()
@@ -250,7 +252,7 @@ class _Run:
         record.causality = causality.as_dict()
         self._update_progress()
         figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
-        new = {name: value for name, value in figures.items() if not name.startswith("estimate/") and value is not None}
+        new = dict(list(figures.items())[logged:])
         new |= {f"weight/{name}": weight for name, weight in weights_of(self.model).items()}
         clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
         hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
@@ -20,6 +21,7 @@ from charlab.models.contract import LanguageModel
 from charlab.models.inference import evaluation_mode
 from charlab.training.averages import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
+from charlab.training.ranks import from_every_rank, own_part
 from charlab.training.schedules import Schedule
 
 
@@ -109,7 +111,7 @@ class LanguageModelModule(LightningModule):
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
         if self.max_seconds:
-            shares.append(self.training_seconds / self.max_seconds)
+            shares.append(self._budget_seconds() / self.max_seconds)
         return min(max(shares), 1.0)
 
     def on_train_start(self) -> None:
@@ -118,8 +120,12 @@ class LanguageModelModule(LightningModule):
         self.training_clock.start()  # after the callbacks' own beginnings, such as an evaluation before the first step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.max_seconds and self.training_seconds >= self.max_seconds:
+        if self.max_seconds and self._budget_seconds() >= self.max_seconds:
             self.trainer.should_stop = True
+
+    def _budget_seconds(self) -> float:
+        """Returns the training seconds by rank 0's clock, which decides for all; all of them have to ask together."""
+        return self.trainer.strategy.broadcast(self.training_seconds)
 
     def on_train_end(self) -> None:
         self.training_clock.stop()
@@ -156,7 +162,7 @@ class LanguageModelModule(LightningModule):
             "training_seconds": self.training_clock.seconds,
             "evaluation_seconds": self.evaluation_clock.seconds,
         }
-        checkpoint["objective"] = self.objective.state_dict()
+        checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -168,8 +174,11 @@ class LanguageModelModule(LightningModule):
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
-        self.objective.load_state_dict(checkpoint.get("objective", {}))
-        checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+        self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
+        if checkpoint.get("training_over"):  # killed while it was being evaluated: the averages stay in their place
+            self.trainer.should_stop = True
+        else:
+            checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
 
 
 class Stopwatch:

@@ -16,11 +16,11 @@ class DivergedError(RuntimeError):
 
 
 class Divergence(Callback):
-    """Stops training when the loss is not finite, before a checkpoint of such weights can be written.
+    """Stops training when the loss is not finite; `Checkpointing` asks before it writes such weights.
 
     Args:
-        every_n_steps: how often to look on a GPU, where looking waits for the device; on a CPU it costs nothing and
-            is done at every step.
+        every_n_steps: how often to look where looking makes training wait: for a GPU, or for other processes. One
+            process on a CPU looks at every step.
     """
 
     def __init__(self, *, every_n_steps: PositiveInt) -> None:
@@ -28,14 +28,15 @@ class Divergence(Callback):
         self.last_finite_loss = math.nan
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
-        if pl_module.device.type == "cpu" or trainer.global_step % self.every_n_steps == 0:
+        looking_is_free = pl_module.device.type == "cpu" and trainer.world_size == 1
+        if looking_is_free or trainer.global_step % self.every_n_steps == 0:
             self.check(trainer, pl_module)
 
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Raises `DivergedError` if the latest loss is not finite."""
+        """Raises `DivergedError` if the latest loss is not finite, on whichever rank: on all of them then."""
         if pl_module.last_loss is None:
             return
-        loss = pl_module.last_loss.item()
+        loss = trainer.strategy.reduce(pl_module.last_loss, reduce_op="mean").item()
         if math.isfinite(loss):
             self.last_finite_loss = loss
             return

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlab.training.module import LanguageModelModule
+from charlab.training.ranks import from_every_rank, own_part
 from charlab.types import PositiveInt
 
 
@@ -65,14 +66,14 @@ class TrainingMetrics(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "loss_sum": float(self._loss_sum),
+            "loss_sums": from_every_rank(float(self._loss_sum)),
             "batches": self._batches,
             "characters": self._characters,
             "seconds": self._seconds,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loss_sum, self._batches = state_dict["loss_sum"], state_dict["batches"]
+        self._loss_sum, self._batches = own_part(state_dict["loss_sums"]) or 0.0, state_dict["batches"]
         self._characters, self._seconds = state_dict["characters"], state_dict["seconds"]
 
     def _is_logged(self, step: int, module: LanguageModelModule) -> bool:

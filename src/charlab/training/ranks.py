@@ -1,0 +1,30 @@
+"""What the processes of one run tell each other, beside gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed
+
+
+def from_every_rank(value: Any) -> list[Any]:
+    """Returns what each process gave, in the order of their ranks; all of them have to call this.
+
+    Args:
+        value: anything that can be pickled; with tensors on the CPU.
+    """
+    if not _are_several():
+        return [value]
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def own_part(values: list[Any]) -> Any:
+    """Returns what this process had given to `from_every_rank`; None if the run had fewer processes then."""
+    rank = torch.distributed.get_rank() if _are_several() else 0
+    return values[rank] if rank < len(values) else None
+
+
+def _are_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
