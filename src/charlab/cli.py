@@ -46,6 +46,11 @@ def generate(arguments: Sequence[str] | None = None) -> int:
     return _main("generate", _generate, arguments)
 
 
+def report(arguments: Sequence[str] | None = None) -> int:
+    """Runs `scripts/report.py` with these arguments, the command line's by default; returns the exit code."""
+    return _main("report", _report, arguments)
+
+
 # Hydra's tasks. Launchers send them to other processes by name, so they are neither nested nor wrapped.
 
 
@@ -74,6 +79,12 @@ def _generate(config: DictConfig) -> object:
     from charlab.runs.generate import generate_from_run
 
     return _task(lambda: generate_from_run(config))
+
+
+def _report(config: DictConfig) -> object:
+    from charlab.studies.report.program import report_study
+
+    return _task(lambda: report_study(config))
 
 
 def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:
@@ -144,7 +155,11 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     flags = [argument for argument in arguments if argument not in options.overrides]
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
         shows = bool(options.cfg or options.help or options.info)  # there, values may still be missing
-        sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides or (not shows and _is_study(overrides))
+        sweep = (
+            options.multirun
+            or "hydra.mode=MULTIRUN" in overrides
+            or (not shows and config_name == "train" and _is_study(overrides))
+        )
         jobs = [] if sweep else [composer.job(overrides, complete=not shows)]
         if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # a file of the user's says so
             sweep = True
@@ -171,7 +186,8 @@ def _study_arguments(overrides: Sequence[str]) -> list[str]:
 
     Hydra itself composes what it is given with no regard to the cells, in which other keys may be known.
     """
-    own, cells = [], []
+    own: list[str] = []
+    cells: list[str] = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         (own if key in ("study", "launcher", "dry_run") or key.startswith(("hydra", "study.")) else cells).append(

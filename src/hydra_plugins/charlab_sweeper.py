@@ -23,10 +23,10 @@ class CharlabSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Remembers what Hydra supplies."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self._supplied = config, hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> None:
         """Runs what `config.study`, or what was typed, describes."""
         from charlab.studies.sweep import sweep  # imported late: Hydra imports this file whenever it starts
 
-        sweep(self.config, self.hydra_context, self.task_function)
+        sweep(*self._supplied)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from charlab.errors import UserError
@@ -23,25 +23,25 @@ def check_constraints(config: DictConfig) -> None:
     """
     _name_is_a_folder(config)
     for path, chain in _mappings(config):
-        values = [_plain_values(node) for node in chain]
+        values = [_Values(node) for node in chain]
         _heads_divide_embedding(path, values)
         _key_value_heads_divide_heads(path, values[-1])
         _shares_sum_to_one_at_most(path, values[-1])
 
 
 def _name_is_a_folder(config: DictConfig) -> None:
-    name = _plain_values(config).get("name")
+    name = _Values(config).get("name")
     if isinstance(name, str) and not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
 
 
-def _heads_divide_embedding(path: list[str], values: list[dict[str, Any]]) -> None:
+def _heads_divide_embedding(path: list[str], values: list[_Values]) -> None:
     """Attention splits the embedding among its heads, unless their size is given."""
     num_heads = values[-1].get("num_heads")
     depth = max((i for i, node in enumerate(values) if isinstance(node.get("embed_dim"), int)), default=None)
     if not isinstance(num_heads, int) or values[-1].get("head_dim") is not None or depth is None:
         return
-    embed_dim = values[depth]["embed_dim"]
+    embed_dim = values[depth].get("embed_dim")
     if embed_dim % num_heads:
         raise UserError(
             f"{_dotted(path, 'num_heads')}={num_heads} does not divide "
@@ -50,7 +50,7 @@ def _heads_divide_embedding(path: list[str], values: list[dict[str, Any]]) -> No
         )
 
 
-def _key_value_heads_divide_heads(path: list[str], values: dict[str, Any]) -> None:
+def _key_value_heads_divide_heads(path: list[str], values: _Values) -> None:
     """In grouped-query attention each key and value serves the same number of queries."""
     num_heads, num_key_value_heads = values.get("num_heads"), values.get("num_key_value_heads")
     if isinstance(num_heads, int) and isinstance(num_key_value_heads, int) and num_heads % num_key_value_heads:
@@ -61,12 +61,13 @@ def _key_value_heads_divide_heads(path: list[str], values: dict[str, Any]) -> No
         )
 
 
-def _shares_sum_to_one_at_most(path: list[str], values: dict[str, Any]) -> None:
+def _shares_sum_to_one_at_most(path: list[str], values: _Values) -> None:
     """A learning-rate schedule and a split share out one whole each."""
     for first, second in (("warmup", "decay"), ("train_fraction", "validation_fraction")):
-        if _is_number(values.get(first)) and _is_number(values.get(second)) and values[first] + values[second] > 1:
+        one, other = values.get(first), values.get(second)
+        if _is_number(one) and _is_number(other) and one + other > 1:
             raise UserError(
-                f"{_dotted(path, first)}={values[first]} and {_dotted(path, second)}={values[second]} "
+                f"{_dotted(path, first)}={one} and {_dotted(path, second)}={other} "
                 f"are more than the whole; let them sum to at most 1."
             )
 
@@ -105,12 +106,15 @@ def _mappings(config: DictConfig) -> Iterator[tuple[list[str], list[DictConfig]]
     yield from within(config, [], [])
 
 
-def _plain_values(node: DictConfig) -> dict[str, Any]:
-    """Returns the mapping's values that are no mappings or lists, as far as they can be resolved."""
-    values = {}
-    for key in map(str, node) if isinstance(node, DictConfig) else ():
+class _Values:
+    """A mapping's values that are no mappings or lists, resolved only when a rule asks for them."""
+
+    def __init__(self, node: DictConfig | ListConfig) -> None:
+        self._node = node
+
+    def get(self, key: str) -> Any:
+        """Returns a value; None if there is none, or it cannot be resolved."""
         try:
-            values[key] = None if OmegaConf.is_missing(node, key) else node[key]
+            return None if not isinstance(self._node, DictConfig) or key not in self._node else self._node[key]
         except OmegaConfBaseException:
-            continue
-    return values
+            return None

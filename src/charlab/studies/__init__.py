@@ -1,1 +1,30 @@
-"""Studies: one question each, answered by arms and seeds."""
+"""Studies: one question each, answered by arms and seeds.
+
+>>> from charlab import studies
+>>> cells = studies.load("position")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load(name: str, output_dir: str = "outputs") -> pd.DataFrame:
+    """Returns a row for each cell of a study: what it is, what came out, what it cost.
+
+    Args:
+        name: the study's.
+        output_dir: the folder of all outputs.
+
+    Raises:
+        UserError: if there is no such study.
+    """
+    from pathlib import Path
+
+    from charlab.studies.plan import Plan
+    from charlab.studies.results import read_results
+
+    return read_results(Plan.load(Path(output_dir) / "studies" / name), Path(output_dir)).table()

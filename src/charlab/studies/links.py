@@ -9,7 +9,7 @@ from charlab.studies.results import StudyResults
 
 
 def link_runs(results: StudyResults) -> None:
-    """Makes `runs/ARM/SEED` in the study's folder a link to the folder of that run, and removes links of former cells."""
+    """Makes `runs/ARM/SEED` in the study's folder a link to that run's folder, and removes links of former cells."""
     home = results.folder / "runs"
     wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
     for link in home.glob("*/*"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from charlab.studies.plan import Budget, Cell, Plan
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
     from charlab.studies.comparison import Comparison
     from charlab.studies.statistics import Value
@@ -78,27 +78,28 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
 
 
 def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
-    found, corrupt = [], ""
-    for folder in (home / cell.run for home in homes):
-        if (folder / FILE_NAME).exists():
+    found: list[Record] = []
+    unreadable: dict[Path, str] = {}
+    for home in homes:
+        if (home / cell.run / FILE_NAME).exists():
             try:
-                found.append(Record.load(folder))
+                found.append(Record.load(home / cell.run))
             except UserError as error:
-                corrupt = corrupt or str(error)
+                unreadable[home] = str(error)
+    corrupt = " ".join(unreadable.values())
     outcome = Outcome.load(study, cell)
-    for status in ("finished", "diverged"):
-        for record in found:
-            if record.status == status:
-                seconds = outcome.seconds if outcome is not None and outcome.fate == status else None
-                return CellResult(
-                    cell,
-                    status,  # type: ignore[arg-type]  # one of the two
-                    corrupt or record.error or "",
-                    record,
-                    record.folder,
-                    older=record.code != code_hash(),
-                    seconds=seconds or sum(record.time.values()),
-                )
+    for record in sorted(found, key=lambda record: record.status == "diverged"):
+        if record.status == "finished" or record.status == "diverged":
+            known = outcome is not None and outcome.fate == record.status
+            return CellResult(
+                cell,
+                record.status,
+                corrupt or record.error or "",
+                record,
+                record.folder,
+                older=record.code != code_hash(),
+                seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
+            )
     begun = found[0] if found else None
     folder = begun.folder if begun is not None else None
     if outcome is not None and outcome.fate in ("failed", "killed", "timed out", "interrupted", "diverged"):
@@ -107,13 +108,13 @@ def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
         if is_held(cell_lock(study, cell)):
             return CellResult(cell, "running", "", begun, folder)
         return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun, folder)
-    if corrupt:
+    if homes[0] in unreadable:  # where the run would go, so it cannot be made again
         return CellResult(cell, "corrupt", corrupt)
     if begun is not None and begun.status == "failed":
         return CellResult(cell, "failed", begun.error or "", begun, folder)
     if begun is not None:
         return CellResult(cell, "interrupted", "It was begun outside the study and not finished.", begun, folder)
-    return CellResult(cell, "missing")
+    return CellResult(cell, "missing", corrupt)
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,16 @@ class StudyResults:
     plan: Plan
     cells: tuple[CellResult, ...]
     folder: Path
+
+    def looked(self) -> StudyResults:
+        """Returns these results after a look at them has been noted in the study's plan, since looks inflate errors."""
+        ended = {seed: all(cell.ended for cell in self.cells if cell.cell.seed == seed) for seed in self.plan.seeds}
+        seeds = sum(ended.values())
+        if not seeds or (self.plan.looks and self.plan.looks[-1] == seeds):
+            return self
+        plan = replace(self.plan, looks=(*self.plan.looks, seeds))
+        plan.save(self.folder)
+        return replace(self, plan=plan)
 
     def of(self, arm: str) -> list[CellResult]:
         """Returns the cells of an arm, in the order of the seeds."""
@@ -186,9 +197,8 @@ class StudyResults:
     def _row(self, result: CellResult) -> dict[str, Any]:
         record, figure = result.record, self.figure(result)
         arm = self.plan.arm(result.cell.arm)
-        time = record.time if record is not None else {}
         causality = record.causality if record is not None else {}
-        flops = record.flops_per_step * record.steps if record is not None and record.flops_per_step else None
+        costs = _costs(record) if record is not None else {}
         return {
             "study": self.plan.name,
             "arm": arm.name,
@@ -202,13 +212,7 @@ class StudyResults:
             "likelihood": figure.get("likelihood"),
             "leaks": causality.get("leaks"),
             "honest_nll": _number(causality.get("honest_nll")),
-            "parameters": _number(record and record.parameters),
-            "steps": _number(record and record.steps),
-            "characters": _number(record and record.characters_seen),
-            "flops": _number(flops),
-            "training_s": _number(time.get("training_s")),
-            "evaluation_s": _number(time.get("evaluation_s")),
-            "peak_memory_bytes": _number(record and record.peak_memory_bytes),
+            **{cost: _number(costs.get(cost)) for cost in (*COSTS, "evaluation_s")},
             "older": result.older,
             "reason": result.reason,
             "fingerprint": result.cell.fingerprint,
@@ -292,6 +296,19 @@ class StudyResults:
             f"Not on the same windows as the baseline, whatever the seed, since the data's settings differ: "
             f"{', '.join(names)}; pairing by seed takes no shared noise away there."
         )
+
+
+def _costs(record: Record) -> dict[str, float | None]:
+    """Returns what a run took; None where that is not known."""
+    return {
+        "steps": record.steps,
+        "characters": record.characters_seen,
+        "flops": record.flops_per_step * record.steps if record.flops_per_step else None,
+        "training_s": record.time.get("training_s"),
+        "parameters": record.parameters,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "evaluation_s": record.time.get("evaluation_s"),
+    }
 
 
 def _number(value: float | None) -> float:

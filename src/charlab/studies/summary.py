@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import statistics
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from charlab.studies.expansion import PROGRAM
 from charlab.studies.outcome import log_path
+from charlab.studies.progress import duration, seconds_left
 from charlab.studies.results import CellResult, StudyResults
 
 STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}
@@ -83,19 +83,8 @@ def _time(results: StudyResults, todo: Sequence[CellResult], at_once: int) -> st
     """Returns about how long the cells would take, by those of the same arm that have finished, or of any."""
     if not todo:
         return ""
-    taken: dict[str, list[float]] = {}
-    for result in results.cells:
-        if result.status == "finished" and result.seconds:
-            taken.setdefault(result.cell.arm, []).append(result.seconds)
-    if not taken:
+    took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
+    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
+    if seconds is None:
         return ", how long that takes is not known before the first has finished"
-    overall = statistics.median([seconds for known in taken.values() for seconds in known])
-    each = [statistics.median(taken.get(result.cell.arm, [overall])) for result in todo]
-    at_a_time = f", {at_once} at a time" if at_once > 1 else ", one after the other"
-    return f", about {_duration(max(sum(each) / at_once, max(each)))}{at_a_time}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f", about {duration(seconds)} {f'with {at_once} at a time' if at_once > 1 else 'one after the other'}"

@@ -69,7 +69,8 @@ def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFu
                 with showing(folder, cells, console):
                     launch(config, hydra_context, task_function, folder, cells)
         finally:
-            results = read_results(plan, expansion.output_dir)
+            plan.save(folder)
+            results = read_results(plan, expansion.output_dir).looked()
             link_runs(results)
             print_summary(results, console)
     if any(result.status != "finished" for result in results.cells):
