@@ -229,7 +229,8 @@ def test_a_cell_sees_its_share_of_the_cores(study, monkeypatch):
     cores = sorted(os.sched_getaffinity(0))
     launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": len(cores)}
     plan = save_plan(study)
-    run_cell(study, "arm/1", launcher, command=program(SEES))
+    with sweeping(study):
+        run_cell(study, "arm/1", launcher, command=program(SEES))
     assert log_path(study, plan.cells[0]).read_text() == f"[{cores[0]}] 1\n"
     run_cell(study, "arm/1", command=program(SEES))
     assert log_path(study, plan.cells[0]).read_text() == f"{cores} {len(cores)}\n"
@@ -313,7 +314,7 @@ def test_a_cell_ends_when_the_sweep_is_gone(study, monkeypatch):
     monkeypatch.setattr("charlab.studies.cells.SECONDS_BETWEEN_LOOKS", 0.05)
     outcomes = []
     thread = threading.Thread(
-        target=lambda: outcomes.append(run_cell(study, "arm/1", command=program("import time; time.sleep(60)")))
+        target=lambda: outcomes.append(run_cell(study, "arm/1", {}, command=program("import time; time.sleep(60)")))
     )
     with sweeping(study):
         thread.start()
@@ -323,6 +324,7 @@ def test_a_cell_ends_when_the_sweep_is_gone(study, monkeypatch):
     thread.join(10)
     assert outcomes[0].fate == "interrupted"
     assert "The process that ran the study is gone" in outcomes[0].reason
+    assert run_cell(study, "arm/1", {}, command=program("record('finished')")) is None
 
 
 def test_one_sweep_at_a_time(study, monkeypatch):

@@ -30,7 +30,7 @@ def test_cells_are_counted_by_their_outcomes(tmp_path):
     shown = Progress(tmp_path, CELLS)
     assert shown.look() == []  # what failed earlier is about to run again
     Outcome("finished", seconds=8.0).save(tmp_path, A1)
-    failure = Outcome("failed", "Traceback\nValueError: no", 2.0)
+    failure = Outcome("failed", "Traceback\nValueError: no", 2.0, 1)
     failure.save(tmp_path, B1)
     with held(cell_lock(tmp_path, A2)):
         Outcome("running", started="now").save(tmp_path, A2)
@@ -48,7 +48,7 @@ def test_a_file_gets_a_line_for_each_cell(tmp_path, monkeypatch):
     output = io.StringIO()
     with showing(tmp_path, CELLS, Console(file=output, width=40)):
         for cell in CELLS:
-            Outcome("finished", seconds=1.0).save(tmp_path, cell)
+            Outcome("finished", seconds=1.0, exit_code=0).save(tmp_path, cell)
     lines = output.getvalue().splitlines()
     assert len(lines) == 4
     assert all(re.search(r"[ab]/[12] finished after 0:00:01", line) for line in lines)
@@ -57,8 +57,8 @@ def test_a_file_gets_a_line_for_each_cell(tmp_path, monkeypatch):
 def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
     output = io.StringIO()
     with showing(tmp_path, CELLS, Console(file=output, width=100, force_terminal=True, color_system=None)):
-        Outcome("finished", seconds=1.0).save(tmp_path, A1)
-        Outcome("timed out", "It took too long.", seconds=1.0).save(tmp_path, B1)
+        Outcome("finished", seconds=1.0, exit_code=0).save(tmp_path, A1)
+        Outcome("timed out", "It took too long.", seconds=1.0, exit_code=-15).save(tmp_path, B1)
     shown = output.getvalue()
     assert "b/1 timed out after 0:00:01 (It took too long.)" in shown
     assert "a/1 finished" not in shown

@@ -51,11 +51,12 @@ def run_cell(
     Args:
         study: the study's folder, which holds its plan.
         key: the cell's, "ARM/SEED".
-        launcher: the configuration of the Hydra launcher that this is a job of; one cell at a time without.
+        launcher: the configuration of the Hydra launcher that this is a job of. The cell then ends when the sweep does,
+            except on a cluster. Without, there is no sweep, and one cell at a time.
         command: what runs the cell.
 
     Returns:
-        the outcome, or None if the study was stopped before the cell was begun.
+        the outcome, or None if the study was stopped, or its sweep was gone, before the cell was begun.
 
     Raises:
         UserError: if there is no such study or cell.
@@ -68,13 +69,12 @@ def run_cell(
         raise UserError(f"The study in {study} has no cell {key}: give the study's command again.")
     capacity = Capacity.of(launcher or {})
     with held(cell_lock(study, cell)), claim(study, capacity.at_once, deal_gpus=not capacity.assigns_gpus) as slot:
-        if (study / STOP_FILE).exists():
+        sweep = sweep_lock(study) if launcher is not None and not capacity.outlives_sweep else None
+        if (study / STOP_FILE).exists() or (sweep is not None and not is_held(sweep)):
             return None
-        sweep = sweep_lock(study)
-        watched = not capacity.outlives_sweep and is_held(sweep)
         output_dir = study.parents[1]
         attempt = _Attempt(study, cell, slot, output_dir / "runs" / cell.run)
-        outcome = attempt.run(command(cell, output_dir), plan.time_limit, sweep if watched else None)
+        outcome = attempt.run(command(cell, output_dir), plan.time_limit, sweep)
         if plan.fail_fast and outcome.fate not in ("finished", "interrupted"):
             (study / STOP_FILE).touch()
         return outcome

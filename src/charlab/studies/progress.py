@@ -116,7 +116,8 @@ class Progress:
         reason = outcome.reason.strip().splitlines()
         why = f" ({reason[-1].strip()})" if reason else ""
         count = f"{len(self.ended)}/{len(self.cells)}"
-        return "  ".join([count, f"{cell.key} {outcome.fate} after {duration(outcome.seconds)}{why}", *self._left()])
+        took = f" after {duration(outcome.seconds)}" if outcome.exit_code is not None else ""  # else nobody looked
+        return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
     def bar(self) -> RenderableType:
         """Returns what a terminal shows."""
