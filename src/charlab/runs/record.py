@@ -19,6 +19,7 @@ from charlab.files import write_atomically
 FILE_NAME = "record.json"
 FORMAT = 1
 SCENE_LENGTH = 2000  # characters
+DECISIVE_PACKAGES = ("data", "evaluation", "models", "training")  # what figures come from; see `code_hash`
 
 Status = Literal["running", "finished", "failed", "diverged"]
 
@@ -39,7 +40,7 @@ class Record:
         corpus: name, SHA-256 and number of characters.
         machine: device, its name, precision, threads, processes.
         versions: of Python and of the libraries that compute.
-        code: a hash of charlab's own source, by which results of older code are told apart.
+        code: a hash of the source that figures come from, by which results of older code are told apart.
         git_commit: of the code; None outside a repository.
         parameters: number of trainable parameters.
         steps: optimizer steps done.
@@ -133,10 +134,10 @@ def installed_versions() -> dict[str, str]:
 
 @functools.cache
 def code_hash() -> str:
-    """Returns 12 hexadecimal digits of a hash over charlab's source files, names and contents."""
+    """Returns 12 hexadecimal digits of a hash over the source files that a run's figures come from."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted(path for part in DECISIVE_PACKAGES for path in (package / part).rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
