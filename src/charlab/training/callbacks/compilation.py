@@ -67,7 +67,7 @@ class Compilation(Callback):
         try:
             self._compile(trainer, pl_module)
         except TorchDynamoException as error:
-            reason = f"torch cannot compile {type(pl_module.model).__name__} here ({_first_line(error)})"
+            reason = f"torch cannot compile {type(pl_module.model).__name__} here ({_reason(error)})"
             if self.choice == "auto" and was_compiled is None:
                 show_line(trainer, f"not compiled: {reason}")
             else:
@@ -121,5 +121,6 @@ def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
     return min(lengths)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+def _reason(error: Exception) -> str:
+    """Returns the first two lines of a long message: what was tried, and what went wrong."""
+    return " ".join(" ".join(str(error).strip().splitlines()[:2]).split()).rstrip(".")

@@ -1,0 +1,64 @@
+"""How often training waits for the device, counted on a CPU: each number read from a tensor would be such a wait."""
+
+import math
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from charlab.training.callbacks import progress
+from charlab.training.callbacks.divergence import Divergence
+from charlab.training.module import LanguageModelModule
+
+
+class Readings(TorchDispatchMode):
+    """Counts numbers read from tensors while the training clock runs, by the optimizer steps done."""
+
+    def __init__(self):
+        super().__init__()
+        self.by_step = Counter()
+        self.module = None
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        is_training = self.module is not None and self.module.training_clock.running
+        if function is torch.ops.aten._local_scalar_dense.default and is_training:
+            self.by_step[self.module.trainer.global_step] += 1
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def readings(monkeypatch):
+    """Readings of the run that is trained, in which the watch for divergence takes the device for a GPU."""
+    readings = Readings()
+    on_train_start, on_train_batch_end = LanguageModelModule.on_train_start, Divergence.on_train_batch_end
+
+    def begin(module):
+        readings.module = module
+        on_train_start(module)
+
+    def on_gpu(callback, trainer, module, *rest):
+        elsewhere = SimpleNamespace(device=torch.device("cuda"), last_loss=module.last_loss)
+        on_train_batch_end(callback, trainer, elsewhere, *rest)
+
+    monkeypatch.setattr(LanguageModelModule, "on_train_start", begin)
+    monkeypatch.setattr(Divergence, "on_train_batch_end", on_gpu)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", math.inf)
+    return readings
+
+
+def test_only_steps_that_are_logged_wait_for_the_device(run_tiny, readings):
+    """With the callbacks that every run has, and clipping; a step that is logged reads a handful."""
+    with readings:
+        run_tiny(
+            "trainer.max_steps=40",
+            "trainer.accumulate_grad_batches=1",
+            "trainer.gradient_clip_val=1.0",
+            "callbacks.metrics.every_n_steps=10",
+            "callbacks.divergence.every_n_steps=10",
+            "callbacks.evaluation.every_n_steps=20",
+            "callbacks.checkpointing.every_n_steps=null",
+        )
+    assert set(readings.by_step) == {10, 20, 30, 40}
+    assert max(readings.by_step.values()) <= 8
