@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 the user's error, 130 interrupted.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from argparse import ArgumentParser
@@ -48,7 +49,9 @@ def generate(arguments: Sequence[str] | None = None) -> int:
 
 def report(arguments: Sequence[str] | None = None) -> int:
     """Runs `scripts/report.py` with these arguments, the command line's by default; returns the exit code."""
-    return _main("report", _report, arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    # Hydra would take study=NAME for the choice of a file, which a study made of an ordinary sweep does not have.
+    return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in given])
 
 
 # Hydra's tasks. Launchers send them to other processes by name, so they are neither nested nor wrapped.

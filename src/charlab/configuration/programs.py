@@ -55,5 +55,13 @@ GENERATE: dict[str, Any] = {
     "overflow": Literal["slide", "rebase"],
 }
 
-VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE}
+REPORT: dict[str, Any] = {
+    "name": str | None,
+    "output": str | None,
+    "formats": list[Literal["markdown", "html", "latex"]],
+    "output_dir": str,
+    "studies": str,
+}
+
+VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE, "report": REPORT}
 """By program: the type of each value."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,21 +13,23 @@ from charlab.studies.report.figures import COSTS
 from charlab.studies.report.notices import notices
 from charlab.studies.report.other_text import other_text
 from charlab.studies.report.pieces import Notice, Table, joined
+from charlab.studies.report.provenance import commands, count, environment, limits, method
 from charlab.studies.report.references import entropy, references
-from charlab.studies.report.tables import budget_table, cell_table, result_table, verdict_name, verdict_table
+from charlab.studies.report.tables import (
+    EXPECTATIONS,
+    budget_table,
+    cell_table,
+    result_table,
+    verdict_name,
+    verdict_table,
+)
 
 if TYPE_CHECKING:
-    from charlab.runs.record import Record
     from charlab.studies.comparison import Comparison
     from charlab.studies.plan import Plan
     from charlab.studies.results import StudyResults
 
 SAMPLE_LENGTH = 400  # characters
-PROTOCOLS = {
-    "blocks": "every character of the validation text once, in windows side by side",
-    "sliding": "every character of the validation text once, in overlapping windows",
-    "estimate": "random windows of the validation text",
-}
 RULES = (
     "Fixed before the first cell ran, and applied in this order: equivalent if the 90% interval lies within ± the "
     "margin (adjusted after Holm over the arms); supported if the difference is significant (adjusted p < 0.05) in the "
@@ -38,11 +39,20 @@ RULES = (
 
 
 class Judgment(NamedTuple):
-    """What is said of an arm."""
+    """What is said of an arm.
+
+    Attributes:
+        comparison: all figures.
+        verdict: in words.
+        expectation: what it was expected to do.
+        caution: why the verdict may not mean what it says; mostly empty.
+        other_text: whether the difference would hold on other text.
+    """
 
     comparison: Comparison
     verdict: str
     expectation: str
+    caution: str
     other_text: str
 
 
@@ -116,9 +126,8 @@ class Contents:
         if len(arms) < 2:
             return []
         costs = {cost: [arm.costs[cost].median for arm in arms if cost in arm.costs] for cost in COSTS}
-        return [cost for cost, medians in costs.items() if medians and max(medians) > 1.01 * min(medians)] or [
-            "training_s"
-        ]
+        differing = [cost for cost, medians in costs.items() if medians and max(medians) > 1.01 * min(medians)]
+        return differing or ["training_s"]
 
     @property
     def cost_note(self) -> str:
@@ -138,7 +147,10 @@ def gather(results: StudyResults) -> Contents:
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
         comparisons=comparisons,
-        judgments=tuple(_judgment(comparison, texts[arm]) for arm, comparison in comparisons.items()),
+        judgments=tuple(
+            _judgment(comparison, texts[arm], arms[arm].likelihood != arms[plan.baseline].likelihood)
+            for arm, comparison in comparisons.items()
+        ),
         verdicts=verdict_table(comparisons, texts, plan.margin) if comparisons else None,
         results=result_table(plan, arms, references(results)),
         budgets=budget_table(plan, arms, matches=results.mismatch() is None),
@@ -150,10 +162,10 @@ def gather(results: StudyResults) -> Contents:
             for arm in arms
             if (text := results.samples(arm)).strip()
         ),
-        method=tuple(_method(plan, records)),
-        limits=tuple(_limits(results, records)),
-        commands=_commands(results),
-        environment=_environment(records),
+        method=tuple(method(plan, records)),
+        limits=tuple(limits(results, records)),
+        commands=commands(results),
+        environment=environment(records),
         floor=entropy(results),
     )
 
@@ -161,14 +173,17 @@ def gather(results: StudyResults) -> Contents:
 def _summary(results: StudyResults) -> str:
     plan = results.plan
     finished = sum(result.status == "finished" for result in results.cells)
-    arms, seeds = _count(len(plan.arms), "arm"), _count(len(plan.seeds), "seed")
+    arms, seeds = count(len(plan.arms), "arm"), count(len(plan.seeds), "seed")
     return f"{arms} × {seeds}, {finished} of {len(plan.cells)} cells finished; baseline: {plan.baseline}"
 
 
-def _judgment(comparison: Comparison, text: TextInterval | str) -> Judgment:
-    expectation = "make no difference" if comparison.expectation == "no difference" else comparison.expectation
+def _judgment(comparison: Comparison, text: TextInterval | str, is_mixed: bool) -> Judgment:
+    """Returns what is said of an arm; `is_mixed` if a bound is compared with an exact figure."""
+    caution = (
+        "A bound (≤) is compared with an exact figure: this judges the figures, not the models." if is_mixed else ""
+    )
     sentence = text if isinstance(text, str) else text.sentence
-    return Judgment(comparison, verdict_name(comparison), expectation, sentence)
+    return Judgment(comparison, verdict_name(comparison), EXPECTATIONS[comparison.expectation], caution, sentence)
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:
@@ -184,101 +199,10 @@ def _unfinished(results: StudyResults) -> list[Unfinished]:
 
 def _older(results: StudyResults) -> str:
     """Names the cells of older code, arm by arm."""
-    seeds: dict[str, list[str]] = {}
-    for result in results.cells:
-        if result.older:
-            seeds.setdefault(result.cell.arm, []).append(f"{result.cell.seed}")
-    return "; ".join(f"{arm} {', '.join(numbers)}" for arm, numbers in seeds.items())
-
-
-def _method(plan: Plan, records: list[Record]) -> list[str]:
-    """Returns how the study was done, as far as plan and records tell."""
-    sentences = []
-    if records:
-        first = records[0]
-        data = first.config.get("data", {})
-        window = f" Windows have {data['context_length']} characters" if data.get("context_length") else ""
-        batch = f", {data['batch_size']} of them make a batch" if window and data.get("batch_size") else ""
-        text = f"{first.corpus.get('name')} ({first.corpus.get('characters', 0):,} characters)"
-        settings = f"{window}{batch} (in the baseline)." if window else ""
-        sentences.append(f"The models predict the next character of {text}.{settings}")
-    protocol = PROTOCOLS.get(plan.protocol, plan.protocol)
-    sentences += [
-        f"What is compared is the mean negative log-likelihood in nats per character over {protocol} "
-        f"(protocol “{plan.protocol}”), with the weights that training ended with.",
-        f"Each arm was trained with the same {_count(len(plan.seeds), 'seed')} (first: {plan.seeds[0]}) and has to "
-        f"share the baseline's {_BUDGETS[plan.budget]}.",
-    ]
-    if all(arm.paired for arm in plan.arms):
-        sentences.append("A seed gives all arms the same windows in the same order, so differences are taken by seed.")
-    if len(plan.arms) > 1:
-        sentences.append(f"The smallest difference that matters was set to {plan.margin:g} nats per character.")
-    return sentences
-
-
-_BUDGETS = {
-    "steps": "number of optimizer steps",
-    "characters": "number of characters seen in training",
-    "flops": "number of floating-point operations",
-    "seconds": "seconds of training",
-    "parameters": "number of parameters",
-}
-
-
-def _limits(results: StudyResults, records: list[Record]) -> list[str]:
-    """Returns what follows from how the study was made, and nothing that would have to be known besides."""
-    plan = results.plan
-    texts = sorted({f"{record.corpus.get('name')}" for record in records})
-    sentences = []
-    if texts:
-        sentences.append(
-            f"Text: {joined(texts)} only, and its validation part is a small sample of what it stands for."
-        )
-    sentences += [
-        "Size: nothing is shown of longer training or of larger models.",
-        "Seeds: they vary initial weights, the order of the windows and dropout, and nothing else.",
-        "Settings: this report does not know how the settings that the arms share (the learning rate, for one) were "
-        "chosen; settings tuned for one arm favor it.",
-    ]
-    if plan.budget == "seconds":
-        machines = joined(sorted({_machine(record) for record in records})) or "one machine"
-        sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
-    if len({record.code for record in records}) > 1:
-        sentences.append("Code: the cells were not all made by the same code.")
-    return sentences
-
-
-def _commands(results: StudyResults) -> dict[str, str]:
-    plan, commands = results.plan, {}
-    if plan.command:
-        commands["the whole study (what has finished is not run again)"] = wording.relative(f"python {plan.command}")
-        if any(result.older for result in results.cells):
-            commands["with the cells of older code run again"] = wording.relative(
-                f"python {plan.command} study.rerun=[older]"
-            )
-    commands["this report"] = f"python scripts/report.py study={plan.name}"
-    for arm in plan.arms:
-        cell = next(cell for cell in plan.cells if cell.arm == arm.name)
-        commands[f"one cell of {arm.name}"] = wording.cell_command(cell)
-    return commands
-
-
-def _environment(records: list[Record]) -> dict[str, str]:
-    """Returns what the cells ran on: all that occurred, the most frequent first."""
-    kinds: dict[str, Counter[str]] = {"machine": Counter(_machine(record) for record in records)}
-    for record in records:
-        for name, version in record.versions.items():
-            kinds.setdefault(name, Counter())[version] += 1
-        kinds.setdefault("code", Counter())[f"{record.code or 'unknown'}"] += 1
-        kinds.setdefault("commit", Counter())[f"{record.git_commit or 'unknown'}"] += 1
-    return {name: joined([value for value, _ in counts.most_common()]) for name, counts in kinds.items() if counts}
-
-
-def _machine(record: Record) -> str:
-    machine = record.machine
-    threads = f", {_count(machine['threads'], 'thread')}" if machine.get("device") == "cpu" else ""
-    return f"{machine.get('name')} ({machine.get('device')}{threads}, {machine.get('precision')})"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    found = []
+    for arm in results.plan.arms:
+        cells = results.of(arm.name)
+        older = [f"{result.cell.seed}" for result in cells if result.older]
+        if older:
+            found.append(f"{arm.name} ({'all seeds' if len(older) == len(cells) else ', '.join(older)})")
+    return "all of them" if found and all(result.older for result in results.cells) else joined(found, most=100)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pandas as pd  # type: ignore[import-untyped]
 
 NUM_POINTS = 200  # of a curve, at most
 PREFERRED = "estimate/validation/nll"

@@ -32,7 +32,7 @@ _NO_DATE: Mapping[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "png": {"Software": None},
 }
-_STYLE = {
+_STYLE: Any = {
     "text.parse_math": False,  # the names of arms are the user's
     "font.size": 8,
     "axes.titlesize": 8,
@@ -86,7 +86,7 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(
-    width: float, height: float, panels: int = 1, *, left: float = 0.5, right: float = 0.1, bottom: float = 0.42
+    width: float, height: float, panels: int = 1, *, left: float = 0.6, right: float = 0.1, bottom: float = 0.38
 ) -> tuple[Figure, list[Axes]]:
     """Returns a figure of so many inches with panels side by side, which share their vertical axis.
 
@@ -108,7 +108,7 @@ def new_figure(
         right=1 - right / width,
         bottom=bottom / height,
         top=1 - 0.14 / height,
-        wspace=0.12,
+        wspace=0.2,
     )
     axes = [figure.add_subplot(grid[0, 0])]
     axes += [figure.add_subplot(grid[0, column], sharey=axes[0]) for column in range(1, panels)]

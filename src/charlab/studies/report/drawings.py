@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from charlab.studies.results import StudyResults
 
-PAGE_WIDTH = 4.3  # inches: about what a telephone shows without making letters smaller
+PAGE_WIDTH = 4.0  # inches: about what a telephone shows without making letters smaller
 PAPER_WIDTH = 5.5
 HEIGHT_PER_ARM = 0.11
 

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 VERDICT_COLORS = {"supported": "#00694B", "equivalent": "#0072B2", "refuted": "#A94400"}
 SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
 
-CLOCKS = {"step": "optimizer steps", "characters": "characters seen in training", "seconds": "seconds of training"}
-COSTS = {"training_s": "seconds of training", "flops": "floating-point operations", "parameters": "parameters"}
+CLOCKS = {"step": "optimizer steps", "characters": "characters seen", "seconds": "training seconds"}
+COSTS = {"training_s": "training seconds", "flops": "training FLOPs", "parameters": "parameters"}
 
 
 class _Row(NamedTuple):
@@ -49,10 +49,10 @@ def draw_differences(comparisons: Mapping[str, Comparison], looks: Mapping[str, 
         looks: by arm.
         width: of the figure in inches.
     """
-    row_height = 0.44 if len(comparisons) <= 12 else 0.3
+    row_height = 0.4 if len(comparisons) <= 6 else 0.3
     from matplotlib.ticker import FuncFormatter
 
-    figure, [axes] = new_figure(width, row_height * len(comparisons) + 0.72, left=0.12, right=0.12, bottom=0.52)
+    figure, [axes] = new_figure(width, row_height * len(comparisons) + 0.56, left=0.12, right=0.12, bottom=0.4)
     rows = [_Row(-i, comparison, looks[arm]) for i, (arm, comparison) in enumerate(comparisons.items())]
     margin = rows[0].comparison.margin
     low, high = _difference_limits([row.comparison for row in rows], margin)
@@ -212,11 +212,11 @@ def draw_costs(
     figure, panels = new_figure(width, height, len(costs), right=right + 0.1)
     for axes, cost in zip(panels, costs, strict=True):
         for name, arm in shown.items():
-            x = _median(arm, cost)
+            x, nll = _median(arm, cost), arm.figures["value"]
             if x:
-                error = arm.half_width if arm.half_width is not None and math.isfinite(arm.half_width) else 0.0
+                error = nll.half_width if math.isfinite(nll.half_width) else 0.0
                 look = looks[name]
-                axes.errorbar([x], [arm.mean], [error], color=look.color, marker=look.marker, markersize=4.5,
+                axes.errorbar([x], [nll.mean], [error], color=look.color, marker=look.marker, markersize=4.5,
                               elinewidth=1)  # fmt: skip
         _draw_floor(axes, floor)
         _set_amounts(axes, COSTS[cost], logarithmic=_spans_decades([_median(arm, cost) for arm in shown.values()]))
@@ -256,19 +256,15 @@ def _set_amounts(axes: Axes, label: str, *, logarithmic: bool = False) -> None:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 3), numticks=6))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+        axes.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
         axes.margins(x=0.08 if axes.get_lines() and axes.containers else 0.0)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
 
 
 def _short(value: float) -> str:
     """Returns a tick's label."""
-    return (
-        f"{value / 1e3:g} k"
-        if 1e4 <= abs(value) < 1e6
-        else amount(value)
-        if abs(value) >= 1e7
-        else f"{value:g}"
-        if abs(value) < 1e4
-        else f"{value / 1e6:g} M"
-    )
+    if abs(value) < 1e4:
+        return f"{value:g}"
+    if abs(value) < 1e7:
+        return f"{value / 1e3:g} k" if abs(value) < 1e6 else f"{value / 1e6:g} M"
+    return amount(value)

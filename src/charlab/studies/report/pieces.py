@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+UNKNOWN = "–"
+
 Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
 
 
@@ -58,8 +60,12 @@ class Table:
     rows: tuple[tuple[Entry, ...], ...]
 
     def without(self, *headings: str) -> Table:
-        """Returns the table without these columns."""
-        kept = [index for index, column in enumerate(self.columns) if column.heading not in headings]
+        """Returns the table without these columns, and without those in which nothing is known."""
+        kept = [
+            index
+            for index, column in enumerate(self.columns)
+            if column.heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
+        ]
         rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
         return Table(self.name, self.caption, tuple(self.columns[index] for index in kept), rows)
 

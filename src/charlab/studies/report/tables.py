@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from charlab.studies.bootstrap import TextInterval
 from charlab.studies.report import wording
-from charlab.studies.report.pieces import Column, Entry, Span, Style, Table, entry
+from charlab.studies.report.pieces import UNKNOWN, Column, Entry, Span, Style, Table, entry
 
 if TYPE_CHECKING:
     from charlab.studies.comparison import Comparison
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from charlab.studies.results import StudyResults
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": "–"}
+EXPECTATIONS = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
 _MATCHED = {"steps": "steps", "characters": "characters", "flops": "flops", "seconds": "training_s"}
 _COST_COLUMNS = {
     "steps": ("steps", wording.amount),
@@ -71,12 +72,16 @@ def _verdict_row(comparison: Comparison, text: TextInterval | str) -> tuple[Entr
         entry(f"{SYMBOLS[comparison.verdict]} {verdict_name(comparison)}", comparison.verdict, "strong"),
         entry(wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
         entry(wording.interval(comparison.interval_95)) if comparison.n > 1 else _unknown(),
-        entry(wording.probability(comparison.p_difference_holm), comparison.p_difference_holm),
-        entry(wording.probability(comparison.p_sign_flip), comparison.p_sign_flip),
+        _p_value(comparison, comparison.p_difference_holm),
+        _p_value(comparison, comparison.p_sign_flip),
         entry(f"{comparison.n}", comparison.n),
         _unknown() if comparison.seeds_needed is None else entry(f"{comparison.seeds_needed}", comparison.seeds_needed),
         _unknown() if isinstance(text, str) else entry(wording.interval(text.interval_95)),
     )
+
+
+def _p_value(comparison: Comparison, p: float) -> Entry:
+    return _unknown() if comparison.verdict == "none" else entry(wording.probability(p), p)
 
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:
@@ -148,7 +153,7 @@ def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -
     rows = [
         (
             entry(arm.name, style="strong"),
-            *(_cost(arm.costs.get(cost), write, arm) for cost, (_, write) in _COST_COLUMNS.items()),
+            *(_cost(cost, arm.costs.get(cost)) for cost in _COST_COLUMNS),
         )
         for arm in arms.values()
     ]
@@ -159,10 +164,12 @@ def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -
     return Table("budgets", caption, tuple(columns), tuple(rows))
 
 
-def _cost(cost: Cost | None, write: object, arm: ArmSummary) -> Entry:
-    assert callable(write)
+def _cost(name: str, cost: Cost | None) -> Entry:
     if cost is None:
         return _unknown()
+    if name == "parameters" and cost.high == 0:
+        return entry("counts only", 0.0)
+    write = _COST_COLUMNS[name][1]
     text, low, high = write(cost.median), write(cost.low), write(cost.high)
     spans = [Span(text)] if low == high else [Span(text), Span(f" ({low} – {high})", "faint")]
     return Entry(tuple(spans), cost.median)
@@ -204,4 +211,4 @@ def cell_table(results: StudyResults) -> Table:
 
 
 def _unknown() -> Entry:
-    return Entry((Span(wording.UNKNOWN, "faint"),))
+    return Entry((Span(UNKNOWN, "faint"),))

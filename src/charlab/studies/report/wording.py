@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charlab.studies.plan import Cell
-
-UNKNOWN = "–"
+from charlab.studies.report.pieces import UNKNOWN
 
 _UNITS = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6, "k": 1e3}
 _MEMORY_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}

@@ -1,0 +1,177 @@
+"""The report as a short paper, to be finished by hand and compiled with pdflatex."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import unicodedata
+from collections.abc import Collection
+
+from charlab.studies.report.contents import RULES, Contents
+from charlab.studies.report.pieces import Entry, Table
+from charlab.studies.report.templating import Raw, environment, finalizer
+from charlab.studies.report.wording import labels, without_paths
+
+MOST_ARMS = 10  # for which four pages have room
+MOST_JUDGMENTS = 6  # that are written out; the table has them all
+MOST_SAMPLES = 6
+MOST_UNFINISHED = 5
+SAMPLE_LINES, SAMPLE_COLUMNS = 9, 46
+LONGEST = 600  # characters of a notice or a command
+
+_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_\allowbreak{}",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "-": r"-{}",
+    "−": r"\ensuremath{-}",
+    "±": r"\ensuremath{\pm}",
+    "×": r"\ensuremath{\times}",
+    "≤": r"\ensuremath{\le}",
+    "≥": r"\ensuremath{\ge}",
+    "≈": r"\ensuremath{\approx}",
+    "∞": r"\ensuremath{\infty}",
+    "✓": r"\ensuremath{\checkmark}",
+    "✗": r"\ensuremath{\times}",
+    "→": r"\ensuremath{\rightarrow}",
+    "·": r"\ensuremath{\cdot}",
+    "°": r"\textdegree{}",
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
+    "“": r"\textquotedblleft{}",
+    "”": r"\textquotedblright{}",
+    "‘": r"\textquoteleft{}",
+    "’": r"\textquoteright{}",
+    "…": r"\ldots{}",
+    "\N{NO-BREAK SPACE}": "~",
+}
+_GREEK = {
+    chr(code): unicodedata.name(chr(code)).rpartition(" ")[2].lower().replace("lamda", "lambda")  # as Unicode has it
+    for code in range(ord("α"), ord("ω") + 1)
+    if chr(code) not in "ος"
+}
+_WITHOUT_TYPE = frozenset("ĦħĸĿŀŉŦŧſ")  # letters of Latin Extended-A that TeX's T1 fonts lack
+_MARKS = {"strong": r"\textbf{%s}", "faint": r"\textcolor{faint}{%s}", "struck": r"\struck{%s}",
+          "alarm": r"\textcolor{alarm}{\textbf{%s}}", "code": r"\texttt{%s}"}  # fmt: skip
+
+
+def render_latex(contents: Contents, figures: Collection[str]) -> str:
+    """Returns the paper; it includes `figures/NAME.pdf` for each name in `figures`.
+
+    Arms beyond `MOST_ARMS` are left to the other reports, as is whatever else would make it longer than four pages.
+    """
+    short = labels(list(contents.arms))
+    jinja = environment(
+        finalize=finalizer(escape),
+        variable_start_string="<<",
+        variable_end_string=">>",
+        block_start_string="<%",
+        block_end_string="%>",
+        comment_start_string="<#",
+        comment_end_string="#>",
+    )
+    jinja.filters |= {
+        "table": functools.partial(_table, short=short),
+        "lines": _lines,
+        "command": lambda text: escape(_cut(without_paths(text)), breaks=True),
+        "cut": _cut,
+        "label": lambda arm: short.get(arm, arm),
+    }
+    text = jinja.get_template("report.tex.jinja").render(
+        contents=contents,
+        plan=contents.plan,
+        figures=figures,
+        rules=RULES,
+        verdicts=contents.verdicts.without("expected to") if contents.verdicts else None,
+        judgments=contents.judgments if len(contents.judgments) <= MOST_JUDGMENTS else (),
+        samples=contents.samples[:MOST_SAMPLES],
+        unfinished=contents.unfinished[:MOST_UNFINISHED],
+        most_unfinished=MOST_UNFINISHED,
+        left_out=len(contents.plan.arms) - len(contents.arms),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def abridge(contents: Contents) -> Contents:
+    """Returns the contents without the arms beyond `MOST_ARMS`; they are the same where there are fewer."""
+    kept = list(contents.arms)[:MOST_ARMS]
+    if len(kept) == len(contents.arms):
+        return contents
+    gone = set(contents.arms) - set(kept)
+
+    def without(table: Table) -> Table:
+        rows = tuple(row for row in table.rows if row[0].key not in gone)
+        return dataclasses.replace(table, rows=rows)
+
+    return dataclasses.replace(
+        contents,
+        arms={arm: contents.arms[arm] for arm in kept},
+        comparisons={arm: found for arm, found in contents.comparisons.items() if arm in kept},
+        judgments=tuple(judgment for judgment in contents.judgments if judgment.comparison.arm in kept),
+        verdicts=without(contents.verdicts) if contents.verdicts else None,
+        results=without(contents.results),
+        budgets=without(contents.budgets),
+        samples=tuple(sample for sample in contents.samples if sample.arm in kept),
+    )
+
+
+def escape(text: str, *, breaks: bool = False) -> Raw:
+    """Returns a text that TeX prints as it is, on one line; with `breaks`, lines may end after signs such as commas."""
+    written = "".join(map(_sign, " ".join(unicodedata.normalize("NFC", text).split())))
+    return Raw(re.sub(r"([,=/.])(?=\S)", r"\1\\allowbreak{}", written) if breaks else written)
+
+
+def _sign(character: str) -> str:
+    if character in _SIGNS:
+        return _SIGNS[character]
+    if character in _GREEK:
+        return rf"\ensuremath{{\{_GREEK[character]}}}"
+    if character.isascii() and character.isprintable():
+        return character
+    if "À" <= character <= "ſ" and character.isalpha() and character not in _WITHOUT_TYPE:
+        return character
+    return rf"\unknown{{{ord(character):04X}}}"
+
+
+def _table(table: Table, short: dict[str, str]) -> Raw:
+    """Returns the body of a tabular; arms go by their short names."""
+    heading = " & ".join(escape(column.heading) for column in table.columns)
+    rows = [" & ".join(_entry(entry, short) for entry in row) + r" \\" for row in table.rows]
+    columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]
+    return Raw("\n".join([*lines, r"\end{tabular}"]))
+
+
+def _entry(entry: Entry, short: dict[str, str]) -> str:
+    """Returns an entry with its marks; spaces at the ends of pieces are kept."""
+    pieces = []
+    for text, style in entry.spans:
+        inner = escape(short.get(text, text))
+        space = "~" if text.startswith(" ") else ""
+        pieces.append(space + (_MARKS[style] % inner if style in _MARKS else inner))
+    return "".join(pieces)
+
+
+def _lines(text: str) -> Raw:
+    """Returns the beginning of a text, line by line, spaces at their beginnings included."""
+    shown = [line[:SAMPLE_COLUMNS] for line in text.split("\n")[:SAMPLE_LINES]]
+    written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line) for line in shown]
+    return Raw("\\\\\n".join(line or r"\strut" for line in written))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
