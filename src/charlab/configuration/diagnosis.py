@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import re
+from pathlib import Path
 
+import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped]
+from yaml import MappingNode, MarkedYAMLError, Node, YAMLError  # type: ignore[import-untyped]
 
 from charlab.configuration.check import all_keys, unknown_key
 from charlab.configuration.loader import Loader
@@ -19,6 +21,7 @@ from charlab.errors import UserError
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What Hydra raises while it composes what a user has written."""
+_DUPLICATE = "found duplicate key "
 _INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 
 
@@ -26,6 +29,8 @@ def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list
     """Returns the error to show for one that Hydra raised while composing `overrides`."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
+        return _duplicate_key(error)
     parsed = []
     for typed in overrides:
         try:
@@ -50,6 +55,31 @@ def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list
                 if mistake is not None:
                     return mistake
     return UserError(one_sentence(error))
+
+
+def _duplicate_key(error: MarkedYAMLError) -> UserError:
+    """Returns the error for a key that a file has twice; OmegaConf takes none of the two."""
+    key, file, line = (
+        str(error.problem).removeprefix(_DUPLICATE),
+        Path(error.problem_mark.name),
+        error.problem_mark.line,
+    )
+    place = f"{file.parent.name}/{file.name}, line {line + 1}"
+    path = _path_to(yaml.compose(file.read_text(encoding="utf-8")), line, key) or key
+    if path == f"arms.{key}":
+        return UserError(f"Two arms are named {key} (in {place}): give each a name of its own.")
+    return UserError(f"The key {path} stands twice (in {place}): keep one of them.")
+
+
+def _path_to(node: Node, line: int, key: str) -> str | None:
+    """Returns the dotted path of a key that stands on that line of a YAML file."""
+    for name, value in node.value if isinstance(node, MappingNode) else ():
+        if name.value == key and name.start_mark.line == line:
+            return key
+        inner = _path_to(value, line, key)
+        if inner is not None:
+            return f"{name.value}.{inner}"
+    return None
 
 
 def _unreadable(override: str, failure: HydraException) -> UserError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -130,16 +130,6 @@ class StudyResults:
     plan: Plan
     cells: tuple[CellResult, ...]
     folder: Path
-
-    def looked(self) -> StudyResults:
-        """Returns these results after a look at them has been noted in the study's plan, since looks inflate errors."""
-        ended = {seed: all(cell.ended for cell in self.cells if cell.cell.seed == seed) for seed in self.plan.seeds}
-        seeds = sum(ended.values())
-        if not seeds or (self.plan.looks and self.plan.looks[-1] == seeds):
-            return self
-        plan = replace(self.plan, looks=(*self.plan.looks, seeds))
-        plan.save(self.folder)
-        return replace(self, plan=plan)
 
     def of(self, arm: str) -> list[CellResult]:
         """Returns the cells of an arm, in the order of the seeds."""

@@ -24,7 +24,7 @@ from charlab.studies.outcome import Outcome
 from charlab.studies.paired import minimum_seeds
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.progress import showing
-from charlab.studies.results import CellResult, read_results
+from charlab.studies.results import CellResult, StudyResults, read_results
 from charlab.studies.slots import Capacity
 from charlab.studies.summary import print_cells, print_summary
 
@@ -70,11 +70,21 @@ def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFu
                     launch(config, hydra_context, task_function, folder, cells)
         finally:
             plan.save(folder)
-            results = read_results(plan, expansion.output_dir).looked()
+            results = read_results(plan, expansion.output_dir)
             link_runs(results)
             print_summary(results, console)
+    _report(results, console)
     if any(result.status != "finished" for result in results.cells):
         raise SystemExit(1)
+
+
+def _report(results: StudyResults, console: Console) -> None:
+    """Writes the report, unless there is nothing yet to report on."""
+    if not any(result.ended for result in results.cells):
+        return
+    from charlab.studies.report.program import make_report  # imported late: it draws, and a dry run does without
+
+    make_report(results, console=console)
 
 
 def _flags(config: DictConfig) -> list[str]:
