@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
-import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,15 +12,17 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
+from charlab.configuration.diagnosis import one_sentence
 from charlab.configuration.loader import typed_overrides
 from charlab.configuration.overrides import quoted
+from charlab.errors import UserError
 from charlab.studies.cells import SECONDS_TO_END, STOP_FILE
 from charlab.studies.locks import cell_lock, is_held
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Cell
 
+JOBS = "jobs"  # folder within the study's: what launchers leave behind
 ATTEMPTS = 3  # at the cells that a launcher drops together with a worker of its own that died
-SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def launch(
@@ -31,9 +30,8 @@ def launch(
 ) -> None:
     """Runs cells by the chosen launcher; returns when each has ended or the study was stopped.
 
-    The outcomes are in the study's folder. A launcher gives up as soon as a worker of its own is killed (joblib) or a
-    job fails (submitit): what was lost with it on this machine is handed to it again, what a cluster still does is
-    waited for.
+    The outcomes are in the study's folder. Where a launcher gives up, as joblib's does as soon as a worker of its own
+    is killed, the cells that were lost with it are handed to it again.
 
     Args:
         config: the sweep's, with Hydra's node.
@@ -43,26 +41,26 @@ def launch(
         cells: those to run.
 
     Raises:
+        UserError: if the launcher could not begin a single one.
         KeyboardInterrupt: if the user interrupts it; all cells have been ended then.
     """
-    name = f"charlab-{study.name}-{uuid.uuid4().hex[:8]}"
     chosen = [override for override in typed_overrides(config) if override.startswith("launcher")]
-    _place_jobs(config, study, name)
+    _place_jobs(config, study)
     launcher = Plugins.instance().instantiate_launcher(
         hydra_context=hydra_context, task_function=task_function, config=config
     )
     jobs = {cell: [*chosen, f"cell={quoted(cell.key)}"] for cell in cells}
     try:
-        _launch_all(launcher, jobs, study, name)
+        _launch_all(launcher, jobs, study)
     except KeyboardInterrupt:
-        if _is_slurm(launcher):
-            subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
-            _wait_for_jobs(name)
         _wait_for_ends(study, cells)
         raise
+    never = sum(Outcome.load(study, cell) is None for cell in cells)
+    if never and not (study / STOP_FILE).exists():
+        print(f"{never} cells were never begun: what their jobs printed is in {study / JOBS}.", file=sys.stderr)
 
 
-def _launch_all(launcher: Launcher, jobs: Mapping[Cell, Sequence[str]], study: Path, name: str) -> None:
+def _launch_all(launcher: Launcher, jobs: Mapping[Cell, Sequence[str]], study: Path) -> None:
     former = {cell: Outcome.load(study, cell) for cell in jobs}
     left = list(jobs)
     for attempt in range(1, ATTEMPTS + 1):
@@ -70,27 +68,23 @@ def _launch_all(launcher: Launcher, jobs: Mapping[Cell, Sequence[str]], study: P
             launcher.launch([jobs[cell] for cell in left], initial_job_idx=0)
             return
         except Exception as error:
-            if _is_slurm(launcher):
-                print(f"A job was lost ({_first_line(error)}); waiting for the others.", file=sys.stderr)
-                _wait_for_jobs(name)
-                return
             _wait_for_ends(study, left)
+            if all(Outcome.load(study, cell) == former[cell] for cell in jobs):
+                raise UserError(f"The launcher could not begin any cell: {one_sentence(error)}") from error
             left = [cell for cell in left if _is_unfinished(Outcome.load(study, cell), former[cell])]
             if not left or attempt == ATTEMPTS or (study / STOP_FILE).exists():
                 return
-            print(f"The launcher gave up ({_first_line(error)}); {len(left)} cells are left.", file=sys.stderr)
+            print(f"The launcher gave up ({one_sentence(error)}); {len(left)} cells are left.", file=sys.stderr)
 
 
-def _place_jobs(config: DictConfig, study: Path, name: str) -> None:
+def _place_jobs(config: DictConfig, study: Path) -> None:
     """Has the launcher's jobs, which only start cells, leave what they write in one folder of the study's."""
-    folder = study / "jobs"
+    folder = study / JOBS
     settings = [f"hydra.sweep.dir={quoted(str(folder))}", "hydra.sweep.subdir=.", "hydra.output_subdir=null"]
     with read_write(config), open_dict(config):
         config.hydra.sweep.dir, config.hydra.sweep.subdir = str(folder), "."
         config.hydra.output_subdir = None
         config.hydra.overrides.hydra = [*typed_overrides(config, "hydra"), *settings]
-        if "submitit_folder" in config.hydra.launcher:
-            config.hydra.launcher.name = name  # by which they are found again
 
 
 def _is_unfinished(outcome: Outcome | None, former: Outcome | None) -> bool:
@@ -98,24 +92,8 @@ def _is_unfinished(outcome: Outcome | None, former: Outcome | None) -> bool:
     return outcome is None or outcome == former or outcome.fate == "interrupted"
 
 
-def _is_slurm(launcher: Launcher) -> bool:
-    return type(launcher).__name__ == "SlurmLauncher"
-
-
-def _wait_for_jobs(name: str) -> None:
-    """Waits until the cluster knows no more jobs of that name."""
-    queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
-    while subprocess.run(queue, capture_output=True, text=True, check=False).stdout.strip():
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-
-
 def _wait_for_ends(study: Path, cells: Iterable[Cell]) -> None:
     """Waits until the cells that run on this machine have ended, which each does as soon as its worker is gone."""
     end = time.monotonic() + SECONDS_TO_END
     while time.monotonic() < end and any(is_held(cell_lock(study, cell)) for cell in cells):
         time.sleep(0.1)
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -131,14 +131,12 @@ class Capacity:
         """Returns that of a Hydra launcher, by its configuration, on this machine."""
         target, cores = str(launcher.get("_target_", "")), len(usable_cores())
         if target.endswith("JoblibLauncher"):
-            jobs = launcher["n_jobs"]
-            if jobs is None:
-                return cls()
-            return cls(at_once=jobs if jobs > 0 else max(1, cores + 1 + jobs))
+            jobs = int(launcher["n_jobs"])
+            return cls(at_once=jobs if jobs > 0 else max(1, cores + 1 + jobs))  # as joblib counts them
         if target.endswith("SlurmLauncher"):
-            each = int(launcher.get("cpus_per_task") or 1) * int(launcher.get("tasks_per_node") or 1)
-            return cls(max(1, cores // each), assigns_gpus="CUDA_VISIBLE_DEVICES" in os.environ, outlives_sweep=True)
+            at_once = cores // int(launcher.get("cpus_per_task") or 1)
+            return cls(max(1, at_once), assigns_gpus="CUDA_VISIBLE_DEVICES" in os.environ, outlives_sweep=True)
         if target.endswith("RayLauncher"):
-            each = launcher["ray"]["remote"].get("num_cpus") or 1
-            return cls(max(1, int(cores // each)), assigns_gpus="CUDA_VISIBLE_DEVICES" in os.environ)
+            at_once = int(cores // (launcher["remote"].get("num_cpus") or 1))
+            return cls(max(1, at_once), assigns_gpus="CUDA_VISIBLE_DEVICES" in os.environ)
         return cls()
