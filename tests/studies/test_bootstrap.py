@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import signal, stats
 
 from charlab.errors import UserError
-from charlab.studies.bootstrap import TextInterval, bootstrap_text, sum_blocks
+from charlab.studies.bootstrap import TextInterval, bootstrap_text
 from tests.references import statistics as reference
 
 TEXTS = 1_000
@@ -57,7 +57,7 @@ def test_seeds_are_averaged_first() -> None:
     sizes = np.full(55, 2_000)
     interval = bootstrap_text(baseline, arm, sizes)
     assert interval.interval_95 == pytest.approx(interval_of(baseline.mean(0) - arm.mean(0)).interval_95)
-    assert (interval.num_blocks, interval.characters) == (55, 110_000)
+    assert interval.characters == 110_000
 
 
 @settings(max_examples=40, deadline=None)
@@ -74,20 +74,8 @@ def test_neither_sign_nor_where_the_text_begins_matters(numbers: list[int], turn
     )
 
 
-@pytest.mark.parametrize(
-    ("characters", "sizes"), [(6_000, [2_000] * 3), (7_999, [2_000, 2_000, 3_999]), (1_500, [1_500])]
-)
-def test_blocks_cover_the_text_and_none_is_short(characters: int, sizes: list[int]) -> None:
-    nll = np.random.default_rng(6).random(characters).astype(np.float32)
-    sums, seen = sum_blocks(nll)
-    assert seen.tolist() == sizes
-    ends = np.cumsum(sizes)
-    np.testing.assert_allclose(sums, [nll[e - n : e].astype(float).sum() for e, n in zip(ends, sizes, strict=True)])
-    assert sums.dtype == np.float64
-
-
 def test_the_interval_is_put_in_words() -> None:
-    better, worse, open_ = (TextInterval(m, 0.01, (m - 0.02, m + 0.02), 55, 111_539) for m in (0.034, -0.03, 0.01))
+    better, worse, open_ = (TextInterval(m, 0.01, (m - 0.02, m + 0.02), 111_539) for m in (0.034, -0.03, 0.01))
     assert better.sentence == (
         "On other text of this kind the arm would be expected to be better (mean improvement 0.034, "
         "95% interval 0.014 to 0.054, block bootstrap over 111,539 characters)."

@@ -16,8 +16,7 @@ from scipy import stats
 
 from charlab.errors import UserError
 
-BLOCK_LENGTH = 2_000  # characters: about a scene
-_STRETCHES = 8
+_STRETCHES = 8  # in a resample
 
 
 @dataclass(frozen=True)
@@ -25,17 +24,15 @@ class TextInterval:
     """How a mean difference, baseline minus arm, would vary over texts of the same kind and length.
 
     Attributes:
-        mean: over all characters, in the unit of the sums; positive where the arm is better.
+        mean: per character, in the unit of the sums; positive where the arm is better.
         standard_error: over texts.
         interval_95: of the mean.
-        num_blocks: how many blocks were given.
         characters: of the text.
     """
 
     mean: float
     standard_error: float
     interval_95: tuple[float, float]
-    num_blocks: int
     characters: int
 
     @property
@@ -54,16 +51,6 @@ class TextInterval:
             f"On other text of this kind the arm {answer} (mean improvement {self.mean:.4g}, 95% interval {low:.4g} "
             f"to {high:.4g}, block bootstrap over {self.characters:,} characters)."
         )
-
-
-def sum_blocks(nll: np.ndarray, block_length: int = BLOCK_LENGTH) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sums (K,) of a text's negative log-likelihoods (N,) over blocks, and the blocks' sizes (K,).
-
-    Blocks are consecutive; the last one has what is left, at least `block_length` characters like the others, unless
-    the text is shorter than that.
-    """
-    starts = np.arange(max(1, nll.size // block_length)) * block_length
-    return np.add.reduceat(nll, starts, dtype=np.float64), np.diff(np.append(starts, nll.size))
 
 
 def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> TextInterval:
@@ -103,4 +90,4 @@ def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> 
     variance = stretches * np.mean(runs**2) * stretches / (stretches - 1)
     standard_error = math.sqrt(variance) / characters
     half_width = float(stats.t.isf(0.025, stretches - 1)) * standard_error
-    return TextInterval(mean, standard_error, (mean - half_width, mean + half_width), sizes.size, characters)
+    return TextInterval(mean, standard_error, (mean - half_width, mean + half_width), characters)
