@@ -3,16 +3,19 @@
 import io
 import math
 import os
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from charlab.errors import UserError
 from charlab.models.ngram import NGram, Smoothing
-from charlab.models.smoothing import kneser_ney, witten_bell
+from charlab.models.smoothing import Counts, kneser_ney, witten_bell
 from tests.references.ngram import DictionaryKneserNey, DictionaryNGram, DictionaryWittenBell
+from tests.references.online import counting_slowly
 
 ALPHABET = "abcder"
 SMOOTHINGS = [
@@ -145,6 +148,7 @@ def test_state_dict_fills_a_new_model(smoothing: Smoothing) -> None:
     copy.load_state_dict(torch.load(file, weights_only=True))
     window = encode(TEST_TEXT)[None]
     assert torch.equal(copy.nll(window), model.nll(window))
+    assert torch.equal(copy.nll_while_counting(window[0]), model.nll_while_counting(window[0]))
 
 
 def test_fit_replaces_earlier_counts() -> None:
@@ -152,6 +156,40 @@ def test_fit_replaces_earlier_counts() -> None:
     model.fit(encode("cbcbcbcaab"))
     window = encode(TEST_TEXT)[None]
     assert torch.equal(model.nll(window), fitted("cbcbcbcaab", 3, witten_bell).nll(window))
+
+
+@pytest.mark.parametrize(("smoothing", "reference"), SMOOTHINGS)
+@pytest.mark.parametrize("order", [1, 2, 5])
+@pytest.mark.parametrize("train", TRAIN_TEXTS, ids=["one", "short", "repetitive", "long"])
+def test_counting_on_equals_refitting(
+    smoothing: Smoothing, reference: type[DictionaryNGram], order: int, train: str
+) -> None:
+    model = fitted(train, order, smoothing)
+    text = TEST_TEXT[:40] if len(train) > 100 else TEST_TEXT
+    expected = counting_slowly(reference, train, ALPHABET, order, text)
+    np.testing.assert_allclose(model.nll_while_counting(encode(text)), expected, rtol=1e-12)
+    unfitted = NGram(len(ALPHABET), order=order, smoothing=smoothing)
+    expected = counting_slowly(reference, "", ALPHABET, order, text)
+    np.testing.assert_allclose(unfitted.nll_while_counting(encode(text)), expected, rtol=1e-12)
+
+
+@EACH_SMOOTHING
+def test_counting_on_teaches_the_model_nothing(smoothing: Smoothing) -> None:
+    model = fitted(skewed_text(300), 4, smoothing)
+    window = encode(TEST_TEXT)
+    before = model.nll(window[None])
+    first = model.nll_while_counting(window)
+    assert torch.equal(model.nll(window[None]), before)
+    assert torch.equal(model.nll_while_counting(window), first)
+
+
+def test_counting_on_needs_to_know_the_smoothing() -> None:
+    def mine(counts: Counts) -> tuple[Tensor, Tensor]:
+        return witten_bell(counts)
+
+    with pytest.raises(UserError, match=r"model\.smoothing=tests\.models\.test_ngram\.mine"):
+        fitted("abracadabra", 3, mine).nll_while_counting(encode("ab"))
+    assert fitted("abracadabra", 3, partial(witten_bell)).nll_while_counting(encode("ab")).shape == (1,)
 
 
 def test_codes_of_a_large_vocabulary_and_order_do_not_overflow() -> None:
@@ -175,6 +213,8 @@ def test_samples_what_it_was_fitted_to() -> None:
 def test_fit_refuses_what_is_no_text(text: Tensor) -> None:
     with pytest.raises(UserError, match="count n-grams"):
         NGram(5, order=2, smoothing=witten_bell).fit(text)
+    with pytest.raises(UserError, match="count n-grams"):
+        NGram(5, order=2, smoothing=witten_bell).nll_while_counting(text)
 
 
 def test_refuses_an_order_below_one() -> None:
@@ -210,3 +250,11 @@ def test_published_figures(
     model = NGram(65, order=order, smoothing=smoothing)
     model.fit(train)
     assert model.nll(validation[None]).mean().item() == pytest.approx(published, abs=tolerance)
+
+
+@pytest.mark.corpus
+def test_counting_on_pays(shakespeare: tuple[Tensor, Tensor]) -> None:
+    train, validation = shakespeare
+    model = NGram(65, order=7, smoothing=kneser_ney)
+    model.fit(train)
+    assert model.nll_while_counting(validation).mean().item() == pytest.approx(1.4072, abs=1e-4)

@@ -4,17 +4,18 @@ from collections import Counter, defaultdict
 
 
 class DictionaryNGram:
-    """An interpolated n-gram model of a text; `probability(character, context)` is all it does."""
+    """An interpolated n-gram model of one text, or of two; `probability(character, context)` is all it does."""
 
-    def __init__(self, text: str, alphabet: str, order: int) -> None:
+    def __init__(self, text: str, alphabet: str, order: int, second_text: str = "") -> None:
         self.alphabet, self.order = alphabet, order
         self.occurrences: Counter[str] = Counter()
         self.predecessors: defaultdict[str, set[str]] = defaultdict(set)
-        for length in range(1, order + 1):
-            for end in range(length, len(text) + 1):
-                self.occurrences[text[end - length : end]] += 1
-                if end > length:
-                    self.predecessors[text[end - length : end]].add(text[end - length - 1])
+        for counted in (text, second_text):
+            for length in range(1, order + 1):
+                for end in range(length, len(counted) + 1):
+                    self.occurrences[counted[end - length : end]] += 1
+                    if end > length:
+                        self.predecessors[counted[end - length : end]].add(counted[end - length - 1])
 
     def probability(self, character: str, context: str) -> float:
         """p(character | the last order − 1 characters of context)."""
@@ -44,8 +45,8 @@ class DictionaryWittenBell(DictionaryNGram):
 
 
 class DictionaryKneserNey(DictionaryNGram):
-    def __init__(self, text: str, alphabet: str, order: int) -> None:
-        super().__init__(text, alphabet, order)
+    def __init__(self, text: str, alphabet: str, order: int, second_text: str = "") -> None:
+        super().__init__(text, alphabet, order, second_text)
         self.discounts = {length: self.discounts_of(length) for length in range(1, order + 1)}
 
     def count(self, ngram: str) -> int:

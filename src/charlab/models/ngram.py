@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
+from charlab.models.running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt
 
@@ -46,6 +47,7 @@ class NGram(AutoregressiveModel):
     context_length = None  # one pass over a text is exact and costs the same for each character
 
     codes: Tensor  # (M,) parent · V + last character of each node; −1 for the root
+    occurrences: Tensor  # (M,) how often each n-gram occurs in the training text; 0 for the root
     mass: Tensor  # (M,)
     backoff: Tensor  # (M,)
 
@@ -57,6 +59,7 @@ class NGram(AutoregressiveModel):
         self.order = order
         self.smoothing = smoothing
         self.register_buffer("codes", torch.tensor([-1]))
+        self.register_buffer("occurrences", torch.tensor([0]))
         self.register_buffer("mass", torch.zeros(1))
         self.register_buffer("backoff", torch.ones(1))
 
@@ -69,22 +72,18 @@ class NGram(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        ids = train_ids.detach().to("cpu", torch.long)
-        if len(ids) == 0:
-            raise UserError("The text to count n-grams in is empty; give at least one character.")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            raise UserError(
-                f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
-                f"{self.vocab_size}; encode it with the model's own vocabulary."
-            )
-        tables, mass, backoff = [torch.tensor([-1])], [torch.zeros(1, dtype=torch.float64)], []
+        ids = self._checked(train_ids)
+        tables, occurrences = [torch.tensor([-1])], [torch.tensor([0])]
+        mass, backoff = [torch.zeros(1, dtype=torch.float64)], []
         for codes, counts in _count(ids, self.order, self.vocab_size):
             masses, backoffs = self.smoothing(counts)
             tables.append(codes)
+            occurrences.append(counts.occurrences)
             mass.append(masses)
             backoff.append(backoffs)  # of the nodes one level up
         backoff.append(torch.ones(len(tables[-1]), dtype=torch.float64))  # the longest n-grams are no contexts
         self.codes = torch.cat(tables).to(self.codes)
+        self.occurrences = torch.cat(occurrences).to(self.occurrences)
         self.mass = torch.cat(mass).to(self.mass)
         self.backoff = torch.cat(backoff).to(self.backoff)
 
@@ -107,6 +106,36 @@ class NGram(AutoregressiveModel):
             probability = self._backoff_of(context) * probability + self._mass_of(node)
         return F.pad(-probability[:, scored_from:].log(), (scored_from - 1, 0))
 
+    def nll_while_counting(self, text: Int[Tensor, "N"]) -> Float[Tensor, "N-1"]:
+        """Returns the nll of each character of a text but the first, each counted once it is scored.
+
+        A character thus has the probability that a model gives it which was fitted to the training text and to what
+        precedes it in this one; n-grams that begin in the one and end in the other are not counted. This model itself
+        learns nothing. Computes in float64 on the CPU, some 50,000 characters a second.
+
+        Args:
+            text: (N,) character ids, of any integer type, on any device.
+
+        Raises:
+            UserError: if the text is empty or has an id outside 0 … V − 1, or the smoothing is a user's own.
+        """
+        smoothing = getattr(self.smoothing, "func", self.smoothing)  # a configuration gives a partial
+        if smoothing not in CONTINUED:
+            known = " and ".join(f"{known.__module__}.{known.__name__}" for known in CONTINUED)
+            raise UserError(
+                f"How to go on counting for model.smoothing={smoothing.__module__}.{smoothing.__name__} is not known: "
+                f"protocol=online is there for {known}."
+            )
+        codes, occurrences = self.codes[1:].tolist(), self.occurrences[1:].tolist()
+        counts = CONTINUED[smoothing](codes, occurrences, order=self.order, vocab_size=self.vocab_size)
+        first, *rest = self._checked(text).tolist()
+        counts.read(first)
+        probabilities = []
+        for character in rest:
+            probabilities.append(counts.probability(character))
+            counts.read(character)
+        return -torch.tensor(probabilities, dtype=torch.float64, device=text.device).log()
+
     def init_state(self, batch_size: int) -> Int[Tensor, "B 0"]:
         """Returns the characters read so far, of which a state keeps the last n − 2: none."""
         return torch.empty(batch_size, 0, dtype=torch.long, device=self.codes.device)
@@ -117,6 +146,17 @@ class NGram(AutoregressiveModel):
         read = torch.cat([state, tokens.long()], dim=1)
         logits = self(read)[:, state.shape[1] :]
         return logits, read[:, max(0, read.shape[1] - self.order + 2) :]  # the next character completes the context
+
+    def _checked(self, text: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+        ids = text.detach().to("cpu", torch.long)
+        if len(ids) == 0:
+            raise UserError("The text to count n-grams in is empty; give at least one character.")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise UserError(
+                f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
+                f"{self.vocab_size}; encode it with the model's own vocabulary."
+            )
+        return ids
 
     def _walk(self, tokens: Int[Tensor, "B T"], longest: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields, for lengths 1 … `longest`, the node (B, T) of the n-gram that ends at each position, and its context.

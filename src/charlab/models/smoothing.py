@@ -11,6 +11,7 @@ masses of its n-grams and the backoffs of their contexts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -66,22 +67,27 @@ def kneser_ney(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
     """
     # The n-gram that begins the text may have no predecessor: it is then as good as unseen.
     count = counts.occurrences if counts.predecessors is None else counts.predecessors
-    discount = _discounts(count)[count.clamp(max=3)]  # (M,)
+    frequencies = torch.bincount(count.clamp(max=5), minlength=6).tolist()
+    discount = torch.tensor(discounts(frequencies), dtype=torch.float64)[count.clamp(max=3)]  # (M,)
     total = counts.per_context(count)
     mass = (count - discount) / total[counts.context].clamp(min=1)
     return mass, torch.where(total > 0, counts.per_context(discount) / total.clamp(min=1), 1.0)
 
 
-def _discounts(count: Int[Tensor, "M"]) -> Float[Tensor, "4"]:
+def discounts(frequencies: Sequence[int]) -> list[float]:
     """Returns the discounts of counts 0, 1, 2 and ≥ 3: the estimates of Chen and Goodman 1998, equation (26).
 
     With n_r the number of n-grams that occur r times and Y = n₁ / (n₁ + 2n₂), D_r = r − (r + 1) Y n_{r+1} / n_r.
     Where there are too few n-grams for these estimates to lie in (0, r], the discounts are ½, 1 and 1½, which is
     KenLM's choice in that case (Heafield et al. 2013, `--discount_fallback`).
+
+    Args:
+        frequencies: n₀ … n₄, of which n₀ plays no part; any more are ignored.
     """
-    n = torch.bincount(count.clamp(max=5), minlength=6).double()
-    r = torch.arange(1.0, 4.0, dtype=torch.float64)
-    discounts = r - (r + 1) * n[1] / (n[1] + 2 * n[2]) * n[2:5] / n[1:4]
-    if not bool(((discounts > 0) & (discounts <= r)).all()):  # an estimate that divides by 0 is nan or −inf
-        discounts = r / 2
-    return torch.cat([torch.zeros(1, dtype=torch.float64), discounts])
+    n = frequencies
+    if min(n[1:4]) > 0:
+        y = n[1] / (n[1] + 2 * n[2])
+        estimates = [r - (r + 1) * y * n[r + 1] / n[r] for r in (1, 2, 3)]
+        if all(0 < estimate <= r for r, estimate in enumerate(estimates, start=1)):
+            return [0.0, *estimates]
+    return [0.0, 0.5, 1.0, 1.5]
