@@ -1,0 +1,98 @@
+"""Two processes train one model (distributed data parallel, on two processors): real runs from the command line."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import charlab
+from charlab.data.windows import gather_windows, window_starts
+from charlab.evaluation.protocols import Estimate, evaluate
+from charlab.models.bigram import Bigram
+from charlab.runs.record import Record
+from charlab.seeding import derive_seed
+from tests.runs.conftest import TINY
+from tests.runs.test_sigkill import SCRIPT, event_steps
+from tests.runs.test_train import assert_same_outcome, curves, weights
+
+pytestmark = pytest.mark.slow  # each run starts two processes, one after the other
+
+BIGRAM = ("model=bigram", *(override for override in TINY if not override.startswith("model")))
+PROCESSES = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.threads=1")
+
+
+def command(folder, text_path, *overrides):
+    return [sys.executable, str(SCRIPT), *overrides, *PROCESSES, f"data.path={text_path}", f"output_dir={folder}"]
+
+
+def only_record(folder):
+    (path,) = folder.glob("runs/*/*/record.json")
+    return Record.load(path.parent)
+
+
+def test_two_processes_learn_what_one_would_learn_from_the_windows_of_both(text_path, tmp_path):
+    done = subprocess.run(
+        command(tmp_path, text_path, *BIGRAM, "optimizer=sgd", "optimizer.lr=2.0", "optimizer.momentum=0"),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    record = only_record(tmp_path)
+    assert record.status == "finished"
+    assert record.machine["processes"] == 2
+    assert record.steps == 12
+    assert record.characters_seen == 2 * 12 * 2 * 2 * 8  # processes × steps × accumulated batches × windows × T
+
+    model, vocabulary = charlab.load(record.folder)
+    ids = torch.from_numpy(vocabulary.encode(text_path.read_text()))
+    train, validation = ids[: int(0.9 * len(ids))], ids[int(0.9 * len(ids)) :]
+    torch.manual_seed(derive_seed(305, "initialization"))
+    expected = Bigram(len(vocabulary))
+    optimizer = torch.optim.SGD(expected.parameters(), lr=2.0)
+    losses = []
+    for step in range(12):
+        windows = [
+            gather_windows(train, torch.from_numpy(starts), 8)
+            for batch in (2 * step, 2 * step + 1)
+            for rank in (0, 1)
+            for starts in [window_starts(305, batch, rank, batch_size=2, num_starts=len(train) - 8)]
+        ]
+        loss = expected.loss(torch.cat(windows))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    for ours, theirs in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    logged = [float(value) for _, _, metric, value in curves(record) if metric == "train/loss"]
+    assert logged == pytest.approx(losses, rel=1e-5)  # each step once, over both processes
+
+    for split, part in (("train", train), ("validation", validation)):
+        alone = evaluate(model, part, Estimate(num_batches=2, seed=305), context_length=8, batch_size=2)
+        assert record.metric("estimate", split)["nll"] == pytest.approx(alone.nll, rel=1e-6)
+        assert record.metric("estimate", split)["characters"] == alone.characters
+
+
+def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(text_path, tmp_path):
+    more = ("model.dropout=0.5", "trainer.max_steps=24", "callbacks.evaluation.every_n_steps=8")
+    subprocess.run(command(tmp_path / "whole", text_path, *TINY, *more), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command(tmp_path / "killed", text_path, *TINY, *more), stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    while process.poll() is None:
+        text = next(iter(path.read_text() for path in tmp_path.glob("killed/runs/*/*/metrics.csv")), "")
+        if "\n8," in text:
+            os.killpg(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    assert process.wait() == -signal.SIGKILL
+    assert only_record(tmp_path / "killed").status == "running"
+    subprocess.run(command(tmp_path / "killed", text_path, *TINY, *more), check=True, capture_output=True)
+    whole, killed = only_record(tmp_path / "whole"), only_record(tmp_path / "killed")
+    assert_same_outcome(killed, whole)
+    assert event_steps(killed.folder) == list(range(1, 25))
