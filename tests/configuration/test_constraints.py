@@ -1,8 +1,18 @@
+from pathlib import Path
+
 import pytest
 from omegaconf import OmegaConf
 
 from charlab.configuration.constraints import check_constraints
 from charlab.errors import UserError
+
+from .conftest import write
+
+MODELS = "charlab.models"
+ALIBI, ROTARY, SINUSOIDAL, LEARNED = (
+    {"_target_": f"{MODELS}.positions.{name}"} for name in ("ALiBi", "Rotary", "Sinusoidal", "Learned")
+)
+ATTENTION = {"_target_": f"{MODELS}.mixers.attention.Attention"}
 
 
 @pytest.mark.parametrize(
@@ -32,6 +42,37 @@ from charlab.errors import UserError
             {"scheduler": {"warmup": 0.5, "decay": 0.6}},
             "scheduler.warmup=0.5 and scheduler.decay=0.6 are more than the whole; let them sum to at most 1.",
         ),
+        (
+            {"model": {"mixer": {"num_heads": 6, "projection": False}}},
+            "model.mixer.projection=false leaves model.mixer.num_heads=6 heads side by side, wider than the embedding: "
+            "set one to true or the other to 1.",
+        ),
+        (
+            {"model": {"mixer": {"min_step": 0.2, "max_step": 0.1}}},
+            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: exchange them.",
+        ),
+        (
+            {"model": {"position": ALIBI, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}}},
+            "model.position is ALiBi, which acts on attention scores, but model.mixer is MinGRU, which has none: "
+            "choose another of either, model/position=none for instance.",
+        ),
+        (
+            {"position": ROTARY, "mixer": [ATTENTION, {"_target_": f"{MODELS}.mixers.s4d.S4D"}]},
+            "position is Rotary, which acts on attention scores, but mixer[1] is S4D, which has none: "
+            "choose another of either, position=none for instance.",
+        ),
+        (
+            {"model": {"position": ROTARY, "embed_dim": 12, "mixer": {**ATTENTION, "num_heads": 4}}},
+            "model.position is Rotary, which needs an even model.mixer.head_dim, not 3: change the one or the other.",
+        ),
+        (
+            {"model": {"position": ROTARY, "embed_dim": 12, "mixer": {**ATTENTION, "num_heads": 4, "head_dim": 5}}},
+            "model.position is Rotary, which needs an even model.mixer.head_dim, not 5: change the one or the other.",
+        ),
+        (
+            {"model": {"position": SINUSOIDAL, "embed_dim": 5, "mixer": ATTENTION}},
+            "model.position is Sinusoidal, which needs an even model.embed_dim, not 5: change the one or the other.",
+        ),
         ({"name": "../x"}, "name='../x' is no name for a folder: use letters, digits and the signs _ . + - only."),
         ({"name": ""}, "name='' is no name for a folder: use letters, digits and the signs _ . + - only."),
     ],
@@ -52,9 +93,50 @@ def test_broken(config: dict[str, object], sentence: str) -> None:
         {"mixer": {"num_heads": 6, "num_key_value_heads": None}},
         {"scheduler": {"warmup": 0.4, "decay": 0.6}},
         {"data": {"train_fraction": 0.7, "validation_fraction": 0.3}},
+        {"mixer": {"num_heads": 1, "projection": False}},
+        {"mixer": {"num_heads": 6, "projection": True}},
+        {"position": ALIBI, "embed_dim": 12, "mixer": {**ATTENTION, "num_heads": 4}},
+        {"position": ROTARY, "embed_dim": 12, "mixer": [{**ATTENTION, "num_heads": 6}, {**ATTENTION, "head_dim": 2}]},
+        {"position": SINUSOIDAL, "embed_dim": 6, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
+        {"position": LEARNED, "embed_dim": 5, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
+        {"position": None, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
+        {"position": ALIBI, "mixer": {"_target_": "nowhere.at.all.Mixer"}},  # another check's business
         {"name": "part1-bigram_2.0+x"},
         {"model": None, "mixer": [1, None, "a"]},
     ],
 )
 def test_kept(config: dict[str, object]) -> None:
     check_constraints(OmegaConf.create(config))
+
+
+def test_a_newcomers_mixer_takes_part(package: Path) -> None:
+    write(
+        package,
+        {
+            "newcomers.py": """
+                from charlab.models.mixers import attention
+                from charlab.models.mixers.contract import Mixer
+
+                raise ImportError("the check must not import anything")
+
+                class Plain(Mixer):
+                    pass
+
+                class Scoring(Mixer):
+                    has_scores: bool = True
+
+                class Derived(attention.Attention):
+                    pass
+
+                class Unknown:
+                    pass
+
+                def build(embed_dim, context_length): ...
+            """
+        },
+    )
+    with pytest.raises(UserError, match=r"model\.position is ALiBi.*model\.mixer is Plain"):
+        check_constraints(OmegaConf.create({"model": {"position": ALIBI, "mixer": {"_target_": "newcomers.Plain"}}}))
+    for name in ("Scoring", "Derived", "Unknown", "build"):
+        config = {"model": {"position": ALIBI, "mixer": {"_target_": f"newcomers.{name}"}}}
+        check_constraints(OmegaConf.create(config))

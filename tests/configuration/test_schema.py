@@ -20,9 +20,10 @@ from charlab.configuration.loader import Loader, _hydra_version, search_path
 from charlab.configuration.location import conf_folder
 from charlab.configuration.signatures import signature
 
+OVERLAYS = ("experiment", "hydra", "launcher", "local", "study")  # they construct nothing of their own
 FOLDER = conf_folder()
 FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
-PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in ("experiment", "hydra", "local", "study")]
+PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in OVERLAYS]
 EXPERIMENTS = [
     name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/") and "/_" not in name
 ]

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from charlab.runs.record import Record
 from charlab.seeding import derive_seed
 from tests.runs.conftest import TINY
 from tests.runs.test_sigkill import SCRIPT, event_steps
-from tests.runs.test_train import assert_same_outcome, curves, weights
+from tests.runs.test_train import assert_same_outcome, curves
 
 pytestmark = pytest.mark.slow  # each run starts two processes, one after the other
 

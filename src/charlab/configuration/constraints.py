@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from charlab.configuration.classes import class_constant
 from charlab.errors import UserError
 
 
@@ -26,7 +27,10 @@ def check_constraints(config: DictConfig) -> None:
         values = [_Values(node) for node in chain]
         _heads_divide_embedding(path, values)
         _key_value_heads_divide_heads(path, values[-1])
+        _several_heads_are_projected(path, values[-1])
+        _position_fits_mixer(path, values[-1])
         _shares_sum_to_one_at_most(path, values[-1])
+        _least_is_not_above_most(path, values[-1])
 
 
 def _name_is_a_folder(config: DictConfig) -> None:
@@ -61,6 +65,36 @@ def _key_value_heads_divide_heads(path: list[str], values: _Values) -> None:
         )
 
 
+def _several_heads_are_projected(path: list[str], values: _Values) -> None:
+    """Without a projection there is nothing to bring several heads back to the size of the embedding."""
+    num_heads = values.get("num_heads")
+    if values.get("projection") is False and isinstance(num_heads, int) and num_heads > 1:
+        raise UserError(
+            f"{_dotted(path, 'projection')}=false leaves {_dotted(path, 'num_heads')}={num_heads} heads side by side, "
+            f"wider than the embedding: set one to true or the other to 1."
+        )
+
+
+def _position_fits_mixer(path: list[str], values: _Values) -> None:
+    """A position encoding may need attention scores to act on, and a size that is even since it pairs components."""
+    position = _class_name(values.get("position"))
+    if position is None:
+        return
+    encoding = f"{_dotted(path, 'position')} is {_short(position)}"
+    needs_scores, even_size = class_constant(position, "needs_scores"), class_constant(position, "even_size")
+    for key, mixer in _parts(values.get("mixer"), _dotted(path, "mixer")):
+        name = _class_name(mixer)
+        if needs_scores and name is not None and class_constant(name, "has_scores") is False:
+            raise UserError(
+                f"{encoding}, which acts on attention scores, but {key} is {_short(name)}, which has none: "
+                f"choose another of either, {_dotted(path, 'position').replace('.', '/')}=none for instance."
+            )
+        size = _head_dim(values, _Values(mixer)) if even_size == "head_dim" else values.get(even_size or "")
+        if isinstance(size, int) and size % 2:
+            whose = f"{key}.head_dim" if even_size == "head_dim" else _dotted(path, even_size)
+            raise UserError(f"{encoding}, which needs an even {whose}, not {size}: change the one or the other.")
+
+
 def _shares_sum_to_one_at_most(path: list[str], values: _Values) -> None:
     """A learning-rate schedule and a split share out one whole each."""
     for first, second in (("warmup", "decay"), ("train_fraction", "validation_fraction")):
@@ -72,12 +106,46 @@ def _shares_sum_to_one_at_most(path: list[str], values: _Values) -> None:
             )
 
 
+def _least_is_not_above_most(path: list[str], values: _Values) -> None:
+    """The ends of a range are given in order."""
+    least, most = values.get("min_step"), values.get("max_step")
+    if _is_number(least) and _is_number(most) and least > most:
+        raise UserError(
+            f"{_dotted(path, 'min_step')}={least} is above {_dotted(path, 'max_step')}={most}: exchange them."
+        )
+
+
 def _nearest_divisors(number: int, wanted: int) -> str:
     divisors = [d for d in range(1, number + 1) if number % d == 0]
     below = [d for d in divisors if d < wanted]
     above = [d for d in divisors if d > wanted]
     near = [*below[-1:], *above[:1]]
     return f"does is {near[0]}" if len(near) == 1 else f"do are {near[0]} and {near[1]}"
+
+
+def _head_dim(model: _Values, mixer: _Values) -> int | None:
+    """Returns the size of a mixer's heads, which is the embedding's share if it is not given."""
+    given, embed_dim, num_heads = mixer.get("head_dim"), model.get("embed_dim"), mixer.get("num_heads")
+    if given is None and isinstance(embed_dim, int) and isinstance(num_heads, int):
+        return embed_dim // num_heads
+    return given
+
+
+def _parts(node: Any, key: str) -> list[tuple[str, Any]]:
+    """Returns what a configuration gives for a part, one or a list of them, each with its key."""
+    if isinstance(node, ListConfig):
+        return [(f"{key}[{index}]", part) for index, part in enumerate(node)]
+    return [(key, node)]
+
+
+def _class_name(node: Any) -> str | None:
+    """Returns the dotted name of what a node constructs; None if it constructs nothing."""
+    target = _Values(node).get("_target_")
+    return target if isinstance(target, str) else None
+
+
+def _short(target: str) -> str:
+    return target.rpartition(".")[2]
 
 
 def _is_number(value: Any) -> bool:
@@ -107,9 +175,9 @@ def _mappings(config: DictConfig) -> Iterator[tuple[list[str], list[DictConfig]]
 
 
 class _Values:
-    """A mapping's values that are no mappings or lists, resolved only when a rule asks for them."""
+    """A mapping's values, resolved only when a rule asks for them; anything else has none."""
 
-    def __init__(self, node: DictConfig | ListConfig) -> None:
+    def __init__(self, node: Any) -> None:
         self._node = node
 
     def get(self, key: str) -> Any:

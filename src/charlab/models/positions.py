@@ -28,6 +28,8 @@ class EmbeddingPosition(nn.Module, ABC):
 class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them as they are."""
 
+    needs_scores = True  # read by the check of a configuration, as `Mixer.has_scores` is
+
     def check(self, num_heads: int, head_dim: int) -> None:
         """Raises `UserError` if attention of this shape cannot use the encoding."""
 
@@ -65,6 +67,8 @@ class Sinusoidal(EmbeddingPosition):
         base: the longest wavelength is 2π · base.
     """
 
+    even_size = "embed_dim"  # read by the check of a configuration
+
     @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
         super().__init__()
@@ -88,6 +92,8 @@ class Rotary(ScorePosition):
         context_length: number of positions.
         base: the longest wavelength is 2π · base.
     """
+
+    even_size = "head_dim"  # read by the check of a configuration
 
     @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
