@@ -160,6 +160,12 @@ def test_diverging_spares_no_arm_what_its_finished_cells_show(
     assert (comparison.n, comparison.interval_90) == (survivors.n, survivors.interval_90)
 
 
+def test_finished_cells_refute_where_signs_alone_would_not() -> None:
+    differences = [0.021, 0.021, -0.1, -0.1, -0.1, -0.1, -0.1]  # with one diverged, 6 of 8 lie below the margin
+    finished: dict[int, Value] = {seed: 1.5 + seed / 100 - d for seed, d in enumerate(differences)}
+    assert one(finished | {7: "diverged"}).verdict == "refuted"
+
+
 def test_an_arm_that_always_diverges_is_worse() -> None:
     cells = dict.fromkeys(SEEDS, "diverged")
     verdicts = [one(cells, expectation).verdict for expectation in EXPECTATIONS]
