@@ -1,0 +1,131 @@
+"""Measuring two ways of doing the same in turn, and what is kept of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from charlab.files import write_atomically
+from charlab.runs.record import git_commit, installed_versions
+
+Measurement = Mapping[str, float]
+Side = Callable[[], Measurement]  # measures once, in a process of its own
+Comparison = Literal["times less", "times more", "share above", "more by", "itself"]
+
+OURS = "charlab"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of a benchmark: a measured quantity, and how ours is compared with another side's.
+
+    Attributes:
+        key: what is measured, among the entries of a measurement.
+        what: in words.
+        unit: of the quantity.
+        compared: "times less" and "times more" are ratios, above 1 where ours is better; "share above" and "more by"
+            are what ours costs on top, relative and in the unit; "itself" is ours alone.
+        against: the other side; None where ours stands alone.
+        goal: the least ratio, or the largest cost; None if the figure is for information.
+    """
+
+    key: str
+    what: str
+    unit: str
+    compared: Comparison
+    against: str | None = None
+    goal: float | None = None
+
+    def compare(self, pair: Mapping[str, Measurement]) -> float:
+        """Returns ours compared with the other side's."""
+        ours = pair[OURS][self.key]
+        if self.against is None or self.compared == "itself":
+            return ours
+        theirs = pair[self.against][self.key]
+        if self.compared == "more by":
+            return ours - theirs
+        return theirs / ours if self.compared == "times less" else ours / theirs - (self.compared == "share above")
+
+    def is_reached(self, value: float) -> bool | None:
+        """Returns whether `value` reaches the goal, if there is one."""
+        if self.goal is None:
+            return None
+        return value >= self.goal if self.compared.startswith("times") else value <= self.goal
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A question of speed.
+
+    Attributes:
+        title: in words.
+        sides: what is measured, ours first, under the name `OURS`.
+        figures: what is made of it.
+        pairs: how often, unless said otherwise.
+    """
+
+    title: str
+    sides: Mapping[str, Side]
+    figures: Sequence[Figure]
+    pairs: int = 5
+
+
+def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
+    """Measures all sides in turn, in another order each time, and returns the record.
+
+    A figure's `value` is the median over the rounds of the comparison within each.
+
+    Args:
+        name: the benchmark's.
+        benchmark: what to measure.
+        pairs: number of rounds.
+        say: is given a line after each measurement.
+    """
+    rounds: list[dict[str, Measurement]] = []
+    for number in range(pairs):
+        order = list(benchmark.sides)
+        shift = number % len(order)
+        found = {}
+        for side in order[shift:] + order[:shift]:
+            found[side] = benchmark.sides[side]()
+            say(f"{name} {number + 1}/{pairs} {side}: " + "  ".join(f"{k} {v:.4g}" for k, v in found[side].items()))
+        rounds.append({side: found[side] for side in order})
+    figures = []
+    for figure in benchmark.figures:
+        values = [figure.compare(pair) for pair in rounds]
+        value = statistics.median(values)
+        medians = {
+            side: statistics.median(pair[side][figure.key] for pair in rounds)
+            for side in (OURS, figure.against)
+            if side is not None
+        }
+        spread = {"lowest": min(values), "highest": max(values), "reached": figure.is_reached(value)}
+        figures.append({**dataclasses.asdict(figure), "value": value, **spread, "medians": medians})
+    return {
+        "name": name,
+        "title": benchmark.title,
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"cores": _cores(), "architecture": platform.machine()},
+        "versions": installed_versions(),
+        "git_commit": git_commit(),
+        "figures": figures,
+        "rounds": rounds,
+    }
+
+
+def save(record: Mapping[str, Any], folder: Path) -> None:
+    """Writes a benchmark's record as NAME.json."""
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / f"{record['name']}.json", lambda file: file.write(text.encode()))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

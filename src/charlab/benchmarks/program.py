@@ -1,0 +1,34 @@
+"""The program behind `scripts/benchmark.py`."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from charlab.benchmarks.catalog import BENCHMARKS
+from charlab.benchmarks.pairs import measure, save
+
+
+def main(arguments: Sequence[str], root: Path) -> None:
+    """Measures benchmarks by name, and keeps each one's record in `docs/records/benchmarks`.
+
+    Args:
+        arguments: the command line.
+        root: the checkout.
+
+    Raises:
+        UserError: if something that is measured fails.
+    """
+    parser = ArgumentParser(
+        description="Measures charlab beside plainer code, in turn; let nothing else run meanwhile."
+    )
+    parser.add_argument("names", nargs="+", choices=list(BENCHMARKS), metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--pairs", type=int, help="how many rounds; at least five for a figure to be believed")
+    given = parser.parse_args(arguments)
+    os.chdir(root)
+    for name in given.names:
+        benchmark = BENCHMARKS[name]()
+        record = measure(name, benchmark, given.pairs or benchmark.pairs, lambda line: print(line, flush=True))
+        save(record, root / "docs" / "records" / "benchmarks")
