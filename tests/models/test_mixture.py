@@ -36,12 +36,12 @@ def ngram(vocab_size):
 
 def mixture(*parts, weights=None, dtype=torch.float64):
     torch.manual_seed(0)
-    model = Mixture(V, {str(number): part for number, part in enumerate(parts)}).to(dtype).eval()
+    model = Mixture(V, {str(number): part for number, part in enumerate(parts)}, weights).to(dtype).eval()
     model.fit(TEXT)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(4)  # opinions strong enough to differ
-    if weights is not None:
+    if weights is not None:  # in full precision
         model.weights.copy_(torch.tensor(weights, dtype=dtype))
     return model
 
@@ -218,6 +218,17 @@ def test_what_tells_nothing_is_left_out():
     torch.testing.assert_close(most_likely_weights(nll[:, 1:3]), torch.tensor([0.5, 0.5], dtype=torch.float64))
 
 
+def test_weights_can_be_given():
+    model = NeuralNGram(V, neural=gru, ngram=ngram, weights=[1.0, 3])
+    assert model.weights_are_given
+    torch.testing.assert_close(model.weights, torch.tensor([0.25, 0.75]))
+
+
+def test_a_member_that_never_helps_keeps_a_trace_of_weight():
+    weights = most_likely_weights(torch.tensor([[1.0, 1.0], [2000.0, 2000.0]]))
+    assert 0 < weights[1] < 1e-9
+
+
 def test_fitted_weights_are_used_and_saved():
     model, tokens = mixture(gru, ngram), window()
     model.fit_weights(torch.tensor([[3.0, 0.1, 2.0], [1.0, 1.2, 1.0]]))
@@ -236,10 +247,17 @@ class NotAutoregressive(torch.nn.Module):
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: Ensemble(V, members=[], runs=[]), "no members"),
-        (lambda: Ensemble(V, members=[gru, lambda v: NotAutoregressive()], runs=[]), "member 2, a NotAutoregressive"),
-        (lambda: NeuralNGram(V, neural=gru, ngram="outputs/runs/a"), "member ngram is 'outputs/runs/a'.*model.runs"),
-        (lambda: Ensemble(V, members=[gru], runs=["outputs/runs/a"]), "within another model"),
+        (lambda: Ensemble(V, members=[], runs=[], weights=None), "no members"),
+        (
+            lambda: Ensemble(V, members=[gru, lambda v: NotAutoregressive()], runs=[], weights=None),
+            "member 2, a NotAutoregressive",
+        ),
+        (
+            lambda: NeuralNGram(V, neural=gru, ngram="outputs/runs/a", weights=None),
+            "member ngram is 'outputs/runs/a'.*model.runs",
+        ),
+        (lambda: Ensemble(V, members=[gru], runs=["outputs/runs/a"], weights=None), "within another model"),
+        (lambda: NeuralNGram(V, neural=gru, ngram=ngram, weights=[1.0]), r"weights=\[1.0\] are 1, and the members 2"),
     ],
 )
 def test_bad_members_are_refused(build, message):

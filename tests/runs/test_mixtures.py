@@ -142,6 +142,14 @@ def test_without_a_dev_split_weights_are_equal_and_that_is_said(run, capsys, tmp
     assert "weights neural 0.500 ngram 0.500" in printed
 
 
+def test_weights_that_are_given_stay(run, capsys, tmp_path):
+    more = ["model.weights=[1,3]", "trainer.max_steps=1", f"output_dir={tmp_path}"]
+    record = run(*NEURAL_NGRAM, *more)
+    assert weights(record)["model.weights"].tolist() == [0.25, 0.75]
+    run(*NEURAL_NGRAM, *more, "data.dev_fraction=0")
+    assert "weigh the same" not in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def ensemble_run(run, gru_run, ngram_run):
     return run("model=ensemble", f"model.runs=[{gru_run.folder},{ngram_run.folder}]")

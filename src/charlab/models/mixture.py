@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, CountedModel, LanguageModel
 from charlab.models.precision import full_precision
+from charlab.types import PositiveFloat
 
 Part = Callable[..., LanguageModel]
 
@@ -30,18 +31,21 @@ class Mixture(AutoregressiveModel):
     Args:
         vocab_size: number of distinct characters.
         members: by name, what builds each member from the vocabulary's size.
+        weights: a number for each member, in proportion to which they are weighed; None for equal ones, to be fitted.
 
     Attributes:
         context_length: the smallest of the members'; None if none of them has any.
-        frozen: whether the members are finished, so that nothing but the weights is fitted.
+        frozen: whether the members are finished, and not to be fitted.
+        weights_are_given: whether the weights are not to be fitted.
 
     Raises:
-        UserError: if there is no member, or one does not give the probabilities of the next character.
+        UserError: if there is no member, one does not give the probabilities of the next character, or there are more
+            or fewer weights than members.
     """
 
     weights: Tensor  # (M,), none negative, summing to 1
 
-    def __init__(self, vocab_size: int, members: Mapping[str, Part]) -> None:
+    def __init__(self, vocab_size: int, members: Mapping[str, Part], weights: list[PositiveFloat] | None) -> None:
         super().__init__()
         if not members:
             raise UserError("The mixture has no members: give at least one.")
@@ -58,12 +62,18 @@ class Mixture(AutoregressiveModel):
                     f"A mixture averages the probabilities of the next character, which its member {name}, a "
                     f"{type(member).__name__}, does not give: choose an autoregressive model."
                 )
+        if weights is not None and len(weights) != len(built):
+            raise UserError(
+                f"model.weights={weights} are {len(weights)}, and the members {len(built)}: give one for each."
+            )
         self.vocab_size = vocab_size
         self.members = cast("Mapping[str, AutoregressiveModel]", nn.ModuleDict(built))
         lengths = [member.context_length for member in built.values() if member.context_length is not None]
         self.context_length = min(lengths, default=None)
         self.frozen = False
-        self.register_buffer("weights", torch.full((len(built),), 1 / len(built)))
+        self.weights_are_given = weights is not None
+        proportions = torch.tensor(weights or [1.0] * len(built), dtype=torch.float64)
+        self.register_buffer("weights", (proportions / proportions.sum()).to(torch.get_default_dtype()))
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Returns log-probabilities."""
@@ -138,18 +148,21 @@ class Ensemble(Mixture):
         members: what builds them.
         runs: folders of finished runs, whose models take the place of `members`. It is here because the key is this
             node's: what trains an ensemble reads them (`charlab.runs.members`) and builds it without.
+        weights: see `Mixture`.
 
     Raises:
         UserError: if there are runs that have not been read; and as for `Mixture`.
     """
 
-    def __init__(self, vocab_size: int, *, members: list[Part], runs: list[str]) -> None:
+    def __init__(
+        self, vocab_size: int, *, members: list[Part], runs: list[str], weights: list[PositiveFloat] | None
+    ) -> None:
         if runs:
             raise UserError(
                 "The runs of an ensemble within another model are not read: name all runs in the one list of "
                 "model=ensemble."
             )
-        super().__init__(vocab_size, {str(number): member for number, member in enumerate(members, start=1)})
+        super().__init__(vocab_size, {str(number): member for number, member in enumerate(members, start=1)}, weights)
 
 
 class NeuralNGram(Mixture):
@@ -159,10 +172,11 @@ class NeuralNGram(Mixture):
         vocab_size: number of distinct characters.
         neural: builds a model that is trained by gradients.
         ngram: builds a model that counts.
+        weights: see `Mixture`.
     """
 
-    def __init__(self, vocab_size: int, *, neural: Part, ngram: Part) -> None:
-        super().__init__(vocab_size, {"neural": neural, "ngram": ngram})
+    def __init__(self, vocab_size: int, *, neural: Part, ngram: Part, weights: list[PositiveFloat] | None) -> None:
+        super().__init__(vocab_size, {"neural": neural, "ngram": ngram}, weights)
 
 
 @torch.no_grad()

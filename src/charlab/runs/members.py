@@ -69,10 +69,10 @@ def weights_of(model: LanguageModel) -> dict[str, float]:
 
 def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, console: Console) -> None:
     """Says so if the model is a mixture whose weights cannot be fitted."""
-    if isinstance(model, Mixture) and "dev" not in data.splits:
+    if isinstance(model, Mixture) and not model.weights_are_given and "dev" not in data.splits:
         console.print(
             "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
-            "data.dev_fraction=0.02 would cut one from the end of the train text.",
+            "data.dev_fraction=0.02 cuts one from the end of the train text; model.weights=\\[…] gives them.",
             soft_wrap=True,
         )
 

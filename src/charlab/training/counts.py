@@ -61,7 +61,7 @@ class MixtureModule(CountsModule):
 
     Whenever the mixture is evaluated, used or saved, its weights are those that make the dev split likeliest under the
     members as they are then. They have no influence on the members' training. Without a dev split, which is text
-    that the members are not trained on, all members weigh the same.
+    that the members are not trained on, all members weigh the same; weights that the user gives stay.
     """
 
     model: Mixture
@@ -87,7 +87,7 @@ class MixtureModule(CountsModule):
 
     def _fit_weights(self) -> None:
         data = self.trainer.datamodule
-        if "dev" not in data.splits:
+        if "dev" not in data.splits or self.model.weights_are_given:
             return
         sizes = {"context_length": data.context_length, "batch_size": data.batch_size}
         ids = data.ids("dev", self.device)
