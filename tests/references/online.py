@@ -21,23 +21,25 @@ def learning_slowly(
     """
     model = copy.deepcopy(model).eval()
     optimizer = RootMeanSquare(list(model.parameters()), learning_rate)
-    state = model.init_state(1) if model.context_length is None else None
+    reads_on = model.context_length is None
+    with torch.no_grad():
+        state = model.init_state(1)
     scores = []
     for first in range(1, len(ids), block_length):
         positions = range(first, min(first + block_length, len(ids)))
         start = max(0, positions[-1] - context_length)
         for step in range(steps):
-            if state is None:
-                logits = [model(ids[None, start:position].long())[0, -1] for position in positions]
-            else:
+            if reads_on:
                 logits = read_on(model, ids, positions, state)[0]
+            else:
+                logits = [model(ids[None, start:position].long())[0, -1] for position in positions]
             nll = [-row.log_softmax(-1)[ids[p].long()] for row, p in zip(logits, positions, strict=True)]
             if step == 0:
                 scores += [value.item() for value in nll]
             model.zero_grad()
             (sum(nll) / len(nll)).backward()
             optimizer.step()
-        if state is not None:
+        if reads_on:
             with torch.no_grad():
                 state = read_on(model, ids, positions, state)[1]
     return scores
@@ -64,6 +66,8 @@ class RootMeanSquare:
     def step(self) -> None:
         self.total = 0.999 * self.total + 0.001
         for weight, square in zip(self.weights, self.squares, strict=True):
+            if weight.grad is None:  # what plays no part, such as the initial state of what reads on
+                continue
             square.mul_(0.999).add_(0.001 * weight.grad**2)
             weight -= self.learning_rate * weight.grad / ((square / self.total).sqrt() + 1e-8)
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveInt, Range
+from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 
 TRAIN: dict[str, Any] = {
     "seed": int,
@@ -35,8 +35,11 @@ _TRAINED: dict[str, Any] = {
 EVALUATE: dict[str, Any] = {
     **_TRAINED,
     "split": Literal["validation", "train", "dev"],
-    "protocol": Literal["blocks", "sliding", "estimate"],
+    "protocol": Literal["blocks", "sliding", "estimate", "online"],
     "stride": PositiveInt | None,
+    "block_length": PositiveInt | None,
+    "learning_rate": PositiveFloat,
+    "steps_per_block": PositiveInt,
     "num_batches": PositiveInt,
     "context_length": PositiveInt | None,
     "batch_size": PositiveInt | None,

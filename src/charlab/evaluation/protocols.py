@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,9 +17,9 @@ from torch import Tensor
 from charlab.data.windows import window_starts
 from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood
-from charlab.evaluation.score import Score
-from charlab.evaluation.scoring import Windows, in_batches, score_in_one_pass, score_windows
-from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.evaluation.score import Score, Setting
+from charlab.evaluation.scoring import Scored, Windows, in_batches, reads_on, score_in_one_pass, score_windows
+from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
 from charlab.seeding import derive_seed
 from charlab.types import PositiveInt
@@ -32,6 +33,13 @@ class Sizes(NamedTuple):
     num_characters: int
     context_length: int
     batch_size: int
+
+
+class Share(NamedTuple):
+    """Which part of the work this process does: `rank` of `world_size` in all."""
+
+    rank: int
+    world_size: int
 
 
 class Protocol(ABC):
@@ -49,8 +57,18 @@ class Protocol(ABC):
         """
 
     @abstractmethod
-    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+    def settings(self, sizes: Sizes) -> dict[str, Setting]:
         """Returns what decides the figure, beside model and text."""
+
+    def score(
+        self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
+    ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
+        """Returns this process's share of the scores, which are computed as they are asked for, and the settings.
+
+        By default each window is scored by itself, `num_draws` times.
+        """
+        batches = in_batches(self.windows(sizes), sizes.batch_size)[share.rank :: share.world_size]
+        return score_windows(model, ids, batches, num_draws), self.settings(sizes)
 
 
 @dataclass(frozen=True)
@@ -71,9 +89,9 @@ class Estimate(Protocol):
     covers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_positive("num_batches", self.num_batches)
+        check_positive("num_batches", self.num_batches)
         if self.batch_size is not None:
-            _check_positive("batch_size", self.batch_size)
+            check_positive("batch_size", self.batch_size)
 
     def windows(self, sizes: Sizes) -> list[Windows]:
         length, batch_size = sizes.context_length, self.batch_size or sizes.batch_size
@@ -90,7 +108,7 @@ class Estimate(Protocol):
         )
         return [Windows(np.concatenate(list(batches)), length, scored_from=1)]
 
-    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+    def settings(self, sizes: Sizes) -> dict[str, Setting]:
         return {
             "context_length": sizes.context_length,
             "num_batches": self.num_batches,
@@ -110,7 +128,7 @@ class Blocks(Protocol):
     covers: ClassVar[bool] = True
 
     def windows(self, sizes: Sizes) -> list[Windows]:
-        _check_covered(sizes.num_characters)
+        check_covered(sizes.num_characters)
         length = sizes.context_length
         number, rest = divmod(sizes.num_characters - 1, length)
         blocks = [Windows(length * np.arange(number), length, scored_from=1)]
@@ -118,7 +136,7 @@ class Blocks(Protocol):
             blocks.append(Windows(np.array([length * number]), rest, scored_from=1))
         return blocks
 
-    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+    def settings(self, sizes: Sizes) -> dict[str, Setting]:
         return {"context_length": sizes.context_length}
 
 
@@ -138,10 +156,10 @@ class Sliding(Protocol):
 
     def __post_init__(self) -> None:
         if self.stride is not None:
-            _check_positive("stride", self.stride)
+            check_positive("stride", self.stride)
 
     def windows(self, sizes: Sizes) -> list[Windows]:
-        _check_covered(sizes.num_characters)
+        check_covered(sizes.num_characters)
         stride, last = self._stride(sizes), sizes.num_characters - 1
         if stride > sizes.context_length:
             raise UserError(
@@ -159,8 +177,17 @@ class Sliding(Protocol):
             windows.append(Windows(np.array([last - length]), length, scored_from=length - rest + 1))
         return windows
 
-    def settings(self, sizes: Sizes) -> dict[str, int | None]:
+    def settings(self, sizes: Sizes) -> dict[str, Setting]:
         return {"context_length": sizes.context_length, "stride": self._stride(sizes)}
+
+    def score(
+        self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
+    ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
+        if not reads_on(model):
+            return super().score(model, ids, sizes, share, num_draws)
+        scores = score_in_one_pass(model, ids, chunk=sizes.batch_size * sizes.context_length)
+        # Neither context length nor stride plays a part.
+        return scores if share.rank == 0 else iter(()), dict.fromkeys(self.settings(sizes))
 
     def _stride(self, sizes: Sizes) -> int:
         return self.stride or max(1, sizes.context_length // 4)
@@ -195,7 +222,7 @@ def evaluate(
         UserError: if the context is longer than the model's, the text too short, or a size not positive.
     """
     for name, size in {"context_length": context_length, "batch_size": batch_size, "num_draws": num_draws}.items():
-        _check_positive(name, size)
+        check_positive(name, size)
     if model.context_length is not None and context_length > model.context_length:
         raise UserError(
             f"context_length={context_length} is longer than the model's context of {model.context_length} "
@@ -205,13 +232,8 @@ def evaluate(
     ids = ids.to(device)
     sizes = Sizes(len(ids), context_length, batch_size)
     bound = model.likelihood == "bound"
-    windows, settings = protocol.windows(sizes), protocol.settings(sizes)
-    if isinstance(protocol, Sliding) and isinstance(model, AutoregressiveModel) and model.context_length is None:
-        settings = dict.fromkeys(settings)  # neither context length nor stride plays a part
-        batches = score_in_one_pass(model, ids, chunk=batch_size * context_length) if rank == 0 else iter(())
-    else:
-        draws = num_draws if bound else 1
-        batches = score_windows(model, ids, in_batches(windows, batch_size)[rank::world_size], draws)
+    share, draws = Share(rank, world_size), num_draws if bound else 1
+    batches, settings = protocol.score(model, ids, sizes, share, draws)
 
     mean = NegativeLogLikelihood(sync_on_compute=world_size > 1).to(device)
     mean.update(torch.empty(0))  # a rank may have no batch at all
@@ -226,13 +248,14 @@ def evaluate(
     if world_size > 1:
         torch.distributed.all_reduce(per_character)  # each rank has zeros where others have scored
         variance = _sum_over_ranks(variance, device)
+    windows = protocol.windows(sizes)
     characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
     return Score(
         protocol=protocol.name,
         nll=mean.compute().item(),
         characters=characters,
         likelihood=model.likelihood,
-        settings=settings | ({"num_draws": num_draws} if bound else {}),
+        settings={**settings, **({"num_draws": num_draws} if bound else {})},
         standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
         per_character=per_character.cpu().numpy() if protocol.covers else None,
     )
@@ -244,12 +267,14 @@ def _sum_over_ranks(value: float, device: torch.device) -> float:
     return total.item()
 
 
-def _check_positive(name: str, value: int) -> None:
+def check_positive(name: str, value: int) -> None:
+    """Raises `UserError` if a size is not positive."""
     if value < 1:
         raise UserError(f"{name}={value} is not a size: give an integer ≥ 1.")
 
 
-def _check_covered(num_characters: int) -> None:
+def check_covered(num_characters: int) -> None:
+    """Raises `UserError` if a text has no second character."""
     if num_characters < 2:
         raise UserError(
             f"A text of {num_characters} character(s) leaves nothing to predict after the first: give a longer one."

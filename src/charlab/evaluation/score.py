@@ -9,17 +9,19 @@ from typing import Any, Literal
 
 import numpy as np
 
+Setting = int | float | str | None
+
 
 @dataclass(frozen=True)
 class Score:
     """How well a model predicts a text, and how that was measured.
 
     Attributes:
-        protocol: "estimate", "blocks" or "sliding".
+        protocol: "estimate", "blocks", "sliding" or "online".
         nll: mean negative log-likelihood, in nats per character.
         characters: how many characters that is the mean of.
         likelihood: "bound" if `nll` is an estimate of an upper bound of what an exact model would give.
-        settings: what else decides the figure: context length, stride, number of batches …
+        settings: what else decides the figure: context length, stride, number of batches, learning rate …
         standard_error: of `nll`, from the draws that a bound is estimated with; None for exact models. It says
             nothing of the choice of the text.
         per_character: (N−1,) float32, the nll of every character of the text but the first; None for `estimate`,
@@ -30,7 +32,7 @@ class Score:
     nll: float
     characters: int
     likelihood: Literal["exact", "bound"] = "exact"
-    settings: Mapping[str, int | None] = field(default_factory=dict)
+    settings: Mapping[str, Setting] = field(default_factory=dict)
     standard_error: float | None = None
     per_character: np.ndarray | None = field(default=None, repr=False, compare=False)
 

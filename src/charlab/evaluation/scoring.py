@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -46,6 +46,18 @@ class Scored(NamedTuple):
     variance: float
 
 
+def reads_on(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
+    """Returns whether the model reads a text of any length in one pass."""
+    return isinstance(model, AutoregressiveModel) and model.context_length is None
+
+
+def nll_of_next(logits: Float[Tensor, "B n V"], characters: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
+    """Returns −log p of the characters that came, in nats."""
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        logits = logits.float()
+    return F.cross_entropy(logits.transpose(1, 2), characters.long(), reduction="none")
+
+
 def in_batches(windows: list[Windows], batch_size: int) -> list[tuple[int, Windows]]:
     """Returns the windows in numbered batches of at most `batch_size`."""
     batches = [
@@ -81,7 +93,5 @@ def score_in_one_pass(model: AutoregressiveModel, ids: Int[Tensor, " N"], chunk:
     for start in range(0, len(ids) - 1, chunk):
         end = min(start + chunk, len(ids) - 1)
         logits, state = model.extend(ids[None, start:end].long(), state)  # (1, n, V)
-        if logits.dtype in (torch.float16, torch.bfloat16):
-            logits = logits.float()
-        nll = F.cross_entropy(logits[0], ids[start + 1 : end + 1].long(), reduction="none")
-        yield Scored(torch.arange(start + 1, end + 1, device=ids.device)[None], nll[None], variance=0.0)
+        nll = nll_of_next(logits, ids[None, start + 1 : end + 1])
+        yield Scored(torch.arange(start + 1, end + 1, device=ids.device)[None], nll, variance=0.0)

@@ -13,6 +13,7 @@ from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
+from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.runs.checkpoint import load
 from charlab.runs.fingerprint import load_corpus
@@ -58,4 +59,6 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
 def _protocol(config: DictConfig) -> Protocol:
     if config.protocol == "estimate":
         return Estimate(num_batches=config.num_batches, seed=config.seed)
+    if config.protocol == "online":
+        return Online(config.block_length, config.learning_rate, config.steps_per_block)
     return Sliding(stride=config.stride) if config.protocol == "sliding" else Blocks()

@@ -1,0 +1,164 @@
+"""Models that learn from a text while they read it: each block is scored first, then learned from.
+
+With gradients this is dynamic evaluation (Mikolov et al. 2010; Krause et al., "Dynamic Evaluation of Neural Sequence
+Models", arXiv 1709.07432; of transformers, arXiv 1904.08378). The figure is a likelihood like any other, that of a
+model whose weights are a function of what it has read: a compressor reaches it whose decoder learns as it decodes.
+"""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from charlab.errors import UserError
+from charlab.evaluation.protocols import Protocol, Share, Sizes, check_covered, check_positive
+from charlab.evaluation.score import Setting
+from charlab.evaluation.scoring import Scored, Windows, nll_of_next, reads_on
+from charlab.models.contract import LanguageModel
+from charlab.types import PositiveFloat, PositiveInt
+
+
+@typing.runtime_checkable
+class LearnsByCounting(typing.Protocol):
+    """A model that can go on counting, without a gradient, as it reads."""
+
+    def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
+        """Returns the nll of each character of a text but the first, each counted once it is scored."""
+
+
+@dataclass(frozen=True)
+class Online(Protocol):
+    """Every character but the first, in blocks; the model learns from each block once it is scored, never before.
+
+    What learns is a copy. A model that counts counts after every character, so that a block is one character. Any
+    other takes steps of Adam down the mean nll of the block's characters, those before serving as context. Adam keeps
+    no momentum, so that what was just read counts at once, and its running mean of squared gradients stands in for
+    that over the training text by which Krause et al. scale their steps. Dropout is off: nothing is drawn.
+
+    The last character of a block has T characters of context, the first of a block of n has T − n + 1; or all there
+    are. Models that read without end keep their state from block to block: all there is, though gradients do not reach
+    back beyond the block.
+
+    Such a figure measures model and learning together, so it is not to be compared with those of other protocols.
+
+    Attributes:
+        block_length: characters in a block, in 1 … T; None for T / 4, or 1 if the model counts.
+        learning_rate: of Adam.
+        steps_per_block: gradient steps on each block.
+    """
+
+    block_length: PositiveInt | None = None
+    learning_rate: PositiveFloat = 2e-4
+    steps_per_block: PositiveInt = 1
+
+    name: ClassVar[str] = "online"
+    covers: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.block_length is not None:
+            check_positive("block_length", self.block_length)
+        check_positive("steps_per_block", self.steps_per_block)
+        if not self.learning_rate > 0:
+            raise UserError(f"learning_rate={self.learning_rate} teaches nothing: give a number > 0.")
+
+    def windows(self, sizes: Sizes) -> list[Windows]:
+        """Returns the blocks in order, each a window with a single start."""
+        check_covered(sizes.num_characters)
+        length, last = self._block_length(sizes), sizes.num_characters - 1
+        if length > sizes.context_length:
+            raise UserError(
+                f"block_length={length} is more than the {sizes.context_length} characters that a window scores: "
+                "give at most that."
+            )
+        blocks = []
+        for first in range(1, last + 1, length):
+            end = min(first + length - 1, last)
+            start = max(0, end - sizes.context_length)
+            blocks.append(Windows(np.array([start]), end - start, scored_from=first - start))
+        return blocks
+
+    def settings(self, sizes: Sizes) -> dict[str, Setting]:
+        return {
+            "context_length": sizes.context_length,
+            "block_length": self._block_length(sizes),
+            "optimizer": "Adam without momentum",
+            "learning_rate": self.learning_rate,
+            "steps_per_block": self.steps_per_block,
+        }
+
+    def score(
+        self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
+    ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
+        name = type(model).__name__
+        if model.likelihood == "bound":
+            raise UserError(f"protocol=online needs exact likelihoods, which {name} has not: take protocol=blocks.")
+        blocks, settings = self.windows(sizes), self.settings(sizes)
+        if isinstance(model, LearnsByCounting):
+            if self.block_length not in (None, 1):
+                raise UserError(
+                    f"block_length={self.block_length} does not suit {name}, which counts after every character: "
+                    "give none."
+                )
+            scores = _score_and_count(model, ids)
+            settings = dict.fromkeys(settings) | {"block_length": 1}
+        elif any(parameter.requires_grad for parameter in model.parameters()):
+            scores = self._score_and_learn(model, ids, blocks)
+            settings |= {"context_length": None} if reads_on(model) else {}
+        else:
+            raise UserError(f"protocol=online has nothing to teach {name}, which has no parameters: take another one.")
+        return scores if share.rank == 0 else iter(()), settings  # one block after the other is no work to share
+
+    def _block_length(self, sizes: Sizes) -> int:
+        return self.block_length or max(1, sizes.context_length // 4)
+
+    def _score_and_learn(self, model: LanguageModel, ids: Int[Tensor, " N"], blocks: list[Windows]) -> Iterator[Scored]:
+        model = _learning_copy(model)
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.0, 0.999))
+        state = model.init_state(1) if reads_on(model) else None
+        for (start,), length, scored_from in blocks:
+            window = ids[None, start : start + length + 1].long()
+            for step in range(self.steps_per_block):
+                with torch.enable_grad():
+                    if reads_on(model):
+                        logits, _ = model.extend(window[:, scored_from - 1 : -1], state)  # (1, n, V)
+                        nll = nll_of_next(logits, window[:, scored_from:])  # (1, n)
+                    else:
+                        nll = model.nll(window, scored_from=scored_from)[:, scored_from - 1 :]  # (1, n)
+                    loss = nll.mean()
+                if not torch.isfinite(loss):
+                    raise UserError(
+                        f"The nll of characters {start + scored_from} to {start + length} is {loss.item()}: "
+                        f"lower learning_rate={self.learning_rate:g}, or take another protocol."
+                    )
+                if step == 0:
+                    positions = torch.arange(start + scored_from, start + length + 1, device=ids.device)
+                    yield Scored(positions[None], nll.detach(), variance=0.0)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            if reads_on(model):  # read again, with what was learned
+                _, state = model.extend(window[:, scored_from - 1 : -1], state)
+
+
+def _learning_copy(model: LanguageModel) -> LanguageModel:
+    """Returns a copy in evaluation mode that can be trained."""
+    model = copy.deepcopy(model).eval()
+    for part in model.modules():
+        if isinstance(part, nn.RNNBase):  # of which cuDNN has a gradient in training mode only
+            part.train()
+            part.dropout = 0.0
+    return model
+
+
+def _score_and_count(model: LearnsByCounting, ids: Int[Tensor, " N"]) -> Iterator[Scored]:
+    positions = torch.arange(1, len(ids), device=ids.device)
+    yield Scored(positions[None], model.nll_while_counting(ids)[None], variance=0.0)
