@@ -34,7 +34,7 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
         points: a row per measurement: step, characters, seconds, metric, value, seed.
         clock: the column that becomes x.
     """
-    points = points[np.isfinite(points["value"])]
+    points = points[np.isfinite(points["value"].astype(float))]
     metric = _metric(set(points["metric"]))
     seeds = []
     for _, rows in points[points["metric"] == metric].groupby("seed"):

@@ -7,10 +7,7 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-from charlab.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -126,17 +123,13 @@ def label_width(labels: Iterable[str], size: float = LABEL_SIZE) -> float:
     )
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a figure in the format that the path ends in."""
-    write_atomically(path, lambda file: file.write(_bytes(figure, path.suffix.removeprefix("."))))
-
-
 def as_address(figure: Figure) -> str:
     """Returns a figure as an address that holds the whole picture, for a page that loads nothing."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(_bytes(figure, 'svg')).decode()}"
+    return f"data:image/svg+xml;base64,{base64.b64encode(picture(figure, 'svg')).decode()}"
 
 
-def _bytes(figure: Figure, kind: str) -> bytes:
+def picture(figure: Figure, kind: str) -> bytes:
+    """Returns a figure as a file of that kind: png, pdf or svg."""
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata=_NO_DATE[kind])
     return file.getvalue()
@@ -190,12 +183,9 @@ def _apart(heights: Sequence[float], gap: float, low: float, high: float) -> lis
             before = clusters[-1]
             before[0] += total - number * before[1] * gap
             before[1] += number
-    found: list[float] = []
-    for cluster in clusters:
-        start = min(_start(cluster), high - (cluster[1] - 1) * gap)
-        start = max(start, low, found[-1] + gap if found else low)
-        found += [start + index * gap for index in range(int(cluster[1]))]
-    return found
+    found = [_start(cluster) + index * gap for cluster in clusters for index in range(int(cluster[1]))]
+    last = len(found) - 1
+    return [min(max(at, low + index * gap), high - (last - index) * gap) for index, at in enumerate(found)]
 
 
 def _start(cluster: Sequence[float]) -> float:

@@ -19,6 +19,7 @@ MOST_SAMPLES = 6
 MOST_UNFINISHED = 5
 SAMPLE_LINES, SAMPLE_COLUMNS = 9, 46
 LONGEST = 600  # characters of a notice or a command
+LONGEST_LABEL = 20
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -74,7 +75,7 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
 
     Arms beyond `MOST_ARMS` are left to the other reports, as is whatever else would make it longer than four pages.
     """
-    short = labels(list(contents.arms))
+    short = labels(list(contents.arms), LONGEST_LABEL)
     jinja = environment(
         finalize=finalizer(escape),
         variable_start_string="<<",

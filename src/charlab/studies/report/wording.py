@@ -103,11 +103,11 @@ def printable(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Returns a text in which absolute paths, which say whose machine it was, are cut to their last two parts."""
+    """Returns a text in which absolute paths, which say whose machine it was, are cut to their ends."""
 
     def cut(match: re.Match[str]) -> str:
-        parts = [part for part in re.split(r"[\\/]", match[0]) if part]
-        return "/".join(["…", *parts[-min(2, len(parts) - 1) :]])
+        parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]
+        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # /home/somebody/file: not even two
 
     return _ABSOLUTE_PATH.sub(cut, text)
 

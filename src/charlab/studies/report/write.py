@@ -12,7 +12,7 @@ import pandas as pd  # type: ignore[import-untyped]
 
 from charlab.files import write_atomically
 from charlab.studies.report.contents import Contents, gather
-from charlab.studies.report.drawing import drawing, save
+from charlab.studies.report.drawing import drawing, picture
 from charlab.studies.report.drawings import Drawings
 from charlab.studies.report.html import render_html
 from charlab.studies.report.latex import abridge, render_latex
@@ -21,8 +21,6 @@ from charlab.studies.report.templating import source
 from charlab.studies.report.wording import without_paths
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from charlab.studies.results import StudyResults
 
 Format = Literal["markdown", "html", "latex"]
@@ -69,9 +67,11 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     kept = None
     with drawing():
         drawings = Drawings(results, contents)
+        figures = drawings.for_paper() if "markdown" in formats or "latex" in formats else {}
+        pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
         if "markdown" in formats:
-            figures = drawings.for_paper()
-            _save(figures, folder / "figures", ("png", "pdf"))
+            pngs = {name: picture(figure, "png") for name, figure in figures.items()}
+            _write_figures(folder / "figures", pdf=pdfs, png=pngs)
             files["markdown"] = folder / "report.md"
             _write(files["markdown"], render_markdown(contents, figures))
         if "html" in formats:
@@ -79,8 +79,10 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
             _write(files["html"], render_html(contents, drawings.for_page()))
         if "latex" in formats:
             short = abridge(contents)
-            figures = Drawings(results, short).for_paper() if short is not contents else drawings.for_paper()
-            _save(figures, folder / "latex" / "figures", ("pdf",))
+            if short is not contents:
+                figures = Drawings(results, short).for_paper()
+                pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
+            _write_figures(folder / "latex" / "figures", pdf=pdfs)
             _write(folder / "latex" / _LAYOUT, source(_LAYOUT))
             files["latex"] = _write_paper(folder / "latex" / "report.tex", render_latex(short, figures))
             kept = folder / "latex" / "report.tex" if files["latex"].name != "report.tex" else None
@@ -127,13 +129,13 @@ def _verdict_row(contents: Contents, index: int) -> dict[str, Any]:
     return row | {"reason": comparison.reason, "other_text": text}
 
 
-def _save(figures: Mapping[str, Figure], folder: Path, kinds: Collection[str]) -> None:
-    """Writes the figures, and removes those of a former report that this one does not have."""
-    for name in _FIGURES:
-        for kind in kinds:
+def _write_figures(folder: Path, **pictures: Mapping[str, bytes]) -> None:
+    """Writes the figures, by kind and name, and removes those of a former report that this one does not have."""
+    for kind, found in pictures.items():
+        for name in _FIGURES:
             path = folder / f"{name}.{kind}"
-            if name in figures:
-                save(figures[name], path)
+            if name in found:
+                _write(path, found[name])
             else:
                 path.unlink(missing_ok=True)
 
@@ -156,5 +158,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+def _write(path: Path, content: str | bytes) -> None:
+    raw = content.encode() if isinstance(content, str) else content
+    write_atomically(path, lambda file: file.write(raw))

@@ -1,0 +1,169 @@
+"""What the report says, before it is written in any format."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from charlab.runs.record import SCENE_LENGTH
+from charlab.studies.bootstrap import bootstrap_text
+from charlab.studies.report.contents import gather
+from charlab.studies.report.pieces import Span
+from tests.studies.report.conftest import LONG, NASTY
+from tests.studies.report.made_up_study import TEXT_LENGTH, MadeUpArm
+
+
+def texts(notices) -> list[str]:
+    return [notice.text.split(":")[0].split(".")[0] for notice in notices]
+
+
+def row(table, name):
+    return next(row for row in table.rows if row[0].text.startswith(name))
+
+
+def test_results_are_means_over_seeds_with_t_intervals(plain):
+    contents = gather(plain)
+    nll = np.array([result.record.metric("blocks")["nll"] for result in plain.of("rotary")])
+    half = stats.t.ppf(0.975, 7) * stats.sem(nll)
+    cells = row(contents.results, "rotary")
+    assert cells[1].text == f"{nll.mean():.4f} ± {half:.4f}"
+    assert cells[2].text == f"{nll.mean() / math.log(2):.4f} ± {half / math.log(2):.4f}"
+    ppl = np.exp(nll)
+    assert cells[3].text == f"{ppl.mean():.3f} ± {stats.t.ppf(0.975, 7) * stats.sem(ppl):.3f}"
+
+
+def test_verdicts_are_those_of_the_statistics(plain):
+    contents = gather(plain)
+    comparison = plain.comparisons()["rotary"]
+    left, right = (np.array(list(plain.values(arm).values())) for arm in ("learned", "rotary"))
+    cells = row(contents.verdicts, "rotary")
+    assert [cell.text for cell in cells[1:4]] == ["improve", "✓ supported", f"+{(left - right).mean():.4f}"]
+    assert cells[4].text == f"[+{comparison.interval_95[0]:.4f}, +{comparison.interval_95[1]:.4f}]"
+    assert cells[6].text == "0.0078"  # 2 / 2⁸
+    assert cells[7].text == "8"
+    assert contents.judgments[0].comparison == comparison
+    assert contents.judgments[1].expectation == "worsen"
+
+
+def test_nothing_stands_before_the_verdicts_of_a_study_without_faults(plain):
+    assert gather(plain).notices == ()
+
+
+def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
+    few = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6, steps=500), seeds=3, planned_seeds=2, looks=(2,))
+    notices = gather(few).notices
+    assert texts(notices) == ["Too few seeds", "Budgets do not match", "Exploratory"]
+    assert [notice.level for notice in notices] == ["alarm", "alarm", "caution"]
+    assert "3 of 3 pairs" in notices[0].text
+    assert "at least 6" in notices[0].text  # 1 + log₂(1 / 0.05), rounded up
+    assert "planned with 2 seeds, it was grown to 3 after looks at 2" in notices[2].text
+
+
+def test_one_seed_is_too_few_for_anything(make):
+    contents = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=1))
+    assert texts(contents.notices) == ["Too few seeds for any verdict"]
+    assert contents.verdicts is None
+
+
+def test_one_arm_is_described_and_not_judged(make):
+    contents = gather(make(MadeUpArm("a", 1.7), seeds=3, sweep=True, hypothesis=""))
+    assert texts(contents.notices) == ["There is one arm only, so nothing is compared", "Exploratory"]
+    assert contents.verdicts is None
+    assert contents.compared_costs == []
+
+
+def test_everything_that_is_wrong_is_said(troubled):
+    found = texts(gather(troubled).notices)
+    assert found == [
+        "Budgets do not match",
+        "The arm wrong axis sees what it is to predict, so it gets no verdict",
+        "Exploratory",
+        "3 of 60 cells have no result (1 missing, 1 failed and 1 killed), so the verdicts are provisional",
+        "1 of 60 cells diverged, which counts against their arms",
+        "10 of 60 cells were made by other code than today's",
+        "Upper bounds (≤)",
+    ]
+
+
+def test_different_texts_are_not_compared_in_silence(make, tmp_path):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6)
+    results.of("b")[0].record.corpus["sha256"] = "another"
+    assert "The cells were scored on different texts" in texts(gather(results).notices)[0]
+
+
+def test_a_leak_is_crossed_out_with_the_honest_figure_beside_it(troubled):
+    contents = gather(troubled)
+    cells = row(contents.results, "wrong axis")
+    assert cells[1].spans[1:] == (Span(" leaks", "alarm"), Span(" honest 4.03", "strong"))
+    assert {cell.spans[0].style for cell in cells[1:4]} == {"struck"}
+    assert cells[1].key == pytest.approx(4.03)  # it ranks by the honest one
+    assert row(contents.verdicts, "wrong axis")[2].text == "– no verdict"
+    assert {cell.text for cell in row(contents.verdicts, "wrong axis")[3:7]} == {"–"}
+
+
+def test_a_bound_is_marked_wherever_it_stands(troubled):
+    contents = gather(troubled)
+    assert all(cell.text.startswith("≤ ") for cell in row(contents.results, "diffusion")[1:4])
+    judgment = next(judgment for judgment in contents.judgments if judgment.comparison.arm == "diffusion")
+    assert "bound" in judgment.caution
+    assert "Not asked" in judgment.other_text
+    assert sum(bool(judgment.caution) for judgment in contents.judgments) == 1
+
+
+def test_the_floor_and_the_n_gram_stand_below_the_arms(troubled, plain):
+    last = [row[0].text for row in gather(troubled).results.rows[-2:]]
+    assert last == ["entropy of the text", "Kneser–Ney n-gram of order 7"]
+    assert gather(troubled).floor == 0.7
+    assert [row[0].text for row in gather(plain).results.rows[3:]] == ["Kneser–Ney n-gram of order 7"]
+
+
+def test_the_n_gram_is_that_of_the_same_split_only(make):
+    results = make(MadeUpArm("a", 1.7), seeds=2)
+    results.cells[0].record.config["data"]["dev_fraction"] = 0.1
+    assert len(gather(results).results.rows) == 1
+
+
+def test_cells_without_a_result_are_named_with_their_command(troubled):
+    found = {cell.cell: cell for cell in gather(troubled).unfinished}
+    assert list(found) == [f"{LONG}/305", f"{NASTY}/306", f"{NASTY}/307", f"{LONG}/308"]
+    failed = found[f"{NASTY}/307"]
+    assert failed.status == "failed"
+    assert failed.reason.splitlines()[1:] == ['  File "…/lab/x.py", line 3', "RuntimeError: <b>100%</b> & $1"]
+    assert failed.command.startswith("python scripts/train.py model=gpt ")
+    assert failed.command.endswith(" seed=307")
+    assert found[f"{LONG}/305"].reason == "It has not been run yet."
+    assert gather(troubled).older == "counts (all seeds)"
+
+
+def test_budgets_show_the_range_and_what_should_have_matched(troubled, plain):
+    contents = gather(troubled)
+    assert [column.heading for column in contents.budgets.columns][4] == "training (NOT matched)"
+    assert row(contents.budgets, "counts")[4].text == "1.1 s (0.7 s – 1.3 s)"
+    assert row(contents.budgets, "counts")[5].text == "counts only"
+    assert [column.heading for column in gather(plain).budgets.columns][1] == "steps (matched)"
+    assert row(gather(plain).budgets, "learned")[3].text == "4.23 T"  # 10,571,218,944 × 400
+
+
+def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled):
+    contents = gather(troubled)
+    seeds = [seed for seed in range(305, 315) if seed not in (306, 307)]
+    scenes = [
+        np.array([result.record.scenes for result in troubled.of(arm) if result.cell.seed in seeds])
+        for arm in ("gpt", NASTY)
+    ]
+    expected = bootstrap_text(*scenes, np.full(TEXT_LENGTH // SCENE_LENGTH, SCENE_LENGTH))
+    judgment = next(judgment for judgment in contents.judgments if judgment.comparison.arm == NASTY)
+    assert judgment.other_text == expected.sentence
+
+
+def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
+    monkeypatch.chdir(plain.folder)
+    command = f"scripts/train.py -m study=plain data.path={plain.folder}/words.txt"
+    object.__setattr__(plain.plan, "command", command)
+    try:
+        shown = gather(plain).commands
+    finally:
+        object.__setattr__(plain.plan, "command", "scripts/train.py -m study=plain")
+    assert next(iter(shown.values())) == "python scripts/train.py -m study=plain data.path=words.txt"
+    assert shown["One cell of rotary"].endswith("seed=305")

@@ -1,0 +1,136 @@
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.colors import to_hex
+from sklearn.isotonic import IsotonicRegression
+
+from charlab.studies.report.contents import gather
+from charlab.studies.report.curves import curve_over_seeds
+from charlab.studies.report.drawing import _apart, drawing, label_at_right, new_figure, picture
+from charlab.studies.report.drawings import Drawings
+from charlab.studies.report.figures import draw_differences
+from tests.studies.report.conftest import LONG, NASTY
+
+
+@pytest.fixture(scope="module")
+def figures(troubled):
+    with drawing():
+        drawings = Drawings(troubled, gather(troubled))
+        yield drawings, drawings.for_page() | drawings.for_paper()
+
+
+def texts(axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted))
+def test_labels_move_apart_by_as_little_as_can_be(heights):
+    gap = 0.1
+    found = np.array(_apart(heights, gap, low=-9, high=9))
+    offsets = gap * np.arange(len(heights))
+    nearest = IsotonicRegression().fit_transform(np.arange(len(heights)), np.array(heights) - offsets) + offsets
+    assert found == pytest.approx(nearest, abs=1e-6)  # least squares under found[i + 1] ≥ found[i] + gap
+
+
+@given(st.lists(st.floats(-1, 2), min_size=1, max_size=9).map(sorted))
+def test_labels_stay_beside_the_axes_if_there_is_room(heights):
+    found = np.array(_apart(heights, 0.1, low=0, high=1))
+    assert found.min() >= 0
+    assert found.max() <= 1 + 1e-9
+    assert (np.diff(found) >= 0.1 - 1e-9).all()
+
+
+def test_a_curve_is_the_mean_over_seeds_where_all_have_been():
+    rows = [(0, 0.0, 4.0, 1), (10, 5.0, 2.0, 1), (20, 10.0, 1.0, 1), (0, 0.0, 3.0, 2), (20, 8.0, 1.0, 2)]
+    points = pd.DataFrame(rows, columns=["step", "seconds", "value", "seed"]).assign(metric="estimate/validation/nll")
+    noise = pd.DataFrame([(5, 1.0, 9.0, 1, "train/loss")], columns=[*points.columns])
+    points = pd.concat([points, noise])
+    curve = curve_over_seeds(points, "seconds")
+    assert curve.x.tolist() == [0, 5, 8]
+    assert curve.low.tolist() == pytest.approx([3, 3 - 2 * 5 / 8, 1])
+    assert curve.high.tolist() == pytest.approx([4, 2, 2 - 3 / 5])
+    assert curve.mean.tolist() == pytest.approx([3.5, (2 + 1.75) / 2, (1.4 + 1) / 2])
+
+
+def test_a_curve_needs_something_finite():
+    points = pd.DataFrame([(0, 0, 0.0, "train/loss", math.nan, 1)], columns=["step", "characters", "seconds", "metric", "value", "seed"])  # fmt: skip  # noqa: E501
+    assert curve_over_seeds(points, "step") is None
+    assert curve_over_seeds(points.assign(value=2.0), "step").mean.tolist() == [2.0]
+
+
+def test_every_pair_is_drawn_with_its_mean_and_interval(plain):
+    drawings = Drawings(plain, gather(plain))
+    with drawing():
+        axes = draw_differences(plain.comparisons(), drawings.looks, width=5).axes[0]
+    comparison = plain.comparisons()["none"]
+    lines = [(list(line.get_xdata()), line.get_marker()) for line in axes.lines]
+    assert (list(comparison.differences.values()), "o") in lines
+    assert ([comparison.mean], "D") in lines
+    assert (list(comparison.interval_95), "None") in lines
+    assert {"rotary", "none", "supported", "margin ±0.01"} <= set(texts(axes))
+    low, high = axes.get_xlim()
+    assert (
+        low < min(comparison.differences.values()) < 0 < max(plain.comparisons()["rotary"].differences.values()) < high
+    )
+
+
+def test_diverged_cells_are_drawn_at_the_edge(figures):
+    _, found = figures
+    axes = found["differences"].axes[0]
+    assert "1 diverged" in texts(axes)
+    assert axes.get_xscale() == "symlog"  # the bound is 30 margins away, and the margin can still be seen
+    edge = next(line for line in axes.lines if line.get_marker() == "<")
+    assert edge.get_xdata()[0] == axes.get_xlim()[0]
+
+
+def test_a_leaking_arm_is_in_no_comparison_of_costs(figures):
+    drawings, found = figures
+    axes = found["cost-training_s"].axes[0]
+    heights = [line.get_ydata()[0] for container in axes.containers for line in [container.lines[0]]]
+    arms = drawings.contents.arms
+    assert heights == pytest.approx([arm.mean for name, arm in arms.items() if name != "wrong axis"])
+    assert not any("wrong axis" in text for text in texts(axes))
+    assert "≤ diffusion" in texts(axes)
+    assert drawings.contents.cost_note == "Not drawn, for its figures are false: wrong axis."
+
+
+def test_curves_show_how_training_ends_and_name_what_leaves_the_picture(figures):
+    drawings, found = figures
+    axes = found["curves-step"].axes[0]
+    low, high = axes.get_ylim()
+    assert low < 0.7  # the entropy of the text
+    assert "wrong axis (leaks) ↓" in texts(axes)
+    assert high < 4.2
+    drawn = axes.lines[0].get_ydata()
+    assert np.array_equal(drawn, drawings.curves["step"]["gpt"].mean)
+    assert len(found["curves"].axes) == 3
+
+
+def test_colors_are_different_and_the_baseline_black(figures):
+    drawings, _ = figures
+    colors = [to_hex(look.color) for look in drawings.looks.values()]
+    assert colors[0] == "#000000"
+    assert len(set(colors)) == len(colors)
+
+
+def test_names_are_drawn_as_they_are(figures):
+    drawings, found = figures
+    shown = texts(found["differences"].axes[0])
+    assert drawings.looks[NASTY].label in shown  # with its dollars, braces and backslash
+    assert LONG not in shown
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_figure_is_the_same_file_each_time(kind):
+    files = set()
+    for _ in range(2):
+        with drawing():
+            figure, [axes] = new_figure(2, 1)
+            axes.plot([0, 1])
+            label_at_right(axes, [(0.5, "a $_", "red")])
+            files.add(picture(figure, kind))
+    assert len(files) == 1

@@ -1,0 +1,134 @@
+"""The page in a real browser, and the paper through pdflatex. CI installs both."""
+
+import html
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from charlab.studies.report import latex
+from charlab.studies.report.write import write_report
+from tests.studies.report.made_up_study import MadeUpArm
+
+pytestmark = [pytest.mark.slow, pytest.mark.rendering]
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or "chromium"
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--virtual-time-budget=5000",
+)
+
+# Runs on the page once it is there, and leaves what it has seen behind.
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const table = document.getElementById("results");
+  const column = (n) => [...table.tBodies[0].rows].map((row) => row.cells[n].innerText);
+  const sorted = [];
+  for (const n of [1, 1, 0]) { table.tHead.rows[0].cells[n].querySelector("button").click(); sorted.push(column(0)); }
+  const wide = [...document.querySelectorAll("main *")].filter((element) =>
+    !element.closest(".scroll, pre") && element.getBoundingClientRect().right > innerWidth + 1);
+  const seen = {
+    width: innerWidth, page: document.documentElement.scrollWidth, wide: wide.map((element) => element.outerHTML.slice(0, 200)),
+    images: [...document.images].map((image) => image.naturalWidth), sorted, errors: window.errors,
+    headings: [...document.querySelectorAll("h2")].map((heading) => heading.innerText),
+    loaded: performance.getEntriesByType("resource").map((entry) => entry.name).filter((name) => !name.startsWith("data:")),
+    alarm: getComputedStyle(document.querySelector(".notice.alarm")).color,
+    top: document.querySelector(".notice.alarm").offsetTop,
+    verdicts: document.querySelector(".card").offsetTop,
+    letters: getComputedStyle(document.body).fontSize,
+  };
+  parent.document.body.insertAdjacentHTML("beforeend", "<pre id='seen'></pre>");
+  parent.document.getElementById("seen").textContent = JSON.stringify(seen);
+});
+</script>
+"""  # noqa: E501
+ERRORS = "<script>window.errors = []; addEventListener('error', (event) => window.errors.push(event.message))</script>"
+
+
+def visit(page: Path, width: int) -> dict:
+    """Opens a page in a frame of that width (a window has a least width), and returns what the probe has seen."""
+    probed = page.read_text().replace("<title>", f"{ERRORS}<title>").replace("</body>", f"{PROBE}</body>")
+    frame = f'<iframe style="border: 0" width="{width}" height="844" srcdoc="{html.escape(probed)}"></iframe>'
+    with tempfile.TemporaryDirectory() as folder:
+        outer = Path(folder, "page.html")
+        outer.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frame}</body>')
+        command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", "--window-size=1400,900", "--dump-dom"]
+        done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_page_works_in_a_browser(folder, width):
+    seen = visit(folder / "report.html", width)
+    assert seen["errors"] == []
+    assert seen["loaded"] == []
+    assert seen["width"] == width
+    assert seen["page"] <= width  # only tables scroll sideways, within their frames
+    assert seen["wide"] == []
+    assert len(seen["images"]) == 6
+    assert all(size > 0 for size in seen["images"])
+    assert "Verdicts" in seen["headings"]
+    red, green, blue = map(int, re.findall(r"\d+", seen["alarm"]))
+    assert red > 100 > max(green, blue)
+    assert seen["top"] < seen["verdicts"]
+    assert seen["letters"] == "16px"
+
+
+def test_a_table_is_sorted_by_its_figures(folder):
+    rising, falling, by_name = visit(folder / "report.html", 1280)["sorted"]
+    assert [name.split(" ")[0] for name in rising[:3]] == ["entropy", "Kneser–Ney", "counts"]
+    assert rising[-1] == "wrong axis"  # by its honest figure
+    assert falling == rising[::-1]
+    assert by_name == sorted(by_name, key=str.casefold)
+
+
+def compile_paper(folder: Path) -> tuple[int, str]:
+    """Compiles a copy of the paper; returns its number of pages and the log."""
+    with tempfile.TemporaryDirectory() as copy:
+        shutil.copytree(folder / "latex", copy, dirs_exist_ok=True)
+        command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
+        for _ in range(2):
+            done = subprocess.run(command, cwd=copy, capture_output=True, text=True, errors="replace", timeout=120)
+            assert done.returncode == 0, done.stdout[-3000:]
+        log = Path(copy, "report.log").read_text(errors="replace")
+    return int(re.search(r"Output written on report.pdf \((\d+) page", log)[1]), log
+
+
+def test_the_paper_of_a_troubled_study_has_four_pages(folder):
+    pages, log = compile_paper(folder)
+    assert pages <= 4
+    overfull = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
+    assert max(overfull, default=0) < 5
+
+
+@pytest.mark.parametrize("arms", [1, 2, 30])
+def test_the_paper_has_four_pages_at_most(make, arms):
+    names = [f"learning_rate={2.0**-i:g},layers={i}" for i in range(arms)]
+    samples = [MadeUpArm(name, 1.7 + 0.01 * (i % 7)) for i, name in enumerate(names)]
+    results = make(*samples, seeds=3, sweep=True, hypothesis="")
+    write_report(results, results.folder / "report", ["latex"])
+    assert compile_paper(results.folder / "report")[0] <= 4
+
+
+def test_tex_has_every_letter_that_is_left_to_it(tmp_path):
+    letters = [chr(code) for code in [*range(32, 127), *range(0xA0, 0x180), *range(0x391, 0x3CA)]]
+    signs = list(latex._SIGNS)
+    (tmp_path / "latex").mkdir()
+    text = "\n\n".join(latex.escape(f"x{sign}x") for sign in [*letters, *signs, "中", "\0"])
+    layout = Path(latex.__file__).parent / "templates" / "charlab.sty"
+    shutil.copy(layout, tmp_path / "latex")
+    document = f"\\documentclass{{article}}\\usepackage{{charlab}}\\begin{{document}}\n{text}\n\\end{{document}}\n"
+    (tmp_path / "latex" / "report.tex").write_text(document)
+    _, log = compile_paper(tmp_path)
+    assert "Missing character" not in log
