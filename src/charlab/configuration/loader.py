@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal, cast
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, IConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository, IConfigRepository
 from hydra._internal.utils import create_automatic_config_search_path
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.default_element import GroupDefault, ResultDefault
@@ -41,6 +42,25 @@ class Source:
     name: str
     keys: frozenset[str]
     overlay: bool
+
+
+class _Files(ConfigRepository):
+    """The files of a search path, each of which is read once, though Hydra copies the repository for every job."""
+
+    def __init__(self, search_path: ConfigSearchPath) -> None:
+        super().__init__(search_path)
+        self._read: dict[tuple[str, ...], ConfigResult | None] = {}
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        key = (config_path, *(source.path for source in self.sources))
+        if key not in self._read:
+            self._read[key] = super().load_config(config_path)
+        return copy.deepcopy(self._read[key])  # Hydra puts parts of it into what it composes
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Files:
+        copied = copy.copy(self)
+        copied.sources = list(self.sources)
+        return copied
 
 
 class Loader(ConfigLoaderImpl):
@@ -75,6 +95,10 @@ class Loader(ConfigLoaderImpl):
             overlay = "/" in name and not default.package
             self.sources.append(Source(name, frozenset(_paths(result.config)), overlay))
         return result
+
+    def remember(self) -> None:
+        """Reads each file only once from now on, which many compositions in a row gain from."""
+        self.repository = _Files(self.config_search_path)
 
     def groups_of(self, config_name: str) -> tuple[set[str], set[str]]:
         """Returns the groups that a configuration chooses from, and those of them that it takes several options of."""

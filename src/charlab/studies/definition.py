@@ -107,12 +107,12 @@ def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
     for key in values:
         if key not in TYPES:
             raise UserError(f"There is no key study.{key}{_place(choice)}{nearest(key, TYPES, 'study.')}")
-    if isinstance(values["rerun"], str):
+    if isinstance(values.get("rerun"), str):
         values["rerun"] = [values["rerun"]]
     for key, annotation in TYPES.items():
         if key not in values:
             raise UserError(
-                f"study.{key} is missing{_place(choice)}: let the file begin with defaults: [_base, _self_]."
+                f"study.{key}{_place(choice)} is missing: begin the file with defaults: [_base, _self_]."
             )
         if not fits(values[key], annotation):
             raise UserError(f"study.{key}{_place(choice)} must be {describe(annotation)}, not {display(values[key])}.")

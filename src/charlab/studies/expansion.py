@@ -59,6 +59,7 @@ class Expansion:
             UserError: if an arm does not compose, is no other than a further one, or changes what all must share.
         """
         definition, sweep = self.definition, not self.definition.arms
+        self.composer.loader.remember()
         if sweep:
             arms, seeds = self._found()
         else:

@@ -230,7 +230,8 @@ class StudyResults:
 
         found = [result.record.scenes for result in self.of(arm) if result.record is not None and self.figure(result)]
         longest = max(map(len, found), default=0)
-        return np.array([scenes for scenes in found if scenes and len(scenes) == longest]).reshape(-1, longest)
+        whole = [scenes for scenes in found if scenes and len(scenes) == longest]
+        return np.array(whole, dtype=np.float64).reshape(len(whole), longest)
 
     def samples(self, arm: str) -> str:
         """Returns text that the arm's first run wrote, if it was kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,20 +15,24 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.loader import typed_overrides
 from charlab.configuration.location import conf_folder
 from charlab.studies.cells import STOP_FILE
-from charlab.studies.definition import Definition, Rerun, define
+from charlab.studies.definition import Rerun, define
 from charlab.studies.expansion import PROGRAM, Expansion
 from charlab.studies.launching import launch
 from charlab.studies.links import link_runs
 from charlab.studies.locks import sweeping
 from charlab.studies.outcome import Outcome
 from charlab.studies.paired import minimum_seeds
-from charlab.studies.plan import FILE_NAME, Plan
+from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.progress import showing
 from charlab.studies.results import CellResult, StudyResults, read_results
 from charlab.studies.slots import Capacity
 from charlab.studies.summary import print_cells, print_summary
 
 NOT_CHOSEN = "_base"  # the option of the group `study` that is no study
+
+
+Launch = Callable[[Path, Sequence[Cell]], None]
+"""Runs these cells of the study in a folder, and returns when each has ended."""
 
 
 def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction) -> None:
@@ -43,48 +47,90 @@ def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFu
         UserError: if something in it is wrong; nothing has been written then.
         SystemExit: with 1, if a cell has not finished.
     """
-    console = Console()
     choice = config.hydra.runtime.choices.study
     definition = define(config.study, None if choice == NOT_CHOSEN else choice)
     typed = list(config.typed)
     composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
     plan = expansion.plan(_command(config, typed))
-    folder = expansion.output_dir.absolute() / "studies" / plan.name
-    plan = _continued(plan, folder)
-    results = read_results(plan, expansion.output_dir)
     again = (*definition.rerun, "all") if "force=true" in typed else definition.rerun
-    todo = [result for result in results.cells if _is_due(result, definition, again)]
-    _warn_of_few_seeds(plan, console)
     if config.dry_run:
         at_once = Capacity.of(OmegaConf.to_container(config.hydra.launcher, resolve=True)).at_once  # type: ignore[arg-type]
-        print_cells(results, todo, at_once, console)
+        rehearse(plan, expansion.output_dir, again=again, at_once=at_once)
         return
-    with sweeping(folder):
-        _with_force(plan, todo).save(folder)
-        try:
-            if todo:
-                (folder / STOP_FILE).unlink(missing_ok=True)
-                cells = [result.cell for result in todo]
-                with showing(folder, cells, console):
-                    launch(config, hydra_context, task_function, folder, cells)
-        finally:
-            plan.save(folder)
-            results = read_results(plan, expansion.output_dir)
-            link_runs(results)
-            print_summary(results, console)
-    _report(results, console)
+    results = conduct(
+        plan,
+        expansion.output_dir,
+        lambda folder, cells: launch(config, hydra_context, task_function, folder, cells),
+        again=again,
+    )
+    _report(results)
     if any(result.status != "finished" for result in results.cells):
         raise SystemExit(1)
 
 
-def _report(results: StudyResults, console: Console) -> None:
+def rehearse(plan: Plan, output_dir: Path, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
+    """Prints what `conduct` would do with the same arguments, and about how long it would take.
+
+    Args:
+        plan: the study's.
+        output_dir: the folder of all outputs.
+        again: which cells are to be run though they have a result.
+        at_once: how many at a time.
+    """
+    console = Console()
+    results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
+    _warn_of_few_seeds(plan, console)
+    print_cells(results, _due(results, again), at_once, console)
+
+
+def conduct(plan: Plan, output_dir: Path, launch: Launch, *, again: Sequence[Rerun] = ()) -> StudyResults:
+    """Runs the cells of a study that have no result yet, and prints what became of each.
+
+    Args:
+        plan: the study's, as if nothing had been run.
+        output_dir: the folder of all outputs.
+        launch: what runs them.
+        again: which cells are to be run though they have a result.
+
+    Returns:
+        What there is now.
+
+    Raises:
+        UserError: if another process is running the study, or what it knows of its past cannot be read.
+    """
+    console = Console()
+    folder = _folder(plan, output_dir)
+    plan = _continued(plan, folder)
+    due = _due(read_results(plan, output_dir), again)
+    _warn_of_few_seeds(plan, console)
+    with sweeping(folder):
+        _with_force(plan, due).save(folder)
+        try:
+            if due:
+                (folder / STOP_FILE).unlink(missing_ok=True)
+                cells = [result.cell for result in due]
+                with showing(folder, cells, console):
+                    launch(folder, cells)
+        finally:
+            plan.save(folder)
+            results = read_results(plan, output_dir)
+            link_runs(results)
+            print_summary(results, console)
+    return results
+
+
+def _folder(plan: Plan, output_dir: Path) -> Path:
+    return output_dir.absolute() / "studies" / plan.name
+
+
+def _report(results: StudyResults) -> None:
     """Writes the report, unless there is nothing yet to report on."""
     if not any(result.ended for result in results.cells):
         return
     from charlab.studies.report.program import make_report  # imported late: it draws, and a dry run does without
 
-    make_report(results, console=console)
+    make_report(results)
 
 
 def _flags(config: DictConfig) -> list[str]:
@@ -117,19 +163,22 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     return plan.continuing(former) if begun else plan
 
 
-def _is_due(result: CellResult, definition: Definition, again: Sequence[Rerun]) -> bool:
-    """Returns whether a cell is to be run: it has no result, or is to have another."""
+def _due(results: StudyResults, again: Sequence[Rerun]) -> list[CellResult]:
+    """Returns the cells that are to be run: those without a result, and those that are to have another."""
+    return [result for result in results.cells if _is_due(result, results.plan.time_limit, again)]
+
+
+def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
     if result.status == "timed out":  # only more time would change that
-        limit = definition.time_limit
-        return limit is None or (result.seconds is not None and limit > 1.1 * result.seconds)
+        return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
     return result.status not in ("finished", "diverged", "corrupt", "running")
 
 
-def _with_force(plan: Plan, todo: Sequence[CellResult]) -> Plan:
+def _with_force(plan: Plan, due: Sequence[CellResult]) -> Plan:
     """Returns the plan to be run, in which cells that have a result are told to train again all the same."""
-    again = {result.cell.key for result in todo if result.ended or result.status == "corrupt"}
+    again = {result.cell.key for result in due if result.ended or result.status == "corrupt"}
     cells = (
         replace(cell, overrides=(*cell.overrides, "force=true")) if cell.key in again else cell for cell in plan.cells
     )

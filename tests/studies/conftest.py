@@ -1,0 +1,68 @@
+"""Studies of runs that take no time, on a text made up here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import cast
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration.compose import Composer
+from charlab.configuration.loader import search_path
+from charlab.configuration.location import conf_folder
+from charlab.studies.definition import Definition, define
+
+OWN = conf_folder()
+SHARED = ("model=gpt", "data=textfile", "trainer.accelerator=cpu", "data.context_length=8")
+
+
+@pytest.fixture
+def text_path(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text("To be, or not to be.\n" * 100)
+    return path
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """A folder for studies of one's own, as --config-dir takes it."""
+    (tmp_path / "conf" / "study").mkdir(parents=True)
+    return tmp_path / "conf"
+
+
+@pytest.fixture
+def write_study(conf: Path, text_path: Path) -> Callable[..., str]:
+    """Writes a study's file, with a baseline and two arms unless told otherwise, and returns its name."""
+
+    def write(body: str = "", *, name: str = "mine", baseline: str | None = "learned", arms: str | None = None) -> str:
+        overrides = [*SHARED, f"data.path={text_path}"]
+        lines = ["defaults: [_base, _self_]", f"overrides: {overrides}"]
+        lines += [f"baseline: {baseline}"] if baseline is not None else []
+        default = (
+            "{learned: [], rotary: [model/position=rotary], none: {overrides: [model/position=none], expect: worsen}}"
+        )
+        lines += [f"arms: {arms or default}"] if arms != "" else []
+        (conf / "study" / f"{name}.yaml").write_text("\n".join(lines) + "\n" + dedent(body))
+        return name
+
+    return write
+
+
+@pytest.fixture
+def composer(conf: Path) -> Composer:
+    return Composer("train", search_path(additional=conf))
+
+
+@pytest.fixture
+def define_study(conf: Path) -> Callable[..., Definition]:
+    """Reads a study's file, with what was typed of the study itself."""
+
+    def defined(name: str, **typed: object) -> Definition:
+        base, own = (
+            OmegaConf.load(folder / "study" / f"{file}.yaml") for folder, file in ((OWN, "_base"), (conf, name))
+        )
+        own.pop("defaults")
+        return define(cast(DictConfig, OmegaConf.merge(base, own, typed)), name)
+
+    return defined

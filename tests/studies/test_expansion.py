@@ -1,0 +1,147 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlab.configuration.compose import Composer, compose
+from charlab.errors import UserError
+from charlab.runs.fingerprint import fingerprint
+from charlab.studies.definition import Definition, define
+from charlab.studies.expansion import Expansion, merged
+from charlab.studies.plan import Plan
+
+Write = Callable[..., str]
+Expand = Callable[..., Plan]
+
+
+@pytest.fixture
+def expand(composer: Composer, define_study: Callable[..., Definition]) -> Expand:
+    """Makes the plan of a study."""
+
+    def plan(name: str, *typed: str, **settings: object) -> Plan:
+        expansion = Expansion(define_study(name, **settings), composer, composer.prepare(typed), ["--config-dir", "x"])
+        return expansion.plan("scripts/train.py -m study=mine")
+
+    return plan
+
+
+@pytest.fixture
+def expand_sweep(composer: Composer, text_path: Path) -> Expand:
+    """Makes the plan of an ordinary sweep."""
+    base = composer.master([]).study
+    shared = ["data=textfile", f"data.path={text_path}", "data.context_length=8", "trainer.accelerator=cpu"]
+
+    def plan(*typed: str, params: dict[str, str] | None = None) -> Plan:
+        return Expansion(define(base, None), composer, composer.prepare([*shared, *typed]), params=params).plan("")
+
+    return plan
+
+
+def test_cells_are_what_one_would_type_alone(write_study: Write, expand: Expand, text_path: Path) -> None:
+    plan = expand(write_study("seeds: [4, 5]"), "model.embed_dim=32", "name=mine")
+    assert [cell.key for cell in plan.cells] == ["learned/4", "rotary/4", "none/4", "learned/5", "rotary/5", "none/5"]
+    assert (plan.baseline, plan.seeds, plan.planned_seeds) == ("learned", (4, 5), 2)
+    cell = plan.cell("rotary/5")
+    assert cell.overrides[:2] == ("--config-dir", "x")
+    assert cell.overrides[-4:] == ("model.embed_dim=32", "name=mine", "model/position=rotary", "seed=5")
+    assert cell.run == f"mine/{fingerprint(compose(cell.overrides[2:]))}"
+    assert len({cell.run for cell in plan.cells}) == 6
+
+
+def test_an_arm_goes_before_what_is_typed_and_that_before_what_is_shared() -> None:
+    assert merged(["model=a", "x=1", "y=1"], ["x=2", "y=2"], ["model=b", "y=3"]) == ["x=2", "model=b", "y=3"]
+
+
+def test_arms_on_other_windows_are_marked(write_study: Write, expand: Expand) -> None:
+    often = "often: [trainer.accumulate_grad_batches=2]"
+    plan = expand(write_study(arms=f"{{learned: [], large: [data.batch_size=3], deep: [model.num_layers=5], {often}}}"))
+    assert [arm.name for arm in plan.arms if not arm.paired] == ["large", "often"]
+
+
+@pytest.mark.parametrize(
+    ("arms", "sentence"),
+    [
+        (
+            "{learned: [], rot: [model/position=rotry]}",
+            "The arm rot does not compose: There is no model/position=rotry",
+        ),
+        ("{learned: [], rot: [model.embd_dim=3]}", "The arm rot does not compose: There is no key model.embd_dim"),
+        ("{learned: [], rot: [model.embed_dim=x]}", "The arm rot does not compose: model.embed_dim must be an integer"),
+        (
+            "{learned: [], rot: ['model.embed_dim=8,16']}",
+            "The arm rot does not compose: model.embed_dim=8,16 has several",
+        ),
+        ("{learned: [], rot: [model/position=learned]}", "means the same run as the baseline learned"),
+        (
+            "{learned: [], rot: [callbacks.samples.length=7]}",
+            "The arm rot (callbacks.samples.length=7) means the same run",
+        ),
+        (
+            "{learned: [], a: [model.dropout=0.1], b: [model.dropout=0.1]}",
+            "The arm b (model.dropout=0.1) means the same",
+        ),
+        ("{learned: [], rot: [seed=3]}", "The arm rot sets seed, which all arms of a study share: leave it out there."),
+        ("{learned: [], rot: [data.seed=3]}", "The arm rot sets data.seed, which all arms"),
+        ("{learned: [], rot: [output_dir=x]}", "The arm rot sets output_dir, which all arms"),
+        ("{learned: [], rot: [hydra/launcher=basic]}", "The arm rot sets hydra/launcher, which all arms"),
+        ("{learned: [], rot: [study.margin=1]}", "The arm rot sets study.margin, which all arms"),
+    ],
+)
+def test_an_arm_that_is_wrong_is_named(write_study: Write, expand: Expand, arms: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        expand(write_study(arms=arms))
+    assert sentence in str(raised.value)
+
+
+def test_a_study_sets_its_seeds_and_arms_itself(write_study: Write, expand: Expand) -> None:
+    name = write_study()
+    with pytest.raises(UserError, match=r"seed=1,2 has no place in a study, which sets the seeds"):
+        expand(name, "seed=1,2")
+    with pytest.raises(
+        UserError, match=r"model.dropout=0.1,0.2 has several values, but a study's arms stand in its file"
+    ):
+        expand(name, "model.dropout=0.1,0.2")
+
+
+def test_a_sweep_is_a_study_of_what_it_varies(expand_sweep: Expand) -> None:
+    plan = expand_sweep("model=bigram,gru", "optimizer.lr=0.1,0.01", "seed=range(1,3)")
+    assert [arm.name for arm in plan.arms] == ["bigram+lr=0.1", "bigram+lr=0.01", "gru+lr=0.1", "gru+lr=0.01"]
+    assert plan.arms[3].factors == {"model": "gru", "lr": "0.01"}
+    assert (plan.baseline, plan.seeds, plan.sweep, plan.exploratory) == ("bigram+lr=0.1", (1, 2), True, True)
+    assert plan.cell("gru+lr=0.01/2").overrides[-3:] == ("model=gru", "optimizer.lr=0.01", "seed=2")
+
+
+def test_a_sweep_has_the_same_name_whatever_its_seeds(expand_sweep: Expand) -> None:
+    names = [expand_sweep("model=bigram", "optimizer.lr=0.1,0.2", seeds).name for seeds in ("seed=1,2", "seed=1,2,3")]
+    assert names[0] == names[1]
+    assert names[0].startswith("sweep-lr+seed-")
+    assert expand_sweep("model=bigram", "optimizer.lr=0.1,0.3", "seed=1,2").name not in names
+
+
+def test_a_sweep_over_keys_that_only_its_options_have(expand_sweep: Expand) -> None:
+    plan = expand_sweep("model=gru,lstm", "model.hidden_dim=8", params={"seed": "3,4"})
+    assert [cell.key for cell in plan.cells] == ["gru/3", "lstm/3", "gru/4", "lstm/4"]
+    assert "model.hidden_dim=8" in plan.cells[0].overrides
+
+
+def test_a_sweep_without_seeds_has_that_of_the_configuration(expand_sweep: Expand) -> None:
+    assert expand_sweep("model=bigram", "optimizer.lr=0.1,0.2").seeds == (305,)
+    assert expand_sweep("model=bigram", "optimizer.lr=0.1,0.2", "seed=0").seeds == (0,)
+    one = expand_sweep("model=bigram", "seed=1,2")
+    assert [cell.key for cell in one.cells] == ["only/1", "only/2"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["seed=1,1"], "seed=1 is given twice: give each seed once."),
+        (["seed=1,x"], "seed must be an integer, not 'x'."),
+        (["model.typo=1,2"], "There is no key model.typo"),
+        (["model=bigram,bigrm"], "There is no model=bigrm; did you mean bigram?"),
+        (["scheduler.value=1,2", "scheduler=warmup_cosine"], "There is no key scheduler.value"),
+    ],
+)
+def test_a_mistake_in_a_sweep(expand_sweep: Expand, typed: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        expand_sweep("model=bigram", *typed)
+    assert sentence in str(raised.value)
