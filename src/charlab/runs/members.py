@@ -59,6 +59,14 @@ class FinishedMembers:
                 member.load_state_dict(finished.model.state_dict())
             model.freeze()
 
+    def print_weights(self, model: LanguageModel, console: Console) -> None:
+        """Prints what each member of a mixture weighs; nothing for any other model."""
+        weights = weights_of(model)
+        names = [member.record.name for member in self._members] or list(weights)
+        if weights:
+            shown = "  ".join(f"{name} {weight:.3f}" for name, weight in zip(names, weights.values(), strict=True))
+            console.print(f"weights    {shown}", soft_wrap=True, highlight=False, markup=False)
+
 
 def weights_of(model: LanguageModel) -> dict[str, float]:
     """Returns what each member of a mixture weighs, by name; nothing for any other model."""
@@ -75,14 +83,6 @@ def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, conso
             "data.dev_fraction=0.02 cuts one from the end of the train text; model.weights=\\[…] gives them.",
             soft_wrap=True,
         )
-
-
-def print_weights(model: LanguageModel, console: Console) -> None:
-    """Prints what each member of a mixture weighs; nothing for any other model."""
-    weights = weights_of(model)
-    if weights:
-        shown = "  ".join(f"{name} {weight:.3f}" for name, weight in weights.items())
-        console.print(f"weights    {shown}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _read(run: Path, data: CharacterDataModule) -> _Member:

@@ -31,7 +31,7 @@ from charlab.files import write_atomically
 from charlab.models.contract import LanguageModel
 from charlab.runs.checkpoint import build_model
 from charlab.runs.fingerprint import fingerprint, load_corpus
-from charlab.runs.members import FinishedMembers, print_weights, warn_of_equal_weights, weights_of
+from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record, code_hash, git_commit, installed_versions
 from charlab.runs.summary import print_summary
@@ -271,7 +271,7 @@ class _Run:
         record.status, record.error, record.finished = "finished", None, _now()
         record.save()
         print_summary(record, self.console)
-        print_weights(self.model, self.console)
+        self.members.print_weights(self.model, self.console)
 
     def _evaluate(self, protocol: Blocks | Sliding) -> Score:
         return evaluate(

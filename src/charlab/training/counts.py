@@ -55,6 +55,10 @@ class CountsModule(LanguageModelModule):
     def configure_optimizers(self) -> Any:
         return super().configure_optimizers() if self.has_gradients else None
 
+    def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
+        if self.has_gradients:  # else Lightning would say that there is nothing to clip
+            super().configure_gradient_clipping(*args, **kwargs)
+
 
 class MixtureModule(CountsModule):
     """Trains the members of a mixture, unless they are finished, and weighs them by how well they predict dev text.
