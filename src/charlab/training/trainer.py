@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from charlab.errors import UserError
 from charlab.training.callbacks.compilation import Compilation, Compile
 from charlab.training.checkpoint_io import AtomicCheckpointIO
+from charlab.training.memory import keep_freed_memory
 from charlab.types import PositiveFloat, PositiveInt
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
@@ -55,6 +56,8 @@ def build_trainer(
     _quieten_lightning()
     if threads is not None:
         torch.set_num_threads(threads)
+    if device == "cpu":
+        keep_freed_memory()
     return Trainer(
         default_root_dir=folder,
         accelerator={"cuda": "gpu"}.get(device, device),
