@@ -42,7 +42,7 @@ class Record:
         versions: of Python and of the libraries that compute.
         code: a hash of the source that figures come from, by which results of older code are told apart.
         git_commit: of the code; None outside a repository.
-        parameters: number of trainable parameters.
+        parameters: number of parameters, those of finished members of an ensemble included.
         steps: optimizer steps done.
         characters_seen: characters scored in training.
         flops_per_step: floating-point operations of one optimizer step, counted; None where they cannot be.
