@@ -123,7 +123,9 @@ def run_on_ray(jobs: Sequence[Job], init: Mapping[str, Any], remote: Mapping[str
 
     started = not ray.is_initialized()
     if started:
-        ray.init(**{"include_dashboard": False, "log_to_driver": False, **_plain(init)})
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for machines that have something better to do
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "error", **_plain(init)})
     lost = []
     try:
         task = ray.remote(**{"max_retries": 0, **_plain(remote)})(_call)
