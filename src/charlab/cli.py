@@ -58,15 +58,15 @@ def report(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: DictConfig) -> object:
-    from charlab.runs.train import train
-    from charlab.training.callbacks.divergence import DivergedError
-
     hydra_config = HydraConfig.get()
     if config.cell is not None:
         from charlab.studies.cells import run_cell
 
         launcher = cast(dict[str, Any], OmegaConf.to_container(hydra_config.launcher, resolve=True))
         return run_cell(Path(hydra_config.sweep.dir).parent, config.cell, launcher)
+    from charlab.runs.train import train
+    from charlab.training.callbacks.divergence import DivergedError
+
     resolve_values(config)
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
