@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, MarkedYAMLError, Node, YAMLError  # type: ignore[import-untyped]
 
 from charlab.configuration.check import all_keys, unknown_key
+from charlab.configuration.extras import missing_extra
 from charlab.configuration.loader import Loader
 from charlab.configuration.nearest import nearest
 from charlab.configuration.overrides import parse
@@ -120,6 +121,9 @@ def _mistaken_choice(override: Override, loader: Loader, *, multirun: bool) -> U
 def _missing_file(missing: str, loader: Loader, parsed: list[Override]) -> UserError:
     """Returns the error for an option that a file names and that does not exist."""
     group, _, option = missing.rpartition("/")
+    absent = missing_extra(f"launcher={option}") if group == "hydra/launcher" else None
+    if absent is not None:
+        return absent
     if not group:
         return UserError(f"There is no configuration {missing}.yaml{nearest(option, loader.options(''))}")
     chosen = [f"{o.key_or_group}/{o.value()}" for o in parsed if loader.is_group(o.key_or_group)]

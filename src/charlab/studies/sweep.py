@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from charlab.configuration.compose import Composer
+from charlab.configuration.extras import missing_extra
 from charlab.configuration.loader import typed_overrides
 from charlab.configuration.location import conf_folder
 from charlab.studies.cells import STOP_FILE
@@ -21,7 +22,6 @@ from charlab.studies.launching import launch
 from charlab.studies.links import link_runs
 from charlab.studies.locks import sweeping
 from charlab.studies.outcome import Outcome
-from charlab.studies.paired import minimum_seeds
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.progress import showing
 from charlab.studies.results import CellResult, StudyResults, read_results
@@ -48,6 +48,9 @@ def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFu
         SystemExit: with 1, if a cell has not finished.
     """
     choice = config.hydra.runtime.choices.study
+    absent = missing_extra(f"launcher={config.hydra.runtime.choices['hydra/launcher']}")
+    if absent is not None:
+        raise absent
     definition = define(config.study, None if choice == NOT_CHOSEN else choice)
     typed = list(config.typed)
     composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
@@ -186,6 +189,8 @@ def _with_force(plan: Plan, due: Sequence[CellResult]) -> Plan:
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
+    from charlab.studies.paired import minimum_seeds  # imported late: it needs scipy, and a mistake is told without
+
     arms = len(plan.arms) - 1
     if arms and len(plan.seeds) < minimum_seeds(arms):
         console.print(

@@ -1,0 +1,45 @@
+"""What an extra is missing for is said in one sentence."""
+
+import importlib.util
+
+import pytest
+
+from charlab import cli
+from charlab.configuration import extras
+from charlab.configuration.extras import EXTRAS, missing_extra
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch):
+    modules = {module for _, module in EXTRAS.values()}
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in modules else find_spec(name))
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("launcher", ["slurm", "ray"])
+def test_a_sweep_says_so(launcher, tmp_path, capsys):
+    overrides = ["-m", "data=play", "model=bigram,gpt", f"launcher={launcher}", f"output_dir={tmp_path}"]
+    assert cli.train(overrides) == 2
+    sentence = f'launcher={launcher} needs an extra: pip install "charlab[{launcher}]".\n'
+    assert capsys.readouterr().err == sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("nothing_installed")
+def test_a_launcher_that_hydra_does_not_know_without_it(tmp_path, capsys, monkeypatch):
+    from hydra.core.config_store import ConfigStore
+
+    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
+    monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
+    ConfigStore.instance().repo["hydra"] = {
+        **ConfigStore.instance().repo["hydra"],
+        "launcher": {name: node for name, node in launchers.items() if name != "joblib.yaml"},
+    }
+    assert cli.train(["-m", "data=play", "model=bigram,gpt", "launcher=joblib", f"output_dir={tmp_path}"]) == 2
+    assert capsys.readouterr().err == 'launcher=joblib needs an extra: pip install "charlab[joblib]".\n'
+
+
+def test_what_is_installed_or_needs_nothing_is_no_error():
+    assert missing_extra("launcher=basic") is None
+    assert missing_extra("launcher=joblib") is None
