@@ -44,16 +44,23 @@ def test_labels_stay_beside_the_axes_if_there_is_room(heights):
     assert (np.diff(found) >= 0.1 - 1e-9).all()
 
 
-def test_a_curve_is_the_mean_over_seeds_where_all_have_been():
-    rows = [(0, 0.0, 4.0, 1), (10, 5.0, 2.0, 1), (20, 10.0, 1.0, 1), (0, 0.0, 3.0, 2), (20, 8.0, 1.0, 2)]
+def test_a_curve_compares_seeds_at_the_same_share_of_their_steps():
+    rows = [(0, 0.0, 4.0, 1), (10, 5.0, 2.0, 1), (20, 10.0, 1.0, 1), (0, 0.0, 3.0, 2), (40, 8.0, 1.5, 2)]
     points = pd.DataFrame(rows, columns=["step", "seconds", "value", "seed"]).assign(metric="estimate/validation/nll")
-    noise = pd.DataFrame([(5, 1.0, 9.0, 1, "train/loss")], columns=[*points.columns])
-    points = pd.concat([points, noise])
-    curve = curve_over_seeds(points, "seconds")
-    assert curve.x.tolist() == [0, 5, 8]
-    assert curve.low.tolist() == pytest.approx([3, 3 - 2 * 5 / 8, 1])
-    assert curve.high.tolist() == pytest.approx([4, 2, 2 - 3 / 5])
-    assert curve.mean.tolist() == pytest.approx([3.5, (2 + 1.75) / 2, (1.4 + 1) / 2])
+    batch = pd.DataFrame([(5, 1.0, 9.0, 1, "train/loss")], columns=[*points.columns])
+    curve = curve_over_seeds(pd.concat([points, batch]), "seconds")
+    assert curve.x.tolist() == [0, 4.5, 9]  # half of the second seed's steps took 4 seconds
+    assert curve.low.tolist() == [3, 2, 1]
+    assert curve.high.tolist() == [4, 2.25, 1.5]
+    assert curve.mean.tolist() == [3.5, 2.125, 1.25]
+    assert curve_over_seeds(points, "step").x.tolist() == [0, 15, 30]
+
+
+def test_a_curve_begins_where_all_seeds_have_been_measured():
+    points = pd.DataFrame({"step": [0, 8, 4, 8], "value": [4.0, 2.0, 2.5, 1.0], "seed": [1, 1, 2, 2]})
+    curve = curve_over_seeds(points.assign(metric="train/loss"), "step")
+    assert curve.x.tolist() == [4, 8]
+    assert curve.mean.tolist() == [2.75, 1.5]
 
 
 def test_a_curve_needs_something_finite():

@@ -13,7 +13,7 @@ from charlab.studies.paired import t_interval
 from charlab.studies.results import COSTS
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     from charlab.studies.results import StudyResults
 

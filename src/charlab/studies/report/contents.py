@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +27,7 @@ from charlab.studies.report.tables import (
 if TYPE_CHECKING:
     from charlab.studies.comparison import Comparison
     from charlab.studies.plan import Plan
-    from charlab.studies.results import StudyResults
+    from charlab.studies.results import CellResult, StudyResults
 
 SAMPLE_LENGTH = 400  # characters
 RULES = (
@@ -36,6 +36,9 @@ RULES = (
     "direction expected; refuted if a difference of the margin in that direction is ruled out (95% bound); else "
     "inconclusive. Where no difference is expected, being equivalent supports it."
 )
+
+
+_WAITING = ("missing", "running")
 
 
 class Judgment(NamedTuple):
@@ -87,7 +90,8 @@ class Contents:
         results: what each arm reached.
         budgets: what it took.
         cells: every cell.
-        unfinished: those that have no result, or diverged.
+        unfinished: those that have no result though they were run, or diverged.
+        waiting: names of those that have not been run, or are running, by status.
         older: names of those made by other code than today's; empty if there are none.
         samples: text from each arm.
         method: how it was done, in sentences.
@@ -108,6 +112,7 @@ class Contents:
     budgets: Table
     cells: Table
     unfinished: tuple[Unfinished, ...]
+    waiting: Mapping[str, str]
     older: str
     samples: tuple[Sample, ...]
     method: tuple[str, ...]
@@ -156,7 +161,8 @@ def gather(results: StudyResults) -> Contents:
         budgets=budget_table(plan, arms, matches=results.mismatch() is None),
         cells=cell_table(results),
         unfinished=tuple(_unfinished(results)),
-        older=_older(results),
+        waiting={status: named for status in _WAITING if (named := _named(results, _has_status(status)))},
+        older=_named(results, lambda cell: cell.older),
         samples=tuple(
             Sample(arm, wording.printable(text[:SAMPLE_LENGTH]).strip("\n"))
             for arm in arms
@@ -189,20 +195,23 @@ def _judgment(comparison: Comparison, text: TextInterval | str, is_mixed: bool) 
 def _unfinished(results: StudyResults) -> list[Unfinished]:
     found = []
     for result in results.cells:
-        if result.status == "finished" and not result.reason:
+        if (result.status == "finished" and not result.reason) or result.status in _WAITING:
             continue
-        reason = result.reason or ("It has not been run yet." if result.status == "missing" else "")
-        shown = wording.without_paths(wording.printable(reason)).strip()
-        found.append(Unfinished(result.cell.key, result.status, shown, wording.cell_command(result.cell)))
+        reason = wording.without_paths(wording.printable(result.reason)).strip()
+        found.append(Unfinished(result.cell.key, result.status, reason, wording.cell_command(result.cell)))
     return found
 
 
-def _older(results: StudyResults) -> str:
-    """Names the cells of older code, arm by arm."""
+def _named(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
+    """Names the cells of which something holds, arm by arm; nothing if there are none."""
     found = []
     for arm in results.plan.arms:
         cells = results.of(arm.name)
-        older = [f"{result.cell.seed}" for result in cells if result.older]
-        if older:
-            found.append(f"{arm.name} ({'all seeds' if len(older) == len(cells) else ', '.join(older)})")
-    return "all of them" if found and all(result.older for result in results.cells) else joined(found, most=100)
+        seeds = [f"{result.cell.seed}" for result in cells if holds(result)]
+        if seeds:
+            found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(cells) else ', '.join(seeds)})")
+    return "all of them" if all(map(holds, results.cells)) else joined(found, most=100)
+
+
+def _has_status(status: str) -> Callable[[CellResult], bool]:
+    return lambda result: result.status == status

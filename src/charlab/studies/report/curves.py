@@ -9,14 +9,14 @@ import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
 NUM_POINTS = 200  # of a curve, at most
 PREFERRED = "estimate/validation/nll"
 
 
 class Curve(NamedTuple):
-    """An arm's loss while training, where all its seeds have been: (N,) each."""
+    """An arm's loss while training: (N,) each."""
 
     x: Float[np.ndarray, " N"]
     mean: Float[np.ndarray, " N"]
@@ -27,8 +27,8 @@ class Curve(NamedTuple):
 def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
     """Returns the mean over seeds, and the lowest and the highest; None if nothing finite was measured.
 
-    Seeds are measured at different seconds, so each is interpolated between its own points, from where the last one
-    begins to where the first one ends.
+    Seeds take different times, and with a budget in seconds different numbers of steps. So they are compared at the
+    same shares of their steps, each interpolated between its own points, and x is the mean of their clocks there.
 
     Args:
         points: a row per measurement: step, characters, seconds, metric, value, seed.
@@ -38,16 +38,18 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
     metric = _metric(set(points["metric"]))
     seeds = []
     for _, rows in points[points["metric"] == metric].groupby("seed"):
-        x, first = np.unique(rows[clock].to_numpy(dtype=float), return_index=True)
-        seeds.append((x, rows["value"].to_numpy(dtype=float)[first]))
+        steps, first = np.unique(rows["step"].to_numpy(dtype=float), return_index=True)
+        shares = steps / max(steps[-1], 1)
+        seeds.append((shares, *(rows[column].to_numpy(dtype=float)[first] for column in (clock, "value"))))
     if not seeds:
         return None
-    start, end = max(x[0] for x, _ in seeds), min(x[-1] for x, _ in seeds)
-    x = np.unique(np.clip(np.concatenate([x for x, _ in seeds]), start, max(start, end)))
-    if len(x) > NUM_POINTS:
-        x = np.linspace(x[0], x[-1], NUM_POINTS)
-    values = np.stack([np.interp(x, *seed) for seed in seeds])  # (S, N)
-    return Curve(x, values.mean(0), values.min(0), values.max(0))
+    start = max(shares[0] for shares, _, _ in seeds)
+    shares = np.unique(np.concatenate([shares[shares >= start] for shares, _, _ in seeds]))
+    if len(shares) > NUM_POINTS:
+        shares = np.linspace(shares[0], shares[-1], NUM_POINTS)
+    x = np.stack([np.interp(shares, own, clocks) for own, clocks, _ in seeds])  # (S, N)
+    values = np.stack([np.interp(shares, own, losses) for own, _, losses in seeds])  # (S, N)
+    return Curve(x.mean(0), values.mean(0), values.min(0), values.max(0))
 
 
 def _metric(names: Collection[str]) -> str | None:

@@ -36,6 +36,8 @@ class Drawings:
         self.curves: dict[str, dict[str, Curve]] = {clock: {} for clock in CLOCKS}
         for name in names:
             points = results.curves(name)
+            finished = [result.cell.seed for result in results.of(name) if result.status == "finished"]
+            points = points[points["seed"].isin(finished)]  # one that diverged ends in between
             for clock in CLOCKS:
                 curve = curve_over_seeds(points, clock)
                 if curve is not None:

@@ -137,10 +137,11 @@ def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = F
     if not arm.leaks:
         return entry(text, estimate.mean)
     spans = [Span(text, "struck")]
-    honest = math.nan if arm.honest is None else arm.honest.mean
-    if with_honest and not math.isnan(honest):
-        spans += [Span(" leaks", "alarm"), Span(f" honest {honest:.2f}", "strong")]
-    return Entry(tuple(spans), honest if measure == "value" else None)
+    if arm.honest is None or not with_honest:
+        return Entry(tuple(spans))
+    honest, error = arm.honest
+    spans += [Span(" leaks", "alarm"), Span(f" honest {wording.with_error(honest, error, 2)}", "strong")]
+    return Entry(tuple(spans), honest)
 
 
 def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 
 from charlab.files import write_atomically
 from charlab.studies.report.contents import Contents, gather
