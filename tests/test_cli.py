@@ -127,10 +127,10 @@ def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytes
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
-def test_a_sweep_goes_on_after_a_failed_job(
+def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert train("-m", "seed=2,8") == 2
+    assert train("-m", "hydra/sweeper=basic", "seed=2,8") == 2
     assert [config.seed for config in runs] == [2, 8]
     output = capfd.readouterr()
     assert output.out == ""

@@ -1,0 +1,310 @@
+"""What is run, what is not, and what is said of it; the runs themselves are made up."""
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from charlab import cli
+from charlab.runs.record import Record, code_hash
+from charlab.studies import sweep
+from charlab.studies.definition import Rerun
+from charlab.studies.outcome import Outcome
+from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.sweep import conduct, rehearse
+
+ARMS = (Arm("learned", ()), Arm("rotary", ("model/position=rotary",)))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level
+
+
+class MadeUpRuns:
+    """Stands for the launcher: notes which cells it is given, and has them finish unless told otherwise."""
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.forced: list[str] = []
+        self.fates: dict[str, str] = {}
+
+    def launch(self, study: Path, cells: Sequence[Cell]) -> None:
+        self.keys = [cell.key for cell in cells]
+        self.forced = [cell.key for cell in Plan.load(study).cells if "force=true" in cell.overrides]
+        for cell in cells:
+            fate = self.fates.get(cell.key, "finished")
+            Outcome(fate, "It has a reason.\n" if fate != "finished" else "", seconds=60.0).save(study, cell)  # type: ignore[arg-type]
+            if fate in ("finished", "diverged"):
+                metrics = [{"protocol": "blocks", "split": "validation", "nll": 2.0, "likelihood": "exact"}]
+                folder = study.parents[1] / "runs" / cell.run
+                Record(folder, "mine", cell.fingerprint, fate, metrics=metrics, code=code_hash()).save()  # type: ignore[arg-type]
+
+
+def make_plan(*seeds: int, kind: str = "rotary", **more: Any) -> Plan:
+    """Two arms and these seeds; `kind` is what the second arm does."""
+    seeds = seeds or (1, 2)
+    kinds = {"learned": "learned", "rotary": kind}
+    cells = tuple(
+        Cell(arm.name, seed, f"mine/{kinds[arm.name]}{seed}", (*arm.overrides, f"seed={seed}"))
+        for seed in seeds
+        for arm in ARMS
+    )
+    return Plan("mine", "", "learned", ARMS, cells, seeds, len(seeds), records=".", **more)
+
+
+@pytest.fixture
+def runs() -> MadeUpRuns:
+    return MadeUpRuns()
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def study(outputs: Path) -> Path:
+    return outputs / "studies" / "mine"
+
+
+@pytest.fixture
+def run(runs: MadeUpRuns, outputs: Path) -> Callable[..., Counter[str]]:
+    """Conducts a study, and returns how many cells have which status."""
+
+    def conducted(plan: Plan | None = None, *again: Rerun) -> Counter[str]:
+        runs.keys, runs.forced = [], []
+        results = conduct(plan or make_plan(), outputs, runs.launch, again=again)
+        return Counter(result.status for result in results.cells)
+
+    return conducted
+
+
+Run = Callable[..., Counter[str]]
+
+
+def test_only_what_is_missing_is_run(runs: MadeUpRuns, run: Run, study: Path) -> None:
+    runs.fates = {"rotary/2": "killed"}
+    assert run() == {"finished": 3, "killed": 1}
+    assert runs.keys == ["learned/1", "rotary/1", "learned/2", "rotary/2"]
+    runs.fates = {}
+    assert run() == {"finished": 4}
+    assert (runs.keys, runs.forced) == (["rotary/2"], [])
+    assert run() == {"finished": 4}
+    assert runs.keys == []
+    assert run(make_plan(1, 2, 3)) == {"finished": 6}
+    assert runs.keys == ["learned/3", "rotary/3"]
+    assert Plan.load(study).planned_seeds == 2
+
+
+def test_a_changed_arm_is_run_again_by_itself(runs: MadeUpRuns, run: Run, study: Path) -> None:
+    run()
+    assert run(make_plan(kind="alibi")) == {"finished": 4}
+    assert runs.keys == ["rotary/1", "rotary/2"]
+    assert Plan.load(study).amendments == ("The arm rotary was changed.",)
+
+
+@pytest.mark.parametrize(
+    ("fate", "again"), [("failed", True), ("interrupted", True), ("diverged", False), ("timed out", False)]
+)
+def test_which_fates_are_results(runs: MadeUpRuns, run: Run, fate: Rerun, again: bool) -> None:
+    plan = make_plan(time_limit=60.0)
+    runs.fates = {"rotary/1": fate}
+    run(plan)
+    assert run(plan) == {"finished": 3, fate: 1}
+    assert runs.keys == (["rotary/1"] if again else [])
+    runs.fates = {}
+    assert run(plan, fate) == {"finished": 4}
+    assert runs.keys == ["rotary/1"]
+    assert runs.forced == (["rotary/1"] if fate == "diverged" else [])  # others go on where they stopped
+
+
+def test_more_time_is_used(runs: MadeUpRuns, run: Run) -> None:
+    runs.fates = {"rotary/1": "timed out"}
+    run(make_plan(time_limit=60.0))
+    runs.fates = {}
+    assert run(make_plan(time_limit=90.0)) == {"finished": 4}
+
+
+def test_results_of_older_code_are_kept_until_asked_for(
+    runs: MadeUpRuns, run: Run, outputs: Path, study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    path = outputs / "runs/mine/rotary1/record.json"
+    path.write_text(path.read_text().replace(code_hash(), "0123456789ab"))
+    run()
+    assert runs.keys == []
+    assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out
+    run(None, "older")
+    assert (runs.keys, runs.forced) == (["rotary/1"], ["rotary/1"])
+    assert "force=true" not in Plan.load(study).cell("rotary/1").overrides
+    run(None, "all")
+    assert len(runs.keys) == len(runs.forced) == 4
+
+
+def test_a_corrupt_record_is_left_named_and_counted_as_missing(
+    runs: MadeUpRuns, run: Run, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    path = outputs / "runs/mine/rotary1/record.json"
+    path.write_text("{")
+    capfd.readouterr()
+    assert run() == {"finished": 3, "corrupt": 1}
+    output = capfd.readouterr().out
+    assert "3 of 4 finished" in output
+    assert f"rotary/1: {path} is corrupt" in output
+    assert (runs.keys, path.read_text()) == ([], "{")
+
+
+def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
+    runs: MadeUpRuns, run: Run, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rehearse(make_plan(), outputs)
+    assert not outputs.exists()
+    assert "4 cells: 2 arms × 2 seeds; 0 of 4 finished, 4 missing; 4 to run" in capfd.readouterr().out
+    runs.fates = {"learned/1": "killed", "rotary/2": "failed"}
+    run()
+    before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    capfd.readouterr()
+    rehearse(make_plan(), outputs, at_once=2)
+    output = capfd.readouterr().out
+    assert before == {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    assert [line.split()[:3] for line in output.splitlines() if line.startswith(("learned", "rotary"))] == [
+        ["learned", "1", "killed,"],
+        ["rotary", "1", "finished"],
+        ["learned", "2", "finished"],
+        ["rotary", "2", "failed,"],
+    ]
+    assert "2 to run, about 0:01:00 with 2 at a time." in output
+
+
+def test_failures_are_named_with_what_makes_them_again(
+    runs: MadeUpRuns, run: Run, study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    runs.fates = {"rotary/2": "failed"}
+    run()
+    output = capfd.readouterr().out
+    assert output.startswith(
+        "Too few seeds: 2 cannot show a difference for 1 arm and a baseline; it takes 6 at least.\n"
+    )
+    assert "mine: 3 of 4 finished, 1 failed\nrotary/2 failed: It has a reason.\n" in output
+    assert "  again: python scripts/train.py model/position=rotary seed=2\n" in output
+    assert (study / "runs/learned/1/record.json").exists()
+    assert not (study / "runs/rotary/2").exists()
+
+
+def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:
+    run()
+    run(make_plan(1))
+    assert sorted(path.relative_to(study / "runs").as_posix() for path in study.glob("runs/*/*")) == [
+        "learned/1",
+        "rotary/1",
+    ]
+
+
+def test_another_study_of_the_name_begins_anew(runs: MadeUpRuns, run: Run, study: Path) -> None:
+    run()
+    replace(Plan.load(study), looks=(2,)).save(study)
+    run(make_plan(4, 5, 6))
+    plan = Plan.load(study)
+    assert (plan.looks, plan.planned_seeds, len(runs.keys)) == ((), 3, 6)
+
+
+def test_an_interrupted_study_keeps_its_plan_and_says_how_far_it_came(
+    run: Run, study: Path, runs: MadeUpRuns, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(folder: Path, cells: Sequence[Cell]) -> None:
+        runs.launch(folder, cells[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        conduct(make_plan(), study.parents[1], interrupt)
+    assert "mine: 1 of 4 finished, 3 missing" in capfd.readouterr().out
+    run()
+    assert runs.keys == ["rotary/1", "learned/2", "rotary/2"]
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def train(
+    work: Path, conf: Path, write_study: Callable[..., str], runs: MadeUpRuns, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., int]:
+    """Runs `scripts/train.py` with a study named mine at hand."""
+    monkeypatch.setattr(sweep, "launch", lambda config, context, task, study, cells: runs.launch(study, cells))
+    monkeypatch.setattr(sweep, "_report", lambda _: None)
+    write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
+    return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
+
+
+def test_from_the_command_line(runs: MadeUpRuns, train: Callable[..., int], work: Path, conf: Path) -> None:
+    runs.fates = {"rotary/2": "failed"}
+    assert train("study=mine", "dry_run=true") == 0
+    assert list(work.iterdir()) == []
+    assert train("study=mine", "name=own") == 1  # without -m
+    assert runs.keys == ["learned/1", "rotary/1", "learned/2", "rotary/2"]
+    plan = Plan.load(Path("outputs/studies/mine"))
+    assert plan.command == f"scripts/train.py -m --config-dir {conf} study=mine name=own"
+    assert plan.cells[0].run.startswith("own/")
+    runs.fates = {}
+    assert train("-m", "study=mine", "name=own", "force=true") == 0
+    assert (len(runs.keys), len(runs.forced)) == (4, 3)
+
+
+def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], text_path: Path) -> None:
+    common = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
+    assert train("-m", *common, "optimizer.lr=0.1,0.2", "seed=1,2", "study.name=rates") == 0
+    assert runs.keys == ["lr=0.1/1", "lr=0.2/1", "lr=0.1/2", "lr=0.2/2"]
+    assert Plan.load(Path("outputs/studies/rates")).command.endswith("optimizer.lr=0.1,0.2 seed=1,2")
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        (["study=mine,other"], "study=mine,other has several values, but concerns the whole of a sweep"),
+        (["study=mnie"], "There is no study=mnie; did you mean mine?"),
+        (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
+        (["study=mine", "model.typo=1"], "There is no key model.typo"),
+        (["study=mine", "output_dir=../text.txt"], "cannot be made, since"),
+    ],
+)
+def test_a_mistake_ends_before_anything_is_written(
+    train: Callable[..., int], work: Path, capfd: pytest.CaptureFixture[str], typed: list[str], sentence: str
+) -> None:
+    assert train(*typed) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert sentence in output.err
+    assert output.err.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_a_mistake_is_found_without_torch(conf: Path, work: Path, write_study: Callable[..., str]) -> None:
+    write_study(arms="{learned: [], rot: [model.typo=1]}")
+    program = f"""
+import sys
+from charlab import cli
+assert cli.train(["--config-dir", {str(conf)!r}, "study=mine"]) == 2
+slow = {{"torch", "lightning", "torchmetrics", "matplotlib", "scipy", "pandas"}} & set(sys.modules)
+assert not slow, slow
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("The arm rot does not compose: There is no key model.typo")
+    assert list(work.iterdir()) == []
