@@ -60,6 +60,15 @@ def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
     assert "planned with 2 seeds, it was grown to 3 after looks at 2" in notices[2].text
 
 
+def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, troubled):
+    few = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3, planned_seeds=2))
+    assert few.judgments[0].verdict == "supported, too few seeds"
+    assert few.verdicts.rows[0][2].text == "✓ supported, too few seeds"
+    judged = {judgment.comparison.arm: judgment.verdict for judgment in gather(troubled).judgments}
+    assert judged["counts"] == "supported, exploratory"
+    assert judged["wrong axis"] == "no verdict"
+
+
 def test_one_seed_is_too_few_for_anything(make):
     contents = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=1))
     assert texts(contents.notices) == ["Too few seeds for any verdict"]

@@ -72,7 +72,7 @@ def test_a_curve_needs_something_finite():
 def test_every_pair_is_drawn_with_its_mean_and_interval(plain):
     drawings = Drawings(plain, gather(plain))
     with drawing():
-        axes = draw_differences(plain.comparisons(), drawings.looks, width=5).axes[0]
+        axes = draw_differences(drawings.contents.judgments, drawings.looks, width=5).axes[0]
     comparison = plain.comparisons()["none"]
     lines = [(list(line.get_xdata()), line.get_marker()) for line in axes.lines]
     assert (list(comparison.differences.values()), "o") in lines

@@ -137,6 +137,7 @@ def test_the_paper_leaves_to_a_person_what_only_a_person_knows(paper):
     assert paper.count(r"\place{") == 6 + 1  # the seventh stands in a comment
     assert "Anonymous author" in paper
     assert "someone" not in paper
+    assert "7ffa33234afa" not in paper  # a commit by which a repository can be found
     assert r"\notice{alarm}{\bfseries Budgets do not match." in paper
     assert paper.index("Budgets do not match") < paper.index(r"\section{Hypothesis}")
     assert r"\struck{" in paper

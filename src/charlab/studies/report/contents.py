@@ -153,10 +153,10 @@ def gather(results: StudyResults) -> Contents:
         arms=arms,
         comparisons=comparisons,
         judgments=tuple(
-            _judgment(comparison, texts[arm], arms[arm].likelihood != arms[plan.baseline].likelihood)
+            _judgment(comparison, texts[arm], plan, arms[arm].likelihood != arms[plan.baseline].likelihood)
             for arm, comparison in comparisons.items()
         ),
-        verdicts=verdict_table(comparisons, texts, plan.margin) if comparisons else None,
+        verdicts=verdict_table(comparisons, texts, plan) if comparisons else None,
         results=result_table(plan, arms, references(results)),
         budgets=budget_table(plan, arms, matches=results.mismatch() is None),
         cells=cell_table(results),
@@ -183,13 +183,14 @@ def _summary(results: StudyResults) -> str:
     return f"{arms} × {seeds}, {finished} of {len(plan.cells)} cells finished; baseline: {plan.baseline}"
 
 
-def _judgment(comparison: Comparison, text: TextInterval | str, is_mixed: bool) -> Judgment:
+def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan, is_mixed: bool) -> Judgment:
     """Returns what is said of an arm; `is_mixed` if a bound is compared with an exact figure."""
     caution = (
         "A bound (≤) is compared with an exact figure: this judges the figures, not the models." if is_mixed else ""
     )
     sentence = text if isinstance(text, str) else text.sentence
-    return Judgment(comparison, verdict_name(comparison), EXPECTATIONS[comparison.expectation], caution, sentence)
+    name = verdict_name(comparison, exploratory=plan.exploratory)
+    return Judgment(comparison, name, EXPECTATIONS[comparison.expectation], caution, sentence)
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:

@@ -64,10 +64,10 @@ class Drawings:
         return bool(self.curves["step"])
 
     def _differences(self, width: float) -> dict[str, Figure]:
-        compared = self.contents.comparisons
-        if not any(comparison.differences for comparison in compared.values()):
+        judgments = self.contents.judgments
+        if not any(judgment.comparison.differences for judgment in judgments):
             return {}
-        return {"differences": draw_differences(compared, self.looks, width=width)}
+        return {"differences": draw_differences(judgments, self.looks, width=width)}
 
     def _curves(self, clocks: list[str], width: float, height: float) -> Figure:
         return draw_curves(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from charlab.studies.comparison import Comparison
     from charlab.studies.report.arms import ArmSummary
+    from charlab.studies.report.contents import Judgment
     from charlab.studies.report.curves import Curve
 
 VERDICT_COLORS = {"supported": "#00694B", "equivalent": "#0072B2", "refuted": "#A94400"}
@@ -39,21 +40,25 @@ class _Row(NamedTuple):
     center: float
     comparison: Comparison
     look: Look
+    verdict: str
 
 
-def draw_differences(comparisons: Mapping[str, Comparison], looks: Mapping[str, Look], *, width: float) -> Figure:
+def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *, width: float) -> Figure:
     """Draws every arm's differences from the baseline, seed by seed, with their mean, its interval and the margin.
 
     Args:
-        comparisons: by arm, at least one.
+        judgments: one for each arm, at least one.
         looks: by arm.
         width: of the figure in inches.
     """
-    row_height = 0.4 if len(comparisons) <= 6 else 0.3
+    row_height = 0.4 if len(judgments) <= 6 else 0.3
     from matplotlib.ticker import FuncFormatter
 
-    figure, [axes] = new_figure(width, row_height * len(comparisons) + 0.56, left=0.12, right=0.12, bottom=0.4)
-    rows = [_Row(-i, comparison, looks[arm]) for i, (arm, comparison) in enumerate(comparisons.items())]
+    figure, [axes] = new_figure(width, row_height * len(judgments) + 0.56, left=0.12, right=0.12, bottom=0.4)
+    rows = [
+        _Row(-i, judgment.comparison, looks[judgment.comparison.arm], judgment.verdict)
+        for i, judgment in enumerate(judgments)
+    ]
     margin = rows[0].comparison.margin
     low, high = _difference_limits([row.comparison for row in rows], margin)
     if max(-low, high) > SEVERAL_MARGINS * margin:
@@ -86,9 +91,8 @@ def _difference_limits(comparisons: Sequence[Comparison], margin: float) -> tupl
 
 
 def _draw_row(axes: Axes, row: _Row, low: float, high: float) -> None:
-    center, comparison, look = row
+    center, comparison, look, verdict = row
     color = look.color
-    verdict = comparison.verdict if comparison.verdict != "none" else "no verdict"
     axes.annotate(
         look.label, (0, center + 0.42), xycoords=("axes fraction", "data"), fontsize=7.5, va="center", color=color
     )

@@ -66,6 +66,7 @@ _GREEK = {
     if chr(code) not in "ος"
 }
 _WITHOUT_TYPE = frozenset("ĦħĸĿŀŉŦŧſ")  # letters of Latin Extended-A that TeX's T1 fonts lack
+_TELLING = ("commit", "code")  # by which a grader could find whose repository it is
 _MARKS = {"strong": r"\textbf{%s}", "faint": r"\textcolor{faint}{%s}", "struck": r"\struck{%s}",
           "alarm": r"\textcolor{alarm}{\textbf{%s}}", "code": r"\texttt{%s}"}  # fmt: skip
 
@@ -102,6 +103,7 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
         samples=contents.samples[:MOST_SAMPLES],
         unfinished=contents.unfinished[:MOST_UNFINISHED],
         most_unfinished=MOST_UNFINISHED,
+        environment={name: value for name, value in contents.environment.items() if name not in _TELLING},
         left_out=len(contents.plan.arms) - len(contents.arms),
     )
     return re.sub(r"\n{3,}", "\n\n", text)

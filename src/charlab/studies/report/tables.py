@@ -30,14 +30,19 @@ _COST_COLUMNS = {
 }
 
 
-def verdict_name(comparison: Comparison) -> str:
-    """Returns the verdict in words."""
-    return "no verdict" if comparison.verdict == "none" else comparison.verdict
+def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
+    """Returns the verdict in words, with what weakens it most: it may be read alone."""
+    if comparison.verdict == "none":
+        return "no verdict"
+    doubts = {
+        "too few seeds": comparison.too_few_seeds,
+        "exploratory": exploratory,
+        "provisional": comparison.provisional,
+    }
+    return ", ".join([comparison.verdict, *[doubt for doubt, holds in doubts.items() if holds][:1]])
 
 
-def verdict_table(
-    comparisons: Mapping[str, Comparison], texts: Mapping[str, TextInterval | str], margin: float
-) -> Table:
+def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
     """Returns the verdict on each arm with what it rests on."""
     columns = (
         Column("arm", "left"),
@@ -51,25 +56,26 @@ def verdict_table(
         Column("seeds to settle"),
         Column("on other text"),
     )
-    rows = tuple(_verdict_row(comparison, texts[arm]) for arm, comparison in comparisons.items())
+    rows = tuple(_verdict_row(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
     caption = (
         "Improvement: nats per character of the baseline minus those of the arm with the same seed, so above 0 the "
         "arm is better; mean and 95% t-interval over seeds. p: two-sided paired t-test, adjusted after Holm over "
         f"{len(comparisons)} arm{'' if len(comparisons) == 1 else 's'}; beside it the exact sign-flip test, not "
-        f"adjusted. The smallest difference that matters is {margin:g}. On other text: 95% interval by block bootstrap "
-        "over the validation text, seeds averaged first."
+        f"adjusted. The smallest difference that matters is {plan.margin:g}. On other text: 95% interval by block "
+        "bootstrap over the validation text, seeds averaged first."
     )
     return Table("verdicts", caption, columns, rows)
 
 
-def _verdict_row(comparison: Comparison, text: TextInterval | str) -> tuple[Entry, ...]:
+def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -> tuple[Entry, ...]:
     known = comparison.n > 0
+    name = verdict_name(comparison, exploratory=plan.exploratory)
     return (
         entry(comparison.arm, style="strong"),
         entry(
             {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}[comparison.expectation]
         ),
-        entry(f"{SYMBOLS[comparison.verdict]} {verdict_name(comparison)}", comparison.verdict, "strong"),
+        entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
         entry(wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
         entry(wording.interval(comparison.interval_95)) if comparison.n > 1 else _unknown(),
         _p_value(comparison, comparison.p_difference_holm),

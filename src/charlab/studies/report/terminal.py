@@ -43,7 +43,8 @@ def _table(contents: Contents) -> Table:
     for heading in ("nats/char", *["better by", "95% interval", "p (Holm)"] * bool(contents.comparisons)):
         table.add_column(heading, justify="right", no_wrap=True)
     if contents.comparisons:
-        table.add_column("verdict", no_wrap=True)
+        table.add_column("verdict")
+    names = {judgment.comparison.arm: judgment.verdict for judgment in contents.judgments}
     for name, arm in contents.arms.items():
         figure = _figure(arm)
         comparison = contents.comparisons.get(name)
@@ -58,7 +59,7 @@ def _table(contents: Contents) -> Table:
             Text(wording.interval(comparison.interval_95, DIGITS)) if comparison.n > 1 else UNKNOWN,
             wording.probability(comparison.p_difference_holm) if shows else UNKNOWN,
             Text(
-                comparison.verdict if shows else "no verdict",
+                names[name],
                 _VERDICT_STYLES.get(comparison.verdict, "bold"),
             ),
         )
