@@ -46,6 +46,16 @@ def test_every_figure_stands_in_its_row(tmp_path):
     assert row(shown, "validation", "blocks") == ["1.5000", f"{1.5 / math.log(2):.4f}", f"{math.exp(1.5):.3f}"]
 
 
+def test_an_online_figure_says_what_it_is(tmp_path):
+    settings = {"context_length": None, "block_length": 8, "optimizer": "Adam", "learning_rate": 0.01}
+    blocks, online = entry("validation", "blocks", 1.5), entry("validation", "online", 1.4, settings=settings)
+    shown = printed(record(tmp_path, metrics=[blocks, online]))
+    assert row(shown, "validation", "online")[0] == "1.4000"
+    (words,) = [" ".join(part.split()) for part in shown.split("\n\n") if part.startswith("online")]
+    assert "adapts to the text while it reads it (block_length=8, optimizer=Adam, learning_rate=0.01)" in words
+    assert "adapts" not in printed(record(tmp_path, metrics=[blocks]))
+
+
 def test_a_known_entropy_stands_beside_with_the_gap_to_it(tmp_path):
     shown = printed(record(tmp_path, floor={"train": 0.9, "validation": 1.52}))
     assert row(shown, "split")[-2:] == ["floor", "gap"]

@@ -23,6 +23,7 @@ from charlab.evaluation.protocols import Protocol, Share, Sizes, check_covered, 
 from charlab.evaluation.score import Setting
 from charlab.evaluation.scoring import Scored, Windows, nll_of_next, reads_on
 from charlab.models.contract import LanguageModel
+from charlab.models.mixture import Mixture
 from charlab.types import PositiveFloat, PositiveInt
 
 
@@ -47,10 +48,12 @@ class Online(Protocol):
     are. Models that read without end keep their state from block to block: all there is, though gradients do not reach
     back beyond the block.
 
+    The members of a mixture learn each by itself, by counts or by gradients; their weights stay.
+
     Such a figure measures model and learning together, so it is not to be compared with those of other protocols.
 
     Attributes:
-        block_length: characters in a block, in 1 … T; None for T / 4, or 1 if the model counts.
+        block_length: characters in a block, in 1 … T; None for T / 4. Models that count do so after each character.
         learning_rate: of Adam.
         steps_per_block: gradient steps on each block.
     """
@@ -97,24 +100,26 @@ class Online(Protocol):
     def score(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
-        name = type(model).__name__
+        scores, settings = self._score_alone(model, ids, sizes)
+        return scores if share.rank == 0 else iter(()), settings  # one block after the other is no work to share
+
+    def _score_alone(
+        self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes
+    ) -> tuple[Iterator[Scored], dict[str, Setting]]:
+        name, blocks, settings = type(model).__name__, self.windows(sizes), self.settings(sizes)
         if model.likelihood == "bound":
             raise UserError(f"protocol=online needs exact likelihoods, which {name} has not: take protocol=blocks.")
-        blocks, settings = self.windows(sizes), self.settings(sizes)
+        if isinstance(model, Mixture):
+            members = [self._score_alone(member, ids, sizes) for member in model.members.values()]
+            learning = [settings for _, settings in members if settings["learning_rate"] is not None]
+            return _mix(model, [scores for scores, _ in members], len(ids)), (learning or [members[0][1]])[0]
         if isinstance(model, LearnsByCounting):
-            if self.block_length not in (None, 1):
-                raise UserError(
-                    f"block_length={self.block_length} does not suit {name}, which counts after every character: "
-                    "give none."
-                )
-            scores = _score_and_count(model, ids)
-            settings = dict.fromkeys(settings) | {"block_length": 1}
-        elif any(parameter.requires_grad for parameter in model.parameters()):
-            scores = self._score_and_learn(model, ids, blocks)
-            settings |= {"context_length": None} if reads_on(model) else {}
-        else:
+            return _score_and_count(model, ids), dict.fromkeys(settings) | {"block_length": 1}
+        if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"protocol=online has nothing to teach {name}, which has no parameters: take another one.")
-        return scores if share.rank == 0 else iter(()), settings  # one block after the other is no work to share
+        return self._score_and_learn(model, ids, blocks), settings | (
+            {"context_length": None} if reads_on(model) else {}
+        )
 
     def _block_length(self, sizes: Sizes) -> int:
         return self.block_length or max(1, sizes.context_length // 4)
@@ -162,3 +167,13 @@ def _learning_copy(model: LanguageModel) -> LanguageModel:
 def _score_and_count(model: LearnsByCounting, ids: Int[Tensor, " N"]) -> Iterator[Scored]:
     positions = torch.arange(1, len(ids), device=ids.device)
     yield Scored(positions[None], model.nll_while_counting(ids)[None], variance=0.0)
+
+
+def _mix(mixture: Mixture, members: list[Iterator[Scored]], num_characters: int) -> Iterator[Scored]:
+    """Mixes the probabilities that the members give, each of which learns alone, as in training."""
+    nll = torch.empty(len(members), num_characters - 1, dtype=torch.float64, device=mixture.weights.device)
+    for row, scores in zip(nll, members, strict=True):
+        for positions, scored, _ in scores:
+            row[positions - 1] = scored.double()
+    mixed = torch.logsumexp(mixture.weights.double().log()[:, None] - nll, dim=0)
+    yield Scored(torch.arange(1, num_characters, device=nll.device)[None], -mixed[None], variance=0.0)

@@ -43,9 +43,12 @@ def print_summary(record: Record, console: Console) -> None:
 
 
 def print_results(record: Record, console: Console) -> None:
-    """Prints a record's figures and, if its model leaks, how that shows."""
+    """Prints a record's figures and, if its model has learned from the text or leaks, what that means."""
     console.print()
     console.print(_results(record))
+    for entry in record.metrics:
+        if entry["protocol"] == "online":
+            console.print(_online(entry))
     if record.causality.get("leaks"):
         console.print(_leak(record.causality))
 
@@ -93,6 +96,16 @@ def _honest(causality: Mapping[str, Any], pattern: str) -> str:
     if nll > 700:
         return pattern.format("not finite")
     return pattern.format(f"{math.exp(nll):.1f}" + (f" ± {math.exp(nll) * error:.1f}" if error is not None else ""))
+
+
+def _online(entry: Mapping[str, Any]) -> RenderableType:
+    names = ("context_length", "block_length", "optimizer", "learning_rate", "steps_per_block")
+    settings = ", ".join(f"{name}={entry[name]}" for name in names if entry.get(name) is not None)
+    told = (
+        f"The model adapts to the text while it reads it ({settings}): "
+        "a figure not to be compared with those of other protocols."
+    )
+    return Group(Text.assemble(("online  ", "bold"), told), Text())
 
 
 def _leak(causality: Mapping[str, Any]) -> RenderableType:
