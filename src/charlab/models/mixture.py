@@ -21,8 +21,8 @@ Part = Callable[..., LanguageModel]
 class Mixture(AutoregressiveModel):
     """p(xₜ | x₀ … xₜ₋₁) = Σₖ wₖ pₖ(xₜ | x₀ … xₜ₋₁), linear interpolation (Jelinek and Mercer 1980).
 
-    Probabilities are mixed rather than logits, anew for each character. So the mixture is at most −log wₖ nats per
-    character worse than member k, wherever that is right, and one member of weight 1 is the mixture.
+    Probabilities are mixed rather than logits, anew for each character. So no character costs more than −log wₖ nats
+    above what it costs under member k, and a member of weight 1 is the mixture.
 
     There are three kinds of fitting. `fit` counts the training text for the members that count. `loss` trains those
     that have parameters, each as if it were alone. `fit_weights` finds the weights, which are equal until then; on
