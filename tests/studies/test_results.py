@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from charlab.errors import UserError
 from charlab.runs.record import Record, code_hash
 from charlab.studies import load
 from charlab.studies.locks import cell_lock, held
@@ -197,6 +198,10 @@ def test_a_table_of_a_study_by_its_name(study, tmp_path: Path) -> None:
     factors = tuple(Arm(arm.name, arm.overrides, factors={"width": arm.name}) for arm in plan.arms)
     replace(plan, arms=factors).save(tmp_path / "outputs" / "studies" / "position")
     table = load("position", str(tmp_path / "outputs"))
+    (tmp_path / "outputs" / "studies").rename(tmp_path / "kept")
+    assert load("position", str(tmp_path / "outputs"), str(tmp_path / "kept")).equals(table)
+    with pytest.raises(UserError, match=r"There is no study in .*outputs/studies/positoin"):
+        load("positoin", str(tmp_path / "outputs"), str(tmp_path / "kept"))
     assert len(table) == 16
     assert set(table["width"]) == {"base", "arm"}
     assert table["bpc"].iloc[0] == pytest.approx(table["value"].iloc[0] / math.log(2))

@@ -12,19 +12,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load(name: str, output_dir: str = "outputs") -> pd.DataFrame:
+def load(name: str, output_dir: str = "outputs", studies: str = "docs/studies") -> pd.DataFrame:
     """Returns a row for each cell of a study: what it is, what came out, what it cost.
 
     Args:
         name: the study's.
         output_dir: the folder of all outputs.
+        studies: where studies are kept that were run elsewhere.
 
     Raises:
         UserError: if there is no such study.
     """
     from pathlib import Path
 
-    from charlab.studies.plan import Plan
+    from charlab.studies.plan import FILE_NAME, Plan
     from charlab.studies.results import read_results
 
-    return read_results(Plan.load(Path(output_dir) / "studies" / name), Path(output_dir)).table()
+    own, kept = Path(output_dir, "studies", name), Path(studies, name)
+    plan = Plan.load(kept if (kept / FILE_NAME).exists() and not (own / FILE_NAME).exists() else own)
+    return read_results(plan, Path(output_dir)).table()

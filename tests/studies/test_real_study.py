@@ -1,0 +1,56 @@
+"""One real study, each cell of it a process: what is planned is what runs, and a rerun runs nothing."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from charlab.studies import load
+from charlab.studies.plan import Plan
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+TINY = (
+    "data.batch_size=2",
+    "model.embed_dim=16",
+    "model.num_layers=1",
+    "trainer.max_steps=4",
+    "callbacks.evaluation.num_batches=2",
+    "callbacks.samples.length=10",
+)
+
+
+@pytest.mark.slow
+def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_study: Callable[..., str]) -> None:
+    arms = "{learned: [], rotary: [model/position=rotary], raises: [model.context_length=4]}"
+    write_study("seeds: [1, 2]", arms=arms)
+    command = [sys.executable, str(SCRIPT), "-m", "--config-dir", str(conf), "study=mine", *TINY]
+
+    def run(*more: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.run(
+            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+
+    first = run()
+    assert first.returncode == 1, first.stderr
+    assert "mine: 4 of 6 finished, 2 failed" in first.stdout
+    study = tmp_path / "outputs/studies/mine"
+    plan = Plan.load(study)
+    for cell in plan.cells:
+        if cell.arm != "raises":
+            record = study / "runs" / cell.key / "record.json"
+            assert record.resolve() == (tmp_path / "outputs/runs" / cell.run / "record.json").resolve()
+    assert plan.looks == ()  # no seed has ended with all arms
+    assert (study / "report").is_dir()
+    table = load("mine", str(tmp_path / "outputs"))
+    assert table["status"].tolist() == ["finished", "finished", "failed"] * 2
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/runs/*/*/record.json")}
+    write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
+    second = run()
+    assert second.returncode == 0, second.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert "mine: 4 of 4 finished" in second.stdout
+    assert Plan.load(study).looks == (2,)
