@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart train test test-slow test-all test-corpus lint format types docs-test clean
+.PHONY: help install quickstart train study test test-slow test-all test-corpus lint format types docs-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ quickstart: install ## train a small transformer on the embedded corpus: two min
 
 train: install ## train: make train ARGS="experiment=part1/bigram"
 	@$(BIN)/python scripts/train.py $(ARGS)
+
+study: install ## run a small study on the embedded corpus and write its report: two minutes
+	@$(BIN)/python scripts/train.py -m study=demo launcher=joblib $(ARGS)
 
 test: install ## run the fast tests
 	$(BIN)/python -m pytest -n auto -q $(ARGS)
