@@ -31,6 +31,8 @@ from charlab.configuration.overrides import parse, quoted
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
 
+SWEEP_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
+
 
 def train(arguments: Sequence[str] | None = None) -> int:
     """Runs `scripts/train.py` with these arguments, the command line's by default; returns the exit code."""
@@ -176,8 +178,8 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
 
 
 def _is_study(overrides: Sequence[str]) -> bool:
-    """Returns whether these overrides ask for a study, which is a sweep though nobody has said -m."""
-    return any(override.startswith("study=") or override == "dry_run=true" for override in overrides)
+    """Returns whether these overrides ask for a study or a search, a sweep though nobody has said -m."""
+    return any(override.startswith(("study=", "search=")) or override == "dry_run=true" for override in overrides)
 
 
 def _makes_study(master: DictConfig) -> bool:
@@ -193,9 +195,8 @@ def _study_arguments(overrides: Sequence[str]) -> list[str]:
     cells: list[str] = []
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        (own if key in ("study", "launcher", "dry_run") or key.startswith(("hydra", "study.")) else cells).append(
-            override
-        )
+        of_sweep = key in SWEEP_KEYS or key.startswith(("hydra", "study.", "search."))
+        (own if of_sweep else cells).append(override)
     for override in own:
         if parse(override).is_sweep_override():
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")

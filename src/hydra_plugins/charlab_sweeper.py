@@ -26,7 +26,13 @@ class CharlabSweeper(Sweeper):
         self._supplied = config, hydra_context, task_function
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs what `config.study`, or what was typed, describes."""
-        from charlab.studies.sweep import sweep  # imported late: Hydra imports this file whenever it starts
+        """Runs what `config.search`, `config.study`, or what was typed, describes."""
+        config = self._supplied[0]
+        if config.search is not None:  # all is imported late: Hydra imports this file whenever it starts
+            from charlab.studies.search import search
+
+            search(*self._supplied)
+            return
+        from charlab.studies.sweep import sweep
 
         sweep(*self._supplied)

@@ -117,7 +117,7 @@ class Composer:
         chosen = []
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            if key.startswith(("hydra", "study.")) or self.loader.is_group(key):
+            if key.startswith(("hydra", "study.", "search.")) or self.loader.is_group(key):
                 chosen.append(override)
         return self._load(chosen, multirun=True)
 

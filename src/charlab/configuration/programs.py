@@ -21,6 +21,7 @@ TRAIN: dict[str, Any] = {
     "logger": dict | None,
     "plot.log_steps": bool,
     "study": dict | None,
+    "search": dict | None,
     "typed": list[str],
     "cell": str | None,
 }

@@ -1,0 +1,262 @@
+"""A search for hyperparameters: trials suggested by Optuna, run as cells, compared on text that reports never use."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
+from charlab.configuration.extras import missing_extra
+from charlab.errors import UserError
+from charlab.runs.fingerprint import fingerprint
+from charlab.runs.record import Record
+from charlab.seeding import derive_seed
+from charlab.studies.cells import STOP_FILE
+from charlab.studies.expansion import PROGRAM, merged
+from charlab.studies.launching import launch
+from charlab.studies.locks import sweeping
+from charlab.studies.outcome import Outcome
+from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.progress import showing
+from charlab.studies.search_definition import SearchDefinition, define_search
+from charlab.studies.slots import Capacity
+
+if TYPE_CHECKING:
+    import optuna
+
+STORAGE = "trials.db"
+BEST_SHOWN = 10
+
+
+def search(config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction) -> None:
+    """Runs the search that is chosen until it has as many trials as it asks for; prints the best of them.
+
+    Args:
+        config: the sweep's, with Hydra's node; `typed` holds what was typed for every trial.
+        hydra_context: Hydra's.
+        task_function: what a launcher's job runs.
+
+    Raises:
+        UserError: if something in it is wrong.
+        SystemExit: with 1, if no trial has a result.
+    """
+    choices = config.hydra.runtime.choices
+    for part in ("search", f"launcher={choices['hydra/launcher']}"):
+        absent = missing_extra(part)
+        if absent is not None:
+            raise absent
+    if config.dry_run:
+        raise UserError("dry_run=true shows the runs of a study; what a search will try is not known yet.")
+    definition = define_search(config.search, choices.search)
+    composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
+    trials = _Trials(definition, composer, list(config.typed))
+    capacity = Capacity.of(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type]
+    console = Console()
+    with sweeping(trials.folder):
+        trials.open()
+        (trials.folder / STOP_FILE).unlink(missing_ok=True)
+        while batch := trials.next(definition.at_once or capacity.at_once):
+            cells = list(dict.fromkeys(batch.values()))
+            trials.plan(cells).save(trials.folder)
+            with showing(trials.folder, cells, console):
+                launch(config, hydra_context, task_function, trials.folder, cells)
+            if not trials.tell(batch):
+                break
+        trials.print(console)
+    if trials.best() is None:
+        raise SystemExit(1)
+
+
+class _Trials:
+    """The trials of a search, kept in a database in its folder."""
+
+    def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
+        self.definition, self.composer = definition, composer
+        self._cells: dict[int, Cell] = {}
+        shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
+        self.shared = merged(shared, typed, [f"seed={definition.seed}"])
+        config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
+        check_output_folder(config, sweep=False)
+        self.output_dir = Path(config.output_dir)
+        self.folder = self.output_dir.absolute() / "searches" / definition.name
+
+    def open(self) -> None:
+        """Opens the database, or makes it.
+
+        Raises:
+            UserError: if it holds the trials of another search.
+        """
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.optuna = optuna
+        self.study: optuna.Study = optuna.create_study(
+            storage=f"sqlite:///{self.folder / STORAGE}",
+            study_name=self.definition.name,
+            direction="minimize",
+            load_if_exists=True,
+        )
+        self.spaces = {key: parameter.distribution() for key, parameter in self.definition.parameters.items()}
+        sought = asdict(self.definition)["parameters"]
+        meant = json.dumps([sought, self.definition.seed, self.definition.split, self.shared], sort_keys=True)
+        former = self.study.user_attrs.get("meant", meant)
+        if former != meant:
+            raise UserError(
+                f"The search in {self.folder} sought something else, or elsewhere: give this one another search.name."
+            )
+        self.study.set_user_attr("meant", meant)
+
+    def next(self, count: int) -> dict[int, Cell]:
+        """Returns the cells of the trials to be run now, by the trials' numbers; none if there are enough.
+
+        Those that a former process has left unfinished come first.
+        """
+        states = self.optuna.trial.TrialState
+        found = self.study.get_trials(deepcopy=False)
+        suggested = {trial.number: trial.params for trial in found if trial.state == states.RUNNING}
+        while len(suggested) < count and len(self.study.get_trials(deepcopy=False)) < self.definition.trials:
+            number = len(self.study.get_trials(deepcopy=False))
+            # A sampler for each trial: what it suggests does not depend on when the search was interrupted.
+            seed = derive_seed(self.definition.seed, f"suggestion of trial {number}") % 2**32
+            self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, self._startup))
+            trial = self.study.ask(self.spaces)
+            suggested[trial.number] = trial.params
+        batch: dict[int, Cell] = {}
+        cells: dict[str, Cell] = {}
+        for number, params in suggested.items():
+            cell = self._cell(number, params)
+            cells.setdefault(cell.run, cell)  # two trials of the same values are one run
+            batch[number] = cells[cell.run]
+        return batch
+
+    @property
+    def _startup(self) -> int:
+        """How many trials are drawn at random, before what is known of them guides the next."""
+        return max(3, self.definition.trials // 3)
+
+    def plan(self, cells: Sequence[Cell]) -> Plan:
+        """Returns what `run_cell` needs to know."""
+        return Plan(
+            name=self.definition.name,
+            hypothesis="",
+            baseline=cells[0].arm,
+            arms=tuple(Arm(cell.arm, ()) for cell in cells),
+            cells=tuple(cells),
+            seeds=(self.definition.seed,),
+            planned_seeds=1,
+            time_limit=self.definition.time_limit,
+            sweep=True,
+        )
+
+    def tell(self, batch: Mapping[int, Cell]) -> bool:
+        """Writes down what became of trials; returns whether each has ended, so that others can follow."""
+        states = self.optuna.trial.TrialState
+        all_ended = True
+        for number, cell in batch.items():
+            value, reason = self._result(cell)
+            if value is not None:
+                self.study.tell(number, value)
+            elif reason is None:
+                all_ended = False
+            else:  # what diverges is a bad suggestion, from which the sampler learns; other failures are nobody's
+                diverged = reason.startswith("diverged")
+                self.study.tell(number, state=states.PRUNED if diverged else states.FAIL)
+        return all_ended
+
+    def _result(self, cell: Cell) -> tuple[float | None, str | None]:
+        """Returns the nats per character of a cell, or why it has none; neither if it can go on."""
+        try:
+            record = Record.load(self.output_dir / "runs" / cell.run)
+        except UserError:
+            record = None
+        if record is not None and record.status == "finished":
+            if record.causality.get("leaks"):
+                return None, "leaks: it looks at what it is to predict"
+            value = record.metric("blocks", self.definition.split)["nll"]
+            return (value, None) if math.isfinite(value) else (None, f"diverged: {value} nats per character")
+        outcome = Outcome.load(self.folder, cell)
+        if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
+            return None, None
+        lines = outcome.reason.strip().splitlines()
+        return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
+
+    def best(self) -> optuna.trial.FrozenTrial | None:
+        """Returns the best trial that has a result."""
+        done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.value is not None]
+        return min(done, key=lambda trial: (trial.value, trial.number), default=None)
+
+    def print(self, console: Console) -> None:
+        """Prints the best trials, what became of those without a result, and how to train the best one again."""
+        found = self.study.get_trials(deepcopy=False)
+        done = sorted((trial for trial in found if trial.value is not None), key=lambda trial: trial.value or 0.0)
+        table = Table("trial", f"nats/char ({self.definition.split})", *self.spaces, box=None, pad_edge=False)
+        table.add_column("run", overflow="fold")
+        for trial in done[:BEST_SHOWN]:
+            values = [_shown(trial.params[key]) for key in self.spaces]
+            run = self._cell(trial.number, trial.params).run
+            table.add_row(str(trial.number), f"{trial.value:.4f}", *map(escape, [*values, run]))
+        console.print(table)
+        for trial in found:
+            if trial.value is None:
+                tried = ", ".join(f"{key}={_shown(value)}" for key, value in trial.params.items())
+                _, reason = self._result(self._cell(trial.number, trial.params))
+                line = f"trial {trial.number} ({tried}) {reason or 'has not ended'}"
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
+        ended = sum(trial.state.is_finished() for trial in found)
+        console.print(f"{ended} of {self.definition.trials} trials, {len(done)} with a result.")
+        best = self.best()
+        if best is not None:
+            kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
+            command = shlex.join([*kept, *self._overrides(best.params)])
+            console.print(
+                f"The best on the whole train text, to be judged by a study over further seeds:\n"
+                f"  python {PROGRAM} {command}",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    def _cell(self, number: int, params: Mapping[str, Any]) -> Cell:
+        if number in self._cells:
+            return self._cells[number]
+        config = self._compose(params)
+        with hydra_config(config):
+            run = f"{config.name}/{fingerprint(config)}"
+        overrides = merged(self.shared, self._overrides(params))
+        self._cells[number] = Cell(f"trial-{number:03d}", self.definition.seed, run, tuple(overrides))
+        return self._cells[number]
+
+    def _compose(self, params: Mapping[str, Any]) -> DictConfig:
+        try:
+            config = self.composer.job(merged(self.shared, self._overrides(params)))
+        except UserError as error:
+            values = ", ".join(f"{key}={_shown(value)}" for key, value in params.items())
+            raise UserError(f"A trial of the search with {values} does not compose: {error}") from None
+        with hydra_config(config):
+            resolve_values(config)
+        return config
+
+    def _overrides(self, params: Mapping[str, Any]) -> list[str]:
+        return self.composer.prepare([f"{key}={_typed(value)}" for key, value in params.items()])
+
+
+def _typed(value: Any) -> str:
+    """Returns a suggested value as one would type it, such that the same number is read back."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _typed(value)

@@ -1,0 +1,231 @@
+"""A search suggests, remembers and goes on. What its trials would learn is made up here: nothing is trained."""
+
+import json
+import math
+import re
+
+import optuna
+import pytest
+from omegaconf import OmegaConf
+
+from charlab import cli
+from charlab.configuration.location import conf_folder
+from charlab.errors import UserError
+from charlab.studies import search as search_module
+from charlab.studies.outcome import Outcome
+from charlab.studies.search_definition import Parameter, define_search
+
+SEARCH = """
+defaults: [_base, _self_]
+overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=bigram, trainer.accelerator=cpu]
+parameters:
+  optimizer.lr: {low: 1.0e-4, high: 1.0, log: true}
+  data.batch_size: {low: 4, high: 16, step: 4}
+  scheduler: {choices: [constant, warmup_cosine]}
+trials: 6
+at_once: 2
+"""
+
+
+def values_of(cell):
+    return dict(override.split("=", 1) for override in cell.overrides)
+
+
+def quadratic(cell):
+    return 2.0 + (math.log10(float(values_of(cell)["optimizer.lr"])) + 2) ** 2
+
+
+class Trainer:
+    """Stands in for a launcher: writes the records that training would leave."""
+
+    def __init__(self):
+        self.batches = []
+        self.nll = quadratic
+        self.interrupted_at = None
+
+    def __call__(self, config, hydra_context, task_function, folder, cells):
+        self.batches.append(list(cells))
+        if self.interrupted_at == len(self.batches):
+            raise KeyboardInterrupt
+        for cell in cells:
+            result = self.nll(cell)
+            if isinstance(result, Outcome):
+                result.save(folder, cell)
+                continue
+            run = folder.parents[1] / "runs" / cell.run
+            run.mkdir(parents=True, exist_ok=True)
+            metrics = [
+                {"split": "dev", "protocol": "blocks", "nll": result},
+                {"split": "validation", "protocol": "blocks", "nll": -result},  # what it must not look at
+            ]
+            record = {"format": 1, "name": "n", "fingerprint": "f", "status": "finished", "metrics": metrics}
+            (run / "record.json").write_text(json.dumps(record))
+
+    @property
+    def cells(self):
+        return [cell for batch in self.batches for cell in batch]
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    trainer = Trainer()
+    monkeypatch.setattr(search_module, "launch", trainer)
+    return trainer
+
+
+@pytest.fixture
+def run(tmp_path, trainer):
+    """Gives the search's command; returns its exit code."""
+    (tmp_path / "conf" / "search").mkdir(parents=True)
+    (tmp_path / "conf" / "search" / "mine.yaml").write_text(SEARCH)
+
+    def command(*overrides, output="outputs"):
+        folder = tmp_path / output
+        return cli.train(
+            ["-m", "--config-dir", str(tmp_path / "conf"), "search=mine", f"output_dir={folder}", *overrides]
+        )
+
+    return command
+
+
+def trials_in(tmp_path, output="outputs"):
+    storage = f"sqlite:///{tmp_path / output / 'searches' / 'mine' / 'trials.db'}"
+    return optuna.load_study(study_name="mine", storage=storage).trials
+
+
+def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
+    assert run() == 0
+    assert [len(batch) for batch in trainer.batches] == [2, 2, 2]
+    trials = trials_in(tmp_path)
+    assert [trial.value for trial in trials] == [quadratic(cell) for cell in trainer.cells]
+    for cell, trial in zip(trainer.cells, trials, strict=True):
+        values = values_of(cell)
+        assert float(values["optimizer.lr"]) == trial.params["optimizer.lr"]
+        assert int(values["data.batch_size"]) in (4, 8, 12, 16)
+        assert values["scheduler"] in ("constant", "warmup_cosine")
+        assert (values["data.dev_fraction"], values["seed"]) == ("0.05", "305")
+    assert len({cell.run for cell in trainer.cells}) == 6
+    output = capsys.readouterr().out
+    best = min(trainer.cells, key=quadratic)
+    assert "6 of 6 trials, 6 with a result" in output
+    (command,) = re.findall(r"python scripts/train.py (.*)", output)
+    assert f"optimizer.lr={values_of(best)['optimizer.lr']}" in command
+    assert "dev_fraction" not in command
+    assert run() == 0
+    assert len(trainer.batches) == 3
+
+
+def test_it_goes_on_where_it_was_interrupted(run, trainer):
+    assert run() == 0
+    whole = [cell.run for cell in trainer.cells]
+    trainer.batches, trainer.interrupted_at = [], 2
+    assert run(output="other") == 130
+    trainer.interrupted_at = None
+    first = len(trainer.batches)
+    assert run(output="other") == 0
+    assert trainer.batches[1] == trainer.batches[first]
+    assert [cell.run for batch in (trainer.batches[0], *trainer.batches[first:]) for cell in batch] == whole
+
+
+def test_more_trials_can_be_asked_for_later(run, trainer, tmp_path):
+    assert run("search.trials=3") == 0
+    assert [len(batch) for batch in trainer.batches] == [2, 1]
+    assert run("search.trials=5", "search.at_once=5") == 0
+    assert [len(batch) for batch in trainer.batches] == [2, 1, 2]
+    assert len(trials_in(tmp_path)) == 5
+
+
+def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
+    fates = iter([Outcome("diverged", "The loss became nan"), Outcome("killed", "Killed by SIGKILL."), math.inf])
+    trainer.nll = lambda cell: next(fates, None) or quadratic(cell)
+    assert run() == 0
+    states = [trial.state.name for trial in trials_in(tmp_path)]
+    assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE", "COMPLETE", "COMPLETE"]
+    output = capsys.readouterr().out
+    assert "6 of 6 trials, 3 with a result" in output
+    assert re.search(r"trial 0 \(optimizer.lr=.*\) diverged: The loss became nan", output)
+    assert "killed: Killed by SIGKILL." in output
+
+
+def test_a_search_without_a_result_fails(run, trainer):
+    trainer.nll = lambda cell: Outcome("failed", "ValueError: no")
+    assert run() == 1
+
+
+def test_a_trial_that_has_not_ended_ends_the_search_for_now(run, trainer, tmp_path):
+    trainer.nll = lambda cell: Outcome("interrupted", "The process is gone.")
+    assert run() == 1
+    assert len(trainer.batches) == 1
+    trainer.nll = quadratic
+    assert run() == 0
+    assert trainer.batches[1] == trainer.batches[0]
+    assert len(trials_in(tmp_path)) == 6
+
+
+def test_another_search_in_the_same_folder(run, trainer, capsys):
+    assert run() == 0
+    assert run("optimizer=sgd") == 2
+    assert "sought something else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("search.tria=3", "There is no key search.tria; did you mean search.trials?"),
+        ("dry_run=true", "what a search will try is not known yet"),
+        ("model.embed_dim=3", "does not compose: There is no key model.embed_dim"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_written(run, tmp_path, capsys, override, sentence):
+    assert run(override) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def define(**changes):
+    base = OmegaConf.load(conf_folder() / "search" / "_base.yaml")
+    return define_search(OmegaConf.merge(base, {"parameters": {"optimizer.lr": {"low": 0.1, "high": 1}}}, changes), "x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"split": "validation"}, "what chooses never reports"),
+        ({"trials": 0}, "search.trials (in search/x.yaml) must be"),
+        ({"parameters": None}, "search.parameters (in search/x.yaml) must be"),
+        ({"tria": 3}, "There is no key search.tria (in search/x.yaml); did you mean search.trials?"),
+        ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is sought"),
+        ({"name": "a/b"}, "is no name for a folder"),
+    ],
+)
+def test_mistaken_settings(changes, sentence):
+    assert define().name == "x"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        define(**changes)
+
+
+@pytest.mark.parametrize(
+    ("parameter", "sentence"),
+    [
+        (3, "must be a range"),
+        ({"low": 1}, "a low below its high"),
+        ({"low": 2, "high": 1}, "a low below its high"),
+        ({"low": 0, "high": 1, "log": True}, "low must be above 0"),
+        ({"low": 1, "high": 2, "lgo": True}, "has no key lgo; did you mean low or log?"),
+        ({"low": 1, "high": 10, "step": 4}, "a step that leads from low to high"),
+        ({"low": 1, "high": 2, "log": 3}, "true or false for log"),
+        ({"choices": [1]}, "a list of two choices"),
+        ({"choices": [[1], [2]]}, "single values"),
+    ],
+)
+def test_mistaken_parameters(parameter, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        define(parameters={"model.embed_dim": parameter})
+
+
+def test_distributions():
+    assert Parameter(1, 9, log=True).distribution() == optuna.distributions.IntDistribution(1, 9, log=True)
+    assert Parameter(1, 9, step=4).distribution() == optuna.distributions.IntDistribution(1, 9, step=4)
+    assert Parameter(0.0, 1, step=0.1).distribution() == optuna.distributions.FloatDistribution(0.0, 1.0, step=0.1)
+    chosen = Parameter(choices=("a", None)).distribution()
+    assert chosen == optuna.distributions.CategoricalDistribution(("a", None))
