@@ -1,0 +1,51 @@
+"""Studies on a real SLURM cluster: one must be running, and `sbatch` be there."""
+
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from tests.studies.real_sweeps import Sweep, assert_only_missing_runs, needs_cluster, parent_of
+
+pytestmark = needs_cluster("slurm")
+
+
+def jobs():
+    """Returns the ids of the jobs in the queue whose names are a study's."""
+    queue = subprocess.run(["squeue", "--noheader", "--array", "--format=%i %j"], capture_output=True, text=True)
+    lines = [line.split() for line in queue.stdout.splitlines()]
+    return [job for job, name in lines if name.startswith("charlab-")]
+
+
+@pytest.fixture(autouse=True)
+def _cluster():
+    assert shutil.which("sbatch"), "SLURM is not installed"
+    assert jobs() == []
+
+
+def test_a_cancelled_job_is_the_only_one_that_is_submitted_again(tmp_path):
+    sweep = Sweep(tmp_path, "launcher=slurm")
+    process = sweep.start()
+    killed, outcome = sweep.wait_until_running()
+    with open(f"/proc/{parent_of(outcome.process)}/environ", encoding="utf-8") as environment:
+        variables = dict(pair.partition("=")[::2] for pair in environment.read().split("\0"))
+    job = f"{variables['SLURM_ARRAY_JOB_ID']}_{variables['SLURM_ARRAY_TASK_ID']}"
+    subprocess.run(["scancel", job], check=True)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 1, output
+    assert "3 of 4 finished" in output
+    assert sweep.outcomes()[killed.key].fate in ("killed", "interrupted"), output
+    assert_only_missing_runs(sweep, killed)
+
+
+def test_an_interrupted_sweep_cancels_its_jobs(tmp_path):
+    sweep = Sweep(tmp_path, "launcher=slurm")
+    process = sweep.start()
+    sweep.wait_until_running()
+    assert len(jobs()) == 4
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert jobs() == []
+    assert "running" not in {outcome.fate for outcome in sweep.outcomes().values() if outcome is not None}
