@@ -80,6 +80,7 @@ def test_arms_on_other_windows_are_marked(write_study: Write, expand: Expand) ->
             "{learned: [], a: [model.dropout=0.1], b: [model.dropout=0.1]}",
             "The arm b (model.dropout=0.1) means the same",
         ),
+        ("{learned: [], rot: [model.dropout=0]}", "The arm rot (model.dropout=0) means the same run as the baseline"),
         ("{learned: [], rot: [seed=3]}", "The arm rot sets seed, which all arms of a study share: leave it out there."),
         ("{learned: [], rot: [data.seed=3]}", "The arm rot sets data.seed, which all arms"),
         ("{learned: [], rot: [output_dir=x]}", "The arm rot sets output_dir, which all arms"),

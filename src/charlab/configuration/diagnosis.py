@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import MappingNode, MarkedYAMLError, Node, YAMLError  # type: ignore[import-untyped]
+from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
 
 from charlab.configuration.check import all_keys, unknown_key
 from charlab.configuration.extras import missing_extra

@@ -195,7 +195,8 @@ def _meaning(config: DictConfig) -> str:
     parts = ("data", "model", "optimizer", "scheduler", "objective", "averaging")
     trainer = [config.trainer.get(key) for key in (*DECISIVE_TRAINER_KEYS, "precision", "accelerator")]
     with hydra_config(config):
-        return json.dumps([trainer, *(plain(config[part]) if config[part] is not None else None for part in parts)])
+        values = [trainer, *(plain(config[part]) if config[part] is not None else None for part in parts)]
+    return json.dumps(json.loads(json.dumps(values), parse_int=float))  # 0 and 0.0 mean the same
 
 
 def _runs(config: DictConfig, seeds: Sequence[int]) -> dict[int, str]:

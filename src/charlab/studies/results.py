@@ -16,7 +16,7 @@ from charlab.studies.plan import Budget, Cell, Plan
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd  # type: ignore[import-untyped]
+    import pandas as pd
 
     from charlab.studies.comparison import Comparison
     from charlab.studies.statistics import Value
