@@ -183,13 +183,20 @@ def _factor(gram: Float[Tensor, "N m m"], iterations: int) -> Float[Tensor, "N m
     All products are m × m: of a wide matrix these are the small ones, half the work for n = 4 m. But the smallest
     singular values are squared here, which bfloat16 has too few digits for.
     """
-    a, b, c = COEFFICIENTS
-    factor = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    for _ in range(iterations):
-        growth = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        growth.diagonal(dim1=-2, dim2=-1).add_(a)
-        factor, gram = growth @ factor, growth @ gram @ growth
+    factor = growth = _growth(gram)
+    for _ in range(iterations - 1):
+        gram = growth @ gram @ growth
+        growth = _growth(gram)
+        factor = growth @ factor
     return factor
+
+
+def _growth(gram: Float[Tensor, "N m m"]) -> Float[Tensor, "N m m"]:
+    """Returns a + b·G + c·G², by which an iteration multiplies a matrix X with G = XXᵀ."""
+    a, b, c = COEFFICIENTS
+    growth = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    growth.diagonal(dim1=-2, dim2=-1).add_(a)
+    return growth
 
 
 def hidden_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
