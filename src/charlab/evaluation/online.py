@@ -111,15 +111,16 @@ class Online(Protocol):
             raise UserError(f"protocol=online needs exact likelihoods, which {name} has not: take protocol=blocks.")
         if isinstance(model, Mixture):
             members = [self._score_alone(member, ids, sizes) for member in model.members.values()]
-            learning = [settings for _, settings in members if settings["learning_rate"] is not None]
-            return _mix(model, [scores for scores, _ in members], len(ids)), (learning or [members[0][1]])[0]
+            scores = _mix(model, [member_scores for member_scores, _ in members], len(ids))
+            # Those of the first member that learns by gradients: what counts has fewer.
+            return scores, max((member_settings for _, member_settings in members), key=_has_learning_rate)
         if isinstance(model, LearnsByCounting):
             return _score_and_count(model, ids), dict.fromkeys(settings) | {"block_length": 1}
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"protocol=online has nothing to teach {name}, which has no parameters: take another one.")
-        return self._score_and_learn(model, ids, blocks), settings | (
-            {"context_length": None} if reads_on(model) else {}
-        )
+        if reads_on(model):
+            settings["context_length"] = None
+        return self._score_and_learn(model, ids, blocks), settings
 
     def _block_length(self, sizes: Sizes) -> int:
         return self.block_length or max(1, sizes.context_length // 4)
@@ -154,9 +155,13 @@ class Online(Protocol):
                 _, state = model.extend(window[:, scored_from - 1 : -1], state)
 
 
+def _has_learning_rate(settings: Mapping[str, Setting]) -> bool:
+    return settings["learning_rate"] is not None
+
+
 def _learning_copy(model: LanguageModel) -> LanguageModel:
-    """Returns a copy in evaluation mode that can be trained."""
-    model = copy.deepcopy(model).eval()
+    """Returns a copy of a model in evaluation mode that can be trained, still without dropout."""
+    model = copy.deepcopy(model)
     for part in model.modules():
         if isinstance(part, nn.RNNBase):  # of which cuDNN has a gradient in training mode only
             part.train()
