@@ -129,6 +129,7 @@ def test_names_are_drawn_as_they_are(figures):
     shown = texts(found["differences"].axes[0])
     assert drawings.looks[NASTY].label in shown  # with its dollars, braces and backslash
     assert LONG not in shown
+    assert not any(text.get_parse_math() for text in found["differences"].axes[0].texts)
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -106,6 +106,7 @@ def test_markdown_tables_are_tables_and_links_are_relative(text):
     assert links == [f"tables/{name}.csv" for name in ("cells", "results", "budgets", "verdicts")]
 
 
+@example("_a_ *b* `c` <d> [e](f) ![g](h) &amp; \\\\")
 @given(st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S", "Zs"]), max_size=40))
 def test_markdown_gives_any_line_back(written):
     line = " ".join(f"x {written} x".split())

@@ -12,6 +12,7 @@ import pytest
 
 from charlab.studies.report import latex
 from charlab.studies.report.write import write_report
+from tests.studies.report.conftest import LONG, NASTY
 from tests.studies.report.made_up_study import MadeUpArm
 
 pytestmark = [pytest.mark.slow, pytest.mark.rendering]
@@ -35,7 +36,7 @@ addEventListener("load", () => {
   const table = document.getElementById("results");
   const column = (n) => [...table.tBodies[0].rows].map((row) => row.cells[n].innerText);
   const sorted = [];
-  for (const n of [1, 1, 0]) { table.tHead.rows[0].cells[n].querySelector("button").click(); sorted.push(column(0)); }
+  for (const n of [1, 1, 0, 4]) { table.tHead.rows[0].cells[n].querySelector("button").click(); sorted.push(column(0)); }
   const wide = [...document.querySelectorAll("main *")].filter((element) =>
     !element.closest(".scroll, pre") && element.getBoundingClientRect().right > innerWidth + 1);
   const seen = {
@@ -86,11 +87,13 @@ def test_the_page_works_in_a_browser(folder, width):
 
 
 def test_a_table_is_sorted_by_its_figures(folder):
-    rising, falling, by_name = visit(folder / "report.html", 1280)["sorted"]
+    rising, falling, by_name, by_seeds = visit(folder / "report.html", 1280)["sorted"]
     assert [name.split(" ")[0] for name in rising[:3]] == ["entropy", "Kneser–Ney", "counts"]
     assert rising[-1] == "wrong axis"  # by its honest figure
     assert falling == rising[::-1]
     assert by_name == sorted(by_name, key=str.casefold)
+    assert set(by_seeds[:2]) == {NASTY, LONG}  # 8 seeds come before 10, and those that have none last
+    assert [name.split(" ")[0] for name in by_seeds[-2:]] == ["entropy", "Kneser–Ney"]
 
 
 def compile_paper(folder: Path) -> tuple[int, str]:
