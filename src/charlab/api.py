@@ -6,7 +6,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf, open_dict
 
-from charlab.configuration.compose import check_output_folder, compose, hydra_config
+from charlab.configuration.compose import check_output_folder, compose, hydra_config, leave_out_sweep
 from charlab.runs.checkpoint import load
 from charlab.runs.record import Record
 from charlab.runs.train import train
@@ -36,4 +36,5 @@ def run(*overrides: str) -> Record:
         OmegaConf.save(list(overrides), described / "overrides.yaml")
     with open_dict(config):
         del config["hydra"]
+    leave_out_sweep(config)
     return train(config, folder, overrides)

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import charlab.runs.fingerprint  # noqa: F401  (registers the resolver in `hydra.run.dir`, in a launcher's worker too)
-from charlab.configuration.compose import Composer, check_output_folder, resolve_values
+from charlab.configuration.compose import Composer, check_output_folder, leave_out_sweep, resolve_values
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
@@ -70,6 +70,7 @@ def _train(config: DictConfig) -> object:
     from charlab.training.callbacks.divergence import DivergedError
 
     resolve_values(config)
+    leave_out_sweep(config)
     overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
 

@@ -26,6 +26,9 @@ from charlab.configuration.loader import Loader, search_path, typed_overrides
 from charlab.configuration.overrides import prepare
 from charlab.errors import UserError
 
+NO_KEYS_OF_A_RUN = ("study", "search", "dry_run", "typed", "cell")
+"""Keys of `conf/train.yaml` that mean nothing to a single run."""
+
 
 def compose(
     overrides: Sequence[str] = (), config_name: str = "train", *, return_hydra_config: bool = False
@@ -60,6 +63,13 @@ def resolve_values(config: DictConfig) -> None:
     for key in map(str, config):
         if key != "hydra" and OmegaConf.is_interpolation(config, key):
             config[key] = config[key]
+
+
+def leave_out_sweep(config: DictConfig) -> None:
+    """Takes what concerns a sweep out of the configuration of one of its runs, which is the same without a sweep."""
+    with open_dict(config):
+        for key in NO_KEYS_OF_A_RUN:
+            config.pop(key, None)
 
 
 class Composer:
