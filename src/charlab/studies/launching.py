@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from charlab.configuration.diagnosis import one_sentence
 from charlab.configuration.loader import typed_overrides
@@ -85,6 +85,8 @@ def _place_jobs(config: DictConfig, study: Path) -> None:
         config.hydra.sweep.dir, config.hydra.sweep.subdir = str(folder), "."
         config.hydra.output_subdir = None
         config.hydra.overrides.hydra = [*typed_overrides(config, "hydra"), *settings]
+        if OmegaConf.select(config, "hydra.hydra_logging.loggers.hydra") is not None:
+            config.hydra.hydra_logging.loggers.hydra.level = "WARNING"  # what runs is shown by progress.py
 
 
 def _is_unfinished(outcome: Outcome | None, former: Outcome | None) -> bool:
