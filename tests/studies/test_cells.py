@@ -192,10 +192,11 @@ def test_nothing_is_left_of_its_children(study):
     wait_for(lambda: not is_alive(child))
 
 
-def test_an_unknown_cell_and_an_unknown_study(study):
+def test_an_unknown_cell_and_an_unknown_study(study, capsys):
     save_plan(study)
     with pytest.raises(UserError, match="no cell arm/2"):
         run_cell(study, "arm/2")
+    assert "The cell arm/2 could not be run" in capsys.readouterr().err
     with pytest.raises(UserError, match="no study"):
         run_cell(study.parent / "other", "arm/1")
 

@@ -62,7 +62,14 @@ def run_cell(
         UserError: if there is no such study or cell.
         KeyboardInterrupt: if this process was interrupted; the cell is ended first.
     """
-    study = study.resolve()
+    try:
+        return _run_cell(study.resolve(), key, launcher, command)
+    except Exception as error:
+        print(f"The cell {key} could not be run: {error}", file=sys.stderr)  # launchers keep errors to themselves
+        raise
+
+
+def _run_cell(study: Path, key: str, launcher: Mapping[str, Any] | None, command: Command) -> Outcome | None:
     plan = Plan.load(study)
     cell = next((cell for cell in plan.cells if cell.key == key), None)
     if cell is None:

@@ -57,7 +57,7 @@ def launch(
         raise
     never = sum(Outcome.load(study, cell) is None for cell in cells)
     if never and not (study / STOP_FILE).exists():
-        print(f"{never} cells were never begun: what their jobs printed is in {study / JOBS}.", file=sys.stderr)
+        print(f"{never} cells were never begun; what a cluster's jobs printed is in {study / JOBS}.", file=sys.stderr)
 
 
 def _launch_all(launcher: Launcher, jobs: Mapping[Cell, Sequence[str]], study: Path) -> None:
