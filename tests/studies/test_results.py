@@ -11,7 +11,7 @@ from charlab.errors import UserError
 from charlab.runs.record import Record, code_hash
 from charlab.studies import load
 from charlab.studies.locks import cell_lock, held
-from charlab.studies.outcome import Outcome
+from charlab.studies.outcome import Outcome, outcome_path
 from charlab.studies.plan import Arm, Plan
 from charlab.studies.results import StudyResults, read_results
 from tests.studies.report.made_up_study import MadeUpArm, make_study
@@ -69,7 +69,7 @@ def test_what_became_of_each_cell(study, tmp_path: Path) -> None:
         310: ("timed out", "Too long."),
         311: ("interrupted", "Ctrl-C."),
     }
-    _, results = study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, fates=fates))
+    plan, results = study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, fates=fates))
     found = {result.cell.seed: result for result in results.of("arm")}
     assert {seed: (result.status, result.reason) for seed, result in found.items()} == {
         305: ("finished", ""),
@@ -79,6 +79,9 @@ def test_what_became_of_each_cell(study, tmp_path: Path) -> None:
     assert [seed for seed, result in found.items() if result.ended] == [305, 307, 312]
     values = results.values("arm")
     assert [values[seed] for seed in (306, 307, 308, 309, 310, 311)] == [None, "diverged", None, None, None, None]
+    outcome_path(results.folder, found[307].cell).unlink()  # as of a run that is kept elsewhere
+    by_record = read_results(plan, tmp_path / "outputs").of("arm")[2]
+    assert (by_record.status, by_record.reason) == ("diverged", "The loss is not a number.")
     table = results.table().set_index(["arm", "seed"])
     assert list(table.loc["arm", "status"]) == [result.status for result in results.of("arm")]
     assert table.loc[("arm", 306), "value"] != table.loc[("arm", 306), "value"]  # nan
