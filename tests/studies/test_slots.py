@@ -73,6 +73,7 @@ def test_no_two_hold_the_same_slot(tmp_path):
     assert most == [2]
 
 
+@pytest.mark.timeout(60)
 def test_processes_with_other_cores_do_not_wait_for_each_other(tmp_path, monkeypatch):
     monkeypatch.setattr(slots, "usable_cores", lambda: [0])
     with claim(tmp_path, 1) as first:
