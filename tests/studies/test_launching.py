@@ -95,7 +95,7 @@ class Slurm:
         answer = self.queue.pop(0)
         if isinstance(answer, BaseException):
             raise answer
-        return SimpleNamespace(returncode=1 if answer == "no answer" else 0, stdout=answer)
+        return SimpleNamespace(returncode=int(answer is None), stdout=answer or "")
 
 
 def slurm_settings(**changes):
@@ -129,7 +129,7 @@ def test_slurm_is_asked_for_what_the_settings_say(monkeypatch):
 
 def test_a_silent_queue_is_not_an_empty_one(monkeypatch):
     slurm = Slurm(monkeypatch)
-    slurm.queue = ["no answer", "1_0\n", "no answer", ""]
+    slurm.queue = [None, "1_0\n", None, ""]
     run_on_slurm(["a"], "folder", slurm_settings())
     assert len(slurm.commands) == 4
 
