@@ -16,7 +16,7 @@ from charlab.studies.report.pieces import Notice, Table, joined
 from charlab.studies.report.provenance import commands, count, environment, limits, method
 from charlab.studies.report.references import entropy, references
 from charlab.studies.report.tables import (
-    EXPECTATIONS,
+    EXPECTED_TO,
     budget_table,
     cell_table,
     result_table,
@@ -190,7 +190,7 @@ def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan, is_m
     )
     sentence = text if isinstance(text, str) else text.sentence
     name = verdict_name(comparison, exploratory=plan.exploratory)
-    return Judgment(comparison, name, EXPECTATIONS[comparison.expectation], caution, sentence)
+    return Judgment(comparison, name, EXPECTED_TO[comparison.expectation], caution, sentence)
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:

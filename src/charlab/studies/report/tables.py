@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from charlab.studies.results import StudyResults
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": "–"}
-EXPECTATIONS = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
+EXPECTED_TO = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
 _MATCHED = {"steps": "steps", "characters": "characters", "flops": "flops", "seconds": "training_s"}
 _COST_COLUMNS = {
     "steps": ("steps", wording.amount),
@@ -72,9 +72,7 @@ def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -
     name = verdict_name(comparison, exploratory=plan.exploratory)
     return (
         entry(comparison.arm, style="strong"),
-        entry(
-            {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}[comparison.expectation]
-        ),
+        entry(EXPECTED_TO[comparison.expectation]),
         entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
         entry(wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
         entry(wording.interval(comparison.interval_95)) if comparison.n > 1 else _unknown(),
