@@ -32,7 +32,7 @@ the machine named, which is shared and noisy.
 
 
 def keep(run: Path, records: Path) -> Path:
-    """Copies the record and the curves of a finished run into `records`, without its checkpoints.
+    """Copies the record, the curves and the samples of a finished run into `records`, without its checkpoints.
 
     What belongs to the machine rather than to the run, the folder of the outputs, is left out; curves are thinned.
 
@@ -52,8 +52,9 @@ def keep(run: Path, records: Path) -> Path:
     with (run / "metrics.csv").open(newline="") as curves:
         text = thin(curves)
     write_atomically(folder / "metrics.csv", lambda file: file.write(text.encode()))
-    if record.name in KEPT_FIGURES:
-        shutil.copyfile(run / "loss.png", folder / "loss.png")
+    for name in ("samples.txt", *(("loss.png",) if record.name in KEPT_FIGURES else ())):
+        if (run / name).exists():
+            shutil.copyfile(run / name, folder / name)
     return folder
 
 
