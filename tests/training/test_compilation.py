@@ -60,6 +60,7 @@ def test_a_compiled_run_is_the_run_itself(tmp_path):
     for choice in (False, True):
         module = train(tmp_path / str(choice), CountsCalls, compile=choice)
         assert (module.compute_loss is module.objective) == (not choice)
+        assert (module.compilation_clock.seconds > 0) == choice
     plain, compiled = (options.checkpoint(tmp_path / name) for name in ("False", "True"))
     options.assert_same_bits(compiled["state_dict"], plain["state_dict"])
     options.assert_same_bits(compiled["optimizer_states"], plain["optimizer_states"])

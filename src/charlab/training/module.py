@@ -45,6 +45,7 @@ class LanguageModelModule(LightningModule):
         compute_loss: the objective, or a compiled form of it.
         characters_seen: characters scored in training so far, over all ranks.
         micro_batches: batches read so far on each rank; with gradient accumulation several make a step.
+        compilation_clock: seconds of compiling, which count neither as training nor as evaluation.
         last_loss: the latest batch's loss, in nats per character. Reading it waits for the device.
     """
 
@@ -71,6 +72,7 @@ class LanguageModelModule(LightningModule):
         self._averages: list[KeepsAverage] = []
         self.validation_nll = NegativeLogLikelihood()
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
+        self.compilation_clock = Stopwatch()
 
     @property
     def training_seconds(self) -> float:
@@ -161,6 +163,7 @@ class LanguageModelModule(LightningModule):
             "micro_batches": self.micro_batches,
             "training_seconds": self.training_clock.seconds,
             "evaluation_seconds": self.evaluation_clock.seconds,
+            "compilation_seconds": self.compilation_clock.seconds,
         }
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         if self._averages:
@@ -174,6 +177,7 @@ class LanguageModelModule(LightningModule):
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
+        self.compilation_clock.seconds = progress.get("compilation_seconds", 0.0)
         self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
         if checkpoint.get("training_over"):  # killed while it was being evaluated: the averages stay in their place
             self.trainer.should_stop = True

@@ -64,6 +64,7 @@ class Compilation(Callback):
             return
         from torch._dynamo.exc import TorchDynamoException  # imports the compiler
 
+        pl_module.compilation_clock.start()
         try:
             self._compile(trainer, pl_module)
         except TorchDynamoException as error:
@@ -72,6 +73,8 @@ class Compilation(Callback):
                 show_line(trainer, f"not compiled: {reason}")
             else:
                 raise UserError(f"The loss was to be compiled, but {reason}: set trainer.compile=false.") from error
+        finally:
+            pl_module.compilation_clock.stop()
 
     def state_dict(self) -> dict[str, Any]:
         return {"compiled": self.compiled}
