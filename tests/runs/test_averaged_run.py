@@ -27,6 +27,7 @@ def test_the_average_is_what_is_reported_and_what_is_loaded(run_tiny, text_path)
     assert abs(trained.nll - score.nll) > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [("averaging=ema",), ("optimizer=schedule_free_adamw",)])
 def test_killed_while_it_is_evaluated_it_reports_the_average_all_the_same(run_tiny, monkeypatch, tmp_path, more):
     original = _Run._finish

@@ -65,6 +65,7 @@ def test_the_validation_text_does_not_choose(whole, text_path, tmp_path):
     assert_same_best(record, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [6, 9, 15], ids="killed in micro-batch {}".format)
 def test_a_killed_run_chooses_the_same(run_tiny, whole, interrupt_at, micro_batch):
     restore = interrupt_at(micro_batch, PowerFailure())
@@ -91,6 +92,7 @@ def fails_to_copy(monkeypatch):
     return fail
 
 
+@pytest.mark.slow
 def test_killed_between_the_checkpoint_and_its_copy(run_tiny, whole, fails_to_copy):
     restore = fails_to_copy(whole.best["step"])
     with pytest.raises(PowerFailure):
@@ -101,6 +103,7 @@ def test_killed_between_the_checkpoint_and_its_copy(run_tiny, whole, fails_to_co
     assert_same_outcome(resumed, whole)
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_checkpoint_and_its_copy(run_tiny, fails_to_copy):
     restore = fails_to_copy(12)
     with pytest.raises(PowerFailure):
