@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart train study test test-slow test-all test-corpus lint format types docs-test clean
+.PHONY: help install quickstart train study test test-slow test-clusters test-rendering test-all test-corpus lint format types docs-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,8 +33,14 @@ test: install ## run the fast tests
 test-corpus: install ## run the tests that need the real text, under $$CHARLAB_DATA
 	$(BIN)/python -m pytest -q -m corpus $(ARGS)
 
-test-slow: install ## kill and continue runs of every model
-	$(BIN)/python -m pytest -n auto -q -m slow tests/runs $(ARGS)
+test-slow: install ## kill and continue runs of every model, and studies
+	$(BIN)/python -m pytest -n auto -q -m 'slow and not rendering' tests/runs tests/studies $(ARGS)
+
+test-clusters: install ## run studies on the clusters that are there: CHARLAB_CLUSTERS=slurm,ray make test-clusters
+	$(BIN)/python -m pytest -q -m slow tests/studies/test_slurm.py tests/studies/test_launchers.py -k 'slurm or ray' $(ARGS)
+
+test-rendering: install ## look at reports in Chromium and through pdflatex, where they are installed
+	$(BIN)/python -m pytest -q -m rendering tests/studies/report $(ARGS)
 
 test-all: install ## run every test, the slow ones too
 	$(BIN)/python -m pytest -n auto -q -m 'not corpus' $(ARGS)
