@@ -180,7 +180,9 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
 
 def _is_study(overrides: Sequence[str]) -> bool:
     """Returns whether these overrides ask for a study or a search, a sweep though nobody has said -m."""
-    return any(override.startswith(("study=", "search=")) or override == "dry_run=true" for override in overrides)
+    return any(
+        override.startswith(("study=", "search=")) or override.lower() == "dry_run=true" for override in overrides
+    )
 
 
 def _makes_study(master: DictConfig) -> bool:

@@ -24,6 +24,11 @@ def test_a_study_is_read_with_its_baseline_first(write_study: Write, define_stud
     )
 
 
+def test_an_arm_may_change_nothing(write_study: Write, define_study: Define) -> None:
+    definition = define_study(write_study(arms="{learned: , same: {expect: worsen}, rotary: [a=1]}"))
+    assert [arm.overrides for arm in definition.arms] == [(), (), ("a=1",)]
+
+
 def test_a_number_of_seeds_is_the_first_ones(write_study: Write, define_study: Define) -> None:
     assert define_study(write_study()).seeds == tuple(range(305, 313))
     assert define_study(write_study(), seeds=3, rerun="older").seeds == (305, 306, 307)

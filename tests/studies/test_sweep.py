@@ -253,9 +253,12 @@ def train(
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
 
 
-def test_from_the_command_line(runs: MadeUpRuns, train: Callable[..., int], work: Path, conf: Path) -> None:
+def test_from_the_command_line(
+    runs: MadeUpRuns, train: Callable[..., int], work: Path, conf: Path, text_path: Path
+) -> None:
     runs.fates = {"rotary/2": "failed"}
-    assert train("study=mine", "dry_run=true") == 0
+    alone = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
+    assert train(*alone, "dry_run=True") == train("study=mine", "dry_run=true") == 0
     assert list(work.iterdir()) == []
     assert train("study=mine", "name=own") == 1  # without -m
     assert runs.keys == ["learned/1", "rotary/1", "learned/2", "rotary/2"]

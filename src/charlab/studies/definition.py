@@ -111,9 +111,7 @@ def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
         values["rerun"] = [values["rerun"]]
     for key, annotation in TYPES.items():
         if key not in values:
-            raise UserError(
-                f"study.{key}{_place(choice)} is missing: begin the file with defaults: [_base, _self_]."
-            )
+            raise UserError(f"study.{key}{_place(choice)} is missing: begin the file with defaults: [_base, _self_].")
         if not fits(values[key], annotation):
             raise UserError(f"study.{key}{_place(choice)} must be {describe(annotation)}, not {display(values[key])}.")
     return values
@@ -151,7 +149,9 @@ def _arm(name: str, value: Any, choice: str) -> Arm:
         if not fits(expect, Expectation):
             hint = similar(expect, ("improve", "worsen", "no difference")) if isinstance(expect, str) else "."
             raise UserError(f"{where} has expect={display(expect)}; it must be {describe(Expectation)}{hint}")
-        value = value.get("overrides", [])
+        value = value.get("overrides")
+    if value is None:  # nothing is changed, as in a baseline
+        value = []
     if not fits(value, list[str]):
         raise UserError(f"{where} must be a list of overrides, each as on the command line, not {display(value)}.")
     return Arm(name, tuple(value), expect)

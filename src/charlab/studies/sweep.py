@@ -56,7 +56,7 @@ def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFu
     composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
     plan = expansion.plan(_command(config, typed))
-    again = (*definition.rerun, "all") if "force=true" in typed else definition.rerun
+    again = (*definition.rerun, "all") if "force=true" in map(str.lower, typed) else definition.rerun
     if config.dry_run:
         at_once = Capacity.of(OmegaConf.to_container(config.hydra.launcher, resolve=True)).at_once  # type: ignore[arg-type]
         rehearse(plan, expansion.output_dir, again=again, at_once=at_once)
