@@ -84,6 +84,7 @@ class _Trials:
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
         self._cells: dict[int, Cell] = {}
+        composer.loader.remember()
         shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
