@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from charlab.studies.report.contents import Contents, gather
 from charlab.studies.report.drawings import Drawings
 from charlab.studies.report.write import write_report
 from charlab.studies.results import StudyResults, read_results
@@ -50,6 +51,12 @@ def troubled(tmp_path_factory) -> StudyResults:
     ]
     options = {"name": "troubled", "seeds": 10, "budget": "seconds", "floor": 0.7, "planned_seeds": 6, "looks": (6,)}
     return read(tmp_path_factory.mktemp("troubled"), arms, **options)
+
+
+@pytest.fixture(scope="session")
+def told(troubled) -> Contents:
+    """What the report says of it."""
+    return gather(troubled)
 
 
 @pytest.fixture(scope="session")

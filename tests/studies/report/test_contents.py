@@ -60,11 +60,11 @@ def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
     assert "planned with 2 seeds, it was grown to 3 after looks at 2" in notices[2].text
 
 
-def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, troubled):
+def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
     few = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3, planned_seeds=2))
     assert few.judgments[0].verdict == "supported, too few seeds"
     assert few.verdicts.rows[0][2].text == "✓ supported, too few seeds"
-    judged = {judgment.comparison.arm: judgment.verdict for judgment in gather(troubled).judgments}
+    judged = {judgment.comparison.arm: judgment.verdict for judgment in told.judgments}
     assert judged["counts"] == "supported, exploratory"
     assert judged["wrong axis"] == "no verdict"
 
@@ -82,8 +82,8 @@ def test_one_arm_is_described_and_not_judged(make):
     assert contents.compared_costs == []
 
 
-def test_everything_that_is_wrong_is_said(troubled):
-    found = texts(gather(troubled).notices)
+def test_everything_that_is_wrong_is_said(told):
+    found = texts(told.notices)
     assert found == [
         "Budgets do not match",
         "The arm wrong axis sees what it is to predict, so it gets no verdict",
@@ -101,29 +101,27 @@ def test_different_texts_are_not_compared_in_silence(make, tmp_path):
     assert "The cells were scored on different texts" in texts(gather(results).notices)[0]
 
 
-def test_a_leak_is_crossed_out_with_the_honest_figure_beside_it(troubled):
-    contents = gather(troubled)
-    cells = row(contents.results, "wrong axis")
+def test_a_leak_is_crossed_out_with_the_honest_figure_beside_it(told):
+    cells = row(told.results, "wrong axis")
     assert cells[1].spans[1:] == (Span(" leaks", "alarm"), Span(" honest 4.03 ± 0.00", "strong"))
     assert {cell.spans[0].style for cell in cells[1:4]} == {"struck"}
     assert cells[1].key == pytest.approx(4.03)  # it ranks by the honest one
-    assert row(contents.verdicts, "wrong axis")[2].text == "– no verdict"
-    assert {cell.text for cell in row(contents.verdicts, "wrong axis")[3:7]} == {"–"}
+    assert row(told.verdicts, "wrong axis")[2].text == "– no verdict"
+    assert {cell.text for cell in row(told.verdicts, "wrong axis")[3:7]} == {"–"}
 
 
-def test_a_bound_is_marked_wherever_it_stands(troubled):
-    contents = gather(troubled)
-    assert all(cell.text.startswith("≤ ") for cell in row(contents.results, "diffusion")[1:4])
-    judgment = next(judgment for judgment in contents.judgments if judgment.comparison.arm == "diffusion")
+def test_a_bound_is_marked_wherever_it_stands(told):
+    assert all(cell.text.startswith("≤ ") for cell in row(told.results, "diffusion")[1:4])
+    judgment = next(judgment for judgment in told.judgments if judgment.comparison.arm == "diffusion")
     assert "bound" in judgment.caution
     assert "Not asked" in judgment.other_text
-    assert sum(bool(judgment.caution) for judgment in contents.judgments) == 1
+    assert sum(bool(judgment.caution) for judgment in told.judgments) == 1
 
 
-def test_the_floor_and_the_n_gram_stand_below_the_arms(troubled, plain):
-    last = [row[0].text for row in gather(troubled).results.rows[-2:]]
+def test_the_floor_and_the_n_gram_stand_below_the_arms(told, plain):
+    last = [row[0].text for row in told.results.rows[-2:]]
     assert last == ["entropy of the text", "Kneser–Ney n-gram of order 7"]
-    assert gather(troubled).floor == 0.7
+    assert told.floor == 0.7
     assert [row[0].text for row in gather(plain).results.rows[3:]] == ["Kneser–Ney n-gram of order 7"]
 
 
@@ -133,36 +131,34 @@ def test_the_n_gram_is_that_of_the_same_split_only(make):
     assert len(gather(results).results.rows) == 1
 
 
-def test_cells_without_a_result_are_named_with_their_command(troubled):
-    found = {cell.cell: cell for cell in gather(troubled).unfinished}
+def test_cells_without_a_result_are_named_with_their_command(told):
+    found = {cell.cell: cell for cell in told.unfinished}
     assert list(found) == [f"{NASTY}/306", f"{NASTY}/307", f"{LONG}/308"]
     failed = found[f"{NASTY}/307"]
     assert failed.status == "failed"
     assert failed.reason.splitlines()[1:] == ['  File "…/lab/x.py", line 3', "RuntimeError: <b>100%</b> & $1"]
     assert failed.command.startswith("python scripts/train.py model=gpt ")
     assert failed.command.endswith(" seed=307")
-    assert gather(troubled).waiting == {"missing": f"{LONG} (305)"}
-    assert gather(troubled).older == "counts (all seeds)"
+    assert told.waiting == {"missing": f"{LONG} (305)"}
+    assert told.older == "counts (all seeds)"
 
 
-def test_budgets_show_the_range_and_what_should_have_matched(troubled, plain):
-    contents = gather(troubled)
-    assert [column.heading for column in contents.budgets.columns][4] == "training (NOT matched)"
-    assert row(contents.budgets, "counts")[4].text == "1.1 s (0.7 s – 1.3 s)"
-    assert row(contents.budgets, "counts")[5].text == "counts only"
+def test_budgets_show_the_range_and_what_should_have_matched(told, plain):
+    assert [column.heading for column in told.budgets.columns][4] == "training (NOT matched)"
+    assert row(told.budgets, "counts")[4].text == "1.1 s (0.7 s – 1.3 s)"
+    assert row(told.budgets, "counts")[5].text == "counts only"
     assert [column.heading for column in gather(plain).budgets.columns][1] == "steps (matched)"
     assert row(gather(plain).budgets, "learned")[3].text == "4.23 T"  # 10,571,218,944 × 400
 
 
-def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled):
-    contents = gather(troubled)
+def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled, told):
     seeds = [seed for seed in range(305, 315) if seed not in (306, 307)]
     scenes = [
         np.array([result.record.scenes for result in troubled.of(arm) if result.cell.seed in seeds])
         for arm in ("gpt", NASTY)
     ]
     expected = bootstrap_text(*scenes, np.full(TEXT_LENGTH // SCENE_LENGTH, SCENE_LENGTH))
-    judgment = next(judgment for judgment in contents.judgments if judgment.comparison.arm == NASTY)
+    judgment = next(judgment for judgment in told.judgments if judgment.comparison.arm == NASTY)
     assert judgment.other_text == expected.sentence
 
 

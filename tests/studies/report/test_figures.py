@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from sklearn.isotonic import IsotonicRegression
@@ -17,9 +17,9 @@ from tests.studies.report.conftest import LONG, NASTY
 
 
 @pytest.fixture(scope="module")
-def figures(troubled):
+def figures(troubled, told):
     with drawing():
-        drawings = Drawings(troubled, gather(troubled))
+        drawings = Drawings(troubled, told)
         yield drawings, drawings.for_page() | drawings.for_paper()
 
 
@@ -27,6 +27,7 @@ def texts(axes) -> list[str]:
     return [text.get_text() for text in axes.texts]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted))
 def test_labels_move_apart_by_as_little_as_can_be(heights):
     gap = 0.1
