@@ -50,6 +50,8 @@ def behave(seed: int) -> None:
             raise Diverged("The loss is not a number.")
         case 6:
             raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+        case 9:
+            raise PermissionError(errno.EACCES, "Permission denied", "record.json")
         case 7:
             try:
                 raise UserError("num_heads is wrong.")
@@ -105,6 +107,7 @@ def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: 
         (4, 130, "Interrupted."),
         (6, 2, "No space left on device: last.ckpt."),
         (7, 2, "num_heads is wrong."),
+        (9, 2, "Permission denied: record.json."),
     ],
 )
 def test_a_failure_with_a_sentence(

@@ -19,6 +19,7 @@ from charlab.configuration.compose import Composer, compose
 from charlab.configuration.loader import Loader, _hydra_version, search_path
 from charlab.configuration.location import conf_folder
 from charlab.configuration.signatures import signature
+from charlab.errors import UserError
 
 OVERLAYS = ("experiment", "hydra", "launcher", "local", "study")  # they construct nothing of their own
 FOLDER = conf_folder()
@@ -78,3 +79,9 @@ def test_every_experiment_is_right(name: str) -> None:
 def test_every_value_at_the_top_of_a_program_has_a_type(program: str) -> None:
     config = Composer(program).job([], complete=False)
     assert set(config) - {"hydra"} == {path.partition(".")[0] for path in programs.VALUES[program]}
+
+
+@pytest.mark.parametrize("option", ["adam", "adamw", "muon", "lion", "schedule_free_adamw", "sam"])
+def test_a_decay_rate_is_below_one(option: str) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.betas must be a list of 2 values \(a number ≥ 0 and < 1"):
+        compose([f"optimizer={option}", "optimizer.betas=[0.9,1.5]"])

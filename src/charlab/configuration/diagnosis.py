@@ -23,6 +23,7 @@ from charlab.errors import UserError
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What Hydra raises while it composes what a user has written."""
 _DUPLICATE = "found duplicate key "
+_PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 _INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 
 
@@ -178,7 +179,7 @@ def _mistaken_key(key: str, override: Override, base: DictConfig) -> UserError |
 def find_user_error(error: BaseException | None) -> UserError | None:
     """Returns the user's error that caused this one, or None if there is none. A full disk is one."""
     while error is not None and not isinstance(error, UserError):
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        if isinstance(error, OSError) and error.errno in _PLACE_ERRORS:
             return UserError(f"{error.strerror}: {error.filename or 'choose another output_dir'}.")
         error = error.__cause__ or error.__context__
     return error

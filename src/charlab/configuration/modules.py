@@ -172,7 +172,9 @@ def find(dotted: str, depth: int = 0) -> Definition | Module | None:
     module, rest = _longest_module(dotted)
     if module is None:
         top = dotted.partition(".")[0]
-        raise UserError(f"There is no module {top} (for {dotted}){nearest(top, ['charlab', 'lightning', 'torch'])}")
+        known = ["charlab", "lightning", "torch"]
+        hint = ": install it." if top in known else nearest(top, known)
+        raise UserError(f"There is no module {top} (for {dotted}){hint}")
     if not rest:
         return module
     found = module.definition(rest[0], depth)

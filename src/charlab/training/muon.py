@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         momentum: Probability,
         iterations: PositiveInt,
         adam_lr: PositiveFloat,
-        betas: tuple[float, float],
+        betas: tuple[Probability, Probability],
         eps: PositiveFloat,
         weight_decay: NonNegativeFloat,
         decayed: Decayed,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from charlab.errors import UserError
-from charlab.types import NonNegativeFloat, PositiveFloat
+from charlab.types import NonNegativeFloat, PositiveFloat, Probability
 
 Decayed = Literal["all", "matrices"]
 
@@ -43,7 +43,7 @@ def adam(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[float, float],
+    betas: tuple[Probability, Probability],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -66,7 +66,7 @@ def adamw(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[float, float],
+    betas: tuple[Probability, Probability],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -89,7 +89,7 @@ def lion(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[float, float],
+    betas: tuple[Probability, Probability],
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
@@ -115,7 +115,7 @@ def schedule_free_adamw(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[float, float],
+    betas: tuple[Probability, Probability],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -149,7 +149,7 @@ def sam(
     rho: PositiveFloat,
     adaptive: bool,
     lr: PositiveFloat,
-    betas: tuple[float, float],
+    betas: tuple[Probability, Probability],
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
