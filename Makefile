@@ -42,8 +42,8 @@ test-clusters: install ## run studies on the clusters that are there: CHARLAB_CL
 test-rendering: install ## look at reports in Chromium and through pdflatex, where they are installed
 	$(BIN)/python -m pytest -q -m rendering tests/studies/report $(ARGS)
 
-test-all: install ## run every test, the slow ones too
-	$(BIN)/python -m pytest -n auto -q -m 'not corpus' $(ARGS)
+test-all: install ## run every test that needs neither the real text nor a browser, the slow ones too
+	$(BIN)/python -m pytest -n auto -q -m 'not corpus and not rendering' $(ARGS)
 
 lint: install ## check style and that imports point one way
 	$(BIN)/ruff check .

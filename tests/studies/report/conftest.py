@@ -14,10 +14,6 @@ LONG = "an_arm_whose_name_goes_on_and_on_as_sweeps_over_five_keys_do"
 NASTY = r"50% of $x_1$ & <b>#2</b> \ {~^} | `*a*` [b](c) ü"
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "rendering: needs Chromium and pdflatex")
-
-
 def read(root, arms, **options) -> StudyResults:
     return read_results(make_study(root, arms, **options), root / "outputs", root / "records")
 
