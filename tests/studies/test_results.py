@@ -174,6 +174,19 @@ def test_budgets_that_do_not_match_are_told(study, budget: str, arm: MadeUpArm, 
     assert (mismatch is None) if told is None else (told in mismatch)
 
 
+def test_a_baseline_of_unknown_cost_matches_nothing(study) -> None:
+    unknown, known = MadeUpArm("base", 1.9, parameters=0), MadeUpArm("arm", 2.0)
+    assert (
+        "the baseline base has an unknown amount, but arm 4,228" in study(unknown, known, budget="flops")[1].mismatch()
+    )
+
+
+def test_arms_that_have_not_finished_match_anything(study) -> None:
+    fates = dict.fromkeys(range(305, 313), ("failed", ""))
+    assert study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, fates=fates))[1].mismatch() is None
+    assert study(MadeUpArm("base", 1.9, fates=fates), MadeUpArm("arm", 2.0), name="other")[1].mismatch() is None
+
+
 def test_budgets_are_medians_with_their_ranges(study) -> None:
     budgets = study()[1].budgets()
     assert budgets.loc["arm", ["steps", "steps_low", "steps_high"]].tolist() == [400, 400, 400]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record, code_hash
+from charlab.studies.budgets import TOLERANCES, costs_of, mismatch
 from charlab.studies.locks import cell_lock, is_held
 from charlab.studies.outcome import Outcome
-from charlab.studies.plan import Budget, Cell, Plan
+from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,15 +25,6 @@ Status = Literal[
     "finished", "diverged", "failed", "killed", "timed out", "interrupted", "running", "missing", "corrupt"
 ]
 COSTS = ("steps", "characters", "flops", "training_s", "parameters", "peak_memory_bytes")
-# By budget: what is counted, and by which share of the baseline's median an arm's may differ from it. What is counted
-# in whole steps is exact; sizes cannot be matched exactly; a clock is read only after each step.
-TOLERANCES: Mapping[Budget, tuple[str, float]] = {
-    "steps": ("steps", 0.0),
-    "characters": ("characters", 0.0),
-    "flops": ("flops", 0.02),
-    "seconds": ("training_s", 0.05),
-    "parameters": ("parameters", 0.02),
-}
 
 
 @dataclass(frozen=True)
@@ -188,7 +179,7 @@ class StudyResults:
         record, figure = result.record, self.figure(result)
         arm = self.plan.arm(result.cell.arm)
         causality = record.causality if record is not None else {}
-        costs = _costs(record) if record is not None else {}
+        costs = costs_of(record) if record is not None else {}
         return {
             "study": self.plan.name,
             "arm": arm.name,
@@ -259,24 +250,9 @@ class StudyResults:
 
     def mismatch(self) -> str | None:
         """Returns a sentence if the arms do not share the declared budget; None if they do, as far as is known."""
-        cost, tolerance = TOLERANCES[self.plan.budget]
-        medians = self.budgets()[cost]
-        base = medians[self.plan.baseline]
-        if math.isnan(base):
-            return None
-        off = {arm: value for arm, value in medians.items() if not abs(value - base) <= tolerance * base}
-        off = {arm: value for arm, value in off.items() if not math.isnan(value) or self._has_finished(str(arm))}
-        if not off:
-            return None
-        allowed = f" (within {tolerance:.0%})" if tolerance else ""
-        amounts = ", ".join(f"{arm} {_amount(value)}" for arm, value in off.items())
-        return (
-            f"The arms do not share the declared budget, equal {self.plan.budget}{allowed}: the baseline "
-            f"{self.plan.baseline} has {_amount(base)}, but {amounts}."
-        )
-
-    def _has_finished(self, arm: str) -> bool:
-        return any(result.status == "finished" for result in self.of(arm))
+        finished = {result.cell.arm for result in self.cells if result.status == "finished"}
+        medians = self.budgets()[TOLERANCES[self.plan.budget][0]]
+        return mismatch(self.plan, {str(arm): value for arm, value in medians.items() if arm in finished})
 
     def unpaired(self) -> str | None:
         """Returns a sentence if a seed does not give all arms the same windows in the same order."""
@@ -289,22 +265,5 @@ class StudyResults:
         )
 
 
-def _costs(record: Record) -> dict[str, float | None]:
-    """Returns what a run took; None where that is not known."""
-    return {
-        "steps": record.steps,
-        "characters": record.characters_seen,
-        "flops": record.flops_per_step * record.steps if record.flops_per_step else None,
-        "training_s": record.time.get("training_s"),
-        "parameters": record.parameters,
-        "peak_memory_bytes": record.peak_memory_bytes,
-        "evaluation_s": record.time.get("evaluation_s"),
-    }
-
-
 def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _amount(value: float) -> str:
-    return "an unknown amount" if math.isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
