@@ -2,12 +2,14 @@
 
 import errno
 import os
+import signal
 import subprocess
+import sys
 
 import pytest
 
 from charlab.errors import UserError
-from charlab.files import write_atomically
+from charlab.files import remove_leftovers, write_atomically
 
 
 def fill(contents):
@@ -59,3 +61,22 @@ def test_a_file_has_the_permissions_of_an_ordinary_one(tmp_path):
     ordinary.touch()
     write_atomically(tmp_path / "atomic", fill(b""))
     assert (tmp_path / "atomic").stat().st_mode == ordinary.stat().st_mode
+
+
+def test_what_a_killed_process_had_begun_is_removed(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / ".hydra").mkdir()
+    kept = [tmp_path / "checkpoints" / "last.ckpt", tmp_path / ".hydra" / "config.yaml", tmp_path / ".local"]
+    for path in kept:
+        path.write_bytes(b"former")
+    program = """
+import os, signal, sys
+from pathlib import Path
+from charlab.files import write_atomically
+write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIGKILL))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(kept[0])])
+    assert done.returncode == -signal.SIGKILL
+    assert len(list(kept[0].parent.iterdir())) == 2
+    remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

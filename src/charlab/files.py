@@ -40,6 +40,16 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         ) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes the files that `write_atomically` had begun below `folder` when its process was killed.
+
+    Nobody else may be writing there.
+    """
+    for path in folder.glob("**/.*.????????"):
+        if path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -104,6 +104,12 @@ def test_costs_are_told_by_part(tmp_path):
     assert "set-up 4.2 s · training 0:02:08 · evaluation 12.3 s" in shown
 
 
+def test_the_best_weights_are_told_where_there_are_any(tmp_path):
+    assert "best on dev" not in printed(record(tmp_path))
+    shown = printed(record(tmp_path, best={"step": 1200, "nll": 1.48768}))
+    assert row(shown, "best", "on", "dev") == "1.4877 nats/char after step 1,200: checkpoint=best".split()
+
+
 def test_a_model_that_took_no_time_has_no_speed(tmp_path):
     shown = printed(record(tmp_path, time={"setup_s": 0.1, "training_s": 0.0}))
     assert "per second" not in shown

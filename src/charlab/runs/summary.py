@@ -29,6 +29,7 @@ def print_summary(record: Record, console: Console) -> None:
       character; None where a figure is not finite;
     - `causality`: {leaks, reason, honest_nll, honest_error}, or empty if the model was not checked;
     - `floor`: {split: nats per character}, empty where it is not known;
+    - `best`: {step, nll} of what `checkpoints/best.ckpt` holds, or None;
     - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
 
     The sample is the beginning of `samples.txt` in the run's folder.
@@ -123,6 +124,9 @@ def _costs(record: Record) -> RenderableType:
     parts = {"set-up": "setup_s", "training": "training_s", "evaluation": "evaluation_s"}
     times = [f"{part} {_duration(record.time[key])}" for part, key in parts.items() if key in record.time]
     grid.add_row("time", " · ".join(times))
+    if record.best is not None:
+        best = f"{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
+        grid.add_row("best on dev", best)
     return Group(grid, Text())
 
 

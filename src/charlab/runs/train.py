@@ -27,7 +27,7 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.protocols import Blocks, Score, Sliding, evaluate
-from charlab.files import write_atomically
+from charlab.files import remove_leftovers, write_atomically
 from charlab.models.contract import LanguageModel
 from charlab.runs.checkpoint import build_model
 from charlab.runs.fingerprint import fingerprint, load_corpus
@@ -71,6 +71,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
             if finished is not None:
                 console.print(f"This run is finished already: {folder} (force=true trains it again).", soft_wrap=True)
                 return finished
+            remove_leftovers(folder)
             return _Run(config, folder, overrides, console).execute()
         except UserError:
             if not (folder / FILE_NAME).exists():  # it never began: leave nothing half-written
