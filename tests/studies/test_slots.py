@@ -49,6 +49,7 @@ def test_the_environment_of_a_slot():
         "CUDA_VISIBLE_DEVICES": "1",
     }
     assert "CUDA_VISIBLE_DEVICES" not in Slot(0, (2,)).environment({})
+    assert set(Slot(0, (0, 1, 2)).environment({"OMP_NUM_THREADS": "2"}).values()) == {"2"}
 
 
 def test_no_two_hold_the_same_slot(tmp_path):

@@ -36,12 +36,11 @@ class Slot:
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """Returns the environment variables of a process in this slot, with `base` for the rest.
 
-        Numbers of threads that are lower already are left so.
+        Numbers of threads that are lower already are left so, and OpenMP's holds for libraries that have none.
         """
-        threads = {
-            name: str(min(len(self.cores), int(base[name])) if base.get(name, "").isdigit() else len(self.cores))
-            for name in THREAD_VARIABLES
-        }
+        given = {name: int(base[name]) for name in THREAD_VARIABLES if base.get(name, "").isdigit()}
+        most = min(len(self.cores), given.get("OMP_NUM_THREADS", len(self.cores)))
+        threads = {name: str(min(most, given.get(name, most))) for name in THREAD_VARIABLES}
         gpus = {} if self.gpus is None else {"CUDA_VISIBLE_DEVICES": self.gpus}
         return {**base, **threads, **gpus}
 
