@@ -34,7 +34,7 @@ test-corpus: install ## run the tests that need the real text, under $$CHARLAB_D
 	$(BIN)/python -m pytest -q -m corpus $(ARGS)
 
 test-slow: install ## kill and continue runs of every model, and studies
-	$(BIN)/python -m pytest -n auto -q -m 'slow and not rendering' tests/runs tests/studies $(ARGS)
+	$(BIN)/python -m pytest -n auto -q -m 'slow and not rendering' tests/runs tests/studies tests/training $(ARGS)
 
 test-clusters: install ## run studies on the clusters that are there: CHARLAB_CLUSTERS=slurm,ray make test-clusters
 	$(BIN)/python -m pytest -q -m slow tests/studies/test_slurm.py tests/studies/test_launchers.py -k 'slurm or ray' $(ARGS)

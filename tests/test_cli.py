@@ -191,9 +191,9 @@ def test_files_of_the_users_own_folder(
     runs: list[DictConfig], train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
-    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nname: own\nseed: 9\n")
+    (tmp_path / "mine" / "experiment" / "own.yaml").write_text("# @package _global_\nname: own\nseed: 11\n")
     assert train("--config-dir", "../mine", "experiment=own", "force=true") == 0
-    assert (runs[0].name, runs[0].seed, runs[0].force) == ("own", 9, True)
+    assert (runs[0].name, runs[0].seed, runs[0].force) == ("own", 11, True)
     assert train("--config-dir", "../mine", "experiment=onw") == 2
     assert "did you mean own" in capfd.readouterr().err
 

@@ -55,6 +55,7 @@ def test_the_lowest_dev_figure_is_kept_and_the_final_weights_are_reported(whole,
     assert Record.load(whole.folder).best == whole.best
 
 
+@pytest.mark.slow
 def test_the_validation_text_does_not_choose(whole, text_path, tmp_path):
     text = text_path.read_text()
     start = int(0.9 * len(text))
@@ -124,6 +125,7 @@ def test_killed_after_a_better_one_was_found_the_two_files_agree(run_tiny, inter
     assert last["best_step"] == best["global_step"] == best["best_step"] == whole.best["step"]
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_scored_and_kept(run_tiny, text_path):
     record = run_tiny(*DEV, "averaging=ema", "averaging.decay=0.5")
     assert dev_nll(record, text_path, "best") == pytest.approx(record.best["nll"], rel=1e-6)

@@ -262,6 +262,8 @@ def test_the_command_of_a_cell(tmp_path):
 
 
 WORKER = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts in the background
 import sys
 from pathlib import Path
 from charlab.studies.cells import run_cell

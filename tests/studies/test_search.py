@@ -93,6 +93,7 @@ def trials_in(tmp_path, output="outputs"):
     return optuna.load_study(study_name="mine", storage=storage).trials
 
 
+@pytest.mark.slow
 def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert run() == 0
     assert [len(batch) for batch in trainer.batches] == [2, 2]

@@ -20,6 +20,7 @@ def composer() -> Composer:
     return composer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_shipped_study_is_right(
     name: str, composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -55,6 +55,7 @@ def train(folder, model, *callbacks, **settings):
     return options.train(folder, model, optimizer=optimizer, callbacks=list(callbacks), **settings)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_is_the_run_itself(tmp_path):
     """Dropout draws the same numbers, buffers count the same calls, and checkpoints have the same keys."""
     for choice in (False, True):
