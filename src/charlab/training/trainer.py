@@ -123,7 +123,8 @@ def resolve_precision(precision: Precision, device: str) -> Precision:
 
 def _quieten_lightning() -> None:
     """Keeps Lightning from advising on what is meant as it is."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for part in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(part).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a study starts its cells itself
     warnings.filterwarnings("ignore", message=".*this fit will run with no optimizer.*")
