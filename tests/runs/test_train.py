@@ -41,7 +41,7 @@ def test_a_run_leaves_its_record(finished_run):
     assert stored["config"]["model"]["embed_dim"] == 16
     assert stored["parameters"] == sum(p.numel() for p in charlab.load(folder)[0].parameters())
     assert stored["flops_per_step"] > 2 * 3 * stored["parameters"]
-    assert set(stored["time"]) == {"setup_s", "training_s", "evaluation_s"}
+    assert set(stored["time"]) == {"setup_s", "training_s", "evaluation_s", "compilation_s"}
     assert {(m["protocol"], m["split"]) for m in stored["metrics"]} == {
         ("estimate", "train"),
         ("estimate", "validation"),

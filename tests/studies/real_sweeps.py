@@ -1,6 +1,7 @@
 """Real sweeps over real processes: a study of four cells, each of which takes as long as a process takes to start."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,11 @@ def needs_cluster(name):
     return [pytest.mark.slow, pytest.mark.skipif(name not in CLUSTERS, reason=f"CHARLAB_CLUSTERS={name} runs it")]
 
 
+def _hears_interrupts():
+    """Undoes what a shell does to all that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Sweep:
     """A sweep over the four cells in a folder of its own."""
 
@@ -56,7 +62,14 @@ class Sweep:
     def start(self):
         """Starts it; returns its process, the leader of a group."""
         return subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # off in what a shell starts in the background
         )
 
     def run(self):

