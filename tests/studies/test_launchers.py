@@ -53,11 +53,15 @@ def test_nothing_goes_on_when_a_sweep_is_killed(tmp_path):
     sweep = Sweep(tmp_path, *TWO_AT_ONCE)
     process = sweep.start()
     cell, outcome = sweep.wait_until_running()
+    worker = parent_of(outcome.process)
     process.kill()
     process.wait()
     process.stdout.close()
     end = time.monotonic() + 30
     while is_alive(outcome.process) or sweep.outcomes()[cell.key].fate == "running":  # its worker writes that down
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    while is_alive(worker):  # joblib's own would wait for work for ever
         assert time.monotonic() < end
         time.sleep(0.05)
     assert sweep.outcomes()[cell.key].fate == "interrupted"

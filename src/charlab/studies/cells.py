@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from typing import IO, Any
 from charlab.configuration.overrides import quoted
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
+from charlab.studies.guard import end_with_parent
 from charlab.studies.locks import cell_lock, held, is_held, sweep_lock
 from charlab.studies.outcome import Fate, Outcome, log_path
 from charlab.studies.plan import Cell, Plan
@@ -62,6 +64,8 @@ def run_cell(
         UserError: if there is no such study or cell.
         KeyboardInterrupt: if this process was interrupted; the cell is ended first.
     """
+    if multiprocessing.current_process().name.startswith("LokyProcess-"):
+        end_with_parent()
     try:
         return _run_cell(study.resolve(), key, launcher, command)
     except Exception as error:

@@ -1,10 +1,14 @@
-"""What keeps a cell's process from outliving the process that watches it."""
+"""What keeps a cell's process, and a launcher's worker, from outliving the process that they work for."""
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
+import time
+
+SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def end_with_watcher() -> None:
@@ -14,6 +18,18 @@ def end_with_watcher() -> None:
     ends, so this works on every system, from every thread, and after SIGKILL, too.
     """
     threading.Thread(target=_wait_for_end, name="end-with-watcher", daemon=True).start()
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """Has this process end when the one that has started it does; joblib's workers would wait for work for ever."""
+    threading.Thread(target=_watch_parent, args=(os.getppid(),), name="end-with-parent", daemon=True).start()
+
+
+def _watch_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _wait_for_end() -> None:
