@@ -24,7 +24,7 @@ quickstart: install ## train a small transformer on the embedded corpus: two min
 train: install ## train: make train ARGS="experiment=part1/bigram"
 	@$(BIN)/python scripts/train.py $(ARGS)
 
-study: install ## run a small study on the embedded corpus and write its report: two minutes
+study: install ## run a small study on the embedded corpus and write its report
 	@$(BIN)/python scripts/train.py -m study=demo launcher=joblib $(ARGS)
 
 test: install ## run the fast tests

@@ -44,7 +44,7 @@ _INTRODUCTION = """\
 Mean over seeds ± their standard deviation, after the same time of training. *blocks* and *sliding* score every
 character of the validation text once: *blocks* in windows side by side, *sliding* with at least three quarters of a
 window of context, or, where a model's state has no end, all that there is. A figure with ≤ is an upper bound of the
-model's nll and is not ranked with the others. Learning rates were chosen for each family on a slice of the train text.
+model's nll and is not ranked with the others.
 """
 
 
