@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.decoding import stream
+from charlab.models.decoding import check_length, check_prompt, stream
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
 
@@ -122,6 +122,24 @@ class InfillingModel(LanguageModel):
             top_p: draw among the fewest characters whose probabilities sum to at least p.
             generator: source of randomness, on the device of `tokens`.
         """
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: Int[Tensor, "B P"],
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B P+length"]:
+        """Fills in a blank of `length` characters at the end of the prompt."""
+        check_prompt(prompt)
+        check_length(length)
+        tokens = F.pad(prompt, (0, length))
+        mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
+        return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
 
 class AutoregressiveModel(LanguageModel):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.backbone import Backbone, Part
 from charlab.models.contract import InfillingModel
-from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
+from charlab.models.decoding import check_choice, check_predictions, choose
 from charlab.types import PositiveInt, Probability, checked
 
 
@@ -139,23 +139,6 @@ class MaskedDiffusion(InfillingModel):
         nll = F.cross_entropy(logits.transpose(1, 2), window.long(), reduction="none")  # (B, T+1)
         weight = num_scored / num_masked.to(nll.dtype)  # (B,)
         return torch.where(masked, weight[:, None] * nll, 0.0)[:, 1:]
-
-    @torch.no_grad()
-    def sample(
-        self,
-        prompt: Int[Tensor, "B P"],
-        length: int,
-        *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Int[Tensor, "B P+length"]:
-        check_prompt(prompt)
-        check_length(length)
-        tokens = F.pad(prompt, (0, length))
-        mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
-        return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
 
     @torch.no_grad()
     def infill(

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from charlab.models.hmm import check_log_probabilities
+from charlab.training.stepping import GradientOptimizer
 from charlab.types import Fraction, NonNegativeFloat, Probability
 
 
-class ExpectationMaximization(torch.optim.Optimizer):
+class ExpectationMaximization(GradientOptimizer):
     """EM for models whose parameters are log-probabilities, one distribution per row (Dempster et al. 1977).
 
     Where the loss is minus a marginal log-likelihood, its gradient is minus the expected counts, so the backward pass
@@ -43,29 +43,12 @@ class ExpectationMaximization(torch.optim.Optimizer):
         check_log_probabilities(model)
         super().__init__(model.parameters(), {"lr": lr, "decay": decay, "smoothing": smoothing})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Normalizes the running mean of the expected counts, which are minus the gradients.
-
-        Args:
-            closure: computes the loss and its gradients, as for any optimizer.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for leaf in group["params"]:
-                if leaf.grad is not None:
-                    counts = -leaf.grad.clamp(max=0.0)  # rounding can leave a positive gradient
-                    self._maximize(leaf, counts, group["lr"], group["decay"], group["smoothing"])
-        return loss
+    def update(self, group: dict[str, Any]) -> None:
+        """Normalizes the running mean of the expected counts, which are minus the gradients."""
+        for leaf in group["params"]:
+            if leaf.grad is not None:
+                counts = -leaf.grad.clamp(max=0.0)  # rounding can leave a positive gradient
+                self._maximize(leaf, counts, group["lr"], group["decay"], group["smoothing"])
 
     def _maximize(self, leaf: Tensor, counts: Tensor, lr: float, decay: float, smoothing: float) -> None:
         """Replaces a parameter by the logarithm of the normalized running mean of its expected counts."""

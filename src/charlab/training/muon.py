@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,8 @@ from torch.optim.adamw import adamw
 
 from charlab.errors import UserError
 from charlab.models.linear import StackedLinear
-from charlab.training.optimizers import Decayed, decay_groups, fused
+from charlab.training.optimizers import Betas, Decayed, decay_groups, fused
+from charlab.training.stepping import GradientOptimizer
 from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 # Of the polynomial a·x + b·x³ + c·x⁵, chosen by Jordan for its slope at 0: it grows the smallest singular values
@@ -22,7 +22,7 @@ from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probabil
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(GradientOptimizer):
     """Orthogonalized momentum for the hidden matrices, Adam with decoupled weight decay for the rest.
 
     For a matrix W of A rows and B columns with gradient G,
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         momentum: Probability,
         iterations: PositiveInt,
         adam_lr: PositiveFloat,
-        betas: tuple[Probability, Probability],
+        betas: Betas,
         eps: PositiveFloat,
         weight_decay: NonNegativeFloat,
         decayed: Decayed,
@@ -81,28 +81,11 @@ class Muon(torch.optim.Optimizer):
         others = {"lr": adam_lr, "hidden": False, "betas": (betas[0], betas[1]), "eps": eps, **fused(model)}
         super().__init__([hidden, *({**g, **others} for g in decay_groups(rest, weight_decay, decayed))], {})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Takes a step along the gradients.
-
-        Args:
-            closure: computes the loss and its gradients, as for any optimizer.
-        """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
-        return loss
+    def update(self, group: dict[str, Any]) -> None:
+        """Takes a step along the gradients: Muon's for the hidden matrices, Adam's for the rest."""
+        parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if parameters:
+            (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
 
     def _step_hidden(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:

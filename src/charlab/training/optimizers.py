@@ -1,4 +1,15 @@
-"""Optimizers: functions from a model to a torch optimizer over its parameters."""
+"""Optimizers: functions from a model to a torch optimizer over its parameters.
+
+What stands in a signature after the `*` comes from the configuration. These arguments mean the same everywhere, but
+where a function says otherwise:
+
+    model: whose parameters are optimized.
+    lr: learning rate.
+    betas: decay rates of the running means of the gradient and of its square.
+    eps: added to the denominator.
+    weight_decay: share of a weight, times lr, by which it shrinks at each step.
+    decayed: which weights do: "all" parameters, or "matrices" only (no biases, no norms' gains).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +24,7 @@ from charlab.errors import UserError
 from charlab.types import NonNegativeFloat, PositiveFloat, Probability
 
 Decayed = Literal["all", "matrices"]
+Betas = tuple[Probability, Probability]
 
 
 def sgd(
@@ -27,12 +39,9 @@ def sgd(
     """Stochastic gradient descent, with momentum or without.
 
     Args:
-        model: whose parameters are optimized.
-        lr: learning rate.
         momentum: share of the former step that is kept; 0 for none.
         nesterov: whether the gradient is taken after the momentum's step (Sutskever et al. 2013).
         weight_decay: strength of the pull toward 0, added to the gradient.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     return torch.optim.SGD(
         parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **fused(model)
@@ -43,7 +52,7 @@ def adam(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[Probability, Probability],
+    betas: Betas,
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -51,12 +60,7 @@ def adam(
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     Args:
-        model: whose parameters are optimized.
-        lr: learning rate.
-        betas: decay rates of the running means of the gradient and of its square.
-        eps: added to the denominator.
         weight_decay: strength of the pull toward 0, added to the gradient.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     groups = parameter_groups(model, weight_decay, decayed)
     return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
@@ -66,21 +70,12 @@ def adamw(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[Probability, Probability],
+    betas: Betas,
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
-
-    Args:
-        model: whose parameters are optimized.
-        lr: learning rate.
-        betas: decay rates of the running means of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: share of a weight, times lr, by which it shrinks at each step.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
-    """
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2)."""
     groups = parameter_groups(model, weight_decay, decayed)
     return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
 
@@ -89,18 +84,16 @@ def lion(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[Probability, Probability],
+    betas: Betas,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
     """Lion: steps of one size, in the direction of a running mean's sign (Chen et al., arXiv 2302.06675, algorithm 2).
 
     Args:
-        model: whose parameters are optimized.
         lr: learning rate; about a fifth of AdamW's.
         betas: how much of the running mean is in a step's direction, and how much of it is kept.
         weight_decay: share of a weight, times lr, by which it shrinks at each step; about five times AdamW's.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -115,7 +108,7 @@ def schedule_free_adamw(
     model: nn.Module,
     *,
     lr: PositiveFloat,
-    betas: tuple[Probability, Probability],
+    betas: Betas,
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -125,13 +118,8 @@ def schedule_free_adamw(
     The average is what is evaluated and saved. No fall of the rate is needed, a rise at the beginning helps.
 
     Args:
-        model: whose parameters are optimized.
-        lr: learning rate.
         betas: weight of the average in the point where the gradient is taken, and decay rate of the running mean of
             its square.
-        eps: added to the denominator.
-        weight_decay: share of a weight, times lr, by which it shrinks at each step.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -149,7 +137,7 @@ def sam(
     rho: PositiveFloat,
     adaptive: bool,
     lr: PositiveFloat,
-    betas: tuple[Probability, Probability],
+    betas: Betas,
     eps: PositiveFloat,
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
@@ -160,14 +148,8 @@ def sam(
     gradients and takes twice as long. It needs whole batches (no accumulation) and an unscaled loss (no float16).
 
     Args:
-        model: whose parameters are optimized.
         rho: radius of what is near.
         adaptive: whether it is measured in units of each weight squared (Kwon et al., arXiv 2102.11600).
-        lr: learning rate.
-        betas: decay rates of the running means of the gradient and of its square.
-        eps: added to the denominator.
-        weight_decay: share of a weight, times lr, by which it shrinks at each step.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -191,10 +173,8 @@ def from_parameters(
     """Any optimizer class of any library that takes parameter groups.
 
     Args:
-        model: whose parameters are optimized.
         constructor: `constructor(groups)` returns the optimizer; a `_partial_` of its class in a configuration.
         weight_decay: given to the groups that decay.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
     """
     return constructor(parameter_groups(model, weight_decay, decayed))
 
