@@ -48,8 +48,8 @@ def test_sliding_is_scored_as_single_characters_are(length, stride):
     assert score.characters == length - 1
 
 
-def test_the_default_stride_is_a_quarter_of_the_context():
-    for context_length, stride in [(8, 2), (256, 64), (3, 1)]:
+def test_the_default_stride_is_half_the_context():
+    for context_length, stride in [(8, 4), (256, 128), (3, 1)]:
         sizes = Sizes(1000, context_length, 1)
         assert Sliding().settings(sizes) == {"context_length": context_length, "stride": stride}
         for default, explicit in zip(Sliding().windows(sizes), Sliding(stride).windows(sizes), strict=True):

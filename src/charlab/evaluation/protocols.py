@@ -145,7 +145,7 @@ class Sliding(Protocol):
     """Every character but the first, each with more than T − stride characters of context, or all there are.
 
     Attributes:
-        stride: characters scored per window, in 1 … T; None for T / 4. Recurrent models ignore it: they read the
+        stride: characters scored per window, in 1 … T; None for T / 2. Recurrent models ignore it: they read the
             text in one pass, so that every character has all the context there is.
     """
 
@@ -190,7 +190,7 @@ class Sliding(Protocol):
         return scores if share.rank == 0 else iter(()), dict.fromkeys(self.settings(sizes))
 
     def _stride(self, sizes: Sizes) -> int:
-        return self.stride or max(1, sizes.context_length // 4)
+        return self.stride or max(1, sizes.context_length // 2)
 
 
 @torch.no_grad()
