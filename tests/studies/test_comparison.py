@@ -154,3 +154,30 @@ def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
     comparison = one(arm(0.03))
     assert not dataclasses.replace(comparison, num_arms=6).too_few_seeds
     assert dataclasses.replace(comparison, num_arms=7).too_few_seeds
+
+
+@pytest.mark.parametrize(
+    ("improvement", "expectation", "study", "reason"),
+    [
+        (
+            -0.3,
+            "worsen",
+            {"bounds": ["arm"]},
+            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement ≥ -0.2994, the "
+            "arm's figure is an upper bound (≤), 95% interval -0.3115 to -0.2873, Holm-adjusted p = 1, n = 8); one of "
+            "the two figures is a bound, so no number of seeds is sure to settle it.",
+        ),
+        (
+            0.3,
+            "improve",
+            {"baseline_bound": True},
+            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (mean improvement ≤ 0.3006, "
+            "the baseline's figure is an upper bound (≤), 95% interval 0.2885 to 0.3127, Holm-adjusted p = 1, n = 8); "
+            "one of the two figures is a bound, so no number of seeds is sure to settle it.",
+        ),
+    ],
+)
+def test_a_bound_is_named_where_the_verdict_is(improvement, expectation, study, reason) -> None:
+    comparison = one(arm(improvement), expectation, **study)
+    assert comparison.reason == reason
+    assert "may be lower" in comparison.caution

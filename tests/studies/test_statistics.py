@@ -279,3 +279,25 @@ def test_what_makes_no_study_is_refused(changes: dict, message: str) -> None:
     study = {"arms": {"arm": arm(0.03)}, "seeds": SEEDS, "margin": 0.02} | changes
     with pytest.raises(UserError, match=message):
         compare(BASELINE, study.pop("arms"), **study)
+
+
+@pytest.mark.parametrize("expectation", EXPECTATIONS)
+@pytest.mark.parametrize("improvement", [-0.1, -0.001, 0.001, 0.1])
+@pytest.mark.parametrize("side", ["arm", "baseline"])
+def test_a_bound_shows_nothing_that_a_lower_value_could_undo(side, improvement, expectation) -> None:
+    is_arm = side == "arm"
+    found = one(arm(improvement, 0.1), expectation, bounds=["arm"] if is_arm else [], baseline_bound=not is_arm)
+    exact = one(arm(improvement, 0.1), expectation).verdict
+    shown = improvement == (0.1 if is_arm else -0.1)  # the bound alone is lower already
+    close = {("arm", "worsen"), ("baseline", "improve")}  # the other one cannot be better by the margin
+    refuted = abs(improvement) < 0.02 and (side, expectation) in close
+    assert found.verdict == (exact if shown else "refuted" if refuted else "inconclusive")
+    assert math.isnan(found.p_sign_flip)
+    assert found.seeds_needed is None
+
+
+def test_two_bounds_are_compared_as_they_are() -> None:
+    both = one(arm(-0.1), "worsen", bounds=["arm"], baseline_bound=True)
+    assert both.verdict == one(arm(-0.1), "worsen").verdict == "supported"
+    assert "Both figures are upper bounds" in both.caution
+    assert "both figures are upper bounds (≤)" in both.reason

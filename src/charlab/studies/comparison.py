@@ -31,6 +31,8 @@ class Comparison:
         leaking: seeds with which the arm leaks.
         baseline_leaking: seeds with which the baseline does.
         absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
+        bound: whether the arm's values are upper bounds.
+        baseline_bound: whether the baseline's are.
         n: number of finite differences; what mean, deviation and intervals are of.
         mean: of the differences; nan if there are none.
         standard_deviation: of the differences, with n − 1 in the denominator; nan for fewer than two.
@@ -40,7 +42,7 @@ class Comparison:
         p_difference_holm: adjusted over the arms.
         p_equivalence: of the two one-sided t-tests against ±margin.
         p_equivalence_holm: adjusted over the arms.
-        p_sign_flip: two-sided, of the permutation test; nan if cells diverged.
+        p_sign_flip: two-sided, of the permutation test; nan if cells diverged, or one of the two is a bound.
         power: the chance to support a true difference of the margin with this n and spread, at Holm's strictest step.
         seeds_needed: how many seeds would settle an inconclusive verdict; None where it is not inconclusive or no
             number up to 10,000 would.
@@ -60,6 +62,8 @@ class Comparison:
     leaking: tuple[int, ...]
     baseline_leaking: tuple[int, ...]
     absent: tuple[int, ...]
+    bound: bool
+    baseline_bound: bool
     n: int
     mean: float
     standard_deviation: float
@@ -92,6 +96,33 @@ class Comparison:
     def exploratory(self) -> bool:
         """Whether seeds were added to what was planned."""
         return len(self.seeds) > self.planned_seeds
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a bound is compared with an exact value, which shows one thing only."""
+        return self.bound != self.baseline_bound
+
+    @property
+    def sign(self) -> str:
+        """What stands before an improvement that the true one is at least, or at most; mostly nothing."""
+        return ("≥ " if self.bound else "≤ ") if self.mixed else ""
+
+    @property
+    def caution(self) -> str:
+        """What bounds leave of the verdict, in a sentence; nothing where all values are exact."""
+        if self.bound and self.baseline_bound:
+            return "Both figures are upper bounds (≤): what is judged is the bounds, not the likelihoods below them."
+        if self.bound:
+            return (
+                "The arm's figure is an upper bound (≤), and its true one may be lower: it can be shown to be better "
+                "than the baseline, but neither worse nor the same."
+            )
+        if self.baseline_bound:
+            return (
+                "The baseline's figure is an upper bound (≤), and its true one may be lower: the arm can be shown to "
+                "be worse than the baseline, but neither better nor the same."
+            )
+        return ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -135,7 +166,14 @@ class Comparison:
     @property
     def _figures(self) -> str:
         """What the verdict rests on."""
-        figures = [f"mean improvement {self.mean:.4g}"] if self.n else []
+        figures = [f"mean improvement {self.sign}{self.mean:.4g}"] if self.n else []
+        if self.bound or self.baseline_bound:
+            whose = (
+                "both figures are upper bounds"
+                if not self.mixed
+                else (f"the {'arm' if self.bound else 'baseline'}'s figure is an upper bound")
+            )
+            figures.append(f"{whose} (≤)")
         fates = [
             f"the {whose} diverged with {len(seeds)} of {_count(len(self.seeds), 'seed')}, which counts against it"
             for whose, seeds in (("arm", self.diverged), ("baseline", self.baseline_diverged))
@@ -164,6 +202,8 @@ class Comparison:
         """What would settle an inconclusive verdict."""
         if self.diverged or self.baseline_diverged:
             return "more seeds settle nothing before the cells that diverge are mended"
+        if self.mixed:
+            return "one of the two figures is a bound, so no number of seeds is sure to settle it"
         if self.seeds_needed is not None:
             return (
                 f"if the spread over seeds stays as it is, a fresh study of {self.seeds_needed} seeds would settle it"

@@ -167,7 +167,13 @@ class StudyResults:
             expectations={arm.name: arm.expect for arm in others},
             planned_seeds=plan.planned_seeds,
             looks=plan.looks,
+            bounds=[arm.name for arm in others if self.is_bound(arm.name)],
+            baseline_bound=self.is_bound(plan.baseline),
         )
+
+    def is_bound(self, arm: str) -> bool:
+        """Returns whether an arm's values are upper bounds."""
+        return any(self.figure(result).get("likelihood") == "bound" for result in self.of(arm))
 
     def table(self) -> pd.DataFrame:
         """Returns a row per cell: what it is, what came out, and what it cost."""

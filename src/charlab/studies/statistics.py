@@ -37,6 +37,8 @@ def compare(
     expectations: Mapping[str, Expectation] | None = None,
     planned_seeds: int | None = None,
     looks: Collection[int] = (),
+    bounds: Collection[str] = (),
+    baseline_bound: bool = False,
 ) -> dict[str, Comparison]:
     """Compares each arm with the baseline, seed by seed; the rules of the verdicts are those of `paired.decide`.
 
@@ -49,6 +51,10 @@ def compare(
     one seed, that pair shows nothing. A cell that "leaks" leaves its arm without a verdict, and all arms if it is the
     baseline's. A cell without value (None, or no entry) leaves its pair out and makes the verdict provisional.
 
+    *A bound proves one thing only.* Where the arm's values are upper bounds and the baseline's are exact, the arm is at
+    least as good as it looks: that it is better can be shown, that it is worse, or the same, cannot. Where the
+    baseline's are the bounds, the same holds the other way round. Two bounds are compared as they are.
+
     Args:
         baseline: the baseline's value by seed; less is better.
         arms: likewise, for each arm by name; at least one.
@@ -57,6 +63,8 @@ def compare(
         expectations: by arm; "improve" where none is given.
         planned_seeds: how many seeds there were when the first cell ran; None if as many as now.
         looks: how many seeds had finished when results were looked at.
+        bounds: names of the arms whose values are upper bounds.
+        baseline_bound: whether the baseline's are.
 
     Returns:
         A comparison for each arm, in the order given.
@@ -67,7 +75,10 @@ def compare(
     expectations = expectations or {}
     _check(baseline, arms, seeds, margin, expectations)
     expected = [expectations.get(name, "improve") for name in arms]
-    pairs = [_Pairs.of(baseline, values, seeds) for values in arms.values()]
+    pairs = [
+        _Pairs.of(baseline, values, seeds, bound=name in bounds, baseline_bound=baseline_bound)
+        for name, values in arms.items()
+    ]
     evidence = Evidence(*np.stack([pair.evidence(margin) for pair in pairs], axis=-1))
     verdicts = decide(evidence, expected)
     difference_holm, equivalence_holm = holm(evidence.difference), holm(evidence.equivalence)
@@ -104,9 +115,19 @@ class _Pairs:
     leaking: tuple[int, ...]
     baseline_leaking: tuple[int, ...]
     absent: tuple[int, ...]
+    bound: bool
+    baseline_bound: bool
 
     @classmethod
-    def of(cls, baseline: Mapping[int, Value], arm: Mapping[int, Value], seeds: Sequence[int]) -> _Pairs:
+    def of(
+        cls,
+        baseline: Mapping[int, Value],
+        arm: Mapping[int, Value],
+        seeds: Sequence[int],
+        *,
+        bound: bool,
+        baseline_bound: bool,
+    ) -> _Pairs:
         """Pairs the cells by seed."""
         pairs = {seed: (_read(baseline.get(seed)), _read(arm.get(seed))) for seed in seeds}
         differences = {seed: before - after for seed, (before, after) in pairs.items()}
@@ -117,6 +138,8 @@ class _Pairs:
             leaking=tuple(seed for seed in seeds if arm.get(seed) == "leaks"),
             baseline_leaking=tuple(seed for seed in seeds if baseline.get(seed) == "leaks"),
             absent=tuple(seed for seed in seeds if baseline.get(seed) is None or arm.get(seed) is None),
+            bound=bound,
+            baseline_bound=baseline_bound,
         )
 
     @property
@@ -139,6 +162,11 @@ class _Pairs:
     def any_diverged(self) -> bool:
         return bool(self.diverged or self.baseline_diverged)
 
+    @property
+    def mixed(self) -> bool:
+        """Whether a bound is compared with an exact value."""
+        return self.bound != self.baseline_bound
+
     def evidence(self, margin: float) -> Evidence:
         """Returns (3,) p-values each way."""
         if self.leaks:
@@ -147,8 +175,10 @@ class _Pairs:
         if self.any_diverged:
             signs = sign_evidence(np.array(list(self.differences.values())), margin)
             below, above = np.minimum(below, signs.below), np.minimum(above, signs.above)
+        nothing = np.ones(3)
         return Evidence(
-            below=np.ones(3) if self.baseline_diverged else below, above=np.ones(3) if self.diverged else above
+            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else below,
+            above=nothing if self.diverged or (self.mixed and self.baseline_bound) else above,
         )
 
     def power(self, margin: float, num_arms: int) -> float:
@@ -161,7 +191,7 @@ class _Pairs:
 
     def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
         """Returns how many seeds would settle this arm; None where no number is sure to."""
-        if self.any_diverged or self.finite.size < 2:
+        if self.any_diverged or self.mixed or self.finite.size < 2:
             return None
         needed = seeds_to_settle(self.standard_deviation, margin, num_arms, expectation)
         return needed if needed is not None and needed > self.finite.size else None
@@ -175,7 +205,7 @@ class _Pairs:
             "standard_deviation": deviation,
             "interval_90": t_interval(mean, deviation, n, 0.90),
             "interval_95": t_interval(mean, deviation, n, 0.95),
-            "p_sign_flip": math.nan if self.any_diverged else sign_flip_p(self.finite),
+            "p_sign_flip": math.nan if self.any_diverged or self.mixed else sign_flip_p(self.finite),
         }
 
 

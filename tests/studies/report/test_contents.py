@@ -10,6 +10,7 @@ from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.bootstrap import bootstrap_text
 from charlab.studies.report.contents import gather
 from charlab.studies.report.pieces import Span
+from charlab.studies.report.write import csv_tables
 from tests.studies.report.conftest import LONG, NASTY
 from tests.studies.report.made_up_study import TEXT_LENGTH, MadeUpArm
 
@@ -172,3 +173,13 @@ def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
         object.__setattr__(plain.plan, "command", "scripts/train.py -m study=plain")
     assert next(iter(shown.values())) == "python scripts/train.py -m study=plain data.path=words.txt"
     assert shown["One cell of rotary"].endswith("seed=305")
+
+
+def test_a_bound_above_an_exact_figure_is_not_ranked_below_it(make):
+    results = make(MadeUpArm("exact", 1.7), MadeUpArm("bound", 2.0, expect="worsen", likelihood="bound"))
+    told = gather(results)
+    assert row(told.verdicts, "bound")[2].text == "? inconclusive (≤ bound)"
+    assert row(told.verdicts, "bound")[3].text.startswith("≥ −0.3")
+    verdicts = csv_tables(results, told)["verdicts"]
+    assert verdicts.loc[0, ["verdict", "bound", "baseline_bound"]].tolist() == ["inconclusive", True, False]
+    assert "may be lower" in verdicts.loc[0, "caution"]

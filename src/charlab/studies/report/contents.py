@@ -152,10 +152,7 @@ def gather(results: StudyResults) -> Contents:
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
         comparisons=comparisons,
-        judgments=tuple(
-            _judgment(comparison, texts[arm], plan, arms[arm].likelihood != arms[plan.baseline].likelihood)
-            for arm, comparison in comparisons.items()
-        ),
+        judgments=tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items()),
         verdicts=verdict_table(comparisons, texts, plan) if comparisons else None,
         results=result_table(plan, arms, references(results)),
         budgets=budget_table(plan, arms, matches=results.mismatch() is None),
@@ -183,14 +180,11 @@ def _summary(results: StudyResults) -> str:
     return f"{arms} × {seeds}, {finished} of {len(plan.cells)} cells finished; baseline: {plan.baseline}"
 
 
-def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan, is_mixed: bool) -> Judgment:
-    """Returns what is said of an arm; `is_mixed` if a bound is compared with an exact figure."""
-    caution = (
-        "A bound (≤) is compared with an exact figure: this judges the figures, not the models." if is_mixed else ""
-    )
+def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
+    """Returns what is said of an arm."""
     sentence = text if isinstance(text, str) else text.sentence
     name = verdict_name(comparison, exploratory=plan.exploratory)
-    return Judgment(comparison, name, EXPECTED_TO[comparison.expectation], caution, sentence)
+    return Judgment(comparison, name, EXPECTED_TO[comparison.expectation], comparison.caution, sentence)
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:

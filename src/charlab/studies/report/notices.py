@@ -141,7 +141,7 @@ def _bounds(arms: Mapping[str, ArmSummary]) -> list[Notice]:
     return [
         Notice(
             "note",
-            f"Upper bounds (≤): {joined(bounds)}. The true nll lies at or below the figure, so being worse by the "
-            "figure does not show being worse.",
+            f"Upper bounds (≤): {joined(bounds)}. The true nll lies at or below the figure, so being worse than an "
+            "exact figure does not show being worse.",
         )
     ]

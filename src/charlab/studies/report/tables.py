@@ -39,7 +39,8 @@ def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
         "exploratory": exploratory,
         "provisional": comparison.provisional,
     }
-    return ", ".join([comparison.verdict, *[doubt for doubt, holds in doubts.items() if holds][:1]])
+    bound = " (≤ bound)" if comparison.bound or comparison.baseline_bound else ""
+    return ", ".join([comparison.verdict + bound, *[doubt for doubt, holds in doubts.items() if holds][:1]])
 
 
 def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
@@ -74,7 +75,7 @@ def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -
         entry(comparison.arm, style="strong"),
         entry(EXPECTED_TO[comparison.expectation]),
         entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
-        entry(wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
+        entry(comparison.sign + wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
         entry(wording.interval(comparison.interval_95)) if comparison.n > 1 else _unknown(),
         _p_value(comparison, comparison.p_difference_holm),
         _p_value(comparison, comparison.p_sign_flip),

@@ -55,7 +55,7 @@ def _table(contents: Contents) -> Table:
         table.add_row(
             Text(name),
             figure,
-            wording.signed(comparison.mean, DIGITS) if comparison.n else UNKNOWN,
+            comparison.sign + wording.signed(comparison.mean, DIGITS) if comparison.n else UNKNOWN,
             Text(wording.interval(comparison.interval_95, DIGITS)) if comparison.n > 1 else UNKNOWN,
             wording.probability(comparison.p_difference_holm) if shows else UNKNOWN,
             Text(

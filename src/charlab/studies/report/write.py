@@ -126,6 +126,8 @@ def _verdict_row(contents: Contents, index: int) -> dict[str, Any]:
             row |= {f"difference_{seed}": difference for seed, difference in value.items()}
         else:
             row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        if name == "verdict":
+            row["caution"] = comparison.caution
     return row | {"reason": comparison.reason, "other_text": text}
 
 
