@@ -10,12 +10,12 @@ from charlab.studies.plan import Expectation
 from charlab.studies.statistics import Value
 from tests.studies.test_statistics import BASELINE, SEEDS, arm, one
 
-BETTER = "mean improvement 0.03063, 95% interval 0.0185 to 0.04275, Holm-adjusted p = 0.000557, n = 8"
+BETTER = "mean improvement 0.0306 nats per character, 95% interval 0.0185 to 0.0427, Holm-adjusted p = 0.000557, n = 8"
 SAME = (
     "better or worse than the baseline by less than the margin of 0.02 "
-    "(mean improvement 0.001187, 90% interval -0.001726 to 0.004101, Holm-adjusted p = 2.8e-06, n = 8)."
+    "(mean improvement 0.0012 nats per character, 90% interval −0.0017 to 0.0041, Holm-adjusted p < 0.0001, n = 8)."
 )
-UNCLEAR = "mean improvement 0.01125, 95% interval -0.013 to 0.0355, Holm-adjusted p = 0.309, n = 8"
+UNCLEAR = "mean improvement 0.0113 nats per character, 95% interval −0.0130 to 0.0355, Holm-adjusted p = 0.309, n = 8"
 FRESH = "if the spread over seeds stays as it is, a fresh study of"
 
 
@@ -28,21 +28,21 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
             1.0,
             "improve",
             "Refuted: an improvement of 0.02 or more is ruled out "
-            "(mean improvement -0.02938, 95% upper bound -0.01966, n = 8).",
+            "(mean improvement −0.0294 nats per character, 95% upper bound −0.0197, n = 8).",
         ),
         (
             -0.03,
             1.0,
             "worsen",
-            "Supported: worse than the baseline (mean improvement -0.02938, 95% interval -0.0415 to -0.01725, "
-            "Holm-adjusted p = 0.000713, n = 8).",
+            "Supported: worse than the baseline (mean improvement −0.0294 nats per character, 95% interval −0.0415 to "
+            "−0.0173, Holm-adjusted p = 0.000713, n = 8).",
         ),
         (
             0.03,
             1.0,
             "worsen",
             "Refuted: a worsening of 0.02 or more is ruled out "
-            "(mean improvement 0.03063, 95% lower bound 0.02091, n = 8).",
+            "(mean improvement 0.0306 nats per character, 95% lower bound 0.0209, n = 8).",
         ),
         (0.001, 0.3, "improve", f"Equivalent: {SAME}"),
         (0.001, 0.3, "worsen", f"Equivalent: {SAME}"),
@@ -51,8 +51,8 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
             0.06,
             1.0,
             "no difference",
-            "Refuted: the difference is larger than the margin of 0.02 (mean improvement 0.06063, "
-            "95% interval 0.0485 to 0.07275, Holm-adjusted p = 7.02e-06, n = 8).",
+            "Refuted: the difference is larger than the margin of 0.02 (mean improvement 0.0606 nats per "
+            "character, 95% interval 0.0485 to 0.0727, Holm-adjusted p < 0.0001, n = 8).",
         ),
         (
             0.01,
@@ -72,17 +72,17 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
             0.02,
             0.1,
             "no difference",
-            "Inconclusive: a difference of 0.02 is neither shown nor ruled out (mean improvement 0.02006, 95% interval "
-            "0.01885 to 0.02127, Holm-adjusted p = 1.85e-09, n = 8); the difference is too close to the margin for "
-            "more seeds to be sure to settle it.",
+            "Inconclusive: a difference of 0.02 is neither shown nor ruled out (mean improvement 0.0201 nats per "
+            "character, 95% interval 0.0189 to 0.0213, Holm-adjusted p < 0.0001, n = 8); the difference is too close "
+            "to the margin for more seeds to be sure to settle it.",
         ),
         (
             0.0,
             200.0,
             "worsen",
-            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement 0.125, "
-            "95% interval -2.3 to 2.55, Holm-adjusted p = 0.906, n = 8); not even 10,000 seeds would settle it with "
-            "the spread seen.",
+            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement 0.1250 nats "
+            "per character, 95% interval −2.2996 to 2.5496, Holm-adjusted p = 0.906, n = 8); not even 10,000 seeds "
+            "would settle it with the spread seen.",
         ),
     ],
 )
@@ -98,9 +98,9 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
         (
             arm(0.03, seed_2="diverged"),
             BASELINE,
-            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm diverged with 1 of 8 "
-            "seeds, which counts against it; over the other 7: mean improvement 0.03071, 95% interval 0.01623 to "
-            "0.0452); more seeds settle nothing before the cells that diverge are mended.",
+            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm diverged with 1 of "
+            "8 seeds, which counts against it; over the other 7: mean improvement 0.0307 nats per character, 95% "
+            "interval 0.0162 to 0.0452); more seeds settle nothing before the cells that diverge are mended.",
         ),
         (
             dict.fromkeys(SEEDS, "diverged"),
@@ -112,7 +112,7 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
             arm(0.0) | {0: 1.4},
             BASELINE | dict.fromkeys(range(1, 8), "diverged"),
             "Supported: better than the baseline (the baseline diverged with 7 of 8 seeds, which counts against it; "
-            "over the other 1: mean improvement 0.1).",
+            "over the other 1: mean improvement 0.1000 nats per character).",
         ),
         (
             arm(1.4, seed_2="leaks", seed_4="leaks"),
@@ -163,17 +163,19 @@ def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
             -0.3,
             "worsen",
             {"bounds": ["arm"]},
-            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement ≥ -0.2994, the "
-            "arm's figure is an upper bound (≤), 95% interval -0.3115 to -0.2873, Holm-adjusted p = 1, n = 8); one of "
-            "the two figures is a bound, so no number of seeds is sure to settle it.",
+            "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement ≥ −0.2994 "
+            "nats per character, the arm's figure is an upper bound (≤), 95% interval −0.3115 to −0.2873, "
+            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is sure to settle "
+            "it.",
         ),
         (
             0.3,
             "improve",
             {"baseline_bound": True},
-            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (mean improvement ≤ 0.3006, "
-            "the baseline's figure is an upper bound (≤), 95% interval 0.2885 to 0.3127, Holm-adjusted p = 1, n = 8); "
-            "one of the two figures is a bound, so no number of seeds is sure to settle it.",
+            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (mean improvement ≤ 0.3006 "
+            "nats per character, the baseline's figure is an upper bound (≤), 95% interval 0.2885 to 0.3127, "
+            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is sure to settle "
+            "it.",
         ),
     ],
 )

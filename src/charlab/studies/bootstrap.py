@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from charlab.errors import UserError
+from charlab.studies.writing import interval, nats
 
 _STRETCHES = 8  # in a resample
 
@@ -46,10 +47,9 @@ class TextInterval:
         answer = (
             f"would be expected to be {'better' if self.mean > 0 else 'worse'}" if self.holds else "may go either way"
         )
-        low, high = self.interval_95
         return (
-            f"On other text of this kind the arm {answer} (mean improvement {self.mean:.4g}, 95% interval {low:.4g} "
-            f"to {high:.4g}, block bootstrap over {self.characters:,} characters)."
+            f"On other text of this kind the arm {answer} (mean improvement {nats(self.mean)} nats per character, 95% "
+            f"interval {interval(self.interval_95)}, block bootstrap over {self.characters:,} characters)."
         )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from charlab.studies.paired import MOST_SEEDS, Verdict, minimum_seeds
 from charlab.studies.plan import Expectation
+from charlab.studies.writing import interval, nats, p_value
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Comparison:
     @property
     def _figures(self) -> str:
         """What the verdict rests on."""
-        figures = [f"mean improvement {self.sign}{self.mean:.4g}"] if self.n else []
+        figures = [f"mean improvement {self.sign}{nats(self.mean)} nats per character"] if self.n else []
         if self.bound or self.baseline_bound:
             whose = (
                 "both figures are upper bounds"
@@ -182,7 +183,7 @@ class Comparison:
         if not fates:
             return ", ".join([*figures, *self._test, f"n = {self.n}"])
         if self.n > 1:
-            figures.append(f"95% interval {_interval(self.interval_95)}")
+            figures.append(f"95% interval {interval(self.interval_95)}")
         return "; ".join(fates + ([f"over the other {self.n}: {', '.join(figures)}"] if self.n else []))
 
     @property
@@ -190,12 +191,12 @@ class Comparison:
         """The interval, and what was compared with 5%, of the test that decided."""
         same = self.verdict == "supported" if self.expectation == "no difference" else self.verdict == "equivalent"
         if same:
-            return [f"90% interval {_interval(self.interval_90)}", f"Holm-adjusted p = {self.p_equivalence_holm:.3g}"]
+            return [f"90% interval {interval(self.interval_90)}", f"Holm-adjusted {p_value(self.p_equivalence_holm)}"]
         if self.verdict == "refuted" and self.expectation == "improve":
-            return [f"95% upper bound {self.interval_90[1]:.4g}"]
+            return [f"95% upper bound {nats(self.interval_90[1])}"]
         if self.verdict == "refuted" and self.expectation == "worsen":
-            return [f"95% lower bound {self.interval_90[0]:.4g}"]
-        return [f"95% interval {_interval(self.interval_95)}", f"Holm-adjusted p = {self.p_difference_holm:.3g}"]
+            return [f"95% lower bound {nats(self.interval_90[0])}"]
+        return [f"95% interval {interval(self.interval_95)}", f"Holm-adjusted {p_value(self.p_difference_holm)}"]
 
     @property
     def _remedy(self) -> str:
@@ -241,7 +242,3 @@ def _count(number: int, noun: str) -> str:
 
 def _seeds(seeds: tuple[int, ...]) -> str:
     return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.4g} to {interval[1]:.4g}"
