@@ -91,7 +91,7 @@ def test_the_text_is_split_by_position() -> None:
     data = prepared(dev_fraction=0.05)
 
     parts = {name: data.vocabulary.decode(ids) for name, ids in data.splits.items()}
-    assert parts == {"train": TEXT[:150], "dev": TEXT[150:160], "validation": TEXT[160:180]}
+    assert parts == {"dev": TEXT[:10], "train": TEXT[10:160], "validation": TEXT[160:180]}
     assert data.vocabulary.characters == "".join(sorted(set(TEXT)))
     assert {ids.dtype for ids in data.splits.values()} == {torch.uint8}
 
@@ -134,8 +134,8 @@ def test_fractions_are_taken_as_they_are_written(train: int, validation: int, de
         dev_fraction=dev / 100,
     )
     size = size // 2 * 2
-    ends = [int(Fraction(part, 100) * size) for part in (train - dev, train, train + validation)]
-    lengths = {"train": ends[0], "validation": ends[2] - ends[1]} | ({"dev": ends[1] - ends[0]} if dev else {})
+    ends = [int(Fraction(part, 100) * size) for part in (dev, train, train + validation)]
+    lengths = {"train": ends[1] - ends[0], "validation": ends[2] - ends[1]} | ({"dev": ends[0]} if dev else {})
     if min(lengths.values()) < 2:
         return
 
@@ -235,8 +235,8 @@ def test_floor_is_the_mean_over_all_characters_of_a_split_but_the_first() -> Non
     costs = np.arange(len(TEXT), dtype=np.float64) ** 2
     data = prepared(floor=costs, dev_fraction=0.05)
 
-    assert data.floor("train") == pytest.approx(sum(costs[1:150]) / 149)
-    assert data.floor("dev") == pytest.approx(sum(costs[151:160]) / 9)
+    assert data.floor("train") == pytest.approx(sum(costs[11:160]) / 149)
+    assert data.floor("dev") == pytest.approx(sum(costs[1:10]) / 9)
     assert data.floor("validation") == pytest.approx(sum(costs[161:180]) / 19)
 
 

@@ -78,7 +78,7 @@ def nll(model, ids):
 
 def test_weights_are_those_that_suit_the_dev_split(neural_ngram_run, text_path):
     model, vocabulary = charlab.load(neural_ngram_run.folder)
-    dev = split(text_path, vocabulary, 0.8, 0.9)
+    dev = split(text_path, vocabulary, 0.0, 0.1)
     fitted = nll(model, dev)
     assert fitted == pytest.approx(neural_ngram_run.metric("blocks", "dev")["nll"], abs=1e-6)
     assert fitted <= min(nll(member, dev) for member in model.members.values()) + 1e-5
@@ -96,8 +96,8 @@ def test_counts_are_those_of_the_train_split(neural_ngram_run, text_path):
     model, vocabulary = charlab.load(neural_ngram_run.folder)
     ngram = model.members["ngram"]
     counted = type(ngram)(len(vocabulary), order=2, smoothing=ngram.smoothing)
-    counted.fit(split(text_path, vocabulary, 0.0, 0.8))
-    window = split(text_path, vocabulary, 0.8, 1.0).long()[None]
+    counted.fit(split(text_path, vocabulary, 0.1, 0.9))
+    window = split(text_path, vocabulary, 0.9, 1.0).long()[None]
     torch.testing.assert_close(ngram.nll(window), counted.nll(window))
 
 
@@ -169,7 +169,7 @@ def test_an_ensemble_is_the_mixture_of_its_runs_and_needs_them_no_more(
     p = sum(w * m.nll(window).neg().exp() for w, m in zip(model.weights, members, strict=True))
     torch.testing.assert_close(model.nll(window), -p.log())
     assert ensemble_run.metric("blocks")["nll"] == pytest.approx(nll(model, ids), abs=1e-6)
-    dev = split(text_path, vocabulary, 0.8, 0.9)
+    dev = split(text_path, vocabulary, 0.0, 0.1)
     assert nll(model, dev) <= min(nll(member, dev) for member in members) + 1e-5
 
 
@@ -228,8 +228,12 @@ def deleted(record):
         (unfinished, [], "is running: an ensemble takes finished ones"),
         (without_a_letter, [], r"has another vocabulary, with 'v' and without 'u'"),
         (deleted, [], "There is no run in"),
-        (lambda _: None, ["data.dev_fraction=0.2"], r"was trained on [\d,]+ characters of words.*data\.dev_fraction"),
-        (lambda _: None, ["data.train_fraction=0.7"], r"was trained on [\d,]+ characters of words"),
+        (
+            lambda _: None,
+            ["data.dev_fraction=0.2"],
+            r"was trained on the characters [\d,]+ to [\d,]+ of words.*data\.dev_fraction",
+        ),
+        (lambda _: None, ["data.train_fraction=0.7"], r"was trained on the characters [\d,]+ to [\d,]+ of words"),
         (lambda _: None, ["data.context_length=4", "model=neural_ngram", "model@model.neural=ensemble"], "one list"),
     ],
 )

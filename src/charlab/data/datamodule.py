@@ -23,9 +23,10 @@ class CharacterDataModule(LightningDataModule):
     """Random windows of a corpus for training, and all of its validation text in order.
 
     The text is split by position: train, validation and, if the fractions leave something over, a rest that is never
-    looked at. A `dev` split, for choosing between models without touching the validation text, is cut from the end of
-    train. What travels to the device in a training step is where its windows start; they are cut out there, from
-    ids that stay on the device. There are no workers, and Lightning has no sampler to replace.
+    looked at. A `dev` split, for choosing between models without touching the validation text, is cut from the
+    beginning of train: the end of it, which the validation text goes on from, tells most about that. What travels to
+    the device in a training step is where its windows start; they are cut out there, from ids that stay on the device.
+    There are no workers, and Lightning has no sampler to replace.
 
     Args:
         corpus: loads the text, in `setup`; a corpus that is loaded already will do as well.
@@ -35,7 +36,7 @@ class CharacterDataModule(LightningDataModule):
         batch_size: windows in a micro-batch, on each device.
         train_fraction: part of the text to learn from, dev included.
         validation_fraction: part of the text that follows, to report on.
-        dev_fraction: part of the text, the last of the train split, to make choices on; 0 for none.
+        dev_fraction: part of the text, the first of the train split, to make choices on; 0 for none.
         order: "random" windows, or "contiguous" ones: each continues the window in its row of the batch before.
         seed: the run's seed; the windows' own is derived from it.
 
@@ -76,9 +77,9 @@ class CharacterDataModule(LightningDataModule):
                 f"above 0 and add up to at most 1, and data.dev_fraction={dev_fraction} has to be below "
                 f"data.train_fraction, from which it is cut: change them."
             )
-        self._boundaries = {"train": (Decimal(0), train - dev), "validation": (train, train + validation)}
+        self._boundaries = {"train": (dev, train), "validation": (train, train + validation)}
         if dev:
-            self._boundaries["dev"] = (train - dev, train)
+            self._boundaries["dev"] = (Decimal(0), dev)
         self._loader = corpus
         self.path = path
         self.context_length = context_length

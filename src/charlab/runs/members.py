@@ -80,7 +80,7 @@ def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, conso
     if isinstance(model, Mixture) and not model.weights_are_given and "dev" not in data.splits:
         console.print(
             "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
-            "data.dev_fraction=0.02 cuts one from the end of the train text; model.weights=\\[…] gives them.",
+            "data.dev_fraction=0.02 cuts one from the beginning of the train text; model.weights=\\[…] gives them.",
             soft_wrap=True,
         )
 
@@ -101,14 +101,16 @@ def _read(run: Path, data: CharacterDataModule) -> _Member:
 
 def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
     """Raises `UserError` if the member has been trained on dev or validation text of the ensemble."""
-    trained = record.config["data"]
-    share = Decimal(str(trained["train_fraction"])) - Decimal(str(trained["dev_fraction"]))
-    known, allowed = int(share * len(data.corpus.text)), len(data.splits["train"])
-    if record.corpus["sha256"] == data.corpus.sha256 and known > allowed:
+    trained, size = record.config["data"], len(data.corpus.text)
+    first, end = (int(Decimal(str(trained[key])) * size) for key in ("dev_fraction", "train_fraction"))
+    dev = len(data.splits.get("dev", ()))
+    validation = dev + len(data.splits["train"])
+    if record.corpus["sha256"] == data.corpus.sha256 and (first < dev or end > validation):
         raise UserError(
-            f"The run {run} was trained on {known:,} characters of {data.corpus.name}, and the ensemble is to be "
-            f"weighed and evaluated on what follows the first {allowed:,}: train it with the ensemble's "
-            f"data.train_fraction and data.dev_fraction, or set data.dev_fraction={trained['dev_fraction']} for both."
+            f"The run {run} was trained on the characters {first:,} to {end:,} of {data.corpus.name}, and the ensemble "
+            f"is to be weighed on those before {dev:,} and evaluated on those from {validation:,} on: train it with "
+            f"the ensemble's data.train_fraction and data.dev_fraction, or set "
+            f"data.dev_fraction={trained['dev_fraction']} for both."
         )
 
 
