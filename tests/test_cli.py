@@ -242,3 +242,14 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("place", ["/proc/nope", "../text.txt/below", "../nowhere"])
+def test_a_folder_that_cannot_be_made_is_known_before_the_run(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], place: str
+) -> None:
+    Path("../nowhere").symlink_to("../gone/astray")
+    assert train(f"output_dir={place}") == 2
+    assert_one_sentence(capfd)
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []

@@ -140,3 +140,22 @@ def test_a_newcomers_mixer_takes_part(package: Path) -> None:
     for name in ("Scoring", "Derived", "Unknown", "build"):
         config = {"model": {"position": ALIBI, "mixer": {"_target_": f"newcomers.{name}"}}}
         check_constraints(OmegaConf.create(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"name": "a" * 300}, "name has 300 characters, too many for a folder: use 200 at most."),
+        ({"output_dir": ""}, "output_dir is empty: name a folder, or output_dir=. for the one you are in."),
+        ({"callbacks": {"samples": 3}}, "callbacks.samples must be a mapping with a _target_, or null, which leaves"),
+        ({"logger": {"csv": {"path": "x"}}}, "logger.csv must be a mapping with a _target_, or null, which leaves"),
+    ],
+)
+def test_what_a_run_could_not_begin_with(config: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_constraints(OmegaConf.create(config))
+    assert str(raised.value).startswith(sentence)
+
+
+def test_components_may_be_left_out() -> None:
+    check_constraints(OmegaConf.create({"callbacks": {"samples": None}, "logger": None}))

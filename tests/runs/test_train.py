@@ -165,3 +165,25 @@ def test_seconds_as_a_budget(run_tiny, monkeypatch):
     rates = [float(value) for _, _, metric, value in curves(record) if metric == "learning_rate"]
     assert max(rates) == pytest.approx(1e-3)
     assert rates[-1] == pytest.approx(1e-3 * (1 - 0.9) / 0.4), "the schedule did not follow the clock"
+
+
+def test_a_run_that_never_began_leaves_no_folder_either(run_tiny, tmp_path):
+    with pytest.raises(UserError, match=r"cannot train on cpu with trainer\.strategy=nope"):
+        run_tiny("trainer.strategy=nope")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finished_run):
+    kept = sorted(finished_run.folder.rglob("*"))
+    with pytest.raises(UserError, match="strategy"):
+        run_tiny(f"output_dir={finished_run.folder.parents[2]}", "force=true", "trainer.strategy=nope")
+    assert sorted(finished_run.folder.rglob("*")) == kept
+    assert Record.load(finished_run.folder).status == "finished"
+
+
+def test_components_set_to_null_are_left_out(run_tiny):
+    left_out = ("callbacks.attention_maps=null", "callbacks.samples=null", "logger.tensorboard=null")
+    folder = run_tiny(*left_out, "trainer.max_steps=1").folder
+    assert (folder / "metrics.csv").exists()
+    assert not (folder / "samples.txt").exists()
+    assert not list(folder.glob("events.out.tfevents.*"))

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,10 +202,15 @@ def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
         return  # a user's own pattern, with the number of the job perhaps
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
-    existing = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "may not be written to" if existing.is_dir() else "is a file"
-        raise UserError(f"{folder} cannot be made, since {existing} {reason}: choose another place with output_dir=….")
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
+            pass  # asking for permissions is not enough: root has all of them, and yet makes nothing in /proc
+    except OSError as error:
+        reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
+        raise UserError(
+            f"{folder} cannot be made, since {existing} {reason}: choose another place with output_dir=…."
+        ) from None
 
 
 @contextmanager

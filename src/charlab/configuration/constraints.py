@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.classes import class_constant
 from charlab.errors import UserError
 
+_LONGEST_NAME = 200  # bytes; file systems take 255
+
 
 def check_constraints(config: DictConfig) -> None:
     """Checks the rules below wherever the values that they are about stand.
@@ -23,6 +25,8 @@ def check_constraints(config: DictConfig) -> None:
         UserError: for the first rule that is broken.
     """
     _name_is_a_folder(config)
+    _output_dir_is_named(config)
+    _components_are_built(config)
     for path, chain in _mappings(config):
         values = [_Values(node) for node in chain]
         _heads_divide_embedding(path, values)
@@ -37,6 +41,27 @@ def _name_is_a_folder(config: DictConfig) -> None:
     name = _Values(config).get("name")
     if isinstance(name, str) and not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+    if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
+        raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+
+
+def _output_dir_is_named(config: DictConfig) -> None:
+    """Runs would go to the root of the file system otherwise."""
+    if _Values(config).get("output_dir") == "":
+        raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+
+
+def _components_are_built(config: DictConfig) -> None:
+    """Each callback and logger is something to be built, or nothing."""
+    for group in ("callbacks", "logger"):
+        components = _Values(config).get(group)
+        for key in map(str, components) if isinstance(components, DictConfig) else ():
+            component = _Values(components).get(key)
+            if component is not None and _class_name(component) is None:
+                raise UserError(
+                    f"{group}.{key} must be a mapping with a _target_, or null, which leaves it out; "
+                    f"change what is in it with {group}.{key}.KEY=…."
+                )
 
 
 def _heads_divide_embedding(path: list[str], values: list[_Values]) -> None:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.errors import UserError
 from charlab.training.callbacks.compilation import Compilation, Compile
@@ -48,41 +49,49 @@ def build_trainer(
     `conf/trainer/auto.yaml` says what each setting means.
 
     Raises:
-        UserError: if there is no budget, or the accelerator is not there.
+        UserError: if there is no budget, the accelerator is not there, or Lightning has no such strategy or devices.
     """
     if max_steps is None and max_seconds is None:
         raise UserError("The run has no budget: set trainer.max_steps, trainer.max_seconds or both.")
     device = resolve_device(accelerator)
+    resolved_precision = resolve_precision(precision, device)
     _quieten_lightning()
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cpu":
         keep_freed_memory()
-    return Trainer(
-        default_root_dir=folder,
-        accelerator={"cuda": "gpu"}.get(device, device),
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        precision=LIGHTNING_PRECISION[resolve_precision(precision, device)],
-        max_epochs=-1,
-        max_steps=max_steps or -1,
-        accumulate_grad_batches=accumulate_grad_batches,
-        gradient_clip_val=gradient_clip_val,
-        deterministic=deterministic,
-        callbacks=[Compilation(compile), *callbacks],
-        logger=list(loggers),
-        plugins=[AtomicCheckpointIO()],
-        # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        inference_mode=False,
-        log_every_n_steps=1,
-    )
+    try:
+        return Trainer(
+            default_root_dir=folder,
+            accelerator={"cuda": "gpu"}.get(device, device),
+            devices=devices,
+            num_nodes=num_nodes,
+            strategy=strategy,
+            precision=LIGHTNING_PRECISION[resolved_precision],
+            max_epochs=-1,
+            max_steps=max_steps or -1,
+            accumulate_grad_batches=accumulate_grad_batches,
+            gradient_clip_val=gradient_clip_val,
+            deterministic=deterministic,
+            callbacks=[Compilation(compile), *callbacks],
+            logger=list(loggers),
+            plugins=[AtomicCheckpointIO()],
+            # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            inference_mode=False,
+            log_every_n_steps=1,
+        )
+    except (MisconfigurationException, ValueError, ImportError) as error:
+        reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        raise UserError(
+            f"Lightning cannot train on {device} with trainer.strategy={strategy} and trainer.devices={devices} "
+            f"({reason}): choose strategy=auto and devices=1, or what it can."
+        ) from error
 
 
 def resolve_device(accelerator: Accelerator) -> Literal["cpu", "cuda", "mps"]:
