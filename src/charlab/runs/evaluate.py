@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -17,6 +18,7 @@ from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.runs.checkpoint import load
 from charlab.runs.fingerprint import load_corpus
+from charlab.runs.folder import locked
 from charlab.runs.record import Record
 from charlab.runs.summary import print_results
 from charlab.training.trainer import resolve_device
@@ -24,6 +26,8 @@ from charlab.training.trainer import resolve_device
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     """Scores a run's model on the text that it was trained on the other part of, prints the figures and returns them.
+
+    They are added to the record of the run if it is finished, unless they are of another checkpoint than its last.
 
     Args:
         config: a composed `conf/evaluate.yaml`.
@@ -52,8 +56,23 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
     metrics = [{"split": config.split, **score.as_dict()}]
-    print_results(dataclasses.replace(record, metrics=metrics, causality=causality.as_dict()), console or Console())
+    console = console or Console()
+    print_results(dataclasses.replace(record, metrics=metrics, causality=causality.as_dict()), console)
+    if config.checkpoint == "last":
+        try:
+            _keep(record.folder, metrics[0])
+        except UserError as error:  # a folder that may only be read, perhaps
+            console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     return score
+
+
+def _keep(folder: Path, entry: dict[str, Any]) -> None:
+    """Adds an entry to the metrics of a finished run."""
+    with locked(folder):
+        record = Record.load(folder)  # as it is now
+        if record.status == "finished":
+            record.add_metric(entry)
+            record.save()
 
 
 def _protocol(config: DictConfig) -> Protocol:

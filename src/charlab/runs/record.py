@@ -19,6 +19,7 @@ from charlab.files import write_atomically
 FILE_NAME = "record.json"
 FORMAT = 1
 SCENE_LENGTH = 2000  # characters
+FIGURES = ("nll", "bpc", "perplexity", "standard_error")  # of an entry of `metrics`; the rest says how it was measured
 DECISIVE_PACKAGES = ("data", "evaluation", "models", "training")  # what figures come from; see `code_hash`
 
 Status = Literal["running", "finished", "failed", "diverged"]
@@ -48,7 +49,7 @@ class Record:
         flops_per_step: floating-point operations of one optimizer step, counted; None where they cannot be.
         time: seconds spent on `setup_s`, `training_s`, `evaluation_s` and `compilation_s`, over all attempts.
         peak_memory_bytes: of the device on a GPU, of the process otherwise.
-        metrics: one entry per protocol and split.
+        metrics: one entry per protocol and split; `scripts/evaluate.py` adds to them.
         scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the
             last one shorter: what it takes to ask whether a difference would hold on other text.
         best: step and nll of the evaluation that was the best on the dev split, whose weights `checkpoints/best.ckpt`
@@ -114,8 +115,16 @@ class Record:
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
 
+    def add_metric(self, entry: dict[str, Any]) -> None:
+        """Adds figures, in place of those that are there by the same protocol and settings on the same split."""
+        known = [_measured_how(former) for former in self.metrics]
+        if (how := _measured_how(entry)) in known:
+            self.metrics[known.index(how)] = entry
+        else:
+            self.metrics.append(entry)
+
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
-        """Returns the figures by one protocol on one split.
+        """Returns the figures by one protocol on one split; by several settings, those of the run itself come first.
 
         Raises:
             UserError: if the run has none.
@@ -124,6 +133,11 @@ class Record:
             if entry["protocol"] == protocol and entry["split"] == split:
                 return entry
         raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: run scripts/evaluate.py.")
+
+
+def _measured_how(entry: dict[str, Any]) -> dict[str, Any]:
+    """Returns an entry of `metrics` without its figures."""
+    return {key: value for key, value in entry.items() if key not in FIGURES}
 
 
 def installed_versions() -> dict[str, str]:

@@ -1,0 +1,53 @@
+"""Figures that `scripts/evaluate.py` adds to the record of a finished run."""
+
+import shutil
+
+import pytest
+
+from charlab import cli
+from charlab.runs.record import Record
+from charlab.runs.results.page import keep
+
+
+@pytest.fixture
+def run(finished_run, tmp_path):
+    """The folder of a finished run, to be changed."""
+    return shutil.copytree(finished_run.folder, tmp_path / "run")
+
+
+def evaluate(run, *arguments):
+    assert cli.evaluate([f"run={run}", "device=cpu", *arguments]) == 0
+    return Record.load(run)
+
+
+def test_an_online_figure_is_added_once_and_is_never_taken_for_another(run, finished_run, tmp_path, capfd):
+    evaluate(run, "protocol=online", "learning_rate=1e-3")
+    evaluate(run, "protocol=online", "learning_rate=1e-3")
+    record = evaluate(run, "protocol=online", "learning_rate=1e-2")
+    assert record.metrics[: len(finished_run.metrics)] == finished_run.metrics
+    added = record.metrics[len(finished_run.metrics) :]
+    assert [(entry["protocol"], entry["learning_rate"]) for entry in added] == [("online", 1e-3), ("online", 1e-2)]
+    assert {entry["split"] for entry in added} == {"validation"}
+    assert record.status == "finished"
+    for protocol in ("blocks", "sliding", "estimate"):
+        assert record.metric(protocol) == finished_run.metric(protocol)
+    assert Record.load(keep(run, tmp_path / "records")).metric("online") == added[0]
+    assert not list(run.parent.glob(".*.lock"))
+
+
+def test_what_is_measured_again_takes_its_former_place(run, finished_run):
+    former = Record.load(run)
+    index = former.metrics.index(former.metric("blocks"))
+    former.metrics[index] = former.metrics[index] | {"nll": 99.0}
+    former.save()
+    record = evaluate(run, "protocol=blocks")
+    assert [entry["protocol"] for entry in record.metrics] == [entry["protocol"] for entry in finished_run.metrics]
+    assert record.metrics[index]["nll"] == pytest.approx(finished_run.metrics[index]["nll"], abs=1e-6)
+    assert len(evaluate(run, "protocol=blocks", "split=train").metrics) == len(record.metrics) + 1
+
+
+def test_an_unfinished_run_keeps_its_record(run):
+    record = Record.load(run)
+    record.status = "running"
+    record.save()
+    assert evaluate(run, "protocol=online").metrics == record.metrics
