@@ -336,3 +336,9 @@ def test_one_sweep_at_a_time(study, monkeypatch):
         pass
     with sweeping(study):
         pass
+
+
+def test_a_reason_ends_with_what_happened_not_with_what_was_printed_before(study):
+    reason = fate_of(study, "print('Step 7'); sys.exit(3)").reason
+    expected = "The process ended with exit code 3 before its run was finished. Its last line: Step 7"
+    assert reason.splitlines() == ["Step 7", expected]

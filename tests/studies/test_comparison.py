@@ -183,3 +183,7 @@ def test_a_bound_is_named_where_the_verdict_is(improvement, expectation, study, 
     comparison = one(arm(improvement), expectation, **study)
     assert comparison.reason == reason
     assert "may be lower" in comparison.caution
+
+
+def test_a_difference_that_is_nearly_nothing_is_not_written_as_nothing() -> None:
+    assert "mean improvement 1e−06 nats per character" in one(arm(1e-6, 0.0)).reason

@@ -174,10 +174,14 @@ class _Attempt:
         log = self._end_of_log()
         if exit_code == 0 and record is None:
             return "failed", (
-                f"The process ended, but left no run in {self.run_folder}: was the study planned on a machine with "
-                f"another kind of device? Then set trainer.precision.\n{log}"
-            )
-        return "failed", f"The process ended with exit code {exit_code} before its run was finished.\n{log}".rstrip()
+                f"{log}\nThe process ended, but left no run in {self.run_folder}: was the study planned on a "
+                "machine with another kind of device? Then set trainer.precision."
+            ).strip()
+        last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # all of it, for who sees the reason's end only
+        return (
+            "failed",
+            f"{log}\nThe process ended with exit code {exit_code} before its run was finished.{last}".strip(),
+        )
 
     def _outcome(self, fate: Fate, reason: str, process: subprocess.Popen[bytes] | None) -> Outcome:
         outcome = Outcome(

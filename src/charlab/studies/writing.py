@@ -4,8 +4,8 @@ from __future__ import annotations
 
 
 def nats(value: float) -> str:
-    """Returns a difference in nats per character, as exact as tables have it, with a real minus sign."""
-    return f"{value:.4f}".replace("-", "−")
+    """Returns a difference in nats per character, as exact as tables have it, or more so where nothing would remain."""
+    return (f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}").replace("-", "−")
 
 
 def interval(ends: tuple[float, float]) -> str:

@@ -178,8 +178,9 @@ def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
 def test_a_bound_above_an_exact_figure_is_not_ranked_below_it(make):
     results = make(MadeUpArm("exact", 1.7), MadeUpArm("bound", 2.0, expect="worsen", likelihood="bound"))
     told = gather(results)
-    assert row(told.verdicts, "bound")[2].text == "? inconclusive (≤ bound)"
+    assert row(told.verdicts, "bound")[2].text == "? inconclusive (≤)"
     assert row(told.verdicts, "bound")[3].text.startswith("≥ −0.3")
     verdicts = csv_tables(results, told)["verdicts"]
     assert verdicts.loc[0, ["verdict", "bound", "baseline_bound"]].tolist() == ["inconclusive", True, False]
     assert "may be lower" in verdicts.loc[0, "caution"]
+    assert "(≤): judged by an upper bound" in told.verdicts.caption

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from charlab.studies.report.contents import RULES, Contents
 from charlab.studies.report.pieces import Entry, Table
+from charlab.studies.report.tables import bound_note
 from charlab.studies.report.templating import Raw, environment, finalizer
 from charlab.studies.report.wording import labels, without_paths
 
@@ -93,13 +94,16 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
         "cut": _cut,
         "label": lambda arm: short.get(arm, arm),
     }
+    judgments = contents.judgments if len(contents.judgments) <= MOST_JUDGMENTS else ()
+    left_out = ["expected to", *["seeds to settle"] * bool(judgments)]  # of the table: they say it, too
     text = jinja.get_template("report.tex.jinja").render(
         contents=contents,
         plan=contents.plan,
         figures=figures,
         rules=RULES,
-        verdicts=contents.verdicts.without("expected to") if contents.verdicts else None,
-        judgments=contents.judgments if len(contents.judgments) <= MOST_JUDGMENTS else (),
+        verdicts=contents.verdicts.without(*left_out) if contents.verdicts else None,
+        judgments=judgments,
+        bound_note=bound_note(contents.comparisons),
         samples=contents.samples[:MOST_SAMPLES],
         unfinished=contents.unfinished[:MOST_UNFINISHED],
         most_unfinished=MOST_UNFINISHED,

@@ -39,7 +39,7 @@ def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
         "exploratory": exploratory,
         "provisional": comparison.provisional,
     }
-    bound = " (≤ bound)" if comparison.bound or comparison.baseline_bound else ""
+    bound = " (≤)" if comparison.bound or comparison.baseline_bound else ""
     return ", ".join([comparison.verdict + bound, *[doubt for doubt, holds in doubts.items() if holds][:1]])
 
 
@@ -65,7 +65,14 @@ def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, Tex
         f"adjusted. The smallest difference that matters is {plan.margin:g}. On other text: 95% interval by block "
         "bootstrap over the validation text, seeds averaged first."
     )
-    return Table("verdicts", caption, columns, rows)
+    return Table("verdicts", caption + bound_note(comparisons), columns, rows)
+
+
+def bound_note(comparisons: Mapping[str, Comparison]) -> str:
+    """Returns what the mark (≤) beside a verdict means, to be added to a caption; nothing where there is none."""
+    if not any(comparison.bound or comparison.baseline_bound for comparison in comparisons.values()):
+        return ""
+    return " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, the one shown."
 
 
 def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -> tuple[Entry, ...]:
