@@ -5,6 +5,7 @@ that all sequences over a tiny alphabet can be enumerated.
 """
 
 import copy
+import functools
 import itertools
 import math
 from pathlib import Path
@@ -23,12 +24,17 @@ V, T, B = 3, 4, 2
 SMALLER = {"embed_dim": 24, "num_layers": 2}
 
 
-def build(name: str, vocab_size: int = V, context_length: int = T, seed: int = 0) -> LanguageModel:
+@functools.cache
+def configuration(name: str) -> DictConfig:
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(overrides=[f"+model={name}", f"+data.context_length={context_length}", "+seed=0"]).model
+        config = hydra.compose(overrides=[f"+model={name}", f"+data.context_length={T}", "+seed=0"]).model
     shrink(config)
+    return config
+
+
+def build(name: str, seed: int = 0) -> LanguageModel:
     torch.manual_seed(seed)
-    return hydra.utils.instantiate(config, vocab_size).double().eval()
+    return hydra.utils.instantiate(configuration(name), V).double().eval()
 
 
 def shrink(config) -> None:
@@ -77,10 +83,10 @@ def test_nll_has_one_entry_per_scored_character(model, window):
         torch.testing.assert_close(later[:, 2:], nll[:, 2:])
 
 
-def test_same_seed_same_numbers(name, window):
+def test_same_seed_same_numbers(name, original):
     first, second, other = (build(name, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], second[key]) for key in first)
-    if is_trained_by_gradients(build(name)):
+    if is_trained_by_gradients(original):
         assert any(not torch.equal(first[key], other[key]) for key in first)
 
 
@@ -132,7 +138,10 @@ def test_one_batch_can_be_overfitted(model):
     model.train()
     for _ in range(150):
         optimizer.zero_grad()
-        model.loss(window, generator=torch.Generator().manual_seed(0)).backward()
+        loss = model.loss(window, generator=torch.Generator().manual_seed(0))
+        if loss < 0.05 * math.log(V):  # there is nothing more to be learned
+            break
+        loss.backward()
         optimizer.step()
     if isinstance(model, Mixture):
         model.fit_weights(torch.stack([member.eval().nll(window).flatten() for member in model.members.values()]))

@@ -1,45 +1,66 @@
 """What makes two runs the same, and what does not."""
 
+import copy
+
 import pytest
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
 from charlab.runs.fingerprint import fingerprint
+from tests.runs.conftest import TINY
 
 
-@pytest.fixture
-def fingerprint_of(overrides):
-    return lambda *more: fingerprint(compose([*overrides, *more]))
+@pytest.fixture(scope="module")
+def overrides(text_path):
+    """The command line of a tiny run; none takes place here."""
+    return [*TINY, f"data.path={text_path}"]
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
-        "seed=1",
-        "model.embed_dim=32",
-        "model/position=rotary",
-        "data.batch_size=4",
-        "data.context_length=4",
-        "data.dev_fraction=0.1",
-        "optimizer.lr=0.002",
-        "optimizer=adam",
-        "scheduler=warmup_cosine",
-        "objective=label_smoothing",
-        "averaging=ema",
-        "data.order=contiguous",
-        "trainer.max_steps=13",
-        "trainer.precision=bfloat16",
-        "trainer.accumulate_grad_batches=3",
-        "trainer.gradient_clip_val=1.0",
-    ],
-)
-def test_what_decides_the_outcome_changes_the_fingerprint(fingerprint_of, override):
-    assert fingerprint_of(override) != fingerprint_of()
+@pytest.fixture(scope="module")
+def config(overrides):
+    """What it composes, not to be changed."""
+    return compose(overrides)
 
 
-@pytest.mark.parametrize(
-    "override",
-    [
+DECISIVE = {
+    "seed": "seed=1",
+    "model.embed_dim": "model.embed_dim=32",
+    "model.position": "model/position=rotary",
+    "data.batch_size": "data.batch_size=4",
+    "data.context_length": "data.context_length=4",
+    "data.dev_fraction": "data.dev_fraction=0.1",
+    "data.order": "data.order=contiguous",
+    "optimizer.lr": "optimizer.lr=0.002",
+    "optimizer": "optimizer=adam",
+    "scheduler": "scheduler=warmup_cosine",
+    "objective": "objective=label_smoothing",
+    "averaging": "averaging=ema",
+    "trainer.max_steps": "trainer.max_steps=13",
+    "trainer.precision": "trainer.precision=bfloat16",
+    "trainer.accumulate_grad_batches": "trainer.accumulate_grad_batches=3",
+    "trainer.gradient_clip_val": "trainer.gradient_clip_val=1.0",
+}
+
+
+@pytest.fixture(scope="module")
+def changed(overrides):
+    """What the command line composes with every override there is for what decides the outcome."""
+    return compose([*overrides, *DECISIVE.values()])
+
+
+@pytest.mark.parametrize("key", DECISIVE)
+def test_what_decides_the_outcome_changes_the_fingerprint(config, changed, key):
+    assert OmegaConf.select(changed, key) != OmegaConf.select(config, key)
+    other = copy.deepcopy(config)
+    with open_dict(other):
+        OmegaConf.update(other, key, OmegaConf.select(changed, key), merge=False)
+        if key == "optimizer":  # another class alone, with the same settings
+            other.optimizer.lr = config.optimizer.lr
+    assert fingerprint(other) != fingerprint(config)
+
+
+def test_what_does_not_decide_it_does_not(overrides, config):
+    irrelevant = [
         "trainer.threads=1",
         "trainer.precision=float32",
         "logger=csv",
@@ -47,23 +68,26 @@ def test_what_decides_the_outcome_changes_the_fingerprint(fingerprint_of, overri
         "name=other",
         "output_dir=elsewhere",
         "force=true",
-    ],
-)
-def test_what_does_not_decide_it_does_not(fingerprint_of, override):
-    assert fingerprint_of(override) == fingerprint_of()
+    ]
+    assert fingerprint(compose([*overrides, *irrelevant])) == fingerprint(config)
 
 
-def test_what_was_added_later_and_is_not_chosen_leaves_it_as_it_was(overrides):
-    config = compose(overrides)
-    before = fingerprint(config)
-    with open_dict(config):
-        del config.data["order"]
-    assert fingerprint(config) == before
+def test_what_was_added_later_and_is_not_chosen_leaves_it_as_it_was(config):
+    without = copy.deepcopy(config)
+    with open_dict(without):
+        del without.data["order"]
+    assert fingerprint(without) == fingerprint(config)
 
 
-def test_the_text_counts_and_not_where_it_lies(fingerprint_of, text_path, tmp_path):
-    copy, other = tmp_path / "copy.txt", tmp_path / "other.txt"
-    copy.write_bytes(text_path.read_bytes())
+def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
+    same, other = tmp_path / "same.txt", tmp_path / "other.txt"
+    same.write_bytes(text_path.read_bytes())
     other.write_bytes(text_path.read_bytes()[:-1] + b"!")
-    assert fingerprint_of(f"data.path={copy}") == fingerprint_of()
-    assert fingerprint_of(f"data.path={other}") != fingerprint_of()
+
+    def fingerprint_on(path):
+        elsewhere = copy.deepcopy(config)
+        elsewhere.data.path = str(path)
+        return fingerprint(elsewhere)
+
+    assert fingerprint_on(same) == fingerprint(config)
+    assert fingerprint_on(other) != fingerprint(config)
