@@ -81,7 +81,10 @@ def write_results(records: Path, page: Path) -> None:
     sections = [
         HEADER,
         part1([run for run in runs if run.name.startswith("part1-")], page.parent),
-        part2([run for run in runs if run.name.startswith("part2-")]),
+        part2(
+            [run for run in runs if run.name.startswith("part2-")],
+            [run for run in runs if run.name.startswith("part1-")],
+        ),
         benchmarks(records / "benchmarks"),
     ]
     write_atomically(page, lambda file: file.write("\n".join(filter(None, sections)).encode()))

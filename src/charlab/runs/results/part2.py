@@ -23,8 +23,13 @@ PUBLISHED_ONLINE = (("PPMd, order 6", "1.404"), ("zpaq -m5", "1.307"), ("paq8px 
 COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "bpc", "perplexity", "sliding", "seeds")
 
 
-def part2(runs: Sequence[Record]) -> str:
-    """Returns the section; nothing if there are no runs of Part 2."""
+def part2(runs: Sequence[Record], others: Sequence[Record] = ()) -> str:
+    """Returns the section; nothing if there are no trained runs of Part 2.
+
+    Args:
+        runs: the records of Part 2.
+        others: further ones, which are shown beside them if they have been evaluated online.
+    """
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({run.config["trainer"]["max_seconds"] for run in runs if run.parameters})
     if not budgets:
@@ -35,15 +40,15 @@ def part2(runs: Sequence[Record]) -> str:
         )
         for budget in budgets
     ]
-    return "\n".join([_INTRODUCTION, *tables, *_online(runs), *_published()])
+    return "\n".join([_INTRODUCTION, *tables, *_online([*runs, *others]), *_published()])
 
 
 _INTRODUCTION = """\
 ## Part 2: the families
 
 Mean over seeds ± their standard deviation, after the same time of training. *blocks* and *sliding* score every
-character of the validation text once: *blocks* in windows side by side, *sliding* with at least three quarters of a
-window of context, or, where a model's state has no end, all that there is. A figure with ≤ is an upper bound of the
+character of the validation text once: *blocks* in windows side by side, *sliding* with at least half a window
+of context, or, where a model's state has no end, all that there is. A figure with ≤ is an upper bound of the
 model's nll and is not ranked with the others.
 """
 
@@ -110,7 +115,7 @@ def _online(runs: Iterable[Record]) -> list[str]:
     if not scored:
         return []
     rows = [
-        f"| {_label(run.name)} | {entry['nll']:.4f} | {entry['bpc']:.4f} | {entry['perplexity']:.3f} |"
+        f"| {_label(run.name)} | {_budget(run)} | {entry['nll']:.4f} | {entry['bpc']:.4f} | {entry['perplexity']:.3f} |"
         for run, entry in sorted(scored, key=lambda pair: pair[1]["nll"])
     ]
     return [
@@ -119,10 +124,10 @@ def _online(runs: Iterable[Record]) -> list[str]:
         "These models go on learning from the validation text, from each block after it has been scored. Not to be",
         "compared with the figures above.",
         "",
-        "| model | online nll | bpc | perplexity |",
-        "|---|---:|---:|---:|",
+        "| model | trained for | online nll | bpc | perplexity |",
+        "|---|---|---:|---:|---:|",
         *rows,
-        *(f"| {name} (measured elsewhere) | {figure} | – | – |" for name, figure in PUBLISHED_ONLINE),
+        *(f"| {name} (measured elsewhere) | – | {figure} | – | – |" for name, figure in PUBLISHED_ONLINE),
         "",
     ]
 
@@ -141,9 +146,9 @@ def _published() -> list[str]:
 def _command(runs: Sequence[Record]) -> str:
     """Returns the arguments that make the runs of a family, one after the other."""
     seeds = sorted({run.seed for run in runs})
+    if len(seeds) == 1:
+        return shlex.join(runs[0].overrides)
     rest = [override for override in runs[0].overrides if not override.startswith("seed=")]
-    if not runs[0].parameters or len(seeds) == 1:
-        return shlex.join(rest)
     return shlex.join(["-m", *rest, f"seed={','.join(map(str, seeds))}"])
 
 
@@ -166,7 +171,14 @@ def _sign(runs: Sequence[Record]) -> str:
 
 
 def _label(name: str) -> str:
-    return name.removeprefix("part2-").replace("_", " ")
+    return name.removeprefix("part2-").replace("_", " ").replace("-", ", ")
+
+
+def _budget(run: Record) -> str:
+    if not run.parameters:
+        return "one pass"
+    seconds = run.config["trainer"]["max_seconds"]
+    return f"{run.steps:,} steps" if seconds is None else _duration(seconds)
 
 
 def _duration(seconds: float) -> str:
