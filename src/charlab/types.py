@@ -51,7 +51,6 @@ PositiveFloat = Annotated[float, Range(0, low_excluded=True)]
 NonNegativeFloat = Annotated[float, Range(0)]
 Probability = Annotated[float, Range(0, 1, high_excluded=True)]
 Fraction = Annotated[float, Range(0, 1)]
-Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]  # what torch takes
 
 
 def fits(value: Any, annotation: Any) -> bool:

@@ -146,6 +146,7 @@ def test_a_newcomers_mixer_takes_part(package: Path) -> None:
     ("config", "sentence"),
     [
         ({"name": "a" * 300}, "name has 300 characters, too many for a folder: use 200 at most."),
+        ({"seed": 2**63}, "seed=9223372036854775808 is too large for a random-number generator: give at most 18"),
         ({"output_dir": ""}, "output_dir is empty: name a folder, or output_dir=. for the one you are in."),
         ({"callbacks": {"samples": 3}}, "callbacks.samples must be a mapping with a _target_, or null, which leaves"),
         ({"logger": {"csv": {"path": "x"}}}, "logger.csv must be a mapping with a _target_, or null, which leaves"),

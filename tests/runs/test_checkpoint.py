@@ -83,3 +83,32 @@ def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
     torch.save(checkpoint, tmp_path / "last.ckpt")
     with pytest.raises(UserError, match="of another model than Backbone"):
         charlab.load(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("contents", [b"", b"step 4\n", b"{", b"e", b"R", b"\x80\x02]q"])
+def test_whatever_a_file_holds_it_is_refused_in_a_sentence(tmp_path, contents):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(contents)
+    with pytest.raises(UserError, match=r"last\.ckpt"):
+        charlab.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_config": None}, "does not say of which model it is"),
+        ({"vocabulary": 3}, "does not say of which model it is"),
+        ({"embed_size": 16}, r"cannot be built here \(.*unexpected keyword argument 'embed_size'"),
+    ],
+)
+def test_a_description_that_fits_no_model_is_refused(checkpoint, tmp_path, changes, sentence):
+    part = checkpoint if changes.keys() <= checkpoint.keys() else checkpoint["model_config"]
+    part.update(changes)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=sentence):
+        charlab.load(tmp_path / "last.ckpt")
+
+
+def test_a_run_that_is_not_there_is_not_called_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match=r"There is no run .*nowhere"):
+        charlab.load(tmp_path / "nowhere")

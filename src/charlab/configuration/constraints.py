@@ -26,6 +26,7 @@ def check_constraints(config: DictConfig) -> None:
     """
     _name_is_a_folder(config)
     _output_dir_is_named(config)
+    _seed_fits(config)
     _components_are_built(config)
     for path, chain in _mappings(config):
         values = [_Values(node) for node in chain]
@@ -49,6 +50,13 @@ def _output_dir_is_named(config: DictConfig) -> None:
     """Runs would go to the root of the file system otherwise."""
     if _Values(config).get("output_dir") == "":
         raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+
+
+def _seed_fits(config: DictConfig) -> None:
+    """Random-number generators take seeds of 64 bits."""
+    seed = _Values(config).get("seed")
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 
 
 def _components_are_built(config: DictConfig) -> None:
@@ -208,6 +216,8 @@ class _Values:
     def get(self, key: str) -> Any:
         """Returns a value; None if there is none, or it cannot be resolved."""
         try:
-            return None if not isinstance(self._node, DictConfig) or key not in self._node else self._node[key]
+            # OmegaConf's own `in` makes an error for every key that is not there, which takes it long.
+            known = isinstance(self._node, DictConfig) and key in self._node.keys()  # noqa: SIM118
+            return self._node[key] if known else None
         except OmegaConfBaseException:
             return None

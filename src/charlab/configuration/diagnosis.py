@@ -23,7 +23,7 @@ from charlab.errors import UserError
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """What Hydra raises while it composes what a user has written."""
 _DUPLICATE = "found duplicate key "
-_PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
+_PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG)
 _INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 
 

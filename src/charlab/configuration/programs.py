@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed
+from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 
 TRAIN: dict[str, Any] = {
-    "seed": Seed,
+    "seed": int,
     "name": str,
     "force": bool,
     "output_dir": str,
@@ -29,7 +29,7 @@ TRAIN: dict[str, Any] = {
 _TRAINED: dict[str, Any] = {
     "run": str,
     "checkpoint": Literal["last", "best"],
-    "seed": Seed,
+    "seed": int,
     "device": Literal["auto", "cpu", "gpu", "mps"],
 }
 

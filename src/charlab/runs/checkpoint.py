@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from torch import nn
 
 from charlab.configuration.build import build
+from charlab.configuration.diagnosis import one_sentence
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
@@ -39,6 +42,8 @@ def load_with_checkpoint(
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """Returns the trained model of a run, on the CPU, and what else the checkpoint holds; see `load`."""
     path = Path(run)
+    if not path.exists():
+        raise UserError(f"There is no run {path}: name the folder of one, as scripts/train.py printed it.")
     if path.is_dir():
         folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
         if checkpoint == "best" and not path.exists() and (folder / LAST).exists():
@@ -47,8 +52,17 @@ def load_with_checkpoint(
                 "data.dev_fraction above 0 (0.05, say), or use checkpoint=last."
             )
     contents = read_checkpoint(path)
-    _refuse_code(contents["model_config"], path)
-    model = build_model(contents["model_config"], Vocabulary(contents["vocabulary"]))
+    config, characters = contents.get("model_config"), contents["vocabulary"]
+    if not (isinstance(config, dict) and "_target_" in config and isinstance(characters, str)):
+        raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
+    _refuse_code(config, path)
+    try:
+        model = build_model(config, Vocabulary(characters))
+    except InstantiationException as error:  # the constructor takes other arguments now
+        raise UserError(
+            f"The model of {path} cannot be built here ({one_sentence(error)[:-1]}): "
+            "use the version of charlab, and of your own code, that it was trained with."
+        ) from error
     load_weights(model, contents, path)
     return model, contents
 
@@ -76,7 +90,8 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        first_difference = str(error).splitlines()[1]
+        reason = textwrap.shorten(first_difference, 160, placeholder=" …").rstrip(".")
         raise UserError(
             f"The checkpoint {path} is of another model than {type(model).__name__} as configured ({reason}): "
             "use the configuration that it was trained with."

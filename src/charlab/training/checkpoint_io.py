@@ -32,7 +32,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Returns what a checkpoint of charlab holds, on the CPU.
 
     Raises:
-        UserError: if the file is missing, truncated, holds code (which is not run), or is no such checkpoint.
+        UserError: if the file is missing, unreadable, truncated, holds code (not run then), or is no such checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -42,7 +42,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error.strerror}): make it readable.") from error
+    except Exception as error:  # on bytes that are no checkpoint, unpickling stumbles in any way there is
         raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
         raise UserError(f"The file {path} is not a checkpoint of charlab: use one that it wrote.")
