@@ -116,12 +116,12 @@ class Maker:
 
 def run(command: Sequence[str]) -> int:
     """Runs a command in a process of its own, which ends with this one, and returns its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.PIPE)  # never written to: it closes when this process is gone
-    try:
-        return process.wait()
-    except KeyboardInterrupt:
-        process.wait()  # it has been interrupted as well, and closes its files
-        raise
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:  # a pipe that closes when this process is gone
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()  # it has been interrupted as well, and closes its files
+            raise
 
 
 def _rehearse(table: Table, short: Sequence[Cell], chosen: Sequence[str], budget: int | None) -> None:
