@@ -34,10 +34,14 @@ def text_path(tmp_path_factory):
     return path
 
 
+# What takes long and changes nothing of what a run learns or measures; `finished_run` has it all.
+BARE = ("logger.tensorboard=null", "callbacks.attention_maps=null")
+
+
 @pytest.fixture
 def overrides(text_path, tmp_path):
-    """The command line of a tiny run."""
-    return [*TINY, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}"]
+    """The command line of a tiny run that draws no attention."""
+    return [*TINY, *BARE, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}"]
 
 
 @pytest.fixture
@@ -46,9 +50,9 @@ def run_tiny(overrides):
     return lambda *more: charlab.run(*overrides, *more)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def finished_run(text_path, tmp_path_factory):
-    """The record of a tiny run, not to be changed."""
+    """The record of a tiny run, with everything that a run leaves behind; neither is to be changed."""
     return charlab.run(*TINY, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import charlab
 from charlab.training.callbacks import progress
 from charlab.training.callbacks.divergence import Divergence
 from charlab.training.module import LanguageModelModule
+from tests.runs.conftest import TINY
 
 
 class Readings(TorchDispatchMode):
@@ -48,10 +50,13 @@ def readings(monkeypatch):
     return readings
 
 
-def test_only_steps_that_are_logged_wait_for_the_device(run_tiny, readings):
+def test_only_steps_that_are_logged_wait_for_the_device(text_path, tmp_path, readings):
     """With the callbacks that every run has, and clipping; a step that is logged reads a handful."""
     with readings:
-        run_tiny(
+        charlab.run(
+            *TINY,
+            f"data.path={text_path}",
+            f"output_dir={tmp_path}",
             "trainer.max_steps=40",
             "trainer.accumulate_grad_batches=1",
             "trainer.gradient_clip_val=1.0",

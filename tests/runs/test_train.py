@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -65,21 +66,26 @@ def test_saved_nll_is_the_reported_one_and_the_models(finished_run):
     assert finished_run.scenes[0] == pytest.approx(per_character[:SCENE_LENGTH].sum(dtype=np.float64))
 
 
-def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, capsys):
-    first = run_tiny()
+def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, finished_run, tmp_path, capsys):
+    shutil.copytree(finished_run.folder.parents[2], tmp_path / "outputs")
+    first = Record.load(tmp_path / "outputs" / finished_run.folder.relative_to(finished_run.folder.parents[2]))
     stamp = (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     again = run_tiny()
     assert "finished already" in capsys.readouterr().out.replace("\n", " ")
-    assert again.fingerprint == first.fingerprint
+    assert (again.folder, again.fingerprint) == (first.folder, first.fingerprint)
     assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == stamp
     forced = run_tiny("force=true")
     assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns > stamp
-    assert len(curves(forced)) == len(curves(first))
-    assert_same_outcome(first, forced)
+    assert len(curves(forced)) == len(curves(finished_run))
+    assert_same_outcome(finished_run, forced)
 
 
-@pytest.mark.parametrize("micro_batch", [3, 7, 16], ids="killed in micro-batch {}".format)
+@pytest.mark.parametrize(
+    "micro_batch",
+    [pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(16, marks=pytest.mark.slow)],
+    ids="killed in micro-batch {}".format,
+)
 def test_an_interrupted_run_ends_in_the_same_bits(run_tiny, finished_run, interrupt_at, micro_batch):
     restore = interrupt_at(micro_batch, RuntimeError("the power failed"))
     with pytest.raises(RuntimeError, match="the power failed"):

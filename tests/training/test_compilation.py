@@ -68,6 +68,7 @@ def test_a_compiled_run_is_the_run_itself(tmp_path):
     assert compiled["state_dict"]["model.calls"] == 6
 
 
+@pytest.mark.slow
 def test_what_is_compiled_first_is_no_training(tmp_path):
     class Begins(Compilation):
         def on_train_start(self, trainer, pl_module):
