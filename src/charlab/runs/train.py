@@ -7,6 +7,7 @@ import random
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -212,7 +213,7 @@ class _Run:
         record.metrics = list(self.evaluation.results) if self.evaluation is not None else []
         num_logged = len(record.metrics)
         self.model.to(self.device)
-        with self.module.evaluating():
+        with self._telling("evaluating the final weights on the whole validation text"), self.module.evaluating():
             causality = self._causality()
             score_validation(record, self.model, self.data, self.device)
         record.causality = causality.as_dict()
@@ -230,6 +231,11 @@ class _Run:
         record.save()
         print_summary(record, self.console)
         self.members.print_weights(self.model, self.console)
+
+    def _telling(self, what: str) -> AbstractContextManager[object]:
+        """Shows what goes on for as long as it does, where somebody watches."""
+        watched = self.console.is_terminal and not self.console.is_dumb_terminal
+        return self.console.status(what) if watched else contextlib.nullcontext()
 
 
 def _chosen(group: DictConfig | None) -> list[DictConfig]:

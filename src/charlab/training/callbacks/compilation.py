@@ -85,8 +85,8 @@ class Compilation(Callback):
     def _pays(self, trainer: Trainer, module: LanguageModelModule) -> bool:
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
-        length = f"about {timedelta(seconds=round(seconds))} of training"
-        verdict = "compiling, which takes a minute and pays" if pays else "not compiled, which would not pay"
+        length = f"{timedelta(seconds=round(seconds))} of training"
+        verdict = "compiling, a minute that pays" if pays else "not compiled, which would not pay"
         show_line(trainer, f"{verdict} in {length} (trainer.compile=auto)")
         return pays
 
