@@ -1,19 +1,24 @@
 """Hidden Markov models against the enumeration of all paths and against hmmlearn, fitted by gradient and by EM."""
 
+from __future__ import annotations
+
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
-from hmmlearn.hmm import CategoricalHMM
 from torch import Tensor
 
 from charlab.errors import UserError
 from charlab.models.hmm import HiddenMarkovModel
 from charlab.training.em import ExpectationMaximization
 from tests.references.hmm import joint_probabilities, text_probability
+
+if TYPE_CHECKING:
+    from hmmlearn.hmm import CategoricalHMM
 
 VOCAB_SIZE, NUM_STATES = 4, 3
 
@@ -50,6 +55,8 @@ def sample_texts(num: int, length: int) -> Tensor:
 
 def in_hmmlearn(model: HiddenMarkovModel) -> CategoricalHMM:
     """The same model in hmmlearn; its `fit` is one step of EM without a prior."""
+    from hmmlearn.hmm import CategoricalHMM  # which takes long to import
+
     theirs = CategoricalHMM(n_components=NUM_STATES, n_features=VOCAB_SIZE, n_iter=1, init_params="", params="ste")
     theirs.startprob_, theirs.transmat_, theirs.emissionprob_ = (p.detach().numpy() for p in probabilities(model))
     return theirs
