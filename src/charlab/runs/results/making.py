@@ -132,7 +132,7 @@ def _rehearse(table: Table, short: Sequence[Cell], chosen: Sequence[str], budget
     seconds = 0.0
     for cell in cells:
         record = table.homes.record(cell)
-        status = "missing" if record is None else record.status
+        status: str = "missing" if record is None else record.status
         if status != "finished":
             seconds += (cell.seconds or 0) + SECONDS_AROUND
         elif record is not None and record.code != code_hash():
