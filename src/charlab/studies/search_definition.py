@@ -111,7 +111,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     if values["split"] != "dev":
         raise UserError(
             f"search.split={values['split']}{where} is not to be chosen on: what chooses never reports, so choose "
-            "on dev, the last part of the train text."
+            "on dev, the first part of the train text."
         )
     name = values["name"] or choice.replace("/", "-")
     if not FOLDER.fullmatch(name):
