@@ -25,9 +25,6 @@ OVERLAYS = ("experiment", "hydra", "launcher", "local", "study")  # they constru
 FOLDER = conf_folder()
 FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in OVERLAYS]
-EXPERIMENTS = [
-    name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/") and "/_" not in name
-]
 
 LEFT_OUT = {"data/play": {"path"}}  # a corpus that reads no file: data.path=… has to be a mistake
 
@@ -67,12 +64,6 @@ def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str
             assert keys == known.configured - LEFT_OUT.get(name, set()), target
         else:
             assert keys <= set(known.parameters), target
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_is_right(name: str) -> None:
-    config = compose([f"experiment={name}"])
-    assert config.name.startswith(name.replace("/", "-"))
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate"])

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from sklearn.isotonic import IsotonicRegression
 
 from charlab.studies.report.contents import gather
 from charlab.studies.report.curves import curve_over_seeds
@@ -30,6 +29,8 @@ def texts(axes) -> list[str]:
 @settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted))
 def test_labels_move_apart_by_as_little_as_can_be(heights):
+    from sklearn.isotonic import IsotonicRegression  # which takes long to import
+
     gap = 0.1
     found = np.array(_apart(heights, gap, low=-9, high=9))
     offsets = gap * np.arange(len(heights))
