@@ -62,7 +62,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
     with locked(folder):
         finished = finished_record(folder) if not config.force else None
         if finished is not None:
-            console.print(f"This run is finished already: {folder} (force=true trains it again).", soft_wrap=True)
+            console.print(f"This run is finished already (force=true trains it again):\n{folder}", soft_wrap=True)
             return finished
         run = _Run(config, folder, console)
         if config.force:
