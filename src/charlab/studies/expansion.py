@@ -144,7 +144,7 @@ class Expansion:
     def _sweep_name(self) -> str:
         """Returns a name that the same sweep always has, whatever its seeds."""
         kept = sorted(override for override in self.given if _key(override) != "seed")
-        leaves = [leaf(key) for key in self._factors()] or ["one"]
+        leaves = [leaf(key) for key in self._factors() if key != "seed"] or ["one"]
         return f"sweep-{'+'.join(leaves)}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
 
 
