@@ -17,10 +17,10 @@ def test_a_file_that_was_changed_is_read_again(conf: Path, composer: Composer) -
 
 
 def test_what_was_composed_may_be_changed(composer: Composer) -> None:
-    composer.job([]).model.width = 9
-    composer.job([]).model.part.steps = 9
+    composer.job(["seed=9"]).model.width = 9
+    composer.job(["model.width=9"]).model.part.steps = 9
     config = composer.job([])
-    assert (config.model.width, config.model.part.steps) == (8, 3)
+    assert (config.seed, config.model.width, config.model.part.steps) == (1, 8, 3)
 
 
 def test_files_that_are_remembered_stay_as_they_were(conf: Path, composer: Composer) -> None:

@@ -143,6 +143,7 @@ def test_without_a_dev_split_weights_are_equal_and_that_is_said(run, capsys, tmp
     assert "weights neural 0.500 ngram 0.500" in printed
 
 
+@pytest.mark.slow
 def test_weights_that_are_given_stay(run):
     record = run(*NEURAL_NGRAM, "model.weights=[1,3]", "trainer.max_steps=1")
     assert weights(record)["model.weights"].tolist() == [0.25, 0.75]

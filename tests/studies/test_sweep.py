@@ -253,6 +253,7 @@ def train(
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
 
 
+@pytest.mark.slow
 def test_from_the_command_line(
     runs: MadeUpRuns, train: Callable[..., int], work: Path, conf: Path, text_path: Path
 ) -> None:
