@@ -72,7 +72,7 @@ def test_factors_with_the_same_last_name_keep_their_whole_ones() -> None:
             "study.arms (in study/mine.yaml) must be a baseline and at least one more, not 1.",
         ),
         ("", {"arms": ""}, "study.arms (in study/mine.yaml) must be a baseline and at least one more, not 0."),
-        ("", {"arms": "{learned: [], Learned: [a=1]}"}, "Two arms of the study are named Learned"),
+        ("", {"arms": "{learned: [], Learned: [a=1]}"}, "Two arms of the study are named learned and Learned"),
         ("", {"arms": "{learned: [], a b: [x=1]}"}, "The arm a b (in study/mine.yaml) has no name for a folder"),
         ("", {"arms": "{learned: [], rot: model=gru}"}, "The arm rot (in study/mine.yaml) must be a list of overrides"),
         (

@@ -198,7 +198,8 @@ def check_names(arms: list[Arm]) -> None:
     for arm in arms:
         former = seen.setdefault(arm.name.lower(), arm.name)
         if former is not arm.name:
-            raise UserError(f"Two arms of the study are named {arm.name}: give each a name of its own.")
+            names = former if former == arm.name else f"{former} and {arm.name}, which file systems may take for one"
+            raise UserError(f"Two arms of the study are named {names}: give each a name of its own.")
 
 
 def _factor_name(key: str, value: str) -> str:

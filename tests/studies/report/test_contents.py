@@ -182,5 +182,6 @@ def test_a_bound_above_an_exact_figure_is_not_ranked_below_it(make):
     assert row(told.verdicts, "bound")[3].text.startswith("≥ −0.3")
     verdicts = csv_tables(results, told)["verdicts"]
     assert verdicts.loc[0, ["verdict", "bound", "baseline_bound"]].tolist() == ["inconclusive", True, False]
+    assert verdicts.loc[0, "in_words"] == "inconclusive (≤)"
     assert "may be lower" in verdicts.loc[0, "caution"]
     assert "(≤): judged by an upper bound" in told.verdicts.caption

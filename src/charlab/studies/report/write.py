@@ -127,7 +127,7 @@ def _verdict_row(contents: Contents, index: int) -> dict[str, Any]:
         else:
             row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
         if name == "verdict":
-            row["caution"] = comparison.caution
+            row |= {"in_words": contents.judgments[index].verdict, "caution": comparison.caution}
     return row | {"reason": comparison.reason, "other_text": text}
 
 
