@@ -1,5 +1,7 @@
 """`scripts/evaluate.py protocol=online` from the command line, on finished runs."""
 
+import shutil
+
 import pytest
 
 import charlab
@@ -7,10 +9,11 @@ from charlab import cli
 from tests.runs.conftest import TINY
 
 
-def test_an_online_evaluation_is_named_and_leaves_the_checkpoint(finished_run, capfd):
-    (checkpoint,) = finished_run.folder.glob("checkpoints/last.ckpt")
+def test_an_online_evaluation_is_named_and_leaves_the_checkpoint(finished_run, tmp_path, capfd):
+    run = shutil.copytree(finished_run.folder, tmp_path / "run")  # its record is added to
+    (checkpoint,) = run.glob("checkpoints/last.ckpt")
     before = checkpoint.read_bytes()
-    arguments = [f"run={finished_run.folder}", "device=cpu"]
+    arguments = [f"run={run}", "device=cpu"]
     assert cli.evaluate([*arguments, "protocol=online", "block_length=4", "learning_rate=1e-3"]) == 0
     printed = " ".join(capfd.readouterr().out.split())
     assert "validation online " in printed
