@@ -86,7 +86,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def _items_fit(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
-    if not isinstance(value, list | tuple | set | frozenset):
+    if not isinstance(value, abc.Sequence | abc.Set) or isinstance(value, str | bytes):  # a list of YAML is a Sequence
         return False
     if not arguments:
         return True

@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.mixers.contract import Mixer
+from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.models.positions import EmbeddingPosition, ScorePosition
 from charlab.types import PositiveInt, Probability, checked
 
@@ -29,10 +31,11 @@ class WritesToResidual(Protocol):
 
 
 class BackboneState(NamedTuple):
-    """The number of characters read so far, and each layer's own state."""
+    """The number of characters read so far, each layer's own state, and the last characters if n-grams need them."""
 
     length: int
     layers: list[Any]
+    recent: Int[Tensor, "B K"]
 
 
 class Block(nn.Module):
@@ -98,6 +101,7 @@ class Backbone(AutoregressiveModel):
         mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn.
         feed_forward: `feed_forward(embed_dim)`, or None for blocks without one.
         position: `position(embed_dim, context_length)`, or None.
+        ngrams: `ngrams(vocab_size, embed_dim)`: what the last few characters add to the embedding; None for nothing.
         norm: `norm(embed_dim)`, or None for no norm anywhere.
         norm_placement: "pre" (with a norm before the readout) or "post".
         residual: whether blocks add to their input.
@@ -119,6 +123,7 @@ class Backbone(AutoregressiveModel):
         feed_forward: Part | None,
         position: Part | None,
         norm: Part | None,
+        ngrams: Part | None = None,
         norm_placement: Literal["pre", "post"] = "pre",
         residual: bool = True,
         dropout: Probability = 0.0,
@@ -129,6 +134,7 @@ class Backbone(AutoregressiveModel):
         super().__init__()
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, embed_dim)
+        self.ngrams = cast("NGramEmbedding", ngrams(vocab_size, embed_dim)) if ngrams is not None else None
         encoding = position(embed_dim, context_length) if position is not None else None
         self.position = encoding if isinstance(encoding, EmbeddingPosition) else None
         score_position = encoding if isinstance(encoding, ScorePosition) else None
@@ -160,30 +166,38 @@ class Backbone(AutoregressiveModel):
             self.readout.weight = self.embedding.weight
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        x = self._embed(tokens, start=0)  # (B, T, D)
+        x = self._embed(tokens, tokens, start=0)  # (B, T, D)
         for block in self.blocks:
             x = block(x)
         return self.readout(self.norm(x))
 
     def init_state(self, batch_size: int) -> BackboneState:
-        return BackboneState(0, [block.mixer.init_state(batch_size) for block in self.blocks])
+        layers = [block.mixer.init_state(batch_size) for block in self.blocks]
+        nothing = self.embedding.weight.new_empty((batch_size, 0), dtype=torch.long)
+        return BackboneState(0, layers, nothing)
 
     def extend(self, tokens: Int[Tensor, "B n"], state: BackboneState) -> tuple[Float[Tensor, "B n V"], BackboneState]:
-        x = self._embed(tokens, start=state.length)  # (B, n, D)
+        read = torch.cat((state.recent, tokens), dim=1)
+        x = self._embed(tokens, read, start=state.length)  # (B, n, D)
         layers = []
         for block, layer_state in zip(self.blocks, state.layers, strict=True):
             x, layer_state = block.extend(x, layer_state)
             layers.append(layer_state)
-        return self.readout(self.norm(x)), BackboneState(state.length + tokens.shape[1], layers)
+        reach = self.ngrams.reach if self.ngrams is not None else 0
+        recent = read[:, max(0, read.shape[1] - reach) :]
+        return self.readout(self.norm(x)), BackboneState(state.length + tokens.shape[1], layers, recent)
 
     def output_projections(self) -> list[nn.Linear]:
         """Returns the linear maps that write to the residual stream."""
         parts: list[Any] = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
         return [part.output_projection() for part in parts if isinstance(part, WritesToResidual)]
 
-    def _embed(self, tokens: Int[Tensor, "B T"], start: int) -> Float[Tensor, "B T D"]:
+    def _embed(self, tokens: Int[Tensor, "B n"], read: Int[Tensor, "B K+n"], start: int) -> Float[Tensor, "B n D"]:
+        """Embeds the last n of the characters read; those before are there for what they are together."""
         self.check_length(start + tokens.shape[1])
         x = self.embedding(tokens)
+        if self.ngrams is not None:
+            x = x + self.ngrams(read)[:, -tokens.shape[1] :]
         return self.dropout(x if self.position is None else self.position(x, start))
 
 

@@ -1,0 +1,73 @@
+"""Embeddings of the n-grams that end at a character, to be added to the character's own."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.types import PositiveInt, checked
+
+PRIME = 2**31 - 1
+HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio: close keys fall far apart (Knuth, volume 3, section 6.4)
+
+
+class NGramEmbedding(nn.Module):
+    """What the last few characters are together: a sum of learned vectors, one for each order n.
+
+    x_t = W Σₙ Eₙ[h(c_{t−n+1} … c_t)], with a table Eₙ for each order and a hash h, since there are more n-grams than
+    rows. Those that share a row share its vector, and the later layers, which know the characters, tell them apart
+    (hash embeddings, arXiv 1709.03933). What stands before the first character counts as a character of its own.
+
+    A layer of attention first has to learn to look at the characters just before; here that takes a look-up.
+
+    Args:
+        vocab_size: number of distinct characters.
+        embed_dim: size D of what is returned.
+        orders: the lengths n.
+        num_rows: rows of each table.
+        table_dim: size of a row; W brings it to D.
+
+    Attributes:
+        reach: how many characters before its own a position looks at.
+
+    Raises:
+        UserError: if there are no orders.
+    """
+
+    @checked
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_dim: PositiveInt,
+        *,
+        orders: list[PositiveInt],
+        num_rows: PositiveInt,
+        table_dim: PositiveInt,
+    ) -> None:
+        super().__init__()
+        if not orders:
+            raise UserError("model.ngrams.orders is empty: name the lengths, [2,3,4] for instance.")
+        self.base, self.orders, self.num_rows = vocab_size + 1, tuple(sorted(orders)), num_rows
+        self.reach = self.orders[-1] - 1
+        self.tables = nn.Embedding(len(orders) * num_rows, table_dim)
+        self.projection = nn.Linear(table_dim, embed_dim, bias=False)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        return self.projection(self.tables(self.rows(tokens)).sum(dim=-2))
+
+    def rows(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T N"]:
+        """Returns the rows, of all N tables on top of each other, that stand for the n-grams at each position."""
+        length = tokens.shape[1]
+        padded = F.pad(tokens + 1, (self.reach, 0))  # 0 stands before the first character
+        key = torch.zeros_like(tokens)
+        rows: list[Tensor] = []
+        for order in range(1, self.orders[-1] + 1):  # the key of an n-gram grows to the left
+            start = self.reach + 1 - order
+            key = (key * self.base + padded[:, start : start + length]) % PRIME
+            if order in self.orders:
+                spread = (key * HASH_FACTOR) & 0xFFFFFFFF
+                rows.append((spread * self.num_rows >> 32) + len(rows) * self.num_rows)
+        return torch.stack(rows, dim=-1)
