@@ -13,6 +13,7 @@ import charlab
 from charlab.errors import UserError
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.divergence import DivergedError
+from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
 
 
@@ -107,6 +108,13 @@ def test_a_failed_run_says_why(run_tiny, overrides, interrupt_at):
     assert "the power failed" in record.error
 
 
+def test_a_model_that_leaves_is_no_interrupt_by_the_user(run_tiny, interrupt_at):
+    interrupt_at(5, SystemExit(3))
+    with pytest.raises(SystemExit) as end:
+        run_tiny()
+    assert end.value.code == 3
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(run_tiny, monkeypatch, tmp_path):
     original = LanguageModelModule.training_step
 
@@ -116,11 +124,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
             self.last_loss = loss.detach() * float("nan")
         return loss
 
+    listed = []
     monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
+    monkeypatch.setattr(CSVLogger, "log_hyperparameters", lambda self, _, figures, step: listed.append((step, figures)))
     with pytest.raises(DivergedError, match=r"nan at step 7.*last finite one was \d.*learning rate 0.001"):
         run_tiny()
     (folder,) = tmp_path.glob("outputs/runs/*/*")
     assert Record.load(folder).status == "diverged"
+    assert listed == [(7, {})]  # among the runs that TensorBoard compares, without final figures
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())

@@ -54,8 +54,14 @@ def log_outcome(record: Record, loggers: Sequence[RunLogger], *, num_logged: int
     figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
     new = dict(list(figures.items())[num_logged:]) | {f"weight/{name}": weight for name, weight in weights.items()}
     clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
-    hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
     for logger in loggers:
         logger.log_metrics({**new, **clock}, record.steps)
+    log_hyperparameters(record, loggers, figures)
+
+
+def log_hyperparameters(record: Record, loggers: Sequence[RunLogger], figures: Mapping[str, float | None]) -> None:
+    """Lists the run beside others with its settings and final figures, if it has any, and closes the loggers."""
+    hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
+    for logger in loggers:
         logger.log_hyperparameters(hyperparameters, figures, record.steps)
         logger.finalize("success")

@@ -25,7 +25,7 @@ from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
 from charlab.runs.beginning import begin_record, now
 from charlab.runs.checkpoint import build_model
-from charlab.runs.ending import log_outcome, score_validation
+from charlab.runs.ending import log_hyperparameters, log_outcome, score_validation
 from charlab.runs.fingerprint import load_corpus
 from charlab.runs.folder import clear, finished_record, locked
 from charlab.runs.machine import peak_memory
@@ -117,6 +117,8 @@ class _Run:
             if self.trainer.is_global_zero:
                 with contextlib.suppress(UserError):  # a full disk must not hide the first error
                     record.save()
+                    if record.status == "diverged":
+                        log_hyperparameters(record, self.loggers, {})
             raise
         return record
 
@@ -192,7 +194,9 @@ class _Run:
             self.trainer.fit(
                 self.module, datamodule=self.data, ckpt_path=last if last.exists() else None, weights_only=True
             )
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit as end:  # how Lightning ends after Ctrl-C; anything else may end so too
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
             interrupted = True
         if interrupted or self.trainer.interrupted:
             raise KeyboardInterrupt
