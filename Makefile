@@ -31,13 +31,13 @@ table: install ## make the table of Part 2, or go on with it: make table ARGS="-
 	@$(BIN)/python scripts/table.py $(ARGS)
 
 test: install ## run the fast tests
-	$(BIN)/python -m pytest -n auto -q $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -q $(ARGS)
 
 test-corpus: install ## run the tests that need the real text, under $$CHARLAB_DATA
 	$(BIN)/python -m pytest -q -m corpus $(ARGS)
 
 test-slow: install ## kill and continue runs of every model, and studies
-	$(BIN)/python -m pytest -n auto -q -m 'slow and not rendering' tests/runs tests/studies tests/training $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -q -m 'slow and not rendering' tests/runs tests/studies tests/training tests/test_cli.py $(ARGS)
 
 test-clusters: install ## run studies on the clusters that are there: CHARLAB_CLUSTERS=slurm,ray make test-clusters
 	$(BIN)/python -m pytest -q -m slow tests/studies/test_slurm.py tests/studies/test_launchers.py -k 'slurm or ray' $(ARGS)
@@ -46,7 +46,7 @@ test-rendering: install ## look at reports in Chromium and through pdflatex, whe
 	$(BIN)/python -m pytest -q -m rendering tests/studies/report $(ARGS)
 
 test-all: install ## run every test that needs neither the real text nor a browser, the slow ones too
-	$(BIN)/python -m pytest -n auto -q -m 'not corpus and not rendering' $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -q -m 'not corpus and not rendering' $(ARGS)
 
 lint: install ## check style and that imports point one way
 	$(BIN)/ruff check .

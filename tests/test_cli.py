@@ -131,6 +131,7 @@ def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytes
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+@pytest.mark.slow
 def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

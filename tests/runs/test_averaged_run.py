@@ -10,6 +10,7 @@ from charlab.runs.train import _Run
 from charlab.training.callbacks.checkpointing import LAST
 
 
+@pytest.mark.slow
 def test_the_average_is_what_is_reported_and_what_is_loaded(run_tiny, text_path):
     record = run_tiny("averaging=ema", "averaging.decay=0.8", "optimizer=muon", "optimizer.lr=0.02")
     model, vocabulary = charlab.load(record.folder)

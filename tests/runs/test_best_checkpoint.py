@@ -12,6 +12,8 @@ from charlab.training.callbacks.checkpointing import BEST, LAST, Checkpointing
 from tests.runs.conftest import TINY
 from tests.runs.test_train import assert_same_outcome, curves
 
+pytestmark = pytest.mark.slow
+
 # A learning rate at which a few steps help and more do harm, so that the best weights are not the last.
 DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.02", "seed=1", "callbacks.evaluation.every_n_steps=2")
 
@@ -55,7 +57,6 @@ def test_the_lowest_dev_figure_is_kept_and_the_final_weights_are_reported(whole,
     assert Record.load(whole.folder).best == whole.best
 
 
-@pytest.mark.slow
 def test_the_validation_text_does_not_choose(whole, text_path, tmp_path):
     text = text_path.read_text()
     start = int(0.9 * len(text))
@@ -66,7 +67,6 @@ def test_the_validation_text_does_not_choose(whole, text_path, tmp_path):
     assert_same_best(record, whole)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", [6, 9, 15], ids="killed in micro-batch {}".format)
 def test_a_killed_run_chooses_the_same(run_tiny, whole, interrupt_at, micro_batch):
     restore = interrupt_at(micro_batch, PowerFailure())
@@ -93,7 +93,6 @@ def fails_to_copy(monkeypatch):
     return fail
 
 
-@pytest.mark.slow
 def test_killed_between_the_checkpoint_and_its_copy(run_tiny, whole, fails_to_copy):
     restore = fails_to_copy(whole.best["step"])
     with pytest.raises(PowerFailure):
@@ -104,7 +103,6 @@ def test_killed_between_the_checkpoint_and_its_copy(run_tiny, whole, fails_to_co
     assert_same_outcome(resumed, whole)
 
 
-@pytest.mark.slow
 def test_killed_between_the_last_checkpoint_and_its_copy(run_tiny, fails_to_copy):
     restore = fails_to_copy(12)
     with pytest.raises(PowerFailure):
@@ -125,7 +123,6 @@ def test_killed_after_a_better_one_was_found_the_two_files_agree(run_tiny, inter
     assert last["best_step"] == best["global_step"] == best["best_step"] == whole.best["step"]
 
 
-@pytest.mark.slow
 def test_averaged_weights_are_scored_and_kept(run_tiny, text_path):
     record = run_tiny(*DEV, "averaging=ema", "averaging.decay=0.5")
     assert dev_nll(record, text_path, "best") == pytest.approx(record.best["nll"], rel=1e-6)

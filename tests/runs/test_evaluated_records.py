@@ -8,6 +8,8 @@ from charlab import cli
 from charlab.runs.record import Record
 from charlab.runs.results.page import keep
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(finished_run, tmp_path):

@@ -17,6 +17,8 @@ from charlab.training.counts import MixtureModule
 from charlab.training.module import LanguageModelModule
 from tests.runs.test_train import assert_same_outcome, weights
 
+pytestmark = pytest.mark.slow
+
 TINY = (
     "data=textfile",
     "data.context_length=8",
@@ -109,7 +111,6 @@ def test_the_neural_part_learns_what_it_would_learn_alone(neural_ngram_run, gru_
     assert neural_ngram_run.characters_seen == gru_run.characters_seen
 
 
-@pytest.mark.slow
 def test_interrupted_and_continued_it_ends_in_the_same_bits(neural_ngram_run, run, tmp_path, monkeypatch):
     original = LanguageModelModule.training_step
 
@@ -128,7 +129,6 @@ def test_interrupted_and_continued_it_ends_in_the_same_bits(neural_ngram_run, ru
     assert_same_outcome(resumed, neural_ngram_run)
 
 
-@pytest.mark.slow
 def test_weights_are_saved_though_nothing_is_evaluated(run, neural_ngram_run, tmp_path):
     bare = ("~callbacks.evaluation", "~callbacks.samples", "~callbacks.attention_maps", f"output_dir={tmp_path}")
     unevaluated = run(*NEURAL_NGRAM, *bare)
@@ -143,7 +143,6 @@ def test_without_a_dev_split_weights_are_equal_and_that_is_said(run, capsys, tmp
     assert "weights neural 0.500 ngram 0.500" in printed
 
 
-@pytest.mark.slow
 def test_weights_that_are_given_stay(run):
     record = run(*NEURAL_NGRAM, "model.weights=[1,3]", "trainer.max_steps=1")
     assert weights(record)["model.weights"].tolist() == [0.25, 0.75]
@@ -198,7 +197,6 @@ def test_an_ensemble_is_named_by_what_its_runs_are(ensemble_run, gru_run, ngram_
     assert of(gru_run.folder) != ensemble_run.fingerprint
 
 
-@pytest.mark.slow
 def test_an_ensemble_of_an_ensemble(run, ensemble_run, gru_run):
     record = run("model=ensemble", f"model.runs=[{ensemble_run.folder},{gru_run.folder}]")
     model, _ = charlab.load(record.folder)

@@ -50,6 +50,7 @@ def readings(monkeypatch):
     return readings
 
 
+@pytest.mark.slow
 def test_only_steps_that_are_logged_wait_for_the_device(text_path, tmp_path, readings):
     """With the callbacks that every run has, and clipping; a step that is logged reads a handful."""
     with readings:

@@ -101,6 +101,7 @@ def families_of(commands, *, long):
     return {line.split()[0].partition("/")[2] for line in commands if ("max_seconds=300" in line) == long}
 
 
+@pytest.mark.slow
 def test_the_leaders_go_on_and_nothing_is_made_twice(make, processes, tmp_path):
     assert make() == 0
     assert families_of(processes.trained, long=False) == set(NLL)

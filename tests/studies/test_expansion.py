@@ -10,6 +10,8 @@ from charlab.studies.definition import Definition, define
 from charlab.studies.expansion import Expansion, merged
 from charlab.studies.plan import Plan
 
+pytestmark = pytest.mark.slow
+
 Write = Callable[..., str]
 Expand = Callable[..., Plan]
 

@@ -15,6 +15,8 @@ from charlab.studies import search as search_module
 from charlab.studies.outcome import Outcome
 from charlab.studies.search_definition import Parameter, define_search
 
+pytestmark = pytest.mark.slow
+
 SEARCH = """
 defaults: [_base, _self_]
 overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=bigram, trainer.accelerator=cpu]
@@ -93,7 +95,6 @@ def trials_in(tmp_path, output="outputs"):
     return optuna.load_study(study_name="mine", storage=storage).trials
 
 
-@pytest.mark.slow
 def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert run() == 0
     assert [len(batch) for batch in trainer.batches] == [2, 2]
@@ -116,7 +117,6 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert len(trainer.batches) == 2
 
 
-@pytest.mark.slow
 def test_it_goes_on_where_it_was_interrupted(run, trainer):
     assert run() == 0
     whole = [cell.run for cell in trainer.cells]
@@ -129,7 +129,6 @@ def test_it_goes_on_where_it_was_interrupted(run, trainer):
     assert [cell.run for batch in (trainer.batches[0], *trainer.batches[first:]) for cell in batch] == whole
 
 
-@pytest.mark.slow
 def test_more_trials_can_be_asked_for_later(run, trainer, tmp_path):
     assert run("search.trials=3") == 0
     assert [len(batch) for batch in trainer.batches] == [2, 1]
@@ -138,7 +137,6 @@ def test_more_trials_can_be_asked_for_later(run, trainer, tmp_path):
     assert len(trials_in(tmp_path)) == 5
 
 
-@pytest.mark.slow
 def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     fates = iter([Outcome("diverged", "The loss became nan"), Outcome("killed", "Killed by SIGKILL."), math.inf])
     trainer.nll = lambda cell: next(fates, None) or quadratic(cell)
@@ -151,13 +149,11 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     assert "killed: Killed by SIGKILL." in output
 
 
-@pytest.mark.slow
 def test_a_search_without_a_result_fails(run, trainer):
     trainer.nll = lambda cell: Outcome("failed", "ValueError: no")
     assert run() == 1
 
 
-@pytest.mark.slow
 def test_a_trial_that_has_not_ended_ends_the_search_for_now(run, trainer, tmp_path):
     trainer.nll = lambda cell: Outcome("interrupted", "The process is gone.")
     assert run() == 1
@@ -168,7 +164,6 @@ def test_a_trial_that_has_not_ended_ends_the_search_for_now(run, trainer, tmp_pa
     assert len(trials_in(tmp_path)) == 4
 
 
-@pytest.mark.slow
 def test_another_search_in_the_same_folder(run, trainer, capsys):
     assert run() == 0
     assert run("optimizer=sgd") == 2

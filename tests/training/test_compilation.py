@@ -81,6 +81,7 @@ def test_what_is_compiled_first_is_no_training(tmp_path):
     train(tmp_path, small.SmallAttention, Begins(True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("worthwhile", "compiled"), [(9.0, True), (11.0, False)])
 def test_auto_compiles_where_the_budget_is_long_enough_and_says_so(
     tmp_path, monkeypatch, display, worthwhile, compiled

@@ -14,6 +14,8 @@ from charlab.studies.report.drawings import Drawings
 from charlab.studies.report.figures import draw_differences
 from tests.studies.report.conftest import LONG, NASTY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures(troubled, told):

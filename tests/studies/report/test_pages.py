@@ -12,6 +12,8 @@ from charlab.studies.report import latex, markdown
 from charlab.studies.report.contents import gather
 from tests.studies.report.conftest import LONG, NASTY
 
+pytestmark = pytest.mark.slow
+
 FIGURES = ("differences", "curves", "costs")
 
 
