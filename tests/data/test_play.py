@@ -5,6 +5,7 @@ import sys
 from collections import defaultdict
 from fractions import Fraction
 from itertools import islice
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from charlab.data.corpus import Corpus
-from charlab.data.play import generator, lexicon, stage
+from charlab.data.play import generator, lexicon, loader, stage
 from charlab.data.play.choice import DRAW_BITS, Choice, character_costs
 from charlab.data.play.generator import decode, generate, generate_with_nll, nll_per_character
 from charlab.data.play.loader import Play
@@ -298,3 +299,32 @@ def test_grammar_agrees(corpus):
 def test_no_word_has_two_rhymes():
     words = " ".join(lexicon.RHYMES.values()).split()
     assert len(words) == len(set(words))
+
+
+def test_a_long_text_is_kept_and_used_again_only_if_it_is_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("CHARLAB_DATA", str(tmp_path))
+    monkeypatch.setattr(loader, "WORTH_KEEPING", 1000)
+    monkeypatch.setattr(loader, "generate_with_nll", calls := Mock(side_effect=generate_with_nll))
+    first, again = Play(length=1000).load(), Play(length=1000).load()
+    assert calls.call_count == 1
+    assert (again.text, again.sha256) == (first.text, first.sha256) == (generate(305, 1000), first.sha256)
+    np.testing.assert_array_equal(again.floor_per_character, first.floor_per_character)
+
+    (path,) = tmp_path.glob("play/*")
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole.replace(first.text[:20].encode(), b"x" * 20), b""):
+        path.write_bytes(damaged)
+        assert Play(length=1000).load().text == first.text
+        assert path.read_bytes() == whole
+    assert calls.call_count == 4
+    Play(length=1001).load()
+    assert len(list(tmp_path.glob("play/*"))) == 2
+    Play(length=999).load()
+    assert len(list(tmp_path.glob("play/*"))) == 2
+
+
+def test_where_nothing_can_be_kept_the_text_is_generated(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CHARLAB_DATA", str(tmp_path / "file"))
+    monkeypatch.setattr(loader, "WORTH_KEEPING", 1000)
+    assert Play(length=1000).load().text == generate(305, 1000)

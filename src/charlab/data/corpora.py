@@ -15,6 +15,11 @@ from charlab.data.corpus import Corpus
 from charlab.errors import UserError
 
 
+def data_folder() -> Path:
+    """Returns where texts lie: the folder that the environment variable CHARLAB_DATA names, or else `data`."""
+    return Path(os.environ.get("CHARLAB_DATA") or "data").expanduser()
+
+
 class TextFile:
     """Any text in UTF-8. Its characters, line ends included, are taken exactly as they stand in the file.
 
@@ -92,7 +97,7 @@ class PublishedText:
 
     @property
     def _folder(self) -> Path:
-        return Path(os.environ.get("CHARLAB_DATA") or "data").expanduser() / self.name
+        return data_folder() / self.name
 
     @property
     def _downloaded_file(self) -> Path:
