@@ -10,7 +10,7 @@ from tests.references.ngram_embedding import embed_slowly
 
 def make(vocab_size=7, **settings):
     torch.manual_seed(1)
-    return NGramEmbedding(vocab_size, 5, **{"orders": [2, 4], "num_rows": 11, "table_dim": 3} | settings).double()
+    return NGramEmbedding(vocab_size, 5, **{"orders": [2, 4], "num_rows": 11, "table_dim": 3, "dropout": 0.0} | settings).double()
 
 
 @pytest.mark.parametrize("settings", [{}, {"orders": [1]}, {"orders": [3, 2], "num_rows": 1}, {"vocab_size": 70_000}])
@@ -42,6 +42,16 @@ def test_rows_are_shared_evenly():
     assert counts.sum() == 7**4
     assert counts.min() > 0
     assert counts.max() < 4 * counts.float().mean()
+
+
+def test_dropout_leaves_out_whole_ngrams_in_training_only():
+    model = make(orders=[3], dropout=0.25)
+    tokens = torch.randint(7, (40, 50))
+    expected = model.eval()(tokens)
+    trained = model.train()(tokens)
+    left_out = (trained == 0).all(dim=-1)
+    assert 0.2 < left_out.double().mean() < 0.3
+    torch.testing.assert_close(trained[~left_out], expected[~left_out] / 0.75)
 
 
 def test_there_has_to_be_an_order():

@@ -91,3 +91,14 @@ def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
 
     assert fingerprint_on(same) == fingerprint(config)
     assert fingerprint_on(other) != fingerprint(config)
+
+
+def test_what_was_added_later_and_is_not_chosen_does_not_count(overrides):
+    """The dropout of n-grams came after the first runs that are kept."""
+    today = compose([*overrides, "model/ngrams=hashed"])
+    former = copy.deepcopy(today)
+    with open_dict(former):
+        del former.model.ngrams.dropout
+    assert fingerprint(former) == fingerprint(today)
+    today.model.ngrams.dropout = 0.1
+    assert fingerprint(former) != fingerprint(today)

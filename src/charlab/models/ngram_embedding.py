@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.types import PositiveInt, checked
+from charlab.types import PositiveInt, Probability, checked
 
 PRIME = 2**31 - 1
 HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio: close keys fall far apart (Knuth, volume 3, section 6.4)
@@ -29,6 +29,8 @@ class NGramEmbedding(nn.Module):
         orders: the lengths n.
         num_rows: rows of each table.
         table_dim: size of a row; W brings it to D.
+        dropout: probability that an n-gram is left out in training, each by itself. The rows of rare n-grams soon know
+            the training text by heart; so the layers above have to do without them, too.
 
     Attributes:
         reach: how many characters before its own a position looks at.
@@ -46,6 +48,7 @@ class NGramEmbedding(nn.Module):
         orders: list[PositiveInt],
         num_rows: PositiveInt,
         table_dim: PositiveInt,
+        dropout: Probability,
     ) -> None:
         super().__init__()
         if not orders:
@@ -54,9 +57,12 @@ class NGramEmbedding(nn.Module):
         self.reach = self.orders[-1] - 1
         self.tables = nn.Embedding(len(orders) * num_rows, table_dim)
         self.projection = nn.Linear(table_dim, embed_dim, bias=False)
+        self.dropout = dropout
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
-        return self.projection(self.tables(self.rows(tokens)).sum(dim=-2))
+        vectors = self.tables(self.rows(tokens))  # (B, T, N, table_dim)
+        kept = F.dropout(vectors.new_ones(vectors.shape[:-1]), self.dropout, self.training)
+        return self.projection((vectors * kept.unsqueeze(-1)).sum(dim=-2))
 
     def rows(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T N"]:
         """Returns the rows, of all N tables on top of each other, that stand for the n-grams at each position."""

@@ -31,6 +31,7 @@ def fingerprint(config: DictConfig) -> str:
     parts: dict[str, Any] = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
     if runs := runs_of(parts["model"]):
         parts["model"] = {"runs": [Record.load(Path(run)).fingerprint for run in runs]}
+    parts["model"] = _as_before(parts["model"])
     data = plain(config.data)
     data.pop("path", None)
     if data.get("order") == "random":
@@ -42,6 +43,17 @@ def fingerprint(config: DictConfig) -> str:
     parts["trainer"] = {key: config.trainer.get(key) for key in DECISIVE_TRAINER_KEYS}
     parts["trainer"]["precision"] = _precision(config.trainer)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _as_before(model: Any) -> Any:
+    """Returns a model's configuration, and that of its parts, without what was added later and is not chosen."""
+    if isinstance(model, list):
+        return [_as_before(part) for part in model]
+    if not isinstance(model, dict):
+        return model
+    if model.get("_target_") == "charlab.models.ngram_embedding.NGramEmbedding" and model.get("dropout") == 0:
+        model = {key: value for key, value in model.items() if key != "dropout"}
+    return {key: _as_before(part) for key, part in model.items()}
 
 
 def runs_of(model: dict[str, Any]) -> list[str]:
