@@ -10,7 +10,8 @@ from tests.references.ngram_embedding import embed_slowly
 
 def make(vocab_size=7, **settings):
     torch.manual_seed(1)
-    return NGramEmbedding(vocab_size, 5, **{"orders": [2, 4], "num_rows": 11, "table_dim": 3, "dropout": 0.0} | settings).double()
+    defaults = {"orders": [2, 4], "num_rows": 11, "table_dim": 3, "dropout": 0.0}
+    return NGramEmbedding(vocab_size, 5, **defaults | settings).double()
 
 
 @pytest.mark.parametrize("settings", [{}, {"orders": [1]}, {"orders": [3, 2], "num_rows": 1}, {"vocab_size": 70_000}])
