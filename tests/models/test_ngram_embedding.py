@@ -55,6 +55,7 @@ def test_dropout_leaves_out_whole_ngrams_in_training_only():
     torch.testing.assert_close(trained[~left_out], expected[~left_out] / 0.75)
 
 
-def test_there_has_to_be_an_order():
-    with pytest.raises(UserError, match="orders is empty"):
-        make(orders=[])
+@pytest.mark.parametrize("orders", [[], [2, 3, 2]])
+def test_each_order_is_named_once(orders):
+    with pytest.raises(UserError, match="each length once"):
+        make(orders=orders)

@@ -36,7 +36,7 @@ class NGramEmbedding(nn.Module):
         reach: how many characters before its own a position looks at.
 
     Raises:
-        UserError: if there are no orders.
+        UserError: if there are no orders, or one stands there twice.
     """
 
     @checked
@@ -51,8 +51,8 @@ class NGramEmbedding(nn.Module):
         dropout: Probability,
     ) -> None:
         super().__init__()
-        if not orders:
-            raise UserError("model.ngrams.orders is empty: name the lengths, [2,3,4] for instance.")
+        if not orders or len(set(orders)) < len(orders):
+            raise UserError(f"model.ngrams.orders={list(orders)} has to name each length once: [2,3,4] for instance.")
         self.base, self.orders, self.num_rows = vocab_size + 1, tuple(sorted(orders)), num_rows
         self.reach = self.orders[-1] - 1
         self.tables = nn.Embedding(len(orders) * num_rows, table_dim)
@@ -61,8 +61,10 @@ class NGramEmbedding(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
         vectors = self.tables(self.rows(tokens))  # (B, T, N, table_dim)
-        kept = F.dropout(vectors.new_ones(vectors.shape[:-1]), self.dropout, self.training)
-        return self.projection((vectors * kept.unsqueeze(-1)).sum(dim=-2))
+        if self.training and self.dropout:
+            kept = F.dropout(vectors.new_ones(vectors.shape[:-1]), self.dropout)  # (B, T, N)
+            vectors = vectors * kept.unsqueeze(-1)
+        return self.projection(vectors.sum(dim=-2))
 
     def rows(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T N"]:
         """Returns the rows, of all N tables on top of each other, that stand for the n-grams at each position."""

@@ -36,6 +36,8 @@ def fingerprint(config: DictConfig) -> str:
     data.pop("path", None)
     if data.get("order") == "random":
         del data["order"]
+    if data["dev_fraction"]:
+        data["dev_split"] = "first"  # it was the last part of the train text once
     data["corpus"] = load_corpus(config).sha256
     parts["data"] = data
     parts |= {key: plain(config[key]) for key in ("objective", "averaging") if config[key] is not None}
