@@ -38,7 +38,11 @@ def records(tmp_path):
             parameters=parameters,
             characters_seen=123456,
             time={"training_s": seconds},
-            metrics=[{"protocol": p, "split": "validation", "nll": v, **figures} for p, v in protocols.items()],
+            machine={"threads": 2, "device": "cpu"},
+            metrics=[
+                {"protocol": p, "split": "validation", "nll": v, "context_length": 128, **figures}
+                for p, v in protocols.items()
+            ],
         )
         record.save()
         (record.folder / "metrics.csv").write_text("step,metric,value\n")
@@ -125,3 +129,11 @@ def test_curves_are_thinned_each_by_itself():
     assert kept[1:] == [f"{step},train/loss,{step / 1000}" for step in range(99, 1000, 100)] + [
         "999,blocks/validation/nll,1.5"
     ]
+
+
+def test_a_loss_within_a_time_has_its_command(records, tmp_path):
+    assert "A loss within a time" not in page(tmp_path)
+    records("benchmark-four_minutes", 1.4963, overrides=["model.ngrams.orders=[2,3]"])
+    text = page(tmp_path)
+    assert row(text, "four minutes")[5:7] == ["128", "1.4963"]
+    assert "python scripts/train.py experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text

@@ -14,7 +14,7 @@ from pathlib import Path
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.record import FILE_NAME, Record
-from charlab.runs.results.benchmarks import benchmarks
+from charlab.runs.results.benchmarks import benchmarks, losses
 from charlab.runs.results.part1 import part1
 from charlab.runs.results.part2 import part2
 
@@ -85,6 +85,7 @@ def write_results(records: Path, page: Path) -> None:
             [run for run in runs if run.name.startswith("part2-")],
             [run for run in runs if run.name.startswith("part1-")],
         ),
+        losses([run for run in runs if run.name.startswith("benchmark-")]),
         benchmarks(records / "benchmarks"),
     ]
     write_atomically(page, lambda file: file.write("\n".join(filter(None, sections)).encode()))
