@@ -199,10 +199,13 @@ def test_files_of_the_users_own_folder(
     assert "did you mean own" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("prompt", ["ROMEO: hi, you", "a,b", "line\nline", '[it\'s "so"] = {x: ${y}} \\', ""])
-def test_a_prompt_arrives_as_typed(runs: list[DictConfig], empty_folder: Path, prompt: str) -> None:
-    assert cli.generate(["run=a b/é", f"prompt={prompt}", "length=3", "greedy=true"]) == 0
-    assert (runs[0].prompt, runs[0].run, runs[0].length, runs[0].greedy) == (prompt, "a b/é", 3, True)
+@pytest.mark.parametrize("key", ["prompt", "infill"])
+@pytest.mark.parametrize(
+    "text", ["ROMEO: hi, you", "To be, or ____ to be", "a,b", "line\nline", '[it\'s "so"] = {x: ${y}} \\', ""]
+)
+def test_a_text_arrives_as_typed(runs: list[DictConfig], empty_folder: Path, key: str, text: str) -> None:
+    assert cli.generate(["run=a b/é", f"{key}={text}", "length=3", "greedy=true"]) == 0
+    assert (runs[0][key], runs[0].run, runs[0].length, runs[0].greedy) == (text, "a b/é", 3, True)
     assert list(empty_folder.iterdir()) == []
 
 

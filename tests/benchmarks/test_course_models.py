@@ -25,6 +25,24 @@ def copied(ours, prefix, mixer):
     return weights
 
 
+def renamed(name, ours, num_layers):
+    """Returns tensors of ours, weights or their gradients, under the names that they have in the reference."""
+    tensors = {"tokens.weight": ours["embedding.weight"], "positions.weight": ours["position.table.weight"]}
+    tensors |= {f"readout.{part}": ours[f"readout.{part}"] for part in ("weight", "bias")}
+    for layer in range(num_layers):
+        mixer = {key.split("mixer.")[1]: value for key, value in ours.items() if f"blocks.{layer}.mixer." in key}
+        if name == "multi_head":
+            tensors |= copied(ours, "body.", mixer)
+            continue
+        tensors |= copied(ours, f"body.{layer}.attention.", mixer)
+        for key, other in BLOCK.items():
+            for part in ("weight", "bias"):
+                tensors[f"body.{layer}.{other}.{part}"] = ours[f"blocks.{layer}.{key}.{part}"]
+    if name == "transformer":
+        tensors |= {f"body.2.{part}": ours[f"norm.{part}"] for part in ("weight", "bias")}
+    return tensors
+
+
 @pytest.mark.parametrize(("name", "parameters"), [("multi_head", 2_213_057), ("transformer", 19_636_289)])
 def test_same_function_same_parameters(name, parameters, monkeypatch):
     theirs = getattr(reference, name)(65)
@@ -35,24 +53,17 @@ def test_same_function_same_parameters(name, parameters, monkeypatch):
     overrides = ["model.embed_dim=24", "data.context_length=80"]
     overrides += ["model.num_layers=2"] if name == "transformer" else []
     ours, theirs = build(compose([f"model={name}", *overrides]).model, 11), getattr(reference, name)(11)
-    state = ours.state_dict()
-    weights = {"tokens.weight": state["embedding.weight"], "positions.weight": state["position.table.weight"]}
-    weights |= {f"readout.{part}": state[f"readout.{part}"] for part in ("weight", "bias")}
-    for layer in range(len(ours.blocks)):
-        mixer = {key.split("mixer.")[1]: value for key, value in state.items() if f"blocks.{layer}.mixer." in key}
-        if name == "multi_head":
-            weights |= copied(ours, "body.", mixer)
-            continue
-        weights |= copied(ours, f"body.{layer}.attention.", mixer)
-        for key, other in BLOCK.items():
-            for part in ("weight", "bias"):
-                weights[f"body.{layer}.{other}.{part}"] = state[f"blocks.{layer}.{key}.{part}"]
-    if name == "transformer":
-        weights |= {f"body.2.{part}": state[f"norm.{part}"] for part in ("weight", "bias")}
     kept = {key: value for key, value in theirs.state_dict().items() if key.endswith("past")}
-    theirs.load_state_dict({**kept, **weights})
+    theirs.load_state_dict({**kept, **renamed(name, ours.state_dict(), len(ours.blocks))})
     tokens = torch.randint(11, (2, 80))
-    torch.testing.assert_close(theirs(tokens), ours(tokens))
+    logits = ours(tokens), theirs(tokens)
+    torch.testing.assert_close(*logits)
+    probe = torch.randn_like(logits[0])
+    for side in logits:
+        (side * probe).sum().backward()
+    gradients = {key: parameter.grad for key, parameter in ours.named_parameters()}
+    expected = {key: parameter.grad for key, parameter in theirs.named_parameters()}
+    torch.testing.assert_close(renamed(name, gradients, len(ours.blocks)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_it_trains(monkeypatch):

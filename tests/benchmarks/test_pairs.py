@@ -18,7 +18,7 @@ def benchmark():
     ours, theirs = iter(OURS_MS), iter(THEIRS_MS)
     return Benchmark(
         "A step",
-        {OURS: lambda: {"ms": next(ours)}, "other": lambda: {"ms": next(theirs)}},
+        {OURS: lambda _: {"ms": next(ours)}, "other": lambda _: {"ms": next(theirs)}},
         [
             Figure("ms", "step", "ms", "times less", "other", 2.5),
             Figure("ms", "step", "ms", "times more", "other", 1.0),
@@ -31,7 +31,8 @@ def benchmark():
 
 
 def test_a_comparison_is_the_median_over_rounds_of_those_within_each(benchmark):
-    figures = measure("step", benchmark, 3, lambda line: None)["figures"]
+    *_, record = measure("step", benchmark, 3, lambda line: None)
+    figures = record["figures"]
     assert [figure["value"] for figure in figures] == pytest.approx([2.25, 1 / 2.25, 1 / 2.25 - 1, -20, 20, 20])
     assert [figure["reached"] for figure in figures] == [False, False, True, True, False, None]
     assert figures[0]["medians"] == {OURS: 20.0, "other": 30.0}
@@ -40,15 +41,20 @@ def test_a_comparison_is_the_median_over_rounds_of_those_within_each(benchmark):
 
 def test_sides_take_turns_in_being_first():
     said = []
-    sides = dict.fromkeys((OURS, "b", "c"), dict)
-    measure("order", Benchmark("Order", sides, []), 3, said.append)
+    sides = {side: lambda number: {"round": number} for side in (OURS, "b", "c")}
+    records = list(
+        measure("order", Benchmark("Order", sides, [], before=lambda: said.append("0 0 before")), 3, said.append)
+    )
     order = [line.split()[2].rstrip(":") for line in said]
-    assert order == [OURS, "b", "c", "b", "c", OURS, "c", OURS, "b"]
+    assert order == ["before", OURS, "b", "c", "b", "c", OURS, "c", OURS, "b"]
+    assert [len(record["rounds"]) for record in records] == [1, 2, 3]
+    assert [pair["b"]["round"] for pair in records[-1]["rounds"]] == [0, 1, 2]
 
 
 def test_records_become_a_table(benchmark, tmp_path):
     assert benchmarks(tmp_path) == ""
-    save(measure("step", benchmark, 3, lambda line: None), tmp_path)
+    for record in measure("step", benchmark, 3, lambda line: None):
+        save(record, tmp_path)
     assert json.loads((tmp_path / "step.json").read_text())["rounds"][2] == {OURS: {"ms": 40.0}, "other": {"ms": 90.0}}
     rows = [line for line in benchmarks(tmp_path).splitlines() if line.startswith("| `")]
     assert rows[0] == "| `step` | step | 20 ms | 30 ms (other) | 2.25× (1.50× to 3.00×) | 2.50× ✗ | 3 |"

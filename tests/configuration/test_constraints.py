@@ -1,8 +1,11 @@
+import builtins
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
+from charlab.configuration.compose import compose
 from charlab.configuration.constraints import check_constraints
 from charlab.errors import UserError
 
@@ -13,6 +16,8 @@ ALIBI, ROTARY, SINUSOIDAL, LEARNED = (
     {"_target_": f"{MODELS}.positions.{name}"} for name in ("ALiBi", "Rotary", "Sinusoidal", "Learned")
 )
 ATTENTION = {"_target_": f"{MODELS}.mixers.attention.Attention"}
+S4D = {"_target_": f"{MODELS}.mixers.s4d.S4D"}
+DIFFUSION = f"{MODELS}.masked_diffusion.MaskedDiffusion"
 
 
 @pytest.mark.parametrize(
@@ -57,9 +62,28 @@ ATTENTION = {"_target_": f"{MODELS}.mixers.attention.Attention"}
             "choose another of either, model/position=none for instance.",
         ),
         (
-            {"position": ROTARY, "mixer": [ATTENTION, {"_target_": f"{MODELS}.mixers.s4d.S4D"}]},
-            "position is Rotary, which acts on attention scores, but mixer[1] is S4D, which has none: "
+            {"position": ROTARY, "mixer": [S4D, {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}, S4D]},
+            "position is Rotary, which acts on attention scores, but mixer is S4D and MinGRU, which has none: "
             "choose another of either, position=none for instance.",
+        ),
+        (
+            {
+                "model": {
+                    "_target_": DIFFUSION,
+                    "mixer": [{**ATTENTION, "causal": False}, {**ATTENTION, "causal": True}],
+                }
+            },
+            "model.mixer[1] is Attention, which looks to the left only, but model._target_ is MaskedDiffusion, which "
+            "fills in from both sides: choose model/mixer=bidirectional_attention.",
+        ),
+        (
+            {"_target_": DIFFUSION, "mixer": S4D},
+            "mixer is S4D, which looks to the left only, but _target_ is MaskedDiffusion, which "
+            "fills in from both sides: choose mixer=bidirectional_attention.",
+        ),
+        (
+            {"model": {"mixer": {**S4D, "state_dim": 7}}},
+            "model.mixer.state_dim=7 is odd, but the states of S4D come in conjugate pairs: make it even.",
         ),
         (
             {"model": {"position": ROTARY, "embed_dim": 12, "mixer": {**ATTENTION, "num_heads": 4}}},
@@ -100,6 +124,10 @@ def test_broken(config: dict[str, object], sentence: str) -> None:
         {"position": SINUSOIDAL, "embed_dim": 6, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
         {"position": LEARNED, "embed_dim": 5, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
         {"position": None, "mixer": {"_target_": f"{MODELS}.mixers.minimal_rnn.MinGRU"}},
+        {"position": ROTARY, "mixer": [ATTENTION, S4D]},
+        {"_target_": DIFFUSION, "mixer": {**ATTENTION, "causal": False}},
+        {"mixer": {**S4D, "state_dim": 8}},
+        {"mixer": {"_target_": f"{MODELS}.mixers.selective_scan.SelectiveScan", "state_dim": 7}},
         {"position": ALIBI, "mixer": {"_target_": "nowhere.at.all.Mixer"}},  # another check's business
         {"name": "part1-bigram_2.0+x"},
         {"model": None, "mixer": [1, None, "a"]},
@@ -160,3 +188,33 @@ def test_what_a_run_could_not_begin_with(config: dict[str, object], sentence: st
 
 def test_components_may_be_left_out() -> None:
     check_constraints(OmegaConf.create({"callbacks": {"samples": None}, "logger": None}))
+
+
+@pytest.fixture
+def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets every import of torch fail, even where another test has imported it."""
+    original = builtins.__import__
+
+    def guarded(name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> object:
+        assert level or name.partition(".")[0] != "torch"
+        return original(name, globals, locals, fromlist, level)
+
+    monkeypatch.setattr(builtins, "__import__", guarded)
+
+
+@pytest.mark.usefixtures("no_torch")
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (
+            ["model=gpt", "model.mixer.num_heads=4", "model.mixer.num_key_value_heads=8"],
+            r"model\.mixer\.num_key_value_heads=8 .*model\.mixer\.num_heads=4",
+        ),
+        (["model=hmm", "model.num_states=0"], r"model\.num_states must be an integer"),
+        (["model=masked_diffusion", "model/mixer=attention"], r"model\.mixer .*bidirectional_attention"),
+        (["model=s4d", "model.mixer.state_dim=7"], r"model\.mixer\.state_dim=7"),
+    ],
+)
+def test_what_cannot_be_built_is_refused_before_torch_is_imported(overrides: list[str], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        compose(overrides)

@@ -61,6 +61,12 @@ def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Call
     assert mistake(searched, "model=extr") == "There is no model=extr; did you mean extra?"
 
 
+def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path: Path) -> None:
+    listed = "{defaults: [net, _self_], part: [{_target_: toy.parts.build, _partial_: true, steps: 3}]}"
+    extra = write(tmp_path / "extra", {"model/listed.yaml": listed})
+    assert mistake(f"hydra.searchpath=[{extra}]", "model=listed").startswith("A list is laid over a mapping")
+
+
 def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     jobs = composer.jobs(["seed=1,2", "model.width=range(3,4)"])
     assert [(job.seed, job.model.width) for job in jobs] == [(1, 3), (2, 3)]

@@ -20,7 +20,7 @@ from tests.references.hmm import joint_probabilities, text_probability
 if TYPE_CHECKING:
     from hmmlearn.hmm import CategoricalHMM
 
-VOCAB_SIZE, NUM_STATES = 4, 3
+VOCAB_SIZE, NUM_STATES, MANY_STATES = 4, 3, 1024
 
 
 def new_model(parameterization: str = "logits", *, seed: int = 0, num_states: int = NUM_STATES) -> HiddenMarkovModel:
@@ -57,7 +57,8 @@ def in_hmmlearn(model: HiddenMarkovModel) -> CategoricalHMM:
     """The same model in hmmlearn; its `fit` is one step of EM without a prior."""
     from hmmlearn.hmm import CategoricalHMM  # which takes long to import
 
-    theirs = CategoricalHMM(n_components=NUM_STATES, n_features=VOCAB_SIZE, n_iter=1, init_params="", params="ste")
+    num_states = len(model.initial)
+    theirs = CategoricalHMM(n_components=num_states, n_features=VOCAB_SIZE, n_iter=1, init_params="", params="ste")
     theirs.startprob_, theirs.transmat_, theirs.emissionprob_ = (p.detach().numpy() for p in probabilities(model))
     return theirs
 
@@ -131,6 +132,34 @@ def test_posterior_path_and_likelihood_equal_hmmlearn(length: int) -> None:
     log_probability, path = theirs.decode(data, lengths)
     assert np.array_equal(model.viterbi(window)[0].flatten().numpy(), path)
     assert model.viterbi(window)[1].sum().item() == pytest.approx(log_probability, rel=1e-10)
+
+
+def test_the_likelihood_of_many_states_equals_hmmlearn() -> None:
+    model, window = new_model(num_states=MANY_STATES), texts(1, 40)
+    first = model.init_state(1) @ model.emission.softmax(dim=-1)
+    ours = first.gather(1, window[:, :1]).log().sum() - model.nll(window).sum()
+    assert ours.item() == pytest.approx(in_hmmlearn(model).score(*flat(window)), rel=1e-10)
+
+
+def test_many_states_have_posteriors_and_a_path() -> None:
+    model, window = new_model(num_states=MANY_STATES), texts(1, 40)
+    posterior, (path, log_probability) = model.posterior(window), model.viterbi(window)
+    assert posterior.shape == (1, 40, MANY_STATES)
+    torch.testing.assert_close(posterior.sum(-1), torch.ones(1, 40, dtype=torch.float64))
+    assert path.shape == window.shape
+    initial, transition, emission = (p.detach().log() for p in probabilities(model))
+    states = path[0]
+    expected = initial[states[0]] + transition[states[:-1], states[1:]].sum() + emission[states, window[0]].sum()
+    assert log_probability.item() == pytest.approx(expected.item())
+
+
+def test_a_step_of_em_with_many_states_raises_the_likelihood() -> None:
+    model, window = new_model("log_probabilities", num_states=MANY_STATES), texts(1, 40)
+    optimizer = ExpectationMaximization(model, lr=1.0, decay=0.0, smoothing=0.0)
+    before = model.loss(window)
+    before.backward()
+    optimizer.step()
+    assert model.loss(window).item() < before.item()
 
 
 @pytest.mark.parametrize("num_states", [1, 3])
@@ -306,7 +335,7 @@ def test_gradients_fit_a_text() -> None:
 def test_em_takes_log_probabilities_and_refuses_logits() -> None:
     with pytest.raises(UserError, match=r"initial .*model\.parameterization=log_probabilities"):
         ExpectationMaximization(new_model(), lr=1.0, decay=0.0, smoothing=0.0)
-    taken = HiddenMarkovModel(VOCAB_SIZE, num_states=1024, parameterization="log_probabilities")
+    taken = HiddenMarkovModel(VOCAB_SIZE, num_states=MANY_STATES, parameterization="log_probabilities")
     ExpectationMaximization(taken, lr=1.0, decay=0.0, smoothing=0.0)
 
 
@@ -323,7 +352,7 @@ def test_log_probabilities_refuse_another_optimizer() -> None:
 
 @pytest.mark.parametrize(
     ("num_states", "parameterization", "message"),
-    [(0, "logits", r"model\.num_states=0"), (2, "softmax", r"model\.parameterization=softmax")],
+    [(0, "logits", "num_states of HiddenMarkovModel"), (2, "softmax", "parameterization of HiddenMarkovModel")],
 )
 def test_refuses_what_does_not_fit(num_states: int, parameterization: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -225,6 +225,18 @@ class TestSample:
         assert (texts[:, : len(prompt)] == torch.tensor(prompt)).all()
         assert_distributed(texts[:, len(prompt) :], chain_probabilities(prompt[-1], 5))
 
+    @pytest.mark.parametrize(
+        ("num_steps", "first", "later"), [(None, [9, 8, 7, 6, 5, 4, 3, 2, 1], [5, 4, 3, 2, 1]), (2, [9, 5], [5, 3])]
+    )
+    def test_each_window_beyond_the_context_keeps_half_of_its_characters(self, num_steps, first, later):
+        model, prompt = make(context_length=9, num_steps=num_steps), torch.zeros(2, 1, dtype=torch.long)
+        texts, seen = read_by_denoiser(model, lambda: model.sample(prompt, 24, generator=seeded()))
+        reads = [(0, left) for left in first] + [(start, left) for start in (5, 10, 15) for left in later]
+        for tokens, (start, left) in zip(seen, reads, strict=True):
+            hidden = tokens == V
+            assert hidden.sum(dim=1).tolist() == [left, left]
+            assert torch.equal(tokens[~hidden], texts[:, start : start + 10][~hidden])
+
     def test_in_one_step_each_character_has_its_own_distribution(self):
         powers = [torch.linalg.matrix_power(TRANSITION, steps)[2] for steps in range(1, T + 1)]
         independent = {

@@ -171,6 +171,11 @@ def test_members_that_are_nearly_alike_are_told_apart():
     assert most_likely_weights(nll, tolerance=1e-9)[0] > 0.999
 
 
+def test_too_few_iterations_end_no_worse_than_the_best_member():
+    nll = torch.tensor([[5.0, 5.0, 5.0], [1.0, 1.0, 1.0]]).double()
+    assert most_likely_weights(nll, max_iterations=1).tolist() == [0, 1]
+
+
 def test_the_likelihood_never_falls():
     nll = random_nll(1, 4, 50, 3.0)
     values = [text_nll(nll, most_likely_weights(nll, tolerance=0.0, max_iterations=i)) for i in range(40)]

@@ -218,7 +218,7 @@ def test_fit_refuses_what_is_no_text(text: Tensor) -> None:
 
 
 def test_refuses_an_order_below_one() -> None:
-    with pytest.raises(UserError, match=r"model\.order=0"):
+    with pytest.raises(UserError, match=r"order of NGram must be an integer ≥ 1, not 0"):
         NGram(5, order=0, smoothing=witten_bell)
 
 

@@ -14,27 +14,36 @@ def attend(
     window: int | None = None,
     soft_cap: float | None = None,
     slopes: Tensor | None = None,
+    softmax_axis: str = "keys",
 ) -> Tensor:
-    """queries (B, H, T, K), keys (B, H, T, K), values (B, H, T, E) -> (B, H, T, E), causal."""
+    """queries (B, H, T, K), keys (B, G, T, K), values (B, G, T, E) -> (B, H, T, E), causal.
+
+    Each of the G heads of keys and values serves the next H / G heads of queries. The weights of each query sum to 1
+    over its keys; with `softmax_axis="queries"`, those of each key over the queries that look at it.
+    """
     batch, heads, length, width = queries.shape
+    group_size = heads // keys.shape[1]
     rows = []
     for b in range(batch):
         for h in range(heads):
+            exponentials = {}
             for t in range(length):
-                first = 0 if window is None else max(0, t - window + 1)
-                scores = []
-                for s in range(first, t + 1):
-                    score = (queries[b, h, t] * keys[b, h, s]).sum() / math.sqrt(width)
+                for s in range(0 if window is None else max(0, t - window + 1), t + 1):
+                    score = (queries[b, h, t] * keys[b, h // group_size, s]).sum() / math.sqrt(width)
                     if slopes is not None:
                         score = score - slopes[h] * (t - s)
                     if soft_cap is not None:
                         score = soft_cap * torch.tanh(score / soft_cap)
-                    scores.append(score)
-                exponentials = [torch.exp(score) for score in scores]
-                total = sum(exponentials)
-                rows.append(
-                    sum(e / total * values[b, h, s] for e, s in zip(exponentials, range(first, t + 1), strict=True))
-                )
+                    exponentials[t, s] = torch.exp(score)
+            normalized = {"keys": 0, "queries": 1}[softmax_axis]  # which of t and s has weights that sum to 1
+            totals = [0.0] * length
+            for pair, exponential in exponentials.items():
+                totals[pair[normalized]] = totals[pair[normalized]] + exponential
+            outputs = [torch.zeros_like(values[0, 0, 0])] * length
+            for pair, exponential in exponentials.items():
+                t, s = pair
+                outputs[t] = outputs[t] + exponential / totals[pair[normalized]] * values[b, h // group_size, s]
+            rows += outputs
     return torch.stack(rows).view(batch, heads, length, -1)
 
 

@@ -25,7 +25,7 @@ def records(tmp_path):
         status="finished",
         overrides=(),
     ):
-        figures = {"bpc": nll * 1.4427, "perplexity": 2.718**nll, "likelihood": likelihood}
+        figures = {"bpc": nll * 1.4427, "perplexity": 2.718**nll, "likelihood": likelihood, "standard_error": None}
         protocols = {"blocks": nll, "sliding": nll - 0.05} | ({"online": online} if online else {})
         record = Record(
             folder=tmp_path / "docs" / "records" / name / f"{nll}-{seed}-{seconds}",
@@ -87,8 +87,8 @@ def test_counts_are_the_floor_that_families_are_sorted_by(records, tmp_path):
     records("part2-gru", 1.45)
     records("part2-rnn", 1.7)
     text = page(tmp_path)
-    assert "Better than that: gru." in text
-    assert "Not better: rnn." in text
+    assert "By *blocks* counting characters for seconds gives 1.520. Better than that: gru. Not better: rnn." in text
+    assert "By *sliding* counting characters for seconds gives 1.470. Better than that: gru. Not better: rnn." in text
     assert [text.index(f"| {label}") for label in ("gru", "ngram kneser ney", "rnn")] == sorted(
         text.index(f"| {label}") for label in ("gru", "ngram kneser ney", "rnn")
     )
@@ -101,7 +101,8 @@ def test_a_bound_is_marked_and_not_ranked(records, tmp_path):
     text = page(tmp_path)
     assert row(text, "masked diffusion")[5].startswith("≤ ")
     assert text.index("| masked diffusion") > text.index("| gru")
-    assert "Better than that" not in text
+    assert "Better than that: none. Not better: gru." in text
+    assert "Known by an upper bound only: masked diffusion." in text
 
 
 def test_online_figures_stand_apart(records, tmp_path):

@@ -14,9 +14,18 @@ from charlab.training.callbacks.divergence import Divergence
 from charlab.training.module import LanguageModelModule
 from tests.runs.conftest import TINY
 
+aten = torch.ops.aten
+WAITS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default)
+
+
+def waits(function, args):
+    """Whether an operation reads a number from the device, or has a size that only the device knows."""
+    is_selection = function is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
+    return function in WAITS or is_selection
+
 
 class Readings(TorchDispatchMode):
-    """Counts numbers read from tensors while the training clock runs, by the optimizer steps done."""
+    """Counts what waits for the device while the training clock runs, by the optimizer steps done."""
 
     def __init__(self):
         super().__init__()
@@ -25,7 +34,7 @@ class Readings(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         is_training = self.module is not None and self.module.training_clock.running
-        if function is torch.ops.aten._local_scalar_dense.default and is_training:
+        if is_training and waits(function, args):
             self.by_step[self.module.trainer.global_step] += 1
         return function(*args, **(kwargs or {}))
 
@@ -68,3 +77,29 @@ def test_only_steps_that_are_logged_wait_for_the_device(text_path, tmp_path, rea
         )
     assert set(readings.by_step) == {10, 20, 30, 40}
     assert max(readings.by_step.values()) <= 8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_no_step_between_loggings_waits_for_a_gpu(text_path, tmp_path, monkeypatch):
+    original = LanguageModelModule.on_train_batch_start
+
+    def on_train_batch_start(module, batch, batch_idx):
+        is_watched = 5 <= module.trainer.global_step < 25
+        torch.cuda.set_sync_debug_mode("error" if is_watched else "default")
+        original(module, batch, batch_idx)
+
+    monkeypatch.setattr(LanguageModelModule, "on_train_batch_start", on_train_batch_start)
+    rarely = [f"callbacks.{name}.every_n_steps=30" for name in ("metrics", "divergence", "evaluation", "checkpointing")]
+    try:
+        charlab.run(
+            *TINY,
+            *rarely,
+            f"data.path={text_path}",
+            f"output_dir={tmp_path}",
+            "trainer.max_steps=30",
+            "trainer.accelerator=gpu",
+            "trainer.gradient_clip_val=1.0",
+            "callbacks.progress=null",
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

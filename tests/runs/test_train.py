@@ -12,6 +12,7 @@ import torch
 import charlab
 from charlab.errors import UserError
 from charlab.runs.record import SCENE_LENGTH, Record
+from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
@@ -127,7 +128,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     listed = []
     monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
     monkeypatch.setattr(CSVLogger, "log_hyperparameters", lambda self, _, figures, step: listed.append((step, figures)))
-    with pytest.raises(DivergedError, match=r"nan at step 7.*last finite one was \d.*learning rate 0.001"):
+    with pytest.raises(DivergedError, match=r"nan at step 7.*last finite loss was \d.*learning rate 0.001"):
         run_tiny()
     (folder,) = tmp_path.glob("outputs/runs/*/*")
     assert Record.load(folder).status == "diverged"
@@ -135,6 +136,34 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+
+
+def test_an_update_that_ruins_the_weights_is_no_checkpoint(run_tiny, monkeypatch, tmp_path):
+    """The loss of a step is that of the weights before its update."""
+    original = Checkpointing.on_train_batch_end
+
+    def on_train_batch_end(self, trainer, pl_module, *arguments):
+        if trainer.global_step == 9:  # at which a checkpoint is due
+            with torch.no_grad():
+                pl_module.model.readout.weight[0, 0] = float("inf")
+        original(self, trainer, pl_module, *arguments)
+
+    monkeypatch.setattr(Checkpointing, "on_train_batch_end", on_train_batch_end)
+    with pytest.raises(DivergedError, match=r"^Weights became infinite or nan at step 9; the last finite loss was \d"):
+        run_tiny()
+    (folder,) = tmp_path.glob("outputs/runs/*/*")
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_far_too_high_a_rate_ends_as_diverged_also_in_the_last_step(run_tiny, tmp_path, steps):
+    """After one step of it the weights are finite still, and no other step is there to notice."""
+    with pytest.raises(DivergedError, match=r"the last finite loss was \d.*learning rate 1e\+38"):
+        run_tiny("optimizer.lr=1e38", f"trainer.max_steps={steps}")
+    (folder,) = tmp_path.glob("outputs/runs/*/*")
+    assert Record.load(folder).status == "diverged"
 
 
 def test_another_seed_is_another_run(run_tiny, finished_run):

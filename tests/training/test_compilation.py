@@ -2,6 +2,7 @@
 
 import io
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -153,3 +154,30 @@ def test_nothing_is_compiled_where_nothing_is_trained(tmp_path):
     callback = Compilation(True)
     callback.on_train_start(None, frozen)
     assert callback.compiled is None
+
+
+def test_cuda_graphs_are_for_gpus(tmp_path):
+    sentence = r"^trainer.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on cpu: set trainer.compile=true\.$"
+    with pytest.raises(UserError, match=sentence):
+        train(tmp_path, Bigram, compile="cuda_graphs")
+
+
+class PretendsToHaveAGPU(Compilation):
+    """Stands for a GPU, which cannot be had where tests run; torch leaves graphs out on a CPU."""
+
+    def _check(self, trainer, module):
+        super()._check(trainer, SimpleNamespace(device=torch.device("cuda")))
+
+
+def test_a_run_with_cuda_graphs_is_the_run_itself(tmp_path, monkeypatch):
+    began = []
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: began.append(True))
+    plain = train(tmp_path / "plain", small.SmallAttention, compile=False)
+    graphs = train(tmp_path / "graphs", small.SmallAttention, PretendsToHaveAGPU("cuda_graphs"), compile=False)
+    assert len(began) == 3 + graphs.micro_batches
+    options.assert_same_bits(graphs.model.state_dict(), plain.model.state_dict())
+
+
+def test_cuda_graphs_compute_one_gradient_per_step(tmp_path):
+    with pytest.raises(UserError, match="computes one gradient per step"):
+        train(tmp_path, Bigram, PretendsToHaveAGPU("cuda_graphs"), compile=False, accumulate_grad_batches=2)

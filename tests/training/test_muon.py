@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from charlab.errors import UserError
 from charlab.models.backbone import Backbone
@@ -66,6 +67,23 @@ def test_single_precision_is_enough_for_singular_values_of_all_sizes(shape):
     torch.testing.assert_close(result, reference.newton_schulz(matrix, 5), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 4, 9)])
+def test_single_precision_stays_on_a_cpu(shape):
+    """In bfloat16, as on a GPU, it would take many times as long."""
+    seen = set()
+
+    class Dtypes(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            seen.add(result.dtype)
+            return result
+
+    matrices = torch.randn(shape)
+    with Dtypes():
+        orthogonalize(matrices, 5)
+    assert seen == {torch.float32}
+
+
 def test_a_gradient_of_zeros_moves_nothing():
     assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 
@@ -102,6 +120,22 @@ def test_every_step_is_that_of_each_matrix_by_itself():
         schedule.step()
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(parameter.detach(), torch.cat([part.weight for part in expected[name]]))
+
+
+def test_matrices_of_equal_shape_on_their_side_or_not_are_orthogonalized_at_once(monkeypatch):
+    shapes = []
+
+    def recorded(matrices, iterations):
+        shapes.append(tuple(matrices.shape))
+        return orthogonalize(matrices, iterations)
+
+    monkeypatch.setattr("charlab.training.muon.orthogonalize", recorded)
+    model = transformer()
+    optimizer = Muon(model, **SETTINGS)
+    model.loss(torch.randint(11, (2, 7))).backward()
+    optimizer.step()
+    # Of two layers: keys and values; queries and projections; gates, values and, on their side, contractions.
+    assert sorted(shapes) == [(4, 4, 8), (4, 8, 8), (6, 8, 12)]
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has none of its own")

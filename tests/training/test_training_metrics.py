@@ -90,6 +90,22 @@ def test_gradient_norm_is_that_of_the_loss_where_float16_scales_it(tmp_path, fus
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("precision", "scale"), [("bf16-mixed", None), ("16-mixed", 1.0), ("16-mixed", 1024.0)], ids=str
+)
+def test_a_fused_optimizer_sees_gradients_clipped_in_every_precision(tmp_path, precision, scale):
+    """Plain SGD of rate 1 moves the weights by the clipped gradient."""
+    data = small.datamodule()
+    torch.manual_seed(0)
+    module = small.module(Bigram(len(data.vocabulary)), max_steps=1)
+    module.optimizer = lambda model: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
+    start = module.model.table.weight.detach().clone()
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale is not None else None
+    plugin = MixedPrecision(precision, "cpu", scaler)
+    small.trainer(tmp_path, [], max_steps=1, plugins=plugin, gradient_clip_val=1e-2).fit(module, datamodule=data)
+    assert (module.model.table.weight - start).norm().item() == pytest.approx(1e-2, rel=1e-2)
+
+
 def test_learning_rate_is_the_one_that_the_step_used(tmp_path):
     data = small.datamodule()
     module = small.module(Bigram(len(data.vocabulary)), lr=2.0, max_steps=4)

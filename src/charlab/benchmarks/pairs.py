@@ -7,17 +7,18 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from charlab.files import write_atomically
+from charlab.runs.machine import processor
 from charlab.runs.record import git_commit, installed_versions
 
 Measurement = Mapping[str, float]
-Side = Callable[[], Measurement]  # measures once, in a process of its own
+Side = Callable[[int], Measurement]  # measures once, in a process of its own; is given the round, 0 first
 Comparison = Literal["times less", "times more", "share above", "more by", "itself"]
 
 OURS = "charlab"
@@ -70,16 +71,20 @@ class Benchmark:
         sides: what is measured, ours first, under the name `OURS`.
         figures: what is made of it.
         pairs: how often, unless said otherwise.
+        before: is done once before, unmeasured: filling a cache, say.
+        is_asked_for: whether it is measured only when it is named: it takes long, or needs what few machines have.
     """
 
     title: str
     sides: Mapping[str, Side]
     figures: Sequence[Figure]
     pairs: int = 5
+    before: Callable[[], object] | None = None
+    is_asked_for: bool = False
 
 
-def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measures all sides in turn, in another order each time, and returns the record.
+def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """Measures all sides in turn, in another order each time, and yields the record after each round.
 
     A figure's `value` is the median over the rounds of the comparison within each.
 
@@ -89,15 +94,21 @@ def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], No
         pairs: number of rounds.
         say: is given a line after each measurement.
     """
+    if benchmark.before is not None:
+        benchmark.before()
     rounds: list[dict[str, Measurement]] = []
     for number in range(pairs):
         order = list(benchmark.sides)
         shift = number % len(order)
         found = {}
         for side in order[shift:] + order[:shift]:
-            found[side] = benchmark.sides[side]()
+            found[side] = benchmark.sides[side](number)
             say(f"{name} {number + 1}/{pairs} {side}: " + "  ".join(f"{k} {v:.4g}" for k, v in found[side].items()))
         rounds.append({side: found[side] for side in order})
+        yield _record(name, benchmark, rounds)
+
+
+def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measurement]]) -> dict[str, Any]:
     figures = []
     for figure in benchmark.figures:
         values = [figure.compare(pair) for pair in rounds]
@@ -113,11 +124,11 @@ def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], No
         "name": name,
         "title": benchmark.title,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": _cores(), "architecture": platform.machine()},
+        "machine": {"cores": _cores(), "architecture": platform.machine(), "name": processor()},
         "versions": installed_versions(),
         "git_commit": git_commit(),
         "figures": figures,
-        "rounds": rounds,
+        "rounds": list(rounds),
     }
 
 

@@ -22,6 +22,9 @@ from charlab.runs.record import FILE_NAME, Record
 # A terminal is pretended, so that the progress bar is drawn.
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
 
+QUIET = ("callbacks.evaluation.every_n_steps=1000000", "callbacks.evaluation.num_batches=1")
+"""Overrides of a run of which only the steps are of interest."""
+
 
 def run_module(module: str, *arguments: object) -> dict[str, Any]:
     """Runs `python -m module` and returns the JSON in the last line that it prints, with `wall_s` added."""
@@ -29,17 +32,32 @@ def run_module(module: str, *arguments: object) -> dict[str, Any]:
     return {**json.loads(output.splitlines()[-1]), "wall_s": seconds}
 
 
-def run_program(*command: str) -> Measurement:
-    """Runs a command to its end, whatever its exit code, and returns how long it took."""
-    since = time.perf_counter()
-    subprocess.run([sys.executable, *command], capture_output=True, check=False)
-    return {"wall_s": time.perf_counter() - since}
+def run_recipe(*arguments: object) -> Measurement:
+    """Trains by nanoGPT's recipe, in the plainest way; `step_ms` is the median.
+
+    The recipe knows estimates only: scoring the whole validation text is no part of its `wall_s`.
+    """
+    found = run_module("tests.references.nanogpt_recipe", text_path(), *arguments)
+    found.pop("estimate")
+    return {
+        **found,
+        "wall_s": found["wall_s"] - found.pop("score_s"),
+        "step_ms": 1e3 * statistics.median(found.pop("step_s")),
+        "peak_memory_mb": found.pop("peak_memory_bytes") / 2**20,
+    }
+
+
+def run_program(*command: str, exit_code: int = 0) -> Measurement:
+    """Runs a command that is to end with an exit code, and returns how long it took."""
+    _, seconds = _run([sys.executable, *command], exit_code)
+    return {"wall_s": seconds}
 
 
 def run_training(*overrides: str) -> Measurement:
     """Trains by `scripts/train.py` and returns what the run's record and curves say, with `wall_s` added.
 
-    `step_ms` is the median over stretches between two loggings, evaluation left out.
+    `step_ms` is the median over stretches between two loggings, evaluation left out, and `mean_step_ms` the mean of
+    all but the first, with what a checkpoint or a line of the display takes now and then.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
@@ -53,13 +71,20 @@ def run_training(*overrides: str) -> Measurement:
             "evaluation_share": record.time["evaluation_s"] / seconds,
             "steps": record.steps,
             "blocks": record.metric("blocks")["nll"],
+            "sliding": record.metric("sliding")["nll"],
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
         with (path.parent / "metrics.csv").open(newline="") as curves:
             rows = [row for row in csv.DictReader(curves) if row["metric"] == "train/loss"]
         points = [(int(row["step"]), float(row["seconds"])) for row in rows]
         stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
-        return {**measured, "step_ms": 1e3 * statistics.median(stretches)} if stretches else measured
+        if stretches:
+            measured["step_ms"] = 1e3 * statistics.median(stretches)
+            (first, since), (last, until) = points[0], points[-1]
+            measured["mean_step_ms"] = 1e3 * (until - since) / (last - first)
+            measured["characters_per_second"] = record.characters_seen / record.steps * 1e3 / measured["step_ms"]
+            measured["flops"] = (record.flops_per_step or 0) * 1e3 / measured["step_ms"]  # per second
+        return measured
 
 
 def run_to_first_step(*overrides: str) -> Measurement:
@@ -94,6 +119,13 @@ def run_trainings_at_once(commands: Sequence[Sequence[str]], *, at_once: bool) -
         return {"wall_s": time.perf_counter() - since}
 
 
+def run_sweep(*overrides: str) -> Measurement:
+    """Sweeps by `scripts/train.py -m` and returns how long all cells took together."""
+    with tempfile.TemporaryDirectory() as folder:
+        _, seconds = _run([sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"])
+        return {"wall_s": seconds}
+
+
 def text_path() -> Path:
     """Returns where tiny Shakespeare lies.
 
@@ -106,10 +138,10 @@ def text_path() -> Path:
     return path
 
 
-def _run(command: Sequence[str]) -> tuple[str, float]:
+def _run(command: Sequence[str], exit_code: int = 0) -> tuple[str, float]:
     since = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT})
     seconds = time.perf_counter() - since
-    if done.returncode != 0:
+    if done.returncode != exit_code:
         raise UserError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
     return done.stdout, seconds

@@ -25,9 +25,9 @@ def class_constant(target: str, name: str) -> Any:
     """
     try:
         found = find(target)
+        return _constant(found, name) if isinstance(found, Definition) else None
     except UserError:
         return None
-    return _constant(found, name) if isinstance(found, Definition) else None
 
 
 def _constant(definition: Definition, name: str) -> Any:

@@ -34,6 +34,8 @@ def check_constraints(config: DictConfig) -> None:
         _key_value_heads_divide_heads(path, values[-1])
         _several_heads_are_projected(path, values[-1])
         _position_fits_mixer(path, values[-1])
+        _mixer_looks_both_ways(path, values[-1])
+        _states_are_pairs(path, values[-1])
         _shares_sum_to_one_at_most(path, values[-1])
         _least_is_not_above_most(path, values[-1])
 
@@ -115,17 +117,47 @@ def _position_fits_mixer(path: list[str], values: _Values) -> None:
         return
     encoding = f"{_dotted(path, 'position')} is {_short(position)}"
     needs_scores, even_size = class_constant(position, "needs_scores"), class_constant(position, "even_size")
-    for key, mixer in _parts(values.get("mixer"), _dotted(path, "mixer")):
-        name = _class_name(mixer)
-        if needs_scores and name is not None and class_constant(name, "has_scores") is False:
-            raise UserError(
-                f"{encoding}, which acts on attention scores, but {key} is {_short(name)}, which has none: "
-                f"choose another of either, {_dotted(path, 'position').replace('.', '/')}=none for instance."
-            )
+    mixers = _parts(values.get("mixer"), _dotted(path, "mixer"))
+    names = list(filter(None, (_class_name(mixer) for _, mixer in mixers)))
+    if needs_scores and names and all(class_constant(name, "has_scores") is False for name in names):
+        raise UserError(
+            f"{encoding}, which acts on attention scores, but {_dotted(path, 'mixer')} is "
+            f"{' and '.join(dict.fromkeys(map(_short, names)))}, which has none: "
+            f"choose another of either, {_dotted(path, 'position').replace('.', '/')}=none for instance."
+        )
+    for key, mixer in mixers:
         size = _head_dim(values, _Values(mixer)) if even_size == "head_dim" else values.get(even_size or "")
         if isinstance(size, int) and size % 2:
             whose = f"{key}.head_dim" if even_size == "head_dim" else _dotted(path, even_size)
             raise UserError(f"{encoding}, which needs an even {whose}, not {size}: change the one or the other.")
+
+
+def _mixer_looks_both_ways(path: list[str], values: _Values) -> None:
+    """A model that fills in characters is to see those on both sides of them."""
+    model, mixers = _class_name(values), _parts(values.get("mixer"), _dotted(path, "mixer"))
+    if (
+        model is None
+        or values.get("mixer") is None
+        or all(_Values(mixer).get("causal") is False for _, mixer in mixers)
+    ):
+        return
+    if class_constant(model, "looks_both_ways"):
+        key, mixer = next(part for part in mixers if _Values(part[1]).get("causal") is not False)
+        raise UserError(
+            f"{key} is {_short(_class_name(mixer) or 'none')}, which looks to the left only, but "
+            f"{_dotted(path, '_target_')} is {_short(model)}, which fills in from both sides: "
+            f"choose {_dotted(path, 'mixer').replace('.', '/')}=bidirectional_attention."
+        )
+
+
+def _states_are_pairs(path: list[str], values: _Values) -> None:
+    """A mixer's states may come in conjugate pairs."""
+    state_dim, name = values.get("state_dim"), _class_name(values)
+    if isinstance(state_dim, int) and state_dim % 2 and name and class_constant(name, "even_size") == "state_dim":
+        raise UserError(
+            f"{_dotted(path, 'state_dim')}={state_dim} is odd, but the states of {_short(name)} come in conjugate "
+            f"pairs: make it even."
+        )
 
 
 def _shares_sum_to_one_at_most(path: list[str], values: _Values) -> None:
@@ -173,7 +205,7 @@ def _parts(node: Any, key: str) -> list[tuple[str, Any]]:
 
 def _class_name(node: Any) -> str | None:
     """Returns the dotted name of what a node constructs; None if it constructs nothing."""
-    target = _Values(node).get("_target_")
+    target = (node if isinstance(node, _Values) else _Values(node)).get("_target_")
     return target if isinstance(target, str) else None
 
 

@@ -33,6 +33,11 @@ def diagnose(error: Exception, loader: Loader, config_name: str, overrides: list
         return error
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
+    if "Cannot merge DictConfig with ListConfig" in str(error):
+        return UserError(
+            "A list is laid over a mapping, or a mapping over a list: leave the part that is laid over out of the "
+            "defaults list, as conf/model/hybrid.yaml does."
+        )
     parsed = []
     for typed in overrides:
         try:

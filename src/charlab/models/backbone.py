@@ -6,7 +6,7 @@ it alone knows. With attention as its mixer this is a transformer; with a state-
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
@@ -45,7 +45,8 @@ class Block(nn.Module):
         mixer: lets positions exchange information.
         feed_forward: works on each position by itself; None leaves it out.
         norms: a norm for the mixer and one for the feed-forward layer; identities for none.
-        norm_placement: "pre" is x + f(norm(x)), "post" is norm(x + f(x)).
+        norm_placement: "pre" is x + f(norm(x)) (Radford et al. 2019), "post" is norm(x + f(x)) (Vaswani et al. 2017,
+            section 3.1).
         residual: whether x is added at all.
         dropout: probability that a component of what the mixer or feed-forward layer writes is zeroed in training.
     """
@@ -98,7 +99,8 @@ class Backbone(AutoregressiveModel):
             have no such limit: there it only tells them how long the windows of training are.
         embed_dim: size D of the embeddings.
         num_layers: number of blocks.
-        mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn.
+        mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn. An encoding
+            that acts on scores is given to those that have some.
         feed_forward: `feed_forward(embed_dim)`, or None for blocks without one.
         position: `position(embed_dim, context_length)`, or None.
         ngrams: `ngrams(vocab_size, embed_dim)`: what the last few characters add to the embedding; None for nothing.
@@ -106,7 +108,7 @@ class Backbone(AutoregressiveModel):
         norm_placement: "pre" (with a norm before the readout) or "post".
         residual: whether blocks add to their input.
         dropout: on the embeddings and on what each mixer and feed-forward layer writes.
-        tied_embeddings: whether the readout's weights are the embedding's.
+        tied_embeddings: whether the readout's weights are the embedding's (Press and Wolf, arXiv 1608.05859).
         readout_bias: whether the readout has a bias.
         initialization: `initialization(model)` sets the initial weights; None keeps torch's.
     """
@@ -119,7 +121,7 @@ class Backbone(AutoregressiveModel):
         context_length: PositiveInt,
         embed_dim: PositiveInt,
         num_layers: PositiveInt,
-        mixer: Part | list[Part],
+        mixer: Part | Sequence[Part],
         feed_forward: Part | None,
         position: Part | None,
         norm: Part | None,
@@ -143,7 +145,16 @@ class Backbone(AutoregressiveModel):
         def build_norm() -> nn.Module:
             return norm(embed_dim) if norm is not None else nn.Identity()
 
-        mixers = list(mixer) if isinstance(mixer, list | tuple) else [mixer]
+        mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # a list of YAML is a Sequence
+        if not mixers:
+            raise UserError("model.mixer is an empty list: give the layers' mixers, or one for all of them.")
+        used = mixers[:num_layers]
+        if score_position is not None and not any(map(_has_scores, used)):
+            names = " and ".join(dict.fromkeys(_constructor(part).__name__ for part in used))
+            raise UserError(
+                f"model.position={type(score_position).__name__} acts on attention scores, but model.mixer={names} "
+                "has none: choose another position or another mixer."
+            )
         blocks = [
             Block(
                 _build_mixer(mixers[layer % len(mixers)], embed_dim, context_length, score_position),
@@ -202,13 +213,16 @@ class Backbone(AutoregressiveModel):
 
 
 def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: ScorePosition | None) -> Mixer:
-    if position is None:
-        return cast(Mixer, mixer(embed_dim, context_length))
-    # A configuration gives a partial: its class says whether there are scores for the encoding to act on.
-    constructor = getattr(mixer, "func", mixer)
-    if not getattr(constructor, "has_scores", False):
-        raise UserError(
-            f"model.position={type(position).__name__} acts on attention scores, but "
-            f"model.mixer={constructor.__name__} has none: choose another position or another mixer."
-        )
-    return cast(Mixer, mixer(embed_dim, context_length, position))
+    if position is not None and _has_scores(mixer):
+        return cast(Mixer, mixer(embed_dim, context_length, position))
+    return cast(Mixer, mixer(embed_dim, context_length))
+
+
+def _has_scores(mixer: Part) -> bool:
+    """Returns whether a mixer that is yet to be built has scores for a position encoding to act on."""
+    return bool(getattr(_constructor(mixer), "has_scores", False))
+
+
+def _constructor(part: Part) -> Any:
+    """Returns what a configuration's partial calls."""
+    return getattr(part, "func", part)

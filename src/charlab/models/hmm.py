@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.hmm_inference import most_probable_path, predict_characters, predict_states, smooth_states
-from charlab.types import PositiveInt
+from charlab.types import PositiveInt, checked
 
 
 class HiddenMarkovModel(AutoregressiveModel):
@@ -39,6 +39,7 @@ class HiddenMarkovModel(AutoregressiveModel):
 
     context_length = None
 
+    @checked
     def __init__(
         self,
         vocab_size: int,
@@ -47,12 +48,6 @@ class HiddenMarkovModel(AutoregressiveModel):
         parameterization: Literal["logits", "log_probabilities"],
     ) -> None:
         super().__init__()
-        if num_states < 1:
-            raise UserError(f"model.num_states={num_states} leaves nothing to be in; give an integer ≥ 1.")
-        if parameterization not in ("logits", "log_probabilities"):
-            raise UserError(
-                f"model.parameterization={parameterization} is unknown; the choices are logits and log_probabilities."
-            )
         self.vocab_size = vocab_size
         self.parameterization = parameterization
         # One distribution per row, in all three.

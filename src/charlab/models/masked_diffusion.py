@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
@@ -57,6 +57,7 @@ class MaskedDiffusion(InfillingModel):
 
     context_length: int
     likelihood = "bound"
+    looks_both_ways = True  # read by the check of a configuration
 
     @checked
     def __init__(
@@ -67,7 +68,7 @@ class MaskedDiffusion(InfillingModel):
         num_steps: PositiveInt | None,
         embed_dim: PositiveInt,
         num_layers: PositiveInt,
-        mixer: Part | list[Part],
+        mixer: Part | Sequence[Part],
         feed_forward: Part | None,
         position: Part | None,
         norm: Part | None,
@@ -170,6 +171,7 @@ class MaskedDiffusion(InfillingModel):
             stop = min(start + width, length)  # of the window
             end = is_blank.index(False, first, stop) if False in is_blank[first:stop] else stop
             hidden = mask[:, start:stop].clone()
+            hidden[:, : first - start] = False  # what was drawn before is known now
             hidden[:, end - start :] = False  # the blanks after this one have their turn later
             tokens[:, start:stop] = self._uncover(tokens[:, start:stop], hidden, draw, generator)
         return tokens

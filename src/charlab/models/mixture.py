@@ -192,7 +192,8 @@ def most_likely_weights(
     which never lowers the likelihood (Jelinek and Mercer 1980; Dempster et al. 1977). That is a concave function of
     the weights, so this finds its maximum. What is still missing to it is at most log maxₖ gₖ nats per character
     (Cover 1984, "An algorithm for maximizing expected log investment return"), which decides when to stop. Each
-    member alone being a choice of weights, the mixture ends no worse than the best of them, to that tolerance.
+    member alone being a choice of weights, the mixture ends no worse than the best of them, to that tolerance; should
+    `max_iterations` be too few for that, the best member alone is returned.
 
     Where members are nearly alike these steps are tiny, so as long as the likelihood rises they are lengthened, to
     wₖ gₖ^η with η = 1, 2, 4, …; where it would fall, η is 1 again (Salakhutdinov and Roweis 2003, "Adaptive
@@ -220,6 +221,9 @@ def most_likely_weights(
         else:
             weights, rate = _normalized(weights * gain), 1.0
         mixed = weights @ p
+    alone = p.clamp(min=1e-300).log().sum(dim=1)  # (M,)
+    if told.any() and alone.max() > mixed.log().sum() + tolerance * len(mixed):
+        return F.one_hot(alone.argmax(), len(p)).to(weights.dtype)
     return weights
 
 

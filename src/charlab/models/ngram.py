@@ -14,7 +14,7 @@ from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.running_counts import CONTINUED
 from charlab.models.smoothing import Counts
-from charlab.types import PositiveInt
+from charlab.types import PositiveInt, checked
 
 UNSEEN = -1  # stands for every n-gram that does not occur in the training text
 ROOT = 0  # the empty n-gram
@@ -51,10 +51,9 @@ class NGram(AutoregressiveModel):
     mass: Tensor  # (M,)
     backoff: Tensor  # (M,)
 
+    @checked
     def __init__(self, vocab_size: int, *, order: PositiveInt, smoothing: Smoothing) -> None:
         super().__init__()
-        if order < 1:
-            raise UserError(f"model.order={order} is not a length of n-grams; give an integer ≥ 1.")
         self.vocab_size = vocab_size
         self.order = order
         self.smoothing = smoothing

@@ -103,16 +103,15 @@ class Rotary(ScorePosition):
     def check(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
             raise UserError(f"position=rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
-        if not hasattr(self, "cos"):  # the first attention layer says how wide a head is
-            self.cos: Tensor
-            self.sin: Tensor
+        if not hasattr(self, f"cos_{head_dim}"):  # attention layers say how wide their heads are
             angles = _angle_table(head_dim, self.context_length, self.base)
-            self.register_buffer("cos", angles.cos(), persistent=False)
-            self.register_buffer("sin", angles.sin(), persistent=False)
+            self.register_buffer(f"cos_{head_dim}", angles.cos(), persistent=False)
+            self.register_buffer(f"sin_{head_dim}", angles.sin(), persistent=False)
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
-        end = start + x.shape[2]
-        cos, sin = self.cos[start:end].to(x.dtype), self.sin[start:end].to(x.dtype)  # (T, K/2)
+        head_dim, end = x.shape[3], start + x.shape[2]
+        cos: Tensor = getattr(self, f"cos_{head_dim}")[start:end].to(x.dtype)  # (T, K/2)
+        sin: Tensor = getattr(self, f"sin_{head_dim}")[start:end].to(x.dtype)
         first, second = x.chunk(2, dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 

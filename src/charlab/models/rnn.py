@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.models.contract import AutoregressiveModel
-from charlab.types import PositiveInt, Probability
+from charlab.types import PositiveInt, Probability, checked
 
 
 class RecurrentModel(AutoregressiveModel):
@@ -30,6 +30,7 @@ class RecurrentModel(AutoregressiveModel):
     context_length = None
     layer: type[nn.RNN | nn.GRU | nn.LSTM]
 
+    @checked
     def __init__(
         self,
         vocab_size: int,

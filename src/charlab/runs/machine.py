@@ -15,7 +15,7 @@ def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
     """Returns a record's entry on the machine: what the run computes on, and with how much of it."""
     return {
         "device": device.type,
-        "name": torch.cuda.get_device_name() if device.type == "cuda" else _processor(),
+        "name": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "precision": str(trainer.precision),
         "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
@@ -30,7 +30,8 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Returns the processor's name, as far as the system tells."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("model name"):

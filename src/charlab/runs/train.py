@@ -167,7 +167,9 @@ class _Run:
 
     def _check_causality(self) -> None:
         """Says before the first step if the model sees the future; training goes on, for that may be the experiment."""
+        self.module.evaluation_clock.start()
         causality = self._causality()
+        self.module.evaluation_clock.stop()
         self.record.causality = causality.as_dict()
         if causality.leaks and self.trainer.is_global_zero:
             self.console.print(
@@ -217,7 +219,9 @@ class _Run:
         record.metrics = list(self.evaluation.results) if self.evaluation is not None else []
         num_logged = len(record.metrics)
         self.model.to(self.device)
-        with self._telling("evaluating the final weights on the whole validation text"), self.module.evaluating():
+        telling = self._telling("evaluating the final weights on the whole validation text")
+        # In the precision of the weights, whatever training computed in: what scripts/evaluate.py finds as well.
+        with telling, self.module.evaluating(), torch.autocast(self.device.type, enabled=False):
             causality = self._causality()
             score_validation(record, self.model, self.data, self.device)
         record.causality = causality.as_dict()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -107,6 +108,21 @@ class LanguageModelModule(LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(self.budget_spent(step)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Shortens the gradient to a norm of `gradient_clip_val`, if it is longer.
+
+        Lightning's own refuses fused optimizers in every mixed precision, although bfloat16 has no scale that they
+        would undo too late.
+        """
+        if gradient_clip_val is not None:
+            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+            clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
+
     def budget_spent(self, step: int) -> float:
         """Returns the share of the budget that is spent at the middle of the step after `step` others, from 0 to 1."""
         shares = [0.0]
@@ -185,6 +201,18 @@ class LanguageModelModule(LightningModule):
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
 
 
+def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
+    """Returns by how much the gradients are larger than those of the loss at the time they are looked at.
+
+    In float16 the loss is scaled. Lightning takes that back before gradients are measured or clipped, but for a
+    fused optimizer, which does so itself, later. Reading the scale waits for the device.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return 1.0
+    return float(scaler.get_scale())
+
+
 class Stopwatch:
     """Adds up the time between `start` and `stop`, each of which may be called twice without harm."""
 
@@ -216,6 +244,8 @@ class Stopwatch:
     def stop(self) -> None:
         """Stops counting, once the device has finished what was asked of it so far."""
         if self._since is not None:
-            if torch.cuda.is_available():
+            if torch.cuda.is_initialized():
                 torch.cuda.synchronize()
+            elif torch.backends.mps.is_available():
+                torch.mps.synchronize()
             self._total, self._since = self.seconds, None

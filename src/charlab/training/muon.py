@@ -123,6 +123,7 @@ class Muon(GradientOptimizer):
             [state["exp_avg_sq"] for state in states],
             [],
             [state["step"] for state in states],
+            foreach=not group["fused"],
             fused=group["fused"],
             amsgrad=False,
             beta1=group["betas"][0],

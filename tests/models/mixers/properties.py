@@ -5,10 +5,24 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from charlab.models.initialization import normal
 
 LENGTHS = ([37], [1] * 5, [1, 36], [20, 17], [3, 1, 1, 32], [17, 16, 4])
+
+
+class LargestTensor(TorchDispatchMode):
+    """Of all tensors that are made in its context, backward passes included, the number of elements of the largest."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for part in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(part, torch.Tensor):
+                self.elements = max(self.elements, part.untyped_storage().nbytes() // part.element_size())
+        return result
 
 
 def relative_difference(actual, expected):

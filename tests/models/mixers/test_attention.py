@@ -12,7 +12,7 @@ from charlab.models.mixers.running_average import RunningAverage
 from charlab.models.positions import ALiBi, Rotary
 from tests.references import attention as reference
 
-B, T, D, H = 2, 7, 12, 3
+B, T, D, H = 2, 7, 16, 4
 LONG = 2 * QUERY_BLOCK + 3
 
 
@@ -25,17 +25,20 @@ def make_input():
     return torch.randn(B, T, D, dtype=torch.double, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
 
-def assert_same_gradients(mixer, expected, x, weights):
-    """Compares the gradients of both outputs with respect to the input and the weights."""
+def assert_same_gradients(mixer, expected, x, weights, expected_weights=None, **tolerances):
+    """Compares both outputs, and their gradients with respect to the input and the weights.
+
+    `expected_weights` are the weights that `expected` was computed with, if these are not the mixer's own.
+    """
     actual = mixer(x)
-    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(actual, expected, **tolerances)
     probe = torch.randn_like(actual)
     for a, e in zip(
         torch.autograd.grad((actual * probe).sum(), [x, *weights]),
-        torch.autograd.grad((expected * probe).sum(), [x, *weights]),
+        torch.autograd.grad((expected * probe).sum(), [x, *(expected_weights or weights)]),
         strict=True,
     ):
-        torch.testing.assert_close(a, e)
+        torch.testing.assert_close(a, e, **tolerances)
 
 
 @pytest.mark.parametrize(
@@ -45,10 +48,14 @@ def assert_same_gradients(mixer, expected, x, weights):
         {"bias": True},
         {"head_dim": 6},
         {"num_key_value_heads": 1},
+        {"num_key_value_heads": 2},
+        {"num_key_value_heads": 4},
         {"query_key_norm": True},
         {"attention_window": 3},
         {"soft_cap": 0.5},
-        {"attention_window": 2, "soft_cap": 2.0, "query_key_norm": True},
+        {"attention_window": 2, "soft_cap": 2.0, "query_key_norm": True, "num_key_value_heads": 2},
+        {"softmax_axis": "queries"},
+        {"softmax_axis": "queries", "attention_window": 3, "soft_cap": 0.5, "num_key_value_heads": 2},
     ],
     ids=str,
 )
@@ -61,7 +68,7 @@ def test_attention_equals_loops(options, position):
     }[position]()
     mixer = make_attention(encoding, **options)
     x = make_input()
-    width, shared = H * mixer.head_dim, mixer.num_key_value_heads * mixer.head_dim
+    width, shared = H * mixer.head_dim, options.get("num_key_value_heads", H) * mixer.head_dim
     q, k, v = (
         part.unflatten(-1, (-1, mixer.head_dim)).transpose(1, 2)
         for part in mixer.query_key_value(x).split([width, shared, shared], dim=-1)
@@ -70,33 +77,38 @@ def test_attention_equals_loops(options, position):
         q, k = (y / (y.square().mean(-1, keepdim=True) + torch.finfo(y.dtype).eps).sqrt() for y in (q, k))
     if position == "rotary":
         q, k = reference.rotate(q, 100.0), reference.rotate(k, 100.0)
-    k, v = (y.expand(B, H, T, -1) if y.shape[1] == 1 else y for y in (k, v))
     slopes = torch.tensor([2 ** (-8 * (h + 1) / H) for h in range(H)]) if position == "alibi" else None
     heads = reference.attend(
-        q, k, v, window=options.get("attention_window"), soft_cap=options.get("soft_cap"), slopes=slopes
+        q,
+        k,
+        v,
+        window=options.get("attention_window"),
+        soft_cap=options.get("soft_cap"),
+        slopes=slopes,
+        softmax_axis=options.get("softmax_axis", "keys"),
     )
     expected = mixer.projection(heads.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(mixer(x), expected, rtol=1e-5, atol=1e-6)  # angle tables are in float32
-    assert_same = torch.autograd.grad(mixer(x).square().sum(), x)[0]
-    torch.testing.assert_close(assert_same, torch.autograd.grad(expected.square().sum(), x)[0], rtol=1e-4, atol=1e-5)
+    tolerances = {"rtol": 1e-4, "atol": 1e-5} if position == "rotary" else {}  # its angle tables are in float32
+    assert_same_gradients(mixer, expected, x, list(mixer.parameters()), **tolerances)
 
 
 def test_attention_equals_torch():
     mixer = make_attention(bias=True)
     torch_attention = nn.MultiheadAttention(D, H, bias=True, batch_first=True, dtype=torch.double)
+    weights = [*mixer.query_key_value.parameters(), *mixer.projection.parameters()]
+    torch_weights = [torch_attention.in_proj_weight, torch_attention.in_proj_bias]
+    torch_weights += [torch_attention.out_proj.weight, torch_attention.out_proj.bias]
     with torch.no_grad():
-        torch_attention.in_proj_weight.copy_(mixer.query_key_value.weight)
-        torch_attention.in_proj_bias.copy_(mixer.query_key_value.bias)
-        torch_attention.out_proj.weight.copy_(mixer.projection.weight)
-        torch_attention.out_proj.bias.copy_(mixer.projection.bias)
+        for ours, theirs in zip(weights, torch_weights, strict=True):
+            theirs.copy_(ours)
     x = make_input()
     mask = torch.ones(T, T, dtype=torch.bool).triu(1)
-    expected, weights = torch_attention(x, x, x, attn_mask=mask, average_attn_weights=False)
-    torch.testing.assert_close(mixer(x), expected)
-    torch.testing.assert_close(mixer.attention_weights(x), weights)
+    expected, probabilities = torch_attention(x, x, x, attn_mask=mask, average_attn_weights=False)
+    torch.testing.assert_close(mixer.attention_weights(x), probabilities)
+    assert_same_gradients(mixer, expected, x, weights, torch_weights)
 
 
-@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("heads", [1, H])
 def test_full_value_attention_equals_one_matrix_per_head(heads):
     torch.manual_seed(0)
     mixer = FullValueAttention(D, T, num_heads=heads).double()
@@ -129,6 +141,7 @@ def test_running_average_is_the_cumulative_mean_and_a_softmax_of_zeros():
         make_attention,
         lambda: make_attention(Rotary(D, T, base=100.0)),
         lambda: make_attention(ALiBi(D, T), num_key_value_heads=1),
+        lambda: make_attention(Rotary(D, T, base=100.0), num_key_value_heads=2),
         lambda: make_attention(attention_window=3, soft_cap=1.0),
         lambda: FullValueAttention(D, T, num_heads=H).double(),
         lambda: FullValueAttention(D, T, ALiBi(D, T), num_heads=H).double(),
@@ -188,7 +201,7 @@ def test_rotary_scores_depend_on_distance_alone():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=12"),
+        ({"num_heads": 5}, "num_heads=5 does not divide embed_dim=16"),
         ({"num_heads": 4, "num_key_value_heads": 3}, "num_key_value_heads=3 does not divide num_heads=4"),
         ({"num_heads": 2, "num_key_value_heads": 4}, "num_key_value_heads=4 does not divide num_heads=2"),
     ],

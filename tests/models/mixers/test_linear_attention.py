@@ -6,6 +6,7 @@ from charlab.models.mixers import linear_attention
 from charlab.models.mixers.linear_attention import LinearAttention, decaying_attention
 from tests.models.mixers.properties import (
     PRECISIONS,
+    LargestTensor,
     assert_all,
     assert_compiles,
     assert_equals,
@@ -60,6 +61,15 @@ def test_forgets_at_once_what_decays_at_once():
     assert relative_difference(actual[:, :, 17:], restarted) < 1e-9
     (gradient,) = torch.autograd.grad(actual.square().sum(), log_decays)
     assert torch.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("length", [512, 2048])
+def test_no_tensor_holds_the_weights_of_all_pairs_of_positions(length):
+    mixer = make()
+    with LargestTensor() as largest:
+        mixer(torch.randn(1, length, EMBED_DIM)).sum().backward()
+    # The largest are the queries, keys, values and gates of all positions, which the backward pass may hold twice.
+    assert largest.elements <= 2 * (4 * length * EMBED_DIM)
 
 
 def test_gated_decays_start_at_the_fixed_ones():

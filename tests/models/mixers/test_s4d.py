@@ -6,7 +6,14 @@ import torch
 from charlab.errors import UserError
 from charlab.models.mixers import s4d
 from charlab.models.mixers.s4d import S4D
-from tests.models.mixers.properties import PRECISIONS, assert_all, assert_compiles, assert_equals, assert_extends
+from tests.models.mixers.properties import (
+    PRECISIONS,
+    LargestTensor,
+    assert_all,
+    assert_compiles,
+    assert_equals,
+    assert_extends,
+)
 from tests.references.s4d import mix
 
 EMBED_DIM = 5
@@ -36,6 +43,25 @@ def test_compiles():
 def test_extends_over_several_pieces(monkeypatch):
     monkeypatch.setattr(s4d, "_PIECE_LENGTH", 5)
     assert_extends(make(), embed_dim=EMBED_DIM)
+
+
+class TestMemory:
+    """A tensor of all states has at least T·D·N/2 complex numbers."""
+
+    embed_dim, state_dim, length = 4, 128, 4096
+
+    def test_training_holds_no_states_at_all(self):
+        mixer = make(embed_dim=self.embed_dim, state_dim=self.state_dim)
+        with LargestTensor() as largest:
+            mixer(torch.randn(1, self.length, self.embed_dim)).sum().backward()
+        # The largest is a spectrum: of each channel, padded to twice the length, real and imaginary parts.
+        assert largest.elements <= 2 * (4 * self.length * self.embed_dim)
+
+    def test_reading_holds_the_states_of_a_piece(self):
+        mixer = make(embed_dim=self.embed_dim, state_dim=self.state_dim)
+        with LargestTensor() as largest:
+            mixer.extend(torch.randn(1, self.length, self.embed_dim), mixer.init_state(1))[0].sum().backward()
+        assert largest.elements <= 2 * (s4d._PIECE_LENGTH + 1) * self.embed_dim * self.state_dim
 
 
 def test_kernel_is_the_sum_of_damped_oscillations():

@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 from mambapy.mamba import MambaBlock, MambaConfig
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from charlab.errors import UserError
 from charlab.models.mixers import selective_scan as module
 from charlab.models.mixers.selective_scan import SelectiveScan, selective_scan
 from tests.models.mixers.properties import (
     PRECISIONS,
+    LargestTensor,
     assert_all,
     assert_compiles,
     assert_equals,
@@ -123,17 +123,6 @@ class TestMambapy:
         mixer, block, _ = pair
         torch.testing.assert_close(make(embed_dim=32, state_dim=8).log_decay, block.A_log)
         assert mixer.step_rank == block.config.dt_rank
-
-
-class LargestTensor(TorchDispatchMode):
-    elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for part in result if isinstance(result, (tuple, list)) else [result]:
-            if isinstance(part, torch.Tensor):
-                self.elements = max(self.elements, part.untyped_storage().nbytes() // part.element_size())
-        return result
 
 
 class TestMemory:

@@ -129,17 +129,19 @@ class Attention(Mixer):
             weights = F.dropout(self._weights(queries, self._repeat(keys)), dropout)
             return weights @ self._repeat(values)
         count, total = queries.shape[2], keys.shape[2]
-        mask = self._mask(count, total, queries.device)
         bias = self.position.bias(self.num_heads, count, total, queries.device)
-        plainly_causal = self.causal and self.attention_window is None and bias is None and count == total
-        if bias is not None:
+        is_plain = self.attention_window is None and bias is None
+        is_causal = is_plain and self.causal and 1 < count == total
+        is_masked = not is_causal and not (is_plain and (count == 1 or not self.causal))  # else all keys are looked at
+        mask = self._mask(count, total, queries.device) if is_masked else None
+        if mask is not None and bias is not None:
             mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)
         return F.scaled_dot_product_attention(
             queries,
             keys,
             values,
-            attn_mask=None if plainly_causal else mask,
-            is_causal=plainly_causal,
+            attn_mask=mask,
+            is_causal=is_causal,
             dropout_p=dropout,
             enable_gqa=self.num_key_value_heads != self.num_heads,
         )

@@ -14,7 +14,7 @@ from charlab.errors import UserError
 from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
-from charlab.types import PositiveInt
+from charlab.types import PositiveInt, checked
 
 _CHUNK_LENGTH = 64
 _GATE_SMOOTHING = 16  # a decay is a sigmoid's 16th root, so that it starts out close to 1 (GLA, section 4.4)
@@ -41,6 +41,7 @@ class LinearAttention(Mixer):
 
     fixed_decay: Float[Tensor, " H"]
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,

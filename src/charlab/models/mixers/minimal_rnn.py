@@ -16,7 +16,7 @@ from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.models.scan import log_linear_recurrence
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveFloat, PositiveInt, checked
 
 
 class MinimalState(NamedTuple):
@@ -44,6 +44,7 @@ class MinimalRNN(Mixer):
 
     num_gates: int
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,

@@ -14,7 +14,7 @@ from charlab.errors import UserError
 from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveFloat, PositiveInt, checked
 
 # `extend` reads as many positions at once: what it computes on the way has D × state_dim numbers for each of them.
 _PIECE_LENGTH = 256
@@ -42,7 +42,9 @@ class S4D(Mixer):
     """
 
     is_recurrent = True
+    even_size = "state_dim"  # read by the check of a configuration
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,

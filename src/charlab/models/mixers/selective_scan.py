@@ -17,7 +17,7 @@ from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.models.scan import solve_
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveFloat, PositiveInt, checked
 
 # Positions whose states exist at the same time. On a CPU this many still fit in its cache; an accelerator wants more.
 _CHUNK_LENGTH_ON_CPU = 16
@@ -55,6 +55,7 @@ class SelectiveScan(Mixer):
 
     is_recurrent = True
 
+    @checked
     def __init__(
         self,
         embed_dim: PositiveInt,

@@ -37,8 +37,16 @@ def benchmarks(folder: Path) -> str:
     rows = [_row(record, figure) for record in records for figure in record["figures"]]
     if not rows:
         return ""
-    machines = sorted({f"{r['machine']['cores']} cores, torch {r['versions']['torch']}" for r in records})
-    return INTRODUCTION + "\n".join([*rows, "", f"Measured on {'; '.join(machines)}.", ""])
+    machines = sorted({_machine(record) for record in records})
+    titles = [f"- `{r['name']}`: {r['title']} ({r['measured'][:10]}, {str(r['git_commit'])[:8]})." for r in records]
+    return INTRODUCTION + "\n".join([*rows, "", *titles, "", f"Measured on {'; '.join(machines)}.", ""])
+
+
+def _machine(record: dict[str, Any]) -> str:
+    machine = record["machine"]
+    return (
+        f"{machine['cores']} cores, {machine.get('name', machine['architecture'])}, torch {record['versions']['torch']}"
+    )
 
 
 def losses(runs: Sequence[Record]) -> str:

@@ -88,6 +88,7 @@ class Checkpointing(Checkpoint):
         for callback in trainer.callbacks:
             if isinstance(callback, Divergence):
                 callback.check(trainer, pl_module)
+                callback.check_weights(trainer, pl_module)
         trainer.save_checkpoint(self.folder / LAST)
         if trainer.global_step == _best_step(trainer):
             self._keep_as_best(trainer)

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from torch import Tensor
 
 from charlab.data.windows import gather_windows
 from charlab.errors import UserError
+from charlab.models.contract import LanguageModel
 from charlab.models.inference import untouched_randomness
 from charlab.training.callbacks.progress import show_line
 from charlab.training.flops import count_flops
 from charlab.training.module import LanguageModelModule
 
-Compile = bool | Literal["auto"]
+Compile = bool | Literal["auto", "cuda_graphs"]
+Loss = Callable[[LanguageModel, Tensor], Tensor]
 
 # Floating-point operations per second that small models reach in training: on one core, and on a GPU. A rough guess
 # of a run's length is enough, but two attempts at a run have to make the same one, so it is not measured.
 SPEED = {"cpu": 60e9, "cuda": 30e12}
-# Seconds of training from which on compiling saves more than the minute or so that it takes.
+# Seconds of training from which on compiling saves more than it takes, where nothing like it was compiled before.
 WORTHWHILE = {"cpu": 600.0, "cuda": 180.0}
 
 
@@ -37,8 +41,11 @@ class Compilation(Callback):
 
     torch keeps what it has compiled for later processes, in the folder that TORCHINDUCTOR_CACHE_DIR names.
 
+    With CUDA graphs a GPU is told once what a step consists of, and then repeats it, which saves what it takes to
+    launch every kernel anew. All steps share their memory, so each has to be over before the next one begins.
+
     Args:
-        choice: true, false, or "auto": where the run's budget is so long that it pays.
+        choice: true, false, "auto": where the run's budget is so long that it pays; or "cuda_graphs": with those.
 
     Attributes:
         compiled: whether the loss is compiled; None before training.
@@ -56,8 +63,9 @@ class Compilation(Callback):
         """
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             return
+        self._check(trainer, pl_module)
         was_compiled, self.compiled = self.compiled, False
-        wanted = was_compiled if self.choice == "auto" else self.choice
+        wanted = was_compiled if self.choice == "auto" else bool(self.choice)
         if wanted is None:
             wanted = self._pays(trainer, pl_module)
         if not wanted:
@@ -86,7 +94,7 @@ class Compilation(Callback):
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
         length = f"{timedelta(seconds=round(seconds))} of training"
-        verdict = "compiling, a minute that pays" if pays else "not compiled, which would not pay"
+        verdict = "compiling, which pays" if pays else "not compiled, which would not pay"
         show_line(trainer, f"{verdict} in {length} (trainer.compile=auto)")
         return pays
 
@@ -95,19 +103,47 @@ class Compilation(Callback):
         data, model, objective = trainer.datamodule, module.model, module.objective
         starts = torch.zeros(data.batch_size, dtype=torch.long, device=module.device)
         window = gather_windows(data.ids("train", module.device), starts, data.context_length)
-        compiled = torch.compile(objective, fullgraph=True, dynamic=False)
+        mode = "reduce-overhead" if self.choice == "cuda_graphs" else "default"
+        compiled = torch.compile(objective, fullgraph=True, dynamic=False, mode=mode)
+        compute_loss = _in_one_piece(compiled) if self.choice == "cuda_graphs" else compiled
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         state = objective.state_dict()
+        weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with untouched_randomness(module.device):
-            with trainer.precision_plugin.train_step_context():
-                loss = compiled(model, window)
-            weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
-            torch.autograd.grad(loss, weights, allow_unused=True)
+            for _ in range(3 if self.choice == "cuda_graphs" else 1):  # a graph is recorded after a try or two
+                with trainer.precision_plugin.train_step_context():
+                    loss = compute_loss(model, window)
+                torch.autograd.grad(loss, weights, allow_unused=True)
         objective.load_state_dict(state)
         for buffer, before in buffers:
             buffer.copy_(before)
-        module.compute_loss = compiled
+        module.compute_loss = compute_loss
         self.compiled = True
+
+    def _check(self, trainer: Trainer, module: LanguageModelModule) -> None:
+        if self.choice != "cuda_graphs":
+            return
+        if module.device.type != "cuda":
+            raise UserError(
+                f"trainer.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on {module.device.type}: "
+                "set trainer.compile=true."
+            )
+        repeats = any(getattr(optimizer, "repeats_closure", False) for optimizer in trainer.optimizers)
+        if trainer.accumulate_grad_batches > 1 or repeats:
+            raise UserError(
+                "trainer.compile=cuda_graphs computes one gradient per step, and this run needs several "
+                "(trainer.accumulate_grad_batches, or the optimizer): set trainer.compile=true."
+            )
+
+
+def _in_one_piece(compiled: Loss) -> Loss:
+    """Returns a loss that says where a step begins, and that the next step does not overwrite."""
+
+    def loss(model: LanguageModel, window: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(model, window).clone()
+
+    return loss
 
 
 def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:

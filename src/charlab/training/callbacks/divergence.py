@@ -1,22 +1,26 @@
-"""Stopping a run whose loss is no longer a number."""
+"""Stopping a run whose loss, or whose weights, are no longer numbers."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, Trainer
 
+from charlab.training.callbacks.evaluation import Evaluation
 from charlab.training.module import LanguageModelModule
 from charlab.types import PositiveInt
 
 
 class DivergedError(RuntimeError):
-    """The training loss became infinite or not a number."""
+    """The training loss, or a weight, became infinite or not a number."""
 
 
 class Divergence(Callback):
-    """Stops training when the loss is not finite; `Checkpointing` asks before it writes such weights.
+    """Stops training when the loss is not finite; `Checkpointing` asks, before it writes weights, whether they are.
+
+    A loss is that of the weights before the update which follows it, so it can be finite where they no longer are.
 
     Args:
         every_n_steps: how often to look where looking makes training wait: for a GPU, or for other processes. One
@@ -26,22 +30,43 @@ class Divergence(Callback):
     def __init__(self, *, every_n_steps: PositiveInt) -> None:
         self.every_n_steps = every_n_steps
         self.last_finite_loss = math.nan
+        self._rate = math.nan
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        self._rate = groups[0]["lr"] if groups else math.nan
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
         looking_is_free = pl_module.device.type == "cpu" and trainer.world_size == 1
         if looking_is_free or trainer.global_step % self.every_n_steps == 0:
             self.check(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        self.check_weights(trainer, pl_module)
+        estimates = [entry for part in trainer.callbacks if isinstance(part, Evaluation) for entry in part.results]
+        if any(entry["split"] == "train" and entry["nll"] is None for entry in estimates):
+            raise self._diverged("The loss on train text became infinite or nan", trainer)
+
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         """Raises `DivergedError` if the latest loss is not finite, on whichever rank: on all of them then."""
         if pl_module.last_loss is None:
             return
         loss = trainer.strategy.reduce(pl_module.last_loss, reduce_op="mean").item()
-        if math.isfinite(loss):
-            self.last_finite_loss = loss
-            return
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        raise DivergedError(
-            f"The loss became {loss} at step {trainer.global_step}; the last finite one was "
-            f"{self.last_finite_loss:.4g}, the learning rate {rate:.3g}: lower optimizer.lr or clip the gradient."
+        if not math.isfinite(loss):
+            raise self._diverged(f"The loss became {loss}", trainer)
+        self.last_finite_loss = loss
+
+    def check_weights(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        """Raises `DivergedError` if a weight is no number, on whichever rank: all have the same.
+
+        A weight of −inf may be the logarithm of a probability of 0.
+        """
+        lost = [(weight.isnan() | weight.isposinf()).any() for weight in pl_module.model.parameters()]
+        if lost and torch.stack(lost).any():
+            raise self._diverged("Weights became infinite or nan", trainer)
+
+    def _diverged(self, what: str, trainer: Trainer) -> DivergedError:
+        return DivergedError(
+            f"{what} at step {trainer.global_step}; the last finite loss was {self.last_finite_loss:.4g}, "
+            f"the learning rate {self._rate:.3g}: lower optimizer.lr or clip the gradient."
         )

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from charlab.training.module import LanguageModelModule
+from charlab.training.module import LanguageModelModule, gradient_scale
 from charlab.training.ranks import from_every_rank, own_part
 from charlab.types import PositiveInt
 
@@ -44,11 +44,7 @@ class TrainingMetrics(Callback):
         if self._is_logged(trainer.global_step + 1, pl_module):
             self._learning_rate = optimizer.param_groups[0]["lr"]
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            self._gradient_norm = torch.nn.utils.get_total_norm(gradients)
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                # Gradients in float16 are scaled; a fused optimizer undoes that by itself, but later.
-                self._gradient_norm /= scaler.get_scale()
+            self._gradient_norm = torch.nn.utils.get_total_norm(gradients) / gradient_scale(trainer, optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -1,0 +1,70 @@
+"""What is measured of finished models: generation and evaluation."""
+
+from __future__ import annotations
+
+from charlab.benchmarks.pairs import OURS, Benchmark, Figure, Measurement
+from charlab.benchmarks.processes import run_module
+
+PLAIN = "without a cache"
+UNIT = "characters/s"
+RECURRENT = ("gru", "min_gru", "s4d", "mamba", "linear_attention")
+
+
+def _worker(what: str, model: str) -> Measurement:
+    return run_module("charlab.benchmarks.worker", what, model)
+
+
+def _rate(what: str) -> float:
+    return _worker(what, "large")["characters_per_second"]
+
+
+def _generation() -> Benchmark:
+    tasks = ("first", "first_of_64", "sliding", "rebasing")
+    one_by_one = "one text at a time"
+
+    def plainly(_: int) -> Measurement:
+        sliding = _rate("sliding_plainly")
+        return {"first": _rate("first_plainly"), "sliding": sliding, "rebasing": sliding}
+
+    return Benchmark(
+        "Generation by a transformer of 10.6 M parameters, context 256",
+        {
+            OURS: lambda _: {**{task: _rate(task) for task in tasks}, **_worker("difference", "large")},
+            PLAIN: plainly,
+            one_by_one: lambda _: {"first_of_64": _rate("first")},
+        },
+        [
+            Figure("first", "the first 256, one text", UNIT, "times more", PLAIN, 10.0),
+            Figure("difference", "largest difference of a logit, as a share of the largest", "", "itself", None, 1e-5),
+            Figure("first_of_64", "the first 256, 64 texts at once", UNIT, "times more", one_by_one, 8.0),
+            Figure("sliding", "after that, overflow=slide", UNIT, "times more", PLAIN, 1.0),
+            Figure("rebasing", "after that, overflow=rebase", UNIT, "times more", PLAIN, 8.0),
+        ],
+    )
+
+
+def _growth() -> Benchmark:
+    return Benchmark(
+        "What a character costs after 1,024 others, as a multiple of what it costs after 64",
+        {OURS: lambda _: {model: _worker("growth", model)["growth"] for model in RECURRENT}},
+        [Figure(model, model.replace("_", " "), "", "itself", None, 1.2) for model in RECURRENT],
+    )
+
+
+def _evaluation() -> Benchmark:
+    estimate = "nanoGPT's estimate"
+    return Benchmark(
+        "An evaluation: blocks (0.11 M characters) against nanoGPT's estimate (3.3 M)",
+        {
+            OURS: lambda _: _worker("blocks", "recipe"),
+            estimate: lambda _: _worker("estimate_plainly", "recipe"),
+        },
+        [
+            Figure("seconds", "an evaluation, of 30 times fewer characters", "s", "times less", estimate),
+            Figure("characters_per_second", "characters per second", UNIT, "times more", estimate, 1.0),
+            Figure("difference", "difference to the plain mean over all windows", "nats", "itself", None, 1e-6),
+        ],
+    )
+
+
+BENCHMARKS = {"generation": _generation, "growth": _growth, "evaluation": _evaluation}

@@ -1,0 +1,183 @@
+"""What is measured of training: a step, what the framework adds to it, and the time to a loss."""
+
+from __future__ import annotations
+
+from charlab.benchmarks.pairs import OURS, Benchmark, Figure
+from charlab.benchmarks.processes import (
+    QUIET,
+    run_module,
+    run_program,
+    run_recipe,
+    run_sweep,
+    run_to_first_step,
+    run_training,
+    text_path,
+)
+
+REFERENCE = "nanoGPT's recipe, eager"
+COMPILED = "nanoGPT's recipe, compiled"
+PLAIN_LOOP = "the plainest loop"
+
+
+def _recipe_step() -> Benchmark:
+    steps = 300
+    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "trainer.compile=true", *QUIET)
+    return Benchmark(
+        "A step of nanoGPT's CPU recipe: the same function, parameters and optimizer",
+        {
+            OURS: lambda _: run_training(*ours),
+            REFERENCE: lambda _: run_recipe("--steps", steps),
+            COMPILED: lambda _: run_recipe("--steps", steps, "--compile"),
+        },
+        [
+            Figure("step_ms", "step", "ms", "times less", REFERENCE, 1.5),
+            Figure("step_ms", "step", "ms", "times less", COMPILED, 1.0),
+        ],
+        before=lambda: run_training(*ours),
+    )
+
+
+def _memory() -> Benchmark:
+    steps = 100
+    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "trainer.compile=false")
+    return Benchmark(
+        "Peak memory of nanoGPT's CPU recipe, with all that is imported",
+        {OURS: lambda _: run_training(*ours), REFERENCE: lambda _: run_recipe("--steps", steps)},
+        [Figure("peak_memory_mb", "peak memory", "MiB", "share above", REFERENCE, 0.3)],
+    )
+
+
+def _tax(title: str, experiment: str, steps: int, figure: Figure) -> Benchmark:
+    shared = (experiment, f"trainer.max_steps={steps}")
+    ours = (*shared, "trainer.compile=false", "callbacks.checkpointing.every_n_steps=100", *QUIET)
+    return Benchmark(
+        title,
+        {
+            OURS: lambda _: run_training(*ours),
+            PLAIN_LOOP: lambda _: run_module("tests.references.plain_loop", steps, *shared),
+        },
+        [figure],
+    )
+
+
+def _framework_tax_of_a_transformer() -> Benchmark:
+    figure = Figure("mean_step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03)
+    return _tax("The framework's tax on nanoGPT's CPU recipe", "experiment=benchmark/recipe", 300, figure)
+
+
+def _framework_tax_of_a_bigram() -> Benchmark:
+    figure = Figure("mean_step_ms", "step", "ms", "more by", PLAIN_LOOP, 1.0)
+    return _tax("The framework's tax on the bigram", "experiment=part1/bigram", 1000, figure)
+
+
+def _ladder(name: str, steps: int) -> Benchmark:
+    ours = (f"experiment=part1/{name}", f"trainer.max_steps={steps}", "callbacks.metrics.every_n_steps=1", *QUIET)
+    direct = "a matrix per head"
+    return Benchmark(
+        f"The ladder's {name.replace('_', '-')}, windows of 256, batches of 32",
+        {
+            OURS: lambda _: run_training(*ours),
+            direct: lambda _: run_module("tests.references.course_models", name, steps, text_path()),
+        },
+        [
+            Figure("step_ms", "step", "ms", "times less", direct, 2.5),
+            Figure("peak_memory_mb", "peak memory", "MiB", "share above", direct, 0.3),
+        ],
+    )
+
+
+def _time_to_recipe_loss() -> Benchmark:
+    ours = "experiment=benchmark/fast"
+    return Benchmark(
+        "Time to the loss that nanoGPT's CPU recipe ends with, on the full validation text; another seed each time",
+        {
+            OURS: lambda number: run_training(ours, f"seed={number}"),
+            REFERENCE: lambda number: run_recipe("--seed", number),
+        },
+        [
+            Figure("blocks", "loss, which must not be above", "nats", "more by", REFERENCE, 0.0),
+            Figure("training_s", "training", "s", "times less", REFERENCE, 8.0),
+            Figure("wall_s", "the whole process, compiled before", "s", "times less", REFERENCE, 5.0),
+        ],
+        before=lambda: run_training(ours, "trainer.max_steps=1", *QUIET),
+    )
+
+
+def _loss_within(experiment: str, title: str, loss: float, seconds: float, protocols: tuple[str, ...]) -> Benchmark:
+    return Benchmark(
+        title,
+        {OURS: lambda number: run_training(f"experiment=benchmark/{experiment}", f"seed={305 + number}")},
+        [
+            *(Figure(protocol, f"loss by {protocol}", "nats", "itself", None, loss) for protocol in protocols),
+            Figure("training_s", "training", "s", "itself", None, seconds),
+        ],
+        pairs=1,
+        is_asked_for=True,
+    )
+
+
+def _evaluation_share() -> Benchmark:
+    # The default run with a smaller model, since training and evaluation grow with it alike.
+    ours = ("data=tinyshakespeare", "model.embed_dim=64", "model.num_layers=1", "model.mixer.num_heads=2")
+    return Benchmark(
+        "The share of evaluation in a run by default, of 2,000 steps; the model has one layer, to be quick",
+        {OURS: lambda _: run_training(*ours)},
+        [Figure("evaluation_share", "share of the whole run", "", "itself", None, 0.05)],
+    )
+
+
+def _start_up() -> Benchmark:
+    imports = "importing torch and lightning"
+    shown = ("experiment=benchmark/recipe", "trainer.max_steps=50", "trainer.compile=false")
+    bare = ("callbacks.evaluation.num_batches=1", "~callbacks.samples", "~callbacks.attention_maps")
+    return Benchmark(
+        "Start-up",
+        {
+            OURS: lambda _: {
+                "help_s": run_program("scripts/train.py", "--help")["wall_s"],
+                "mistake_s": run_program("scripts/train.py", "model.typo=1", exit_code=2)["wall_s"],
+                "first_step_s": run_to_first_step(*shown, *bare)["first_step_s"],
+                "evaluated_s": run_to_first_step(*shown)["first_step_s"],
+            },
+            imports: lambda _: {"first_step_s": run_program("-c", "import torch, lightning.pytorch")["wall_s"]},
+        },
+        [
+            Figure("help_s", "--help", "s", "itself", None, 3.0),
+            Figure("mistake_s", "an error in the configuration", "s", "itself", None, 3.0),
+            Figure("first_step_s", "the first training step is done", "s", "share above", imports, 0.3),
+            Figure("evaluated_s", "the same after the recipe's own first evaluation", "s", "itself"),
+        ],
+    )
+
+
+def _two_cells() -> Benchmark:
+    cells = ("experiment=benchmark/recipe", "trainer.max_steps=600", "trainer.compile=false", *QUIET, "seed=1,2")
+    in_turn = "one after the other, both cores each"
+    return Benchmark(
+        "A sweep of two cells on two cores, at once or one after the other",
+        {
+            OURS: lambda _: run_sweep(*cells, "launcher=joblib", "hydra.launcher.n_jobs=2"),
+            in_turn: lambda _: run_sweep(*cells),
+        },
+        [Figure("wall_s", "both cells", "s", "times less", in_turn, 1.5)],
+    )
+
+
+BENCHMARKS = {
+    "recipe_step": _recipe_step,
+    "memory": _memory,
+    "framework_tax": _framework_tax_of_a_transformer,
+    "framework_tax_bigram": _framework_tax_of_a_bigram,
+    "multi_head": lambda: _ladder("multi_head", 12),
+    "transformer": lambda: _ladder("transformer", 6),
+    "time_to_recipe_loss": _time_to_recipe_loss,
+    "evaluation_share": _evaluation_share,
+    "start_up": _start_up,
+    "two_cells": _two_cells,
+    "four_minutes": lambda: _loss_within(
+        "four_minutes", "Less than counting gives (modified Kneser–Ney of order 7)", 1.516, 240.0, ("blocks",)
+    ),
+    "ten_minutes": lambda: _loss_within(
+        "ten_minutes", "What nanoGPT's GPU recipe reaches", 1.4697, 600.0, ("blocks", "sliding")
+    ),
+}

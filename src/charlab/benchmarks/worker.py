@@ -1,0 +1,123 @@
+"""Measures generation and evaluation of an untrained model: `python -m charlab.benchmarks.worker WHAT MODEL`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from charlab.configuration.build import build
+from charlab.configuration.compose import compose
+from charlab.evaluation.protocols import Blocks, evaluate
+from charlab.models.contract import AutoregressiveModel
+from charlab.models.decoding import stream
+
+VOCABULARY = 65
+VALIDATION_CHARACTERS = 111_540
+ESTIMATED_CHARACTERS = 200 * 64 * 256  # by nanoGPT's GPU recipe, at each evaluation, of each text
+MODELS = {  # overrides, by name; other names are models as they are by default
+    "large": ["model=gpt", "model.embed_dim=384", "model.num_layers=6", "model.mixer.num_heads=6"],
+    "recipe": ["experiment=benchmark/recipe"],
+}
+
+
+class Worker:
+    """Does each task once, and says what it took.
+
+    Args:
+        name: of the model.
+    """
+
+    def __init__(self, name: str) -> None:
+        torch.manual_seed(0)
+        config = compose(MODELS.get(name, [f"model={name}"]))
+        self.model: AutoregressiveModel = build(config.model, VOCABULARY).eval()
+        self.length, self.batch_size = config.data.context_length, config.data.batch_size
+        self.tasks: dict[str, Callable[[], Mapping[str, float]]] = {
+            "first": lambda: self._draw(_newline(1), self.length),
+            "first_plainly": lambda: _timed(self.length, lambda: self._draw_plainly(_newline(1), self.length)),
+            "first_of_64": lambda: self._draw(_newline(64), self.length),
+            "sliding": lambda: self._draw(self._full(), 64),
+            "sliding_plainly": lambda: _timed(64, lambda: self._draw_plainly(self._full(), 64)),
+            "rebasing": lambda: self._draw(self._full(), 2 * self.length, "rebase"),
+            "difference": self._difference,
+            "growth": self._growth,
+            "blocks": self._blocks,
+            "estimate_plainly": lambda: _timed(ESTIMATED_CHARACTERS, self._estimate_plainly),
+        }
+
+    @torch.no_grad()
+    def __call__(self, task: str) -> Mapping[str, float]:
+        """Returns characters per second and seconds, or what else the task is about."""
+        list(stream(self.model, _newline(1), 2))  # the first call of anything is slow
+        self.model(self._full())
+        return self.tasks[task]()
+
+    def _full(self) -> Tensor:
+        return torch.randint(VOCABULARY, (1, self.length))
+
+    def _draw(self, prompt: Tensor, count: int, overflow: str = "slide") -> Mapping[str, float]:
+        drawn = stream(self.model, prompt, count, overflow=overflow)  # type: ignore[arg-type]
+        return _timed(len(prompt) * count, lambda: list(drawn))
+
+    def _draw_plainly(self, text: Tensor, count: int) -> None:
+        """Draws as nanoGPT does: the whole context again for each character, without a cache."""
+        for _ in range(count):
+            probabilities = F.softmax(self.model(text[:, -self.length :])[:, -1], dim=-1)
+            text = torch.cat([text, torch.multinomial(probabilities, num_samples=1)], dim=1)
+
+    def _difference(self) -> Mapping[str, float]:
+        """Returns the largest difference between logits with and without the cache, as a share of the largest."""
+        text, state, logits = self._full(), self.model.init_state(1), []
+        for position in range(self.length):
+            after, state = self.model.advance(text[:, position], state)
+            logits.append(after)
+        expected = self.model(text)
+        return {"difference": ((torch.stack(logits, dim=1) - expected).abs().max() / expected.abs().max()).item()}
+
+    def _growth(self) -> Mapping[str, float]:
+        """Returns the time per character after 1,024 others, as a multiple of that after 64."""
+        times = [time.perf_counter()]
+        for _ in stream(self.model, _newline(1), 1280):
+            times.append(time.perf_counter())
+        early, late = (
+            sorted(b - a for a, b in zip(times[n : n + 256], times[n + 1 :], strict=False)) for n in (64, 1024)
+        )
+        return {"growth": late[128] / early[128]}
+
+    def _blocks(self) -> Mapping[str, float]:
+        ids = torch.randint(VOCABULARY, (VALIDATION_CHARACTERS,))
+        since = time.perf_counter()
+        score = evaluate(self.model, ids, Blocks(), context_length=self.length, batch_size=self.batch_size)
+        seconds = time.perf_counter() - since
+        plain = 0.0
+        for start in range(0, len(ids) - 1, self.length):
+            window = ids[None, start : start + self.length + 1]
+            losses = F.cross_entropy(self.model(window[:, :-1])[0], window[0, 1:], reduction="none")
+            plain += losses.double().sum().item()
+        difference = abs(score.nll - plain / (len(ids) - 1))
+        return {"seconds": seconds, "characters_per_second": len(ids) / seconds, "difference": difference}
+
+    def _estimate_plainly(self) -> None:
+        for _ in range(ESTIMATED_CHARACTERS // (self.batch_size * self.length)):
+            self.model.loss(torch.randint(VOCABULARY, (self.batch_size, self.length + 1))).item()
+
+
+def _newline(batch_size: int) -> Tensor:
+    return torch.zeros(batch_size, 1, dtype=torch.long)
+
+
+def _timed(characters: int, work: Callable[[], object]) -> Mapping[str, float]:
+    since = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - since
+    return {"characters_per_second": characters / seconds, "seconds": seconds}
+
+
+if __name__ == "__main__":
+    print(json.dumps(Worker(sys.argv[2])(sys.argv[1])))

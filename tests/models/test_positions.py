@@ -1,0 +1,74 @@
+"""Position encodings that are added to the embeddings, against their definitions."""
+
+import pytest
+import torch
+
+from charlab.errors import UserError
+from charlab.models.positions import Learned, Sinusoidal
+from tests.references import positions as reference
+
+B, D, CONTEXT_LENGTH = 2, 6, 16
+PIECES = pytest.mark.parametrize(("start", "length"), [(0, CONTEXT_LENGTH), (0, 3), (5, 4), (CONTEXT_LENGTH - 1, 1)])
+
+
+def make_input(length):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(B, length, D, dtype=torch.double, generator=generator, requires_grad=True)
+
+
+def make_learned():
+    torch.manual_seed(0)
+    return Learned(D, CONTEXT_LENGTH).double()
+
+
+@PIECES
+@pytest.mark.parametrize("base", [10_000.0, 100.0])
+def test_sinusoidal_equals_the_double_loop(base, start, length):
+    x = make_input(length)
+    table = reference.sinusoidal(CONTEXT_LENGTH, D, base)
+    actual = Sinusoidal(D, CONTEXT_LENGTH, base=base).double()(x, start)
+    expected = x + table[start : start + length]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)  # angles are kept in float32
+
+
+@PIECES
+def test_learned_adds_the_rows_of_its_positions(start, length):
+    x, encoding = make_input(length), make_learned()
+    expected = torch.stack([x[:, t] + encoding.table.weight[start + t] for t in range(length)], dim=1)
+    torch.testing.assert_close(encoding(x, start), expected, rtol=0, atol=0)
+
+
+@PIECES
+def test_gradients_reach_the_rows_of_these_positions_and_no_others(start, length):
+    x, encoding = make_input(length), make_learned()
+    probe = torch.randn_like(x)
+    (encoding(x, start) * probe).sum().backward()
+    expected = torch.zeros(CONTEXT_LENGTH, D, dtype=torch.double)
+    expected[start : start + length] = probe.sum(dim=0)
+    torch.testing.assert_close(encoding.table.weight.grad, expected)
+    torch.testing.assert_close(x.grad, probe, rtol=0, atol=0)
+
+
+@PIECES
+def test_sinusoidal_has_nothing_to_learn_or_save_and_passes_gradients_on(start, length):
+    x, encoding = make_input(length), Sinusoidal(D, CONTEXT_LENGTH, base=100.0).double()
+    assert not list(encoding.parameters())
+    assert not encoding.state_dict()
+    probe = torch.randn_like(x)
+    (encoding(x, start) * probe).sum().backward()
+    torch.testing.assert_close(x.grad, probe, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("make", [make_learned, lambda: Sinusoidal(D, CONTEXT_LENGTH, base=100.0).double()])
+def test_the_input_stays_as_it_is_and_every_row_gets_the_same(make):
+    x, encoding = make_input(4).detach(), make()
+    before = x.clone()
+    added = encoding(x, 3) - x
+    assert torch.equal(x, before)
+    torch.testing.assert_close(added[0], added[1])
+    assert added.std(dim=1).max() > 0.01  # not the same at all positions
+
+
+def test_sinusoidal_needs_an_even_size():
+    with pytest.raises(UserError, match="needs an even embed_dim, not 5: use 6"):
+        Sinusoidal(5, CONTEXT_LENGTH, base=100.0)

@@ -1,0 +1,94 @@
+"""Learning-rate schedules against numbers worked out by hand."""
+
+import itertools
+import math
+
+import pytest
+
+from charlab.errors import UserError
+from charlab.training.schedules import Constant, WarmupCosine, WarmupStableDecay
+
+SPENT = [share / 200 for share in range(201)]
+
+
+@pytest.mark.parametrize("spent", [0.0, 0.3, 1.0])
+def test_constant(spent):
+    assert Constant()(spent) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [
+        (0.0, 0.0),
+        (0.05, 0.25),
+        (0.1, 0.5),
+        (0.2, 1.0),
+        (0.3, 1.0),
+        (0.6, 1.0),
+        (0.7, 0.775),  # a quarter of the way from 1 to 0.1
+        (0.8, 0.55),
+        (0.9, 0.325),
+        (1.0, 0.1),
+    ],
+)
+def test_warmup_stable_decay(spent, expected):
+    assert WarmupStableDecay(warmup=0.2, decay=0.4, final=0.1)(spent) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        ({"warmup": 0.0, "decay": 0.0, "final": 0.0}, {0.0: 1.0, 0.5: 1.0, 1.0: 1.0}),
+        ({"warmup": 0.0, "decay": 0.5, "final": 0.0}, {0.0: 1.0, 0.5: 1.0, 0.75: 0.5, 1.0: 0.0}),
+        ({"warmup": 0.5, "decay": 0.5, "final": 0.2}, {0.0: 0.0, 0.25: 0.5, 0.5: 1.0, 0.75: 0.6, 1.0: 0.2}),
+        ({"warmup": 0.0, "decay": 1.0, "final": 0.5}, {0.0: 1.0, 0.25: 0.875, 0.5: 0.75, 1.0: 0.5}),
+        ({"warmup": 1.0, "decay": 0.0, "final": 0.0}, {0.0: 0.0, 0.25: 0.25, 0.75: 0.75, 1.0: 1.0}),
+        ({"warmup": 0.25, "decay": 0.25, "final": 1.0}, {0.125: 0.5, 0.5: 1.0, 0.875: 1.0, 1.0: 1.0}),
+    ],
+)
+def test_warmup_stable_decay_without_one_of_its_parts(shares, expected):
+    schedule = WarmupStableDecay(**shares)
+    assert {spent: schedule(spent) for spent in expected} == pytest.approx(expected)
+
+
+def test_warmup_stable_decay_takes_no_more_than_the_whole():
+    with pytest.raises(UserError, match=r"scheduler\.warmup=0\.5 and scheduler\.decay=0\.6"):
+        WarmupStableDecay(warmup=0.5, decay=0.6, final=0.0)
+
+
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [
+        (0.0, 0.0),
+        (0.1, 0.5),
+        (0.2, 1.0),
+        (0.4, 0.55 + 0.45 * math.sqrt(0.5)),
+        (0.6, 0.55),
+        (0.8, 0.55 - 0.45 * math.sqrt(0.5)),
+        (1.0, 0.1),
+    ],
+)
+def test_warmup_cosine(spent, expected):
+    assert WarmupCosine(warmup=0.2, final=0.1)(spent) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("warmup", "final"), [(0.0, 0.0), (0.05, 0.1), (0.5, 1.0)])
+def test_warmup_cosine_is_its_closed_formula(warmup, final):
+    schedule = WarmupCosine(warmup=warmup, final=final)
+    for spent in SPENT:
+        if spent < warmup:
+            expected = spent / warmup
+        else:  # cos²(a / 2) = (1 + cos(a)) / 2
+            expected = final + (1 - final) * math.cos(math.pi / 2 * (spent - warmup) / (1 - warmup)) ** 2
+        assert schedule(spent) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "schedule", [WarmupCosine(warmup=0.3, final=0.2), WarmupStableDecay(warmup=0.3, decay=0.4, final=0.2)]
+)
+def test_no_schedule_jumps_or_leaves_its_range(schedule):
+    rates = [schedule(spent) for spent in SPENT]
+    assert min(rates) == 0.0
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 0.02
