@@ -20,12 +20,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(nn.Module):
-    """D → expansion · D, a non-linearity, → D.
+    """D → expansion · D, a non-linearity, → D (Vaswani et al. 2017, section 3.3).
 
     Args:
         embed_dim: size D.
         expansion: width of the hidden layer, as a multiple of D.
-        activation: "relu", "gelu" (exact, not the tanh approximation) or "relu_squared" (arXiv 2109.08668).
+        activation: "relu", "gelu" (arXiv 1606.08415; exact, not the tanh approximation) or "relu_squared"
+            (Primer, arXiv 2109.08668).
         bias: whether the two linear maps have biases.
     """
 

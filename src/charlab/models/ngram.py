@@ -36,7 +36,11 @@ class NGram(AutoregressiveModel):
     The n-grams of all lengths are the nodes of a tree, in which a node's children are its continuations by one
     character. Nodes are numbered breadth-first, in the order of (parent, character), so that the codes
     parent · V + character are sorted, fit int64 at any order, and one binary search goes from an n-gram to its
-    continuation. All positions of all sequences are looked up at once, one length after the other.
+    continuation. All positions of all sequences are looked up at once, one length after the other. With a = 0, b = 1
+    and V = 2, the text "abab" and order 2 give
+
+        node    0 (the empty one)   1 "a"       2 "b"       3 "ab"      4 "ba"
+        code    −1                  0·2+0 = 0   0·2+1 = 1   1·2+1 = 3   2·2+0 = 4
 
     Args:
         vocab_size: number of distinct characters V.

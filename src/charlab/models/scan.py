@@ -139,7 +139,12 @@ def _before(states: Tensor, initial: Tensor) -> Tensor:
 
 
 def _solve_(a: Tensor, b: Tensor, initial: Tensor, arithmetic: _Arithmetic, reverse: bool = False) -> Tensor:
-    """Overwrites b with the states, and returns it."""
+    """Overwrites b with the states, and returns it.
+
+    First all segments at once, each as if the state before it were zero, with the product of the coefficients from
+    its beginning to each of its positions; then one segment after the other, to each of whose states the state before
+    the segment is added, times that product.
+    """
     segments = _count_segments(b)
     a, b = a.unflatten(1, (segments, -1)), b.unflatten(1, (segments, -1))  # both (B, S, T/S, …)
     order = -1 if reverse else 1
@@ -149,7 +154,7 @@ def _solve_(a: Tensor, b: Tensor, initial: Tensor, arithmetic: _Arithmetic, reve
             state = arithmetic.add_product_(b_t, a_t, state)
         return b.flatten(1, 2)
     products = a.clone()
-    a_steps, b_steps, product_steps = (part.unbind(2)[::order] for part in (a, b, products))
+    a_steps, b_steps, product_steps = (part.unbind(2)[::order] for part in (a, b, products))  # views, each (B, S, …)
     for step in range(1, len(b_steps)):
         arithmetic.add_product_(b_steps[step], a_steps[step], b_steps[step - 1])
         arithmetic.multiply_(product_steps[step], product_steps[step - 1])

@@ -146,6 +146,17 @@ def selective_scan(
 
 
 class _SelectiveScan(torch.autograd.Function):
+    """The scan with a backward pass that computes each chunk's states again.
+
+    With a_t = exp(Δ_t·A), ȳ_t the gradient of y_t and h̄_t that of h_t,
+
+        h̄_t = C_t·ȳ_t + a_{t+1} ⊙ h̄_{t+1},
+        C̄_t = Σ_E h_t·ȳ_t,    B̄_t = Σ_E h̄_t·(Δ_t·u_t),    ū_t = Δ_t·Σ_N B_t·h̄_t,
+        Ā = Σ_t Δ_t·l_t,    Δ̄_t = u_t·Σ_N B_t·h̄_t + Σ_N A·l_t    with l_t = h̄_t ⊙ a_t ⊙ h_{t−1},
+
+    where l_t is the gradient of Δ_t·A, the decay's logarithm.
+    """
+
     @staticmethod
     def forward(
         ctx: Any, u: Tensor, step: Tensor, rate: Tensor, write: Tensor, read: Tensor, initial: Tensor
@@ -174,7 +185,7 @@ class _SelectiveScan(torch.autograd.Function):
             u_part, step_part, write_part, read_part, grad_part = chunk
             driven = u_part * step_part  # (B, L, E)
             decays, states = _chunk_states(buffers, driven, step_part, rate, write_part, first_state)
-            # The gradient of each state: through its own output, and through all states that follow.
+            # h̄: through its own output, and through all states that follow.
             grad_states = buffers[2][:, : u_part.shape[1]]  # (B, L, N, E)
             torch.mul(read_part[..., None], grad_part[:, :, None], out=grad_states)
             grad_states[:, -1] += grad_state
@@ -184,11 +195,11 @@ class _SelectiveScan(torch.autograd.Function):
             grad_read = (states @ grad_part[..., None])[..., 0]  # (B, L, N)
             grad_write = (grad_states @ driven[..., None])[..., 0]  # (B, L, N)
             grad_driven = (write_part[:, :, None] @ grad_states)[:, :, 0]  # (B, L, E)
-            # The gradient of Δ·A, the decays' logarithm, replaces the decays.
-            grad_logs = decays.mul_(grad_states)
+            grad_logs = decays.mul_(grad_states)  # l, in the memory of the decays: (B, L, N, E)
             grad_logs[:, 0] *= first_state
             grad_logs[:, 1:] *= states[:, :-1]
-            grad_rate += torch.mul(grad_logs, step_part[:, :, None], out=grad_states).sum(dim=(0, 1))
+            scaled_logs = torch.mul(grad_logs, step_part[:, :, None], out=grad_states)  # of which no more is needed
+            grad_rate += scaled_logs.sum(dim=(0, 1))
             grad_step = grad_driven * u_part + grad_logs.mul_(rate).sum(dim=2)
             gradients.append((grad_driven * step_part, grad_step, grad_write, grad_read))
         grad_u, grad_step, grad_write, grad_read = (
