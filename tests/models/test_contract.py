@@ -122,6 +122,13 @@ def test_extend_equals_forward(model, window, pieces):
     torch.testing.assert_close(torch.cat(outputs, dim=1), model(tokens), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("length", [1, T])
+def test_the_next_prediction_is_the_last_of_all(model, window, length):
+    if isinstance(model, AutoregressiveModel):
+        expected = model(window[:, :length])[:, -1]
+        torch.testing.assert_close(model.predict_next(window[:, :length]), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_advance_is_extend_by_one(model, window):
     if not isinstance(model, AutoregressiveModel):
         pytest.skip("only autoregressive models read character by character")

@@ -199,12 +199,12 @@ def frequencies(texts):
 
 
 def assert_distributed(texts, probabilities):
-    """Checks that texts (B, n) have these probabilities, to 4.5 standard deviations each."""
+    """Checks that texts (B, n) have these probabilities, to 4.5 standard deviations and 2 texts each."""
     found = frequencies(texts)
     assert found.keys() <= {text for text, probability in probabilities.items() if probability > 0}
     for text, probability in probabilities.items():
         deviation = math.sqrt(probability * (1 - probability) / len(texts))
-        assert found.get(text, 0.0) == pytest.approx(probability, abs=4.5 * deviation + 1e-9)
+        assert found.get(text, 0.0) == pytest.approx(probability, abs=4.5 * deviation + 2 / len(texts))
 
 
 def chain_probabilities(first, length):

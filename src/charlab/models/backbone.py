@@ -71,6 +71,11 @@ class Block(nn.Module):
         x = self._write(x, self.mixer(self._read(x, self.mixer_norm)), self.mixer_norm)
         return self._feed_forward(x)
 
+    def last_position(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 1 D"]:
+        """Returns the last position of `forward`; the feed-forward layer is not applied to any other."""
+        mixed = self.mixer(self._read(x, self.mixer_norm))[:, -1:]
+        return self._feed_forward(self._write(x[:, -1:], mixed, self.mixer_norm))
+
     def extend(self, x: Float[Tensor, "B n D"], state: Any) -> tuple[Float[Tensor, "B n D"], Any]:
         """Reads n more positions."""
         mixed, state = self.mixer.extend(self._read(x, self.mixer_norm), state)
@@ -181,6 +186,13 @@ class Backbone(AutoregressiveModel):
         for block in self.blocks:
             x = block(x)
         return self.readout(self.norm(x))
+
+    def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        x = self._embed(tokens, tokens, start=0)  # (B, T, D)
+        *blocks, last = self.blocks
+        for block in blocks:
+            x = block(x)
+        return self.readout(self.norm(last.last_position(x)))[:, -1]
 
     def init_state(self, batch_size: int) -> BackboneState:
         layers = [block.mixer.init_state(batch_size) for block in self.blocks]

@@ -157,6 +157,16 @@ class AutoregressiveModel(LanguageModel):
             ValueError: if T exceeds `context_length`.
         """
 
+    def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """Returns the logits of the character that follows all of these, the last position of `forward`.
+
+        A subclass may leave out what only the other positions need.
+
+        Raises:
+            ValueError: if T exceeds `context_length`.
+        """
+        return self(tokens)[:, -1]
+
     def nll(
         self,
         window: Int[Tensor, "B T+1"],

@@ -103,7 +103,7 @@ def stream(
     `advance`. From then on there is a choice. A cached key was computed from everything before it, so dropping the
     oldest one is not the same as never having seen it:
 
-    - "slide" runs `forward` on the last `context_length` characters for every new one: what the model was trained
+    - "slide" runs `predict_next` on the last `context_length` characters for every new one: what the model was trained
       to do, and slow.
     - "rebase" starts a new state from the last half of the context whenever it is full: fast, but predictions then
       have between half and all of the context, so it draws from another distribution.
@@ -165,7 +165,7 @@ def _stream(
             logits, state = model.advance(token, state)
         elif overflow == "slide":
             context = context[:, -limit:]
-            logits = model(context)[:, -1]
+            logits = model.predict_next(context)
         else:
             context = context[:, -max(1, limit // 2) :]
             logits, state = model.extend(context, model.init_state(batch_size))
