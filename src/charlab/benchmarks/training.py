@@ -190,4 +190,5 @@ BENCHMARKS = {
     "ten_minutes": lambda: _loss_within(
         "ten_minutes", "What nanoGPT's GPU recipe reaches", 1.4697, 600.0, ("blocks", "sliding")
     ),
+    "one_hour": lambda: _loss_within("one_hour", "The best static model of one hour", 1.43, 3600.0, ("sliding",)),
 }
