@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import nn
 
 from charlab.errors import UserError
@@ -194,17 +195,12 @@ class TestDenoiser:
             make()(torch.zeros(1, T + 2, dtype=torch.long))
 
 
-def frequencies(texts):
-    return {text: count / len(texts) for text, count in Counter(map(tuple, texts.tolist())).items()}
-
-
 def assert_distributed(texts, probabilities):
-    """Checks that texts (B, n) have these probabilities, to 4.5 standard deviations and 2 texts each."""
-    found = frequencies(texts)
+    """Checks that texts (B, n) have these probabilities, each by an exact binomial test at 4.5 standard deviations."""
+    found = Counter(map(tuple, texts.tolist()))
     assert found.keys() <= {text for text, probability in probabilities.items() if probability > 0}
     for text, probability in probabilities.items():
-        deviation = math.sqrt(probability * (1 - probability) / len(texts))
-        assert found.get(text, 0.0) == pytest.approx(probability, abs=4.5 * deviation + 2 / len(texts))
+        assert binomtest(found[text], len(texts), min(probability, 1.0)).pvalue > 7e-6, text
 
 
 def chain_probabilities(first, length):
