@@ -176,8 +176,9 @@ def _values(runs: Sequence[Record], protocol: str, figure: str) -> list[float]:
 def _spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
     values = _values(runs, protocol, figure)
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and runs[0].parameters else ""
-    errors = [run.metric(protocol).get("standard_error") or 0.0 for run in runs]
-    error = f" ({max(errors):.{digits}f})" if _is_bound(runs) else ""
+    errors = [run.metric(protocol).get("standard_error") for run in runs]
+    known = [error for error in errors if error is not None]
+    error = f" ({max(known):.{digits}f})" if _is_bound(runs) and known else ""
     return f"{_sign(runs)}{statistics.mean(values):.{digits}f}{deviation}{error}"
 
 
