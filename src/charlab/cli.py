@@ -30,6 +30,7 @@ from charlab.configuration.location import conf_folder
 from charlab.configuration.overrides import parse, quoted
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
+from charlab.imports import import_lightning
 
 SWEEP_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
 
@@ -66,6 +67,7 @@ def _train(config: DictConfig) -> object:
 
         launcher = cast(dict[str, Any], OmegaConf.to_container(hydra_config.launcher, resolve=True))
         return run_cell(Path(hydra_config.sweep.dir).parent, config.cell, launcher)
+    import_lightning()
     from charlab.runs.train import train
     from charlab.training.callbacks.divergence import DivergedError
 
@@ -76,12 +78,14 @@ def _train(config: DictConfig) -> object:
 
 
 def _evaluate(config: DictConfig) -> object:
+    import_lightning()
     from charlab.runs.evaluate import evaluate_run
 
     return _task(lambda: evaluate_run(config))
 
 
 def _generate(config: DictConfig) -> object:
+    import_lightning()
     from charlab.runs.generate import generate_from_run
 
     return _task(lambda: generate_from_run(config))

@@ -1,0 +1,18 @@
+"""What fresh processes say is numbers, under the names that figures ask for."""
+
+import pytest
+
+from charlab.benchmarks.processes import QUIET, run_recipe, run_training
+
+COMPARED = {"wall_s", "training_s", "evaluation_s", "steps", "blocks", "step_ms", "peak_memory_mb"}
+
+
+@pytest.mark.corpus
+@pytest.mark.slow
+def test_both_sides_say_what_is_compared():
+    theirs = run_recipe("--steps", 30)
+    ours = run_training("experiment=benchmark/recipe", "trainer.max_steps=30", "trainer.compile=false", *QUIET)
+    for measured in (theirs, ours):
+        assert measured.keys() >= COMPARED
+        assert all(isinstance(value, int | float) for value in measured.values())
+    assert theirs["blocks"] == pytest.approx(ours["blocks"], abs=0.1)
