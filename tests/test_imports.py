@@ -26,3 +26,14 @@ assert scipy.signal.butter is not None and sys.modules["scipy.signal"] is scipy.
 @pytest.mark.parametrize("program", [CHECK, BEFORE], ids=["spared", "there before"])
 def test_scipy_signal_is_spared_and_remains_what_it_is(program: str) -> None:
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
+def test_a_run_is_checked_without_lightning() -> None:
+    check = """
+import sys
+from charlab.configuration.compose import compose
+from charlab.runs.fingerprint import fingerprint
+fingerprint(compose(["data=play"]))
+sys.exit("lightning" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)

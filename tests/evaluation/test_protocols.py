@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 
@@ -46,6 +47,36 @@ def test_sliding_is_scored_as_single_characters_are(length, stride):
     np.testing.assert_allclose(score.per_character, expected, rtol=1e-6)
     assert score.nll == pytest.approx(math.fsum(expected) / len(expected), rel=1e-12)
     assert score.characters == length - 1
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, T])
+def test_sliding_takes_from_blocks_what_is_known_there(length, stride):
+    model, ids = transformer(T).double(), text(length)
+    sizes = {"context_length": T, "batch_size": 4}
+    blocks = evaluate(model, ids, Blocks(), **sizes)
+    score = evaluate(model, ids, Sliding(stride, blocks=blocks), **sizes)
+    np.testing.assert_allclose(score.per_character, sliding_slowly(model, ids, T, stride), rtol=1e-6)
+    alone = evaluate(model, ids, Sliding(stride), **sizes)
+    assert score == dataclasses.replace(alone, nll=pytest.approx(alone.nll, rel=1e-6))
+
+
+def test_windows_that_are_blocks_are_not_computed_again(monkeypatch):
+    model, ids = transformer(T).double(), text(100 * T + 1)
+    windows, nll = [], model.nll
+    monkeypatch.setattr(model, "nll", lambda window, **rest: windows.append(len(window)) or nll(window, **rest))
+    sizes = {"context_length": T, "batch_size": 4}
+    blocks = evaluate(model, ids, Blocks(), **sizes)
+    assert sum(windows) == 100
+    evaluate(model, ids, Sliding(blocks=blocks), **sizes)
+    assert sum(windows) == 100 + 99  # the windows that begin in the middle of a block
+
+
+def test_blocks_of_another_length_are_of_no_use():
+    model, ids = transformer(T).double(), text(50)
+    blocks = evaluate(model, ids, Blocks(), context_length=T - 1, batch_size=4)
+    with pytest.raises(ValueError, match="no score by blocks"):
+        evaluate(model, ids, Sliding(blocks=blocks), context_length=T, batch_size=4)
 
 
 def test_the_default_stride_is_half_the_context():

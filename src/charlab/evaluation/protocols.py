@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -147,9 +147,13 @@ class Sliding(Protocol):
     Attributes:
         stride: characters scored per window, in 1 … T; None for T / 2. Recurrent models ignore it: they read the
             text in one pass, so that every character has all the context there is.
+        blocks: what the same model makes of the same text by `blocks`, with the same context length. Windows that are
+            blocks (half of them, if the stride is T / 2) are taken from there and not computed again, if the model is
+            exact; the figure changes by rounding only.
     """
 
     stride: PositiveInt | None = None
+    blocks: Score | None = field(default=None, repr=False, compare=False)
 
     name: ClassVar[str] = "sliding"
     covers: ClassVar[bool] = True
@@ -184,10 +188,31 @@ class Sliding(Protocol):
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
         if not reads_on(model):
-            return super().score(model, ids, sizes, share, num_draws)
+            if self.blocks is None or model.likelihood == "bound":
+                return super().score(model, ids, sizes, share, num_draws)
+            return self._score_others(model, ids, sizes, share, self.blocks), self.settings(sizes)
         scores = score_in_one_pass(model, ids, chunk=sizes.batch_size * sizes.context_length)
         # Neither context length nor stride plays a part.
         return scores if share.rank == 0 else iter(()), dict.fromkeys(self.settings(sizes))
+
+    def _score_others(
+        self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, blocks: Score
+    ) -> Iterator[Scored]:
+        """Yields the scores of windows that are blocks, as they are known, and computes those of all others."""
+        if blocks.per_character is None or blocks.settings != Blocks().settings(sizes):
+            raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
+        known = torch.from_numpy(blocks.per_character).to(ids.device)
+        others = []
+        for group in self.windows(sizes):
+            starts, length, scored_from = group
+            is_block = (starts % sizes.context_length == 0) & (length == sizes.context_length)
+            others.append(group._replace(starts=starts[~is_block]))
+            if share.rank == 0:
+                scored = torch.from_numpy(starts[is_block])[:, None] + torch.arange(scored_from, length + 1)
+                positions = scored.to(ids.device)
+                yield Scored(positions, known[positions - 1], variance=0.0)
+        batches = in_batches(others, sizes.batch_size)[share.rank :: share.world_size]
+        yield from score_windows(model, ids, batches, num_draws=1)
 
     def _stride(self, sizes: Sizes) -> int:
         return self.stride or max(1, sizes.context_length // 2)

@@ -20,17 +20,11 @@ HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "objective", "aver
 
 def score_validation(record: Record, model: LanguageModel, data: CharacterDataModule, device: torch.device) -> None:
     """Adds to the record what the model scores on the whole validation text, by both protocols that cover it."""
-    for protocol in (Blocks(), Sliding()):
-        score = evaluate(
-            model,
-            data.ids("validation", device),
-            protocol,
-            context_length=data.context_length,
-            batch_size=data.batch_size,
-        )
-        record.metrics.append({"split": "validation", **score.as_dict()})
-        if isinstance(protocol, Blocks):
-            _keep_characters(record, score)
+    ids, sizes = data.ids("validation", device), {"context_length": data.context_length, "batch_size": data.batch_size}
+    blocks = evaluate(model, ids, Blocks(), **sizes)
+    _keep_characters(record, blocks)
+    sliding = evaluate(model, ids, Sliding(blocks=blocks), **sizes)
+    record.metrics += [{"split": "validation", **score.as_dict()} for score in (blocks, sliding)]
 
 
 def _keep_characters(record: Record, score: Score) -> None:

@@ -21,7 +21,7 @@ from charlab.runs.fingerprint import load_corpus
 from charlab.runs.folder import locked
 from charlab.runs.record import Record
 from charlab.runs.summary import print_results
-from charlab.training.trainer import resolve_device
+from charlab.training.device import resolve_device
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:

@@ -83,7 +83,7 @@ def _precision(trainer: Any) -> str:
         return trainer.precision
     if trainer.accelerator == "cpu":
         return "float32"
-    from charlab.training.trainer import resolve_device, resolve_precision
+    from charlab.training.device import resolve_device, resolve_precision
 
     return resolve_precision("auto", resolve_device(trainer.accelerator))
 

@@ -8,7 +8,7 @@ from rich.rule import Rule
 
 from charlab.generation.text import generate, generate_whole, infill
 from charlab.runs.checkpoint import load
-from charlab.training.trainer import resolve_device
+from charlab.training.device import resolve_device
 
 
 def generate_from_run(config: DictConfig, console: Console | None = None) -> list[str]:

@@ -38,9 +38,9 @@ from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.evaluation import Evaluation
 from charlab.training.counts import module_for
+from charlab.training.device import resolve_device
 from charlab.training.loggers import RunLogger
 from charlab.training.objectives import Objective
-from charlab.training.trainer import resolve_device
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
