@@ -10,9 +10,11 @@ COMPARED = {"wall_s", "training_s", "evaluation_s", "steps", "blocks", "step_ms"
 @pytest.mark.corpus
 @pytest.mark.slow
 def test_both_sides_say_what_is_compared():
-    theirs = run_recipe("--steps", 30)
-    ours = run_training("experiment=benchmark/recipe", "trainer.max_steps=30", "trainer.compile=false", *QUIET)
+    theirs = run_recipe("--steps", 100)
+    ours = run_training(  # a hundred steps are the recipe's warm-up
+        "experiment=benchmark/recipe", "trainer.max_steps=100", "scheduler.warmup=1", "trainer.compile=false", *QUIET
+    )
     for measured in (theirs, ours):
         assert measured.keys() >= COMPARED
         assert all(isinstance(value, int | float) for value in measured.values())
-    assert theirs["blocks"] == pytest.approx(ours["blocks"], abs=0.1)
+    assert theirs["blocks"] == pytest.approx(ours["blocks"], abs=0.03)
