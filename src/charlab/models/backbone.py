@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
+from charlab.models.linear import Linear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.models.positions import EmbeddingPosition, ScorePosition
@@ -175,7 +176,7 @@ class Backbone(AutoregressiveModel):
         endless = encoding is None and all(block.mixer.is_recurrent for block in blocks)
         self.context_length = None if endless else context_length
         self.norm = build_norm() if norm_placement == "pre" else nn.Identity()
-        self.readout = nn.Linear(embed_dim, vocab_size, bias=readout_bias)
+        self.readout = Linear(embed_dim, vocab_size, bias=readout_bias)
         if initialization is not None:
             initialization(self)
         if tied_embeddings:

@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from charlab.models.contract import AutoregressiveModel
+from charlab.models.linear import Linear
 from charlab.types import PositiveInt, checked
 
 
@@ -51,7 +52,7 @@ class BigramEmbedding(AutoregressiveModel):
         super().__init__()
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, embed_dim)
-        self.readout = nn.Linear(embed_dim, vocab_size)
+        self.readout = Linear(embed_dim, vocab_size)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         return self.readout(self.embedding(tokens))

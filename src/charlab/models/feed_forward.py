@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.types import PositiveFloat, PositiveInt, checked
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -41,8 +41,8 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         hidden_dim = round(expansion * embed_dim)
-        self.expand = nn.Linear(embed_dim, hidden_dim, bias=bias)
-        self.contract = nn.Linear(hidden_dim, embed_dim, bias=bias)
+        self.expand = Linear(embed_dim, hidden_dim, bias=bias)
+        self.contract = Linear(hidden_dim, embed_dim, bias=bias)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -67,7 +67,7 @@ class SwiGLU(nn.Module):
         super().__init__()
         hidden_dim = round(expansion * embed_dim)
         self.gate_and_value = StackedLinear(embed_dim, [hidden_dim, hidden_dim], bias=bias)
-        self.contract = nn.Linear(hidden_dim, embed_dim, bias=bias)
+        self.contract = Linear(hidden_dim, embed_dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         gate, value = self.gate_and_value.maps(x)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.linear import Linear
 from charlab.types import PositiveInt, Probability, checked
 
 PRIME = 2**31 - 1
@@ -56,7 +57,7 @@ class NGramEmbedding(nn.Module):
         self.base, self.orders, self.num_rows = vocab_size + 1, tuple(sorted(orders)), num_rows
         self.reach = self.orders[-1] - 1
         self.tables = nn.Embedding(len(orders) * num_rows, table_dim)
-        self.projection = nn.Linear(table_dim, embed_dim, bias=False)
+        self.projection = Linear(table_dim, embed_dim, bias=False)
         self.dropout = dropout
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:

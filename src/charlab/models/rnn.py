@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.models.contract import AutoregressiveModel
+from charlab.models.linear import Linear
 from charlab.types import PositiveInt, Probability, checked
 
 
@@ -46,7 +47,7 @@ class RecurrentModel(AutoregressiveModel):
         between_layers = dropout if num_layers > 1 else 0.0  # torch warns of dropout between the layers of one
         self.recurrence = self.layer(embed_dim, hidden_dim, num_layers, batch_first=True, dropout=between_layers)
         self.dropout = nn.Dropout(dropout)
-        self.readout = nn.Linear(hidden_dim, vocab_size)
+        self.readout = Linear(hidden_dim, vocab_size)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         return self.extend(tokens, self.init_state(tokens.shape[0]))[0]

@@ -231,3 +231,12 @@ def test_blocks_of_queries_change_nothing():
     x = torch.randn(1, LONG, D, dtype=torch.double)
     whole = mixer._combine(mixer.attention_weights(x), x, mixer._merged_values())
     torch.testing.assert_close(mixer(x), whole, rtol=1e-12, atol=1e-12)
+
+
+def test_a_long_prompt_and_the_character_after_it_are_read_as_a_whole_text_is():
+    torch.manual_seed(0)
+    mixer = FullValueAttention(D, LONG, num_heads=H).double()
+    x = torch.randn(1, LONG, D, dtype=torch.double)
+    prompt, state = mixer.extend(x[:, :-1], mixer.init_state(1))  # more rows than D
+    last, _ = mixer.extend(x[:, -1:], state)
+    torch.testing.assert_close(torch.cat([prompt, last], dim=1), mixer(x), rtol=1e-9, atol=1e-9)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveFloat, PositiveInt, Probability, checked
@@ -85,7 +85,7 @@ class Attention(Mixer):
         self.position.check(num_heads, self.head_dim)
         width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
         self.query_key_value = StackedLinear(embed_dim, [width, shared_width, shared_width], bias=bias)
-        self.projection = nn.Linear(width, embed_dim, bias=bias)
+        self.projection = Linear(width, embed_dim, bias=bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         queries, keys, values = self._project(x, start=0)

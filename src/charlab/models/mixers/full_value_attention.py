@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt, checked
@@ -67,10 +67,10 @@ class FullValueAttention(Mixer):
         self.head_dim = head_dim or embed_dim // num_heads
         self.position = position if position is not None else ScorePosition()
         self.position.check(num_heads, self.head_dim)
-        self.query = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
-        self.key = nn.Linear(embed_dim, num_heads * self.head_dim, bias=False)
+        self.query = Linear(embed_dim, num_heads * self.head_dim, bias=False)
+        self.key = Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.value = StackedLinear(embed_dim, [embed_dim] * num_heads, bias=False)
-        self.projection = nn.Linear(num_heads * embed_dim, embed_dim) if projection else None
+        self.projection = Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         queries, keys = self._split_heads(self.query(x), 0), self._split_heads(self.key(x), 0)
@@ -93,7 +93,12 @@ class FullValueAttention(Mixer):
             raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
         state.keys[:, :, start:end], state.inputs[:, start:end] = self._split_heads(self.key(x), start), x
         weights = self._weights(self._split_heads(self.query(x), start), state.keys[:, :, :end])
-        return self._combine(weights, state.inputs[:, :end], self._merged_values()), state._replace(length=end)
+        inputs, rows = state.inputs[:, :end], x.shape[0] * x.shape[1]
+        if self.projection is None or rows > x.shape[2]:
+            mixed = self._combine(weights, inputs, self._merged_values())
+        else:  # forming a D × D product costs as much as D rows
+            mixed = self._combine_in_turn(weights, inputs)
+        return mixed, state._replace(length=end)
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
         """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
@@ -127,6 +132,18 @@ class FullValueAttention(Mixer):
     def _combine(
         self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"], merged: Float[Tensor, "D H*D"]
     ) -> Float[Tensor, "B Q D"]:
-        averaged = (weights.flatten(1, 2) @ x).unflatten(1, weights.shape[1:3])  # (B, H, Q, D): one product for all
         bias = self.projection.bias if self.projection is not None else None
-        return F.linear(averaged.transpose(1, 2).flatten(2), merged, bias)
+        return F.linear(_average(weights, x).transpose(1, 2).flatten(2), merged, bias)
+
+    def _combine_in_turn(self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
+        """Does as `_combine`, by values first and the projection then."""
+        assert self.projection is not None
+        averaged = _average(weights, x).transpose(0, 1)  # (H, B, Q, D)
+        values = self.value.weight.view(self.num_heads, x.shape[2], x.shape[2])
+        heads = (averaged.flatten(1, 2) @ values.mT).view_as(averaged)
+        return self.projection(heads.permute(1, 2, 0, 3).flatten(2))
+
+
+def _average(weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B H Q D"]:
+    """Returns the inputs' averages of each head and query, by one product for all heads."""
+    return (weights.flatten(1, 2) @ x).unflatten(1, weights.shape[1:3])

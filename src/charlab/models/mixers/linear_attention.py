@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveInt, checked
@@ -55,7 +55,7 @@ class LinearAttention(Mixer):
             raise UserError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them.")
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
-        self.projection = nn.Linear(embed_dim, embed_dim, bias=False)
+        self.projection = Linear(embed_dim, embed_dim, bias=False)
         fixed_decay = 1 - 2.0 ** -(5 + torch.arange(num_heads))  # (H,)
         self.decay_gate = DecayGate(embed_dim, fixed_decay) if decay == "gated" else None
         self.register_buffer("fixed_decay", fixed_decay, persistent=False)
@@ -86,7 +86,7 @@ class LinearAttention(Mixer):
         return self.projection
 
 
-class DecayGate(nn.Linear):
+class DecayGate(Linear):
     """log α_t = log σ(w·x_t + b) / 16 per head; its bias starts where σ(b)^(1/16) is the given decay."""
 
     keeps_initialization = True

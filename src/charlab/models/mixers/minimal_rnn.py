@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
@@ -57,7 +57,7 @@ class MinimalRNN(Mixer):
         self.hidden_dim = max(1, round(expansion * embed_dim))
         self.convolution = CausalConvolution(embed_dim, conv_width) if conv_width is not None else None
         self.gates_and_candidate = GatesAndCandidate(embed_dim, [self.hidden_dim] * (self.num_gates + 1))
-        self.projection = nn.Linear(self.hidden_dim, embed_dim)
+        self.projection = Linear(self.hidden_dim, embed_dim)
 
     @abstractmethod
     def log_shares(self, *gates: Float[Tensor, "B T H"]) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:

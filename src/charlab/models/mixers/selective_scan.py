@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.linear import StackedLinear
+from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
@@ -79,7 +79,7 @@ class SelectiveScan(Mixer):
         self.step_projection = StepProjection(self.step_rank, self.channels, min_step, max_step)
         self.log_decay = nn.Parameter(torch.arange(1.0, state_dim + 1).log().repeat(self.channels, 1))  # log(−A)
         self.skip = nn.Parameter(torch.ones(self.channels))  # D
-        self.projection = nn.Linear(self.channels, embed_dim, bias=False)
+        self.projection = Linear(self.channels, embed_dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.extend(x, self.init_state(x.shape[0]))[0]
@@ -103,7 +103,7 @@ class SelectiveScan(Mixer):
         return self.projection
 
 
-class StepProjection(nn.Linear):
+class StepProjection(Linear):
     """Δ = softplus(W·x + b), with b such that the initial steps are log-uniform (section 3.6)."""
 
     keeps_initialization = True
