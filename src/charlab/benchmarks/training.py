@@ -49,7 +49,7 @@ def _memory() -> Benchmark:
 
 def _tax(title: str, experiment: str, steps: int, figure: Figure) -> Benchmark:
     shared = (experiment, f"trainer.max_steps={steps}")
-    ours = (*shared, "trainer.compile=false", "callbacks.checkpointing.every_n_steps=100", *QUIET)
+    ours = (*shared, "trainer.compile=false", f"callbacks.checkpointing.every_n_steps={steps // 2}", *QUIET)
     return Benchmark(
         title,
         {

@@ -164,6 +164,9 @@ class CharacterDataModule(LightningDataModule):
         return gather_windows(self.ids("train", batch.device), batch, self.context_length)
 
 
+DRAWN_AT_ONCE = 64  # micro-batches
+
+
 class Starts(Iterator[Int[Tensor, " B"]]):
     """Where the windows of one micro-batch after the other start: (B,) int64, without end.
 
@@ -172,18 +175,21 @@ class Starts(Iterator[Int[Tensor, " B"]]):
     limited number of batches do not repeat each other.
 
     Args:
-        draw: `draw(counter)` returns the starts of a micro-batch.
+        draw: `draw(counter)` returns the starts of a micro-batch, and nothing but the counter decides on them.
     """
 
     def __init__(self, draw: Callable[[int], np.ndarray]) -> None:
         self.draw = draw
         self.counter = 0
+        self._ahead: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return 10**12
 
     def __next__(self) -> Int[Tensor, " B"]:
-        starts = self.draw(self.counter)
+        if self.counter not in self._ahead:  # one alone, in between a model's large arrays, takes four times as long
+            self._ahead = {counter: self.draw(counter) for counter in range(self.counter, self.counter + DRAWN_AT_ONCE)}
+        starts = self._ahead.pop(self.counter)
         self.counter += 1
         return torch.from_numpy(starts)
 

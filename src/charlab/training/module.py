@@ -75,6 +75,12 @@ class LanguageModelModule(LightningModule):
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
         self.compilation_clock = Stopwatch()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning's note of the hook at hand, fifty times a step: no parameter
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     @property
     def training_seconds(self) -> float:
         """Seconds spent in training so far, over all attempts at this run; evaluation is left out."""
