@@ -53,8 +53,8 @@ def test_all_cores_share_the_product_with_a_vector_when_nothing_is_trained():
         linear(x.expand(1, 2, 5))
     with Called() as in_training:
         linear(x)
-    assert "aten.bmm.default" in alone.names
-    assert "aten.bmm.default" not in two_rows.names + in_training.names
+    assert "aten.baddbmm.default" in alone.names
+    assert "aten.baddbmm.default" not in two_rows.names + in_training.names
 
 
 def test_stacked_maps_are_the_rows_of_one():

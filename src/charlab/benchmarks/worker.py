@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -81,14 +82,18 @@ class Worker:
         return {"difference": ((torch.stack(logits, dim=1) - expected).abs().max() / expected.abs().max()).item()}
 
     def _growth(self) -> Mapping[str, float]:
-        """Returns the time per character after 1,024 others, as a multiple of that after 64."""
-        times = [time.perf_counter()]
-        for _ in stream(self.model, _newline(1), 1280):
-            times.append(time.perf_counter())
-        early, late = (
-            sorted(b - a for a, b in zip(times[n : n + 256], times[n + 1 :], strict=False)) for n in (64, 1024)
-        )
-        return {"growth": late[128] / early[128]}
+        """Returns the time per character after 1,024 others, as a multiple of that after 64, measured in turn."""
+        states = {
+            read: self.model.extend(torch.randint(VOCABULARY, (1, read)), self.model.init_state(1))[1]
+            for read in (64, 1024)
+        }
+        seconds: dict[int, list[float]] = {read: [] for read in states}
+        for token in torch.randint(VOCABULARY, (512, 1)):
+            for read, state in states.items():
+                since = time.perf_counter()
+                _, states[read] = self.model.advance(token, state)
+                seconds[read].append(time.perf_counter() - since)
+        return {"growth": statistics.median(seconds[1024]) / statistics.median(seconds[64])}
 
     def _blocks(self) -> Mapping[str, float]:
         ids = torch.randint(VOCABULARY, (VALIDATION_CHARACTERS,))

@@ -91,7 +91,8 @@ class Block(nn.Module):
         return norm(x) if self.norm_placement == "pre" else x
 
     def _write(self, x: Tensor, written: Tensor, norm: nn.Module) -> Tensor:
-        written = self.dropout(written)
+        if self.training:  # outside of training a call that does nothing, twice a layer, for every character drawn
+            written = self.dropout(written)
         total = x + written if self.residual else written
         return norm(total) if self.norm_placement == "post" else total
 

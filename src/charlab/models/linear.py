@@ -20,9 +20,10 @@ class Linear(nn.Linear):
         is_vector = x.numel() == self.in_features and x.device.type == "cpu" and not torch.is_grad_enabled()
         if not is_vector or self.out_features % (parts := torch.get_num_threads()):
             return super().forward(x)
-        rows = self.weight.view(parts, -1, self.in_features)
-        y = (x.view(1, 1, -1).expand(parts, -1, -1) @ rows.mT).view(*x.shape[:-1], -1)
-        return y if self.bias is None else y + self.bias
+        vector = x.view(1, 1, -1).expand(parts, -1, -1)
+        rows = self.weight.view(parts, -1, self.in_features).mT
+        y = torch.bmm(vector, rows) if self.bias is None else torch.baddbmm(self.bias.view(parts, 1, -1), vector, rows)
+        return y.view(*x.shape[:-1], -1)
 
 
 class StackedLinear(Linear):
