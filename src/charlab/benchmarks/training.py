@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from charlab.benchmarks.pairs import OURS, Benchmark, Figure, Measurement
+from charlab.benchmarks.pairs import OURS, Benchmark, Figure
 from charlab.benchmarks.processes import (
     QUIET,
     run_module,
