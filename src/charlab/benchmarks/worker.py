@@ -17,7 +17,6 @@ from charlab.configuration.compose import compose
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.decoding import stream
-from charlab.training.memory import keep_freed_memory
 
 VOCABULARY = 65
 VALIDATION_CHARACTERS = 111_540
@@ -56,8 +55,6 @@ class Worker:
     @torch.no_grad()
     def __call__(self, task: str) -> Mapping[str, float]:
         """Returns characters per second and seconds, or what else the task is about."""
-        if not task.endswith("_plainly"):  # as `scripts/generate.py` and `scripts/evaluate.py` do
-            keep_freed_memory()
         list(stream(self.model, _newline(1), 2))  # the first call of anything is slow
         self.model(self._full())
         return self.tasks[task]()

@@ -22,7 +22,6 @@ from charlab.runs.folder import locked
 from charlab.runs.record import Record
 from charlab.runs.summary import print_results
 from charlab.training.device import resolve_device
-from charlab.training.memory import keep_freed_memory
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
@@ -37,7 +36,6 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     Raises:
         UserError: if there is no such run, checkpoint or split, or the corpus is no longer the same text.
     """
-    keep_freed_memory()
     record = Record.load(Path(config.run))
     device = torch.device(resolve_device(config.device))
     model, _ = load(config.run, checkpoint=config.checkpoint, device=device)

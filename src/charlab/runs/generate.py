@@ -9,7 +9,6 @@ from rich.rule import Rule
 from charlab.generation.text import generate, generate_whole, infill
 from charlab.runs.checkpoint import load
 from charlab.training.device import resolve_device
-from charlab.training.memory import keep_freed_memory
 
 
 def generate_from_run(config: DictConfig, console: Console | None = None) -> list[str]:
@@ -26,7 +25,6 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
         UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, or
             there are blanks to be filled in and the model cannot.
     """
-    keep_freed_memory()
     console = console or Console()
     model, vocabulary = load(config.run, checkpoint=config.checkpoint, device=resolve_device(config.device))
     options = {

@@ -1,4 +1,4 @@
-"""How a process deals with memory that tensors on the CPU have freed."""
+"""How the process deals with memory that tensors on the CPU have freed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LIMIT_OF_OLD_VERSIONS = 32 * 2**20  # a larger threshold for mmap is refused by 
 
 
 def keep_freed_memory() -> None:
-    """Lets the C library keep what is freed for the next step or window, which needs the same again.
+    """Lets the C library keep what is freed for the next step, which needs the same again.
 
     By default glibc asks the system for each large block and gives it back when it is freed. The system fills every
     page with zeros when it is touched for the first time, so a small transformer spent a seventh of each step in that.
