@@ -187,7 +187,7 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         return 10**12
 
     def __next__(self) -> Int[Tensor, " B"]:
-        if self.counter not in self._ahead:  # one alone, in between a model's large arrays, takes four times as long
+        if self.counter not in self._ahead:  # one by one, between a model's large arrays, takes six times as long
             self._ahead = {counter: self.draw(counter) for counter in range(self.counter, self.counter + DRAWN_AT_ONCE)}
         starts = self._ahead.pop(self.counter)
         self.counter += 1
