@@ -77,13 +77,25 @@ def choose(
     logits = logits.float()
     # The largest becomes 0, so that no temperature, however small, can overflow it.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    ranked, ids = scaled.sort(dim=-1, descending=True, stable=True)  # both (B, V)
-    probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
-    if top_p is not None and top_p < 1:
-        more_probable = F.pad(probabilities.cumsum(dim=-1)[:, :-1], (1, 0))  # mass ranked above each; 0 for the first
-        probabilities = probabilities.masked_fill(more_probable >= top_p, 0.0)
-    rank = torch.multinomial(probabilities, num_samples=1, generator=generator)  # (B, 1)
-    return ids.gather(1, rank).squeeze(1)
+    probabilities = scaled.softmax(dim=-1)  # (B, V)
+    if top_k is not None or (top_p is not None and top_p < 1):
+        probabilities = _restrict(probabilities, top_k, top_p)
+    # What `torch.multinomial` does, without its checks, which take as long again: of exponential clocks,
+    # each ticking at the rate of its probability, any one is the first to ring with just that probability.
+    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)
+
+
+def _restrict(
+    probabilities: Float[Tensor, "B V"], top_k: int | None, top_p: float | None
+) -> Float[Tensor, "B V"]:
+    """Returns the probabilities, not normalised again, with 0 for what top-k and top-p leave out."""
+    ranked, ids = probabilities.sort(dim=-1, descending=True, stable=True)  # both (B, V)
+    if top_k is not None:
+        ranked[:, top_k:] = 0.0
+    if top_p is not None:
+        more_probable = F.pad(ranked.cumsum(dim=-1)[:, :-1], (1, 0))  # mass ranked above each; 0 for the first
+        ranked = ranked.masked_fill(more_probable >= top_p * ranked.sum(dim=-1, keepdim=True), 0.0)
+    return torch.zeros_like(ranked).scatter(1, ids, ranked)
 
 
 def stream(

@@ -73,7 +73,7 @@ class FullValueAttention(Mixer):
         self.projection = Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        queries, keys = self._split_heads(self.query(x), 0), self._split_heads(self.key(x), 0)
+        queries, keys = (self._split_heads(part(x), 0).contiguous() for part in (self.query, self.key))
         merged, outputs = self._merged_values(), []
         for start in range(0, x.shape[1], QUERY_BLOCK):  # a block of queries needs no key after its last one
             end = min(start + QUERY_BLOCK, x.shape[1])
@@ -111,14 +111,15 @@ class FullValueAttention(Mixer):
     def _split_heads(self, x: Float[Tensor, "B T H*K"], start: int) -> Float[Tensor, "B H T K"]:
         return self.position.rotate(x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2), start)
 
-    def _weights(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "B H Q S"]:
+    def _weights(self, queries: Float[Tensor, "B H Q K"], keys: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H Q S"]:
         count, total = queries.shape[2], keys.shape[2]
-        scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, Q, S)
-        bias = self.position.bias(self.num_heads, count, total, scores.device)
+        added = queries.new_full((count, total), -math.inf).triu(total - count + 1)  # (Q, S): nothing of the future
+        bias = self.position.bias(self.num_heads, count, total, queries.device)
         if bias is not None:
-            scores = scores + bias.to(scores.dtype)
-        future = torch.ones(count, total, dtype=torch.bool, device=scores.device).triu(total - count + 1)
-        return scores.masked_fill(future, -math.inf).softmax(dim=-1)
+            added = (added + bias.to(added.dtype)).expand(*queries.shape[:2], -1, -1).flatten(0, 1)
+        # One call for product, scale, bias and mask, each of which would read and write all the scores.
+        scores = torch.baddbmm(added, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=self.head_dim**-0.5)
+        return scores.softmax(dim=-1).unflatten(0, queries.shape[:2])
 
     def _merged_values(self) -> Float[Tensor, "D H*D"]:
         """Returns Wₒʰ Wᵥʰ of all heads side by side."""
