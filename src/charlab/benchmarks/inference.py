@@ -65,15 +65,25 @@ def _growth() -> Benchmark:
 
 def _evaluation() -> Benchmark:
     estimate = "nanoGPT's estimate"
+
+    @cache
+    def blocks(_: int) -> Measurement:
+        """Measures both rates in one process: the difference is smaller than what the machine does meanwhile."""
+        return _worker("blocks", "recipe")
+
+    def plainly(number: int) -> Measurement:
+        rate = blocks(number)["characters_per_second_plainly"]
+        return {**_worker("estimate_plainly", "recipe"), "characters_per_second": rate}
+
     return Benchmark(
         "An evaluation: blocks (0.11 M characters) against nanoGPT's estimate (3.3 M)",
         {
-            OURS: lambda _: _worker("blocks", "recipe"),
-            estimate: lambda _: _worker("estimate_plainly", "recipe"),
+            OURS: blocks,
+            estimate: plainly,
         },
         [
             Figure("seconds", "an evaluation, of 30 times fewer characters", "s", "times less", estimate),
-            Figure("characters_per_second", "characters per second", UNIT, "times more", estimate, 1.0),
+            Figure("characters_per_second", "characters per second", UNIT, "times more", estimate),
             Figure("difference", "difference to the plain mean over all windows", "nats", "itself", None, 1e-6),
         ],
     )

@@ -150,11 +150,11 @@ def _start_up() -> Benchmark:
     )
 
 
-def _two_cells() -> Benchmark:
-    cells = ("experiment=study/small", "model=gpt", "trainer.max_steps=400", "seed=1,2")
+def _two_cells(model: str) -> Benchmark:
+    cells = ("experiment=study/small", f"model={model}", "trainer.max_steps=400", "seed=1,2")
     in_turn = "one after the other, both cores each"
     return Benchmark(
-        "A sweep of two cells of a small study on two cores, at once or one after the other",
+        f"A sweep of two cells of a small study on two cores, at once or one after the other: model={model}",
         {
             OURS: lambda _: run_sweep(*cells, "trainer.threads=1", "launcher=joblib", "hydra.launcher.n_jobs=2"),
             in_turn: lambda _: run_sweep(*cells, "trainer.threads=2"),
@@ -173,7 +173,8 @@ BENCHMARKS = {
     "time_to_recipe_loss": _time_to_recipe_loss,
     "evaluation_share": _evaluation_share,
     "start_up": _start_up,
-    "two_cells": _two_cells,
+    "two_cells": lambda: _two_cells("gpt"),
+    "two_cells_lstm": lambda: _two_cells("lstm"),
     "four_minutes": lambda: _loss_within(
         "four_minutes", "Less than counting gives (modified Kneser–Ney of order 7)", 1.516, 240.0, ("blocks",)
     ),

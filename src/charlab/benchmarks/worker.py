@@ -48,7 +48,9 @@ class Worker:
             "difference": self._difference,
             "growth": self._growth,
             "blocks": self._blocks,
-            "estimate_plainly": lambda: _timed(ESTIMATED_CHARACTERS, self._estimate_plainly),
+            "estimate_plainly": lambda: _timed(
+                ESTIMATED_CHARACTERS, lambda: self._estimate_plainly(ESTIMATED_CHARACTERS)
+            ),
         }
 
     @torch.no_grad()
@@ -109,20 +111,32 @@ class Worker:
         return {"growth": statistics.median(seconds[1024]) / statistics.median(seconds[64])}
 
     def _blocks(self) -> Mapping[str, float]:
+        """Returns what an evaluation takes, and the rates of it and of a plain loop, measured in turn."""
         ids = torch.randint(VOCABULARY, (VALIDATION_CHARACTERS,))
-        since = time.perf_counter()
-        score = evaluate(self.model, ids, Blocks(), context_length=self.length, batch_size=self.batch_size)
-        seconds = time.perf_counter() - since
+
+        def score() -> float:
+            return evaluate(self.model, ids, Blocks(), context_length=self.length, batch_size=self.batch_size).nll
+
+        sides = {"seconds": score, "seconds_plainly": lambda: self._estimate_plainly(VALIDATION_CHARACTERS)}
+        taken: dict[str, list[float]] = {side: [] for side in sides}
+        for _ in range(5):
+            for side, work in sides.items():
+                taken[side].append(_timed(1, work)["seconds"])
+        seconds = {side: statistics.median(times) for side, times in taken.items()}
         plain = 0.0
         for start in range(0, len(ids) - 1, self.length):
             window = ids[None, start : start + self.length + 1]
             losses = F.cross_entropy(self.model(window[:, :-1])[0], window[0, 1:], reduction="none")
             plain += losses.double().sum().item()
-        difference = abs(score.nll - plain / (len(ids) - 1))
-        return {"seconds": seconds, "characters_per_second": len(ids) / seconds, "difference": difference}
+        return {
+            "seconds": seconds["seconds"],
+            "characters_per_second": VALIDATION_CHARACTERS / seconds["seconds"],
+            "characters_per_second_plainly": VALIDATION_CHARACTERS / seconds["seconds_plainly"],
+            "difference": abs(score() - plain / (len(ids) - 1)),
+        }
 
-    def _estimate_plainly(self) -> None:
-        for _ in range(ESTIMATED_CHARACTERS // (self.batch_size * self.length)):
+    def _estimate_plainly(self, characters: int) -> None:
+        for _ in range(characters // (self.batch_size * self.length)):
             self.model.loss(torch.randint(VOCABULARY, (self.batch_size, self.length + 1))).item()
 
 

@@ -85,9 +85,7 @@ def choose(
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)
 
 
-def _restrict(
-    probabilities: Float[Tensor, "B V"], top_k: int | None, top_p: float | None
-) -> Float[Tensor, "B V"]:
+def _restrict(probabilities: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
     """Returns the probabilities, not normalised again, with 0 for what top-k and top-p leave out."""
     ranked, ids = probabilities.sort(dim=-1, descending=True, stable=True)  # both (B, V)
     if top_k is not None:

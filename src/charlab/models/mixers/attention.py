@@ -116,9 +116,9 @@ class Attention(Mixer):
 
     def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns queries (B, H, T, K), keys and values (B, H', T, K) of positions start … start + T − 1."""
-        queries, keys, values = (
-            part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in self.query_key_value.maps(x)
-        )
+        heads = self.query_key_value(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H+2H', T, K)
+        counts = (self.num_heads, self.num_key_value_heads, self.num_key_value_heads)
+        queries, keys, values = heads.split(counts, dim=1)
         if self.query_key_norm:
             queries, keys = F.rms_norm(queries, (self.head_dim,)), F.rms_norm(keys, (self.head_dim,))
         return self.position.rotate(queries, start), self.position.rotate(keys, start), values
