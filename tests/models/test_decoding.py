@@ -114,6 +114,24 @@ def test_top_k_breaks_ties_so_that_only_k_are_left():
     assert len(drawn.unique()) == 2
 
 
+def test_what_rounding_makes_equal_is_still_ranked():
+    rows = torch.tensor([[0.0, 1e-9], [1e-9, 0.0]])  # the same probability in float32
+    for options in ({"top_k": 1}, {"top_p": 1e-9}, {"top_p": 1e-50}):
+        assert choose(rows, **options, generator=seeded()).tolist() == [1, 0]
+
+
+def test_what_restricts_nothing_changes_no_draw():
+    logits = 3 * torch.randn(DRAWS, VOCAB_SIZE, generator=seeded(3))
+    drawn = choose(logits, generator=seeded(5))
+    for options in (
+        {"top_k": VOCAB_SIZE},
+        {"top_k": VOCAB_SIZE + 1},
+        {"top_p": 1.0},
+        {"top_k": VOCAB_SIZE, "top_p": 1.0},
+    ):
+        assert torch.equal(drawn, choose(logits, **options, generator=seeded(5)))
+
+
 def test_half_precision_logits_and_minus_infinity_are_fine():
     logits = torch.tensor([[0.0, -torch.inf, 1.0]]).expand(DRAWS, -1)
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
@@ -186,6 +204,17 @@ def test_a_diverged_model_is_named_as_such():
     nn.init.constant_(model.table.weight, torch.nan)
     with pytest.raises(UserError, match="diverged"):
         next(stream(model, torch.tensor([[1]]), 3))
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf])
+def test_a_model_that_predicts_nothing_later_on_is_named_at_that_character(wrong):
+    model = Bigram(3)
+    with torch.no_grad():
+        model.table.weight.copy_(torch.tensor([[-99.0, 0.0, -99.0], [-99.0, -99.0, 0.0], [0.0, wrong, 0.0]]))
+    drawn = stream(model, torch.tensor([[0]]), 9, generator=seeded())
+    assert [next(drawn).item(), next(drawn).item()] == [1, 2]
+    with pytest.raises(UserError, match="diverged"):
+        next(drawn)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from charlab.models.linear import FEW, Linear, StackedLinear
+from charlab.models.linear import FEW, HAS_MKL, Linear, StackedLinear
 
 
 @pytest.fixture
@@ -19,15 +19,16 @@ def two_cores() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class Called(TorchDispatchMode):
-    """Notes which operations run."""
+class Products(TorchDispatchMode):
+    """Notes the shapes that batches of products have."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.names: list[str] = []
+        self.shapes: list[tuple[int, ...]] = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
+        if function is torch.ops.aten.bmm.default:
+            self.shapes += [(*args[0].shape, args[1].shape[-1])]
         return function(*args, **(kwargs or {}))
 
 
@@ -41,35 +42,47 @@ def test_gives_what_torch_gives(shape, height, bias):
     expected = F.linear(x, linear.weight, linear.bias)
     with torch.no_grad():
         torch.testing.assert_close(linear(x), expected)
-        torch.testing.assert_close(linear(x.expand(2, *x.shape)[1:]), expected[None])
     assert linear(x).requires_grad
     torch.testing.assert_close(linear(x), expected)
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_precision_is_what_it_is_with_torch():
-    x = torch.randn(2, 300)
-    for linear in (Linear(300, 400), nn.Linear(300, 400)):
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            assert linear(x).dtype == torch.bfloat16
+def test_neither_input_nor_weights_need_be_contiguous():
+    torch.manual_seed(0)
+    linear, x = Linear(300, 400), torch.randn(300, 3).t()
+    linear.weight = nn.Parameter(linear.weight.t().contiguous().t())
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x), F.linear(x, linear.weight, linear.bias))
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_all_cores_share_the_product_with_a_few_vectors_when_nothing_is_trained():
-    large, small = Linear(300, 400), Linear(5, 6)
-    called = {}
-    for name, linear, rows in [
-        ("vector", large, 1),
-        ("few", large, FEW),
-        ("many", large, FEW + 1),
-        ("small", small, 1),
-    ]:
-        with torch.no_grad(), Called() as called[name]:
-            linear(torch.randn(rows, linear.in_features))
-    with Called() as called["in training"]:
-        large(torch.randn(1, 300))
-    shared = {name for name, operations in called.items() if "aten.bmm.default" in operations.names}
-    assert shared == {"vector", "few"}
+def test_in_mixed_precision_it_is_torchs():
+    torch.manual_seed(0)
+    linear, x = Linear(300, 400), torch.randn(2, 300)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(linear(x), F.linear(x, linear.weight, linear.bias), rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not HAS_MKL, reason="without MKL all products are torch's")
+@pytest.mark.usefixtures("two_cores")
+@pytest.mark.parametrize(
+    ("linear", "rows", "expected"),
+    [
+        (Linear(300, 400), 1, [(2, 200, 300, 1)]),
+        (Linear(300, 400), FEW, [(2, 200, 300, FEW)]),
+        (Linear(300, 400), FEW + 1, []),
+        (Linear(256, 256), 1, []),
+        (Linear(256, 258), 1, [(2, 129, 256, 1)]),
+    ],
+)
+def test_both_cores_share_the_product_of_a_few_vectors_with_large_weights(linear, rows, expected):
+    x = torch.randn(rows, linear.in_features)
+    with torch.no_grad(), Products() as products:
+        linear(x)
+    assert products.shapes == expected
+    with Products() as products:
+        linear(x)
+    assert products.shapes == []  # when it is trained
 
 
 def test_stacked_maps_are_the_rows_of_one():

@@ -48,7 +48,14 @@ def attend(
 
 
 def full_value_attention(
-    x: Tensor, query: Tensor, key: Tensor, value: Tensor, projection: Tensor, bias: Tensor, num_heads: int
+    x: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    projection: Tensor,
+    bias: Tensor,
+    num_heads: int,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """One matrix per head: head h reads rows h·K … of query and key, rows h·D … of value; (B, T, D) -> (B, T, D)."""
     embed_dim = x.shape[-1]
@@ -58,7 +65,8 @@ def full_value_attention(
         q = x @ query[h * head_dim : (h + 1) * head_dim].T  # (B, T, K)
         k = x @ key[h * head_dim : (h + 1) * head_dim].T
         v = x @ value[h * embed_dim : (h + 1) * embed_dim].T  # (B, T, D)
-        outputs.append(attend(q[:, None], k[:, None], v[:, None])[:, 0])
+        slope = None if slopes is None else slopes[h : h + 1]
+        outputs.append(attend(q[:, None], k[:, None], v[:, None], slopes=slope)[:, 0])
     return torch.cat(outputs, dim=-1) @ projection.T + bias
 
 

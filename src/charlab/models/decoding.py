@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional as F
 
 from charlab.errors import UserError
 
@@ -42,8 +41,8 @@ def check_prompt(prompt: Int[Tensor, "B P"]) -> None:
 
 
 def check_predictions(logits: Float[Tensor, "*B V"]) -> None:
-    """Raises a `UserError` if the model's weights have diverged to nan."""
-    if logits.isnan().any():  # drawing from these would leave a GPU unusable for the rest of the process
+    """Raises a `UserError` if there is nothing to draw from: the model's weights have diverged."""
+    if not logits.amax(dim=-1).isfinite().all():  # nan, ∞, or −∞ alone
         raise UserError("The model predicts nan: its training has diverged; train it again, at a lower learning rate.")
 
 
@@ -77,23 +76,21 @@ def choose(
     logits = logits.float()
     # The largest becomes 0, so that no temperature, however small, can overflow it.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
-    probabilities = scaled.softmax(dim=-1)  # (B, V)
-    if top_k is not None or (top_p is not None and top_p < 1):
-        probabilities = _restrict(probabilities, top_k, top_p)
-    # What `torch.multinomial` does, without its checks, which take as long again: of exponential clocks,
-    # each ticking at the rate of its probability, any one is the first to ring with just that probability.
+    is_restricted = top_k is not None or (top_p is not None and top_p < 1)
+    probabilities = _restricted(scaled, top_k, top_p) if is_restricted else scaled.softmax(dim=-1)  # (B, V)
+    # What `torch.multinomial` does, without its checks, which take as long again: of exponential clocks, each ticking
+    # at the rate of its probability, any one is the first to ring with just that probability.
     return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)
 
 
-def _restrict(probabilities: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
-    """Returns the probabilities, not normalised again, with 0 for what top-k and top-p leave out."""
-    ranked, ids = probabilities.sort(dim=-1, descending=True, stable=True)  # both (B, V)
-    if top_k is not None:
-        ranked[:, top_k:] = 0.0
-    if top_p is not None:
-        more_probable = F.pad(ranked.cumsum(dim=-1)[:, :-1], (1, 0))  # mass ranked above each; 0 for the first
-        ranked = ranked.masked_fill(more_probable >= top_p * ranked.sum(dim=-1, keepdim=True), 0.0)
-    return torch.zeros_like(ranked).scatter(1, ids, ranked)
+def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
+    """Returns probabilities up to a factor, 0 for what top-k and top-p leave out."""
+    ranked, ids = logits.sort(dim=-1, descending=True, stable=True)  # both (B, V)
+    probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
+    if top_p is not None and top_p < 1:
+        enough = probabilities.cumsum(dim=-1)[:, :-1] >= top_p  # for those ranked below; the first one always stays
+        probabilities = torch.cat((probabilities[:, :1], probabilities[:, 1:].masked_fill(enough, 0.0)), dim=-1)
+    return torch.zeros_like(logits).scatter(1, ids[:, :top_k], probabilities)
 
 
 def stream(
@@ -132,8 +129,8 @@ def stream(
         (B,) character ids, `length` times.
 
     Raises:
-        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range; at
-            the first character, if the model's weights have diverged to nan.
+        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range; when
+            drawing, if the model predicts nan (on a GPU it is the first and the last character that are checked).
     """
     check_prompt(prompt)
     check_length(length)
@@ -161,8 +158,9 @@ def _stream(
     context = prompt if limit is None else prompt[:, -limit:]
     logits, state = model.extend(context, model.init_state(batch_size))  # (B, P, V)
     logits = logits[:, -1]  # (B, V)
-    check_predictions(logits)
     for drawn in range(1, length + 1):
+        if drawn in (1, length) or logits.device.type == "cpu":  # on others, each look would wait for the device
+            check_predictions(logits)
         token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
         yield token
         if drawn == length:

@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4  # vectors; from about eight on, torch's own product is as fast
-LARGE = 2**16  # weights; fewer stay in a core's cache, and there it is faster
+FEW = 4  # vectors at most: with eight, torch's own product is as fast again
+LARGE = 2**16  # weights at least, and one more: a core's cache holds fewer, and there torch's own product is faster
+HAS_MKL = torch.backends.mkl.is_available()  # measured with no other library
 
 
 class Linear(nn.Linear):
     """torch's, except that all cores share the product with a few vectors when nothing is trained.
 
-    Drawing a text is such products and little else, and each is as fast as its weights can be read. torch leaves
-    them to one core, or has the weights copied into another order first. As a batch of products with columns, one for
-    each core, they are read in the order in which they lie.
+    Drawing a text is such products and little else, and each is as fast as its weights can be read. MKL leaves that
+    with one vector to one core, and copies the weights into another order for those with a few more. As a batch of
+    products with columns, one for each core, they are read in the order in which they lie (docs/performance.md).
     """
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
@@ -25,14 +26,16 @@ class Linear(nn.Linear):
             torch.is_grad_enabled()
             or x.numel() > FEW * self.in_features
             or self.in_features * self.out_features <= LARGE
+            or not HAS_MKL
             or x.device.type != "cpu"
+            or torch.is_autocast_enabled("cpu")  # which would convert these views of the weights at each call
             or self.out_features % (parts := torch.get_num_threads())
         ):
             return super().forward(x)
         columns = x.reshape(-1, self.in_features).t().expand(parts, -1, -1)  # (parts, D, n)
-        y = torch.bmm(self.weight.view(parts, -1, self.in_features), columns)  # (parts, E/parts, n)
+        y = torch.bmm(self.weight.reshape(parts, -1, self.in_features), columns)  # (parts, E/parts, n)
         y = y.permute(2, 0, 1).reshape(*x.shape[:-1], self.out_features)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        return y if self.bias is None else y + self.bias
 
 
 class StackedLinear(Linear):

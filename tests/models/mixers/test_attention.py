@@ -117,6 +117,15 @@ def test_full_value_attention_equals_one_matrix_per_head(heads):
     assert_same_gradients(mixer, reference.full_value_attention(x, *weights, num_heads=heads), x, weights)
 
 
+def test_full_value_attention_has_a_slope_for_each_head():
+    torch.manual_seed(0)
+    mixer = FullValueAttention(D, T, ALiBi(D, T), num_heads=H).double()
+    x, slopes = make_input(), torch.tensor([2.0 ** (-8 * (h + 1) / H) for h in range(H)])
+    weights = [mixer.query.weight, mixer.key.weight, mixer.value.weight, mixer.projection.weight, mixer.projection.bias]
+    expected = reference.full_value_attention(x, *weights, num_heads=H, slopes=slopes)
+    assert_same_gradients(mixer, expected, x, weights)
+
+
 def test_single_head_without_projection_gives_the_head_itself():
     torch.manual_seed(0)
     mixer = FullValueAttention(D, T, num_heads=1, projection=False).double()

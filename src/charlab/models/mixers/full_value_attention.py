@@ -73,6 +73,7 @@ class FullValueAttention(Mixer):
         self.projection = Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        # Contiguous, so that the heads of a block of either are one batch without being copied.
         queries, keys = (self._split_heads(part(x), 0).contiguous() for part in (self.query, self.key))
         merged, outputs = self._merged_values(), []
         for start in range(0, x.shape[1], QUERY_BLOCK):  # a block of queries needs no key after its last one
@@ -117,7 +118,7 @@ class FullValueAttention(Mixer):
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         if bias is not None:
             added = (added + bias.to(added.dtype)).expand(*queries.shape[:2], -1, -1).flatten(0, 1)
-        # One call for product, scale, bias and mask, each of which would read and write all the scores.
+        # Product, scale and mask in one call: each by itself would read and write all the scores.
         scores = torch.baddbmm(added, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=self.head_dim**-0.5)
         return scores.softmax(dim=-1).unflatten(0, queries.shape[:2])
 

@@ -1,0 +1,28 @@
+"""What is measured of finished models, of a text short enough for a test."""
+
+import pytest
+
+from charlab.benchmarks import worker
+
+FOUND = {
+    "first": {"characters_per_second", "seconds"},
+    "first_plainly": {"characters_per_second", "seconds"},
+    "difference": {"difference"},
+    "blocks": {"seconds", "characters_per_second", "characters_per_second_plainly", "difference"},
+    "estimate_plainly": {"characters_per_second", "seconds"},
+}
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> worker.Worker:
+    monkeypatch.setattr(worker, "VALIDATION_CHARACTERS", 2_000)
+    monkeypatch.setattr(worker, "ESTIMATED_CHARACTERS", 2_000)
+    return worker.Worker("recipe")
+
+
+@pytest.mark.parametrize("task", FOUND)
+def test_says_what_figures_ask_for(recipe, task):
+    found = recipe(task)
+    assert found.keys() == FOUND[task]
+    assert all(value >= 0 for value in found.values())
+    assert found.get("difference", 0.0) < 1e-5
