@@ -136,10 +136,13 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
         panel.set_title(f"head {head + 1}", fontsize=8)
         panel.spines[:].set_color("0.8")
         panel.tick_params(length=0, pad=2)
-        if length <= 64:
-            labels = {"labels": list(text.translate(VISIBLE)), "fontsize": 190 * square / 3.2 / length}
-            panel.set_xticks(range(length), **labels, family="monospace", parse_math=False)
-            panel.set_yticks(range(length), **labels, family="monospace", parse_math=False)
+    if length <= 64:
+        style = {"fontsize": 190 * square / 3.2 / length, "family": "monospace", "parse_math": False}
+        labels = list(text.translate(VISIBLE))
+        for panel in panels[-1]:  # the others share their ticks, and show no labels
+            panel.set_xticks(range(length), labels, **style)
+        for panel in panels[:, 0]:
+            panel.set_yticks(range(length), labels, **style)
     bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.7 / width, 0.3, 0.1 / width, 0.4)))
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
