@@ -4,12 +4,16 @@ import pytest
 
 from charlab.benchmarks import worker
 
+RATE = {"characters_per_second", "seconds"}
 FOUND = {
-    "first": {"characters_per_second", "seconds"},
-    "first_plainly": {"characters_per_second", "seconds"},
+    "first": RATE,
+    "first_plainly": RATE,
+    "first_of_64": RATE,
+    "sliding": {"exactly", "plainly"},
+    "rebasing": RATE,
     "difference": {"difference"},
     "blocks": {"seconds", "characters_per_second", "characters_per_second_plainly", "difference"},
-    "estimate_plainly": {"characters_per_second", "seconds"},
+    "estimate_plainly": RATE,
 }
 
 
@@ -26,3 +30,7 @@ def test_says_what_figures_ask_for(recipe, task):
     assert found.keys() == FOUND[task]
     assert all(value >= 0 for value in found.values())
     assert found.get("difference", 0.0) < 1e-5
+
+
+def test_growth_is_asked_of_models_without_a_context_length():
+    assert worker.Worker("gru")("growth").keys() == {"growth"}

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4  # vectors at most: with eight, torch's own product is as fast again
-LARGE = 2**16  # weights at least, and one more: a core's cache holds fewer, and there torch's own product is faster
+FEW = 4  # at most so many vectors: with eight, torch's own product is as fast again
+LARGE = 2**16  # more weights than so many: up to there a core's cache holds them, and torch's own product is faster
 HAS_MKL = torch.backends.mkl.is_available()  # measured with no other library
 
 
@@ -33,7 +33,7 @@ class Linear(nn.Linear):
         ):
             return super().forward(x)
         columns = x.reshape(-1, self.in_features).t().expand(parts, -1, -1)  # (parts, D, n)
-        y = torch.bmm(self.weight.reshape(parts, -1, self.in_features), columns)  # (parts, E/parts, n)
+        y = torch.bmm(self.weight.view(parts, -1, self.in_features), columns)  # (parts, E/parts, n)
         y = y.permute(2, 0, 1).reshape(*x.shape[:-1], self.out_features)
         return y if self.bias is None else y + self.bias
 
