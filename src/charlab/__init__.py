@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from charlab.api import load, run
 
 __all__ = ["load", "run"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
