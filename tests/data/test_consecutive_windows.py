@@ -11,11 +11,11 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.data.windows import consecutive_starts
 
 TEXT = "".join(chr(ord("a") + (index * index + index // 7) % 26) for index in range(200))
-SIZES = {"world_size": 2, "batch_size": 3, "num_starts": 100, "length": 7}
+SIZES = {"batch_size": 6, "num_starts": 100, "length": 7}
 
 
-def batches(seed, count, rank=0, **changes):
-    return [consecutive_starts(seed, counter, rank, **{**SIZES, **changes}) for counter in range(count)]
+def batches(seed, count):
+    return [consecutive_starts(seed, step, **SIZES) for step in range(count)]
 
 
 def test_a_window_starts_where_the_one_before_ended_or_at_the_beginning_of_the_text():
@@ -26,11 +26,11 @@ def test_a_window_starts_where_the_one_before_ended_or_at_the_beginning_of_the_t
         assert after.dtype == np.int64
 
 
-def test_rows_of_all_ranks_share_out_the_text():
-    first = sorted(np.concatenate([batches(305, 1, rank)[0] for rank in (0, 1)]))
+def test_rows_share_out_the_text():
+    first = sorted(batches(305, 1)[0])
     gaps = np.diff([*first, first[0] + 100])
     assert set(gaps) <= {16, 17}  # 100 / 6
-    read = {start + i for rank in (0, 1) for batch in batches(305, 3, rank) for start in batch for i in range(7)}
+    read = {start + i for batch in batches(305, 3) for start in batch for i in range(7)}
     assert len(set(range(100)) - read) < 7  # but for a few at the beginning, which the next round reads
 
 
@@ -39,7 +39,7 @@ def test_the_seed_says_where_reading_begins():
 
 
 def test_a_run_may_be_long():
-    assert consecutive_starts(305, 10**9, 1, **SIZES).max() < 100
+    assert consecutive_starts(305, 10**9, **SIZES).max() < 100
 
 
 @pytest.fixture

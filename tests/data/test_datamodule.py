@@ -76,11 +76,9 @@ def make_trainer(**settings: Any) -> Trainer:
     )
 
 
-def expected_windows(data: CharacterDataModule, counter: int, rank: int = 0) -> Tensor:
+def expected_windows(data: CharacterDataModule, step: int) -> Tensor:
     ids = data.splits["train"]
-    starts = window_starts(
-        data.seed, counter, rank, batch_size=data.batch_size, num_starts=len(ids) - data.context_length
-    )
+    starts = window_starts(data.seed, step, batch_size=data.batch_size, num_starts=len(ids) - data.context_length)
     return reference.gather_windows(ids, torch.from_numpy(starts), data.context_length)
 
 
@@ -260,14 +258,53 @@ def test_a_train_loader_goes_on_where_another_had_stopped() -> None:
         torch.testing.assert_close(batch, expected_windows(data, counter))
 
 
-def test_every_process_has_windows_of_its_own() -> None:
-    data = prepared()
-    data.trainer = SimpleNamespace(global_rank=2)
+def as_part_of(data: CharacterDataModule, rank: int, world_size: int, accumulate: int) -> CharacterDataModule:
+    data.trainer = SimpleNamespace(
+        global_rank=rank, world_size=world_size, accumulate_grad_batches=accumulate, overfit_batches=0.0
+    )
+    return data
 
-    batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
 
-    torch.testing.assert_close(batch, expected_windows(data, 0, rank=2))
-    assert not torch.equal(batch, expected_windows(data, 0, rank=0))
+@pytest.mark.parametrize("order", ["random", "contiguous"])
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 1), (2, 1), (1, 4), (2, 3), (4, 1)])
+def test_devices_and_accumulation_only_divide_the_windows_of_a_step(
+    world_size: int, accumulate: int, order: str
+) -> None:
+    whole = [next(loader) for loader in [prepared(batch_size=12, order=order).train_dataloader()] for _ in range(3)]
+    parts = [
+        as_part_of(prepared(batch_size=12, order=order), rank, world_size, accumulate).train_dataloader()
+        for rank in range(world_size)
+    ]
+
+    for starts in whole:
+        seen = torch.cat([next(loader) for loader in parts for _ in range(accumulate)])
+        assert torch.equal(seen, starts)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "accumulate", "nearest"), [(2, 3, "6 or data.batch_size=12"), (16, 1, "16"), (1, 7, "7 or")]
+)
+def test_a_batch_that_cannot_be_divided_names_the_nearest_that_can(
+    world_size: int, accumulate: int, nearest: str
+) -> None:
+    data = as_part_of(prepared(batch_size=10), 0, world_size, accumulate)
+
+    with pytest.raises(UserError, match=f"batch_size=10 is .* set data.batch_size={nearest}"):
+        data.train_dataloader()
+
+
+def test_an_epoch_scores_as_many_characters_as_the_train_text_has() -> None:
+    assert prepared().steps_per_epoch == 9  # 160 characters, 18 of which a step predicts
+    assert prepared(epoch_steps=5).steps_per_epoch == 5
+    assert len(as_part_of(prepared(batch_size=4), 0, 2, 2).train_dataloader()) == 14
+
+
+def test_epochs_go_on_and_overfitted_batches_repeat() -> None:
+    for changes, steps in (({}, range(6)), ({"overfit_batches": 2}, [0, 1, 0, 1, 0, 1])):
+        data, module = make(epoch_steps=3), Recorder()
+        make_trainer(max_steps=6, max_epochs=-1, **changes).fit(module, datamodule=data)
+        for step, batch in zip(steps, module.trained, strict=True):
+            torch.testing.assert_close(batch, expected_windows(data, step))
 
 
 def test_every_window_of_the_train_text_can_be_drawn_and_no_other() -> None:
@@ -279,13 +316,13 @@ def test_every_window_of_the_train_text_can_be_drawn_and_no_other() -> None:
 
 
 def test_lightning_trains_on_the_windows_of_each_micro_batch() -> None:
-    data, module = make(), Recorder()
+    data, module = make(batch_size=4), Recorder()
 
     make_trainer(max_steps=3, accumulate_grad_batches=2, max_epochs=-1).fit(module, datamodule=data)
 
     assert len(module.trained) == 6
-    for counter, batch in enumerate(module.trained):
-        torch.testing.assert_close(batch, expected_windows(data, counter))
+    for step in range(3):
+        torch.testing.assert_close(torch.cat(module.trained[2 * step : 2 * step + 2]), expected_windows(data, step))
 
 
 def test_epochs_of_a_limited_length_do_not_repeat_each_other() -> None:

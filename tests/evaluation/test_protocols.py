@@ -148,7 +148,7 @@ def test_an_estimate_draws_its_starts_from_the_whole_text():
 
 def test_an_estimate_does_not_look_at_the_windows_of_the_training():
     ((starts, _, _),) = Estimate(num_batches=1, batch_size=20, seed=305).windows(Sizes(10_000, T, 1))
-    assert set(starts).isdisjoint(window_starts(305, 0, 0, batch_size=20, num_starts=10_000 - T))
+    assert set(starts).isdisjoint(window_starts(305, 0, batch_size=20, num_starts=10_000 - T))
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])

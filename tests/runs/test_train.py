@@ -40,7 +40,7 @@ def test_a_run_leaves_its_record(finished_run):
     stored = json.loads((folder / "record.json").read_text())
     assert stored["status"] == "finished"
     assert stored["steps"] == 12
-    assert stored["characters_seen"] == 12 * 2 * 2 * 8  # steps × accumulated batches × windows × T
+    assert stored["characters_seen"] == 12 * 4 * 8  # steps × windows × T
     assert stored["config"]["model"]["embed_dim"] == 16
     assert stored["parameters"] == sum(p.numel() for p in charlab.load(folder)[0].parameters())
     assert stored["flops_per_step"] > 2 * 3 * stored["parameters"]
@@ -179,6 +179,7 @@ def test_another_seed_is_another_run(run_tiny, finished_run):
         (["model.mixer.num_heads=3"], "num_heads"),
         (["data.context_length=1000"], "context_length"),
         (["trainer.max_steps=null"], "budget"),
+        (["data.batch_size=5"], "batch_size=4 or data.batch_size=6"),
         (["trainer.accelerator=gpu"], "gpu"),
         (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
     ],

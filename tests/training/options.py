@@ -53,11 +53,14 @@ def train(
     objective: Objective | None = None,
     schedule: Schedule | None = None,
     order: str = "random",
+    epoch_steps: int | None = None,
     max_steps: int = 6,
     **trainer_settings: Any,
 ) -> LanguageModelModule:
     """Trains a model, or goes on where `folder` has a checkpoint; there is one every two steps."""
     served = data(order)
+    served.epoch_steps = epoch_steps
+    served.batch_size *= trainer_settings.get("accumulate_grad_batches", 1)
     module = LanguageModelModule(
         model,
         optimizer=optimizer,

@@ -45,11 +45,11 @@ class SmallAttention(AutoregressiveModel):
         return self.readout(self.mixer(self.dropout(self.embedding(tokens))))
 
 
-def datamodule(text: str = TEXT) -> CharacterDataModule:
+def datamodule(text: str = TEXT, batch_size: int = 4) -> CharacterDataModule:
     data = CharacterDataModule(
         corpus=TextInMemory(text),
         context_length=8,
-        batch_size=4,
+        batch_size=batch_size,
         train_fraction=0.9,
         validation_fraction=0.1,
         dev_fraction=0.0,
@@ -93,7 +93,7 @@ def trainer(
 
 def fit(folder: Path, model_class: type[LanguageModel], callbacks: list[Callback], **settings) -> LanguageModelModule:
     """Trains a seeded model, and returns its module."""
-    data = datamodule()
+    data = datamodule(batch_size=4 * settings.get("accumulate_grad_batches", 1))
     torch.manual_seed(0)
     trained = module(model_class(len(data.vocabulary)), max_steps=settings["max_steps"])
     trainer(folder, callbacks, **settings).fit(trained, datamodule=data)

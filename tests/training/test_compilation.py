@@ -98,7 +98,7 @@ def test_auto_compiles_where_the_budget_is_long_enough_and_says_so(
 
 def test_the_length_of_a_run_is_guessed_from_its_budget_and_its_work(tmp_path, monkeypatch):
     monkeypatch.setattr(compilation, "SPEED", {"cpu": 1e3 / torch.get_num_threads()})
-    data = small.datamodule()
+    data = small.datamodule(batch_size=8)
     module = small.module(small.SmallAttention(len(data.vocabulary)))
     trainer = small.trainer(tmp_path, [], max_steps=7, accumulate_grad_batches=2)
     trainer.datamodule = data

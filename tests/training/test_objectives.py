@@ -8,7 +8,7 @@ from charlab.models.bigram import Bigram
 from charlab.models.hmm import HiddenMarkovModel
 from charlab.models.rnn import GRU, LSTM
 from charlab.training.objectives import LabelSmoothing, Objective, TruncatedBackpropagation
-from tests.training import options
+from tests.training import options, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function
 
@@ -55,22 +55,36 @@ def test_truncated_backpropagation_carries_the_state_and_no_gradient(tmp_path):
         accumulate_grad_batches=2,
     )
     data = options.data("contiguous")
+    data.batch_size = 8
     starts = data.train_dataloader()
     optimizer = options.chosen("optimizer/sgd", lr=1.0)(expected)
-    state = None
+    states = {0: None, 1: None}  # of the rows that each micro-batch reads
     for _ in range(6):
         optimizer.zero_grad()
-        for _ in range(2):
-            window = data.on_after_batch_transfer(next(starts), 0)
-            hidden, state = expected.recurrence(expected.embedding(window[:, :-1]), state)
-            state = tuple(part.detach() for part in state)
+        whole = data.on_after_batch_transfer(next(starts), 0)
+        for part, window in enumerate(whole.split(4)):
+            hidden, state = expected.recurrence(expected.embedding(window[:, :-1]), states[part])
+            states[part] = tuple(part.detach() for part in state)
             logits = expected.readout(hidden)
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten())
             (loss / 2).backward()
         optimizer.step()
     for a, b in zip(trained.parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(a, b)
-    torch.testing.assert_close(options.checkpoint(tmp_path)["objective"][0]["state"], state)
+    torch.testing.assert_close(options.checkpoint(tmp_path)["objective"][0]["states"], states)
+
+
+def test_accumulation_divides_a_step_and_changes_nothing_else(tmp_path):
+    """The same windows give the same gradient, up to rounding, in one piece and in four."""
+    trained = []
+    for parts in (1, 4):
+        data = small.datamodule(batch_size=8)
+        torch.manual_seed(0)
+        module = small.module(GRU(len(data.vocabulary), embed_dim=4, hidden_dim=5, num_layers=1, dropout=0.0), lr=1.0)
+        small.trainer(tmp_path, [], max_steps=3, accumulate_grad_batches=parts).fit(module, datamodule=data)
+        trained.append(list(module.parameters()))
+    for whole, divided in zip(*trained, strict=True):
+        torch.testing.assert_close(divided, whole)
 
 
 def test_a_batch_asked_for_twice_begins_with_the_same_state():
@@ -78,7 +92,7 @@ def test_a_batch_asked_for_twice_begins_with_the_same_state():
     model, objective = GRU(7, embed_dim=4, hidden_dim=5, num_layers=1, dropout=0.0), TruncatedBackpropagation()
     losses = []
     for window in torch.randint(7, (2, 3, 6)):
-        objective.begin_batch()
+        objective.begin_batch(0)
         losses.append([objective(model, window).item() for _ in range(2)])
         assert losses[-1][0] == losses[-1][1]
     assert losses[1][0] != model.loss(window).item()

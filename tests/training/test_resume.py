@@ -26,6 +26,8 @@ OPTIONS = {
         "accumulate_grad_batches": 2,
         "gradient_clip_val": 1.0,
     },
+    "at the end of an epoch, accumulating": {"epoch_steps": 2, "accumulate_grad_batches": 2},
+    "in the middle of an epoch": {"epoch_steps": 3},
     "label smoothing": {"objective": "label_smoothing"},
     "truncated backpropagation": {
         "model": recurrent,

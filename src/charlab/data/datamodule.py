@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Literal
@@ -33,7 +34,10 @@ class CharacterDataModule(LightningDataModule):
         path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
             loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
         context_length: T; a window is T+1 characters.
-        batch_size: windows in a micro-batch, on each device.
+        batch_size: windows in an optimizer step. Devices and accumulated micro-batches divide it between them, and
+            window w of step s is the same whoever computes it.
+        epoch_steps: optimizer steps in an epoch; None for as many as it takes to score as many characters as the
+            train text has.
         train_fraction: part of the text to learn from, dev included.
         validation_fraction: part of the text that follows, to report on.
         dev_fraction: part of the text, the first of the train split, to make choices on; 0 for none.
@@ -62,6 +66,7 @@ class CharacterDataModule(LightningDataModule):
         path: str | None = None,
         context_length: PositiveInt,
         batch_size: PositiveInt,
+        epoch_steps: PositiveInt | None = None,
         train_fraction: Fraction,
         validation_fraction: Fraction,
         dev_fraction: Fraction,
@@ -84,10 +89,13 @@ class CharacterDataModule(LightningDataModule):
         self.path = path
         self.context_length = context_length
         self.batch_size = batch_size
+        self.epoch_steps = epoch_steps
         self.order = order
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
+        self._starts: Starts | None = None
+        self._served = 0  # micro-batches that a resumed run has seen already
 
     def setup(self, stage: str | None = None) -> None:
         """Loads the corpus and splits it; does nothing the second time.
@@ -141,21 +149,62 @@ class CharacterDataModule(LightningDataModule):
             return None
         return float(self.corpus.floor_per_character[self._slices[split]][1:].mean())
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+        return self.epoch_steps or math.ceil(len(self.splits["train"]) / (self.batch_size * self.context_length))
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Windows that a device computes at a time: its share of a step's, divided by the accumulated micro-batches.
+
+        Raises:
+            UserError: if the batch cannot be divided evenly.
+        """
+        if self.trainer is None:
+            return self.batch_size
+        return divided(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+
     def train_dataloader(self) -> Starts:
-        """Returns the starts of each micro-batch's windows, from the first micro-batch on."""
+        """Return the starts of each micro-batch's windows.
+
+        An epoch goes on where the one before ended, but with `overfit_batches`, which repeats its batches.
+        """
+        size, parts = self.micro_batch_size, self.batch_size // self.micro_batch_size  # of all devices
         rank = self.trainer.global_rank if self.trainer else 0
+        accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
+        length = self.steps_per_epoch * accumulated
+        repeated = self.trainer.overfit_batches if self.trainer else 0
+        period = int(repeated if isinstance(repeated, int) else length * repeated)
         sizes = {"batch_size": self.batch_size, "num_starts": len(self.splits["train"]) - self.context_length}
-        if self.order == "contiguous":
-            sizes |= {"world_size": self.trainer.world_size if self.trainer else 1, "length": self.context_length}
-            return Starts(lambda counter: consecutive_starts(self.seed, counter, rank, **sizes))
-        return Starts(lambda counter: window_starts(self.seed, counter, rank, **sizes))
+        assert parts % accumulated == 0
+
+        def draw(counter: int) -> np.ndarray:
+            step, part = divmod(counter % period if period else counter, accumulated)
+            if self.order == "contiguous":
+                starts = consecutive_starts(self.seed, step, length=self.context_length, **sizes)
+            else:
+                starts = window_starts(self.seed, step, **sizes)
+            first = (rank * accumulated + part) * size
+            return starts[first : first + size]
+
+        self._starts = Starts(draw, length, self._served)
+        return self._starts
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many micro-batches were served; Lightning keeps it in the checkpoint."""
+        return {"micro_batches": self._starts.counter if self._starts is not None else self._served}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on where the datamodule that gave this state stopped."""
+        self._served = state_dict["micro_batches"]
 
     def val_dataloader(self) -> Blocks:
         """Returns the windows that predict each validation character but the first once.
 
         Under several processes each gets all of them: the mean is the same, and none waits for another.
         """
-        return Blocks(self.splits["validation"], self.context_length, self.batch_size)
+        return Blocks(self.splits["validation"], self.context_length, self.micro_batch_size)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
         """Cuts out the windows of a training batch, (B,) starts, on the device; passes on others, (B, T+1) windows."""
@@ -170,21 +219,22 @@ DRAWN_AT_ONCE = 64  # micro-batches
 class Starts(Iterator[Int[Tensor, " B"]]):
     """Where the windows of one micro-batch after the other start: (B,) int64, without end.
 
-    It has a length all the same, one that is never reached: of an iterator without any, Lightning would fetch one
-    item ahead to see whether it ends. An iteration that is broken off goes on where it was, so that epochs of a
-    limited number of batches do not repeat each other.
+    It has the length of an epoch, by which Lightning counts. The next epoch goes on where the last one ended.
 
     Args:
         draw: `draw(counter)` returns the starts of a micro-batch, and nothing but the counter decides on them.
+        length: micro-batches in an epoch.
+        counter: number of the first micro-batch.
     """
 
-    def __init__(self, draw: Callable[[int], np.ndarray]) -> None:
+    def __init__(self, draw: Callable[[int], np.ndarray], length: int, counter: int = 0) -> None:
         self.draw = draw
-        self.counter = 0
+        self.length = length
+        self.counter = counter
         self._ahead: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return 10**12
+        return self.length
 
     def __next__(self) -> Int[Tensor, " B"]:
         if self.counter not in self._ahead:  # one by one, between a model's large arrays, takes six times as long
@@ -194,12 +244,30 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         return torch.from_numpy(starts)
 
     def state_dict(self) -> dict[str, int]:
-        """Returns how many micro-batches were given; Lightning keeps it in the checkpoint."""
+        """Return how many micro-batches were served; Lightning keeps it in the checkpoint."""
         return {"counter": self.counter}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where the loader that gave this state had stopped."""
+        """Go on where the loader that gave this state stopped."""
         self.counter = state["counter"]
+
+
+def divided(batch_size: int, devices: int, accumulated: int) -> int:
+    """Return the windows in a micro-batch.
+
+    Raises:
+        UserError: if `batch_size` cannot be divided evenly.
+    """
+    parts = devices * accumulated
+    size, rest = divmod(batch_size, parts)
+    if rest:
+        nearest = " or ".join(f"data.batch_size={number * parts}" for number in (size, size + 1) if number)
+        raise UserError(
+            f"data.batch_size={batch_size} is the number of windows in an optimizer step and cannot be divided by "
+            f"{devices} device{'s' * (devices > 1)} times trainer.accumulate_grad_batches={accumulated}: "
+            f"set {nearest}."
+        )
+    return size
 
 
 class Blocks:

@@ -103,7 +103,7 @@ class Estimate(Protocol):
             )
         seed = derive_seed(self.seed, "estimate")  # so that these are not the windows of the training
         batches = (
-            window_starts(seed, batch, 0, batch_size=batch_size, num_starts=num_starts)
+            window_starts(seed, batch, batch_size=batch_size, num_starts=num_starts)
             for batch in range(self.num_batches)
         )
         return [Windows(np.concatenate(list(batches)), length, scored_from=1)]

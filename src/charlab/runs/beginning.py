@@ -67,8 +67,7 @@ def begin_record(
         with contextlib.suppress(UserError):
             former = Record.load(folder)
             record.started, record.time = former.started, {"setup_s": former.time.get("setup_s", 0.0)}
-    windows_per_step = data.batch_size * config.trainer.accumulate_grad_batches
-    record.flops_per_step = count_flops(model, batch_size=windows_per_step, window_length=data.context_length + 1)
+    record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
     return record
 
 

@@ -20,7 +20,8 @@ HYPERPARAMETERS = ("model", "data", "optimizer", "scheduler", "objective", "aver
 
 def score_validation(record: Record, model: LanguageModel, data: CharacterDataModule, device: torch.device) -> None:
     """Adds to the record what the model scores on the whole validation text, by both protocols that cover it."""
-    ids, sizes = data.ids("validation", device), {"context_length": data.context_length, "batch_size": data.batch_size}
+    ids = data.ids("validation", device)
+    sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
     blocks = evaluate(model, ids, Blocks(), **sizes)
     _keep_characters(record, blocks)
     sliding = evaluate(model, ids, Sliding(blocks=blocks), **sizes)

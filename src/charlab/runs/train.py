@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build, plain
-from charlab.data.datamodule import CharacterDataModule
+from charlab.data.datamodule import CharacterDataModule, divided
 from charlab.errors import UserError
 from charlab.evaluation.causality import Causality, check_causality
 from charlab.files import remove_leftovers
@@ -95,6 +95,7 @@ class _Run:
         self.module.characters_seen = self.members.characters_seen  # what an ensemble's members took is its cost too
         self.module.training_clock.seconds = self.members.training_seconds
         self.trainer = self._build_trainer()
+        divided(self.data.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def execute(self, overrides: Sequence[str]) -> Record:
         """Trains, evaluates, and returns the finished record."""

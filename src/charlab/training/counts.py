@@ -93,7 +93,7 @@ class MixtureModule(CountsModule):
         data = self.trainer.datamodule
         if "dev" not in data.splits or self.model.weights_are_given:
             return
-        sizes = {"context_length": data.context_length, "batch_size": data.batch_size}
+        sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
         ids = data.ids("dev", self.device)
         nll = [evaluate(member, ids, Blocks(), **sizes).per_character for member in self.model.members.values()]
         self.model.fit_weights(torch.stack([torch.from_numpy(values) for values in nll]))

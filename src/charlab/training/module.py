@@ -88,7 +88,7 @@ class LanguageModelModule(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._is_counted = False
-        self.objective.begin_batch()
+        self.objective.begin_batch(self.micro_batches % self.trainer.accumulate_grad_batches)
 
     def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""]:
         loss = self.compute_loss(self.model, window)

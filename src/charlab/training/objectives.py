@@ -26,8 +26,8 @@ class Objective:
     def check(self, model: LanguageModel, order: Order) -> None:
         """Raises `UserError` if the model, or the order in which windows are served, has no such loss."""
 
-    def begin_batch(self) -> None:
-        """Is called before each batch."""
+    def begin_batch(self, part: int) -> None:
+        """Called before each micro-batch, of which `part` is the number within its optimizer step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a resumed run needs to go on: numbers and tensors."""
@@ -78,8 +78,9 @@ class TruncatedBackpropagation(Objective):
     """
 
     def __init__(self) -> None:
+        self._part = 0
         self._begins_with: Any = None
-        self._ends_with: Any = None
+        self._ends_with: dict[int, Any] = {}  # by the rows of which they are: those of each micro-batch of a step
 
     def check(self, model: LanguageModel, order: Order) -> None:
         if not isinstance(model, CarriesState):
@@ -93,18 +94,18 @@ class TruncatedBackpropagation(Objective):
                 "serves others: set data.order=contiguous."
             )
 
-    def begin_batch(self) -> None:
-        self._begins_with = self._ends_with
+    def begin_batch(self, part: int) -> None:
+        self._part, self._begins_with = part, self._ends_with.get(part)
 
     def __call__(self, model: LanguageModel, window: Int[Tensor, "B T+1"]) -> Float[Tensor, ""]:
         assert isinstance(model, CarriesState)
         state = self._begins_with
         state = model.init_state(len(window)) if state is None else move_data_to_device(state, window.device)
-        loss, self._ends_with = model.loss_with_state(window, state)
+        loss, self._ends_with[self._part] = model.loss_with_state(window, state)
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"state": self._ends_with}
+        return {"states": self._ends_with}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._ends_with = state.get("state")
+        self._ends_with = state.get("states", {})

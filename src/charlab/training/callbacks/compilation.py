@@ -101,7 +101,7 @@ class Compilation(Callback):
     def _compile(self, trainer: Trainer, module: LanguageModelModule) -> None:
         """Has the loss compiled by computing it and its gradient once."""
         data, model, objective = trainer.datamodule, module.model, module.objective
-        starts = torch.zeros(data.batch_size, dtype=torch.long, device=module.device)
+        starts = torch.zeros(data.micro_batch_size, dtype=torch.long, device=module.device)
         window = gather_windows(data.ids("train", module.device), starts, data.context_length)
         mode = "reduce-overhead" if self.choice == "cuda_graphs" else "default"
         compiled = torch.compile(objective, fullgraph=True, dynamic=False, mode=mode)
@@ -151,8 +151,7 @@ def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
     lengths = []
     if module.max_steps is not None:
         data = trainer.datamodule
-        batch_size = data.batch_size * trainer.accumulate_grad_batches
-        flops = count_flops(module.model, batch_size=batch_size, window_length=data.context_length + 1) or 0
+        flops = count_flops(module.model, batch_size=data.batch_size, window_length=data.context_length + 1) or 0
         units = torch.get_num_threads() if module.device.type == "cpu" else 1
         lengths.append(module.max_steps * flops / (units * SPEED.get(module.device.type, math.inf)))
     if module.max_seconds is not None:

@@ -58,7 +58,7 @@ class Evaluation(Callback):
             return  # another batch of the same step, or the end of training right after a step
         self.last_step = trainer.global_step
         data = trainer.datamodule
-        estimate = Estimate(num_batches=self.num_batches, seed=data.seed)
+        estimate = Estimate(num_batches=self.num_batches, batch_size=data.batch_size, seed=data.seed)
         protocols: dict[str, Protocol] = {"train": estimate, "validation": estimate}
         if "dev" in data.splits:
             protocols["dev"] = Blocks()
@@ -70,7 +70,7 @@ class Evaluation(Callback):
                     data.ids(split, module.device),
                     protocol,
                     context_length=data.context_length,
-                    batch_size=data.batch_size,
+                    batch_size=data.micro_batch_size,
                     rank=trainer.global_rank,
                     world_size=trainer.world_size,
                 )
