@@ -5,7 +5,7 @@ PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install quickstart train study table test test-slow test-clusters test-rendering test-all test-corpus lint format types docs-test clean
+.PHONY: help install quickstart train study results test test-slow test-clusters test-rendering test-all test-corpus lint format types docs-test clean
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -27,8 +27,8 @@ train: install ## train: make train ARGS="experiment=part1/bigram"
 study: install ## run a small study on the embedded corpus and write its report
 	@$(BIN)/python scripts/train.py -m study=demo launcher=joblib $(ARGS)
 
-table: install ## make the table of Part 2, or go on with it: make table ARGS="--dry-run"
-	@$(BIN)/python scripts/table.py $(ARGS)
+results: install ## write docs/results.md from the records: make results ARGS=--check
+	@$(BIN)/python -m tools.results $(ARGS)
 
 test: install ## run the fast tests
 	$(BIN)/python -m pytest -n auto --dist worksteal -q $(ARGS)

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from charlab.benchmarks.catalog import BENCHMARKS
-from charlab.benchmarks.pairs import OURS, Benchmark, Figure, measure, save
-from charlab.runs.results.benchmarks import benchmarks
+from benchmarks.__main__ import BENCHMARKS
+from benchmarks.pairs import OURS, Benchmark, Figure, measure, save
+from tools.results.speed import benchmarks
 
 OURS_MS, THEIRS_MS = (10.0, 20.0, 40.0), (30.0, 30.0, 90.0)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charlab.benchmarks.processes import QUIET, run_recipe, run_training
+from benchmarks.processes import QUIET, run_recipe, run_training
 
 COMPARED = {"wall_s", "training_s", "evaluation_s", "steps", "blocks", "step_ms", "peak_memory_mb"}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from charlab.benchmarks import worker
+from benchmarks import worker
 
 RATE = {"characters_per_second", "seconds"}
 FOUND = {

@@ -6,7 +6,7 @@ import pytest
 
 from charlab import cli
 from charlab.runs.record import Record
-from charlab.runs.results.page import keep
+from tools.results.__main__ import keep
 
 pytestmark = pytest.mark.slow
 

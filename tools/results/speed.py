@@ -13,7 +13,7 @@ from charlab.runs.record import Record
 INTRODUCTION = """\
 ## Speed
 
-Written from `docs/records/benchmarks/`, which `python scripts/benchmark.py NAME` measures: charlab and what stands
+Written from `docs/records/benchmarks/`, which `python -m benchmarks NAME` measures: charlab and what stands
 beside it in turn, in fresh processes. Figures are medians over the rounds, comparisons medians of those within each,
 with the lowest and the highest. [performance.md](performance.md) has floors and reasons.
 

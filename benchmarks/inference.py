@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from charlab.benchmarks.pairs import OURS, Benchmark, Figure, Measurement
-from charlab.benchmarks.processes import run_module
+from benchmarks.pairs import OURS, Benchmark, Figure, Measurement
+from benchmarks.processes import run_module
 
 PLAIN = "without a cache"
 UNIT = "characters/s"
@@ -13,7 +13,7 @@ RECURRENT = ("gru", "min_gru", "s4d", "mamba", "linear_attention")
 
 
 def _worker(what: str, model: str) -> Measurement:
-    return run_module("charlab.benchmarks.worker", what, model)
+    return run_module("benchmarks.worker", what, model)
 
 
 def _rate(what: str) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -23,6 +22,8 @@ PUBLISHED = (
     ("the same, five seeds", "1.4655 ± 0.0027", "random windows"),
 )
 PUBLISHED_ONLINE = (("PPMd, order 6", "1.404"), ("zpaq -m5", "1.307"), ("paq8px -8", "1.195"))
+
+STUDIES = {60.0: "table/one_minute", 300.0: "table/five_minutes"}  # seconds of training -> what makes the table
 
 COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "bpc", "perplexity", "sliding", "seeds")
 
@@ -45,6 +46,23 @@ def part2(runs: Sequence[Record], others: Sequence[Record] = ()) -> str:
         for budget in budgets
     ]
     return "\n".join([_INTRODUCTION, *tables, *_online([*runs, *others]), *_published()])
+
+
+def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> list[str]:
+    """Return the trained families with the lowest mean nll by blocks after a budget, the best first.
+
+    Families known only by a bound, and those that leak, are not ranked.
+    """
+    families: dict[str, list[Record]] = defaultdict(list)
+    for run in runs:
+        if run.parameters and run.config["trainer"]["max_seconds"] == seconds:
+            families[run.name.removeprefix("part2-")].append(run)
+    ranked = {
+        name: _mean(found, "blocks", "nll")
+        for name, found in families.items()
+        if not (_is_bound(found) or any(run.causality.get("leaks") for run in found))
+    }
+    return sorted(ranked, key=ranked.__getitem__)[:number]
 
 
 _INTRODUCTION = """\
@@ -72,10 +90,7 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float) 
         "",
         _verdict(families),
         "",
-        "```sh",
-        *dict.fromkeys(f"python scripts/train.py {_command(runs)}" for runs in ranked),
-        "```",
-        "",
+        *_command(budget),
     ]
     return "\n".join(lines)
 
@@ -154,13 +169,10 @@ def _published() -> list[str]:
     ]
 
 
-def _command(runs: Sequence[Record]) -> str:
-    """Returns the arguments that make the runs of a family, one after the other."""
-    seeds = sorted({run.seed for run in runs})
-    if len(seeds) == 1:
-        return shlex.join(runs[0].overrides)
-    rest = [override for override in runs[0].overrides if not override.startswith("seed=")]
-    return shlex.join(["-m", *rest, f"seed={','.join(map(str, seeds))}"])
+def _command(budget: float) -> list[str]:
+    """Return the command that makes the table, where a study is shipped for its budget."""
+    study = STUDIES.get(budget)
+    return ["```sh", f"python scripts/train.py -m study={study}", "```", ""] if study else []
 
 
 def _mean(runs: Sequence[Record], protocol: str, figure: str) -> float:

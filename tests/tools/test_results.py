@@ -6,7 +6,7 @@ import pytest
 
 from charlab.errors import UserError
 from charlab.runs.record import Record
-from charlab.runs.results.page import keep, thin, write_results
+from tools.results.__main__ import keep, results_page, thin
 
 
 @pytest.fixture
@@ -52,8 +52,7 @@ def records(tmp_path):
 
 
 def page(tmp_path):
-    write_results(tmp_path / "docs" / "records", tmp_path / "docs" / "results.md")
-    return (tmp_path / "docs" / "results.md").read_text()
+    return results_page(tmp_path / "docs" / "records", tmp_path / "docs")
 
 
 def row(text, label):
@@ -69,7 +68,7 @@ def test_seeds_are_averaged_with_their_spread(records, tmp_path):
     assert cells[5] == "1.6000 ± 0.1000"
     assert cells[8] == "1.5500 ± 0.1000"
     assert cells[9] == "3"
-    assert "-m experiment=part2/gru seed=1,2,3" in page(tmp_path)
+    assert "-m study=table/one_minute\n" in page(tmp_path)
 
 
 def test_budgets_have_tables_of_their_own(records, tmp_path):

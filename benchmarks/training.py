@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from charlab.benchmarks.pairs import OURS, Benchmark, Figure
-from charlab.benchmarks.processes import (
+from benchmarks.pairs import OURS, Benchmark, Figure
+from benchmarks.processes import (
     QUIET,
     run_module,
     run_program,

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charlab.benchmarks.pairs import Measurement
+from benchmarks.pairs import Measurement
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
 

@@ -1,4 +1,4 @@
-"""Measures generation and evaluation of an untrained model: `python -m charlab.benchmarks.worker WHAT MODEL`."""
+"""Measures generation and evaluation of an untrained model: `python -m benchmarks.worker WHAT MODEL`."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from charlab.benchmarks.pairs import OURS, Benchmark, Figure, Measurement
-from charlab.benchmarks.processes import QUIET, run_recipe, run_training, run_trainings_at_once
+from benchmarks.pairs import OURS, Benchmark, Figure, Measurement
+from benchmarks.processes import QUIET, run_recipe, run_training, run_trainings_at_once
 from charlab.errors import UserError
 
 COMPILED = "nanoGPT's recipe, compiled"
@@ -33,7 +33,7 @@ def _peak() -> float:
         raise UserError("This benchmark needs a GPU: run it where torch.cuda.is_available().")
     name = torch.cuda.get_device_name()
     if name not in PEAK:
-        raise UserError(f"The peak of {name} is not known: add it to PEAK in charlab/benchmarks/gpu.py.")
+        raise UserError(f"The peak of {name} is not known: add it to PEAK in benchmarks/gpu.py.")
     return PEAK[name]
 
 

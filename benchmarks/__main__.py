@@ -1,0 +1,55 @@
+"""Measure charlab's speed next to plainer code and keep the records: `python -m benchmarks NAME…`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import gpu, inference, training
+from benchmarks.pairs import measure, save
+from charlab.configuration.nearest import nearest
+from charlab.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **gpu.BENCHMARKS}
+"""By name, a function that returns the benchmark."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Measure benchmarks by name and keep the record of each in `docs/records/benchmarks`.
+
+    Args:
+        arguments: the command line.
+
+    Raises:
+        UserError: if one of the measured programs fails.
+    """
+    built = {name: make() for name, make in BENCHMARKS.items()}
+    default = [name for name, benchmark in built.items() if not benchmark.is_asked_for]
+    parser = ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure charlab next to plainer code, alternating between the two. Keep the machine idle.",
+        epilog=f"Benchmarks: {', '.join(BENCHMARKS)}. Without a name, all but the slow ones run: {', '.join(default)}.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks to run")
+    parser.add_argument("--pairs", type=int, help="number of rounds; five or more for a trustworthy figure")
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name}{nearest(name, BENCHMARKS)}")
+    os.chdir(ROOT)
+    for name in given.names or default:
+        pairs = given.pairs or built[name].pairs
+        for record in measure(name, built[name], pairs, lambda line: print(line, flush=True)):
+            save(record, ROOT / "docs" / "records" / "benchmarks")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))

@@ -1,1 +1,0 @@
-"""Measurements of speed: charlab beside the plainest code that does the same, in turn, in fresh processes."""

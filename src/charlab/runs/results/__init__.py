@@ -1,1 +1,0 @@
-"""`docs/results.md`, written from the records of real runs, which are kept beside it."""

@@ -1,0 +1,43 @@
+"""Benchmarks that train, in processes of their own."""
+
+import pytest
+
+from benchmarks.processes import run_module, run_training, run_trainings_at_once
+from charlab.errors import UserError
+
+TINY = (
+    "model=gpt",
+    "data=textfile",
+    "data.context_length=8",
+    "data.batch_size=2",
+    "model.embed_dim=16",
+    "model.num_layers=1",
+    "trainer.accelerator=cpu",
+)
+SMALL = ("callbacks.evaluation.num_batches=2", "callbacks.metrics.every_n_steps=1", "callbacks.samples.length=20")
+
+
+@pytest.fixture
+def text_path(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("to be or not to be that is the question\n" * 40)
+    return path
+
+
+@pytest.mark.slow
+def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
+    command = [*TINY, *SMALL, "trainer.max_steps=40", f"data.path={text_path}"]
+    measured = run_training(*command)
+    assert measured["steps"] == 40
+    assert 0 < measured["step_ms"] < 1e3 * measured["training_s"] < 1e3 * measured["wall_s"]
+    assert measured["evaluation_s"] > 0
+    assert run_trainings_at_once([command, command], at_once=True)["wall_s"] > measured["training_s"]
+    with pytest.raises(UserError, match="exit code 2"):
+        run_training("model=typo")
+
+
+@pytest.mark.slow
+def test_the_plainest_loop_takes_the_same_overrides(text_path):
+    measured = run_module("tests.references.plain_loop", 20, *TINY, f"data.path={text_path}")
+    assert 0 < measured["mean_step_ms"] < 1e3 * measured["wall_s"]
+    assert measured["peak_memory_mb"] > 100

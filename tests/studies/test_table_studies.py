@@ -1,0 +1,43 @@
+"""The studies behind the table of Part 2 can be planned, leave out no family, and go on with the best."""
+
+from pathlib import Path
+
+import pytest
+
+from charlab.configuration.compose import Composer
+from charlab.configuration.location import conf_folder
+from charlab.runs.record import Record
+from charlab.studies import expansion
+from charlab.studies.definition import define
+from tools.results.part2 import STUDIES, leaders
+
+RECORDS = Path(__file__).parents[2] / "docs" / "records"
+FLOOR = "ngram_kneser_ney"
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def plan(request, module_patch):
+    """The plan of a table's study, on whatever text: what tells runs apart is all but the text."""
+    name = STUDIES[request.param]
+    composer = Composer()
+    module_patch.setattr(expansion, "fingerprint", lambda config: str(hash((expansion._meaning(config), config.seed))))
+    module_patch.setattr(expansion, "check_output_folder", lambda config, sweep: None)
+    definition = define(composer.master([f"study={name}"]).study, name)
+    return request.param, expansion.Expansion(definition, composer, ["trainer.accelerator=cpu"]).plan("")
+
+
+@pytest.fixture(scope="module")
+def module_patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.mark.slow
+def test_every_family_has_a_minute_and_the_best_six_have_five(plan):
+    seconds, found = plan
+    experiments = {path.stem for path in (conf_folder() / "experiment" / "part2").glob("[!_]*.yaml")}
+    best = leaders([Record.load(path.parent) for path in RECORDS.glob("part2-*/*/record.json")])
+    assert {arm.name for arm in found.arms} == (experiments if seconds == 60 else {FLOOR, *best})
+    assert found.baseline == FLOOR
+    for cell in found.cells:
+        assert cell.run.startswith(f"part2-{cell.arm}/")

@@ -1,0 +1,1 @@
+"""Write `docs/results.md` from the records of real runs."""
