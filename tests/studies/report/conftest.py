@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from charlab.studies.report.contents import Contents, gather
-from charlab.studies.report.drawings import Drawings
-from charlab.studies.report.write import write_report
+from charlab.studies.report.figures import Drawings
+from charlab.studies.report.program import write_report
 from charlab.studies.results import StudyResults, read_results
 from tests.studies.report.made_up_study import MadeUpArm, make_study
 

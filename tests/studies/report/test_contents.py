@@ -8,9 +8,9 @@ from scipy import stats
 
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.bootstrap import bootstrap_text
-from charlab.studies.report.contents import gather
-from charlab.studies.report.pieces import Span
-from charlab.studies.report.write import csv_tables
+from charlab.studies.report.contents import gather, printable, without_paths
+from charlab.studies.report.program import csv_tables
+from charlab.studies.report.tables import Span
 from tests.studies.report.conftest import LONG, NASTY
 from tests.studies.report.made_up_study import TEXT_LENGTH, MadeUpArm
 
@@ -185,3 +185,22 @@ def test_a_bound_above_an_exact_figure_is_not_ranked_below_it(make):
     assert verdicts.loc[0, "in_words"] == "inconclusive (≤)"
     assert "may be lower" in verdicts.loc[0, "caution"]
     assert "(≤): judged by an upper bound" in told.verdicts.caption
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('File "/home/ann/lab/src/charlab/runs/train.py", line 5', 'File "…/runs/train.py", line 5'),
+        ("data.path=/home/ann/words.txt", "data.path=…/words.txt"),
+        ("/tmp/words.txt is gone", "…/words.txt is gone"),
+        (r"C:\Users\ann\words.txt", "…/words.txt"),
+        ("~/lab/words.txt", "…/words.txt"),
+        ("outputs/runs/a/b and https://example.org/a/b and 3/4", None),
+    ],
+)
+def test_paths_do_not_tell_whose_machine_it_was(text, shown):
+    assert without_paths(text) == (text if shown is None else shown)
+
+
+def test_what_cannot_be_shown_is_replaced():
+    assert printable("a\tb\x00\x1b[31m\u202e\nc") == "a   b\ufffd\ufffd[31m\ufffd\nc"

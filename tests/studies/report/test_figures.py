@@ -8,10 +8,8 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from charlab.studies.report.contents import gather
-from charlab.studies.report.curves import curve_over_seeds
-from charlab.studies.report.drawing import _apart, drawing, label_at_right, new_figure, picture
-from charlab.studies.report.drawings import Drawings
-from charlab.studies.report.figures import draw_differences
+from charlab.studies.report.figures import Drawings, curve_over_seeds, draw_differences
+from charlab.studies.report.style import drawing, label_at_right, new_figure, picture, short_names, spread
 from tests.studies.report.conftest import LONG, NASTY
 
 pytestmark = pytest.mark.slow
@@ -34,7 +32,7 @@ def test_labels_move_apart_by_as_little_as_can_be(heights):
     from sklearn.isotonic import IsotonicRegression  # which takes long to import
 
     gap = 0.1
-    found = np.array(_apart(heights, gap, low=-9, high=9))
+    found = np.array(spread(heights, gap, low=-9, high=9))
     offsets = gap * np.arange(len(heights))
     nearest = IsotonicRegression().fit_transform(np.arange(len(heights)), np.array(heights) - offsets) + offsets
     assert found == pytest.approx(nearest, abs=1e-6)  # least squares under found[i + 1] ≥ found[i] + gap
@@ -42,7 +40,7 @@ def test_labels_move_apart_by_as_little_as_can_be(heights):
 
 @given(st.lists(st.floats(-1, 2), min_size=1, max_size=9).map(sorted))
 def test_labels_stay_beside_the_axes_if_there_is_room(heights):
-    found = np.array(_apart(heights, 0.1, low=0, high=1))
+    found = np.array(spread(heights, 0.1, low=0, high=1))
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-9
     assert (np.diff(found) >= 0.1 - 1e-9).all()
@@ -146,3 +144,12 @@ def test_a_figure_is_the_same_file_each_time(kind):
             label_at_right(axes, [(0.5, "a $_", "red")])
             files.add(picture(figure, kind))
     assert len(files) == 1
+
+
+@given(st.lists(st.text("ab_", min_size=1, max_size=60), unique=True, max_size=12))
+def test_labels_are_short_and_different(names):
+    found = short_names(names)
+    assert list(found) == names
+    assert all(len(label) <= 24 for label in found.values())
+    assert len(set(found.values())) == len(names)
+    assert all(found[name] == name for name in names if len(name) <= 18)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from charlab.studies.report import latex
-from charlab.studies.report.write import write_report
+from charlab.studies.report.program import write_report
 from tests.studies.report.conftest import LONG, NASTY
 from tests.studies.report.made_up_study import MadeUpArm
 

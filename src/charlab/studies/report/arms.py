@@ -1,4 +1,4 @@
-"""What the cells of an arm amount to."""
+"""What each arm of a study reached and cost, and the figures that are known of its text."""
 
 from __future__ import annotations
 
@@ -15,20 +15,26 @@ from charlab.studies.results import COSTS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from charlab.runs.record import Record
     from charlab.studies.results import StudyResults
 
 MEASURES = ("value", "bpc", "perplexity")
 
+# The text's SHA-256 → the best n-gram on its last tenth, counted on the rest, in nats per character.
+_NGRAMS = {
+    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": ("Kneser–Ney n-gram of order 7", 1.516),
+}
+
 
 class Estimate(NamedTuple):
-    """A mean over seeds, and the half-width of its 95% t-interval; nan where there is none."""
+    """A mean over seeds and the half-width of its 95% t-interval; nan where there is none."""
 
     mean: float
     half_width: float
 
 
 class Cost(NamedTuple):
-    """What finished cells took: the median over seeds, and the least and the most."""
+    """The median cost of finished cells, and its range."""
 
     median: float
     low: float
@@ -40,15 +46,15 @@ class ArmSummary:
     """What the finished cells of an arm amount to.
 
     Attributes:
-        name: of the arm.
-        is_baseline: whether the others are compared with it.
-        seeds: how many cells have finished.
-        planned: how many there are to be.
-        figures: by measure: nll, bits per character, perplexity. As claimed, where the arm leaks.
-        likelihood: "bound" if its figures are upper bounds.
-        leaks: whether a cell sees what it is to predict.
-        honest: nll scored character by character, over seeds, where the arm leaks.
-        costs: by what is counted; without what is not known.
+        name: the arm's name.
+        is_baseline: whether the other arms are compared with it.
+        seeds: number of finished cells.
+        planned: number of planned cells.
+        figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
+        likelihood: "bound" if the figures are upper bounds.
+        leaks: whether a cell sees what it predicts.
+        honest: nll scored character by character, if the arm leaks.
+        costs: by name, those that are known.
     """
 
     name: str
@@ -63,18 +69,13 @@ class ArmSummary:
 
     @property
     def mean(self) -> float | None:
-        """Its nll; None if no cell has one."""
+        """Mean nll; None if no cell has one."""
         mean = self.figures["value"].mean
         return None if math.isnan(mean) else mean
 
-    @property
-    def half_width(self) -> float:
-        """Of the 95% t-interval of its nll."""
-        return self.figures["value"].half_width
-
 
 def summarize(results: StudyResults) -> dict[str, ArmSummary]:
-    """Returns a summary of each arm by name, in the plan's order."""
+    """Return a summary of each arm by name, in the plan's order."""
     table, budgets = results.table(), results.budgets()
     return {
         arm.name: _summary(arm.name, table[table["arm"] == arm.name], budgets.loc[arm.name], results.plan.baseline)
@@ -91,20 +92,56 @@ def _summary(name: str, cells: pd.DataFrame, budget: pd.Series, baseline: str) -
         is_baseline=name == baseline,
         seeds=len(finished),
         planned=len(cells),
-        figures={measure: estimate(finished[measure].to_numpy(dtype=float)) for measure in MEASURES},
+        figures={measure: estimate(finished[measure]) for measure in MEASURES},
         likelihood="bound" if finished["likelihood"].eq("bound").any() else "exact",
         leaks=leaks,
-        honest=estimate(finished["honest_nll"].to_numpy(dtype=float)) if leaks else None,
+        honest=estimate(finished["honest_nll"]) if leaks else None,
         costs={name: cost for name, cost in costs.items() if not math.isnan(cost.median)},
     )
 
 
-def estimate(values: np.ndarray) -> Estimate:
-    """Returns the mean of the finite values and its 95% t-interval."""
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return Estimate(math.nan, math.nan)
-    mean = float(finite.mean())
-    if finite.size == 1:
+def estimate(values: pd.Series) -> Estimate:
+    """Return the mean of the finite values and its 95% t-interval."""
+    found = values.to_numpy(dtype=float)
+    finite = found[np.isfinite(found)]
+    mean = float(finite.mean()) if finite.size else math.nan
+    if finite.size < 2:
         return Estimate(mean, math.nan)
     return Estimate(mean, t_interval(mean, float(finite.std(ddof=1)), finite.size, 0.95)[1] - mean)
+
+
+class Reference(NamedTuple):
+    """A figure to hold results against, in nats per character."""
+
+    name: str
+    nll: float
+    note: str
+
+
+def entropy(results: StudyResults) -> float | None:
+    """Return the entropy of the validation text in nats per character, if all cells know the same one."""
+    floors = {record.floor.get("validation") for record in _finished(results)}
+    return floors.pop() if len(floors) == 1 else None
+
+
+def references(results: StudyResults) -> list[Reference]:
+    """Return what is known of the text that all cells were scored on, lowest first."""
+    found = []
+    floor = entropy(results)
+    if floor is not None:
+        found.append(Reference("entropy of the text", floor, "no model can be expected to be below"))
+    texts = {record.corpus.get("sha256") for record in _finished(results)}
+    if len(texts) == 1 and results.plan.protocol != "estimate" and all(map(_has_usual_split, _finished(results))):
+        ngram = _NGRAMS.get(str(texts.pop()))
+        if ngram is not None:
+            found.append(Reference(*ngram, "counts only, no training; figure measured elsewhere"))
+    return found
+
+
+def _finished(results: StudyResults) -> list[Record]:
+    return [result.record for result in results.cells if result.record is not None and result.status == "finished"]
+
+
+def _has_usual_split(record: Record) -> bool:
+    data = record.config.get("data", {})
+    return data.get("train_fraction") == 0.9 and not data.get("dev_fraction")

@@ -1,22 +1,25 @@
-"""All that a report says, whatever it is written in."""
+"""All that a report says, whatever format it is written in."""
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from charlab.studies.bootstrap import TextInterval
-from charlab.studies.report import wording
-from charlab.studies.report.arms import ArmSummary, summarize
-from charlab.studies.report.figures import COSTS
-from charlab.studies.report.notices import notices
-from charlab.studies.report.other_text import other_text
-from charlab.studies.report.pieces import Notice, Table, joined
-from charlab.studies.report.provenance import commands, count, environment, limits, method
-from charlab.studies.report.references import entropy, references
+import numpy as np
+
+from charlab.errors import UserError
+from charlab.quantities import count, joined
+from charlab.runs.record import SCENE_LENGTH, Record
+from charlab.studies.bootstrap import TextInterval, bootstrap_text
+from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
+from charlab.studies.report.sentences import Notice, environment, limits, method, notices
 from charlab.studies.report.tables import (
     EXPECTED_TO,
+    Table,
     budget_table,
     cell_table,
     result_table,
@@ -26,19 +29,15 @@ from charlab.studies.report.tables import (
 
 if TYPE_CHECKING:
     from charlab.studies.comparison import Comparison
-    from charlab.studies.plan import Plan
+    from charlab.studies.plan import Cell, Plan
     from charlab.studies.results import CellResult, StudyResults
 
 SAMPLE_LENGTH = 400  # characters
-RULES = (
-    "Fixed before the first cell ran, and applied in this order: equivalent if the 90% interval lies within ± the "
-    "margin (adjusted after Holm over the arms); supported if the difference is significant (adjusted p < 0.05) in the "
-    "direction expected; refuted if a difference of the margin in that direction is ruled out (95% bound); else "
-    "inconclusive. Where no difference is expected, being equivalent supports it."
-)
-
+COSTS = {"training_s": "training seconds", "flops": "training FLOPs", "parameters": "parameters"}  # that are drawn
 
 _WAITING = ("missing", "running")
+# An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
 
 class Judgment(NamedTuple):
@@ -48,7 +47,7 @@ class Judgment(NamedTuple):
         comparison: all figures.
         verdict: in words.
         expectation: what it was expected to do.
-        caution: why the verdict may not mean what it says; mostly empty.
+        caution: why the verdict may not mean what it says; usually "".
         other_text: whether the difference would hold on other text.
     """
 
@@ -60,7 +59,7 @@ class Judgment(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """A cell that has no result, or diverged, and how to make it again."""
+    """A cell that failed or diverged, and the command that runs it again."""
 
     cell: str
     status: str
@@ -69,7 +68,7 @@ class Unfinished(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The beginning of what a run of an arm wrote."""
+    """The beginning of the text that a run of an arm generated."""
 
     arm: str
     text: str
@@ -82,23 +81,23 @@ class Contents:
     Attributes:
         plan: the study's.
         summary: what was compared, in a line.
-        notices: what has to be read first.
+        notices: what to read first.
         arms: what each arm's cells amount to.
         comparisons: the verdicts with all their figures.
         judgments: what is said of each arm but the baseline.
-        verdicts: the same as a table; None where nothing is compared.
+        verdicts: the same as a table; None if nothing is compared.
         results: what each arm reached.
-        budgets: what it took.
+        budgets: what each arm cost.
         cells: every cell.
-        unfinished: those that have no result though they were run, or diverged.
-        waiting: names of those that have not been run, or are running, by status.
-        older: names of those made by other code than today's; empty if there are none.
+        unfinished: cells that failed or diverged.
+        waiting: names of the cells that are missing or running, by status.
+        older: names of the cells made by other code than today's, or "".
         samples: text from each arm.
-        method: how it was done, in sentences.
-        limits: what is not shown, in sentences.
-        commands: what it is for → the command.
+        method: how the study was done, in sentences.
+        limits: what it does not show, in sentences.
+        commands: purpose → command.
         environment: what the cells ran on, by name.
-        floor: the entropy of the text in nats per character, where it is known.
+        floor: entropy of the text in nats per character, if known.
     """
 
     plan: Plan
@@ -123,10 +122,7 @@ class Contents:
 
     @property
     def compared_costs(self) -> list[str]:
-        """What arms differ in by more than a hundredth, of what can be drawn; the training time if there is nothing.
-
-        Empty where fewer than two arms have a figure that can be trusted.
-        """
+        """The drawable costs in which arms differ by more than 1%, else the training time; none for a single arm."""
         arms = [arm for arm in self.arms.values() if arm.mean is not None and not arm.leaks]
         if len(arms) < 2:
             return []
@@ -136,19 +132,21 @@ class Contents:
 
     @property
     def cost_note(self) -> str:
-        """Says which arms cannot be drawn against their costs; mostly nothing."""
+        """Which arms cannot be drawn against their costs; usually ""."""
         leaking = [arm.name for arm in self.arms.values() if arm.leaks]
         return f"Not drawn, for its figures are false: {joined(leaking)}." if leaking else ""
 
 
 def gather(results: StudyResults) -> Contents:
-    """Returns all that a report on these results says."""
+    """Return all that a report on these results says."""
     plan, arms, comparisons = results.plan, summarize(results), results.comparisons()
     texts = {arm: other_text(results, arms[arm], arms[plan.baseline]) for arm in comparisons}
     records = [result.record for result in results.cells if result.record is not None and result.ended]
+    finished = sum(result.status == "finished" for result in results.cells)
     return Contents(
         plan=plan,
-        summary=_summary(results),
+        summary=f"{count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}, {finished} of {len(plan.cells)} "
+        f"cells finished; baseline: {plan.baseline}",
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
         comparisons=comparisons,
@@ -158,47 +156,42 @@ def gather(results: StudyResults) -> Contents:
         budgets=budget_table(plan, arms, matches=results.mismatch() is None),
         cells=cell_table(results),
         unfinished=tuple(_unfinished(results)),
-        waiting={status: named for status in _WAITING if (named := _named(results, _has_status(status)))},
-        older=_named(results, lambda cell: cell.older),
+        waiting={s: names for s in _WAITING if (names := _names(results, lambda cell, s=s: cell.status == s))},  # type: ignore[misc]
+        older=_names(results, lambda cell: cell.older),
         samples=tuple(
-            Sample(arm, wording.printable(text[:SAMPLE_LENGTH]).strip("\n"))
+            Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
             for arm in arms
             if (text := results.samples(arm)).strip()
         ),
         method=tuple(method(plan, records)),
         limits=tuple(limits(results, records)),
-        commands=commands(results),
+        commands=_commands(results),
         environment=environment(records),
         floor=entropy(results),
     )
 
 
-def _summary(results: StudyResults) -> str:
-    plan = results.plan
-    finished = sum(result.status == "finished" for result in results.cells)
-    arms, seeds = count(len(plan.arms), "arm"), count(len(plan.seeds), "seed")
-    return f"{arms} × {seeds}, {finished} of {len(plan.cells)} cells finished; baseline: {plan.baseline}"
-
-
 def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
-    """Returns what is said of an arm."""
     sentence = text if isinstance(text, str) else text.sentence
     name = verdict_name(comparison, exploratory=plan.exploratory)
     return Judgment(comparison, name, EXPECTED_TO[comparison.expectation], comparison.caution, sentence)
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:
-    found = []
-    for result in results.cells:
-        if (result.status == "finished" and not result.reason) or result.status in _WAITING:
-            continue
-        reason = wording.without_paths(wording.printable(result.reason)).strip()
-        found.append(Unfinished(result.cell.key, result.status, reason, wording.cell_command(result.cell)))
-    return found
+    return [
+        Unfinished(
+            result.cell.key,
+            result.status,
+            without_paths(printable(result.reason)).strip(),
+            cell_command(result.cell),
+        )
+        for result in results.cells
+        if (result.status != "finished" or result.reason) and result.status not in _WAITING
+    ]
 
 
-def _named(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
-    """Names the cells of which something holds, arm by arm; nothing if there are none."""
+def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
+    """Return the cells for which something holds, arm by arm; "" if there are none."""
     found = []
     for arm in results.plan.arms:
         cells = results.of(arm.name)
@@ -208,5 +201,72 @@ def _named(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
     return "all of them" if all(map(holds, results.cells)) else joined(found, most=100)
 
 
-def _has_status(status: str) -> Callable[[CellResult], bool]:
-    return lambda result: result.status == status
+def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> TextInterval | str:
+    """Return how an arm's mean difference would vary over texts, or a sentence that says why that is not known."""
+    if arm.leaks or baseline.leaks:
+        return "Not asked: a model that sees what it is to predict says nothing of any text."
+    if "bound" in (arm.likelihood, baseline.likelihood):
+        return "Not asked: of a bound only the sum over the whole text means something."
+    ours, theirs = (_records_with_scenes(results, name) for name in (baseline.name, arm.name))
+    pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs and _alike(ours[seed], theirs[seed])]
+    if not pairs:
+        return "Not known: no pair of finished cells has its figures by stretches of the same text."
+    first = pairs[0][0]
+    pairs = [pair for pair in pairs if _alike(pair[0], first)]
+    sizes = np.full(len(first.scenes), SCENE_LENGTH)
+    sizes[-1] = first.metric("blocks")["characters"] - SCENE_LENGTH * (len(sizes) - 1)  # what is left
+    left, right = (np.array([record.scenes for record in side]) for side in zip(*pairs, strict=True))
+    try:
+        return bootstrap_text(left, right, sizes)
+    except UserError as error:
+        return f"Not known: {error}"
+
+
+def _records_with_scenes(results: StudyResults, arm: str) -> dict[int, Record]:
+    found = ((result.cell.seed, result.record) for result in results.of(arm) if result.status == "finished")
+    return {seed: record for seed, record in found if record is not None and record.scenes}
+
+
+def _alike(a: Record, b: Record) -> bool:
+    """Return whether two runs were scored on the same text."""
+    return a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
+
+
+def _commands(results: StudyResults) -> dict[str, str]:
+    """Return the commands that make the study, this report and a run of each arm again, by purpose."""
+    plan = results.plan
+    found = {}
+    if plan.command:
+        again = _relative(f"python {plan.command}")
+        found["The whole study; what has finished is not run again"] = again
+        if any(result.older for result in results.cells):
+            found["The same, but what older code has made is run again"] = f"{again} study.rerun=older"
+    found["This report"] = f"python scripts/report.py study={plan.name}"
+    for arm in plan.arms:
+        found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
+    return found
+
+
+def cell_command(cell: Cell) -> str:
+    """Return the command that makes a cell's run alone."""
+    return _relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
+
+
+def _relative(text: str) -> str:
+    """Return a text with paths relative to the working folder."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def printable(text: str) -> str:
+    """Return a text with the replacement character for all that cannot be shown, and tabs as spaces."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))
+
+
+def without_paths(text: str) -> str:
+    """Return a text in which absolute paths, which tell whose machine it was, are cut to their ends."""
+
+    def cut(match: re.Match[str]) -> str:
+        parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]
+        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # /home/somebody/file: not even two
+
+    return _ABSOLUTE_PATH.sub(cut, text)

@@ -3,73 +3,213 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
-from charlab.studies.report.drawing import (
+from charlab.quantities import amount
+from charlab.studies.report.contents import COSTS, Contents
+from charlab.studies.report.style import (
     ALARM,
     FAINT_INK,
     GRID,
     INK,
+    VERDICT_COLORS,
     Look,
     label_at_right,
     label_width,
+    looks,
     new_figure,
 )
-from charlab.studies.report.wording import amount
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from charlab.studies.comparison import Comparison
     from charlab.studies.report.arms import ArmSummary
     from charlab.studies.report.contents import Judgment
-    from charlab.studies.report.curves import Curve
+    from charlab.studies.results import StudyResults
 
-VERDICT_COLORS = {"supported": "#00694B", "equivalent": "#0072B2", "refuted": "#A94400"}
-SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
-
+PAGE_WIDTH = 4.0  # inches: what a phone shows without making letters smaller
+PAPER_WIDTH = 5.5
 CLOCKS = {"step": "optimizer steps", "characters": "characters seen", "seconds": "training seconds"}
-COSTS = {"training_s": "training seconds", "flops": "training FLOPs", "parameters": "parameters"}
+
+_HEIGHT_PER_ARM = 0.11  # inches, for its label
+_SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
+_NUM_POINTS = 200  # of a curve, at most
+_METRIC = "estimate/validation/nll"  # what curves show, if it was measured
 
 
-class _Row(NamedTuple):
-    center: float
-    comparison: Comparison
-    look: Look
-    verdict: str
+class Curve(NamedTuple):
+    """An arm's loss while training: (N,) each."""
+
+    x: Float[np.ndarray, " N"]
+    mean: Float[np.ndarray, " N"]
+    low: Float[np.ndarray, " N"]
+    high: Float[np.ndarray, " N"]
+
+
+class Drawings:
+    """Draw the figures of a report, within `style.drawing()`.
+
+    Args:
+        results: whose curves are drawn.
+        contents: what is said of them.
+    """
+
+    def __init__(self, results: StudyResults, contents: Contents) -> None:
+        self.contents = contents
+        self.looks: Mapping[str, Look] = looks(list(contents.arms), contents.plan.baseline)
+        self.curves: dict[str, dict[str, Curve]] = {clock: {} for clock in CLOCKS}
+        for name in contents.arms:
+            points = results.curves(name)
+            finished = [result.cell.seed for result in results.of(name) if result.status == "finished"]
+            points = points[points["seed"].isin(finished)]  # a diverged run ends early
+            for clock in CLOCKS:
+                curve = curve_over_seeds(points, clock)
+                if curve is not None:
+                    self.curves[clock][name] = curve
+
+    def for_page(self) -> dict[str, Figure]:
+        """Return the figures for a screen, one panel each, by name."""
+        found = self._differences(PAGE_WIDTH)
+        if self.curves["step"]:
+            found |= {f"curves-{clock}": self._draw_curves([clock], PAGE_WIDTH, 2.5) for clock in CLOCKS}
+        costs = self.contents.compared_costs
+        return found | {f"cost-{cost}": self._draw_costs([cost], PAGE_WIDTH, 2.5) for cost in costs}
+
+    def for_paper(self) -> dict[str, Figure]:
+        """Return the figures for a paper, panels side by side, by name."""
+        found = self._differences(PAPER_WIDTH)
+        if self.curves["step"]:
+            found["curves"] = self._draw_curves(list(CLOCKS), PAPER_WIDTH, 1.75)
+        if costs := self.contents.compared_costs:
+            found["costs"] = self._draw_costs(costs, PAPER_WIDTH, 1.75)
+        return found
+
+    def _differences(self, width: float) -> dict[str, Figure]:
+        judgments = self.contents.judgments
+        if not any(judgment.comparison.differences for judgment in judgments):
+            return {}
+        return {"differences": draw_differences(judgments, self.looks, width=width)}
+
+    def _draw_curves(self, clocks: list[str], width: float, height: float) -> Figure:
+        """Draw the loss on validation text while training, a panel for each clock: mean over seeds, and range."""
+        arms, floor = self.contents.arms, self.contents.floor
+        names = {name: _label(arms[name], look) for name, look in self.looks.items()}
+        drawn = [name for name in self.looks if any(name in self.curves[clock] for clock in clocks)]
+        floor_label = [(floor, "entropy of the text", FAINT_INK)] if floor is not None else []
+        right = label_width([*(names[name] for name in drawn), *(label for _, label, _ in floor_label)])
+        figure, panels = new_figure(width, self._height(height), len(clocks), right=right + 0.1)
+        low, high = _loss_limits(self.curves[clocks[0]], arms, floor)
+        panels[0].set_ylim(low, high)
+        for axes, clock in zip(panels, clocks, strict=True):
+            for name, curve in self.curves[clock].items():
+                look, alpha = self.looks[name], 0.45 if arms[name].leaks else 1.0
+                axes.fill_between(curve.x, curve.low, curve.high, color=look.color, alpha=0.15 * alpha, linewidth=0)
+                marker = look.marker if len(curve.x) == 1 else None
+                axes.plot(curve.x, curve.mean, color=look.color, linestyle=look.line, linewidth=1.2, alpha=alpha,
+                          marker=marker, markersize=4, clip_on=len(curve.x) > 1)  # fmt: skip
+            _finish(axes, CLOCKS[clock], floor)
+        panels[0].set_ylabel("nats per character")
+        ends = [
+            (curve.mean[-1], f"{names[name]}{' ↓' if curve.mean[-1] < low else ''}", self.looks[name].color)
+            for name, curve in self.curves[clocks[-1]].items()
+        ]
+        label_at_right(panels[-1], ends + floor_label)
+        return figure
+
+    def _draw_costs(self, costs: list[str], width: float, height: float) -> Figure:
+        """Draw what each arm reached against its median cost, a panel for each cost, with the 95% interval of nll."""
+        arms = {name: arm for name, arm in self.contents.arms.items() if arm.mean is not None and not arm.leaks}
+        labels = {name: _label(arm, self.looks[name]) for name, arm in arms.items()}
+        right = label_width(labels.values())
+        figure, panels = new_figure(width, self._height(height), len(costs), right=right + 0.1)
+        for axes, cost in zip(panels, costs, strict=True):
+            medians = {name: arm.costs[cost].median for name, arm in arms.items() if cost in arm.costs}
+            known = {name: median for name, median in medians.items() if median}
+            for name, median in known.items():
+                mean, half_width = arms[name].figures["value"]
+                error, look = half_width if math.isfinite(half_width) else 0.0, self.looks[name]
+                axes.errorbar([median], [mean], [error], color=look.color, marker=look.marker, markersize=4.5,
+                              elinewidth=1)  # fmt: skip
+            spans_decades = bool(known) and max(known.values()) > 5 * min(known.values())
+            _finish(axes, COSTS[cost], self.contents.floor, logarithmic=spans_decades)
+        panels[0].set_ylabel("nats per character")
+        panels[0].margins(y=0.12)
+        label_at_right(
+            panels[-1],
+            [(arm.figures["value"].mean, labels[name], self.looks[name].color) for name, arm in arms.items()],
+        )
+        return figure
+
+    def _height(self, least: float) -> float:
+        """Return a height with room for the labels of all arms."""
+        return max(least, _HEIGHT_PER_ARM * len(self.contents.arms) + 0.5)
+
+
+def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
+    """Return the mean over seeds with the range; None if nothing finite was measured.
+
+    Seeds take different times, and with a budget in seconds different numbers of steps. So they are compared at the
+    same fractions of their steps, each interpolated between its own points, and x is the mean of their clocks there.
+
+    Args:
+        points: a row per measurement: step, characters, seconds, metric, value, seed.
+        clock: the column that becomes x.
+    """
+    points = points[np.isfinite(points["value"].astype(float))]
+    metric = _metric(set(points["metric"]))
+    seeds = []
+    for _, rows in points[points["metric"] == metric].groupby("seed"):
+        steps, first = np.unique(rows["step"].to_numpy(dtype=float), return_index=True)
+        fractions = steps / max(steps[-1], 1)
+        seeds.append((fractions, *(rows[column].to_numpy(dtype=float)[first] for column in (clock, "value"))))
+    if not seeds:
+        return None
+    start = max(fractions[0] for fractions, _, _ in seeds)
+    shared = np.unique(np.concatenate([fractions[fractions >= start] for fractions, _, _ in seeds]))
+    if len(shared) > _NUM_POINTS:
+        shared = np.linspace(shared[0], shared[-1], _NUM_POINTS)
+    x = np.stack([np.interp(shared, own, clocks) for own, clocks, _ in seeds])  # (S, N)
+    values = np.stack([np.interp(shared, own, losses) for own, _, losses in seeds])  # (S, N)
+    return Curve(x.mean(0), values.mean(0), values.min(0), values.max(0))
+
+
+def _metric(names: Collection[str]) -> str | None:
+    """Return what a curve shows: an estimate on validation text, else another loss on it, else that of the batches."""
+    others = sorted(name for name in names if name.endswith("/validation/nll"))
+    return next((name for name in [_METRIC, *others, "train/loss"] if name in names), None)
 
 
 def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *, width: float) -> Figure:
-    """Draws every arm's differences from the baseline, seed by seed, with their mean, its interval and the margin.
+    """Draw every arm's differences from the baseline, seed by seed, with mean, interval and margin.
 
     Args:
         judgments: one for each arm, at least one.
         looks: by arm.
         width: of the figure in inches.
     """
-    row_height = 0.4 if len(judgments) <= 6 else 0.3
     from matplotlib.ticker import FuncFormatter
 
+    row_height = 0.4 if len(judgments) <= 6 else 0.3
     figure, [axes] = new_figure(width, row_height * len(judgments) + 0.56, left=0.12, right=0.12, bottom=0.4)
-    rows = [
-        _Row(-i, judgment.comparison, looks[judgment.comparison.arm], judgment.verdict)
-        for i, judgment in enumerate(judgments)
-    ]
-    margin = rows[0].comparison.margin
-    low, high = _difference_limits([row.comparison for row in rows], margin)
-    if max(-low, high) > SEVERAL_MARGINS * margin:
+    comparisons = [judgment.comparison for judgment in judgments]
+    margin = comparisons[0].margin
+    low, high = _difference_limits(comparisons, margin)
+    if max(-low, high) > _SEVERAL_MARGINS * margin:
         axes.set_xscale("symlog", linthresh=2 * margin, linscale=0.6)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set_xlim(low, high)
-    axes.set_ylim(0.55 - len(rows), 0.75)
+    axes.set_ylim(0.55 - len(judgments), 0.75)
     axes.axvspan(-margin, margin, color="0.9", linewidth=0)
     axes.axvline(0, color="0.4", linewidth=0.8)
-    for row in rows:
-        _draw_row(axes, row, low, high)
+    for i, judgment in enumerate(judgments):
+        _draw_row(axes, -i, judgment, looks[judgment.comparison.arm], low, high)
     axes.annotate(
         f"margin ±{margin:g}", (0, 1), (0, 2), textcoords="offset points", ha="center", va="bottom",
         color=FAINT_INK, fontsize=6.5, xycoords=("data", "axes fraction"), annotation_clip=False,
@@ -81,7 +221,7 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
 
 
 def _difference_limits(comparisons: Sequence[Comparison], margin: float) -> tuple[float, float]:
-    """Returns limits that hold all pairs, and intervals unless they are many times as long."""
+    """Return limits that hold all pairs, and the intervals unless they are many times as long."""
     pairs = [d for comparison in comparisons for d in comparison.differences.values() if math.isfinite(d)]
     reach = max([1.6 * margin, *map(abs, pairs)])
     ends = [end for comparison in comparisons for end in comparison.interval_95 if abs(end) < 3 * reach]
@@ -90,34 +230,20 @@ def _difference_limits(comparisons: Sequence[Comparison], margin: float) -> tupl
     return low - pad, high + pad
 
 
-def _draw_row(axes: Axes, row: _Row, low: float, high: float) -> None:
-    center, comparison, look, verdict = row
-    color = look.color
-    axes.annotate(
-        look.label, (0, center + 0.42), xycoords=("axes fraction", "data"), fontsize=7.5, va="center", color=color
-    )
-    axes.annotate(
-        verdict,
-        (1, center + 0.42),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="center",
-        fontsize=7.5,
-        fontweight="bold",
-        color=VERDICT_COLORS.get(comparison.verdict, INK),
-    )
+def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: float, high: float) -> None:
+    comparison, color = judgment.comparison, look.color
+    place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
+    axes.annotate(look.label, (0, center + 0.42), color=color, **place)  # type: ignore[arg-type]
+    verdict_color = VERDICT_COLORS.get(comparison.verdict, INK)
+    axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
     pairs = list(comparison.differences.values())
     finite = [pair for pair in pairs if math.isfinite(pair)]
     axes.plot(finite, [center] * len(finite), "o", markersize=4, markerfacecolor="none", color=color, alpha=0.75)
-    for bound, marker in ((math.inf, ">"), (-math.inf, "<")):
-        diverged = pairs.count(bound)
-        if diverged:
-            edge = high if bound > 0 else low
+    for bound, edge, marker, shift, align in ((math.inf, high, ">", -7, "right"), (-math.inf, low, "<", 7, "left")):
+        if diverged := pairs.count(bound):
             axes.plot([edge], [center], marker, color=ALARM, markersize=5, clip_on=False)
-            axes.annotate(
-                f"{diverged} diverged", (edge, center), (-7 if bound > 0 else 7, 0), textcoords="offset points",
-                ha="right" if bound > 0 else "left", va="center", fontsize=6.5, color=ALARM,
-            )  # fmt: skip
+            axes.annotate(f"{diverged} diverged", (edge, center), (shift, 0), textcoords="offset points", ha=align,
+                          va="center", fontsize=6.5, color=ALARM)  # fmt: skip
     if comparison.n < 2:
         return
     left, right = comparison.interval_95
@@ -128,62 +254,15 @@ def _draw_row(axes: Axes, row: _Row, low: float, high: float) -> None:
     axes.plot([comparison.mean], [center - 0.2], "D", color=color, markersize=4)
 
 
-def draw_curves(
-    curves: Mapping[str, Mapping[str, Curve]],
-    arms: Mapping[str, ArmSummary],
-    looks: Mapping[str, Look],
-    *,
-    clocks: Sequence[str],
-    width: float,
-    height: float,
-    floor: float | None = None,
-) -> Figure:
-    """Draws the loss on validation text while training: the mean over seeds, and a band from the lowest to the highest.
-
-    Args:
-        curves: by clock and arm.
-        arms: by name.
-        looks: by arm.
-        clocks: a panel for each, out of `CLOCKS`.
-        width: of the figure in inches.
-        height: of the figure in inches.
-        floor: the entropy of the text in nats per character, where it is known.
-    """
-    texts = {name: _label(arms[name], look) for name, look in looks.items()}
-    drawn = [name for name in looks if any(name in curves[clock] for clock in clocks)]
-    right = label_width([*(texts[name] for name in drawn), "entropy of the text" if floor is not None else ""])
-    figure, panels = new_figure(width, height, len(clocks), right=right + 0.1)
-    low, high = _loss_limits(curves[clocks[0]], arms, floor)
-    panels[0].set_ylim(low, high)
-    panels[0].set_ylabel("nats per character")
-    for axes, clock in zip(panels, clocks, strict=True):
-        for name, curve in curves[clock].items():
-            look, alpha = looks[name], 0.45 if arms[name].leaks else 1.0
-            axes.fill_between(curve.x, curve.low, curve.high, color=look.color, alpha=0.15 * alpha, linewidth=0)
-            marker = look.marker if len(curve.x) == 1 else None
-            axes.plot(curve.x, curve.mean, color=look.color, linestyle=look.line, linewidth=1.2, alpha=alpha,
-                      marker=marker, markersize=4, clip_on=len(curve.x) > 1)  # fmt: skip
-        _draw_floor(axes, floor)
-        _set_amounts(axes, CLOCKS[clock])
-    ends = [
-        (curve.mean[-1], f"{texts[name]}{' ↓' if curve.mean[-1] < low else ''}", looks[name].color)
-        for name, curve in curves[clocks[-1]].items()
-    ]
-    label_at_right(panels[-1], ends + ([(floor, "entropy of the text", FAINT_INK)] if floor is not None else []))
-    return figure
-
-
 def _loss_limits(
     curves: Mapping[str, Curve], arms: Mapping[str, ArmSummary], floor: float | None
 ) -> tuple[float, float]:
-    """Returns limits that show how the curves end; their first fifth may lie above.
+    """Return limits that show how the curves end; their first fifth may be above.
 
-    A leaking arm's false loss decides nothing, unless there is but one other arm to be drawn.
+    The false loss of a leaking arm counts only if fewer than two other arms are drawn.
     """
     trusted = [curve for name, curve in curves.items() if not arms[name].leaks]
     shown = trusted if len(trusted) > 1 else list(curves.values())
-    if not shown:
-        return 0.0, 1.0
     last = max(curve.x[-1] for curve in shown)
     lows = [float(np.min(curve.low)) for curve in shown]
     highs = [float(curve.high[min(np.searchsorted(curve.x, 0.2 * last), len(curve.x) - 1)]) for curve in shown]
@@ -192,66 +271,16 @@ def _loss_limits(
     return low - pad, high + pad
 
 
-def draw_costs(
-    arms: Mapping[str, ArmSummary],
-    looks: Mapping[str, Look],
-    *,
-    costs: Sequence[str],
-    width: float,
-    height: float,
-    floor: float | None = None,
-) -> Figure:
-    """Draws what each arm reached against what it took: medians over seeds, with the 95% interval of the mean nll.
-
-    Args:
-        arms: by name; those that leak or have no value are left out.
-        looks: by arm.
-        costs: a panel for each, out of `COSTS`.
-        width: of the figure in inches.
-        height: of the figure in inches.
-        floor: the entropy of the text in nats per character, where it is known.
-    """
-    shown = {name: arm for name, arm in arms.items() if arm.mean is not None and not arm.leaks}
-    right = label_width([_label(arms[name], looks[name]) for name in shown])
-    figure, panels = new_figure(width, height, len(costs), right=right + 0.1)
-    for axes, cost in zip(panels, costs, strict=True):
-        for name, arm in shown.items():
-            x, nll = _median(arm, cost), arm.figures["value"]
-            if x:
-                error = nll.half_width if math.isfinite(nll.half_width) else 0.0
-                look = looks[name]
-                axes.errorbar([x], [nll.mean], [error], color=look.color, marker=look.marker, markersize=4.5,
-                              elinewidth=1)  # fmt: skip
-        _draw_floor(axes, floor)
-        _set_amounts(axes, COSTS[cost], logarithmic=_spans_decades([_median(arm, cost) for arm in shown.values()]))
-    panels[0].set_ylabel("nats per character")
-    panels[0].margins(y=0.12)
-    ends = [(arm.mean, _label(arm, looks[name]), looks[name].color) for name, arm in shown.items()]
-    label_at_right(panels[-1], [(mean, text, color) for mean, text, color in ends if mean is not None])
-    return figure
-
-
-def _median(arm: ArmSummary, cost: str) -> float | None:
-    return arm.costs[cost].median if cost in arm.costs else None
-
-
-def _spans_decades(values: Sequence[float | None]) -> bool:
-    known = [value for value in values if value]
-    return bool(known) and max(known) > 5 * min(known)
-
-
 def _label(arm: ArmSummary, look: Look) -> str:
     return f"{'≤ ' if arm.likelihood == 'bound' else ''}{look.label}{' (leaks)' if arm.leaks else ''}"
 
 
-def _draw_floor(axes: Axes, floor: float | None) -> None:
-    if floor is not None:
-        axes.axhline(floor, color=FAINT_INK, linewidth=0.9, linestyle=(0, (5, 3)))
-
-
-def _set_amounts(axes: Axes, label: str, *, logarithmic: bool = False) -> None:
+def _finish(axes: Axes, label: str, floor: float | None, *, logarithmic: bool = False) -> None:
+    """Draw the entropy of the text, and the horizontal axis of an amount."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    if floor is not None:
+        axes.axhline(floor, color=FAINT_INK, linewidth=0.9, linestyle=(0, (5, 3)))
     axes.set_xlabel(label)
     axes.grid(axis="y", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
@@ -262,11 +291,10 @@ def _set_amounts(axes: Axes, label: str, *, logarithmic: bool = False) -> None:
     else:
         axes.xaxis.set_major_locator(MaxNLocator(3, min_n_ticks=2))
         axes.margins(x=0.08 if axes.get_lines() and axes.containers else 0.0)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
 
 
-def _short(value: float) -> str:
-    """Returns a tick's label."""
+def _tick(value: float) -> str:
     if abs(value) < 1e4:
         return f"{value:g}"
     if abs(value) < 1e7:

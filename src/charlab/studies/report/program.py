@@ -1,26 +1,63 @@
-"""The program behind `scripts/report.py`, and what is done at the end of a sweep."""
+"""Write a study's report and print its verdicts: what `charlab report` does, and the end of every sweep."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import hashlib
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import pandas as pd
 from omegaconf import DictConfig
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from charlab.configuration.nearest import nearest
 from charlab.errors import UserError
+from charlab.files import write_atomically
+from charlab.quantities import UNKNOWN, fixed, interval, probability, signed
 from charlab.studies.plan import FILE_NAME, Plan
-from charlab.studies.report.terminal import print_report
-from charlab.studies.report.write import FORMATS, Format, Report, write_report
+from charlab.studies.report.contents import Contents, gather, without_paths
+from charlab.studies.report.figures import Drawings
+from charlab.studies.report.latex import abridge, render_latex
+from charlab.studies.report.render import render_html, render_markdown, source
+from charlab.studies.report.style import drawing, picture
 from charlab.studies.results import StudyResults, read_results
 
-FOLDER = "report"  # below the study's own
+if TYPE_CHECKING:
+    from charlab.studies.report.arms import ArmSummary
+
+Format = Literal["markdown", "html", "latex"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+FOLDER = "report"  # within the study's own
+
+_FIGURES = ("differences", "curves", "costs")
+_SIGNATURE = "% Unchanged since charlab wrote it: "
+_LAYOUT = "charlab.sty"
+_NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
+_VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """A written report.
+
+    Attributes:
+        contents: what it says.
+        files: by format, the file to open first.
+        kept: a paper that was edited by hand and therefore kept as it was; None if there is none.
+    """
+
+    contents: Contents
+    files: Mapping[Format, Path]
+    kept: Path | None = None
 
 
 def report_study(config: DictConfig, console: Console | None = None) -> Report:
-    """Writes the report on a study that has been run, and prints its verdicts and where it lies.
+    """Write the report on a study that has been run, and print its verdicts and where the report is.
 
     Args:
         config: a composed `conf/report.yaml`.
@@ -30,15 +67,22 @@ def report_study(config: DictConfig, console: Console | None = None) -> Report:
         UserError: if there is no such study, or its plan cannot be read.
     """
     output_dir, kept = Path(config.output_dir), Path(config.studies)
-    homes = [output_dir / "studies", kept]
-    if config.name is None:
-        known = sorted({path.parent.name for home in homes for path in home.glob(f"*/{FILE_NAME}")})
-        raise UserError(f"No study is named: give study=NAME{nearest('', known)}")
-    folder = _find(config.name, homes)
+    folder = _find(config.name, [output_dir / "studies", kept])
     results = read_results(Plan.load(folder), output_dir)
     default = folder if folder.is_relative_to(kept) else folder / FOLDER
     output = Path(config.output) if config.output is not None else default
     return make_report(results, output, formats=tuple(config.formats), console=console)
+
+
+def _find(name: str | None, homes: list[Path]) -> Path:
+    """Return the folder of the study of that name, in the first of `homes` that has it."""
+    known = sorted({path.parent.name for home in homes for path in home.glob(f"*/{FILE_NAME}")})
+    if name is None:
+        raise UserError(f"No study is named: give study=NAME{nearest('', known)}")
+    for home in homes:
+        if (home / name / FILE_NAME).is_file():
+            return home / name
+    raise UserError(f"There is no study {name!r} in {' or '.join(map(str, homes))}{nearest(name, known)}")
 
 
 def make_report(
@@ -48,11 +92,11 @@ def make_report(
     formats: Collection[Format] = FORMATS,
     console: Console | None = None,
 ) -> Report:
-    """Writes a report, notes in the study's plan that its results have been looked at, and prints the verdicts.
+    """Write a report, note in the study's plan that its results have been looked at, and print the verdicts.
 
     Args:
         results: of the study.
-        folder: where the report goes; below the study's own by default.
+        folder: where to write the report; `report` in the study's own folder by default.
         formats: which pages to write.
         console: where to print; standard output by default.
     """
@@ -66,7 +110,7 @@ def make_report(
 
 
 def with_look(results: StudyResults) -> Plan:
-    """Returns the plan with the number of seeds that have ended with all arms, if that is not its last look."""
+    """Return the plan with a look at the seeds that have ended with all arms, unless its last look saw as many."""
     plan = results.plan
     ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in plan.seeds)
     if not ended or plan.looks[-1:] == (ended,):
@@ -74,11 +118,163 @@ def with_look(results: StudyResults) -> Plan:
     return dataclasses.replace(plan, looks=(*plan.looks, ended))
 
 
-def _find(name: str, homes: list[Path]) -> Path:
-    """Returns the folder of the study of that name, in the first of `homes` that has one."""
-    for home in homes:
-        if (home / name / FILE_NAME).is_file():
-            return home / name
-    known = [path.parent.name for home in homes for path in home.glob(f"*/{FILE_NAME}")]
-    places = " or ".join(str(home) for home in homes)
-    raise UserError(f"There is no study {name!r} in {places}{nearest(name, known)}")
+def write_report(results: StudyResults, folder: Path, formats: Collection[Format] = FORMATS) -> Report:
+    """Write the report on a study into a folder: pages, `figures/`, `tables/`, `latex/` and the plan.
+
+    A paper that was edited by hand is kept; the new one is then written next to it as `report-new.tex`.
+
+    Args:
+        results: of the study.
+        folder: created if missing; files of former reports in it are replaced.
+        formats: which pages to write; plan and tables are written in any case.
+
+    Raises:
+        UserError: if the folder cannot be written to.
+    """
+    contents = gather(results)
+    results.plan.save(folder)
+    for name, table in csv_tables(results, contents).items():
+        _write(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+    files: dict[Format, Path] = {}
+    kept = None
+    with drawing():
+        drawings = Drawings(results, contents)
+        figures = drawings.for_paper() if {"markdown", "latex"} & set(formats) else {}
+        pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
+        if "markdown" in formats:
+            pngs = {name: picture(figure, "png") for name, figure in figures.items()}
+            _write_figures(folder / "figures", pdf=pdfs, png=pngs)
+            files["markdown"] = folder / "report.md"
+            _write(files["markdown"], render_markdown(contents, figures))
+        if "html" in formats:
+            files["html"] = folder / "report.html"
+            _write(files["html"], render_html(contents, drawings.for_page()))
+        if "latex" in formats:
+            short = abridge(contents)
+            if short is not contents:
+                figures = Drawings(results, short).for_paper()
+                pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
+            _write_figures(folder / "latex" / "figures", pdf=pdfs)
+            _write(folder / "latex" / _LAYOUT, source(_LAYOUT))
+            paper = folder / "latex" / "report.tex"
+            files["latex"] = _write_paper(paper, render_latex(short, figures))
+            kept = paper if files["latex"] != paper else None
+    return Report(contents, files, kept)
+
+
+def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFrame]:
+    """Return the tables in full precision by name: cells, results, budgets and, if there are any, verdicts."""
+    cells = results.table()
+    cells["reason"] = cells["reason"].map(without_paths)
+    tables = {
+        "cells": cells,
+        "results": pd.DataFrame([_result_row(arm) for arm in contents.arms.values()]),
+        "budgets": results.budgets().rename_axis("arm").reset_index(),
+    }
+    if contents.judgments:
+        tables["verdicts"] = pd.DataFrame([_verdict_row(*judgment) for judgment in contents.judgments])
+    return tables
+
+
+def _result_row(arm: ArmSummary) -> dict[str, Any]:
+    row: dict[str, Any] = {"arm": arm.name, "baseline": arm.is_baseline, "seeds": arm.seeds, "planned": arm.planned}
+    for measure, column in (("value", "nll"), ("bpc", "bpc"), ("perplexity", "perplexity")):
+        row |= {column: arm.figures[measure].mean, f"{column}_half_width_95": arm.figures[measure].half_width}
+    honest = arm.honest.mean if arm.honest is not None else None
+    return row | {"likelihood": arm.likelihood, "leaks": arm.leaks, "honest_nll": honest}
+
+
+def _verdict_row(comparison: Any, verdict: str, expectation: str, caution: str, other_text: str) -> dict[str, Any]:
+    """Return the figures of a verdict: intervals in two columns, lists of seeds in one."""
+    row: dict[str, Any] = {}
+    for name in (field.name for field in dataclasses.fields(comparison)):
+        value = getattr(comparison, name)
+        if name.startswith("interval"):
+            row |= {f"{name}_low": value[0], f"{name}_high": value[1]}
+        elif name == "differences":
+            row |= {f"difference_{seed}": difference for seed, difference in value.items()}
+        else:
+            row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        if name == "verdict":
+            row |= {"in_words": verdict, "caution": caution}
+    return row | {"reason": comparison.reason, "other_text": other_text}
+
+
+def _write_figures(folder: Path, **pictures: Mapping[str, bytes]) -> None:
+    """Write the figures, by kind and name, and remove those that only a former report had."""
+    for kind, found in pictures.items():
+        for name in _FIGURES:
+            path = folder / f"{name}.{kind}"
+            if name in found:
+                _write(path, found[name])
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _write_paper(path: Path, text: str) -> Path:
+    """Write the paper, next to one that was edited by hand, and return where."""
+    if path.exists():
+        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        if first != _SIGNATURE + _digest(rest):
+            path = path.with_name("report-new.tex")
+    _write(path, f"{_SIGNATURE}{_digest(text)}\n{text}")
+    return path
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    raw = content.encode() if isinstance(content, str) else content
+    write_atomically(path, lambda file: file.write(raw))
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print what to read first, the verdicts with the arms' results, and where the report is."""
+    console.print()
+    for notice in report.contents.notices:
+        console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
+    console.print(_verdicts(report.contents))
+    if report.kept is not None:
+        text = f"{_shown(report.kept)} has been worked on and is as it was; the new one lies beside it."
+        console.print(Text(text, "yellow"), soft_wrap=True)
+    for kind, path in report.files.items():
+        console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _verdicts(contents: Contents) -> Table:
+    compared = bool(contents.comparisons)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    for heading in ("nats/char", *["better by", "95% interval", "p (Holm)"] * compared):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if compared:
+        table.add_column("verdict")
+    names = {judgment.comparison.arm: judgment.verdict for judgment in contents.judgments}
+    for name, arm in contents.arms.items():
+        figure, comparison = _figure(arm), contents.comparisons.get(name)
+        if comparison is None:
+            table.add_row(Text(name), figure, *[Text("baseline", "dim")] * compared)
+            continue
+        table.add_row(
+            Text(name),
+            figure,
+            comparison.sign + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
+            Text(interval(comparison.interval_95, 3)) if comparison.n > 1 else UNKNOWN,
+            probability(comparison.p_difference_holm) if comparison.verdict != "none" else UNKNOWN,
+            Text(names[name], _VERDICT_STYLES.get(comparison.verdict, "bold")),
+        )
+    return table
+
+
+def _figure(arm: ArmSummary) -> Text:
+    """Return an arm's mean nll; one that is false is crossed out, with the honest one next to it."""
+    if not arm.leaks:
+        return Text(f"{'≤ ' if arm.likelihood == 'bound' else ''}{fixed(arm.mean)}")
+    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None else ""
+    return Text.assemble((fixed(arm.mean), "strike dim"), (honest, "bold"))
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

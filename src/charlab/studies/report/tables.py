@@ -1,131 +1,187 @@
-"""A study's tables: verdicts, results, budgets, cells."""
+"""A study's tables: verdicts, results, budgets, cells. A table holds marked text and is of no format yet."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from charlab.quantities import (
+    UNKNOWN,
+    amount,
+    count,
+    duration,
+    fixed,
+    interval,
+    memory,
+    probability,
+    signed,
+    with_error,
+)
 from charlab.studies.bootstrap import TextInterval
-from charlab.studies.report import wording
-from charlab.studies.report.pieces import UNKNOWN, Column, Entry, Span, Style, Table, entry
 
 if TYPE_CHECKING:
     from charlab.studies.comparison import Comparison
     from charlab.studies.plan import Plan
-    from charlab.studies.report.arms import ArmSummary, Cost
-    from charlab.studies.report.references import Reference
+    from charlab.studies.report.arms import ArmSummary, Cost, Reference
     from charlab.studies.results import StudyResults
 
-SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": "–"}
+Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
+
+SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": UNKNOWN}
 EXPECTED_TO = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
 _MATCHED = {"steps": "steps", "characters": "characters", "flops": "flops", "seconds": "training_s"}
 _COST_COLUMNS = {
-    "steps": ("steps", wording.amount),
-    "characters": ("characters", wording.amount),
-    "flops": ("FLOPs", wording.amount),
-    "training_s": ("training", wording.duration),
-    "parameters": ("parameters", wording.amount),
-    "peak_memory_bytes": ("peak memory", wording.memory),
+    "steps": ("steps", amount),
+    "characters": ("characters", amount),
+    "flops": ("FLOPs", amount),
+    "training_s": ("training", duration),
+    "parameters": ("parameters", amount),
+    "peak_memory_bytes": ("peak memory", memory),
 }
 
 
+class Span(NamedTuple):
+    """A piece of text in one style, not escaped yet."""
+
+    text: str
+    style: Style = "plain"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a table.
+
+    Attributes:
+        spans: its text.
+        key: what the column is sorted by; None sorts last.
+    """
+
+    spans: tuple[Span, ...]
+    key: float | str | None = None
+
+    @property
+    def text(self) -> str:
+        """Its text without styles."""
+        return "".join(span.text for span in self.spans)
+
+
+class Column(NamedTuple):
+    """The heading of a column; figures are aligned to the right."""
+
+    heading: str
+    align: Literal["left", "right"] = "right"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        name: fit for a file name.
+        caption: what it shows and how to read it.
+        columns: from left to right.
+        rows: an entry per column.
+    """
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+    def without(self, *headings: str) -> Table:
+        """Return the table without these columns, and without columns in which nothing is known."""
+        kept = [
+            index
+            for index, column in enumerate(self.columns)
+            if column.heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
+        ]
+        rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[index] for index in kept), rows=rows)
+
+
+def entry(text: str, key: float | str | None = None, style: Style = "plain") -> Entry:
+    """Return an entry in one style, sorted by its text unless a key is given."""
+    return Entry((Span(text, style),), text if key is None else key)
+
+
+_NOTHING = Entry((Span(UNKNOWN, "faint"),))
+
+
 def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
-    """Returns the verdict in words, with what weakens it most: it may be read alone."""
+    """Return the verdict in words with its gravest caveat, as it may be read on its own."""
     if comparison.verdict == "none":
         return "no verdict"
-    doubts = {
+    caveats = {
         "too few seeds": comparison.too_few_seeds,
         "exploratory": exploratory,
         "provisional": comparison.provisional,
     }
     bound = " (≤)" if comparison.bound or comparison.baseline_bound else ""
-    return ", ".join([comparison.verdict + bound, *[doubt for doubt, holds in doubts.items() if holds][:1]])
+    return ", ".join([comparison.verdict + bound, *[caveat for caveat, holds in caveats.items() if holds][:1]])
 
 
 def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
-    """Returns the verdict on each arm with what it rests on."""
-    columns = (
-        Column("arm", "left"),
-        Column("expected to", "left"),
-        Column("verdict", "left"),
-        Column("improvement"),
-        Column("95% interval"),
-        Column("p (Holm)"),
-        Column("p (sign flip)"),
-        Column("pairs"),
-        Column("seeds to settle"),
-        Column("on other text"),
-    )
+    """Return the verdict on each arm with the figures behind it."""
+    left = (Column("arm", "left"), Column("expected to", "left"), Column("verdict", "left"))
+    headings = (
+        "improvement", "95% interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text"
+    )  # fmt: skip
     rows = tuple(_verdict_row(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
     caption = (
         "Improvement: nats per character of the baseline minus those of the arm with the same seed, so above 0 the "
         "arm is better; mean and 95% t-interval over seeds. p: two-sided paired t-test, adjusted after Holm over "
-        f"{len(comparisons)} arm{'' if len(comparisons) == 1 else 's'}; beside it the exact sign-flip test, not "
+        f"{count(len(comparisons), 'arm')}; beside it the exact sign-flip test, not "
         f"adjusted. The smallest difference that matters is {plan.margin:g}. On other text: 95% interval by block "
         "bootstrap over the validation text, seeds averaged first."
     )
-    return Table("verdicts", caption + bound_note(comparisons), columns, rows)
+    return Table("verdicts", caption + bound_note(comparisons), (*left, *map(Column, headings)), rows)
 
 
 def bound_note(comparisons: Mapping[str, Comparison]) -> str:
-    """Returns what the mark (≤) beside a verdict means, to be added to a caption; nothing where there is none."""
+    """Return what (≤) next to a verdict means, as the end of a caption; "" if no verdict has it."""
     if not any(comparison.bound or comparison.baseline_bound for comparison in comparisons.values()):
         return ""
     return " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, the one shown."
 
 
 def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -> tuple[Entry, ...]:
-    known = comparison.n > 0
     name = verdict_name(comparison, exploratory=plan.exploratory)
+    judged, needed = comparison.verdict != "none", comparison.seeds_needed
     return (
         entry(comparison.arm, style="strong"),
         entry(EXPECTED_TO[comparison.expectation]),
         entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
-        entry(comparison.sign + wording.signed(comparison.mean), comparison.mean) if known else _unknown(),
-        entry(wording.interval(comparison.interval_95)) if comparison.n > 1 else _unknown(),
-        _p_value(comparison, comparison.p_difference_holm),
-        _p_value(comparison, comparison.p_sign_flip),
+        entry(comparison.sign + signed(comparison.mean), comparison.mean) if comparison.n else _NOTHING,
+        entry(interval(comparison.interval_95)) if comparison.n > 1 else _NOTHING,
+        *(entry(probability(p), p) if judged else _NOTHING
+          for p in (comparison.p_difference_holm, comparison.p_sign_flip)),
         entry(f"{comparison.n}", comparison.n),
-        _unknown() if comparison.seeds_needed is None else entry(f"{comparison.seeds_needed}", comparison.seeds_needed),
-        _unknown() if isinstance(text, str) else entry(wording.interval(text.interval_95)),
-    )
-
-
-def _p_value(comparison: Comparison, p: float) -> Entry:
-    return _unknown() if comparison.verdict == "none" else entry(wording.probability(p), p)
+        _NOTHING if needed is None else entry(f"{needed}", needed),
+        _NOTHING if isinstance(text, str) else entry(interval(text.interval_95)),
+    )  # fmt: skip
 
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:
-    """Returns what each arm reached, over its seeds."""
-    columns = (
-        Column("arm", "left"),
-        Column("nats per character"),
-        Column("bits per character"),
-        Column("perplexity"),
-        Column("seeds"),
-    )
+    """Return what each arm reached over its seeds, and the figures to hold it against."""
+    headings = ("nats per character", "bits per character", "perplexity", "seeds")
     rows = [_result_row(arm) for arm in arms.values()]
-    rows += [
-        (
-            Entry((Span(reference.name, "faint"),), reference.name),
-            entry(wording.figure(reference.nll, 3), reference.nll, "faint"),
-            entry(wording.figure(reference.nll / math.log(2), 3), reference.nll / math.log(2), "faint"),
-            entry(wording.figure(math.exp(reference.nll), 3), math.exp(reference.nll), "faint"),
-            _unknown(),
+    for reference in references:
+        figures = (reference.nll, reference.nll / math.log(2), math.exp(reference.nll))
+        name = Entry((Span(reference.name, "faint"),), reference.name)
+        rows.append((name, *(entry(fixed(value, 3), value, "faint") for value in figures), _NOTHING))
+    notes = [f"Validation text by protocol “{plan.protocol}”; mean over seeds ± half of the 95% t-interval."]
+    if any(arm.leaks for arm in arms.values()):
+        notes.append(
+            "Figures struck through are false, since the model sees what it is to predict; the honest one, scored "
+            "character by character on a sample of the text, stands beside them."
         )
-        for reference in references
-    ]
-    notes = [
-        f"Validation text by protocol “{plan.protocol}”; mean over seeds ± half of the 95% t-interval.",
-        *["Figures struck through are false, since the model sees what it is to predict; the honest one, scored "
-          "character by character on a sample of the text, stands beside them."]
-        * any(arm.leaks for arm in arms.values()),
-        *["≤ marks upper bounds, which cannot be ranked with the others."]
-        * any(arm.likelihood == "bound" for arm in arms.values()),
-        *[f"{reference.name}: {reference.note}." for reference in references],
-    ]  # fmt: skip
-    return Table("results", " ".join(note[0].upper() + note[1:] for note in notes), columns, tuple(rows))
+    if any(arm.likelihood == "bound" for arm in arms.values()):
+        notes.append("≤ marks upper bounds, which cannot be ranked with the others.")
+    notes += [f"{reference.name}: {reference.note}." for reference in references]
+    caption = " ".join(note[0].upper() + note[1:] for note in notes)
+    return Table("results", caption, (Column("arm", "left"), *map(Column, headings)), tuple(rows))
 
 
 def _result_row(arm: ArmSummary) -> tuple[Entry, ...]:
@@ -143,68 +199,56 @@ def _result_row(arm: ArmSummary) -> tuple[Entry, ...]:
 def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = False) -> Entry:
     estimate = arm.figures[measure]
     if math.isnan(estimate.mean):
-        return _unknown()
+        return _NOTHING
     sign = "≤ " if arm.likelihood == "bound" else ""
-    text = sign + wording.with_error(estimate.mean, estimate.half_width, digits)
+    text = sign + with_error(estimate.mean, estimate.half_width, digits)
     if not arm.leaks:
         return entry(text, estimate.mean)
-    spans = [Span(text, "struck")]
     if arm.honest is None or not with_honest:
-        return Entry(tuple(spans))
+        return Entry((Span(text, "struck"),))
     honest, error = arm.honest
-    spans += [Span(" leaks", "alarm"), Span(f" honest {wording.with_error(honest, error, 2)}", "strong")]
-    return Entry(tuple(spans), honest)
+    spans = (Span(text, "struck"), Span(" leaks", "alarm"), Span(f" honest {with_error(honest, error, 2)}", "strong"))
+    return Entry(spans, honest)
 
 
 def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -> Table:
-    """Returns what each arm took; `matches` tells if the declared budget is shared."""
+    """Return what each arm cost; `matches` tells whether the arms share the declared budget."""
     declared = _MATCHED.get(plan.budget, plan.budget)
     columns = [Column("arm", "left")]
     for cost, (heading, _) in _COST_COLUMNS.items():
         mark = (" (matched)" if matches else " (NOT matched)") if cost == declared else ""
         columns.append(Column(heading + mark))
-    rows = [
-        (
-            entry(arm.name, style="strong"),
-            *(_cost(cost, arm.costs.get(cost)) for cost in _COST_COLUMNS),
-        )
+    rows = tuple(
+        (entry(arm.name, style="strong"), *(_cost(cost, arm.costs.get(cost)) for cost in _COST_COLUMNS))
         for arm in arms.values()
-    ]
+    )
     caption = (
         f"Medians over finished cells, and the range where it differs. The declared budget is equal {plan.budget}. "
         "FLOPs are counted, not estimated; training is the cell's own training clock, without set-up and evaluation."
     )
-    return Table("budgets", caption, tuple(columns), tuple(rows))
+    return Table("budgets", caption, tuple(columns), rows)
 
 
 def _cost(name: str, cost: Cost | None) -> Entry:
     if cost is None:
-        return _unknown()
+        return _NOTHING
     if name == "parameters" and cost.high == 0:
         return entry("counts only", 0.0)
-    write = _COST_COLUMNS[name][1]
-    text, low, high = write(cost.median), write(cost.low), write(cost.high)
-    spans = [Span(text)] if low == high else [Span(text), Span(f" ({low} – {high})", "faint")]
-    return Entry(tuple(spans), cost.median)
+    text, low, high = map(_COST_COLUMNS[name][1], cost)
+    return Entry((Span(text), *[Span(f" ({low} – {high})", "faint")] * (low != high)), cost.median)
 
 
 def cell_table(results: StudyResults) -> Table:
-    """Returns every cell."""
+    """Return every cell."""
     columns = (
-        Column("arm", "left"),
-        Column("seed"),
-        Column("status", "left"),
-        Column("nats per character"),
-        Column("steps"),
-        Column("training"),
-        Column("run", "left"),
-    )
+        Column("arm", "left"), Column("seed"), Column("status", "left"), Column("nats per character"), Column("steps"),
+        Column("training"), Column("run", "left"),
+    )  # fmt: skip
     rows = []
     for result in results.cells:
         figure, record = results.figure(result), result.record
         nll = figure.get("nll")
         leaks = record is not None and bool(record.causality.get("leaks"))
-        style: Style = "struck" if leaks else "plain"
         sign = "≤ " if figure.get("likelihood") == "bound" else ""
         seconds = record.time.get("training_s") if record is not None else None
         status = [Span(result.status, "plain" if result.status == "finished" else "alarm")]
@@ -214,14 +258,10 @@ def cell_table(results: StudyResults) -> Table:
                 entry(result.cell.arm),
                 entry(f"{result.cell.seed}", result.cell.seed),
                 Entry(tuple(status), result.status),
-                _unknown() if nll is None else entry(f"{sign}{nll:.4f}", nll, style),
-                _unknown() if record is None else entry(wording.amount(record.steps), record.steps),
-                _unknown() if seconds is None else entry(wording.duration(seconds), seconds),
+                _NOTHING if nll is None else entry(f"{sign}{nll:.4f}", nll, "struck" if leaks else "plain"),
+                _NOTHING if record is None else entry(amount(record.steps), record.steps),
+                _NOTHING if seconds is None else entry(duration(seconds), seconds),
                 entry(result.cell.run, style="code"),
             )
         )
     return Table("cells", "Every cell of the study.", columns, tuple(rows))
-
-
-def _unknown() -> Entry:
-    return Entry((Span(UNKNOWN, "faint"),))

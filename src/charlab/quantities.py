@@ -1,0 +1,94 @@
+"""How numbers, durations, sizes and lists are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import timedelta
+
+UNKNOWN = "–"
+
+_PREFIXES = {"E": 1e18, "P": 1e15, "T": 1e12, "G": 1e9, "M": 1e6}
+_MEMORY_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
+
+
+def fixed(value: float | None, digits: int = 4) -> str:
+    """Return a value with this many decimals."""
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    return f"{value:.{digits}f}" if math.isfinite(value) else ("∞" if value > 0 else "−∞")
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """Return a value with this many decimals and its sign, a true minus sign."""
+    text = fixed(value, digits)
+    if text == UNKNOWN or text.startswith("−"):
+        return text
+    return f"−{text[1:]}" if text.startswith("-") else f"+{text}"
+
+
+def interval(ends: tuple[float, float], digits: int = 4) -> str:
+    """Return an interval of differences in brackets."""
+    return f"[{signed(ends[0], digits)}, {signed(ends[1], digits)}]"
+
+
+def with_error(value: float | None, half_width: float | None, digits: int = 4) -> str:
+    """Return a mean ± the half-width of its interval, if it has one."""
+    error = "" if half_width is None or not math.isfinite(half_width) else f" ± {half_width:.{digits}f}"
+    return fixed(value, digits) + error
+
+
+def nats(value: float) -> str:
+    """Return a difference for use in a sentence: four decimals, or two significant digits if it is tiny."""
+    return (f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}").replace("-", "−")
+
+
+def probability(p: float) -> str:
+    """Return a p-value with no more digits than matter."""
+    if math.isnan(p):
+        return UNKNOWN
+    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def amount(value: float | None) -> str:
+    """Return a count: in full below ten million, with three digits and an SI prefix above."""
+    if value is None or math.isnan(value):
+        return UNKNOWN
+    if abs(value) < 1e7:
+        return f"{value:,.0f}"
+    prefix, size = next((prefix, size) for prefix, size in _PREFIXES.items() if abs(value) >= size)
+    return f"{value / size:.3g} {prefix}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration in its natural unit: 0.7 s, 44 s, 10 min, 6.0 h."""
+    if seconds is None or math.isnan(seconds):
+        return UNKNOWN
+    if seconds < 180:
+        return f"{seconds:.{0 if seconds >= 10 else 1}f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 10_800 else f"{seconds / 3600:.1f} h"
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds: 1:02:03."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def memory(size: float | None) -> str:
+    """Return a number of bytes in its natural unit."""
+    if size is None or math.isnan(size):
+        return UNKNOWN
+    unit, factor = next(((u, f) for u, f in _MEMORY_UNITS.items() if size >= f), ("B", 1))
+    return f"{size / factor:.3g} {unit}" if size < 1000 * factor else f"{size / factor:,.0f} {unit}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number of things: 1 seed, 8 seeds."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def joined(words: Sequence[str], conjunction: str = "and", most: int = 8) -> str:
+    """Return a list for use in a sentence; beyond `most` words, the first ones and how many more."""
+    if len(words) > most:
+        return f"{', '.join(words[:most])} {conjunction} {len(words) - most} more"
+    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

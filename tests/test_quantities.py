@@ -1,0 +1,29 @@
+import math
+
+from charlab import quantities
+
+
+def test_differences_have_a_sign():
+    assert quantities.signed(-0.00125, 3) == "−0.001"
+    assert quantities.signed(0.02) == "+0.0200"
+    assert quantities.signed(-math.inf) == "−∞"
+    assert quantities.interval((-0.1, 0.25), 2) == "[−0.10, +0.25]"
+
+
+def test_numbers_have_as_many_digits_as_they_need():
+    assert [quantities.probability(p) for p in (1e-7, 0.00123, 0.0123, 0.123, math.nan)] == [
+        "< 0.0001",
+        "0.0012",
+        "0.012",
+        "0.12",
+        "–",
+    ]
+    assert [quantities.amount(n) for n in (0, 4225, 1_115_394, 2.5e7, 4.23e12)] == [
+        "0",
+        "4,225",
+        "1,115,394",
+        "25 M",
+        "4.23 T",
+    ]
+    assert [quantities.memory(n) for n in (512, 685_338_624, 3 * 2**30)] == ["512 B", "654 MiB", "3 GiB"]
+    assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
