@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, ListConfig
 
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.models.decoding import stream
 from charlab.models.mixture import Mixture
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -122,6 +123,36 @@ def test_extend_equals_forward(model, window, pieces):
     torch.testing.assert_close(torch.cat(outputs, dim=1), model(tokens), rtol=1e-9, atol=1e-9)
 
 
+def test_two_continuations_of_one_state_do_not_disturb_each_other(model, window):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("only autoregressive models read character by character")
+    tokens = window[:, :-1]
+    other = (tokens + 1) % V
+    initial = model.init_state(B)
+    _, root = model.extend(tokens[:, :1], initial)
+    _, first = model.extend(tokens[:, 1:2], root)
+    _, second = model.extend(other[:, 1:3], root)
+    after_first, _ = model.extend(tokens[:, 2:], first)
+    after_second, _ = model.extend(other[:, 3:], second)
+    again, _ = model.extend(other, initial)
+    torch.testing.assert_close(after_first, model(tokens)[:, 2:], rtol=1e-9, atol=1e-9)
+    branch = torch.cat([tokens[:, :1], other[:, 1:]], dim=1)
+    torch.testing.assert_close(after_second, model(branch)[:, 3:], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(again, model(other), rtol=1e-9, atol=1e-9)
+
+
+def test_reading_is_extending_without_the_earlier_logits(model, window):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("only autoregressive models read character by character")
+    tokens, state = window[:, :-1], model.init_state(B)
+    for piece in tokens.split([1, 2, T - 3], dim=1):
+        _, expected = model.extend(piece, state)
+        logits, state = model.read_prompt(piece, state)
+    torch.testing.assert_close(logits, model(tokens)[:, -1], rtol=1e-9, atol=1e-9)
+    if model.context_length is None:
+        torch.testing.assert_close(model.extend(tokens, state)[0], model.extend(tokens, expected)[0])
+
+
 @pytest.mark.parametrize("length", [1, T])
 def test_the_next_prediction_is_the_last_of_all(model, window, length):
     if not isinstance(model, AutoregressiveModel):
@@ -177,6 +208,15 @@ def test_sample_continues_the_prompt(model):
     assert text.max() < V
     again = model.sample(prompt, 2 * T, generator=torch.Generator().manual_seed(0))
     assert torch.equal(text, again)
+
+
+def test_samples_of_one_prompt_are_those_of_the_prompt_repeated(model):
+    if not isinstance(model, AutoregressiveModel):
+        pytest.skip("only autoregressive models stream")
+    prompt = torch.tensor([[0, 1, 2]])
+    once = stream(model, prompt, 2 * T, num_samples=3, generator=torch.Generator().manual_seed(0))
+    each = stream(model, prompt.expand(3, -1), 2 * T, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(torch.stack(list(once)), torch.stack(list(each)))
 
 
 def test_a_window_longer_than_the_context_is_refused(model):

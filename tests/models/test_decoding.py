@@ -1,3 +1,4 @@
+import math
 from functools import partial
 
 import pytest
@@ -105,8 +106,30 @@ def test_top_p_keeps_the_fewest_that_reach_p(logits, top_p):
 def test_temperature_0_top_1_and_tiny_top_p_all_take_the_most_probable(logits):
     rows = torch.tensor([logits, logits[::-1]])
     best = rows.argmax(-1)
-    for options in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}, {"temperature": 1e-30}):
+    tiny = ({"temperature": temperature} for temperature in (1e-30, 1e-38, 1e-46, 5e-324))
+    for options in ({"temperature": 0}, {"top_k": 1}, {"top_p": 1e-9}, *tiny):
         assert choose(rows, **options, generator=seeded()).tolist() == best.tolist()
+
+
+@pytest.mark.parametrize("temperature", [1e30, 1e39, 1e300])
+def test_no_temperature_makes_the_impossible_possible(temperature):
+    rows = torch.tensor([[0.0, -math.inf, 3.0]]).expand(DRAWS, -1)
+    drawn = torch.bincount(choose(rows, temperature=temperature, generator=seeded()), minlength=3) / DRAWS
+    torch.testing.assert_close(drawn, torch.tensor([0.5, 0.0, 0.5]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+@pytest.mark.parametrize("options", [{}, {"top_k": 2}, {"top_p": 0.9}], ids=str)
+def test_a_clock_that_a_device_rounds_to_zero_draws_nothing_forbidden(monkeypatch, zero, options):
+    def rounded(clocks, *, generator=None):
+        clocks.fill_(1.0)
+        clocks[:, 1] = zero
+        return clocks
+
+    monkeypatch.setattr(torch.Tensor, "exponential_", rounded)
+    forbidden = torch.tensor([[1.0, -math.inf, 0.5]])
+    assert choose(forbidden, **options).tolist() == [0]
+    assert choose(torch.tensor([[1.0, -1e-3, 0.5]])).tolist() == [1]  # a clock of 0 is the first to ring
 
 
 def test_top_k_breaks_ties_so_that_only_k_are_left():
@@ -234,3 +257,20 @@ def test_a_model_that_predicts_nothing_later_on_is_named_at_that_character(wrong
 def test_wrong_arguments_are_refused_at_the_call(arguments, named):
     with pytest.raises(UserError, match=named):
         stream(Bigram(VOCAB_SIZE), **({"prompt": torch.tensor([[1]]), "length": 3} | arguments))
+
+
+def test_a_prompt_is_read_once_for_all_samples_and_predicted_from_at_its_end_only():
+    model, embedded, read_out = transformer(context_length=40), [], []
+    model.embedding.register_forward_hook(lambda _, inputs, __: embedded.append(tuple(inputs[0].shape)))
+    model.readout.register_forward_hook(lambda _, inputs, __: read_out.append(tuple(inputs[0].shape[:2])))
+    collect(stream(model, torch.zeros(1, 30, dtype=torch.long), 3, num_samples=4, generator=seeded()))
+    assert embedded == [(1, 30), (4, 1), (4, 1)]
+    assert read_out == [(1, 1), (4, 1), (4, 1)]
+
+
+def test_a_state_of_unknown_layout_is_computed_for_each_sample():
+    torch.manual_seed(0)
+    model = Recurrent().eval()  # its initial state is None, so nothing says where the batch is
+    prompt = torch.tensor([[1, 2, 3]])
+    together = collect(stream(model, prompt, 9, num_samples=3, generator=seeded()))
+    assert torch.equal(together, collect(stream(model, prompt.expand(3, -1), 9, generator=seeded())))

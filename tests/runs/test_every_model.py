@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import charlab
-from charlab.generation.text import generate_whole
+from charlab.generation import generate_whole
 from charlab.training.module import LanguageModelModule
 from tests.runs.conftest import TINY
 from tests.runs.test_train import assert_same_outcome

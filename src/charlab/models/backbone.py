@@ -202,6 +202,23 @@ class Backbone(AutoregressiveModel):
         return BackboneState(0, layers, nothing)
 
     def extend(self, tokens: Int[Tensor, "B n"], state: BackboneState) -> tuple[Float[Tensor, "B n V"], BackboneState]:
+        x, state = self._extend_blocks(tokens, state)
+        return self.readout(self.norm(x)), state
+
+    def read_prompt(
+        self, tokens: Int[Tensor, "B n"], state: BackboneState
+    ) -> tuple[Float[Tensor, "B V"], BackboneState]:
+        x, state = self._extend_blocks(tokens, state)
+        return self.readout(self.norm(x[:, -1:]))[:, -1], state
+
+    def output_projections(self) -> list[nn.Linear]:
+        """Returns the linear maps that write to the residual stream."""
+        parts: list[Any] = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
+        return [part.output_projection() for part in parts if isinstance(part, WritesToResidual)]
+
+    def _extend_blocks(
+        self, tokens: Int[Tensor, "B n"], state: BackboneState
+    ) -> tuple[Float[Tensor, "B n D"], BackboneState]:
         read = torch.cat((state.recent, tokens), dim=1)
         x = self._embed(tokens, read, start=state.length)  # (B, n, D)
         layers = []
@@ -210,12 +227,7 @@ class Backbone(AutoregressiveModel):
             layers.append(layer_state)
         reach = self.ngrams.reach if self.ngrams is not None else 0
         recent = read[:, max(0, read.shape[1] - reach) :]
-        return self.readout(self.norm(x)), BackboneState(state.length + tokens.shape[1], layers, recent)
-
-    def output_projections(self) -> list[nn.Linear]:
-        """Returns the linear maps that write to the residual stream."""
-        parts: list[Any] = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
-        return [part.output_projection() for part in parts if isinstance(part, WritesToResidual)]
+        return x, BackboneState(state.length + tokens.shape[1], layers, recent)
 
     def _embed(self, tokens: Int[Tensor, "B n"], read: Int[Tensor, "B K+n"], start: int) -> Float[Tensor, "B n D"]:
         """Embeds the last n of the characters read; those before are there for what they are together."""

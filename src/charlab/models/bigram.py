@@ -31,10 +31,13 @@ class Bigram(AutoregressiveModel):
         return self.table(tokens)
 
     def init_state(self, batch_size: int) -> None:
-        """Returns None: the current character says it all."""
+        """Return None: a prediction needs nothing but the current character."""
 
     def extend(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B n V"], None]:
         return self(tokens), None
+
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B V"], None]:
+        return self(tokens[:, -1]), None
 
 
 class BigramEmbedding(AutoregressiveModel):
@@ -58,7 +61,10 @@ class BigramEmbedding(AutoregressiveModel):
         return self.readout(self.embedding(tokens))
 
     def init_state(self, batch_size: int) -> None:
-        """Returns None: the current character says it all."""
+        """Return None: a prediction needs nothing but the current character."""
 
     def extend(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B n V"], None]:
         return self(tokens), None
+
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: None) -> tuple[Float[Tensor, "B V"], None]:
+        return self(tokens[:, -1]), None

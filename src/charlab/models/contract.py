@@ -183,9 +183,10 @@ class AutoregressiveModel(LanguageModel):
         return F.pad(scored, (scored_from - 1, 0))
 
     def init_state(self, batch_size: int) -> State:
-        """Returns the state before the first character.
+        """Return the state before the first character.
 
-        The default remembers the characters themselves, so that `extend` can run `forward` on them again.
+        The default remembers the characters themselves, so that `extend` can run `forward` on them again. A state is
+        never changed: two continuations of the same state do not disturb each other.
         """
         device = next(self.parameters()).device
         return torch.empty(batch_size, 0, dtype=torch.long, device=device)
@@ -200,6 +201,17 @@ class AutoregressiveModel(LanguageModel):
         """
         state = torch.cat([state, tokens], dim=1)
         return self(state)[:, -tokens.shape[1] :], state
+
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B V"], State]:
+        """Read n more characters; return the logits of the next one only, and the new state.
+
+        A subclass may leave out what only the logits of the other positions need.
+
+        Raises:
+            ValueError: if the sequence would grow longer than `context_length`.
+        """
+        logits, state = self.extend(tokens, state)
+        return logits[:, -1], state
 
     def advance(self, token: Int[Tensor, "B"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """Reads one character; returns the logits of the next one, and the new state."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -12,10 +12,22 @@ from torch import Tensor
 
 from charlab.errors import UserError
 
-if TYPE_CHECKING:
-    from charlab.models.contract import AutoregressiveModel
-
 Overflow = Literal["slide", "rebase"]
+TINY = torch.finfo(torch.float32).tiny  # smaller numbers lose digits in float32, or are 0
+
+
+class ReadsOn(Protocol):
+    """What `stream` needs of a model; see `charlab.models.contract.AutoregressiveModel`."""
+
+    context_length: int | None
+
+    def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]: ...
+
+    def init_state(self, batch_size: int) -> Any: ...
+
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]: ...
+
+    def advance(self, token: Int[Tensor, " B"], state: Any) -> tuple[Float[Tensor, "B V"], Any]: ...
 
 
 def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> None:
@@ -41,8 +53,14 @@ def check_prompt(prompt: Int[Tensor, "B P"]) -> None:
 
 
 def check_predictions(logits: Float[Tensor, "*B V"]) -> None:
-    """Raises a `UserError` if there is nothing to draw from: the model's weights have diverged."""
-    if not logits.amax(dim=-1).isfinite().all():  # nan, ∞, or −∞ alone
+    """Raise a `UserError` if there is nothing to draw from, with the reason."""
+    best = logits.amax(dim=-1)
+    if best.isneginf().any():
+        raise UserError(
+            "The model finds this text impossible, so it cannot continue it: give another prompt. For a model trained "
+            "by EM, optimizer.smoothing above 0 keeps every character possible."
+        )
+    if not best.isfinite().all():
         raise UserError("The model predicts nan: its training has diverged; train it again, at a lower learning rate.")
 
 
@@ -71,16 +89,18 @@ def choose(
         UserError: if temperature < 0, top_k < 1, or top_p is outside (0, 1].
     """
     check_choice(temperature, top_k, top_p)
-    if temperature == 0:
+    if temperature < TINY:
         return logits.argmax(dim=-1)
     logits = logits.float()
-    # The largest becomes 0, so that no temperature, however small, can overflow it.
-    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    # The largest becomes 0, so that no temperature can overflow it, and no finite one can make −∞ a number.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / min(temperature, torch.finfo(torch.float32).max)
     is_restricted = top_k is not None or (top_p is not None and top_p < 1)
     probabilities = _restricted(scaled, top_k, top_p) if is_restricted else scaled.softmax(dim=-1)  # (B, V)
     # What `torch.multinomial` does, without its checks, which take as long again: of exponential clocks, each ticking
     # at the rate of its probability, any one is the first to ring with just that probability.
-    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)
+    # A device may round a clock to 0; dividing a probability of 0 by it would be nan, which argmax takes for the most.
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator).clamp_(min=TINY)
+    return (probabilities / clocks).argmax(dim=-1)
 
 
 def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
@@ -94,7 +114,7 @@ def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | 
 
 
 def stream(
-    model: AutoregressiveModel,
+    model: ReadsOn,
     prompt: Int[Tensor, "B P"],
     length: int,
     *,
@@ -102,6 +122,7 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     overflow: Overflow = "slide",
+    num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Int[Tensor, " B"]]:
     """Draws `length` characters after `prompt`, and yields each as soon as it is drawn.
@@ -123,6 +144,7 @@ def stream(
         top_k: see `choose`.
         top_p: see `choose`.
         overflow: what to do once the context is full; of no effect if `model.context_length` is None.
+        num_samples: number of texts to draw after the one prompt (B = 1), which is read once; None for one per row.
         generator: source of randomness, on the model's device.
 
     Yields:
@@ -137,27 +159,35 @@ def stream(
     if overflow not in ("slide", "rebase"):
         raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
     check_choice(temperature, top_k, top_p)
-    return _stream(model, prompt.long(), length, temperature, top_k, top_p, overflow, generator)
+    return _stream(model, prompt.long(), length, temperature, top_k, top_p, overflow, num_samples, generator)
 
 
 @torch.no_grad()
 def _stream(
-    model: AutoregressiveModel,
+    model: ReadsOn,
     prompt: Int[Tensor, "B P"],
     length: int,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
     overflow: Overflow,
+    num_samples: int | None,
     generator: torch.Generator | None,
 ) -> Iterator[Int[Tensor, " B"]]:
     """Does the work of `stream`, whose arguments have been checked."""
     if length == 0:
         return
-    batch_size, limit = prompt.shape[0], model.context_length
+    limit = model.context_length
     context = prompt if limit is None else prompt[:, -limit:]
-    logits, state = model.extend(context, model.init_state(batch_size))  # (B, P, V)
-    logits = logits[:, -1]  # (B, V)
+    logits, state = model.read_prompt(context, model.init_state(prompt.shape[0]))  # (B, V)
+    if num_samples is not None and num_samples > 1:
+        context = context.expand(num_samples, -1)
+        try:
+            state = _repeated(state, model.init_state(1), model.init_state(2), num_samples)
+            logits = logits.expand(num_samples, -1)
+        except _UnknownLayoutError:
+            logits, state = model.read_prompt(context, model.init_state(num_samples))
+    batch_size = len(context)
     for drawn in range(1, length + 1):
         if drawn in (1, length) or logits.device.type == "cpu":  # on others, each look would wait for the device
             check_predictions(logits)
@@ -176,5 +206,38 @@ def _stream(
             logits = model.predict_next(context)
         else:
             context = context[:, -max(1, limit // 2) :]
-            logits, state = model.extend(context, model.init_state(batch_size))
-            logits = logits[:, -1]
+            logits, state = model.read_prompt(context, model.init_state(batch_size))
+
+
+class _UnknownLayoutError(Exception):
+    """A state does not show which axis of its tensors is the batch."""
+
+
+def _repeated(state: Any, one: Any, two: Any, times: int) -> Any:
+    """Return the state of one sequence as that of `times` equal ones.
+
+    Args:
+        state: of one sequence.
+        one: the initial state of one sequence.
+        two: the initial state of two; the axis along which its tensors differ from those of `one` is the batch.
+        times: how many.
+
+    Raises:
+        _UnknownLayoutError: if the states hold something else than tensors, plain values and containers of them, or
+            one has another structure than the others.
+    """
+    if type(state) is not type(one) or type(one) is not type(two):
+        raise _UnknownLayoutError
+    if isinstance(state, Tensor):
+        batch = [axis for axis, sizes in enumerate(zip(one.shape, two.shape, strict=False)) if sizes == (1, 2)]
+        if len(batch) != 1 or state.ndim != one.ndim or state.shape[batch[0]] != 1:
+            raise _UnknownLayoutError
+        return state.repeat_interleave(times, dim=batch[0])
+    if isinstance(state, dict) and state.keys() == one.keys() == two.keys():
+        return {key: _repeated(state[key], one[key], two[key], times) for key in state}
+    if isinstance(state, list | tuple) and len(state) == len(one) == len(two):
+        parts = [_repeated(*part, times) for part in zip(state, one, two, strict=True)]
+        return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
+    if state is None or isinstance(state, bool | int | float | str):
+        return state
+    raise _UnknownLayoutError

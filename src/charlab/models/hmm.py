@@ -96,6 +96,13 @@ class HiddenMarkovModel(AutoregressiveModel):
         predicted = predict_states(state, self.transition.softmax(dim=-1), _look_up(tokens, emission))  # (n+1, B, K)
         return predict_characters(predicted[1:], emission).transpose(0, 1), predicted[-1]
 
+    def read_prompt(
+        self, tokens: Int[Tensor, "B n"], state: Float[Tensor, "B K"]
+    ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B K"]]:
+        emission = self.emission.softmax(dim=-1)
+        predicted = predict_states(state, self.transition.softmax(dim=-1), _look_up(tokens, emission))  # (n+1, B, K)
+        return predict_characters(predicted[-1:], emission)[0], predicted[-1]
+
     @torch.no_grad()
     def posterior(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T K"]:
         """Returns the probabilities of the hidden states at each position, given all characters: p(zₜ | x)."""

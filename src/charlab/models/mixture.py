@@ -130,11 +130,12 @@ class Mixture(AutoregressiveModel):
         return [member.init_state(batch_size) for member in self.members.values()]
 
     def extend(self, tokens: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B n V"], list[Any]]:
-        extended = [
-            member.extend(tokens, member_state)
-            for member, member_state in zip(self.members.values(), state, strict=True)
-        ]
-        return self._mix([_normalize(logits) for logits, _ in extended]), [member_state for _, member_state in extended]
+        read = [member.extend(tokens, own) for member, own in zip(self.members.values(), state, strict=True)]
+        return self._mix([_normalize(logits) for logits, _ in read]), [own for _, own in read]
+
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B V"], list[Any]]:
+        read = [member.read_prompt(tokens, own) for member, own in zip(self.members.values(), state, strict=True)]
+        return self._mix([_normalize(logits) for logits, _ in read]), [own for _, own in read]
 
     def _mix(self, log_probabilities: Sequence[Float[Tensor, "*shape"]]) -> Float[Tensor, "*shape"]:
         return _log_sum_exp(*(p + w for p, w in zip(log_probabilities, self.weights.log(), strict=True)))

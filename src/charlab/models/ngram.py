@@ -92,9 +92,10 @@ class NGram(AutoregressiveModel):
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Returns log-probabilities."""
-        contexts = [torch.full_like(tokens, ROOT, dtype=torch.long)]
-        contexts += [node for _, node in self._walk(tokens.long(), self.order - 1)]
-        return self._distribution(contexts).log()
+        return self._distribution(self._contexts(tokens)).log()
+
+    def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        return self._distribution([context[:, -1:] for context in self._contexts(tokens)])[:, 0].log()
 
     def nll(
         self,
@@ -147,8 +148,21 @@ class NGram(AutoregressiveModel):
         self, tokens: Int[Tensor, "B n"], state: Int[Tensor, "B m"]
     ) -> tuple[Float[Tensor, "B n V"], Int[Tensor, "B m"]]:
         read = torch.cat([state, tokens.long()], dim=1)
-        logits = self(read)[:, state.shape[1] :]
-        return logits, read[:, max(0, read.shape[1] - self.order + 2) :]  # the next character completes the context
+        return self(read)[:, state.shape[1] :], self._recent(read)
+
+    def read_prompt(
+        self, tokens: Int[Tensor, "B n"], state: Int[Tensor, "B m"]
+    ) -> tuple[Float[Tensor, "B V"], Int[Tensor, "B m"]]:
+        read = torch.cat([state, tokens.long()], dim=1)
+        return self.predict_next(read[:, -max(1, self.order - 1) :]), self._recent(read)
+
+    def _recent(self, read: Int[Tensor, "B n"]) -> Int[Tensor, "B m"]:
+        return read[:, max(0, read.shape[1] - self.order + 2) :]  # the next character completes the context
+
+    def _contexts(self, tokens: Int[Tensor, "B T"]) -> list[Int[Tensor, "B T"]]:
+        """Return the nodes of the n-grams of 0 … order − 1 characters that end at each position."""
+        root = torch.full_like(tokens, ROOT, dtype=torch.long)
+        return [root, *(node for _, node in self._walk(tokens.long(), self.order - 1))]
 
     def _checked(self, text: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         ids = text.detach().to("cpu", torch.long)

@@ -60,6 +60,10 @@ class RecurrentModel(AutoregressiveModel):
         hidden, state = self.recurrence(self.dropout(self.embedding(tokens)), state)  # (B, n, hidden)
         return self.readout(self.dropout(hidden)), state
 
+    def read_prompt(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        hidden, state = self.recurrence(self.dropout(self.embedding(tokens)), state)  # (B, n, hidden)
+        return self.readout(self.dropout(hidden[:, -1])), state
+
     def loss_with_state(self, window: Int[Tensor, "B T+1"], state: Any) -> tuple[Float[Tensor, ""], Any]:
         """Returns the loss of a window that continues what `state` has read, and the state for the next window.
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.rule import Rule
 
-from charlab.generation.text import generate, generate_whole, infill
+from charlab.generation import generate, generate_whole, infill
 from charlab.runs.checkpoint import load
 from charlab.training.device import resolve_device
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,17 +12,10 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.linear import Linear, StackedLinear
+from charlab.models.mixers.cache import Cache
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveFloat, PositiveInt, Probability, checked
-
-
-class KeyValueCache(NamedTuple):
-    """Keys and values of the positions read so far, in buffers with room for `context_length` of them."""
-
-    keys: Float[Tensor, "B H C K"]
-    values: Float[Tensor, "B H C K"]
-    length: int
 
 
 class Attention(Mixer):
@@ -91,19 +84,17 @@ class Attention(Mixer):
         queries, keys, values = self._project(x, start=0)
         return self._merge_heads(self._attend(queries, keys, values))
 
-    def init_state(self, batch_size: int) -> KeyValueCache:
+    def init_state(self, batch_size: int) -> Cache:
         weight = self.projection.weight
         shape = (batch_size, self.num_key_value_heads, self.context_length, self.head_dim)
-        return KeyValueCache(weight.new_empty(shape), weight.new_empty(shape), length=0)
+        return Cache.of(weight.new_empty(shape), weight.new_empty(shape))  # keys and values
 
-    def extend(self, x: Float[Tensor, "B n D"], state: KeyValueCache) -> tuple[Float[Tensor, "B n D"], KeyValueCache]:
-        start, end = state.length, state.length + x.shape[1]
-        if end > self.context_length:
-            raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
-        queries, keys, values = self._project(x, start)
-        state.keys[:, :, start:end], state.values[:, :, start:end] = keys, values
-        heads = self._attend(queries, state.keys[:, :, :end], state.values[:, :, :end])
-        return self._merge_heads(heads), state._replace(length=end)
+    def extend(self, x: Float[Tensor, "B n D"], state: Cache) -> tuple[Float[Tensor, "B n D"], Cache]:
+        state.check_room(x.shape[1])
+        queries, keys, values = self._project(x, state.length)
+        state = state.append(keys, values)
+        keys, values = state.read()
+        return self._merge_heads(self._attend(queries, keys, values)), state
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
         """Returns the weight that each query (third axis) gives to each key (fourth axis)."""

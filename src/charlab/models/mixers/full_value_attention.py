@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,19 +11,12 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.linear import Linear, StackedLinear
+from charlab.models.mixers.cache import Cache
 from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt, checked
 
 QUERY_BLOCK = 64  # queries per product: small enough to skip most of the upper triangle, large enough to be fast
-
-
-class KeyInputCache(NamedTuple):
-    """Keys and inputs of the positions read so far, in buffers with room for `context_length` of them."""
-
-    keys: Float[Tensor, "B H C K"]
-    inputs: Float[Tensor, "B C D"]
-    length: int
 
 
 class FullValueAttention(Mixer):
@@ -82,24 +74,22 @@ class FullValueAttention(Mixer):
             outputs.append(self._combine(weights, x[:, :end], merged))
         return torch.cat(outputs, dim=1)
 
-    def init_state(self, batch_size: int) -> KeyInputCache:
+    def init_state(self, batch_size: int) -> Cache:
         weight = self.value.weight
         keys = weight.new_empty(batch_size, self.num_heads, self.context_length, self.head_dim)
-        inputs = weight.new_empty(batch_size, self.context_length, weight.shape[1])
-        return KeyInputCache(keys, inputs, length=0)
+        return Cache.of(keys, weight.new_empty(batch_size, self.context_length, weight.shape[1]))  # keys and inputs
 
-    def extend(self, x: Float[Tensor, "B n D"], state: KeyInputCache) -> tuple[Float[Tensor, "B n D"], KeyInputCache]:
-        start, end = state.length, state.length + x.shape[1]
-        if end > self.context_length:
-            raise UserError(f"{end} characters do not fit in context_length={self.context_length}.")
-        state.keys[:, :, start:end], state.inputs[:, start:end] = self._split_heads(self.key(x), start), x
-        weights = self._weights(self._split_heads(self.query(x), start), state.keys[:, :, :end])
-        inputs, rows = state.inputs[:, :end], x.shape[0] * x.shape[1]
-        if self.projection is None or rows > x.shape[2]:
+    def extend(self, x: Float[Tensor, "B n D"], state: Cache) -> tuple[Float[Tensor, "B n D"], Cache]:
+        state.check_room(x.shape[1])
+        start = state.length
+        state = state.append(self._split_heads(self.key(x), start), x)
+        keys, inputs = state.read()
+        weights = self._weights(self._split_heads(self.query(x), start), keys)
+        if self.projection is None or x.shape[0] * x.shape[1] > x.shape[2]:
             mixed = self._combine(weights, inputs, self._merged_values())
         else:  # forming a D × D product costs as much as D rows
             mixed = self._combine_in_turn(weights, inputs)
-        return mixed, state._replace(length=end)
+        return mixed, state
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
         """Returns the weight that each query (third axis) gives to each key (fourth axis)."""

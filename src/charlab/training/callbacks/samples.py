@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.files import write_atomically
-from charlab.generation.text import START
+from charlab.generation import START
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.loggers import RunLogger
 from charlab.training.module import LanguageModelModule

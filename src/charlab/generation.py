@@ -64,12 +64,14 @@ def generate(
         raise UserError("There is no prompt, and the vocabulary has no newline to start from; give a prompt.")
     check_length(length)
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
-    prompts = _encode(model, vocabulary, prompt or START, "the prompt").expand(num_samples, -1)  # (num_samples, P)
+    tokens = _encode(model, vocabulary, prompt or START, "the prompt")[None]  # (1, P)
     if isinstance(model, AutoregressiveModel):
-        drawn = (token[:, None] for token in stream(model, prompts, length, overflow=overflow, **options))
+        drawn = stream(model, tokens, length, overflow=overflow, num_samples=num_samples, **options)
+        pieces = (token[:, None] for token in drawn)
     else:
-        drawn = (model.sample(prompts, length, **options)[:, prompts.shape[1] :] for _ in range(min(length, 1)))
-    return _decode(model, vocabulary, drawn)
+        prompts = tokens.expand(num_samples, -1)
+        pieces = (model.sample(prompts, length, **options)[:, prompts.shape[1] :] for _ in range(min(length, 1)))
+    return _decode(model, vocabulary, pieces)
 
 
 def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, length: int, **options: Any) -> list[str]:

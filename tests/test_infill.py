@@ -4,7 +4,7 @@ from torch import nn
 
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
-from charlab.generation.text import infill
+from charlab.generation import infill
 from charlab.models.bigram import Bigram
 from charlab.models.contract import InfillingModel
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
-from charlab.generation.text import generate, generate_whole
+from charlab.generation import generate, generate_whole
 from charlab.models.backbone import Backbone
 from charlab.models.bigram import Bigram
 from charlab.models.contract import LanguageModel

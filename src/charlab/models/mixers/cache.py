@@ -1,0 +1,52 @@
+"""The cache of mixers that look back at every position: tensors that grow by the positions read."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+from torch import Tensor
+
+from charlab.errors import UserError
+
+
+class Cache(NamedTuple):
+    """A state whose buffers have room for a whole context, of which the first `length` positions are in use.
+
+    A state and its extensions share buffers, so that reading on copies nothing. Extending a state a second time would
+    overwrite what the first extension wrote; `written` tells, and the second extension then gets buffers of its own.
+
+    Attributes:
+        buffers: each (…, C, K), with the positions along the last axis but one.
+        length: positions read so far.
+        written: one number, shared with all states in the same buffers: how many positions these hold.
+    """
+
+    buffers: tuple[Tensor, ...]
+    length: int
+    written: list[int]
+
+    @classmethod
+    def of(cls, *buffers: Tensor) -> Self:
+        """Return the state before the first position."""
+        return cls(buffers, 0, [0])
+
+    def check_room(self, count: int) -> None:
+        """Raise `UserError` if the buffers have no room for `count` more positions."""
+        end, room = self.length + count, self.buffers[0].shape[-2]
+        if end > room:
+            raise UserError(f"{end} characters do not fit in context_length={room}.")
+
+    def append(self, *positions: Tensor) -> Self:
+        """Return the state that also holds `positions`, a tensor (…, n, K) for each buffer."""
+        start, end = self.length, self.length + positions[0].shape[-2]
+        buffers, written = self.buffers, self.written
+        if written[0] > start:
+            buffers, written = tuple(buffer.clone() for buffer in buffers), [start]
+        for buffer, new in zip(buffers, positions, strict=True):
+            buffer[..., start:end, :] = new
+        written[0] = end
+        return type(self)(buffers, end, written)
+
+    def read(self) -> tuple[Tensor, ...]:
+        """Return the positions in use of each buffer, (…, length, K)."""
+        return tuple(buffer[..., : self.length, :] for buffer in self.buffers)
