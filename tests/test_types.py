@@ -1,24 +1,31 @@
+import copy
+import inspect
+import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
+import torch
 
 from charlab.errors import UserError
+from charlab.models.bigram import Bigram
 from charlab.types import (
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    PositiveOrInfinite,
     Probability,
     checked,
     describe,
     fits,
+    requirement,
 )
 
-NAN = float("nan")
+NAN, INFINITY = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
@@ -31,8 +38,10 @@ NAN = float("nan")
         (None, [None], [0, False, ""]),
         (PositiveInt, [1, 10**30], [0, -1, 1.0, True, None]),
         (NonNegativeInt, [0, 1], [-1]),
-        (PositiveFloat, [1e-300, 1], [0, -1, NAN]),
-        (NonNegativeFloat, [0, 0.0], [-1e-300, NAN]),
+        (PositiveFloat, [1e-37, 1, 3e38], [0, -1, NAN, INFINITY, 1e39, 1e-46, 1e-300]),
+        (NonNegativeFloat, [0, 0.0], [-1e-300, NAN, INFINITY, 1e-46]),
+        (PositiveOrInfinite, [1e-300, 1, INFINITY], [0, -1, NAN]),
+        (tuple[PositiveFloat, PositiveFloat] | None, [[1, 2], None], [[1, INFINITY]]),
         (Probability, [0, 0.999], [1, -0.1, NAN]),
         (Fraction, [0, 1], [1.001, -0.001, NAN]),
         (PositiveInt | None, [1, None], [0, "none"]),
@@ -46,7 +55,7 @@ NAN = float("nan")
         (Mapping, [{"a": object()}], [[]]),
         (Path, ["a/b", Path("a")], [1, None]),
         (Any, [None, 1, object()], []),
-        (Callable[..., int], [None, {"_target_": "x"}], []),  # no plain data: not judged
+        (Callable[..., int], [print], [None, {"_target_": "x"}]),
     ],
 )
 def test_fits(annotation: object, fitting: list[object], others: list[object]) -> None:
@@ -84,3 +93,34 @@ def test_checked_constructors_refuse_what_does_not_fit() -> None:
         Model(3, placement="pst")  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         Model()  # type: ignore[call-arg]
+
+
+def test_a_list_arrives_as_the_tuple_that_it_stands_for_and_the_signature_stays_readable() -> None:
+    class Model:
+        @checked
+        def __init__(self, *, betas: tuple[float, float], path: Path | None = None) -> None:
+            self.betas, self.path = betas, path
+
+    assert Model(betas=[0.9, 1], path="a").betas == (0.9, 1)  # type: ignore[arg-type]
+    assert str(inspect.signature(Model)) == "(*, betas: tuple[float, float], path: pathlib.Path | None = None) -> None"
+    assert copy.deepcopy(Model(betas=(0.9, 1))).betas == (0.9, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.0, "a number > 0, not 0.0"),
+        (INFINITY, "a number > 0, not inf, which is infinite"),
+        (1e39, "a number > 0, not 1e+39, which is infinite in float32"),
+        (1e-46, "a number > 0, not 1e-46, which float32 cannot tell from 0"),
+    ],
+)
+def test_why_a_number_does_not_fit(value: float, words: str) -> None:
+    assert requirement(value, PositiveFloat) == words
+
+
+def test_a_checked_model_lives_on_meta_and_is_pickled() -> None:
+    with torch.device("meta"):
+        model = Bigram(5)
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert isinstance(pickle.loads(pickle.dumps(Bigram(5))), Bigram)

@@ -1,105 +1,136 @@
-"""Numbers with a range, as constructors annotate them, and the check that a value is of an annotated type.
+"""Types for the arguments of constructors, and the check that a value is of its type.
 
-Two readers share this check: the configuration, which reads annotations from source files without importing them,
-and `checked`, which applies them when a constructor is called.
+pydantic judges values, strictly but for what YAML cannot express: a list fits a tuple, and text fits a path. An
+annotation reads as it would anywhere else: `width: PositiveInt`, `betas: tuple[Probability, Probability]`.
 """
 
 import functools
 import inspect
+import math
 import types
 import typing
 from collections import abc
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Integral, Real
 from os import PathLike
+from pathlib import Path
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    PydanticUserError,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import SchemaError
 
 from charlab.errors import UserError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
+SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
+"""The smallest and the largest positive number that float32 holds in full precision."""
+
+
+def _held_by_float32(value: float) -> float:
+    if not math.isfinite(value) or (value and not SMALLEST <= abs(value) <= LARGEST):
+        raise ValueError("not a float32")
+    return value
+
+
+_FLOAT32 = AfterValidator(_held_by_float32)
+
+PositiveInt = Annotated[int, Ge(1)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0), _FLOAT32]
+NonNegativeFloat = Annotated[float, Ge(0), _FLOAT32]
+PositiveOrInfinite = Annotated[float, Gt(0)]
+"""For a limit, where infinity means none."""
+Probability = Annotated[float, Ge(0), Lt(1)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+
+_CONFIG = ConfigDict(strict=True, arbitrary_types_allowed=True)
 _SEQUENCES = (list, tuple, set, frozenset, abc.Sequence, abc.MutableSequence, abc.Collection, abc.Iterable, abc.Set)
 _MAPPINGS = (dict, abc.Mapping, abc.MutableMapping)
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")}
 
 
-@dataclass(frozen=True)
-class Range:
-    """The values from `low` to `high`, the ends included unless said otherwise; None is unbounded."""
+def convert(value: Any, annotation: Any) -> Any:
+    """Return `value` as the annotated type, a list as the tuple that it stands for.
 
-    low: float | None = None
-    high: float | None = None
-    low_excluded: bool = False
-    high_excluded: bool = False
+    Values of types that pydantic cannot judge are returned as they are.
 
-    def __contains__(self, value: float) -> bool:
-        above = self.low is None or (value > self.low if self.low_excluded else value >= self.low)
-        below = self.high is None or (value < self.high if self.high_excluded else value <= self.high)
-        return above and below
-
-    def __str__(self) -> str:
-        above = "" if self.low is None else f"{'>' if self.low_excluded else '≥'} {self.low:g}"
-        below = "" if self.high is None else f"{'<' if self.high_excluded else '≤'} {self.high:g}"
-        return " and ".join(filter(None, [above, below]))
-
-
-PositiveInt = Annotated[int, Range(1)]
-NonNegativeInt = Annotated[int, Range(0)]
-PositiveFloat = Annotated[float, Range(0, low_excluded=True)]
-NonNegativeFloat = Annotated[float, Range(0)]
-Probability = Annotated[float, Range(0, 1, high_excluded=True)]
-Fraction = Annotated[float, Range(0, 1)]
+    Raises:
+        ValidationError: if it does not fit.
+    """
+    if isinstance(value, Real) and not isinstance(value, int | float):  # a scalar of numpy's
+        value = int(value) if isinstance(value, Integral) else float(value)
+    if isinstance(value, abc.Sequence) and not isinstance(value, str | bytes | list | tuple):
+        value = list(value)  # OmegaConf's list, as hydra.utils.instantiate passes it on
+    adapter = _adapter(annotation)
+    return value if adapter is None else adapter.validate_python(value)
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Returns whether `value` is of the annotated type; always true for types that are not plain data.
-
-    Unlike Python, it takes true and false for no numbers. A list fits a tuple, as YAML has lists only, and an
-    integer fits a float.
-    """
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        ranges = [part for part in arguments[1:] if isinstance(part, Range)]
-        return fits(value, arguments[0]) and all(value in part for part in ranges)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return any(type(value) is type(choice) and value == choice for choice in arguments)
-    kind = origin or annotation
-    if kind is None or kind is types.NoneType:
-        return value is None
-    if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
-    if kind in (bool, str):
-        return isinstance(value, kind)
-    if isinstance(kind, type) and issubclass(kind, PathLike):
-        return isinstance(value, str | PathLike)
-    if kind in _MAPPINGS:
-        return isinstance(value, abc.Mapping) and all(fits(item, arguments[1]) for item in value.values() if arguments)
-    if kind in _SEQUENCES:
-        return _items_fit(value, kind, arguments)
+    """Return whether `value` is of the annotated type; see `convert`."""
+    try:
+        convert(value, annotation)
+    except ValidationError:
+        return False
     return True
 
 
-def _items_fit(value: Any, kind: type, arguments: tuple[Any, ...]) -> bool:
-    if not isinstance(value, abc.Sequence | abc.Set) or isinstance(value, str | bytes):  # a list of YAML is a Sequence
-        return False
-    if not arguments:
-        return True
-    if kind is tuple and arguments[-1] is not Ellipsis:
-        return len(value) == len(arguments) and all(map(fits, value, arguments))
-    return all(fits(item, arguments[0]) for item in value)
+@functools.cache
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(_for_yaml(annotation), config=_CONFIG)
+    except PydanticUserError as error:
+        if error.code == "type-adapter-config-unused":  # a dataclass or a pydantic model, which has its own
+            return TypeAdapter(annotation)
+        return None
+    except SchemaError:  # a protocol, which isinstance() does not take
+        return None
+
+
+def _for_yaml(annotation: Any) -> Any:
+    """Return the annotation with every container and path, which YAML knows as lists and text, taken leniently."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return Annotated[(_for_yaml(arguments[0]), *arguments[1:])]
+    if origin in (Union, types.UnionType):
+        return Union[tuple(map(_for_yaml, arguments))]  # noqa: UP007
+    if origin is Literal:
+        return Annotated[annotation, BeforeValidator(functools.partial(_same_type, arguments))]
+    kind = origin or annotation
+    if kind in (abc.Iterable, abc.Collection):
+        return Any  # pydantic would return a generator
+    if kind in _SEQUENCES or kind in _MAPPINGS:
+        inner = kind[tuple(map(_for_yaml, arguments))] if arguments else kind
+        return Annotated[inner, Strict(False)] if kind in (list, tuple, set, frozenset) else inner
+    if isinstance(kind, type) and issubclass(kind, PathLike):
+        return Annotated[Path, Strict(False)]
+    return annotation
+
+
+def _same_type(choices: tuple[Any, ...], value: Any) -> Any:
+    """Refuse true for 1, which pydantic takes as equal."""
+    if not any(type(value) is type(choice) for choice in choices):
+        raise ValueError("of another type")
+    return value
 
 
 def describe(annotation: Any) -> str:
-    """Returns in words what `annotation` asks for: "an integer ≥ 1 or none"."""
+    """Return in words what `annotation` asks for: "an integer ≥ 1 or none"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return " ".join([describe(arguments[0]), *(str(part) for part in arguments[1:] if isinstance(part, Range))])
+        bounds = [part for part in arguments[1:] if type(part) in _SIGNS]
+        ends = [f"{sign} {getattr(part, name):g}" for part in bounds for sign, name in [_SIGNS[type(part)]]]
+        return " ".join([describe(arguments[0]), " and ".join(ends)]).strip()
     if origin in (Union, types.UnionType):
         return " or ".join(describe(argument) for argument in arguments)
     if origin is Literal:
@@ -122,25 +153,51 @@ def describe(annotation: Any) -> str:
     return getattr(kind, "__name__", str(kind))
 
 
+def requirement(value: Any, annotation: Any) -> str:
+    """Return what `value`, which does not fit, would have to be: "an integer ≥ 1, not 0"."""
+    wanted = f"{describe(annotation)}, not {display(value)}"
+    if isinstance(value, float) and not math.isnan(value) and fits(1.0, annotation) and value > 0:
+        if value > LARGEST:
+            return f"{wanted}, which is infinite" + ("" if math.isinf(value) else " in float32")
+        if value < SMALLEST:
+            return f"{wanted}, which float32 cannot tell from 0"
+    return wanted
+
+
 def display(value: Any) -> str:
-    """Returns a value as it is shown to a user."""
+    """Return a value as it is shown to a user."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return repr(value)
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorates a function or constructor: an argument that does not fit its annotation raises `UserError`."""
+    """Decorate a function or constructor: an argument that does not fit its annotation raises `UserError`."""
     signature = inspect.signature(function)
     owner = function.__qualname__.removesuffix(".__init__")
 
     @functools.wraps(function)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        annotations = typing.get_type_hints(function, include_extras=True)
-        for name, value in signature.bind(*args, **kwargs).arguments.items():
-            variadic = signature.parameters[name].kind in _VARIADIC
-            if name in annotations and not variadic and not fits(value, annotations[name]):
-                raise UserError(f"{name} of {owner} must be {describe(annotations[name])}, not {display(value)}.")
-        return function(*args, **kwargs)
+        bound = signature.bind(*args, **kwargs)
+        annotations = annotations_of(function)
+        for name, value in bound.arguments.items():
+            if name in annotations:
+                try:
+                    bound.arguments[name] = convert(value, annotations[name])
+                except ValidationError:
+                    raise UserError(f"{name} of {owner} must be {requirement(value, annotations[name])}.") from None
+        return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+@functools.cache
+def annotations_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of a function's named parameters."""
+    named = {
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    hints = typing.get_type_hints(function, include_extras=True)
+    return {name: hint for name, hint in hints.items() if name in named}

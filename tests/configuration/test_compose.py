@@ -95,3 +95,29 @@ def test_where_the_configuration_lies(tmp_path: Path, monkeypatch: pytest.Monkey
     installed.mkdir(parents=True)
     (installed / "train.yaml").touch()
     assert location.conf_folder() == installed
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["optimizer.lr=inf"], "optimizer.lr must be a number > 0, not inf, which is infinite."),
+        (["optimizer.lr=1e400"], "optimizer.lr must be a number > 0, not inf, which is infinite."),
+        (["optimizer.eps=inf"], "optimizer.eps must be a number > 0, not inf, which is infinite."),
+        (["model=gpt", "model.mixer.soft_cap=inf"], "model.mixer.soft_cap must be a number > 0 or none, not inf"),
+        (
+            ["model=gpt", "model.mixer.soft_cap=1e-46"],
+            "model.mixer.soft_cap must be a number > 0 or none, not 1e-46, w",
+        ),
+        (["model/position=rotary", "model.position.base=inf"], "model.position.base must be a number > 0, not inf"),
+        (["model.initialization.std=inf"], "model.initialization.std must be a number > 0, not inf"),
+        (["callbacks.samples.temperature=inf"], "callbacks.samples.temperature must be a number > 0, not inf"),
+    ],
+)
+def test_what_is_not_finite_is_refused_where_it_means_nothing(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        compose(overrides)
+    assert str(raised.value).startswith(sentence)
+
+
+def test_infinity_stays_where_it_means_no_limit() -> None:
+    assert compose(["trainer.gradient_clip_val=inf"]).trainer.gradient_clip_val == float("inf")

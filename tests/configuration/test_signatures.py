@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import typing
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,8 @@ from charlab.configuration.location import conf_folder
 from charlab.configuration.modules import find
 from charlab.configuration.signatures import signature
 from charlab.errors import UserError
-from charlab.types import fits
 
 from .conftest import write
-
-VALUES = [0, 1, -1, 0.5, 1.5, True, None, "a", "pre", "all", [1], [0.1, 0.2], ["a"], {"a": 1}]
 
 
 def targets() -> list[str]:
@@ -50,18 +46,6 @@ def test_what_is_read_is_what_an_import_gives(target: str) -> None:
             parameter.default is inspect.Parameter.empty
         )
     assert read.open == any(p.kind is p.VAR_KEYWORD for p in real.parameters.values())
-
-
-@pytest.mark.parametrize("target", [target for target in targets() if target.startswith("charlab.")])
-def test_types_are_read_as_an_import_gives_them(target: str) -> None:
-    module, _, name = target.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    hints = typing.get_type_hints(made.__init__ if inspect.isclass(made) else made, include_extras=True)
-    read = signature(target)
-    assert read is not None
-    for name, parameter in read.parameters.items():
-        for value in VALUES:
-            assert fits(value, parameter.annotation) == fits(value, hints.get(name, typing.Any)), (name, value)
 
 
 def test_forms_of_definition(package: Path) -> None:

@@ -17,11 +17,12 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> Any:
-    """Calls what `_target_` names with the node's other keys, and with these arguments.
+    """Call what `_target_` names with the node's other keys, as plain lists and dictionaries, and these arguments.
 
     Raises:
         UserError: if the constructor raised it; Hydra would wrap it in an error of its own.
     """
+    more.setdefault("_convert_", node.get("_convert_", "all"))
     try:
         return instantiate(node, *arguments, **more)
     except InstantiationException as error:

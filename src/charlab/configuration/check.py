@@ -22,7 +22,7 @@ from charlab.configuration.loader import Source, typed_overrides
 from charlab.configuration.nearest import nearest, similar
 from charlab.configuration.signatures import Signature, signature
 from charlab.errors import UserError
-from charlab.types import describe, display, fits
+from charlab.types import display, fits, requirement
 
 _INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
 _LATER = object()  # a value that is known only once the program runs
@@ -118,13 +118,12 @@ class _Check:
         """Checks a value against its type, and what is constructed within it."""
         value = self.value(node, key, path)
         self.check_constructions(value, path)
-        constructed = "_target_" in node and isinstance(value, DictConfig) and "_target_" in value
-        if value is _LATER or constructed:
+        if value is _LATER or ("_target_" in node and _is_constructed(value)):
             return
         plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
         if not fits(plain, annotation):
             hint = similar(plain, _choices(annotation)) if isinstance(plain, str) else "."
-            raise UserError(f"{path}{self.place(path)} must be {describe(annotation)}, not {display(plain)}{hint}")
+            raise UserError(f"{path}{self.place(path)} must be {requirement(plain, annotation)}{hint}")
 
     def value(self, node: DictConfig | ListConfig, key: str | int, path: str) -> Any:
         """Returns a value with its interpolations resolved, or `_LATER` if it is known only once the program runs."""
@@ -192,6 +191,13 @@ def _keys(node: Any, path: str) -> Iterator[str]:
             if (path or key != "hydra") and key not in _INSTRUCTIONS:
                 yield _join(path, key)
                 yield from _keys(value, _join(path, key))
+
+
+def _is_constructed(value: Any) -> bool:
+    """Return whether a value, or one in its list, is built from a `_target_`: its type is known only then."""
+    if isinstance(value, ListConfig):
+        return any(map(_is_constructed, value))
+    return isinstance(value, DictConfig) and "_target_" in value
 
 
 def _choices(annotation: Any) -> list[str]:

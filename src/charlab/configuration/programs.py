@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from annotated_types import Gt, Le
+
+from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 TRAIN: dict[str, Any] = {
     "seed": int,
@@ -53,7 +55,7 @@ GENERATE: dict[str, Any] = {
     "infill": str | None,
     "temperature": NonNegativeFloat,
     "top_k": PositiveInt | None,
-    "top_p": Annotated[float, Range(0, 1, low_excluded=True)] | None,
+    "top_p": Annotated[float, Gt(0), Le(1)] | None,
     "greedy": bool,
     "num_samples": PositiveInt,
     "overflow": Literal["slide", "rebase"],

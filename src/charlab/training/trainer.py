@@ -20,7 +20,7 @@ from charlab.training.callbacks.compilation import Compilation, Compile
 from charlab.training.checkpoint_io import AtomicCheckpointIO
 from charlab.training.device import Accelerator, Precision, resolve_device, resolve_precision
 from charlab.training.memory import keep_freed_memory
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveInt, PositiveOrInfinite
 
 LIGHTNING_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed", "float64": "64-true"}
 
@@ -36,9 +36,9 @@ def build_trainer(
     strategy: str,
     precision: Precision,
     max_steps: PositiveInt | None,
-    max_seconds: PositiveFloat | None,
+    max_seconds: PositiveOrInfinite | None,
     accumulate_grad_batches: PositiveInt,
-    gradient_clip_val: PositiveFloat | None,
+    gradient_clip_val: PositiveOrInfinite | None,
     deterministic: bool,
     threads: PositiveInt | None,
     compile: Compile,

@@ -18,7 +18,7 @@ from charlab.training.callbacks.divergence import Divergence
 from charlab.training.callbacks.evaluation import Evaluation
 from charlab.training.module import LanguageModelModule
 from charlab.training.ranks import from_every_rank, own_part
-from charlab.types import PositiveFloat, PositiveInt
+from charlab.types import PositiveInt, PositiveOrInfinite
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -47,7 +47,7 @@ class Checkpointing(Checkpoint):
         description: dict[str, Any],
         *,
         every_n_steps: PositiveInt | None,
-        every_n_seconds: PositiveFloat | None,
+        every_n_seconds: PositiveOrInfinite | None,
     ) -> None:
         self.folder, self.description = folder, description
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
