@@ -1,10 +1,12 @@
 """Position encodings that are added to the embeddings, against their definitions."""
 
+import cmath
+
 import pytest
 import torch
 
 from charlab.errors import UserError
-from charlab.models.positions import Learned, Sinusoidal
+from charlab.models.positions import ALiBi, Learned, Rotary, Sinusoidal
 from tests.references import positions as reference
 
 B, D, CONTEXT_LENGTH = 2, 6, 16
@@ -28,7 +30,38 @@ def test_sinusoidal_equals_the_double_loop(base, start, length):
     table = reference.sinusoidal(CONTEXT_LENGTH, D, base)
     actual = Sinusoidal(D, CONTEXT_LENGTH, base=base).double()(x, start)
     expected = x + table[start : start + length]
-    torch.testing.assert_close(actual, expected, rtol=0, atol=2e-6)  # angles are kept in float32
+    torch.testing.assert_close(actual, expected, rtol=0, atol=6e-8)  # the table is kept in float32
+
+
+def test_sinusoidal_is_exact_at_distant_positions():
+    table = reference.sinusoidal(4096, 8, 10_000.0)
+    actual = Sinusoidal(8, 4096, base=10_000.0)(torch.zeros(1, 4096, 8), 0)
+    torch.testing.assert_close(actual[0].double(), table, rtol=0, atol=6e-8)
+
+
+def rotated(x, position, base=10_000.0):
+    """Each pair of components as a complex number, times exp(i · angle), in Python's float64."""
+    half = len(x) // 2
+    pairs = [complex(x[i], x[i + half]) * cmath.exp(1j * position / base ** (i / half)) for i in range(half)]
+    return [pair.real for pair in pairs] + [pair.imag for pair in pairs]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-7), (torch.bfloat16, 2e-2)])
+def test_rotary_is_exact_at_distant_positions(dtype, tolerance):
+    encoding = Rotary(8, 4096, base=10_000.0)
+    encoding.check(1, 8)
+    x = torch.randn(1, 1, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = torch.tensor([rotated(x[0, 0, i].tolist(), 4093 + i) for i in range(3)], dtype=torch.float64)
+    actual = encoding.rotate(x, 4093)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual[0, 0].double(), expected, rtol=0, atol=tolerance)
+
+
+def test_alibi_in_half_precision_tells_as_many_distances_apart_as_it_says():
+    bias = ALiBi(8, 1024).bias(2, 1, 1024, torch.device("cpu"))[0, 0]
+    assert len(bias.unique()) == 1024
+    assert len(bias.bfloat16().unique()) == 513
+    assert "513 are told apart" in ALiBi.__doc__
 
 
 @PIECES

@@ -15,7 +15,7 @@ def nearest_orthogonal(matrix: Tensor) -> Tensor:
 
 
 def newton_schulz(matrix: Tensor, iterations: int) -> Tensor:
-    x = matrix / matrix.norm()
+    x = matrix / (matrix.norm() + 1e-7)
     for _ in range(iterations):
         x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
     return x

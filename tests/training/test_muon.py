@@ -84,6 +84,11 @@ def test_single_precision_stays_on_a_cpu(shape):
     assert seen == {torch.float32}
 
 
+def test_tiny_gradients_are_normalized_as_in_the_authors_code():
+    matrix = 1e-8 * torch.randn(4, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(orthogonalize(matrix[None], 5)[0], reference.newton_schulz(matrix, 5))
+
+
 def test_a_gradient_of_zeros_moves_nothing():
     assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from charlab.types import PositiveFloat
+
+UNDECAYED = "_no_weight_decay"  # the attribute that marks a parameter
 
 
 @runtime_checkable
@@ -15,6 +17,16 @@ class ResidualModel(Protocol):
     """A model that says which of its linear maps write to the residual stream."""
 
     def output_projections(self) -> list[nn.Linear]: ...
+
+
+def undecayed(values: Tensor) -> nn.Parameter:
+    """Return a parameter that no optimizer pulls toward 0: a decay rate, a step size, a frequency.
+
+    The mark is the one that the authors of S4 and Mamba use, so layers of their code are respected as well.
+    """
+    parameter = nn.Parameter(values)
+    setattr(parameter, UNDECAYED, True)
+    return parameter
 
 
 def normal(model: nn.Module, *, std: PositiveFloat, scale_residual: bool, zero_residual: bool) -> None:

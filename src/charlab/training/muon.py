@@ -76,10 +76,10 @@ class Muon(GradientOptimizer):
                 "choose optimizer=adamw."
             )
         rest = [p for p in model.parameters() if p.requires_grad and p not in self._heights]
-        hidden = {"params": list(self._heights), "lr": lr, "weight_decay": weight_decay, "hidden": True}
-        hidden |= {"momentum": momentum, "iterations": iterations}
+        hidden = {"lr": lr, "hidden": True, "momentum": momentum, "iterations": iterations}
         others = {"lr": adam_lr, "hidden": False, "betas": (betas[0], betas[1]), "eps": eps, **fused(model)}
-        super().__init__([hidden, *({**g, **others} for g in decay_groups(rest, weight_decay, decayed))], {})
+        groups = [group | hidden for group in decay_groups(list(self._heights), weight_decay, decayed)]
+        super().__init__(groups + [group | others for group in decay_groups(rest, weight_decay, decayed)], {})
 
     def update(self, group: dict[str, Any]) -> None:
         """Takes a step along the gradients: Muon's for the hidden matrices, Adam's for the rest."""
@@ -151,7 +151,7 @@ def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Te
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(_product_dtype(matrices))
-    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)  # no singular value exceeds 1
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)  # as Jordan's code; no singular value exceeds 1
     if x.shape[-1] >= 2 * x.shape[-2] and x.dtype != torch.bfloat16:
         x = _factor(x @ x.mT, iterations) @ x
     else:

@@ -8,7 +8,8 @@ where a function says otherwise:
     betas: decay rates of the running means of the gradient and of its square.
     eps: added to the denominator.
     weight_decay: share of a weight, times lr, by which it shrinks at each step.
-    decayed: which weights do: "all" parameters, or "matrices" only (no biases, no norms' gains).
+    decayed: which weights do: "all" parameters, or "matrices" only (no biases, no norms' gains). Parameters of
+        state-space layers that are decay rates, steps, frequencies and readouts never do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from charlab.errors import UserError
+from charlab.models.initialization import UNDECAYED
 from charlab.types import NonNegativeFloat, PositiveFloat, Probability
 
 Decayed = Literal["all", "matrices"]
@@ -120,6 +122,8 @@ def schedule_free_adamw(
     Args:
         betas: weight of the average in the point where the gradient is taken, and decay rate of the running mean of
             its square.
+        eps: added to the denominator. The library also adds 1e-15 to the mean square, so that where gradients are
+            far below 1e-8 the denominator is at least eps + 3.2e-8.
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -185,13 +189,17 @@ def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) ->
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Returns the parameters, those that decay in a group of their own."""
-    if decayed == "all" or weight_decay == 0:
-        return [{"params": list(parameters), "weight_decay": weight_decay}]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    others = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    """Return the parameters, those that decay in a group of their own.
+
+    A parameter that says that it does not decay (`charlab.models.initialization.undecayed`) never does.
+    """
+    if weight_decay == 0:
+        return [{"params": list(parameters), "weight_decay": 0.0}]
+    groups: dict[float, list[Tensor]] = {weight_decay: [], 0.0: []}
+    for parameter in parameters:
+        decays = (decayed == "all" or parameter.ndim >= 2) and not getattr(parameter, UNDECAYED, False)
+        groups[weight_decay if decays else 0.0].append(parameter)
+    return [{"params": members, "weight_decay": decay} for decay, members in groups.items() if members]
 
 
 def fused(model: nn.Module) -> dict[str, bool]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -74,8 +76,21 @@ def test_no_tensor_holds_the_weights_of_all_pairs_of_positions(length):
 
 def test_gated_decays_start_at_the_fixed_ones():
     gated, fixed = make("gated", num_heads=3), make("fixed", num_heads=3)
-    assert fixed.fixed_decay.tolist() == [31 / 32, 63 / 64, 127 / 128]
-    torch.testing.assert_close(gated.decay_gate(torch.zeros(1, 1, EMBED_DIM))[0, 0].exp(), fixed.fixed_decay)
+    decays = torch.tensor([31 / 32, 63 / 64, 127 / 128])
+    assert torch.equal(1 - fixed.forgotten, decays)
+    torch.testing.assert_close(gated.decay_gate(torch.zeros(1, 1, EMBED_DIM))[0, 0].exp(), decays)
+
+
+@pytest.mark.parametrize("num_heads", [21, 32, 64, 1024])
+def test_any_number_of_heads_starts_with_decays_that_are_numbers_below_1(num_heads):
+    gated, fixed = (LinearAttention(num_heads, 64, num_heads=num_heads, decay=decay) for decay in ("gated", "fixed"))
+    expected = torch.tensor([math.log1p(-(2.0 ** -(5 + head))) for head in range(min(num_heads, 100))])
+    torch.testing.assert_close(torch.log1p(-fixed.forgotten)[:100], expected, rtol=1e-6, atol=0)
+    assert (fixed.forgotten > 0).all()
+    assert gated.decay_gate.bias.isfinite().all()
+    started = gated.decay_gate(torch.zeros(1, 1, num_heads))[0, 0]
+    torch.testing.assert_close(started[:100], expected, rtol=1e-4, atol=0)
+    assert gated(torch.randn(1, 9, num_heads)).isfinite().all()
 
 
 def test_a_model_wide_initialization_leaves_the_decays():

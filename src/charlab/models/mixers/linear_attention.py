@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.initialization import undecayed
 from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveInt, checked
 
 _CHUNK_LENGTH = 64
+_LARGEST_EXPONENT = 125  # 2^−125 is still a normal number in float32
 _GATE_SMOOTHING = 16  # a decay is a sigmoid's 16th root, so that it starts out close to 1 (GLA, section 4.4)
 
 
@@ -39,7 +41,7 @@ class LinearAttention(Mixer):
 
     is_recurrent = True
 
-    fixed_decay: Float[Tensor, " H"]
+    forgotten: Float[Tensor, " H"]
 
     @checked
     def __init__(
@@ -56,9 +58,11 @@ class LinearAttention(Mixer):
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
         self.projection = Linear(embed_dim, embed_dim, bias=False)
-        fixed_decay = 1 - 2.0 ** -(5 + torch.arange(num_heads))  # (H,)
-        self.decay_gate = DecayGate(embed_dim, fixed_decay) if decay == "gated" else None
-        self.register_buffer("fixed_decay", fixed_decay, persistent=False)
+        # What is forgotten rather than the decay: 1 − 2^(−5−h) is 1 in float32 from head 20 on.
+        exponents = torch.arange(5, 5 + num_heads).clamp(max=_LARGEST_EXPONENT)
+        forgotten = torch.exp2(-exponents.double())  # (H,)
+        self.decay_gate = DecayGate(embed_dim, torch.log1p(-forgotten)) if decay == "gated" else None
+        self.register_buffer("forgotten", forgotten.float(), persistent=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.extend(x, self.init_state(x.shape[0]))[0]
@@ -74,7 +78,7 @@ class LinearAttention(Mixer):
             part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for part in (queries, keys, values)
         )
         if self.decay_gate is None:
-            log_decays = self.fixed_decay.log()[:, None].expand(x.shape[0], -1, x.shape[1])  # (B, H, n)
+            log_decays = torch.log1p(-self.forgotten)[:, None].expand(x.shape[0], -1, x.shape[1])  # (B, H, n)
         else:
             log_decays = self.decay_gate(x).transpose(1, 2)
         heads, state = decaying_attention(queries / math.sqrt(self.head_dim), keys, values, log_decays, state)
@@ -91,10 +95,10 @@ class DecayGate(Linear):
 
     keeps_initialization = True
 
-    def __init__(self, embed_dim: PositiveInt, decay: Float[Tensor, " H"]) -> None:
-        super().__init__(embed_dim, len(decay))
-        with torch.no_grad():
-            self.bias.copy_(torch.logit(decay**_GATE_SMOOTHING))
+    def __init__(self, embed_dim: PositiveInt, log_decay: Float[Tensor, " H"]) -> None:
+        super().__init__(embed_dim, len(log_decay))
+        log_gate = _GATE_SMOOTHING * log_decay
+        self.bias = undecayed((log_gate - torch.log(-torch.expm1(log_gate))).float())  # the logit of the gate
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
         return F.logsigmoid(super().forward(x)) / _GATE_SMOOTHING

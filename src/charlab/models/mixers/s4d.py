@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.initialization import undecayed
 from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
@@ -64,11 +65,11 @@ class S4D(Mixer):
         lin, inv = math.pi * pairs, state_dim / math.pi * (state_dim / (2 * pairs + 1) - 1)
         initial = lin if frequencies == "lin" else inv
         steps = torch.rand(embed_dim) * math.log(max_step / min_step) + math.log(min_step)
-        self.log_step = nn.Parameter(steps)  # (D,)
-        self.log_decay = nn.Parameter(torch.full((embed_dim, len(pairs)), math.log(0.5)))  # (D, N/2)
-        self.frequency = nn.Parameter(initial.float().repeat(embed_dim, 1))  # (D, N/2)
-        self.readout = nn.Parameter(torch.randn(embed_dim, len(pairs), 2) / math.sqrt(2))  # C: real, imaginary part
-        self.skip = nn.Parameter(torch.randn(embed_dim))  # D
+        self.log_step = undecayed(steps)  # (D,)
+        self.log_decay = undecayed(torch.full((embed_dim, len(pairs)), math.log(0.5)))  # (D, N/2)
+        self.frequency = undecayed(initial.float().repeat(embed_dim, 1))  # (D, N/2)
+        self.readout = undecayed(torch.randn(embed_dim, len(pairs), 2) / math.sqrt(2))  # C: real, imaginary part
+        self.skip = undecayed(torch.randn(embed_dim))  # D
         self.projection = StackedLinear(embed_dim, [embed_dim, embed_dim])
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:

@@ -12,6 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from charlab.errors import UserError
+from charlab.models.initialization import undecayed
 from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.causal_convolution import CausalConvolution
 from charlab.models.mixers.contract import Mixer
@@ -77,8 +78,8 @@ class SelectiveScan(Mixer):
         self.convolution = CausalConvolution(self.channels, conv_width)
         self.selection = StackedLinear(self.channels, [self.step_rank, state_dim, state_dim], bias=False)
         self.step_projection = StepProjection(self.step_rank, self.channels, min_step, max_step)
-        self.log_decay = nn.Parameter(torch.arange(1.0, state_dim + 1).log().repeat(self.channels, 1))  # log(−A)
-        self.skip = nn.Parameter(torch.ones(self.channels))  # D
+        self.log_decay = undecayed(torch.arange(1.0, state_dim + 1).log().repeat(self.channels, 1))  # log(−A)
+        self.skip = undecayed(torch.ones(self.channels))  # D
         self.projection = Linear(self.channels, embed_dim, bias=False)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -112,8 +113,7 @@ class StepProjection(Linear):
         super().__init__(rank, channels)
         steps = torch.exp(torch.rand(channels) * math.log(max_step / min_step) + math.log(min_step))
         nn.init.uniform_(self.weight, -(rank**-0.5), rank**-0.5)
-        with torch.no_grad():
-            self.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
+        self.bias = undecayed(steps + torch.log(-torch.expm1(-steps)))  # the inverse of softplus
 
     def forward(self, x: Float[Tensor, "B T R"]) -> Float[Tensor, "B T E"]:
         return F.softplus(super().forward(x))
