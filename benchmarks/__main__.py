@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import gpu, inference, training
-from benchmarks.pairs import measure, save
+from benchmarks.pairs import FILE_NAME, measure, save
 from charlab.configuration.nearest import nearest
 from charlab.errors import UserError
 
@@ -20,7 +20,7 @@ BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **gpu.BENCHMARKS}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure benchmarks by name and keep the record of each in `docs/records/benchmarks`.
+    """Measure benchmarks by name and keep the record of each in `records/benchmarks.jsonl`.
 
     Args:
         arguments: the command line.
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> None:
     for name in given.names or default:
         pairs = given.pairs or built[name].pairs
         for record in measure(name, built[name], pairs, lambda line: print(line, flush=True)):
-            save(record, ROOT / "docs" / "records" / "benchmarks")
+            save(record, ROOT / "records" / FILE_NAME)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ Side = Callable[[int], Measurement]  # measures once, in a process of its own; i
 Comparison = Literal["times less", "times more", "share above", "more by", "itself"]
 
 OURS = "charlab"
+FILE_NAME = "benchmarks.jsonl"  # in `records/`
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,13 @@ def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measu
     }
 
 
-def save(record: Mapping[str, Any], folder: Path) -> None:
-    """Writes a benchmark's record as NAME.json."""
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(folder / f"{record['name']}.json", lambda file: file.write(text.encode()))
+def save(record: Mapping[str, Any], file: Path) -> None:
+    """Write a benchmark's record as one line of a file, sorted by name, in place of its former one."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    known = {json.loads(line)["name"]: line for line in lines}
+    known[record["name"]] = json.dumps(record, ensure_ascii=False)
+    text = "".join(f"{known[name]}\n" for name in sorted(known))
+    write_atomically(file, lambda opened: opened.write(text.encode()))
 
 
 def _cores() -> int:

@@ -52,11 +52,15 @@ def test_sides_take_turns_in_being_first():
 
 
 def test_records_become_a_table(benchmark, tmp_path):
-    assert benchmarks(tmp_path) == ""
+    file = tmp_path / "benchmarks.jsonl"
+    assert benchmarks(file) == ""
     for record in measure("step", benchmark, 3, lambda line: None):
-        save(record, tmp_path)
-    assert json.loads((tmp_path / "step.json").read_text())["rounds"][2] == {OURS: {"ms": 40.0}, "other": {"ms": 90.0}}
-    rows = [line for line in benchmarks(tmp_path).splitlines() if line.startswith("| `")]
+        save({**record, "name": "other"}, file)
+        save(record, file)
+    other, step = map(json.loads, file.read_text().splitlines())
+    assert (other["name"], step["name"]) == ("other", "step")
+    assert step["rounds"][2] == {OURS: {"ms": 40.0}, "other": {"ms": 90.0}}
+    rows = [line for line in benchmarks(file).splitlines() if line.startswith("| `step")]
     assert rows[0] == "| `step` | step | 20 ms | 30 ms (other) | 2.25× (1.50× to 3.00×) | 2.50× ✗ | 3 |"
     assert rows[2] == "| `step` | step | 20 ms | 30 ms (other) | -55.6% (-66.7% to -33.3%) | +10.0% ✓ | 3 |"
     assert rows[3] == "| `step` | step | 20 ms | 30 ms (other) | -20 ms (-50 ms to -10 ms) | -15 ms ✓ | 3 |"

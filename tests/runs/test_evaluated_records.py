@@ -33,7 +33,7 @@ def test_an_online_figure_is_added_once_and_is_never_taken_for_another(run, fini
     assert record.status == "finished"
     for protocol in ("blocks", "sliding", "estimate"):
         assert record.metric(protocol) == finished_run.metric(protocol)
-    assert Record.load(keep(run, tmp_path / "records")).metric("online") == added[0]
+    assert keep(run, tmp_path / "records").metric("online") == added[0]
     assert not list(run.parent.glob(".*.lock"))
 
 

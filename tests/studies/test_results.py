@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from charlab.errors import UserError
@@ -15,6 +16,7 @@ from charlab.studies.outcome import Outcome, outcome_path
 from charlab.studies.plan import Arm, Plan
 from charlab.studies.results import StudyResults, read_results
 from tests.studies.report.made_up_study import MadeUpArm, make_study
+from tools.results.__main__ import keep
 
 
 @pytest.fixture
@@ -133,6 +135,22 @@ def test_records_that_are_kept_elsewhere_count(study, tmp_path: Path) -> None:
     result = read_results(plan, tmp_path / "outputs", tmp_path / "records").of("arm")[0]
     assert result.status == "missing"  # it can be run, since the corrupt record lies elsewhere
     assert str(path) in result.reason
+
+
+def test_records_in_an_archive_count(study, tmp_path: Path) -> None:
+    plan, before = study()
+    curves, sample, runs = before.curves("arm"), before.samples("arm"), tmp_path / "outputs" / "runs"
+    for run in runs.glob("*/*"):
+        keep(run, tmp_path / "records")
+    runs.rename(tmp_path / "gone")
+    after = read_results(plan, tmp_path / "outputs", tmp_path / "records")
+    assert after.values("arm") == before.values("arm")
+    assert [result.folder for result in after.cells] == [None] * len(plan.cells)
+    pd.testing.assert_frame_equal(after.curves("arm"), curves)
+    assert after.samples("arm") == sample != ""
+    (tmp_path / "records" / "runs.jsonl").write_text("{")
+    with pytest.raises(UserError, match=r"runs\.jsonl is corrupt: restore it"):
+        read_results(plan, tmp_path / "outputs", tmp_path / "records")
 
 
 def test_a_cell_runs_only_while_its_lock_is_held(study, tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
 """The studies behind the table of Part 2 can be planned, leave out no family, and go on with the best."""
 
-from pathlib import Path
-
 import pytest
 
 from charlab.configuration.compose import Composer
 from charlab.configuration.location import conf_folder
-from charlab.runs.record import Record
+from charlab.runs.archive import Archive
 from charlab.studies import expansion
 from charlab.studies.definition import define
+from tools.results.__main__ import RECORDS
 from tools.results.part2 import STUDIES, leaders
 
-RECORDS = Path(__file__).parents[2] / "docs" / "records"
 FLOOR = "ngram_kneser_ney"
 
 
@@ -36,7 +34,7 @@ def module_patch():
 def test_every_family_has_a_minute_and_the_best_six_have_five(plan):
     seconds, found = plan
     experiments = {path.stem for path in (conf_folder() / "experiment" / "part2").glob("[!_]*.yaml")}
-    best = leaders([Record.load(path.parent) for path in RECORDS.glob("part2-*/*/record.json")])
+    best = leaders([record for record in Archive(RECORDS).records() if record.name.startswith("part2-")])
     assert {arm.name for arm in found.arms} == (experiments if seconds == 60 else {FLOOR, *best})
     assert found.baseline == FLOOR
     for cell in found.cells:

@@ -1,17 +1,20 @@
-"""The page of results: figures come from the records, bounds and leaks are marked, online figures stand apart."""
+"""The page of results: figures come from the records, bounds and leaks are marked, online figures are separate."""
 
-import json
+import gzip
 
 import pytest
 
 from charlab.errors import UserError
+from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
-from tools.results.__main__ import keep, results_page, thin
+from tools.results.__main__ import DOCS, RECORDS, keep, results_page, thin
+
+HEADER = "step,characters,seconds,metric,value\n"
 
 
 @pytest.fixture
-def records(tmp_path):
-    """Returns a function that writes a finished run's record below `docs/records`."""
+def write(tmp_path):
+    """Return a function that writes the folder of a run."""
 
     def write(
         name,
@@ -28,9 +31,9 @@ def records(tmp_path):
         figures = {"bpc": nll * 1.4427, "perplexity": 2.718**nll, "likelihood": likelihood, "standard_error": None}
         protocols = {"blocks": nll, "sliding": nll - 0.05} | ({"online": online} if online else {})
         record = Record(
-            folder=tmp_path / "docs" / "records" / name / f"{nll}-{seed}-{seconds}",
+            folder=tmp_path / "runs" / name / f"{nll}-{seed}-{seconds}",
             name=name,
-            fingerprint="f",
+            fingerprint=f"{nll}-{seed}-{seconds}",
             status=status,
             overrides=[f"experiment={name.replace('-', '/')}", f"seed={seed}", *overrides],
             config={"trainer": {"max_seconds": seconds}, "output_dir": "/somewhere/else"},
@@ -45,14 +48,27 @@ def records(tmp_path):
             ],
         )
         record.save()
-        (record.folder / "metrics.csv").write_text("step,metric,value\n")
+        (record.folder / "metrics.csv").write_text(f"{HEADER}0,0,0.000,train/loss,{nll}\n9,9,0.5,train/loss,1e-05\n")
+        (record.folder / "samples.txt").write_text(f"To be, or\t{name}.\n")
         return record
 
     return write
 
 
+@pytest.fixture
+def records(write, tmp_path):
+    """Return a function that writes a run and keeps it."""
+
+    def add(*arguments, **settings):
+        record = write(*arguments, **settings)
+        keep(record.folder, tmp_path / "records")
+        return record
+
+    return add
+
+
 def page(tmp_path):
-    return results_page(tmp_path / "docs" / "records", tmp_path / "docs")
+    return results_page(Archive(tmp_path / "records"), tmp_path / "docs")
 
 
 def row(text, label):
@@ -112,14 +128,38 @@ def test_online_figures_stand_apart(records, tmp_path):
     assert "1.4321" in online
 
 
-def test_only_a_finished_run_is_kept(records, tmp_path):
-    running = records("part2-gru", 1.6, status="running")
+def test_only_a_finished_run_is_kept(write, tmp_path):
+    running = write("part2-gru", 1.6, status="running")
     with pytest.raises(UserError, match="is running: finish it"):
         keep(running.folder, tmp_path / "kept")
-    finished = records("part2-rnn", 1.6, overrides=["output_dir=/somewhere/else"])
-    keep(finished.folder, tmp_path / "kept")
-    assert json.loads((tmp_path / "kept/part2-rnn/f/record.json").read_text())["metrics"] == finished.metrics
-    assert "/somewhere/else" not in (tmp_path / "kept/part2-rnn/f/record.json").read_text()
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_kept_run_says_all_that_its_folder_did_but_for_the_machines_folders(write, tmp_path):
+    run = write("part2-rnn", 1.6, overrides=["output_dir=/somewhere/else"])
+    keep(run.folder, tmp_path / "kept")
+    archive, key = Archive(tmp_path / "kept"), f"part2-rnn/{run.fingerprint}"
+    record = archive.record(key)
+    assert record.metrics == run.metrics
+    assert record.overrides == run.overrides[:-1]
+    assert "/somewhere/else" not in (tmp_path / "kept" / RUNS).read_text()
+    assert archive.sample(key) == (run.folder / "samples.txt").read_text()
+    assert archive.curves(key)["value"].tolist() == [1.6, 1e-05]
+    assert archive.curves(key)["metric"].tolist() == ["train/loss"] * 2
+
+
+def test_an_archive_depends_neither_on_order_nor_on_time(write, tmp_path):
+    runs = [write("part2-gru", nll).folder for nll in (1.5, 1.6, 1.7)]
+    for place, order in (("a", runs), ("b", [runs[2], runs[0], runs[1], runs[0]])):
+        for run in order:
+            keep(run, tmp_path / place)
+    for file in (RUNS, CURVES):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+    assert gzip.decompress((tmp_path / "a" / CURVES).read_bytes()).decode().splitlines()[0] == f"run,{HEADER.strip()}"
+
+
+def test_the_page_is_that_of_the_records_in_the_repository():
+    assert results_page(Archive(RECORDS), DOCS) == (DOCS / "results.md").read_text(encoding="utf-8")
 
 
 def test_curves_are_thinned_each_by_itself():

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import gzip
 import io
+import json
 import math
-import shutil
 import sys
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.pairs import FILE_NAME as BENCHMARKS
 from charlab.errors import UserError
 from charlab.files import write_atomically
-from charlab.runs.record import FILE_NAME, Record
+from charlab.runs.archive import CURVES, RUNS, Archive
+from charlab.runs.record import Record
 from tools.results.part1 import part1
 from tools.results.part2 import part2
 from tools.results.speed import benchmarks, losses
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS, RECORDS = ROOT / "docs", ROOT / "records"
 
-KEPT_FIGURES = ("part1-long",)  # runs whose curve says more than their figures
 KEPT_POINTS = 250  # of each curve, at most
 
 HEADER = """\
 # Results
 
-Written by `make results` from the run records in `docs/records/`; not by hand. Losses are in nats per
+Written by `make results` from the run records in `records/`; not by hand. Losses are in nats per
 character on tiny Shakespeare. *Estimate* is the mean over random batches of windows, on train / validation text;
 *blocks* is every character of the validation text once; both with the final weights. Times are wall-clock seconds on
 the machine named, which is shared and noisy.
@@ -42,15 +45,15 @@ def main(arguments: Sequence[str]) -> int:
         UserError: if one of the named folders holds no finished run.
     """
     parser = ArgumentParser(
-        prog="python -m tools.results", description="Write docs/results.md from the records in docs/records."
+        prog="python -m tools.results", description="Write docs/results.md from the records in records/."
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="folder of a finished run to add first")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page would change")
     given = parser.parse_args(arguments)
     for run in given.runs:
-        keep(run, DOCS / "records")
+        keep(run, RECORDS)
     page = DOCS / "results.md"
-    text = results_page(DOCS / "records", DOCS)
+    text = results_page(Archive(RECORDS), DOCS)
     if given.check:
         if page.read_text(encoding="utf-8") == text:
             return 0
@@ -60,13 +63,17 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def keep(run: Path, records: Path) -> Path:
-    """Copies the record, the curves and the samples of a finished run into `records`, without its checkpoints.
+def keep(run: Path, archive: Path) -> Record:
+    """Add a finished run to an archive, or replace the one of that name and fingerprint.
 
-    What belongs to the machine rather than to the run, the folder of the outputs, is left out; curves are thinned.
+    What belongs to the machine rather than to the run, the folder of the outputs, is left out, and curves are thinned.
+
+    Args:
+        run: the run's folder.
+        archive: folder of the archive; see `charlab.runs.archive.Archive`.
 
     Returns:
-        the folder of the copy.
+        the record as it was kept.
 
     Raises:
         UserError: if there is no finished run in the folder.
@@ -74,17 +81,29 @@ def keep(run: Path, records: Path) -> Path:
     record = Record.load(run)
     if record.status != "finished":
         raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
-    folder = records / record.name / record.fingerprint
     config = {key: value for key, value in record.config.items() if key != "output_dir"}
     overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
-    dataclasses.replace(record, folder=folder, config=config, overrides=overrides).save()
+    record = dataclasses.replace(record, config=config, overrides=overrides)
+    sample = run / "samples.txt"
+    text = sample.read_text(encoding="utf-8") if sample.exists() else ""
     with (run / "metrics.csv").open(newline="") as curves:
-        text = thin(curves)
-    write_atomically(folder / "metrics.csv", lambda file: file.write(text.encode()))
-    for name in ("samples.txt", *(("loss.png",) if record.name in KEPT_FIGURES else ())):
-        if (run / name).exists():
-            shutil.copyfile(run / name, folder / name)
-    return folder
+        _add(record, thin(curves), text, archive)
+    return record
+
+
+def _add(record: Record, curves: str, sample: str, archive: Path) -> None:
+    run, runs, table = f"{record.name}/{record.fingerprint}", archive / RUNS, archive / CURVES
+    lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
+    known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
+    known[run] = json.dumps(record.as_dict() | {"sample": sample}, ensure_ascii=False)
+    rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
+    others = [row for row in rows if row.partition(",")[0] != run]
+    header, *own = curves.splitlines()
+    rows = sorted([*others, *(f"{run},{row}" for row in own)], key=lambda row: row.partition(",")[0])  # stable
+    packed = gzip.compress("".join(f"{row}\n" for row in [f"run,{header}", *rows]).encode(), mtime=0)
+    write_atomically(table, lambda file: file.write(packed))
+    text = "".join(f"{known[key]}\n" for key in sorted(known))
+    write_atomically(runs, lambda file: file.write(text.encode()))
 
 
 def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
@@ -104,21 +123,21 @@ def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
     return text.getvalue()
 
 
-def results_page(records: Path, docs: Path) -> str:
-    """Return the page, written from every record below `records`.
+def results_page(archive: Archive, docs: Path) -> str:
+    """Return the page, written from every record of an archive and the benchmarks next to it.
 
     Args:
-        records: folder of the records.
+        archive: the runs.
         docs: folder of the page, from which its links start.
     """
-    runs = [Record.load(path.parent) for path in sorted(records.rglob(FILE_NAME))]
+    runs = archive.records()
     ladder = [run for run in runs if run.name.startswith("part1-")]
     sections = [
         HEADER,
         part1(ladder, docs),
         part2([run for run in runs if run.name.startswith("part2-")], ladder),
         losses([run for run in runs if run.name.startswith("benchmark-")]),
-        benchmarks(records / "benchmarks"),
+        benchmarks(archive.folder / BENCHMARKS),
     ]
     return "\n".join(filter(None, sections))
 

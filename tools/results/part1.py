@@ -25,7 +25,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
 
     Args:
         runs: the records of Part 1.
-        docs: the folder of the page, which lies above that of the records.
+        docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
     """
     order = [name for name, _ in PUBLISHED]
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
@@ -46,7 +46,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
     curves = [
         f"\n![Losses of {_label(run)} over {run.steps:,} steps]({figure.relative_to(docs).as_posix()})"
         for run in ranked
-        if (figure := run.folder / "loss.png").exists()
+        if (figure := docs / "figures" / f"{run.name}.png").exists()
     ]
     return "\n".join([*lines, "", f"Machines: {'; '.join(machines)}.", *curves, ""])
 

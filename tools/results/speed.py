@@ -13,7 +13,7 @@ from charlab.runs.record import Record
 INTRODUCTION = """\
 ## Speed
 
-Written from `docs/records/benchmarks/`, which `python -m benchmarks NAME` measures: charlab and what stands
+Written from `records/benchmarks.jsonl`, which `python -m benchmarks NAME` measures: charlab and what stands
 beside it in turn, in fresh processes. Figures are medians over the rounds, comparisons medians of those within each,
 with the lowest and the highest. [performance.md](performance.md) has floors and reasons.
 
@@ -31,9 +31,10 @@ Kneser–Ney of order 7, unbounded context).
 |---|---:|---:|---:|---:|---:|---:|---|"""
 
 
-def benchmarks(folder: Path) -> str:
-    """Returns the section; nothing if there are no records in the folder."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+def benchmarks(file: Path) -> str:
+    """Return the section; "" if the file holds no record or is not there."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    records = [json.loads(line) for line in lines]
     rows = [_row(record, figure) for record in records for figure in record["figures"]]
     if not rows:
         return ""

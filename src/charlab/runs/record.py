@@ -106,14 +106,25 @@ class Record:
         """
         path = folder / FILE_NAME
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields.pop("format") != FORMAT:
-                raise UserError(f"{path} was written by another version of charlab: read it with that one.")
-            return cls(folder=folder, **fields)
+            return cls.of(json.loads(path.read_text(encoding="utf-8")), folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no run in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
+
+    @classmethod
+    def of(cls, values: dict[str, Any], folder: Path) -> Record:
+        """Return the record that these values, as `record.json` holds them, describe.
+
+        Raises:
+            UserError: if they are of another version.
+            KeyError, TypeError: if they are no record.
+        """
+        fields = dict(values)
+        if fields.pop("format") != FORMAT:
+            path = folder / FILE_NAME
+            raise UserError(f"{path} was written by another version of charlab: read it with that one.")
+        return cls(folder=folder, **fields)
 
     def add_metric(self, entry: dict[str, Any]) -> None:
         """Adds figures, in place of those that are there by the same protocol and settings on the same split."""

@@ -104,7 +104,7 @@ class Plan:
     budget: Budget = "steps"
     time_limit: float | None = None
     fail_fast: bool = False
-    records: str = "docs/records"
+    records: str = "records"
     command: str = ""
     sweep: bool = False
     amendments: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.errors import UserError
+from charlab.runs.archive import COLUMNS, Archive
 from charlab.runs.record import FILE_NAME, Record, code_hash
 from charlab.studies.budgets import TOLERANCES, costs_of, mismatch
 from charlab.studies.locks import cell_lock, is_held
@@ -37,6 +38,7 @@ class CellResult:
         reason: why it has no result, or what is wrong with its files; empty if nothing is.
         record: of its run, however far that got; None if there is none that can be read.
         folder: of its run, if that exists.
+        archive: where its record was found, if its run has no folder.
         older: whether it was made by other code than today's.
         seconds: how long it took, start-up included as far as known; None if it has not ended.
     """
@@ -46,6 +48,7 @@ class CellResult:
     reason: str = ""
     record: Record | None = None
     folder: Path | None = None
+    archive: Archive | None = None
     older: bool = False
     seconds: float | None = None
 
@@ -61,14 +64,16 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
     Args:
         plan: the study's.
         output_dir: the folder of all outputs.
-        records: where finished runs are looked for besides; None for where the plan says.
+        records: where finished runs are looked for besides, an archive or a folder of run folders; None for where the
+            plan says.
     """
-    homes = [output_dir / "runs", records if records is not None else Path(plan.records)]
+    kept = records if records is not None else Path(plan.records)
+    homes, archive = [output_dir / "runs", kept], Archive(kept)
     study = output_dir / "studies" / plan.name
-    return StudyResults(plan, tuple(_read(cell, homes, study) for cell in plan.cells), study)
+    return StudyResults(plan, tuple(_read(cell, homes, archive, study) for cell in plan.cells), study)
 
 
-def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
+def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellResult:
     found: list[Record] = []
     unreadable: dict[Path, str] = {}
     for home in homes:
@@ -77,6 +82,8 @@ def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
                 found.append(Record.load(home / cell.run))
             except UserError as error:
                 unreadable[home] = str(error)
+    archived = archive.record(cell.run)
+    found += [archived] if archived is not None else []
     corrupt = " ".join(unreadable.values())
     outcome = Outcome.load(study, cell)
     for record in sorted(found, key=lambda record: record.status == "diverged"):
@@ -87,7 +94,8 @@ def _read(cell: Cell, homes: list[Path], study: Path) -> CellResult:
                 record.status,
                 corrupt or record.error or "",
                 record,
-                record.folder,
+                record.folder if record is not archived else None,
+                archive if record is archived else None,
                 older=record.code != code_hash(),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
@@ -210,12 +218,13 @@ class StudyResults:
         """Returns what an arm's runs have measured: step, characters, seconds, metric, value, seed."""
         import pandas as pd
 
-        columns = ["step", "characters", "seconds", "metric", "value"]
-        frames = [pd.DataFrame(columns=[*columns, "seed"]).astype({"metric": str})]
+        frames = [pd.DataFrame(columns=[*COLUMNS, "seed"]).astype({"metric": str})]
         for result in self.of(arm):
             path = result.folder / "metrics.csv" if result.folder is not None and result.ended else None
             if path is not None and path.exists():
-                frames.append(pd.read_csv(path)[columns].assign(seed=result.cell.seed))
+                frames.append(pd.read_csv(path)[list(COLUMNS)].assign(seed=result.cell.seed))
+            elif result.archive is not None:
+                frames.append(result.archive.curves(result.cell.run).assign(seed=result.cell.seed))
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def scenes(self, arm: str) -> np.ndarray:
@@ -236,6 +245,8 @@ class StudyResults:
             path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
             if path is not None and path.exists():
                 return path.read_text(encoding="utf-8")
+            if result.archive is not None and (sample := result.archive.sample(result.cell.run)):
+                return sample
         return ""
 
     def budgets(self) -> pd.DataFrame:
