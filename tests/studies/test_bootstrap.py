@@ -74,17 +74,6 @@ def test_neither_sign_nor_where_the_text_begins_matters(numbers: list[int], turn
     )
 
 
-def test_the_interval_is_put_in_words() -> None:
-    better, worse, open_ = (TextInterval(m, 0.01, (m - 0.02, m + 0.02), 111_539) for m in (0.034, -0.03, 0.01))
-    assert better.sentence == (
-        "On other text of this kind the arm would be expected to be better (mean improvement 0.0340 nats per "
-        "character, 95% interval 0.0140 to 0.0540, block bootstrap over 111,539 characters)."
-    )
-    assert "expected to be worse (mean improvement −0.03" in worse.sentence
-    assert "the arm may go either way" in open_.sentence
-    assert (better.holds, worse.holds, open_.holds) == (True, True, False)
-
-
 def test_what_cannot_be_resampled_is_refused() -> None:
     with pytest.raises(UserError, match=r"shapes \(2, 5\) and \(3, 5\) for 5 blocks"):
         bootstrap_text(np.ones((2, 5)), np.ones((3, 5)), np.full(5, 2_000))

@@ -2,8 +2,8 @@
 
 import json
 
-from charlab.studies.results import read_results
-from tests.studies.report.made_up_study import MadeUpArm, make_study
+from charlab.studies.state import read_results
+from tests.helpers.made_up_study import MadeUpArm, make_study
 
 
 def test_an_online_figure_is_not_a_studys_metric(tmp_path):

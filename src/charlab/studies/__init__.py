@@ -26,7 +26,7 @@ def load(name: str, output_dir: str = "outputs", studies: str = "docs/studies") 
     from pathlib import Path
 
     from charlab.studies.plan import FILE_NAME, Plan
-    from charlab.studies.results import read_results
+    from charlab.studies.state import read_results
 
     own, kept = Path(output_dir, "studies", name), Path(studies, name)
     plan = Plan.load(kept if (kept / FILE_NAME).exists() and not (own / FILE_NAME).exists() else own)

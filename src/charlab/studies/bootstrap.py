@@ -1,9 +1,9 @@
 """Would a difference hold on other text? A block bootstrap over the validation text.
 
-Seeds tell how far a difference depends on the luck of training; the validation text is a sample, too. What neighboring
-characters contribute is alike, and so is what neighboring scenes do: between models of different families, sums over
-2,000 characters of tiny Shakespeare correlate with the next ones by up to 0.75. An interval that takes them for
-independent then covers 55% to 70%, not 95%. So resamples are made of long stretches of the text, eight in each.
+Seeds tell how far a difference depends on the luck of training; the validation text is a sample, too. Neighboring
+characters contribute alike, and so do neighboring scenes: between models of different families, sums over 2,000
+characters of tiny Shakespeare correlate with the next ones by up to 0.75. An interval that assumes independence then
+covers 55% to 70%, not 95%. So a resample consists of eight long stretches of the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 from scipy import stats
 
 from charlab.errors import UserError
-from charlab.studies.writing import interval, nats
 
 _STRETCHES = 8  # in a resample
 
@@ -36,37 +35,21 @@ class TextInterval:
     interval_95: tuple[float, float]
     characters: int
 
-    @property
-    def holds(self) -> bool:
-        """Whether the interval lies on one side of zero."""
-        return self.interval_95[0] > 0 or self.interval_95[1] < 0
-
-    @property
-    def sentence(self) -> str:
-        """The interval in words."""
-        answer = (
-            f"would be expected to be {'better' if self.mean > 0 else 'worse'}" if self.holds else "may go either way"
-        )
-        return (
-            f"On other text of this kind the arm {answer} (mean improvement {nats(self.mean)} nats per character, 95% "
-            f"interval {interval(self.interval_95)}, block bootstrap over {self.characters:,} characters)."
-        )
-
 
 def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> TextInterval:
-    """Returns the interval of the mean difference over texts; not for bounds, whose terms per character mean nothing.
+    """Return the interval of the mean difference over texts; not for bounds, whose terms per character mean nothing.
 
-    A circular block bootstrap (Politis and Romano 1992) of the sums averaged over seeds: a resample strings together
-    eight stretches of the text (a little fewer where K is no multiple of 8), each a run of consecutive blocks that
-    begins anywhere and may wrap around. Resamples are not drawn: the variance over all of them has a closed form. It is
+    A circular block bootstrap (Politis and Romano 1992) of the sums averaged over seeds: a resample concatenates eight
+    stretches of the text (slightly fewer if K is not a multiple of 8), each a run of consecutive blocks that begins
+    anywhere and may wrap around. Resamples are not drawn, since the variance over all of them has a closed form. It is
     multiplied by q / (q − 1) for q stretches, and the interval is that of Student's t with q − 1 degrees of freedom,
-    since percentiles of so few stretches are too narrow. By simulation with 55 blocks it covers 96% where blocks are
-    independent, 95% where neighbors correlate by 0.3, 92% at 0.6 and 87% at 0.75 (percentiles of single blocks: 95%,
-    84%, 65%, 55%).
+    because percentiles of so few stretches are too narrow. In simulations with 55 blocks it covers 96% if blocks are
+    independent, 95% if neighbors correlate by 0.3, 92% at 0.6 and 87% at 0.75 (percentiles of single blocks: 95%, 84%,
+    65%, 55%).
 
     Args:
         baseline: (S, K) sums of negative log-likelihoods by seed and block of the text.
-        arm: (S, K) likewise.
+        arm: (S, K) the same of the arm.
         sizes: (K,) characters in each block.
 
     Raises:
@@ -78,7 +61,7 @@ def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> 
             "compare runs with the same seeds on the same text."
         )
     if sizes.size < 2:
-        raise UserError(f"A text of {sizes.sum():,} characters is one block: to speak of other text takes several.")
+        raise UserError(f"A text of {sizes.sum():,} characters is one block: it takes several to speak of other text.")
     differences = (baseline - arm).mean(axis=0)
     characters = int(sizes.sum())
     mean = float(differences.sum() / characters)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from charlab.studies.results import StudyResults
+from charlab.studies.state import StudyResults
 
 
 def link_runs(results: StudyResults) -> None:

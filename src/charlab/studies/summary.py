@@ -13,7 +13,7 @@ from rich.table import Table
 from charlab.studies.expansion import PROGRAM
 from charlab.studies.outcome import log_path
 from charlab.studies.progress import duration, seconds_left
-from charlab.studies.results import CellResult, StudyResults
+from charlab.studies.state import CellResult, StudyResults
 
 STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}
 

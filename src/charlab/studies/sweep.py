@@ -24,8 +24,8 @@ from charlab.studies.locks import sweeping
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.progress import showing
-from charlab.studies.results import CellResult, StudyResults, read_results
 from charlab.studies.slots import Capacity
+from charlab.studies.state import CellResult, StudyResults, read_results
 from charlab.studies.summary import print_cells, print_summary
 
 NOT_CHOSEN = "_base"  # the option of the group `study` that is no study

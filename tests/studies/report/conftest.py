@@ -7,11 +7,8 @@ import pytest
 from charlab.studies.report.contents import Contents, gather
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.program import write_report
-from charlab.studies.results import StudyResults, read_results
-from tests.studies.report.made_up_study import MadeUpArm, make_study
-
-LONG = "an_arm_whose_name_goes_on_and_on_as_sweeps_over_five_keys_do"
-NASTY = r"50% of $x_1$ & <b>#2</b> \ {~^} | `*a*` [b](c) ü"
+from charlab.studies.state import StudyResults, read_results
+from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm, make_study
 
 
 def read(root, arms, **options) -> StudyResults:

@@ -10,9 +10,9 @@ from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.bootstrap import bootstrap_text
 from charlab.studies.report.contents import gather, printable, without_paths
 from charlab.studies.report.program import csv_tables
+from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
-from tests.studies.report.conftest import LONG, NASTY
-from tests.studies.report.made_up_study import TEXT_LENGTH, MadeUpArm
+from tests.helpers.made_up_study import LONG, NASTY, TEXT_LENGTH, MadeUpArm
 
 
 def texts(notices) -> list[str]:
@@ -160,7 +160,7 @@ def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled, told):
     ]
     expected = bootstrap_text(*scenes, np.full(TEXT_LENGTH // SCENE_LENGTH, SCENE_LENGTH))
     judgment = next(judgment for judgment in told.judgments if judgment.comparison.arm == NASTY)
-    assert judgment.other_text == expected.sentence
+    assert judgment.other_text == on_other_text(expected)
 
 
 def test_commands_do_not_name_the_working_folder(plain, monkeypatch):

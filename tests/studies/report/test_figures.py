@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 from charlab.studies.report.contents import gather
 from charlab.studies.report.figures import Drawings, curve_over_seeds, draw_differences
 from charlab.studies.report.style import drawing, label_at_right, new_figure, picture, short_names, spread
-from tests.studies.report.conftest import LONG, NASTY
+from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 
 from charlab.studies.report import latex, render
 from charlab.studies.report.contents import gather
-from tests.studies.report.conftest import LONG, NASTY
+from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow
 

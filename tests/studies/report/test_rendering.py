@@ -12,8 +12,7 @@ import pytest
 
 from charlab.studies.report import latex
 from charlab.studies.report.program import write_report
-from tests.studies.report.conftest import LONG, NASTY
-from tests.studies.report.made_up_study import MadeUpArm
+from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm
 
 pytestmark = [pytest.mark.slow, pytest.mark.rendering]
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from charlab.studies.costs import COSTS
 from charlab.studies.paired import t_interval
-from charlab.studies.results import COSTS
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from charlab.runs.record import Record
-    from charlab.studies.results import StudyResults
+    from charlab.studies.state import StudyResults
 
 MEASURES = ("value", "bpc", "perplexity")
 

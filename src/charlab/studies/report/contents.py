@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -15,8 +12,10 @@ from charlab.errors import UserError
 from charlab.quantities import count, joined
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.studies.bootstrap import TextInterval, bootstrap_text
+from charlab.studies.costs import PLOTTED
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
-from charlab.studies.report.sentences import Notice, environment, limits, method, notices
+from charlab.studies.report.method import cell_command, commands, environment, limits, method, without_paths
+from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
     EXPECTED_TO,
     Table,
@@ -28,16 +27,13 @@ from charlab.studies.report.tables import (
 )
 
 if TYPE_CHECKING:
-    from charlab.studies.comparison import Comparison
-    from charlab.studies.plan import Cell, Plan
-    from charlab.studies.results import CellResult, StudyResults
+    from charlab.studies.plan import Plan
+    from charlab.studies.state import CellResult, StudyResults
+    from charlab.studies.verdicts import Comparison
 
 SAMPLE_LENGTH = 400  # characters
-COSTS = {"training_s": "training seconds", "flops": "training FLOPs", "parameters": "parameters"}  # that are drawn
 
 _WAITING = ("missing", "running")
-# An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
 
 class Judgment(NamedTuple):
@@ -46,13 +42,15 @@ class Judgment(NamedTuple):
     Attributes:
         comparison: all figures.
         verdict: in words.
-        expectation: what it was expected to do.
+        reason: the verdict with its figures, a sentence.
+        expectation: what the arm was expected to do.
         caution: why the verdict may not mean what it says; usually "".
         other_text: whether the difference would hold on other text.
     """
 
     comparison: Comparison
     verdict: str
+    reason: str
     expectation: str
     caution: str
     other_text: str
@@ -126,7 +124,7 @@ class Contents:
         arms = [arm for arm in self.arms.values() if arm.mean is not None and not arm.leaks]
         if len(arms) < 2:
             return []
-        costs = {cost: [arm.costs[cost].median for arm in arms if cost in arm.costs] for cost in COSTS}
+        costs = {cost: [arm.costs[cost].median for arm in arms if cost in arm.costs] for cost in PLOTTED}
         differing = [cost for cost, medians in costs.items() if medians and max(medians) > 1.01 * min(medians)]
         return differing or ["training_s"]
 
@@ -165,16 +163,21 @@ def gather(results: StudyResults) -> Contents:
         ),
         method=tuple(method(plan, records)),
         limits=tuple(limits(results, records)),
-        commands=_commands(results),
+        commands=commands(results),
         environment=environment(records),
         floor=entropy(results),
     )
 
 
 def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
-    sentence = text if isinstance(text, str) else text.sentence
-    name = verdict_name(comparison, exploratory=plan.exploratory)
-    return Judgment(comparison, name, EXPECTED_TO[comparison.expectation], comparison.caution, sentence)
+    return Judgment(
+        comparison,
+        verdict=verdict_name(comparison, exploratory=plan.exploratory),
+        reason=reason(comparison),
+        expectation=EXPECTED_TO[comparison.expectation],
+        caution=caution(comparison),
+        other_text=text if isinstance(text, str) else on_other_text(text),
+    )
 
 
 def _unfinished(results: StudyResults) -> list[Unfinished]:
@@ -232,41 +235,6 @@ def _alike(a: Record, b: Record) -> bool:
     return a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
 
 
-def _commands(results: StudyResults) -> dict[str, str]:
-    """Return the commands that make the study, this report and a run of each arm again, by purpose."""
-    plan = results.plan
-    found = {}
-    if plan.command:
-        again = _relative(f"python {plan.command}")
-        found["The whole study; what has finished is not run again"] = again
-        if any(result.older for result in results.cells):
-            found["The same, but what older code has made is run again"] = f"{again} study.rerun=older"
-    found["This report"] = f"python scripts/report.py study={plan.name}"
-    for arm in plan.arms:
-        found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
-    return found
-
-
-def cell_command(cell: Cell) -> str:
-    """Return the command that makes a cell's run alone."""
-    return _relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
-
-
-def _relative(text: str) -> str:
-    """Return a text with paths relative to the working folder."""
-    return text.replace(f"{Path.cwd()}/", "")
-
-
 def printable(text: str) -> str:
     """Return a text with the replacement character for all that cannot be shown, and tabs as spaces."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))
-
-
-def without_paths(text: str) -> str:
-    """Return a text in which absolute paths, which tell whose machine it was, are cut to their ends."""
-
-    def cut(match: re.Match[str]) -> str:
-        parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]
-        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # /home/somebody/file: not even two
-
-    return _ABSOLUTE_PATH.sub(cut, text)

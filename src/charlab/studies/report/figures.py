@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from charlab.quantities import amount
-from charlab.studies.report.contents import COSTS, Contents
+from charlab.studies.costs import COSTS
+from charlab.studies.report.contents import Contents
 from charlab.studies.report.style import (
     ALARM,
     FAINT_INK,
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from charlab.studies.comparison import Comparison
     from charlab.studies.report.arms import ArmSummary
     from charlab.studies.report.contents import Judgment
-    from charlab.studies.results import StudyResults
+    from charlab.studies.state import StudyResults
+    from charlab.studies.verdicts import Comparison
 
 PAGE_WIDTH = 4.0  # inches: what a phone shows without making letters smaller
 PAPER_WIDTH = 5.5
@@ -138,7 +139,7 @@ class Drawings:
                 axes.errorbar([median], [mean], [error], color=look.color, marker=look.marker, markersize=4.5,
                               elinewidth=1)  # fmt: skip
             spans_decades = bool(known) and max(known.values()) > 5 * min(known.values())
-            _finish(axes, COSTS[cost], self.contents.floor, logarithmic=spans_decades)
+            _finish(axes, COSTS[cost].axis, self.contents.floor, logarithmic=spans_decades)
         panels[0].set_ylabel("nats per character")
         panels[0].margins(y=0.12)
         label_at_right(

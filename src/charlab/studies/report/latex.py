@@ -8,7 +8,8 @@ import re
 import unicodedata
 from collections.abc import Collection
 
-from charlab.studies.report.contents import Contents, without_paths
+from charlab.studies.report.contents import Contents
+from charlab.studies.report.method import without_paths
 from charlab.studies.report.render import Raw, environment
 from charlab.studies.report.sentences import RULES
 from charlab.studies.report.style import short_names

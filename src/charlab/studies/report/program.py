@@ -20,12 +20,14 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import UNKNOWN, fixed, interval, probability, signed
 from charlab.studies.plan import FILE_NAME, Plan
-from charlab.studies.report.contents import Contents, gather, without_paths
+from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.latex import abridge, render_latex
+from charlab.studies.report.method import without_paths
 from charlab.studies.report.render import render_html, render_markdown, source
+from charlab.studies.report.sentences import bound_sign
 from charlab.studies.report.style import drawing, picture
-from charlab.studies.results import StudyResults, read_results
+from charlab.studies.state import StudyResults, read_results
 
 if TYPE_CHECKING:
     from charlab.studies.report.arms import ArmSummary
@@ -172,7 +174,7 @@ def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFr
         "budgets": results.budgets().rename_axis("arm").reset_index(),
     }
     if contents.judgments:
-        tables["verdicts"] = pd.DataFrame([_verdict_row(*judgment) for judgment in contents.judgments])
+        tables["verdicts"] = pd.DataFrame([_verdict_row(judgment) for judgment in contents.judgments])
     return tables
 
 
@@ -184,8 +186,9 @@ def _result_row(arm: ArmSummary) -> dict[str, Any]:
     return row | {"likelihood": arm.likelihood, "leaks": arm.leaks, "honest_nll": honest}
 
 
-def _verdict_row(comparison: Any, verdict: str, expectation: str, caution: str, other_text: str) -> dict[str, Any]:
+def _verdict_row(judgment: Judgment) -> dict[str, Any]:
     """Return the figures of a verdict: intervals in two columns, lists of seeds in one."""
+    comparison = judgment.comparison
     row: dict[str, Any] = {}
     for name in (field.name for field in dataclasses.fields(comparison)):
         value = getattr(comparison, name)
@@ -196,8 +199,8 @@ def _verdict_row(comparison: Any, verdict: str, expectation: str, caution: str, 
         else:
             row[name] = " ".join(map(str, value)) if isinstance(value, tuple) else value
         if name == "verdict":
-            row |= {"in_words": verdict, "caution": caution}
-    return row | {"reason": comparison.reason, "other_text": other_text}
+            row |= {"in_words": judgment.verdict, "caution": judgment.caution}
+    return row | {"reason": judgment.reason, "other_text": judgment.other_text}
 
 
 def _write_figures(folder: Path, **pictures: Mapping[str, bytes]) -> None:
@@ -260,7 +263,7 @@ def _verdicts(contents: Contents) -> Table:
         table.add_row(
             Text(name),
             figure,
-            comparison.sign + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
+            bound_sign(comparison) + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
             Text(interval(comparison.interval_95, 3)) if comparison.n > 1 else UNKNOWN,
             probability(comparison.p_difference_holm) if comparison.verdict != "none" else UNKNOWN,
             Text(names[name], _VERDICT_STYLES.get(comparison.verdict, "bold")),

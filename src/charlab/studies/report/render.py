@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from charlab.studies.report.contents import COSTS, Contents
+from charlab.studies.costs import COSTS
+from charlab.studies.report.contents import Contents
 from charlab.studies.report.sentences import RULES
 from charlab.studies.report.style import data_uri
 from charlab.studies.report.tables import SYMBOLS, Entry, Table
@@ -75,7 +76,7 @@ def render_html(contents: Contents, figures: Mapping[str, Figure]) -> str:
         contents=contents,
         plan=contents.plan,
         figures={name: data_uri(figure) for name, figure in figures.items()},
-        costs={f"cost-{cost}": label for cost, label in COSTS.items() if f"cost-{cost}" in figures},
+        costs={key: cost.axis for name, cost in COSTS.items() if (key := f"cost-{name}") in figures},
         symbols=SYMBOLS,
         rules=RULES,
         style=Markup(source("report.css")),

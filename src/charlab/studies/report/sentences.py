@@ -1,4 +1,4 @@
-"""The sentences of a report: what to read first, how the study was done, what it does not show."""
+"""The sentences on verdicts: what to read before them, their reasons and what weakens them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from charlab.quantities import count, joined
+from charlab.quantities import count, joined, nats
+from charlab.studies.paired import MOST_SEEDS
 
 if TYPE_CHECKING:
-    from charlab.runs.record import Record
-    from charlab.studies.comparison import Comparison
+    from charlab.studies.bootstrap import TextInterval
     from charlab.studies.plan import Plan
     from charlab.studies.report.arms import ArmSummary
-    from charlab.studies.results import StudyResults
+    from charlab.studies.state import StudyResults
+    from charlab.studies.verdicts import Comparison
 
 RULES = (
     "Fixed before the first cell ran, and applied in this order: equivalent if the 90% interval lies within ± the "
@@ -21,17 +22,25 @@ RULES = (
     "direction expected; refuted if a difference of the margin in that direction is ruled out (95% bound); else "
     "inconclusive. Where no difference is expected, being equivalent supports it."
 )
-_PROTOCOLS = {
-    "blocks": "every character of the validation text once, in windows side by side",
-    "sliding": "every character of the validation text once, in overlapping windows",
-    "estimate": "random windows of the validation text",
-}
-_BUDGETS = {
-    "steps": "number of optimizer steps",
-    "characters": "number of characters seen in training",
-    "flops": "number of floating-point operations",
-    "seconds": "seconds of training",
-    "parameters": "number of parameters",
+
+_WITHIN = "better or worse than the baseline by less than the margin of {margin}"
+_CLAIMS: dict[str, dict[str, str]] = {
+    "equivalent": {"improve": _WITHIN, "worsen": _WITHIN},
+    "supported": {
+        "improve": "better than the baseline",
+        "worsen": "worse than the baseline",
+        "no difference": _WITHIN,
+    },
+    "refuted": {
+        "improve": "an improvement of {margin} or more is ruled out",
+        "worsen": "a worsening of {margin} or more is ruled out",
+        "no difference": "the difference is larger than the margin of {margin}",
+    },
+    "inconclusive": {
+        "improve": "an improvement is not shown, and one of {margin} is not ruled out",
+        "worsen": "a worsening is not shown, and one of {margin} is not ruled out",
+        "no difference": "a difference of {margin} is neither shown nor ruled out",
+    },
 }
 
 
@@ -69,7 +78,7 @@ def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> 
     short = [comparison for comparison in comparisons.values() if comparison.too_few_seeds]
     if not short:
         return []
-    least = min(len(comparison.seeds) - len(comparison.absent) for comparison in short)
+    least = min(comparison.ended for comparison in short)
     whose = "" if len(short) == len(comparisons) else f" for {joined([comparison.arm for comparison in short])}"
     text = (
         f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, and with "
@@ -151,61 +160,122 @@ def _bounds(arms: Mapping[str, ArmSummary]) -> list[Notice]:
     return [Notice("note", text)]
 
 
-def method(plan: Plan, records: list[Record]) -> list[str]:
-    """Return how the study was done, as far as its plan and records tell."""
-    sentences = []
-    texts = {f"{record.corpus.get('name')} ({record.corpus.get('characters', 0):,} characters)" for record in records}
-    if texts:
-        sentences.append(f"The models predict the next character of {joined(sorted(texts))}.")
-    data = [record.config.get("data", {}) for record in records]
-    settings = {(values.get("context_length"), values.get("batch_size")) for values in data}
-    if len(settings) == 1 and None not in (setting := settings.pop()):
-        sentences.append(f"A batch is {setting[1]} windows of {setting[0]} characters.")
-    sentences += [
-        "What is compared is the mean negative log-likelihood in nats per character over "
-        f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the weights that training "
-        "ended with.",
-        f"Each arm was trained with the same {count(len(plan.seeds), 'seed')} (first: {plan.seeds[0]}) and has to "
-        f"share the baseline's {_BUDGETS[plan.budget]}.",
+def reason(comparison: Comparison) -> str:
+    """Return a verdict in one sentence, with its figures."""
+    verdict = comparison.verdict
+    if verdict == "none":
+        return f"No verdict: {_obstacle(comparison)}."
+    claim = _CLAIMS[verdict][comparison.expectation].format(margin=f"{comparison.margin:g}")
+    if verdict == "supported" and _beyond_margin(comparison):
+        claim += f" by more than the margin of {comparison.margin:g}"
+    remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
+    return f"{verdict.capitalize()}: {claim} ({_figures(comparison)}){remedy}."
+
+
+def _beyond_margin(comparison: Comparison) -> bool:
+    """Return whether the interval of a difference as expected is beyond the margin."""
+    low, high = comparison.interval_95
+    if comparison.diverged or comparison.baseline_diverged:
+        return False
+    return {"improve": low > comparison.margin, "worsen": high < -comparison.margin}.get(comparison.expectation, False)
+
+
+def _obstacle(comparison: Comparison) -> str:
+    """Return why there is no verdict."""
+    if comparison.baseline_leaking:
+        return f"the baseline sees what it is to predict (with {_seeds(comparison.baseline_leaking)})"
+    if comparison.leaking:
+        return f"the arm sees what it is to predict (with {_seeds(comparison.leaking)}), so its figures mean nothing"
+    return "fewer than two pairs of cells have a value"
+
+
+def _seeds(seeds: tuple[int, ...]) -> str:
+    return f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds))}"
+
+
+def _figures(comparison: Comparison) -> str:
+    """Return the figures behind a verdict."""
+    n = comparison.n
+    figures = [f"mean improvement {bound_sign(comparison)}{nats(comparison.mean)} nats per character"] if n else []
+    if comparison.mixed:
+        figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
+    elif comparison.bound:
+        figures.append("both figures are upper bounds (≤)")
+    fates = [
+        f"the {whose} diverged with {len(seeds)} of {count(len(comparison.seeds), 'seed')}, which counts against it"
+        for whose, seeds in (("arm", comparison.diverged), ("baseline", comparison.baseline_diverged))
+        if seeds
     ]
-    if all(arm.paired for arm in plan.arms):
-        sentences.append("A seed gives all arms the same windows in the same order, so differences are taken by seed.")
-    if len(plan.arms) > 1:
-        sentences.append(f"The smallest difference that matters was set to {plan.margin:g} nats per character.")
-    return sentences
+    if not fates:
+        return ", ".join([*figures, *_test(comparison), f"n = {n}"])
+    if n > 1:
+        figures.append(f"95% interval {_range(comparison.interval_95)}")
+    return "; ".join(fates + ([f"over the other {n}: {', '.join(figures)}"] if n else []))
 
 
-def limits(results: StudyResults, records: list[Record]) -> list[str]:
-    """Return what the study leaves open, as far as its plan and records tell."""
-    texts = sorted({f"{record.corpus.get('name')}" for record in records})
-    sentences = [
-        *[f"Text: {joined(texts)} only, and its validation part is a small sample of what it stands for."]
-        * bool(texts),
-        "Size: nothing is shown of longer training or of larger models.",
-        "Seeds: they vary initial weights, the order of the windows and dropout, and nothing else.",
-        "Settings: this report does not know how the settings that the arms share (the learning rate, for one) were "
-        "chosen; settings tuned for one arm favor it.",
-    ]
-    if results.plan.budget == "seconds":
-        machines = joined(sorted({_machine(record) for record in records})) or "one machine"
-        sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
-    if len({record.code for record in records}) > 1:
-        sentences.append("Code: the cells were not all made by the same code.")
-    return sentences
+def _test(comparison: Comparison) -> list[str]:
+    """Return the interval and the p-value of the test that decided."""
+    verdict, expectation = comparison.verdict, comparison.expectation
+    low, high = comparison.interval_90
+    if verdict == "equivalent" or (verdict, expectation) == ("supported", "no difference"):
+        return [f"90% interval {_range((low, high))}", f"Holm-adjusted {_p(comparison.p_equivalence_holm)}"]
+    if (verdict, expectation) == ("refuted", "improve"):
+        return [f"95% upper bound {nats(high)}"]
+    if (verdict, expectation) == ("refuted", "worsen"):
+        return [f"95% lower bound {nats(low)}"]
+    return [f"95% interval {_range(comparison.interval_95)}", f"Holm-adjusted {_p(comparison.p_difference_holm)}"]
 
 
-def environment(records: list[Record]) -> dict[str, str]:
-    """Return what the cells ran on: every value that occurred, the most frequent first."""
-    kinds: dict[str, Counter[str]] = {"machine": Counter(_machine(record) for record in records)}
-    for record in records:
-        for name, version in record.versions.items():
-            kinds.setdefault(name, Counter())[version] += 1
-        kinds.setdefault("code", Counter())[f"{record.code or 'unknown'}"] += 1
-        kinds.setdefault("commit", Counter())[f"{record.git_commit or 'unknown'}"] += 1
-    return {name: joined([value for value, _ in counts.most_common()]) for name, counts in kinds.items() if counts}
+def _range(ends: tuple[float, float]) -> str:
+    return f"{nats(ends[0])} to {nats(ends[1])}"
 
 
-def _machine(record: Record) -> str:
-    machine = record.machine
-    threads = f", {count(machine['threads'], 'thread')}" if machine.get("device") == "cpu" else ""
-    return f"{machine.get('name')} ({machine.get('device')}{threads}, {machine.get('precision')})"
+def _p(p: float) -> str:
+    return "p < 0.0001" if p < 0.0001 else f"p = {p:.3g}"
+
+
+def _remedy(comparison: Comparison) -> str:
+    """Return what would settle an inconclusive verdict."""
+    if comparison.diverged or comparison.baseline_diverged:
+        return "more seeds settle nothing before the cells that diverge are mended"
+    if comparison.mixed:
+        return "one of the two figures is a bound, so no number of seeds is sure to settle it"
+    if (needed := comparison.seeds_needed) is not None:
+        return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
+    if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
+        return "the difference is too close to the margin for more seeds to be sure to settle it"
+    return f"not even {MOST_SEEDS:,} seeds would settle it with the spread seen"
+
+
+def bound_sign(comparison: Comparison) -> str:
+    """Return "≥ " or "≤ " if the improvement is only a bound of the true one, else ""."""
+    return ("≥ " if comparison.bound else "≤ ") if comparison.mixed else ""
+
+
+def caution(comparison: Comparison) -> str:
+    """Return what bounds leave of a verdict, a sentence; "" if all values are exact."""
+    if comparison.bound and comparison.baseline_bound:
+        return "Both figures are upper bounds (≤): what is judged is the bounds, not the likelihoods below them."
+    if comparison.bound:
+        return (
+            "The arm's figure is an upper bound (≤), and its true one may be lower: it can be shown to be better "
+            "than the baseline, but neither worse nor the same."
+        )
+    if comparison.baseline_bound:
+        return (
+            "The baseline's figure is an upper bound (≤), and its true one may be lower: the arm can be shown to "
+            "be worse than the baseline, but neither better nor the same."
+        )
+    return ""
+
+
+def on_other_text(text: TextInterval) -> str:
+    """Return in a sentence whether a difference would hold on other text."""
+    low, high = text.interval_95
+    answer = "may go either way"
+    if low > 0 or high < 0:
+        answer = f"would be expected to be {'better' if text.mean > 0 else 'worse'}"
+    return (
+        f"On other text of this kind the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
+        f"interval {_range(text.interval_95)}, block bootstrap over {text.characters:,} characters)."
+    )

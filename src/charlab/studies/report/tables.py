@@ -14,32 +14,24 @@ from charlab.quantities import (
     duration,
     fixed,
     interval,
-    memory,
     probability,
     signed,
     with_error,
 )
 from charlab.studies.bootstrap import TextInterval
+from charlab.studies.costs import BY_BUDGET, COSTS
+from charlab.studies.report.sentences import bound_sign
 
 if TYPE_CHECKING:
-    from charlab.studies.comparison import Comparison
     from charlab.studies.plan import Plan
     from charlab.studies.report.arms import ArmSummary, Cost, Reference
-    from charlab.studies.results import StudyResults
+    from charlab.studies.state import StudyResults
+    from charlab.studies.verdicts import Comparison
 
 Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": UNKNOWN}
 EXPECTED_TO = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
-_MATCHED = {"steps": "steps", "characters": "characters", "flops": "flops", "seconds": "training_s"}
-_COST_COLUMNS = {
-    "steps": ("steps", amount),
-    "characters": ("characters", amount),
-    "flops": ("FLOPs", amount),
-    "training_s": ("training", duration),
-    "parameters": ("parameters", amount),
-    "peak_memory_bytes": ("peak memory", memory),
-}
 
 
 class Span(NamedTuple):
@@ -153,7 +145,7 @@ def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -
         entry(comparison.arm, style="strong"),
         entry(EXPECTED_TO[comparison.expectation]),
         entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
-        entry(comparison.sign + signed(comparison.mean), comparison.mean) if comparison.n else _NOTHING,
+        entry(bound_sign(comparison) + signed(comparison.mean), comparison.mean) if comparison.n else _NOTHING,
         entry(interval(comparison.interval_95)) if comparison.n > 1 else _NOTHING,
         *(entry(probability(p), p) if judged else _NOTHING
           for p in (comparison.p_difference_holm, comparison.p_sign_flip)),
@@ -213,20 +205,17 @@ def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = F
 
 def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -> Table:
     """Return what each arm cost; `matches` tells whether the arms share the declared budget."""
-    declared = _MATCHED.get(plan.budget, plan.budget)
-    columns = [Column("arm", "left")]
-    for cost, (heading, _) in _COST_COLUMNS.items():
-        mark = (" (matched)" if matches else " (NOT matched)") if cost == declared else ""
-        columns.append(Column(heading + mark))
+    declared, mark = BY_BUDGET[plan.budget], " (matched)" if matches else " (NOT matched)"
+    columns = [Column(cost.heading + mark * (name == declared)) for name, cost in COSTS.items()]
     rows = tuple(
-        (entry(arm.name, style="strong"), *(_cost(cost, arm.costs.get(cost)) for cost in _COST_COLUMNS))
+        (entry(arm.name, style="strong"), *(_cost(name, arm.costs.get(name)) for name in COSTS))
         for arm in arms.values()
     )
     caption = (
         f"Medians over finished cells, and the range where it differs. The declared budget is equal {plan.budget}. "
         "FLOPs are counted, not estimated; training is the cell's own training clock, without set-up and evaluation."
     )
-    return Table("budgets", caption, tuple(columns), rows)
+    return Table("budgets", caption, (Column("arm", "left"), *columns), rows)
 
 
 def _cost(name: str, cost: Cost | None) -> Entry:
@@ -234,7 +223,7 @@ def _cost(name: str, cost: Cost | None) -> Entry:
         return _NOTHING
     if name == "parameters" and cost.high == 0:
         return entry("counts only", 0.0)
-    text, low, high = map(_COST_COLUMNS[name][1], cost)
+    text, low, high = map(COSTS[name].write, cost)
     return Entry((Span(text), *[Span(f" ({low} – {high})", "faint")] * (low != high)), cost.median)
 
 

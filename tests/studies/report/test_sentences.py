@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 
+from charlab.studies.bootstrap import TextInterval
 from charlab.studies.plan import Expectation
-from charlab.studies.statistics import Value
-from tests.studies.test_statistics import BASELINE, SEEDS, arm, one
+from charlab.studies.report import sentences
+from charlab.studies.verdicts import Value
+from tests.helpers.comparisons import BASELINE, SEEDS, arm, one
 
 BETTER = "mean improvement 0.0306 nats per character, 95% interval 0.0185 to 0.0427, Holm-adjusted p = 0.000557, n = 8"
 SAME = (
@@ -87,9 +89,7 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
     ],
 )
 def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation: Expectation, reason: str) -> None:
-    comparison = one(arm(improvement, spread), expectation)
-    assert comparison.reason == reason
-    assert comparison.warnings == ()
+    assert sentences.reason(one(arm(improvement, spread), expectation)) == reason
 
 
 @pytest.mark.parametrize(
@@ -128,26 +128,37 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
     ],
 )
 def test_what_diverged_or_leaks_is_said(cells: dict[int, Value], baseline: dict[int, Value], reason: str) -> None:
-    assert one(cells, baseline=baseline).reason == reason
+    assert sentences.reason(one(cells, baseline=baseline)) == reason
 
 
-def test_what_weakens_a_verdict_is_said_before_it() -> None:
-    comparison = one({seed: value for seed, value in arm(0.03).items() if seed < 5}, planned_seeds=4, looks=[4, 8, 2])
-    assert comparison.warnings == (
-        "Too few seeds to rely on: cells have ended with 5, and a study of 1 arm needs at least 6.",
-        "Provisional: arm or baseline has no value yet with seeds 5, 6, 7.",
-        "Exploratory: planned with 4 seeds and grown to 8 after looks at 2 and 4, which makes false findings more "
-        "frequent than stated; confirm it with fresh seeds.",
-    )
+def test_a_verdict_knows_what_weakens_it() -> None:
+    comparison = one({seed: value for seed, value in arm(0.03).items() if seed < 5})
+    assert (comparison.ended, comparison.minimum_seeds) == (5, 6)
     assert comparison.too_few_seeds
     assert comparison.provisional
-    assert comparison.exploratory
 
 
-def test_a_look_alone_makes_no_study_exploratory() -> None:
-    assert one(arm(0.03), planned_seeds=8, looks=[3, 8]).warnings == ()
-    grown = one(arm(0.03), planned_seeds=7)
-    assert "planned with 7 seeds and grown to 8, which" in grown.warnings[0]
+@pytest.mark.parametrize(
+    ("improvement", "expectation", "claim"),
+    [
+        (0.04, "improve", "Supported: better than the baseline by more than the margin of 0.02 ("),
+        (-0.04, "worsen", "Supported: worse than the baseline by more than the margin of 0.02 ("),
+        (0.03, "improve", "Supported: better than the baseline ("),
+        (-0.03, "worsen", "Supported: worse than the baseline ("),
+    ],
+)
+def test_only_an_interval_beyond_the_margin_is_said_to_be(improvement, expectation, claim) -> None:
+    comparison = one(arm(improvement), expectation)
+    low, high = (abs(end) for end in comparison.interval_95)
+    assert (min(low, high) > 0.02) == ("more than" in claim)
+    assert sentences.reason(comparison).startswith(claim)
+
+
+def test_no_margin_is_claimed_over_a_baseline_that_diverged() -> None:
+    cells = BASELINE | dict.fromkeys(range(2, 8), "diverged")
+    comparison = one(arm(0.4, spread=0.01), baseline=cells)
+    assert (comparison.verdict, comparison.interval_95[0] > 0.02) == ("supported", True)
+    assert sentences.reason(comparison).startswith("Supported: better than the baseline (")
 
 
 def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
@@ -181,9 +192,19 @@ def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
 )
 def test_a_bound_is_named_where_the_verdict_is(improvement, expectation, study, reason) -> None:
     comparison = one(arm(improvement), expectation, **study)
-    assert comparison.reason == reason
-    assert "may be lower" in comparison.caution
+    assert sentences.reason(comparison) == reason
+    assert "may be lower" in sentences.caution(comparison)
 
 
 def test_a_difference_that_is_nearly_nothing_is_not_written_as_nothing() -> None:
-    assert "mean improvement 1e−06 nats per character" in one(arm(1e-6, 0.0)).reason
+    assert "mean improvement 1e−06 nats per character" in sentences.reason(one(arm(1e-6, 0.0)))
+
+
+def test_a_difference_over_texts_is_put_in_words() -> None:
+    better, worse, open_ = (TextInterval(m, 0.01, (m - 0.02, m + 0.02), 111_539) for m in (0.034, -0.03, 0.01))
+    assert sentences.on_other_text(better) == (
+        "On other text of this kind the arm would be expected to be better (mean improvement 0.0340 nats per "
+        "character, 95% interval 0.0140 to 0.0540, block bootstrap over 111,539 characters)."
+    )
+    assert "expected to be worse (mean improvement −0.03" in sentences.on_other_text(worse)
+    assert "the arm may go either way" in sentences.on_other_text(open_)

@@ -1,4 +1,4 @@
-"""What a study has found so far: its cells' records, read from where they lie."""
+"""What is known of a study's cells so far, read from their records."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from charlab.errors import UserError
 from charlab.runs.archive import COLUMNS, Archive
 from charlab.runs.record import FILE_NAME, Record, code_hash
-from charlab.studies.budgets import TOLERANCES, costs_of, mismatch
+from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
 from charlab.studies.locks import cell_lock, is_held
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
-    from charlab.studies.comparison import Comparison
-    from charlab.studies.statistics import Value
+    from charlab.studies.verdicts import Comparison, Value
 
 Status = Literal[
     "finished", "diverged", "failed", "killed", "timed out", "interrupted", "running", "missing", "corrupt"
 ]
-COSTS = ("steps", "characters", "flops", "training_s", "parameters", "peak_memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,13 @@ class CellResult:
 
     Attributes:
         cell: which one.
-        status: what became of it; "missing" if it never began.
-        reason: why it has no result, or what is wrong with its files; empty if nothing is.
-        record: of its run, however far that got; None if there is none that can be read.
+        status: "missing" if it was never started.
+        reason: why it has no result, or what is wrong with its files; "" if nothing is.
+        record: of its run, however far that got; None if there is no readable one.
         folder: of its run, if that exists.
         archive: where its record was found, if its run has no folder.
-        older: whether it was made by other code than today's.
-        seconds: how long it took, start-up included as far as known; None if it has not ended.
+        older: whether other code than today's made it.
+        seconds: how long it took, with start-up if that is known; None if it has not ended.
     """
 
     cell: Cell
@@ -54,18 +51,17 @@ class CellResult:
 
     @property
     def ended(self) -> bool:
-        """Whether it has a result that counts, for its arm or against it."""
+        """Whether it has a result that counts for its arm or against it."""
         return self.status in ("finished", "diverged")
 
 
 def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> StudyResults:
-    """Reads what there is of a study's cells.
+    """Read what there is of a study's cells.
 
     Args:
         plan: the study's.
         output_dir: the folder of all outputs.
-        records: where finished runs are looked for besides, an archive or a folder of run folders; None for where the
-            plan says.
+        records: more finished runs, an archive or a folder of run folders; None for the plan's.
     """
     kept = records if records is not None else Path(plan.records)
     homes, archive = [output_dir / "runs", kept], Archive(kept)
@@ -131,11 +127,11 @@ class StudyResults:
     folder: Path
 
     def of(self, arm: str) -> list[CellResult]:
-        """Returns the cells of an arm, in the order of the seeds."""
+        """Return the cells of an arm, in the order of the seeds."""
         return [result for result in self.cells if result.cell.arm == arm]
 
     def figure(self, result: CellResult) -> dict[str, Any]:
-        """Returns a finished cell's figures by the plan's protocol on the validation text; none if it has none."""
+        """Return a finished cell's figures on the validation text by the plan's protocol; {} if it has none."""
         if result.record is None or result.status != "finished":
             return {}
         try:
@@ -144,7 +140,7 @@ class StudyResults:
             return {}
 
     def values(self, arm: str) -> dict[int, Value]:
-        """Returns what is compared, by seed: nats per character, or "diverged", "leaks", or None if there is none."""
+        """Return what is compared, by seed: nats per character, "diverged", "leaks", or None if there is nothing."""
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 
     def _value(self, result: CellResult) -> Value:
@@ -157,11 +153,11 @@ class StudyResults:
         figure = self.figure(result)
         if not figure:
             return None
-        return figure["nll"] if figure["nll"] is not None else "diverged"  # stored so where it is not finite
+        return figure["nll"] if figure["nll"] is not None else "diverged"  # a figure that is not finite
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Returns the verdict on each arm but the baseline; none where there is nothing to compare or one seed."""
-        from charlab.studies.statistics import compare
+        """Return the verdict on each arm but the baseline; none with a single arm or a single seed."""
+        from charlab.studies.verdicts import compare
 
         plan = self.plan
         others = [arm for arm in plan.arms if arm.name != plan.baseline]
@@ -180,11 +176,11 @@ class StudyResults:
         )
 
     def is_bound(self, arm: str) -> bool:
-        """Returns whether an arm's values are upper bounds."""
+        """Return whether an arm's values are upper bounds."""
         return any(self.figure(result).get("likelihood") == "bound" for result in self.of(arm))
 
     def table(self) -> pd.DataFrame:
-        """Returns a row per cell: what it is, what came out, and what it cost."""
+        """Return a row per cell: what it is, what came out, and what it cost."""
         import pandas as pd
 
         return pd.DataFrame([self._row(result) for result in self.cells])
@@ -193,7 +189,6 @@ class StudyResults:
         record, figure = result.record, self.figure(result)
         arm = self.plan.arm(result.cell.arm)
         causality = record.causality if record is not None else {}
-        costs = costs_of(record) if record is not None else {}
         return {
             "study": self.plan.name,
             "arm": arm.name,
@@ -207,7 +202,8 @@ class StudyResults:
             "likelihood": figure.get("likelihood"),
             "leaks": causality.get("leaks"),
             "honest_nll": _number(causality.get("honest_nll")),
-            **{cost: _number(costs.get(cost)) for cost in (*COSTS, "evaluation_s")},
+            **{name: _number(cost.read(record) if record is not None else None) for name, cost in COSTS.items()},
+            "evaluation_s": _number(record.time.get("evaluation_s") if record is not None else None),
             "older": result.older,
             "reason": result.reason,
             "fingerprint": result.cell.fingerprint,
@@ -215,7 +211,7 @@ class StudyResults:
         }
 
     def curves(self, arm: str) -> pd.DataFrame:
-        """Returns what an arm's runs have measured: step, characters, seconds, metric, value, seed."""
+        """Return what an arm's runs have logged: step, characters, seconds, metric, value, seed."""
         import pandas as pd
 
         frames = [pd.DataFrame(columns=[*COLUMNS, "seed"]).astype({"metric": str})]
@@ -227,30 +223,18 @@ class StudyResults:
                 frames.append(result.archive.curves(result.cell.run).assign(seed=result.cell.seed))
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
-    def scenes(self, arm: str) -> np.ndarray:
-        """Returns nats of each stretch of the validation text, (seeds, stretches), for runs that all have them.
-
-        Seeds without are left out; so are all where the model states bounds, whose parts mean nothing.
-        """
-        import numpy as np
-
-        found = [result.record.scenes for result in self.of(arm) if result.record is not None and self.figure(result)]
-        longest = max(map(len, found), default=0)
-        whole = [scenes for scenes in found if scenes and len(scenes) == longest]
-        return np.array(whole, dtype=np.float64).reshape(len(whole), longest)
-
     def samples(self, arm: str) -> str:
-        """Returns text that the arm's first run wrote, if it was kept."""
+        """Return the text that the arm's first run generated, if it was kept."""
         for result in self.of(arm):
             path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
             if path is not None and path.exists():
-                return path.read_text(encoding="utf-8")
+                return path.read_text(encoding="utf-8", errors="replace")
             if result.archive is not None and (sample := result.archive.sample(result.cell.run)):
                 return sample
         return ""
 
     def budgets(self) -> pd.DataFrame:
-        """Returns for each arm and cost the median over finished cells, with `_low` and `_high` for the range."""
+        """Return for each arm and cost the median over finished cells, and the range as `_low` and `_high`."""
         table = self.table()
         finished = table[table["status"] == "finished"]
         rows = {}
@@ -266,13 +250,13 @@ class StudyResults:
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def mismatch(self) -> str | None:
-        """Returns a sentence if the arms do not share the declared budget; None if they do, as far as is known."""
+        """Return a sentence if the arms do not share the declared budget; None if they do, as far as is known."""
         finished = {result.cell.arm for result in self.cells if result.status == "finished"}
-        medians = self.budgets()[TOLERANCES[self.plan.budget][0]]
+        medians = self.budgets()[BY_BUDGET[self.plan.budget]]
         return mismatch(self.plan, {str(arm): value for arm, value in medians.items() if arm in finished})
 
     def unpaired(self) -> str | None:
-        """Returns a sentence if a seed does not give all arms the same windows in the same order."""
+        """Return a sentence if a seed does not give all arms the same windows in the same order."""
         names = [arm.name for arm in self.plan.arms if not arm.paired]
         if not names:
             return None

@@ -10,8 +10,8 @@ from charlab import cli
 from charlab.studies.plan import Plan
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.program import make_report, with_look, write_report
-from charlab.studies.results import read_results
-from tests.studies.report.made_up_study import MadeUpArm, make_study
+from charlab.studies.state import read_results
+from tests.helpers.made_up_study import MadeUpArm, make_study
 
 
 def files(folder) -> set[str]:
@@ -140,7 +140,7 @@ def test_a_report_needs_no_torch(make, tmp_path):
 import sys
 from pathlib import Path
 from charlab.studies.plan import Plan
-from charlab.studies.results import read_results
+from charlab.studies.state import read_results
 from charlab.studies.report.program import write_report
 folder = Path({str(results.folder)!r})
 write_report(read_results(Plan.load(folder), folder.parents[1]), folder / "report", ["html"])

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from charlab.errors import UserError
-from charlab.runs.record import Record, code_hash
+from charlab.runs.record import code_hash
 from charlab.studies import load
 from charlab.studies.locks import cell_lock, held
 from charlab.studies.outcome import Outcome, outcome_path
 from charlab.studies.plan import Arm, Plan
-from charlab.studies.results import StudyResults, read_results
-from tests.studies.report.made_up_study import MadeUpArm, make_study
+from charlab.studies.state import StudyResults, read_results
+from tests.helpers.made_up_study import MadeUpArm, make_study
 from tools.results.__main__ import keep
 
 
@@ -219,12 +219,10 @@ def test_arms_on_other_windows_are_told(study) -> None:
     assert "arm; pairing by seed" in replace(results, plan=replace(plan, arms=arms)).unpaired()
 
 
-def test_stretches_of_text_over_seeds(study, tmp_path: Path) -> None:
-    plan, results = study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, likelihood="bound"))
-    scenes = results.scenes("base")
-    assert scenes.shape == (8, 30)
-    assert scenes[0].tolist() == Record.load(record_of(tmp_path, plan, "base/305").parent).scenes
-    assert results.scenes("arm").shape == (0, 0)
+def test_samples_that_are_not_utf8_are_read_with_replacement_characters(study, tmp_path: Path) -> None:
+    plan, results = study()
+    (record_of(tmp_path, plan, "arm/305").parent / "samples.txt").write_bytes(b"caf\xe9 \xff\n")
+    assert results.samples("arm") == "caf\N{REPLACEMENT CHARACTER} \N{REPLACEMENT CHARACTER}\n"
 
 
 def test_a_table_of_a_study_by_its_name(study, tmp_path: Path) -> None:

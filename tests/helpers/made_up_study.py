@@ -17,6 +17,8 @@ from charlab.studies.plan import Arm, Cell, Plan
 
 TEXT_LENGTH = 60_000  # characters of validation text
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+LONG = "an_arm_whose_name_goes_on_and_on_as_sweeps_over_five_keys_do"
+NASTY = r"50% of $x_1$ & <b>#2</b> \ {~^} | `*a*` [b](c) ü"
 LINES = ["ROMEO:", "But soft, what light", "through yonder window breaks?", "", "JULIET:", "Ay me."]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -13,26 +12,11 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from charlab.errors import UserError
-from charlab.studies.comparison import Comparison
 from charlab.studies.paired import decide, t_evidence
 from charlab.studies.plan import EXPECTATIONS, Expectation
-from charlab.studies.statistics import Value, compare
-
-SEEDS = range(8)
-SPREAD = (0.02, -0.01, 0.0, 0.01, -0.02, 0.015, -0.015, 0.005)
-BASELINE: dict[int, Value] = {seed: 1.5 + seed / 100 for seed in SEEDS}
-
-
-def arm(improvement: float, spread: float = 1.0, **cells: Value) -> dict[int, Value]:
-    """An arm that is better than the baseline by so much on average; cells by name, as in seed_3=None."""
-    values: dict[int, Value] = {seed: 1.5 + seed / 100 - improvement - spread * SPREAD[seed] for seed in SEEDS}
-    return values | {int(name.removeprefix("seed_")): value for name, value in cells.items()}
-
-
-def one(values: Mapping[int, Value], expectation: Expectation = "improve", **changes: object) -> Comparison:
-    """The comparison of a study's only arm."""
-    study: dict = {"baseline": BASELINE, "seeds": SEEDS, "margin": 0.02} | changes
-    return compare(study.pop("baseline"), {"arm": values}, expectations={"arm": expectation}, **study)["arm"]
+from charlab.studies.report import sentences
+from charlab.studies.verdicts import Value, compare
+from tests.helpers.comparisons import BASELINE, SEEDS, arm, one
 
 
 def test_figures_are_those_of_scipy_and_statsmodels() -> None:
@@ -272,7 +256,7 @@ def test_an_arm_that_leaks_gets_no_verdict() -> None:
         ({"seeds": range(7)}, r"the arm 'arm' with seeds \[7\]|the baseline with seeds \[7\]"),
         ({"expectations": {"other": "improve"}}, "'other', which is no arm: the arms are arm"),
         ({"expectations": {"arm": "win"}}, "'arm' is expected to 'win': choose one of improve, worsen, no difference"),
-        ({"arms": {}}, "no arm beside the baseline"),
+        ({"arms": {}}, "no arm besides the baseline"),
     ],
 )
 def test_what_makes_no_study_is_refused(changes: dict, message: str) -> None:
@@ -299,5 +283,5 @@ def test_a_bound_shows_nothing_that_a_lower_value_could_undo(side, improvement, 
 def test_two_bounds_are_compared_as_they_are() -> None:
     both = one(arm(-0.1), "worsen", bounds=["arm"], baseline_bound=True)
     assert both.verdict == one(arm(-0.1), "worsen").verdict == "supported"
-    assert "Both figures are upper bounds" in both.caution
-    assert "both figures are upper bounds (≤)" in both.reason
+    assert "Both figures are upper bounds" in sentences.caution(both)
+    assert "both figures are upper bounds (≤)" in sentences.reason(both)

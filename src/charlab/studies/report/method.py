@@ -1,0 +1,120 @@
+"""How a study was done, what it leaves open, and how to run it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from charlab.quantities import count, joined
+from charlab.studies.costs import BY_BUDGET, COSTS
+
+if TYPE_CHECKING:
+    from charlab.runs.record import Record
+    from charlab.studies.plan import Cell, Plan
+    from charlab.studies.state import StudyResults
+
+_PROTOCOLS = {
+    "blocks": "every character of the validation text once, in windows side by side",
+    "sliding": "every character of the validation text once, in overlapping windows",
+    "estimate": "random windows of the validation text",
+}
+# An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
+
+
+def method(plan: Plan, records: list[Record]) -> list[str]:
+    """Return how the study was done, as far as its plan and records tell."""
+    sentences = []
+    texts = {f"{record.corpus.get('name')} ({record.corpus.get('characters', 0):,} characters)" for record in records}
+    if texts:
+        sentences.append(f"The models predict the next character of {joined(sorted(texts))}.")
+    data = [record.config.get("data", {}) for record in records]
+    settings = {(values.get("context_length"), values.get("batch_size")) for values in data}
+    if len(settings) == 1 and None not in (setting := settings.pop()):
+        sentences.append(f"A batch is {setting[1]} windows of {setting[0]} characters.")
+    sentences += [
+        "What is compared is the mean negative log-likelihood in nats per character over "
+        f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the weights that training "
+        "ended with.",
+        f"Each arm was trained with the same {count(len(plan.seeds), 'seed')} (first: {plan.seeds[0]}) and has to "
+        f"share the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.",
+    ]
+    if all(arm.paired for arm in plan.arms):
+        sentences.append("A seed gives all arms the same windows in the same order, so differences are taken by seed.")
+    if len(plan.arms) > 1:
+        sentences.append(f"The smallest difference that matters was set to {plan.margin:g} nats per character.")
+    return sentences
+
+
+def limits(results: StudyResults, records: list[Record]) -> list[str]:
+    """Return what the study leaves open, as far as its plan and records tell."""
+    texts = sorted({f"{record.corpus.get('name')}" for record in records})
+    sentences = [
+        *[f"Text: {joined(texts)} only, and its validation part is a small sample of what it stands for."]
+        * bool(texts),
+        "Size: nothing is shown of longer training or of larger models.",
+        "Seeds: they vary initial weights, the order of the windows and dropout, and nothing else.",
+        "Settings: this report does not know how the settings that the arms share (the learning rate, for one) were "
+        "chosen; settings tuned for one arm favor it.",
+    ]
+    if results.plan.budget == "seconds":
+        machines = joined(sorted({_machine(record) for record in records})) or "one machine"
+        sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
+    if len({record.code for record in records}) > 1:
+        sentences.append("Code: the cells were not all made by the same code.")
+    return sentences
+
+
+def environment(records: list[Record]) -> dict[str, str]:
+    """Return what the cells ran on: every value that occurred, the most frequent first."""
+    kinds: dict[str, Counter[str]] = {"machine": Counter(_machine(record) for record in records)}
+    for record in records:
+        for name, version in record.versions.items():
+            kinds.setdefault(name, Counter())[version] += 1
+        kinds.setdefault("code", Counter())[f"{record.code or 'unknown'}"] += 1
+        kinds.setdefault("commit", Counter())[f"{record.git_commit or 'unknown'}"] += 1
+    return {name: joined([value for value, _ in counts.most_common()]) for name, counts in kinds.items() if counts}
+
+
+def _machine(record: Record) -> str:
+    machine = record.machine
+    threads = f", {count(machine['threads'], 'thread')}" if machine.get("device") == "cpu" else ""
+    return f"{machine.get('name')} ({machine.get('device')}{threads}, {machine.get('precision')})"
+
+
+def commands(results: StudyResults) -> dict[str, str]:
+    """Return the commands that make the study, this report and a run of each arm again, by purpose."""
+    plan = results.plan
+    found = {}
+    if plan.command:
+        again = _relative(f"python {plan.command}")
+        found["The whole study; what has finished is not run again"] = again
+        if any(result.older for result in results.cells):
+            found["The same, but what older code has made is run again"] = f"{again} study.rerun=older"
+    found["This report"] = f"python scripts/report.py study={plan.name}"
+    for arm in plan.arms:
+        found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
+    return found
+
+
+def cell_command(cell: Cell) -> str:
+    """Return the command that makes a cell's run alone."""
+    return _relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
+
+
+def _relative(text: str) -> str:
+    """Return a text with paths relative to the working folder."""
+    return text.replace(f"{Path.cwd()}/", "")
+
+
+def without_paths(text: str) -> str:
+    """Return a text in which absolute paths, which tell whose machine it was, are cut to their ends."""
+
+    def cut(match: re.Match[str]) -> str:
+        parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]
+        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # /home/somebody/file: not even two
+
+    return _ABSOLUTE_PATH.sub(cut, text)

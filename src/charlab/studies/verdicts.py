@@ -1,0 +1,297 @@
+"""Verdicts of a study: the values of its cells in, one comparison per arm out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from charlab.errors import UserError
+from charlab.studies.paired import (
+    LEVEL,
+    Evidence,
+    Verdict,
+    decide,
+    holm,
+    minimum_seeds,
+    power,
+    seeds_to_settle,
+    sign_evidence,
+    sign_flip_p,
+    t_evidence,
+    t_interval,
+)
+from charlab.studies.plan import EXPECTATIONS, Expectation
+
+Value = float | Literal["diverged", "leaks"] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An arm compared with the baseline, in the metric's unit.
+
+    A difference is baseline minus arm for one seed, in a metric for which less is better: positive where the arm is
+    better. Seeds are in the study's order.
+
+    Attributes:
+        arm: the arm's name.
+        expectation: what was expected of it.
+        verdict: "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
+        margin: the smallest difference that matters.
+        num_arms: number of arms in the study, without the baseline.
+        seeds: of the study.
+        planned_seeds: number of seeds when the first cell ran.
+        looks: number of seeds that had finished each time results were looked at.
+        differences: by seed; infinite if one cell of the pair diverged.
+        diverged: seeds with which the arm diverged.
+        baseline_diverged: seeds with which the baseline diverged.
+        leaking: seeds with which the arm leaks.
+        baseline_leaking: seeds with which the baseline leaks.
+        absent: seeds for which arm or baseline has no value: not run yet, running, or failed.
+        bound: whether the arm's values are upper bounds.
+        baseline_bound: whether the baseline's are.
+        n: number of finite differences; mean, deviation and intervals are over these.
+        mean: of the differences; nan if there are none.
+        standard_deviation: of the differences, with n − 1 in the denominator; nan for fewer than two.
+        interval_90: two-sided t-interval of the mean; its ends are the one-sided 95% bounds.
+        interval_95: two-sided t-interval of the mean; both are infinite for fewer than two differences.
+        p_difference: two-sided, of the paired t-test (if cells diverged, see `compare`).
+        p_difference_holm: adjusted over the arms.
+        p_equivalence: of the two one-sided t-tests against ±margin.
+        p_equivalence_holm: adjusted over the arms.
+        p_sign_flip: two-sided, of the permutation test; nan if cells diverged, or one of the two is a bound.
+        power: the chance to support a true difference of the margin with this n and spread, at Holm's strictest step.
+        seeds_needed: how many seeds would settle an inconclusive verdict; None if it is not inconclusive or no number
+            up to 10,000 would.
+    """
+
+    arm: str
+    expectation: Expectation
+    verdict: Verdict
+    margin: float
+    num_arms: int
+    seeds: tuple[int, ...]
+    planned_seeds: int
+    looks: tuple[int, ...]
+    differences: Mapping[int, float]
+    diverged: tuple[int, ...]
+    baseline_diverged: tuple[int, ...]
+    leaking: tuple[int, ...]
+    baseline_leaking: tuple[int, ...]
+    absent: tuple[int, ...]
+    bound: bool
+    baseline_bound: bool
+    n: int
+    mean: float
+    standard_deviation: float
+    interval_90: tuple[float, float]
+    interval_95: tuple[float, float]
+    p_difference: float
+    p_difference_holm: float
+    p_equivalence: float
+    p_equivalence_holm: float
+    p_sign_flip: float
+    power: float
+    seeds_needed: int | None
+
+    @property
+    def minimum_seeds(self) -> int:
+        """The fewest seeds that a study of this many arms needs."""
+        return minimum_seeds(self.num_arms)
+
+    @property
+    def ended(self) -> int:
+        """Number of pairs of which both cells have ended."""
+        return len(self.seeds) - len(self.absent)
+
+    @property
+    def too_few_seeds(self) -> bool:
+        """Whether fewer pairs have ended than a study needs."""
+        return self.ended < self.minimum_seeds
+
+    @property
+    def provisional(self) -> bool:
+        """Whether cells are still without a value."""
+        return bool(self.absent)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether a bound is compared with an exact value, which shows one thing only."""
+        return self.bound != self.baseline_bound
+
+
+def compare(
+    baseline: Mapping[int, Value],
+    arms: Mapping[str, Mapping[int, Value]],
+    *,
+    seeds: Sequence[int],
+    margin: float,
+    expectations: Mapping[str, Expectation] | None = None,
+    planned_seeds: int | None = None,
+    looks: Collection[int] = (),
+    bounds: Collection[str] = (),
+    baseline_bound: bool = False,
+) -> dict[str, Comparison]:
+    """Compare each arm with the baseline, seed by seed, by the rules of `paired.decide`.
+
+    All arms are one family, also those without values: their p-values are 1, so no arm gains by another's absence.
+
+    *Nothing is dropped silently.* A value that is not finite, or "diverged", is worse than any other, so nothing can be
+    shown in favor of its arm: no improvement, no equivalence, no lack of a worsening. What speaks against that arm is
+    shown by the t-test over the pairs that finished, which flatter it, or by the sign test over all pairs, whichever is
+    stronger. If the baseline diverged, the same holds the other way round; if both did with one seed, that pair shows
+    nothing. A cell that "leaks" leaves its arm without a verdict, and all arms if it is the baseline's. A cell without
+    a value (None, or no entry) leaves its pair out and makes the verdict provisional.
+
+    *A bound proves one thing only.* If the arm's values are upper bounds and the baseline's are exact, the arm is at
+    least as good as it looks: it can be shown to be better, but neither worse nor the same. If the baseline's are the
+    bounds, the same holds the other way round. Two bounds are compared as they are.
+
+    Args:
+        baseline: the baseline's value by seed; less is better.
+        arms: each arm's value by seed; at least one arm.
+        seeds: all of the study's seeds.
+        margin: the smallest difference that matters, over 0.
+        expectations: by arm; "improve" by default.
+        planned_seeds: number of seeds when the first cell ran; by default as many as now.
+        looks: number of seeds that had finished each time results were looked at.
+        bounds: names of the arms whose values are upper bounds.
+        baseline_bound: whether the baseline's are.
+
+    Returns:
+        A comparison for each arm, in the order given.
+
+    Raises:
+        UserError: if arms, seeds, margin or expectations make no study.
+    """
+    expectations = expectations or {}
+    _check(baseline, arms, seeds, margin, expectations)
+    expected = [expectations.get(name, "improve") for name in arms]
+    pairs = [_Pairs(baseline, values, seeds, mixed=(name in bounds) != baseline_bound, bound=name in bounds)
+             for name, values in arms.items()]  # fmt: skip
+    evidence = Evidence(*np.stack([pair.evidence(margin) for pair in pairs], axis=-1))
+    verdicts = decide(evidence, expected)
+    difference_holm, equivalence_holm = holm(evidence.difference), holm(evidence.equivalence)
+    comparisons = {}
+    for i, (name, pair) in enumerate(zip(arms, pairs, strict=True)):
+        verdict = "none" if pair.leaks or len(seeds) - len(pair.absent) < 2 else str(verdicts[i])
+        comparisons[name] = Comparison(
+            arm=name,
+            expectation=expected[i],
+            verdict=verdict,  # type: ignore[arg-type]  # numpy's strings are of no literal type
+            margin=margin,
+            num_arms=len(arms),
+            seeds=tuple(seeds),
+            planned_seeds=len(seeds) if planned_seeds is None else planned_seeds,
+            looks=tuple(looks),
+            differences=pair.differences,
+            diverged=pair.diverged,
+            baseline_diverged=pair.baseline_diverged,
+            leaking=pair.leaking,
+            baseline_leaking=pair.baseline_leaking,
+            absent=pair.absent,
+            bound=pair.bound,
+            baseline_bound=baseline_bound,
+            n=pair.n,
+            mean=pair.mean,
+            standard_deviation=pair.deviation,
+            interval_90=t_interval(pair.mean, pair.deviation, pair.n, 0.90),
+            interval_95=t_interval(pair.mean, pair.deviation, pair.n, 0.95),
+            p_difference=float(evidence.difference[i]),
+            p_difference_holm=float(difference_holm[i]),
+            p_equivalence=float(evidence.equivalence[i]),
+            p_equivalence_holm=float(equivalence_holm[i]),
+            p_sign_flip=math.nan if pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
+            power=pair.power(margin, len(arms)),
+            seeds_needed=pair.seeds_needed(margin, len(arms), expected[i]) if verdict == "inconclusive" else None,
+        )
+    return comparisons
+
+
+class _Pairs:
+    """The cells of the baseline and of one arm, paired by seed."""
+
+    def __init__(
+        self,
+        baseline: Mapping[int, Value],
+        arm: Mapping[int, Value],
+        seeds: Sequence[int],
+        *,
+        mixed: bool,
+        bound: bool,
+    ) -> None:
+        pairs = {seed: (_number(baseline.get(seed)), _number(arm.get(seed))) for seed in seeds}
+        differences = {seed: before - after for seed, (before, after) in pairs.items()}
+        self.differences = {seed: found for seed, found in differences.items() if not math.isnan(found)}
+        self.diverged = tuple(seed for seed, (_, after) in pairs.items() if after == math.inf)
+        self.baseline_diverged = tuple(seed for seed, (before, _) in pairs.items() if before == math.inf)
+        self.leaking = tuple(seed for seed in seeds if arm.get(seed) == "leaks")
+        self.baseline_leaking = tuple(seed for seed in seeds if baseline.get(seed) == "leaks")
+        self.absent = tuple(seed for seed in seeds if baseline.get(seed) is None or arm.get(seed) is None)
+        self.mixed, self.bound = mixed, bound
+        self.leaks = bool(self.leaking or self.baseline_leaking)
+        self.any_diverged = bool(self.diverged or self.baseline_diverged)
+        self.finite = np.array([found for found in self.differences.values() if math.isfinite(found)])
+        self.n = self.finite.size
+        self.mean = float(self.finite.mean()) if self.n else math.nan
+        self.deviation = float(self.finite.std(ddof=1)) if self.n > 1 else math.nan
+
+    def evidence(self, margin: float) -> Evidence:
+        """Return (3,) p-values each way."""
+        nothing = np.ones(3)
+        if self.leaks:
+            return Evidence(below=nothing, above=nothing)
+        below, above = t_evidence(np.array(self.mean), np.array(self.deviation), self.n, margin)
+        if self.any_diverged:
+            signs = sign_evidence(np.array(list(self.differences.values())), margin)
+            below, above = np.minimum(below, signs.below), np.minimum(above, signs.above)
+        return Evidence(
+            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else below,
+            above=nothing if self.diverged or (self.mixed and not self.bound) else above,
+        )
+
+    def power(self, margin: float, num_arms: int) -> float:
+        """Return the chance to support a true difference of the margin with this many pairs and this spread."""
+        if self.n < 2:
+            return math.nan
+        return 1.0 if self.deviation == 0 else float(power(self.n, margin, self.deviation, LEVEL / 2 / num_arms))
+
+    def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
+        """Return how many seeds would settle this arm; None if no number is sure to."""
+        if self.any_diverged or self.mixed or self.n < 2:
+            return None
+        needed = seeds_to_settle(self.deviation, margin, num_arms, expectation)
+        return needed if needed is not None and needed > self.n else None
+
+
+def _number(value: Value) -> float:
+    """Return a cell's value, infinity if it diverged, nan if there is none."""
+    if value is None or value == "leaks":
+        return math.nan
+    return math.inf if value == "diverged" or not math.isfinite(float(value)) else float(value)
+
+
+def _check(
+    baseline: Mapping[int, Value],
+    arms: Mapping[str, Mapping[int, Value]],
+    seeds: Sequence[int],
+    margin: float,
+    expectations: Mapping[str, Expectation],
+) -> None:
+    if not arms:
+        raise UserError("The study has no arm besides the baseline: add one to study.arms.")
+    if not (math.isfinite(margin) and margin > 0):
+        raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number over 0.")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is no second sample.")
+    for name, expectation in expectations.items():
+        if name not in arms:
+            raise UserError(f"There is an expectation of {name!r}, which is no arm: the arms are {', '.join(arms)}.")
+        if expectation not in EXPECTATIONS:
+            raise UserError(f"Arm {name!r} is expected to {expectation!r}: choose one of {', '.join(EXPECTATIONS)}.")
+    for name, values in {"the baseline": baseline, **arms}.items():
+        if strange := set(values) - set(seeds):
+            raise UserError(f"There are values of {name} with seeds {sorted(strange)}, which the study does not have.")
