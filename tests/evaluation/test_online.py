@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from tests.evaluation.small_models import VOCAB_SIZE, Bound, Recurrent, transfor
 from tests.references.online import learning_slowly
 
 T = 6
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def text(length, seed=0):
@@ -198,6 +200,13 @@ def test_two_processes_get_the_score_of_one():
     for found in run_in_processes(_score_share, 2, model):
         assert found.nll == pytest.approx(alone.nll, rel=1e-12)
         np.testing.assert_array_equal(found.per_character, alone.per_character)
+
+
+def test_a_block_is_a_quarter_of_the_context_unless_set_as_the_configuration_says():
+    protocol = Online()
+    assert protocol.settings(Sizes(100, 33, 1))["block_length"] == 8
+    (said,) = (line for line in (CONF / "evaluate.yaml").read_text().splitlines() if line.startswith("block_length"))
+    assert said.endswith("null: a quarter of the context")
 
 
 class Fixed(Bigram):

@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from charlab.data.windows import window_starts
 from charlab.errors import UserError
+from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes, Sliding, evaluate
 from charlab.models.bigram import Bigram
+from charlab.models.hmm import HiddenMarkovModel
+from charlab.models.mixture import Mixture
 from tests.evaluation.processes import run_in_processes
 from tests.evaluation.small_models import VOCAB_SIZE, Bound, Recurrent, transformer
 from tests.references.evaluation import blocks_slowly, one_pass_slowly, sliding_slowly, windows_slowly
@@ -256,6 +259,24 @@ def test_the_figures_of_a_score():
         "likelihood": "exact",
         "context_length": 4,
     }
+
+
+@pytest.mark.parametrize("protocol", [Estimate(num_batches=3), Blocks(), Sliding(), Online()], ids=lambda p: p.name)
+def test_a_text_that_a_model_finds_impossible_costs_infinity(protocol):
+    model = HiddenMarkovModel(VOCAB_SIZE, num_states=3, parameterization="logits")
+    with torch.no_grad():
+        model.emission[:, 2] = -torch.inf
+    ids = torch.tensor([0, 1, 3, 4] * 9 + [2] + [0, 5, 1, 6] * 3)
+    for scored in (model, Mixture(VOCAB_SIZE, {"only": lambda _: model}, None)):
+        score = evaluate(scored, ids, protocol, context_length=8, batch_size=4)
+        assert score.nll == math.inf
+        assert score.as_dict()["nll"] is None
+        assert "impossible" in score.as_dict()["reason"]
+        assert "finds this text impossible" in str(score)
+        assert "optimizer.smoothing" in str(score)
+        if score.per_character is not None:
+            assert np.isfinite(score.per_character[:35]).all()
+            assert not np.isnan(score.per_character).any()
 
 
 @pytest.mark.parametrize("nll", [math.nan, math.inf, 1000.0])

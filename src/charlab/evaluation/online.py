@@ -50,6 +50,8 @@ class Online(Protocol):
 
     The members of a mixture learn each by itself, by counts or by gradients; their weights stay.
 
+    A block with a character that the model excludes costs ∞, and is not learned from.
+
     Such a figure measures model and learning together, so it is not to be compared with those of other protocols.
 
     Attributes:
@@ -126,10 +128,11 @@ class Online(Protocol):
         return self.block_length or max(1, sizes.context_length // 4)
 
     def _score_and_learn(self, model: LanguageModel, ids: Int[Tensor, " N"], blocks: list[Windows]) -> Iterator[Scored]:
-        model = _learning_copy(model)
+        untaught, model = model, _learning_copy(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.0, 0.999))
         state = model.init_state(1) if reads_on(model) else None
+        excluded = False  # whether the text has a character that is impossible from the beginning
         for (start,), length, scored_from in blocks:
             window = ids[None, start : start + length + 1].long()
             for step in range(self.steps_per_block):
@@ -140,7 +143,10 @@ class Online(Protocol):
                     else:
                         nll = model.nll(window, scored_from=scored_from)[:, scored_from - 1 :]  # (1, n)
                     loss = nll.mean()
-                if not torch.isfinite(loss):
+                is_impossible = step == 0 and bool(nll.isposinf().any()) and not nll.isnan().any()
+                if is_impossible and not excluded:  # by the model, or by what it has learned?
+                    excluded = is_impossible = _excludes(untaught, window, scored_from)
+                if not torch.isfinite(loss) and not is_impossible:
                     raise UserError(
                         f"The nll of characters {start + scored_from} to {start + length} is {loss.item()}: "
                         f"lower learning_rate={self.learning_rate:g}, or take another protocol."
@@ -148,11 +154,19 @@ class Online(Protocol):
                 if step == 0:
                     positions = torch.arange(start + scored_from, start + length + 1, device=ids.device)
                     yield Scored(positions[None], nll.detach(), variance=0.0)
+                if is_impossible:  # nothing can be learned from it
+                    break
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
             if reads_on(model):  # read again, with what was learned
                 _, state = model.extend(window[:, scored_from - 1 : -1], state)
+
+
+@torch.no_grad()
+def _excludes(model: LanguageModel, window: Int[Tensor, "B T+1"], scored_from: int) -> bool:
+    """Return whether a model gives a character of the window the probability 0."""
+    return bool(model.nll(window, scored_from=scored_from).isposinf().any())
 
 
 def _has_learning_rate(settings: Mapping[str, Setting]) -> bool:

@@ -49,6 +49,18 @@ class Score:
         except OverflowError:
             return math.inf
 
+    @property
+    def reason(self) -> str | None:
+        """Why the figure is not finite; None if it is."""
+        if math.isfinite(self.nll):
+            return None
+        if math.isnan(self.nll):
+            return "The model predicts nan: its training has diverged."
+        return (
+            "The model finds this text impossible: it gives a character that occurs in it the probability 0. For a "
+            "model trained by EM, optimizer.smoothing above 0 prevents that."
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Returns everything but `per_character`, ready for JSON: a figure that is not finite is None."""
         figures = {
@@ -63,6 +75,7 @@ class Score:
             "characters": self.characters,
             "likelihood": self.likelihood,
             **self.settings,
+            **({} if self.reason is None else {"reason": self.reason}),
         }
 
     def __str__(self) -> str:
@@ -73,4 +86,5 @@ class Score:
             f"nll {relation} {self.nll:.4f}{error}, bpc {relation} {self.bpc:.4f}, "
             f"perplexity {relation} {self.perplexity:.4f} "
             f"({self.protocol}{settings}, {self.characters:,} characters)"
+            + ("" if self.reason is None else f". {self.reason}")
         )

@@ -52,10 +52,11 @@ def reads_on(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
 
 
 def nll_of_next(logits: Float[Tensor, "B n V"], characters: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
-    """Returns −log p of the characters that came, in nats."""
+    """Return −log p of the characters that came, in nats; ∞ where no character has a probability."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return F.cross_entropy(logits.transpose(1, 2), characters.long(), reduction="none")
+    nll = F.cross_entropy(logits.transpose(1, 2), characters.long(), reduction="none")
+    return nll.masked_fill(logits.amax(dim=-1).isneginf(), torch.inf)
 
 
 def in_batches(windows: list[Windows], batch_size: int) -> list[tuple[int, Windows]]:

@@ -80,7 +80,9 @@ def _filter(predicted: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor]:
 @full_precision
 def predict_characters(predicted: Float[Tensor, "T B K"], emission: Float[Tensor, "K V"]) -> Float[Tensor, "T B V"]:
     """Returns the log-probabilities of all characters, where the hidden states have the probabilities `predicted`."""
-    return (predicted @ emission).log()
+    probabilities = predicted @ emission
+    impossible = probabilities == 0  # whose logarithm has no gradient, and is not to make all others nan
+    return probabilities.masked_fill(impossible, 1.0).log().masked_fill(impossible, -torch.inf)
 
 
 @torch.no_grad()

@@ -236,7 +236,9 @@ def _normalized(weights: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
 
 @full_precision
 def _normalize(logits: Float[Tensor, "*shape V"]) -> Float[Tensor, "*shape V"]:
-    return logits.log_softmax(dim=-1)
+    """Return log-probabilities; −∞ throughout after a text that the member finds impossible."""
+    impossible = logits.amax(dim=-1, keepdim=True).isneginf()
+    return logits.log_softmax(dim=-1).masked_fill(impossible, -torch.inf)
 
 
 @full_precision
