@@ -50,6 +50,8 @@ def print_results(record: Record, console: Console) -> None:
     for entry in record.metrics:
         if entry["protocol"] == "online":
             console.print(_online(entry))
+    for reason in dict.fromkeys(entry["reason"] for entry in record.metrics if entry.get("reason")):
+        console.print(reason, soft_wrap=True, markup=False)
     if record.causality.get("leaks"):
         console.print(_leak(record.causality))
 

@@ -21,6 +21,7 @@ from charlab.configuration.build import build, plain
 from charlab.data.datamodule import CharacterDataModule, divided
 from charlab.errors import UserError
 from charlab.evaluation.causality import Causality, check_causality
+from charlab.evaluation.initial import check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
 from charlab.runs.beginning import begin_record, now
@@ -169,6 +170,8 @@ class _Run:
     def _check_causality(self) -> None:
         """Says before the first step if the model sees the future; training goes on, for that may be the experiment."""
         self.module.evaluation_clock.start()
+        if not (self.folder / LAST).exists():
+            self._check_initial()
         causality = self._causality()
         self.module.evaluation_clock.stop()
         self.record.causality = causality.as_dict()
@@ -178,6 +181,12 @@ class _Run:
                 "the honest one, character by character, will stand beside it.",
                 soft_wrap=True,
             )
+
+    def _check_initial(self) -> None:
+        ids = self.data.ids("train", self.device)
+        warning = check_initial(self.model.to(self.device), ids=ids, context_length=self.data.context_length)
+        if warning is not None and self.trainer.is_global_zero:
+            self.console.print(warning, soft_wrap=True, markup=False)
 
     def _causality(self) -> Causality:
         return check_causality(

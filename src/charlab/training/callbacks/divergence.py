@@ -66,7 +66,10 @@ class Divergence(Callback):
             raise self._diverged("Weights became infinite or nan", trainer)
 
     def _diverged(self, what: str, trainer: Trainer) -> DivergedError:
+        advice = "lower optimizer.lr or clip the gradient"
+        if any("smoothing" in group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            advice = "set optimizer.smoothing above 0, so that EM makes no character impossible"
         return DivergedError(
             f"{what} at step {trainer.global_step}; the last finite loss was {self.last_finite_loss:.4g}, "
-            f"the learning rate {self._rate:.3g}: lower optimizer.lr or clip the gradient."
+            f"the learning rate {self._rate:.3g}: {advice}."
         )
