@@ -25,7 +25,7 @@ train: install ## train: make train ARGS="experiment=part1/bigram"
 	@$(BIN)/python scripts/train.py $(ARGS)
 
 study: install ## run a small study on the embedded corpus and write its report
-	@$(BIN)/python scripts/train.py -m study=demo launcher=joblib $(ARGS)
+	@$(BIN)/python scripts/train.py -m study=demo launcher.at_once=null $(ARGS)
 
 results: install ## write docs/results.md from the records: make results ARGS=--check
 	@$(BIN)/python -m tools.results $(ARGS)

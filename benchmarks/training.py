@@ -156,7 +156,7 @@ def _two_cells(model: str) -> Benchmark:
     return Benchmark(
         f"A sweep of two cells of a small study on two cores, at once or one after the other: model={model}",
         {
-            OURS: lambda _: run_sweep(*cells, "trainer.threads=1", "launcher=joblib", "hydra.launcher.n_jobs=2"),
+            OURS: lambda _: run_sweep(*cells, "trainer.threads=1", "launcher.at_once=2"),
             in_turn: lambda _: run_sweep(*cells, "trainer.threads=2"),
         },
         [Figure("wall_s", "both cells", "s", "times less", in_turn, 1.5)],

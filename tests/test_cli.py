@@ -93,7 +93,7 @@ def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: 
     assert train("seed=1", "logger=tensorboard,csv") == 0
     (config,) = runs
     assert (config.seed, config.name, list(config.logger)) == (1, "transformer-textfile", ["tensorboard", "csv"])
-    assert not {"study", "search", "typed", "cell", "dry_run"} & set(config)  # the record is that of a run alone
+    assert not {"study", "search", "launcher", "dry_run"} & set(config)  # the record is that of a run alone
     (folder,) = empty_folder.glob("outputs/runs/transformer-textfile/*")
     assert len(folder.name) == 12  # the fingerprint
     assert [path.name for path in folder.iterdir()] == [".hydra"]  # no train.log

@@ -14,7 +14,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import NoReturn, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -22,17 +22,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import charlab.runs.fingerprint  # noqa: F401  (registers the resolver in `hydra.run.dir`, in a launcher's worker too)
+import charlab.runs.fingerprint  # noqa: F401  (registers the resolver in `hydra.run.dir`)
 from charlab.configuration.compose import Composer, check_output_folder, leave_out_sweep, resolve_values
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
-from charlab.configuration.overrides import parse, quoted
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
 from charlab.imports import import_lightning
-
-SWEEP_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -62,11 +59,6 @@ def report(arguments: Sequence[str] | None = None) -> int:
 
 def _train(config: DictConfig) -> object:
     hydra_config = HydraConfig.get()
-    if config.cell is not None:
-        from charlab.studies.cells import run_cell
-
-        launcher = cast(dict[str, Any], OmegaConf.to_container(hydra_config.launcher, resolve=True))
-        return run_cell(Path(hydra_config.sweep.dir).parent, config.cell, launcher)
     import_lightning()
     from charlab.runs.train import train
     from charlab.training.callbacks.divergence import DivergedError
@@ -174,7 +166,9 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
         if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # a file of the user's says so
             sweep = True
         if sweep and not shows and _makes_study(composer.master(overrides)):
-            return [*_study_arguments(overrides), *flags, "--multirun"]
+            from charlab.studies.sweep import hand_over
+
+            return [*hand_over(overrides), *flags, "--multirun"]
         if sweep:
             jobs = composer.jobs(overrides)
         for job in [] if shows else jobs:
@@ -190,24 +184,7 @@ def _is_study(overrides: Sequence[str]) -> bool:
 
 
 def _makes_study(master: DictConfig) -> bool:
-    return str(master.hydra.sweeper._target_).endswith("CharlabSweeper")
-
-
-def _study_arguments(overrides: Sequence[str]) -> list[str]:
-    """Returns what concerns a study as a whole, with the rest, which holds for its cells, in one list.
-
-    Hydra itself composes what it is given with no regard to the cells, in which other keys may be known.
-    """
-    own: list[str] = []
-    cells: list[str] = []
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        of_sweep = key in SWEEP_KEYS or key.startswith(("hydra", "study.", "search."))
-        (own if of_sweep else cells).append(override)
-    for override in own:
-        if parse(override).is_sweep_override():
-            raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
-    return [*own, f"typed=[{','.join(map(quoted, cells))}]"]
+    return master.hydra.runtime.choices["hydra/sweeper"] == "charlab"
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""Hydra's way into studies. Hydra accepts a sweeper from this namespace only; all that it does is in charlab."""
+"""Hydra's way into studies: Hydra accepts a sweeper from this namespace only."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
@@ -11,28 +10,21 @@ from omegaconf import DictConfig
 
 
 class CharlabSweeper(Sweeper):
-    """Runs a sweep as a study: cells that are finished are left out, and none can end the others.
+    """Hands a sweep over to `charlab.studies`, which runs what is missing and lets no run end another.
 
     Args:
         params: values to sweep over besides those on the command line, by key.
     """
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
         super().__init__()
-        self.params = params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Remembers what Hydra supplies."""
-        self._supplied = config, hydra_context, task_function
+        """Keep the configuration of the sweep."""
+        self._config, self._search_path = config, hydra_context.config_loader.get_search_path()
 
     def sweep(self, arguments: list[str]) -> None:
-        """Runs what `config.search`, `config.study`, or what was typed, describes."""
-        config = self._supplied[0]
-        if config.search is not None:  # all is imported late: Hydra imports this file whenever it starts
-            from charlab.studies.search import search
+        """Run the study, search or ordinary sweep that the configuration and the arguments describe."""
+        from charlab.studies.sweep import sweep  # here, since Hydra imports this file whenever it starts
 
-            search(*self._supplied)
-            return
-        from charlab.studies.sweep import sweep
-
-        sweep(*self._supplied)
+        sweep(self._config, self._search_path, arguments)

@@ -26,20 +26,6 @@ def test_a_sweep_says_so(launcher, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("nothing_installed")
-def test_a_launcher_that_hydra_does_not_know_without_it(tmp_path, capsys, monkeypatch):
-    from hydra.core.config_store import ConfigStore
-
-    launchers = ConfigStore.instance().repo["hydra"]["launcher"]
-    monkeypatch.setattr(ConfigStore.instance(), "repo", {**ConfigStore.instance().repo})
-    ConfigStore.instance().repo["hydra"] = {
-        **ConfigStore.instance().repo["hydra"],
-        "launcher": {name: node for name, node in launchers.items() if name != "joblib.yaml"},
-    }
-    assert cli.train(["-m", "data=play", "model=bigram,gpt", "launcher=joblib", f"output_dir={tmp_path}"]) == 2
-    assert capsys.readouterr().err == 'launcher=joblib needs an extra: pip install "charlab[joblib]".\n'
-
-
 def test_what_is_installed_or_needs_nothing_is_no_error():
-    assert missing_extra("launcher=basic") is None
-    assert missing_extra("launcher=joblib") is None
+    assert missing_extra("launcher=local") is None
+    assert missing_extra("launcher=slurm") is None

@@ -21,7 +21,7 @@ from charlab.configuration.location import conf_folder
 from charlab.configuration.signatures import signature
 from charlab.errors import UserError
 
-OVERLAYS = ("experiment", "hydra", "launcher", "local", "study")  # they construct nothing of their own
+OVERLAYS = ("experiment", "hydra", "local", "study")  # they construct nothing of their own
 FOLDER = conf_folder()
 FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in OVERLAYS]

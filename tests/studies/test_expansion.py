@@ -86,7 +86,7 @@ def test_arms_on_other_windows_are_marked(write_study: Write, expand: Expand) ->
         ("{learned: [], rot: [seed=3]}", "The arm rot sets seed, which all arms of a study share: leave it out there."),
         ("{learned: [], rot: [data.seed=3]}", "The arm rot sets data.seed, which all arms"),
         ("{learned: [], rot: [output_dir=x]}", "The arm rot sets output_dir, which all arms"),
-        ("{learned: [], rot: [hydra/launcher=basic]}", "The arm rot sets hydra/launcher, which all arms"),
+        ("{learned: [], rot: [launcher=ray]}", "The arm rot sets launcher, which all arms"),
         ("{learned: [], rot: [study.margin=1]}", "The arm rot sets study.margin, which all arms"),
     ],
 )

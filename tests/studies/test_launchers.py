@@ -1,4 +1,4 @@
-"""Studies by the launchers that have processes of their own on this machine, whatever is killed meanwhile."""
+"""Studies on this machine and on Ray while processes of theirs are killed."""
 
 import os
 import signal
@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.studies.real_sweeps import Sweep, assert_only_missing_runs, needs_cluster, parent_of
+from tests.studies.real_sweeps import Sweep, assert_only_missing_runs, needs_cluster
 
-TWO_AT_ONCE = ("launcher=joblib", "hydra.launcher.n_jobs=2")
+TWO_AT_ONCE = ("launcher.at_once=2",)
 
 
 def is_alive(process):
@@ -32,43 +32,49 @@ def assert_killed_cell_is_run_again(sweep):
 
 
 @pytest.mark.slow
-def test_joblib_when_a_cell_is_killed(tmp_path):
+def test_here_when_a_cell_is_killed(tmp_path):
     assert_killed_cell_is_run_again(Sweep(tmp_path, *TWO_AT_ONCE))
 
 
-@pytest.mark.slow
-def test_joblib_when_a_worker_is_killed(tmp_path):
-    sweep = Sweep(tmp_path, *TWO_AT_ONCE)
-    process = sweep.start()
-    _, outcome = sweep.wait_until_running()
-    os.kill(parent_of(outcome.process), signal.SIGKILL)  # joblib then gives up; the study does not
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    assert "The launcher gave up" in output
-    assert len(sweep.finished()) == 4
-
-
-@pytest.mark.slow
-def test_nothing_goes_on_when_a_sweep_is_killed(tmp_path):
-    sweep = Sweep(tmp_path, *TWO_AT_ONCE)
+def assert_nothing_goes_on_when_it_is_killed(sweep):
     process = sweep.start()
     cell, outcome = sweep.wait_until_running()
-    worker = parent_of(outcome.process)
     process.kill()
     process.wait()
     process.stdout.close()
     end = time.monotonic() + 30
-    while is_alive(outcome.process) or sweep.outcomes()[cell.key].fate == "running":  # its worker writes that down
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    while is_alive(worker):  # joblib's own would wait for work for ever
+    while is_alive(outcome.process) or sweep.outcomes()[cell.key].fate == "running":
         assert time.monotonic() < end
         time.sleep(0.05)
     assert sweep.outcomes()[cell.key].fate == "interrupted"
-    time.sleep(1.0)  # in which an orphaned worker could begin another
+    time.sleep(1.0)  # in which another cell could begin
     assert "running" not in {outcome.fate for outcome in sweep.outcomes().values() if outcome is not None}
+
+
+@pytest.mark.slow
+def test_nothing_goes_on_when_a_sweep_is_killed(tmp_path):
+    assert_nothing_goes_on_when_it_is_killed(Sweep(tmp_path, *TWO_AT_ONCE))
+
+
+@pytest.mark.slow
+def test_an_interrupted_sweep_ends_its_cells(tmp_path):
+    sweep = Sweep(tmp_path, *TWO_AT_ONCE)
+    process = sweep.start()
+    _, outcome = sweep.wait_until_running()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert not is_alive(outcome.process)
+    assert {o.fate for o in sweep.outcomes().values() if o is not None} <= {"interrupted", "finished"}
+    assert sweep.run()[0] == 0
+    assert len(sweep.finished()) == 4
 
 
 @pytest.mark.parametrize("launcher", [pytest.param("ray", marks=needs_cluster("ray"))])
 def test_ray_when_a_cell_is_killed(tmp_path, launcher):
     assert_killed_cell_is_run_again(Sweep(tmp_path, f"launcher={launcher}"))
+
+
+@pytest.mark.parametrize("launcher", [pytest.param("ray", marks=needs_cluster("ray"))])
+def test_nothing_goes_on_when_a_sweep_on_ray_is_killed(tmp_path, launcher):
+    assert_nothing_goes_on_when_it_is_killed(Sweep(tmp_path, f"launcher={launcher}"))

@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from charlab.studies import progress
-from charlab.studies.locks import cell_lock, held
-from charlab.studies.outcome import Outcome
+from charlab.studies.outcome import Outcome, cell_lock, held
 from charlab.studies.plan import Cell
 from charlab.studies.progress import Progress, seconds_left, showing
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from charlab import cli
 from charlab.configuration.location import conf_folder
 from charlab.errors import UserError
-from charlab.studies import search as search_module
+from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
 from charlab.studies.search_definition import Parameter, define_search
 
@@ -38,14 +38,14 @@ def quadratic(cell):
 
 
 class Trainer:
-    """Stands in for a launcher: writes the records that training would leave."""
+    """Stands in for an executor: writes the records that training would leave."""
 
     def __init__(self):
         self.batches = []
         self.nll = quadratic
         self.interrupted_at = None
 
-    def __call__(self, config, hydra_context, task_function, folder, cells):
+    def __call__(self, folder, cells):
         self.batches.append(list(cells))
         if self.interrupted_at == len(self.batches):
             raise KeyboardInterrupt
@@ -71,7 +71,7 @@ class Trainer:
 @pytest.fixture
 def trainer(monkeypatch):
     trainer = Trainer()
-    monkeypatch.setattr(search_module, "launch", trainer)
+    monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
     return trainer
 
 

@@ -11,8 +11,7 @@ import pytest
 from charlab.errors import UserError
 from charlab.runs.record import code_hash
 from charlab.studies import load
-from charlab.studies.locks import cell_lock, held
-from charlab.studies.outcome import Outcome, outcome_path
+from charlab.studies.outcome import Outcome, cell_lock, cell_path, held
 from charlab.studies.plan import Arm, Plan
 from charlab.studies.state import StudyResults, read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
@@ -81,7 +80,7 @@ def test_what_became_of_each_cell(study, tmp_path: Path) -> None:
     assert [seed for seed, result in found.items() if result.ended] == [305, 307, 312]
     values = results.values("arm")
     assert [values[seed] for seed in (306, 307, 308, 309, 310, 311)] == [None, "diverged", None, None, None, None]
-    outcome_path(results.folder, found[307].cell).unlink()  # as of a run that is kept elsewhere
+    cell_path(results.folder, found[307].cell, ".json").unlink()  # as of a run that is kept elsewhere
     by_record = read_results(plan, tmp_path / "outputs").of("arm")[2]
     assert (by_record.status, by_record.reason) == ("diverged", "The loss is not a number.")
     table = results.table().set_index(["arm", "seed"])

@@ -16,6 +16,7 @@ from charlab import cli
 from charlab.runs.record import Record, code_hash
 from charlab.studies import sweep
 from charlab.studies.definition import Rerun
+from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Arm, Cell, Plan
 from charlab.studies.sweep import conduct, rehearse
@@ -32,7 +33,7 @@ def logging_as_before() -> Iterator[None]:
 
 
 class MadeUpRuns:
-    """Stands for the launcher: notes which cells it is given, and has them finish unless told otherwise."""
+    """Stands for the executor: notes which cells it is given, and has them finish unless told otherwise."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -41,7 +42,7 @@ class MadeUpRuns:
 
     def launch(self, study: Path, cells: Sequence[Cell]) -> None:
         self.keys = [cell.key for cell in cells]
-        self.forced = [cell.key for cell in Plan.load(study).cells if "force=true" in cell.overrides]
+        self.forced = [cell.key for cell in cells if "force=true" in cell.overrides]
         for cell in cells:
             fate = self.fates.get(cell.key, "finished")
             Outcome(fate, "It has a reason.\n" if fate != "finished" else "", seconds=60.0).save(study, cell)  # type: ignore[arg-type]
@@ -247,7 +248,7 @@ def train(
     work: Path, conf: Path, write_study: Callable[..., str], runs: MadeUpRuns, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., int]:
     """Runs `scripts/train.py` with a study named mine at hand."""
-    monkeypatch.setattr(sweep, "launch", lambda config, context, task, study, cells: runs.launch(study, cells))
+    monkeypatch.setattr(Local, "run", lambda self, study, cells: runs.launch(study, cells))
     monkeypatch.setattr(sweep, "_report", lambda _: None)
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])

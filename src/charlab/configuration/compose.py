@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,11 +25,12 @@ from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryV
 from charlab.configuration import modules, programs
 from charlab.configuration.check import check
 from charlab.configuration.diagnosis import COMPOSITION_ERRORS, diagnose, find_user_error, one_sentence
+from charlab.configuration.former import translate
 from charlab.configuration.loader import Loader, search_path, typed_overrides
 from charlab.configuration.overrides import prepare
 from charlab.errors import UserError
 
-NO_KEYS_OF_A_RUN = ("study", "search", "dry_run", "typed", "cell")
+NO_KEYS_OF_A_RUN = ("study", "search", "launcher", "dry_run")
 """Keys of `conf/train.yaml` that mean nothing to a single run."""
 
 
@@ -97,7 +100,10 @@ class Composer:
     def prepare(self, overrides: Sequence[str]) -> list[str]:
         """Returns overrides as Hydra wants them; see `configuration.overrides.prepare`."""
         groups, list_groups = self.loader.groups_of(self.config_name)
-        return [prepare(override, list_groups, groups) for override in overrides]
+        present, notes = translate(overrides)
+        for note in notes:
+            _tell_once(note)
+        return [prepare(override, list_groups, groups) for override in present]
 
     def job(self, overrides: Sequence[str], *, complete: bool = True) -> DictConfig:
         """Returns the configuration of a single job, Hydra's node included.
@@ -128,7 +134,7 @@ class Composer:
         chosen = []
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            if key.startswith(("hydra", "study.", "search.")) or self.loader.is_group(key):
+            if key.startswith(("hydra", "study.", "search.", "launcher.")) or self.loader.is_group(key):
                 chosen.append(override)
         return self._load(chosen, multirun=True)
 
@@ -180,6 +186,11 @@ class Composer:
     def _check(self, config: DictConfig, *, complete: bool) -> None:
         with hydra_config(config):
             check(config, self.loader.sources, self.values, complete=complete)
+
+
+@functools.cache
+def _tell_once(note: str) -> None:
+    print(note, file=sys.stderr)
 
 
 def check_output_folder(config: DictConfig, *, sweep: bool) -> None:

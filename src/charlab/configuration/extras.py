@@ -7,7 +7,6 @@ from importlib.util import find_spec
 from charlab.errors import UserError
 
 EXTRAS = {
-    "launcher=joblib": ("joblib", "hydra_plugins.hydra_joblib_launcher"),
     "launcher=slurm": ("slurm", "submitit"),
     "launcher=ray": ("ray", "ray"),
     "search": ("search", "optuna"),

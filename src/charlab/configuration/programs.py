@@ -24,8 +24,7 @@ TRAIN: dict[str, Any] = {
     "plot.log_steps": bool,
     "study": dict | None,
     "search": dict | None,
-    "typed": list[str],
-    "cell": str | None,
+    "launcher": dict,
 }
 
 _TRAINED: dict[str, Any] = {

@@ -9,20 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import plain
-from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
+from charlab.configuration.compose import (
+    NO_KEYS_OF_A_RUN,
+    Composer,
+    check_output_folder,
+    hydra_config,
+    resolve_values,
+)
 from charlab.configuration.nearest import listed
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.runs.fingerprint import DECISIVE_TRAINER_KEYS, fingerprint
+from charlab.studies.cell import write_cell
 from charlab.studies.definition import Definition, check_names, grid_arms, leaf
+from charlab.studies.outcome import cell_path
 from charlab.studies.plan import Arm, Cell, Plan
 
 PROGRAM = "scripts/train.py"
 # What no arm may change: a seed pairs the arms, and all of a study lies in one place.
-SHARED_KEYS = ("seed", "data.seed", "output_dir", "force", "dry_run", "study", "typed", "cell", "hydra", "launcher")
+SHARED_KEYS = ("seed", "data.seed", "output_dir", "force", "dry_run", "study", "search", "hydra", "launcher")
 
 
 class Expansion:
@@ -31,7 +39,7 @@ class Expansion:
     Args:
         definition: the study's.
         composer: of the training program.
-        typed: overrides, prepared, that hold for every cell; those of an ordinary sweep have several values.
+        typed: overrides, prepared, that hold for every cell; an ordinary sweep's may have several values.
         flags: options of the program that every cell needs as well, such as `--config-dir`.
         params: values that a configuration file sweeps over, by key.
     """
@@ -66,6 +74,7 @@ class Expansion:
             arms, seeds = definition.arms, definition.seeds
             self._check_typed()
         configs = [self._compose(arm, seeds[0] if seeds else None) for arm in arms]
+        self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
         _check_distinct(arms, [_meaning(config) for config in configs])
         self.output_dir = Path(configs[0].output_dir)
@@ -97,6 +106,14 @@ class Expansion:
             command=command,
             sweep=sweep,
         )
+
+    def write(self, study: Path, cells: Sequence[Cell]) -> None:
+        """Write the files of these cells of the plan into the study's folder."""
+        for cell in cells:
+            config = self._configs[cell.arm]
+            config.seed, config.force = cell.seed, "force=true" in cell.overrides
+            own = cell.overrides[len(self.flags) :]
+            write_cell(cell_path(study, cell, ".yaml"), run_values(config), self.output_dir / "runs" / cell.run, own)
 
     def _overrides(self, arm: Arm, seed: int | None) -> list[str]:
         own = self.composer.prepare(arm.overrides)
@@ -146,6 +163,13 @@ class Expansion:
         kept = sorted(override for override in self.given if _key(override) != "seed")
         leaves = [leaf(key) for key in self._factors() if key != "seed"] or ["one"]
         return f"sweep-{'+'.join(leaves)}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
+
+
+def run_values(config: DictConfig) -> dict[str, Any]:
+    """Return the part of a composed configuration that describes a single run, resolved."""
+    keys = [str(key) for key in config if key not in ("hydra", *NO_KEYS_OF_A_RUN)]
+    with hydra_config(config):
+        return plain(OmegaConf.masked_copy(config, keys))
 
 
 def merged(*groups: Sequence[str]) -> list[str]:

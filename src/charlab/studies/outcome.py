@@ -1,32 +1,44 @@
-"""What became of a cell's latest attempt, as far as its run's own record cannot tell."""
+"""What a study's folder says about its cells: their outcomes, and the locks that show who is at work."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import filelock
+
+from charlab.errors import UserError
 from charlab.files import write_atomically
-from charlab.studies.locks import cell_lock, is_held
 from charlab.studies.plan import Cell
+
+STOP_FILE = "stop"  # in the study's folder: start no further cell
+SECONDS_TO_PROBE = 2.0  # a status check holds a lock for a moment, so a sweep waits this long for its own
 
 Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
 
 
+def cell_path(study: Path, cell: Cell, suffix: str) -> Path:
+    """Return the file that belongs to a cell: `.yaml` its configuration, `.json` its outcome, `.log` its output."""
+    return study / "cells" / cell.arm / f"{cell.seed}{suffix}"
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """A cell's latest attempt.
+    """A cell's latest attempt, as far as its run's own record cannot tell.
 
     Attributes:
         fate: "killed" by a signal (out of memory, for instance), "timed out" by the study's limit, "interrupted" by
-            whoever ran the study; "failed" covers all that raises or exits.
-        reason: why, in a sentence or the end of a traceback; empty if it is running or has finished.
-        seconds: how long the process took, start-up included.
+            the user or by the end of the study's process; "failed" if it raised an error or exited early.
+        reason: one sentence or the end of a traceback; empty if the cell is running or has finished.
+        seconds: duration of the process, start-up included.
         exit_code: of the process; negative for a signal; None while it runs.
         host: the machine that it ran on.
         process: its process id there.
-        started: when (ISO 8601, UTC).
+        started: start time (ISO 8601, UTC).
     """
 
     fate: Fate
@@ -38,20 +50,20 @@ class Outcome:
     started: str = ""
 
     def save(self, study: Path, cell: Cell) -> None:
-        """Writes the outcome below the study's folder, atomically."""
+        """Write the outcome into the study's folder, atomically."""
         text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
-        write_atomically(outcome_path(study, cell), lambda file: file.write(text.encode()))
+        write_atomically(cell_path(study, cell, ".json"), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, study: Path, cell: Cell) -> Outcome | None:
-        """Reads the outcome of a cell; None if it was never attempted or the file cannot be read.
+        """Read the outcome of a cell; None if it was never started or the file cannot be read.
 
-        Whoever died while running a cell could not write that down, so "running" is believed only while somebody
-        holds the cell's lock.
+        A watcher that was killed could not write the end of its cell, so "running" counts only while the cell's lock
+        is held.
         """
-        held = is_held(cell_lock(study, cell))  # looked at first: a cell that ends meanwhile is then read as ended
+        held = is_held(cell_lock(study, cell))  # before reading: a cell that ends in between is then read as ended
         try:
-            outcome = cls(**json.loads(outcome_path(study, cell).read_text(encoding="utf-8")))
+            outcome = cls(**json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
         if outcome.fate == "running" and not held:
@@ -59,11 +71,51 @@ class Outcome:
         return outcome
 
 
-def outcome_path(study: Path, cell: Cell) -> Path:
-    """Returns where the outcome of a cell is kept."""
-    return study / "cells" / cell.arm / f"{cell.seed}.json"
+def cell_lock(study: Path, cell: Cell) -> Path:
+    """Return the file that the process running a cell has locked."""
+    return cell_path(study, cell, ".lock")
 
 
-def log_path(study: Path, cell: Cell) -> Path:
-    """Returns where what a cell prints is kept."""
-    return study / "cells" / cell.arm / f"{cell.seed}.log"
+@contextmanager
+def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of a file, which the system releases however the holder ends.
+
+    Args:
+        path: the file; it is kept.
+        timeout: seconds to wait for another holder; negative to wait for ever.
+
+    Raises:
+        TimeoutError: if it is still held by then.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path).acquire(timeout=timeout):
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether the lock of a file is held; False if the file does not exist."""
+    if not path.exists():
+        return False
+    try:
+        with held(path, timeout=0):
+            return False
+    except (TimeoutError, OSError):
+        return True
+
+
+@contextmanager
+def sweeping(study: Path) -> Iterator[None]:
+    """Keep a second sweep away from a study's folder.
+
+    Raises:
+        UserError: if another process is running the study.
+    """
+    lock = held(study / "sweep.lock", timeout=SECONDS_TO_PROBE)
+    try:
+        lock.__enter__()
+    except TimeoutError:
+        raise UserError(f"Another process is running the study in {study} right now: wait for it, or end it.") from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)

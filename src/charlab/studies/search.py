@@ -10,27 +10,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
-from charlab.configuration.extras import missing_extra
 from charlab.errors import UserError
 from charlab.runs.fingerprint import fingerprint
 from charlab.runs.record import Record
 from charlab.seeding import derive_seed
-from charlab.studies.cells import STOP_FILE
-from charlab.studies.expansion import PROGRAM, merged
-from charlab.studies.launching import launch
-from charlab.studies.locks import sweeping
-from charlab.studies.outcome import Outcome
+from charlab.studies.cell import write_cell
+from charlab.studies.executors import Executor
+from charlab.studies.expansion import PROGRAM, merged, run_values
+from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Arm, Cell, Plan
 from charlab.studies.progress import showing
 from charlab.studies.search_definition import SearchDefinition, define_search
-from charlab.studies.slots import Capacity
 
 if TYPE_CHECKING:
     import optuna
@@ -39,38 +35,34 @@ STORAGE = "trials.db"
 BEST_SHOWN = 10
 
 
-def search(config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction) -> None:
-    """Runs the search that is chosen until it has as many trials as it asks for; prints the best of them.
+def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor) -> None:
+    """Run the search that is chosen until it has as many trials as it asks for; print the best of them.
 
     Args:
-        config: the sweep's, with Hydra's node; `typed` holds what was typed for every trial.
-        hydra_context: Hydra's.
-        task_function: what a launcher's job runs.
+        config: the sweep's, with Hydra's node.
+        composer: of the training program.
+        typed: overrides, prepared, that hold for every trial.
+        executor: what runs the trials.
 
     Raises:
         UserError: if something in it is wrong.
         SystemExit: with 1, if no trial has a result.
     """
-    choices = config.hydra.runtime.choices
-    for part in ("search", f"launcher={choices['hydra/launcher']}"):
-        absent = missing_extra(part)
-        if absent is not None:
-            raise absent
     if config.dry_run:
         raise UserError("dry_run=true shows the runs of a study; what a search will try is not known yet.")
-    definition = define_search(config.search, choices.search)
-    composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
-    trials = _Trials(definition, composer, list(config.typed))
-    capacity = Capacity.of(OmegaConf.to_container(config.hydra.launcher, resolve=True))  # type: ignore[arg-type]
+    definition = define_search(config.search, config.hydra.runtime.choices.search)
+    trials = _Trials(definition, composer, typed)
+    executor.check(trials.output_dir)
     console = Console()
     with sweeping(trials.folder):
         trials.open()
         (trials.folder / STOP_FILE).unlink(missing_ok=True)
-        while batch := trials.next(definition.at_once or capacity.at_once):
+        while batch := trials.next(definition.at_once or executor.at_once):
             cells = list(dict.fromkeys(batch.values()))
             trials.plan(cells).save(trials.folder)
             with showing(trials.folder, cells, console):
-                launch(config, hydra_context, task_function, trials.folder, cells)
+                trials.write(cells)
+                executor.run(trials.folder, cells)
             if not trials.tell(batch):
                 break
         trials.print(console)
@@ -84,6 +76,7 @@ class _Trials:
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
         self._cells: dict[int, Cell] = {}
+        self._values: dict[str, dict[str, Any]] = {}
         composer.loader.remember()
         shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
@@ -145,6 +138,12 @@ class _Trials:
     def _startup(self) -> int:
         """How many trials are drawn at random, before what is known of them guides the next."""
         return max(3, self.definition.trials // 3)
+
+    def write(self, cells: Sequence[Cell]) -> None:
+        """Write the files of these cells into the search's folder."""
+        for cell in cells:
+            folder = self.output_dir / "runs" / cell.run
+            write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
         """Returns what `run_cell` needs to know."""
@@ -234,6 +233,7 @@ class _Trials:
         config = self._compose(params)
         with hydra_config(config):
             run = f"{config.name}/{fingerprint(config)}"
+        self._values[run] = run_values(config)
         overrides = merged(self.shared, self._overrides(params))
         self._cells[number] = Cell(f"trial-{number:03d}", self.definition.seed, run, tuple(overrides))
         return self._cells[number]

@@ -11,8 +11,7 @@ from charlab.errors import UserError
 from charlab.runs.archive import COLUMNS, Archive
 from charlab.runs.record import FILE_NAME, Record, code_hash
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
-from charlab.studies.locks import cell_lock, is_held
-from charlab.studies.outcome import Outcome
+from charlab.studies.outcome import Outcome, cell_lock, is_held
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charlab.studies.expansion import PROGRAM
-from charlab.studies.outcome import log_path
+from charlab.studies.outcome import cell_path
 from charlab.studies.progress import duration, seconds_left
 from charlab.studies.state import CellResult, StudyResults
 
@@ -53,7 +53,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
             soft_wrap=True,
         )
         console.print(f"  again: python {PROGRAM} {escape(shlex.join(result.cell.overrides))}", soft_wrap=True)
-        log = log_path(results.folder, result.cell)
+        log = cell_path(results.folder, result.cell, ".log")
         if log.exists():
             console.print(f"  log:   {escape(str(log))}", soft_wrap=True)
     older = sum(result.older for result in results.cells)

@@ -1,85 +1,130 @@
-"""Running a study from its plan to its report."""
+"""Run a study from its plan to its report."""
 
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.config_search_path import ConfigSearchPath
+from omegaconf import DictConfig
 from rich.console import Console
 
+from charlab.configuration.build import build
 from charlab.configuration.compose import Composer
 from charlab.configuration.extras import missing_extra
 from charlab.configuration.loader import typed_overrides
 from charlab.configuration.location import conf_folder
-from charlab.studies.cells import STOP_FILE
+from charlab.configuration.overrides import parse
+from charlab.errors import UserError
 from charlab.studies.definition import Rerun, define
+from charlab.studies.executors import Executor
 from charlab.studies.expansion import PROGRAM, Expansion
-from charlab.studies.launching import launch
 from charlab.studies.links import link_runs
-from charlab.studies.locks import sweeping
-from charlab.studies.outcome import Outcome
+from charlab.studies.outcome import STOP_FILE, Outcome, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.progress import showing
-from charlab.studies.slots import Capacity
 from charlab.studies.state import CellResult, StudyResults, read_results
 from charlab.studies.summary import print_cells, print_summary
 
 NOT_CHOSEN = "_base"  # the option of the group `study` that is no study
-
+OWN_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
+OWN_NODES = ("hydra", "study.", "search.", "launcher.")
 
 Launch = Callable[[Path, Sequence[Cell]], None]
 """Runs these cells of the study in a folder, and returns when each has ended."""
 
 
-def sweep(config: DictConfig, hydra_context: HydraContext, task_function: TaskFunction) -> None:
-    """Runs the study that is chosen, or makes one of an ordinary sweep; prints what became of it.
+def hand_over(overrides: Sequence[str]) -> list[str]:
+    """Return overrides such that Hydra composes the sweep's own configuration and leaves the cells' to `sweep`.
+
+    Hydra leaves keys with several values out of a sweep's configuration, so each value that is meant for cells becomes
+    a choice of one: cells may have keys that the sweep's configuration lacks.
+
+    Raises:
+        UserError: if a setting of the sweep as a whole has several values.
+    """
+    handed = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not _is_own(override):
+            several = not equals or parse(override).is_sweep_override()
+            handed.append(override if several else f"{key}=choice({value})")
+        elif parse(override).is_sweep_override():
+            raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
+        else:
+            handed.append(override)
+    return handed
+
+
+def handed_over(arguments: Sequence[str]) -> list[str]:
+    """Return what `hand_over` made choices of, as it was typed; the settings of the sweep as a whole are left out."""
+    typed = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        single = value.startswith("choice(") and len(list(parse(argument).sweep_string_iterator())) == 1
+        if not _is_own(argument):
+            typed.append(f"{key}={value[len('choice(') : -1]}" if single else argument)
+    return typed
+
+
+def _is_own(override: str) -> bool:
+    key = override.lstrip("+~").partition("=")[0]
+    return key in OWN_KEYS or key.startswith(OWN_NODES)
+
+
+def sweep(config: DictConfig, search_path: ConfigSearchPath, arguments: Sequence[str]) -> None:
+    """Run the study or search that is chosen, or an ordinary sweep as a study, and print what became of it.
 
     Args:
-        config: the sweep's, with Hydra's node; `typed` holds what was typed for every cell.
-        hydra_context: Hydra's.
-        task_function: what a launcher's job runs.
+        config: the sweep's, with Hydra's node.
+        search_path: where configuration files are looked for.
+        arguments: overrides for the cells, by way of `hand_over`.
 
     Raises:
         UserError: if something in it is wrong; nothing has been written then.
         SystemExit: with 1, if a cell has not finished.
     """
-    choice = config.hydra.runtime.choices.study
-    absent = missing_extra(f"launcher={config.hydra.runtime.choices['hydra/launcher']}")
-    if absent is not None:
-        raise absent
-    definition = define(config.study, None if choice == NOT_CHOSEN else choice)
-    typed = list(config.typed)
-    composer = Composer(config.hydra.job.config_name, hydra_context.config_loader.get_search_path())
+    choices = config.hydra.runtime.choices
+    for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None else [])):
+        if (absent := missing_extra(part)) is not None:
+            raise absent
+    composer = Composer(config.hydra.job.config_name, search_path)
+    executor: Executor = build(config.launcher)
+    typed = handed_over(arguments)
+    if config.search is not None:
+        from charlab.studies.search import search
+
+        return search(config, composer, typed, executor)
+    definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
     plan = expansion.plan(_command(config, typed))
+    executor.check(expansion.output_dir)
     again = (*definition.rerun, "all") if "force=true" in map(str.lower, typed) else definition.rerun
     if config.dry_run:
-        at_once = Capacity.of(OmegaConf.to_container(config.hydra.launcher, resolve=True)).at_once  # type: ignore[arg-type]
-        rehearse(plan, expansion.output_dir, again=again, at_once=at_once)
-        return
-    results = conduct(
-        plan,
-        expansion.output_dir,
-        lambda folder, cells: launch(config, hydra_context, task_function, folder, cells),
-        again=again,
-    )
+        return rehearse(plan, expansion.output_dir, again=again, at_once=executor.at_once)
+
+    def launch(folder: Path, cells: Sequence[Cell]) -> None:
+        expansion.write(folder, cells)
+        executor.run(folder, cells)
+
+    results = conduct(plan, expansion.output_dir, launch, again=again)
     _report(results)
     if any(result.status != "finished" for result in results.cells):
         raise SystemExit(1)
+    return None
 
 
 def rehearse(plan: Plan, output_dir: Path, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
-    """Prints what `conduct` would do with the same arguments, and about how long it would take.
+    """Print what `conduct` would do with the same arguments, and about how long it would take.
 
     Args:
         plan: the study's.
         output_dir: the folder of all outputs.
-        again: which cells are to be run though they have a result.
-        at_once: how many at a time.
+        again: which cells to run although they have a result.
+        at_once: how many cells run at a time.
     """
     console = Console()
     results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
@@ -88,16 +133,16 @@ def rehearse(plan: Plan, output_dir: Path, *, again: Sequence[Rerun] = (), at_on
 
 
 def conduct(plan: Plan, output_dir: Path, launch: Launch, *, again: Sequence[Rerun] = ()) -> StudyResults:
-    """Runs the cells of a study that have no result yet, and prints what became of each.
+    """Run the cells of a study that have no result yet, and print what became of each.
 
     Args:
         plan: the study's, as if nothing had been run.
         output_dir: the folder of all outputs.
         launch: what runs them.
-        again: which cells are to be run though they have a result.
+        again: which cells to run although they have a result.
 
     Returns:
-        What there is now.
+        All results of the study.
 
     Raises:
         UserError: if another process is running the study, or what it knows of its past cannot be read.
@@ -105,18 +150,17 @@ def conduct(plan: Plan, output_dir: Path, launch: Launch, *, again: Sequence[Rer
     console = Console()
     folder = _folder(plan, output_dir)
     plan = _continued(plan, folder)
-    due = _due(read_results(plan, output_dir), again)
+    due = [_cell_to_run(result) for result in _due(read_results(plan, output_dir), again)]
     _warn_of_few_seeds(plan, console)
     with sweeping(folder):
-        _with_force(plan, due).save(folder)
+        plan.save(folder)
         try:
             if due:
                 (folder / STOP_FILE).unlink(missing_ok=True)
-                cells = [result.cell for result in due]
-                with showing(folder, cells, console):
-                    launch(folder, cells)
+                with showing(folder, due, console):
+                    launch(folder, due)
+                _tell_never_begun(folder, due)
         finally:
-            plan.save(folder)
             results = read_results(plan, output_dir)
             link_runs(results)
             print_summary(results, console)
@@ -127,17 +171,23 @@ def _folder(plan: Plan, output_dir: Path) -> Path:
     return output_dir.absolute() / "studies" / plan.name
 
 
+def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
+    never = sum(Outcome.load(folder, cell) is None for cell in cells)
+    if never and not (folder / STOP_FILE).exists():
+        print(f"{never} cells never began; the output of a cluster's jobs is in {folder / 'jobs'}.", file=sys.stderr)
+
+
 def _report(results: StudyResults) -> None:
-    """Writes the report, unless there is nothing yet to report on."""
+    """Write the report, unless there is nothing yet to report on."""
     if not any(result.ended for result in results.cells):
         return
-    from charlab.studies.report.program import make_report  # imported late: it draws, and a dry run does without
+    from charlab.studies.report.program import make_report  # here, since it imports matplotlib
 
     make_report(results)
 
 
 def _flags(config: DictConfig) -> list[str]:
-    """Returns the options that say where configuration files lie, as they were typed or as good as."""
+    """Return the options that name the folders of configuration files, such as were given."""
     options = {"main": "--config-path", "command-line": "--config-dir"}
     sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
     own = str(conf_folder())
@@ -150,15 +200,16 @@ def _flags(config: DictConfig) -> list[str]:
 
 
 def _command(config: DictConfig, typed: Sequence[str]) -> str:
-    """Returns what makes the study again, after `python`."""
-    passing = ("typed=", "dry_run=", "study.rerun=", "force=")
-    given = [*typed_overrides(config, "hydra"), *typed_overrides(config), *typed]
+    """Return the command that makes the study again, after `python`."""
+    passing = ("dry_run=", "study.rerun=", "force=")
+    own = [override for override in typed_overrides(config) if _is_own(override)]
+    given = [*typed_overrides(config, "hydra"), *own, *typed]
     kept = [override for override in given if not override.startswith(passing) and override != "hydra.mode=MULTIRUN"]
     return shlex.join([PROGRAM, "-m", *_flags(config), *kept])
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
-    """Returns the plan with what is known of the study since its first cell ran, if one did."""
+    """Return the plan with the study's past since its first cell ran, if one did."""
     if not (folder / FILE_NAME).exists():
         return plan
     former = Plan.load(folder)
@@ -167,7 +218,7 @@ def _continued(plan: Plan, folder: Path) -> Plan:
 
 
 def _due(results: StudyResults, again: Sequence[Rerun]) -> list[CellResult]:
-    """Returns the cells that are to be run: those without a result, and those that are to have another."""
+    """Return the cells to run: those without a result, and those that are to get another."""
     return [result for result in results.cells if _is_due(result, results.plan.time_limit, again)]
 
 
@@ -179,17 +230,15 @@ def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]
     return result.status not in ("finished", "diverged", "corrupt", "running")
 
 
-def _with_force(plan: Plan, due: Sequence[CellResult]) -> Plan:
-    """Returns the plan to be run, in which cells that have a result are told to train again all the same."""
-    again = {result.cell.key for result in due if result.ended or result.status == "corrupt"}
-    cells = (
-        replace(cell, overrides=(*cell.overrides, "force=true")) if cell.key in again else cell for cell in plan.cells
-    )
-    return replace(plan, cells=tuple(cells))
+def _cell_to_run(result: CellResult) -> Cell:
+    """Return a cell, told to train again if it has a result already."""
+    if result.ended or result.status == "corrupt":
+        return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
+    return result.cell
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
-    from charlab.studies.paired import minimum_seeds  # imported late: it needs scipy, and a mistake is told without
+    from charlab.studies.paired import minimum_seeds  # here, since it imports scipy, and most mistakes end before
 
     arms = len(plan.arms) - 1
     if arms and len(plan.seeds) < minimum_seeds(arms):

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 
 from charlab.errors import UserError
-from charlab.studies.cells import STOP_FILE, run_cell, train_command
-from charlab.studies.locks import sweeping
-from charlab.studies.outcome import Outcome, log_path
+from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.runner import Slot, run_cell, start_interpreter
 
 WRITES_RECORD = """
 import json, pathlib, sys
@@ -53,18 +52,19 @@ def save_plan(study, *, seeds=(1,), **changes):
 
 
 def program(source):
-    """Returns what makes the command of a cell whose process runs this source; it can call `record(status)`."""
+    """Starts cells whose process runs this source; it can call `record(status)`."""
 
-    def command(cell, output_dir):
-        preparation = WRITES_RECORD.format(folder=str(output_dir / "runs" / cell.run))
-        return [sys.executable, "-S", "-c", preparation + textwrap.dedent(source)]
+    def start(file, log, slot):
+        folder = file.parents[4] / "runs" / "run" / file.stem
+        command = [sys.executable, "-S", "-c", WRITES_RECORD.format(folder=str(folder)) + textwrap.dedent(source)]
+        return start_interpreter(file, log, slot, command)
 
-    return command
+    return start
 
 
 def fate_of(study, source, **changes):
     plan = save_plan(study, **changes)
-    outcome = run_cell(study, "arm/1", command=program(source))
+    outcome = run_cell(study, "arm/1", start=program(source))
     assert Outcome.load(study, plan.cells[0]) == outcome
     return outcome
 
@@ -116,7 +116,7 @@ def test_sys_exit_before_the_run_is_finished(study, code):
 def test_a_run_left_elsewhere_is_not_finished(study):
     outcome = fate_of(study, "pass")
     assert outcome.fate == "failed"
-    assert "trainer.precision" in outcome.reason
+    assert "left no run in" in outcome.reason
 
 
 def test_divergence(study):
@@ -140,7 +140,7 @@ def test_killed_by_a_signal(study):
 
 def test_a_kill_for_want_of_memory_is_suspected(study, monkeypatch):
     counts = iter([4, 5])
-    monkeypatch.setattr("charlab.studies.cells._out_of_memory_kills", lambda: next(counts))
+    monkeypatch.setattr("charlab.studies.runner._out_of_memory_kills", lambda: next(counts))
     outcome = fate_of(study, "import os; os.kill(os.getpid(), 9)")
     assert outcome.fate == "killed"
     assert "perhaps out of memory" in outcome.reason
@@ -160,7 +160,7 @@ def test_more_memory_than_there_is(study):
 
 
 def test_the_time_limit_ends_even_who_does_not_want_to(study, monkeypatch):
-    monkeypatch.setattr("charlab.studies.cells.SECONDS_TO_END", 0.2)
+    monkeypatch.setattr("charlab.studies.runner.SECONDS_TO_END", 0.2)
     outcome = fate_of(
         study,
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)",
@@ -173,7 +173,7 @@ def test_the_time_limit_ends_even_who_does_not_want_to(study, monkeypatch):
 
 def test_a_program_that_is_not_there(study):
     save_plan(study)
-    outcome = run_cell(study, "arm/1", command=lambda *_: ["/no/such/program"])
+    outcome = run_cell(study, "arm/1", start=lambda *given: start_interpreter(*given, ["/no/such/program"]))
     assert outcome.fate == "failed"
     assert "/no/such/program" in outcome.reason
 
@@ -188,7 +188,7 @@ def test_nothing_is_left_of_its_children(study):
         record("finished")
         """,
     )
-    child = int(log_path(study, Plan.load(study).cells[0]).read_text())
+    child = int(cell_path(study, Plan.load(study).cells[0], ".log").read_text())
     wait_for(lambda: not is_alive(child))
 
 
@@ -203,22 +203,22 @@ def test_an_unknown_cell_and_an_unknown_study(study, capsys):
 
 def test_one_failure_does_not_stop_the_others(study):
     save_plan(study, seeds=(1, 2))
-    assert run_cell(study, "arm/1", command=program("sys.exit(1)")).fate == "failed"
-    assert run_cell(study, "arm/2", command=program("record('finished')")).fate == "finished"
+    assert run_cell(study, "arm/1", start=program("sys.exit(1)")).fate == "failed"
+    assert run_cell(study, "arm/2", start=program("record('finished')")).fate == "finished"
 
 
 def test_fail_fast_keeps_the_others_from_beginning(study):
     plan = save_plan(study, seeds=(1, 2), fail_fast=True)
-    assert run_cell(study, "arm/1", command=program("sys.exit(1)")).fate == "failed"
+    assert run_cell(study, "arm/1", start=program("sys.exit(1)")).fate == "failed"
     assert (study / STOP_FILE).exists()
-    assert run_cell(study, "arm/2", command=program("record('finished')")) is None
+    assert run_cell(study, "arm/2", start=program("record('finished')")) is None
     assert Outcome.load(study, plan.cells[1]) is None
 
 
 def test_a_finished_cell_does_not_stop_the_others(study):
     save_plan(study, seeds=(1, 2), fail_fast=True)
-    run_cell(study, "arm/1", command=program("record('finished')"))
-    assert run_cell(study, "arm/2", command=program("record('finished')")).fate == "finished"
+    run_cell(study, "arm/1", start=program("record('finished')"))
+    assert run_cell(study, "arm/2", start=program("record('finished')")).fate == "finished"
 
 
 SEES = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('OMP_NUM_THREADS')); record('finished')"
@@ -228,14 +228,27 @@ SEES = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('OMP_NU
 def test_a_cell_sees_its_share_of_the_cores(study, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     cores = sorted(os.sched_getaffinity(0))
-    launcher = {"_target_": "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher", "n_jobs": len(cores)}
     plan = save_plan(study)
-    with sweeping(study):
-        run_cell(study, "arm/1", launcher, command=program(SEES))
-    assert log_path(study, plan.cells[0]).read_text() == f"[{cores[0]}] 1\n"
-    run_cell(study, "arm/1", command=program(SEES))
-    assert log_path(study, plan.cells[0]).read_text() == f"{cores} {len(cores)}\n"
+    run_cell(study, "arm/1", Slot(1, (cores[0],)), start=program(SEES))
+    assert cell_path(study, plan.cells[0], ".log").read_text() == f"[{cores[0]}] 1\n"
+    run_cell(study, "arm/1", start=program(SEES))
+    assert cell_path(study, plan.cells[0], ".log").read_text() == f"{cores} None\n"
     assert sorted(os.sched_getaffinity(0)) == cores
+
+
+def test_the_environment_of_a_slot():
+    environment = Slot(2, (2, 3), "1").environment(
+        {"PATH": "here", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "0,1"}
+    )
+    assert environment == {
+        "PATH": "here",
+        "OMP_NUM_THREADS": "2",
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "2",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
+    assert "CUDA_VISIBLE_DEVICES" not in Slot(1).environment({})
+    assert set(Slot(3).environment({"OMP_NUM_THREADS": "2"}).values()) == {"2"}
 
 
 def test_a_cell_is_no_step_of_a_slurm_job(study, monkeypatch):
@@ -251,29 +264,18 @@ def test_modules_that_can_be_imported_here_can_be_imported_there(study, tmp_path
     assert fate_of(study, "import my_model; record('finished')").fate == "finished"
 
 
-def test_the_command_of_a_cell(tmp_path):
-    cell = Cell("arm", 3, "name/abc", ("model=gpt", "seed=3"))
-    output_dir = tmp_path / "it's, a=folder"
-    command = train_command(cell, output_dir)
-    assert command[:5] == [sys.executable, "-m", "charlab.cell", "model=gpt", "seed=3"]
-    from charlab.configuration.overrides import parse
-
-    assert parse(command[5]).value() == str(output_dir)
-
-
 WORKER = """
 import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell turns off for what it starts in the background
 import sys
 from pathlib import Path
-from charlab.studies.cells import run_cell
-from charlab.studies import cells
-cells.SECONDS_TO_END = 2.0
-command = lambda *_: [sys.executable, "-c", sys.argv[2]]
-run_cell(Path(sys.argv[1]), "arm/1", command=command)
+from charlab.studies import runner
+runner.SECONDS_TO_END = 2.0
+start = lambda *given: runner.start_interpreter(*given, [sys.executable, "-c", sys.argv[2]])
+runner.run_cell(Path(sys.argv[1]), "arm/1", start=start)
 """
 ENDS_WITH_WATCHER = (
-    "from charlab.studies.guard import end_with_watcher; end_with_watcher(); import time; time.sleep(60)"
+    "from charlab.studies.cell import exit_with_watcher; exit_with_watcher(); import time; time.sleep(60)"
 )
 
 
@@ -312,26 +314,23 @@ def test_an_interrupted_worker_ends_its_cell(study, worker):
     assert json.loads((study / "cells" / "arm" / "1.json").read_text())["fate"] == "interrupted"
 
 
-def test_a_cell_ends_when_the_sweep_is_gone(study, monkeypatch):
+def test_a_cell_is_ended_from_another_thread(study, monkeypatch):
     plan = save_plan(study)
-    monkeypatch.setattr("charlab.studies.cells.SECONDS_BETWEEN_LOOKS", 0.05)
-    outcomes = []
-    thread = threading.Thread(
-        target=lambda: outcomes.append(run_cell(study, "arm/1", {}, command=program("import time; time.sleep(60)")))
-    )
-    with sweeping(study):
-        thread.start()
-        wait_for(lambda: (outcome := Outcome.load(study, plan.cells[0])) and outcome.fate == "running")
-        time.sleep(0.2)
-        assert thread.is_alive()
+    monkeypatch.setattr("charlab.studies.runner.SECONDS_BETWEEN_LOOKS", 0.05)
+    outcomes, stopped = [], threading.Event()
+    sleep = program("import time; time.sleep(60)")
+    thread = threading.Thread(target=lambda: outcomes.append(run_cell(study, "arm/1", start=sleep, stopped=stopped)))
+    thread.start()
+    wait_for(lambda: (outcome := Outcome.load(study, plan.cells[0])) and outcome.fate == "running")
+    stopped.set()
     thread.join(10)
-    assert outcomes[0].fate == "interrupted"
-    assert "The process that ran the study is gone" in outcomes[0].reason
-    assert run_cell(study, "arm/1", {}, command=program("record('finished')")) is None
+    assert (outcomes[0].fate, outcomes[0].reason) == ("interrupted", "The study was interrupted.")
+    assert not is_alive(outcomes[0].process)
+    assert run_cell(study, "arm/1", start=program("record('finished')"), stopped=stopped) is None
 
 
 def test_one_sweep_at_a_time(study, monkeypatch):
-    monkeypatch.setattr("charlab.studies.locks.SECONDS_TO_PROBE", 0.1)
+    monkeypatch.setattr("charlab.studies.outcome.SECONDS_TO_PROBE", 0.1)
     with sweeping(study), pytest.raises(UserError, match="Another process"), sweeping(study):
         pass
     with sweeping(study):

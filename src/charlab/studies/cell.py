@@ -1,0 +1,114 @@
+"""The process of one cell: `python -m charlab.studies.cell FILE` trains the configuration in the cell's file.
+
+The file holds all that the process needs, so it can run on any machine that sees the same folders.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import stat
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+
+from charlab.configuration.diagnosis import find_user_error
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+
+def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+    """Write the file of a cell.
+
+    Args:
+        file: where to write it.
+        config: what to train, as dictionaries and lists, without Hydra's node.
+        folder: the run's.
+        overrides: the command line that makes the run alone, for its record.
+    """
+    described = {
+        "folder": str(folder.absolute()),
+        "overrides": list(overrides),
+        "working_folder": os.getcwd(),
+        "python_path": [os.path.abspath(entry) for entry in sys.path],
+        "config": _without_interpolations(config),
+    }
+    text = yaml.dump(described, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
+    write_atomically(file, lambda stream: stream.write(text.encode()))
+
+
+def run(file: Path) -> int:
+    """Train the configuration in a cell's file; return the exit code."""
+    described = yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
+    sys.path[:] = described["python_path"]
+    os.chdir(described["working_folder"])
+    try:
+        from charlab.imports import import_lightning
+
+        import_lightning()
+        from charlab.runs.fingerprint import fingerprint
+        from charlab.runs.train import train
+        from charlab.training.callbacks.divergence import DivergedError
+
+        if fingerprint(config) != folder.name:
+            raise UserError(
+                "The run would not be the one that was planned: did the text change, or was the study planned on a "
+                "machine with another kind of device? Then set trainer.precision, and give the study's command again."
+            )
+        try:
+            train(config, folder, described["overrides"])
+        except DivergedError as error:
+            print(error, file=sys.stderr)
+            return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        mistake = find_user_error(error)
+        if mistake is None:
+            traceback.print_exc()
+            return 1
+        print(mistake, file=sys.stderr)
+        return 2
+    return 0
+
+
+def exit_with(wait_for_end: Callable[[], object]) -> None:
+    """Kill this process, and its group if it leads one, as soon as `wait_for_end` returns in a thread of its own."""
+
+    def watch() -> None:
+        wait_for_end()
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpid(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="exit-with-watcher", daemon=True).start()
+
+
+def exit_with_watcher() -> None:
+    """Exit when the other end of standard input is closed, as the system does however the watcher ends."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):  # else nobody watches: a person gave the command
+        exit_with(lambda: all(iter(lambda: os.read(0, 4096), b"")))
+
+
+def _without_interpolations(value: Any) -> Any:
+    """Return a value in which every text stands for itself, also one that holds "${"."""
+    if isinstance(value, dict):
+        return {key: _without_interpolations(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_interpolations(part) for part in value]
+    # A backslash makes OmegaConf take "${" literally; backslashes in front of it are doubled.
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
+
+
+if __name__ == "__main__":
+    exit_with_watcher()
+    sys.exit(run(Path(sys.argv[1])))

@@ -1,0 +1,60 @@
+"""Cells as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from charlab.errors import UserError
+from charlab.studies.executors.local import usable_cores
+from charlab.studies.plan import Cell
+from charlab.studies.runner import Slot, run_cell
+
+
+class Ray:
+    """Runs each cell as a Ray task, on this machine if no cluster is named; the tasks end with this process.
+
+    Args:
+        init: arguments of `ray.init`, used unless Ray is initialized already.
+        remote: arguments of `ray.remote` for each cell.
+    """
+
+    def __init__(self, *, init: dict[str, Any], remote: dict[str, Any]) -> None:
+        self.init, self.remote = init, remote
+        self.at_once = max(1, int(len(usable_cores()) // (remote.get("num_cpus") or 1)))
+
+    def check(self, output_dir: Path) -> None:
+        """Accept any folder."""
+
+    def run(self, study: Path, cells: Sequence[Cell]) -> None:
+        """Run cells; see `Executor`."""
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # `uv run` would upload the working folder
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves the cells on a busy machine
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        started = not ray.is_initialized()
+        if started:
+            ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "error", **self.init})
+        lost: list[Exception] = []
+        slot = Slot(max(1, int(self.remote.get("num_cpus") or 1)))
+        try:
+            task: Any = ray.remote(**{"max_retries": 0, **self.remote})(run_cell)
+            left = [task.remote(study, cell.key, slot) for cell in cells]
+            while left:
+                done, left = ray.wait(left)
+                try:
+                    ray.get(done)
+                except ray.exceptions.RayError as error:
+                    lost.append(error)
+        except KeyboardInterrupt:
+            for reference in left:
+                ray.cancel(reference, force=True)
+            raise
+        finally:
+            if started:
+                ray.shutdown()
+        if len(lost) == len(cells):
+            raise UserError(f"Ray could not run any cell: {' '.join(str(lost[0]).split())}")

@@ -1,0 +1,114 @@
+"""Cells as jobs of a SLURM cluster, submitted by submitit."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from charlab.errors import UserError
+from charlab.studies.executors.local import usable_cores
+from charlab.studies.plan import Cell
+from charlab.studies.runner import Slot, run_cell
+from charlab.types import PositiveInt
+
+SECONDS_BETWEEN_LOOKS = 2.0
+SECONDS_OF_WARNING = 10  # between SLURM's signal and the end of a job
+
+
+class Slurm:
+    """Runs each cell as a job of an array; the jobs go on when this process is killed.
+
+    Args:
+        timeout_min: minutes after which SLURM ends a job.
+        cpus_per_task: cores of a cell.
+        gpus_per_node: GPUs of a cell; None to request none.
+        mem_gb: memory of a cell; None for the cluster's default.
+        partition: None for the cluster's default.
+        account: None for the user's default.
+        array_parallelism: most jobs that run at a time.
+        setup: shell commands before each job.
+        additional_parameters: further options of sbatch.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout_min: PositiveInt,
+        cpus_per_task: PositiveInt | None,
+        gpus_per_node: PositiveInt | None,
+        mem_gb: PositiveInt | None,
+        partition: str | None,
+        account: str | None,
+        array_parallelism: PositiveInt,
+        setup: list[str],
+        additional_parameters: dict[str, Any],
+    ) -> None:
+        self.cpus_per_task = cpus_per_task
+        self.at_once = max(1, len(usable_cores()) // (cpus_per_task or 1))
+        general = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "gpus_per_node": gpus_per_node}
+        own = {
+            "partition": partition,
+            "account": account,
+            "array_parallelism": array_parallelism,
+            "setup": setup,
+            "additional_parameters": additional_parameters,
+        }
+        parameters = {**general, "mem_gb": mem_gb, **{f"slurm_{name}": value for name, value in own.items()}}
+        self.parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
+
+    def check(self, output_dir: Path) -> None:
+        """Refuse a machine without sbatch, and a folder with characters that are patterns in the names of logs."""
+        if shutil.which("sbatch") is None:
+            raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
+        if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
+            raise UserError(
+                f"{output_dir.absolute()} has a % or a backslash, which SLURM takes for a pattern: choose another "
+                "output_dir for launcher=slurm."
+            )
+
+    def run(self, study: Path, cells: Sequence[Cell]) -> None:
+        """Run cells; see `Executor`."""
+        import submitit
+        from submitit.core.utils import FailedJobError
+
+        name = f"charlab-{uuid.uuid4().hex[:8]}"
+        executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
+        executor.update_parameters(
+            name=name, stderr_to_stdout=True, slurm_signal_delay_s=SECONDS_OF_WARNING, **self.parameters
+        )
+        size = _longest_array()
+        try:
+            for first in range(0, len(cells), size):
+                chunk = cells[first : first + size]
+                slots = [Slot(self.cpus_per_task)] * len(chunk)
+                executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
+                _wait_for_queue(name)
+        except FailedJobError as error:
+            raise UserError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from None
+        except KeyboardInterrupt:
+            subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
+            _wait_for_queue(name)
+            raise
+
+
+def _longest_array() -> int:
+    """Return how many jobs an array may have on this cluster."""
+    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    settings = dict(line.replace(" ", "").partition("=")[::2] for line in answer.stdout.splitlines())
+    return max(1, int(settings.get("MaxArraySize", "1001")) - 1)
+
+
+def _wait_for_queue(name: str) -> None:
+    """Wait until SLURM says that it has no job of that name; while it does not answer, go on asking."""
+    queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
+    while True:
+        answer = subprocess.run(queue, capture_output=True, text=True, check=False)
+        if answer.returncode == 0 and not answer.stdout.strip():
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)

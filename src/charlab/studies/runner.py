@@ -1,0 +1,283 @@
+"""Run one cell of a study: a process of its own, watched until it ends, with its outcome written down in any case."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import IO, Any, Protocol
+
+from charlab.errors import UserError
+from charlab.runs.record import FILE_NAME, Record
+from charlab.studies.outcome import STOP_FILE, Fate, Outcome, cell_lock, cell_path, held
+from charlab.studies.plan import Cell, Plan
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_END = 15.0  # that a process has after a signal to save and close its files
+END_OF_LOG = 1500  # characters
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A share of a machine, for one cell at a time.
+
+    Attributes:
+        threads: most threads that a cell may compute with; None for as many as the machine has cores.
+        cores: the cores to run on; empty to leave the choice to the system.
+        gpus: the value of `CUDA_VISIBLE_DEVICES`; None to leave it as it is.
+    """
+
+    threads: int | None = None
+    cores: tuple[int, ...] = ()
+    gpus: str | None = None
+
+    def environment(self, base: Mapping[str, str]) -> dict[str, str]:
+        """Return the environment variables of a process in this slot, based on `base`.
+
+        Thread limits that are lower already stay; OpenMP's also holds for libraries that have none of their own.
+        """
+        variables = dict(base)
+        if self.threads is not None:
+            given = {name: int(base[name]) for name in THREAD_VARIABLES if base.get(name, "").isdigit()}
+            most = min(self.threads, given.get("OMP_NUM_THREADS", self.threads))
+            variables |= {name: str(min(most, given.get(name, most))) for name in THREAD_VARIABLES}
+        if self.gpus is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.gpus
+        return variables
+
+
+class Process(Protocol):
+    """A started process, the leader of a group; the part of `subprocess.Popen` that watching needs."""
+
+    pid: int
+    returncode: int | Any
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
+
+
+Start = Callable[[Path, IO[bytes], Slot], Process]
+"""Starts the process of a cell, given its file, the log for its output, and its share of the machine."""
+
+
+def start_interpreter(file: Path, log: IO[bytes], slot: Slot, command: Sequence[str] = ()) -> Process:
+    """Start a cell in a new Python interpreter; `command` replaces `python -m charlab.studies.cell FILE`."""
+    return subprocess.Popen(
+        list(command) or [sys.executable, "-m", "charlab.studies.cell", str(file)],
+        stdin=subprocess.PIPE,  # never written to: when this process ends, it closes, and the cell exits
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=cell_environment(slot),
+        start_new_session=True,
+    )
+
+
+def cell_environment(slot: Slot) -> dict[str, str]:
+    """Return the environment variables of a cell's process."""
+    # A study's cell is not a step of a SLURM job; Lightning would take it for one.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    inherited["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # for the user's own modules
+    inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONSAFEPATH": "1"}
+    return slot.environment(inherited)
+
+
+def run_cell(
+    study: Path,
+    key: str,
+    slot: Slot | None = None,
+    *,
+    start: Start = start_interpreter,
+    stopped: Event | None = None,
+) -> Outcome | None:
+    """Run a cell in a process of its own, wait for its end and write down its outcome.
+
+    However the process ends, this returns: the death of a cell is an outcome, not an error.
+
+    Args:
+        study: the study's folder, with its plan and the cell's file.
+        key: the cell's, "ARM/SEED".
+        slot: the cell's share of this machine; the whole machine by default.
+        start: how to start the process.
+        stopped: set from another thread to end the cell.
+
+    Returns:
+        The outcome, or None if the study was stopped before the cell began.
+
+    Raises:
+        UserError: if there is no such study or cell.
+        KeyboardInterrupt: on Ctrl-C; the cell is ended first.
+    """
+    try:
+        study = study.resolve()
+        plan = Plan.load(study)
+        cell = next((cell for cell in plan.cells if cell.key == key), None)
+        if cell is None:
+            raise UserError(f"The study in {study} has no cell {key}: give the study's command again.")
+        with held(cell_lock(study, cell)):
+            if (study / STOP_FILE).exists() or (stopped is not None and stopped.is_set()):
+                return None
+            outcome = _Attempt(study, cell, slot or Slot(), start, stopped).run(plan.time_limit)
+            if plan.fail_fast and outcome.fate not in ("finished", "interrupted"):
+                (study / STOP_FILE).touch()
+            return outcome
+    except Exception as error:
+        print(f"The cell {key} could not be run: {error}", file=sys.stderr)  # for the log of a cluster's job
+        raise
+
+
+@dataclass
+class _Attempt:
+    """One attempt at a cell."""
+
+    study: Path
+    cell: Cell
+    slot: Slot
+    start: Start
+    stopped: Event | None
+
+    def run(self, time_limit: float | None) -> Outcome:
+        self.run_folder = self.study.parents[1] / "runs" / self.cell.run
+        self.started, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
+        kills, record_before = _out_of_memory_kills(), self._record_time()
+        with open(self._path(".log"), "wb") as log:
+            try:
+                with _affinity(self.slot.cores):
+                    process = self.start(self._path(".yaml"), log, self.slot)
+            except OSError as error:
+                return self._outcome("failed", f"The process could not be started: {error}.", None)
+        try:
+            self._outcome("running", "", process)
+            fate, reason = self._wait(process, time_limit)
+        except KeyboardInterrupt:
+            _end(process, signal.SIGINT)
+            self._outcome("interrupted", "The study was interrupted.", process)
+            raise
+        finally:
+            _kill_rest(process)
+        if fate == "finished":
+            fate, reason = self._fate(process.returncode, record_before, kills)
+        return self._outcome(fate, reason, process)
+
+    def _wait(self, process: Process, time_limit: float | None) -> tuple[Fate, str]:
+        """Wait until the process ends, or end it; the fate is "finished" if it ended by itself, in any way."""
+        while True:
+            left = SECONDS_BETWEEN_LOOKS
+            if time_limit is not None:
+                left = min(left, self._clock + time_limit - time.monotonic())
+            try:
+                process.wait(max(left, 0.0))
+                return "finished", ""
+            except subprocess.TimeoutExpired:
+                pass
+            if time_limit is not None and time.monotonic() >= self._clock + time_limit:
+                _end(process, signal.SIGTERM)
+                return "timed out", f"It took longer than the study's time limit of {time_limit:g} seconds."
+            if self.stopped is not None and self.stopped.is_set():
+                _end(process, signal.SIGINT)
+                return "interrupted", "The study was interrupted."
+
+    def _fate(self, exit_code: int, record_before: int, kills: int) -> tuple[Fate, str]:
+        """Return the fate of a process that ended by itself."""
+        if exit_code < 0:
+            reason = f"Killed by {_signal_name(-exit_code)}"
+            if -exit_code == signal.SIGKILL and _out_of_memory_kills() > kills:
+                reason += ", perhaps out of memory: the system killed a process for that at the same time"
+            return "killed", f"{reason}."
+        record = None
+        with contextlib.suppress(UserError):
+            record = Record.load(self.run_folder)
+        if exit_code == 0 and record is not None and record.status == "finished":
+            return "finished", ""
+        if exit_code != 0 and record is not None and self._record_time() != record_before:
+            if record.status == "diverged":
+                return "diverged", record.error or ""
+            if record.status == "failed" and record.error:
+                return "failed", record.error
+        log = self._path(".log").read_text(encoding="utf-8", errors="replace")[-END_OF_LOG:].strip()
+        if exit_code == 0 and record is None:
+            return "failed", f"{log}\nThe process ended, but left no run in {self.run_folder}.".strip()
+        last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # some readers see only the reason's last line
+        return (
+            "failed",
+            f"{log}\nThe process ended with exit code {exit_code} before its run was finished.{last}".strip(),
+        )
+
+    def _outcome(self, fate: Fate, reason: str, process: Process | None) -> Outcome:
+        outcome = Outcome(
+            fate=fate,
+            reason=reason,
+            seconds=round(time.monotonic() - self._clock, 3),
+            exit_code=None if process is None else process.returncode,
+            host=socket.gethostname(),
+            process=None if process is None else process.pid,
+            started=self.started,
+        )
+        outcome.save(self.study, self.cell)
+        return outcome
+
+    def _path(self, suffix: str) -> Path:
+        return cell_path(self.study, self.cell, suffix)
+
+    def _record_time(self) -> int:
+        try:
+            return (self.run_folder / FILE_NAME).stat().st_mtime_ns
+        except OSError:
+            return 0
+
+
+@contextlib.contextmanager
+def _affinity(cores: Sequence[int]) -> Iterator[None]:
+    """Pin this thread to these cores for the duration, so that processes it starts are; does nothing without cores."""
+    if not cores or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    former = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, former)
+
+
+def _end(process: Process, first: signal.Signals) -> None:
+    """Ask a process and its children to end; kill them on timeout or on a second Ctrl-C."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, first)
+    with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+        process.wait(SECONDS_TO_END)
+    _kill_rest(process)
+
+
+def _kill_rest(process: Process) -> None:
+    """Kill what is left of a process and its children."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    if isinstance(process, subprocess.Popen) and process.stdin is not None:
+        process.stdin.close()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _out_of_memory_kills() -> int:
+    """Return how many processes the Linux kernel has killed on this machine for want of memory; 0 if unknown."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as lines:
+            return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0

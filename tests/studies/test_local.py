@@ -1,0 +1,92 @@
+"""Cells that run at once share nothing, as long as there is enough."""
+
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from charlab.studies.executors import local, ray
+from charlab.studies.executors.local import Local, share, usable_cores, visible_gpus
+from charlab.studies.executors.ray import Ray
+from charlab.studies.plan import Cell
+from charlab.studies.runner import Slot
+
+
+@given(count=st.integers(1, 9), cores=st.integers(1, 20))
+def test_cores_are_dealt_out_evenly(count, cores):
+    shares = [share(index, count, range(cores)).cores for index in range(count)]
+    dealt = sorted(core for part in shares for core in part)
+    if count <= cores:
+        assert dealt == list(range(cores))  # each core once
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    else:
+        assert set(map(len, shares)) == {1}
+        assert set(dealt) == set(range(cores))
+
+
+@pytest.mark.parametrize(
+    ("count", "gpus", "expected"),
+    [
+        (4, ["0", "1"], ["0", "1", "0", "1"]),
+        (3, ["GPU-a"], ["GPU-a"] * 3),
+        (2, ["0", "1", "2", "3"], ["0,2", "1,3"]),
+        (2, [], [None, None]),
+    ],
+)
+def test_gpus_are_dealt_out_in_turn(count, gpus, expected):
+    assert [share(index, count, [0], gpus).gpus for index in range(count)] == expected
+
+
+def test_gpus_that_were_assigned_are_the_ones_dealt_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert visible_gpus() == ["3", "5"]
+
+
+def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
+    held, most, seen = set(), [0], []
+
+    def work(study, key, slot, stopped):
+        assert slot not in held
+        held.add(slot)
+        most[0] = max(most[0], len(held))
+        seen.append((key, slot))
+        time.sleep(0.05)
+        held.remove(slot)
+
+    monkeypatch.setattr(local, "usable_cores", lambda: [0, 1])
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(local, "run_cell", work)
+    cells = [Cell("arm", seed, f"run/{seed}", ()) for seed in range(6)]
+    Local(at_once=2).run(tmp_path, cells)
+    assert [key for key, _ in seen] == [cell.key for cell in cells]
+    assert {slot for _, slot in seen} == {Slot(1, (0,), "0"), Slot(1, (1,), "1")}
+    assert most == [2]
+    seen.clear()
+    Local(at_once=1).run(tmp_path, cells[:1])
+    assert seen == [("arm/0", Slot(2, (0, 1)))]  # a lone cell may use all GPUs
+
+
+def test_threads_of_one_core_lie_side_by_side(monkeypatch):
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("the system cannot pin processes")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
+    monkeypatch.setattr(local, "_place", lambda core: (0, core % 2))
+    assert usable_cores() == [0, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("executor", "expected"),
+    [
+        (lambda: Local(at_once=3), 3),
+        (lambda: Local(at_once=None), 8),
+        (lambda: Ray(init={}, remote={"num_cpus": 2}), 4),
+        (lambda: Ray(init={}, remote={"num_cpus": 0.5}), 16),
+        (lambda: Ray(init={}, remote={}), 8),
+    ],
+)
+def test_how_many_cells_run_at_once(executor, expected, monkeypatch):
+    monkeypatch.setattr(local, "usable_cores", lambda: list(range(8)))
+    monkeypatch.setattr(ray, "usable_cores", lambda: list(range(8)))
+    assert executor().at_once == expected
