@@ -32,7 +32,7 @@ def test_a_run_is_checked_without_lightning() -> None:
     check = """
 import sys
 from charlab.configuration.compose import compose
-from charlab.runs.fingerprint import fingerprint
+from charlab.runs.identity import fingerprint
 fingerprint(compose(["data=play"]))
 sys.exit("lightning" in sys.modules)
 """

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf, open_dict
 from charlab.configuration.compose import check_output_folder, compose, hydra_config, leave_out_sweep
 from charlab.runs.checkpoint import load
 from charlab.runs.record import Record
+from charlab.runs.store import answer
 from charlab.runs.train import train
 
 __all__ = ["load", "run"]
@@ -28,6 +29,9 @@ def run(*overrides: str) -> Record:
     check_output_folder(config, sweep=False)
     with hydra_config(config):
         folder = Path(config.hydra.run.dir)
+        finished = answer(config, folder)
+        if finished is not None:
+            return finished
         parts = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
         described = folder / ".hydra"
         described.mkdir(parents=True, exist_ok=True)

@@ -22,8 +22,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import charlab.runs.fingerprint  # noqa: F401  (registers the resolver in `hydra.run.dir`)
-from charlab.configuration.compose import Composer, check_output_folder, leave_out_sweep, resolve_values
+import charlab.runs.store  # registers the resolver in `hydra.run.dir`
+from charlab.configuration.compose import Composer, check_output_folder, hydra_config, leave_out_sweep, resolve_values
 from charlab.configuration.diagnosis import find_user_error
 from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
@@ -173,7 +173,17 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             jobs = composer.jobs(overrides)
         for job in [] if shows else jobs:
             check_output_folder(job, sweep=sweep)
+        if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
+            raise SystemExit(0)
     return [*overrides, *flags]  # Hydra has the overrides in one piece
+
+
+def _is_answered(job: DictConfig) -> bool:
+    """Return whether the run is finished already; its table is printed then, before torch is imported."""
+    with hydra_config(job):
+        resolve_values(job)
+        folder = Path(job.hydra.run.dir)
+    return charlab.runs.store.answer(job, folder) is not None
 
 
 def _is_study(overrides: Sequence[str]) -> bool:

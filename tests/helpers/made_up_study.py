@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record, code_hash
+from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Arm, Cell, Plan
 
@@ -20,6 +20,8 @@ SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 LONG = "an_arm_whose_name_goes_on_and_on_as_sweeps_over_five_keys_do"
 NASTY = r"50% of $x_1$ & <b>#2</b> \ {~^} | `*a*` [b](c) ü"
 LINES = ["ROMEO:", "But soft, what light", "through yonder window breaks?", "", "JULIET:", "Ay me."]
+
+CODE = "c0dec0dec0de"  # of the plan
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def make_study(
     shared = dict(zip(numbers, 0.02 * random.standard_normal(seeds), strict=True))
     own = {(arm.name, seed): noise * random.standard_normal() for arm in arms for seed in numbers}
     cells = tuple(
-        Cell(arm.name, seed, f"{name}/{_fingerprint(index, seed)}", _overrides(arm, seed))
+        Cell(arm.name, seed, f"{name}/{_fingerprint(index, seed)}", _overrides(arm, seed), CODE)
         for seed in numbers
         for index, arm in enumerate(arms)
     )
@@ -135,7 +137,7 @@ def _write_run(
         corpus={"name": corpus, "sha256": SHAKESPEARE, "characters": 1_115_394},
         machine={"device": "cpu", "name": "Made-up CPU", "precision": "32-true", "threads": 1, "processes": 1},
         versions={"python": "3.11.7", "charlab": "0.1.0", "torch": "2.13.0"},
-        code=arm.code or code_hash(),
+        code=arm.code or CODE,
         git_commit="7ffa33234afa7206c1ff5a51ea325b5d78b944f6",
         parameters=arm.parameters,
         steps=arm.steps,

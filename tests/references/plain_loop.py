@@ -17,7 +17,7 @@ from torch import nn
 
 from charlab.configuration.build import build
 from charlab.configuration.compose import compose
-from charlab.runs.fingerprint import load_corpus
+from charlab.runs.identity import load_corpus
 from charlab.training.memory import keep_freed_memory
 
 

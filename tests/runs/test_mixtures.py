@@ -11,7 +11,7 @@ import charlab
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
-from charlab.runs.fingerprint import fingerprint
+from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.counts import MixtureModule
 from charlab.training.module import LanguageModelModule

@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 
 from charlab.errors import UserError
-from charlab.runs.record import code_hash
 from charlab.studies import load
 from charlab.studies.outcome import Outcome, cell_lock, cell_path, held
 from charlab.studies.plan import Arm, Plan
 from charlab.studies.state import StudyResults, read_results
-from tests.helpers.made_up_study import MadeUpArm, make_study
+from tests.helpers.made_up_study import CODE, MadeUpArm, make_study
 from tools.results.__main__ import keep
 
 
@@ -164,7 +163,7 @@ def test_a_cell_runs_only_while_its_lock_is_held(study, tmp_path: Path) -> None:
 def test_results_of_other_code_are_marked(study, tmp_path: Path) -> None:
     plan, results = study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, code="0123456789ab"))
     assert [result.older for result in results.cells[:2]] == [False, True]
-    change(record_of(tmp_path, plan, "arm/305"), code=code_hash())
+    change(record_of(tmp_path, plan, "arm/305"), code=CODE)
     assert [r.older for r in read_results(plan, tmp_path / "outputs").of("arm")] == [False, *[True] * 7]
 
 

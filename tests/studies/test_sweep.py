@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from charlab import cli
-from charlab.runs.record import Record, code_hash
+from charlab.runs.record import Record
 from charlab.studies import sweep
 from charlab.studies.definition import Rerun
 from charlab.studies.executors.local import Local
@@ -21,6 +21,7 @@ from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Arm, Cell, Plan
 from charlab.studies.sweep import conduct, rehearse
 
+CODE = "c0dec0dec0de"  # of every plan
 ARMS = (Arm("learned", ()), Arm("rotary", ("model/position=rotary",)))
 
 
@@ -49,7 +50,7 @@ class MadeUpRuns:
             if fate in ("finished", "diverged"):
                 metrics = [{"protocol": "blocks", "split": "validation", "nll": 2.0, "likelihood": "exact"}]
                 folder = study.parents[1] / "runs" / cell.run
-                Record(folder, "mine", cell.fingerprint, fate, metrics=metrics, code=code_hash()).save()  # type: ignore[arg-type]
+                Record(folder, "mine", cell.fingerprint, fate, metrics=metrics, code=CODE).save()  # type: ignore[arg-type]
 
 
 def make_plan(*seeds: int, kind: str = "rotary", **more: Any) -> Plan:
@@ -57,7 +58,7 @@ def make_plan(*seeds: int, kind: str = "rotary", **more: Any) -> Plan:
     seeds = seeds or (1, 2)
     kinds = {"learned": "learned", "rotary": kind}
     cells = tuple(
-        Cell(arm.name, seed, f"mine/{kinds[arm.name]}{seed}", (*arm.overrides, f"seed={seed}"))
+        Cell(arm.name, seed, f"mine/{kinds[arm.name]}{seed}", (*arm.overrides, f"seed={seed}"), CODE)
         for seed in seeds
         for arm in ARMS
     )
@@ -142,7 +143,7 @@ def test_results_of_older_code_are_kept_until_asked_for(
 ) -> None:
     run()
     path = outputs / "runs/mine/rotary1/record.json"
-    path.write_text(path.read_text().replace(code_hash(), "0123456789ab"))
+    path.write_text(path.read_text().replace(CODE, "0123456789ab"))
     run()
     assert runs.keys == []
     assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out

@@ -10,6 +10,7 @@ TRAIN: dict[str, Any] = {
     "seed": int,
     "name": str,
     "force": bool,
+    "resume": Literal["same_code", "any_code"],
     "output_dir": str,
     "dry_run": bool,
     "data": dict,

@@ -16,9 +16,9 @@ from charlab.configuration.build import plain
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
-from charlab.runs.fingerprint import fingerprint
+from charlab.runs.identity import identify
 from charlab.runs.machine import describe_machine
-from charlab.runs.record import Record, code_hash, git_commit, installed_versions
+from charlab.runs.record import Record, git_commit, installed_versions
 from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.flops import count_flops
 
@@ -46,18 +46,19 @@ def begin_record(
         trainer: what will train it.
         device: where.
     """
-    corpus = data.corpus
+    corpus, identity = data.corpus, identify(config)
     record = Record(
         folder=folder,
         name=config.name,
-        fingerprint=fingerprint(config),
+        fingerprint=identity.fingerprint,
         overrides=list(overrides),
         config=plain(config) | {"model": model_config},
         seed=config.seed,
         corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
         machine=describe_machine(device, trainer),
         versions=installed_versions(),
-        code=code_hash(),
+        code=identity.code,
+        sources=dict(identity.sources),
         git_commit=git_commit(),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         floor={split: floor for split in data.splits if (floor := data.floor(split)) is not None},
@@ -67,6 +68,8 @@ def begin_record(
         with contextlib.suppress(UserError):
             former = Record.load(folder)
             record.started, record.time = former.started, {"setup_s": former.time.get("setup_s", 0.0)}
+            if former.code is not None and former.code != record.code:
+                record.begun_by = [*former.begun_by, former.code]
     record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
     return record
 

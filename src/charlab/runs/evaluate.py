@@ -17,9 +17,10 @@ from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.runs.checkpoint import load
-from charlab.runs.fingerprint import load_corpus
-from charlab.runs.folder import locked
+from charlab.runs.code import EVALUATION, changed, sources_of
+from charlab.runs.identity import load_corpus
 from charlab.runs.record import Record
+from charlab.runs.store import locked
 from charlab.runs.summary import print_results
 from charlab.training.device import resolve_device
 
@@ -61,18 +62,31 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     if config.checkpoint == "last":
         try:
             _keep(record.folder, metrics[0])
-        except UserError as error:  # a folder that may only be read, perhaps
+        except UserError as error:  # a read-only folder, perhaps
             console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     return score
 
 
 def _keep(folder: Path, entry: dict[str, Any]) -> None:
-    """Adds an entry to the metrics of a finished run."""
+    """Add an entry to the metrics of a finished run.
+
+    Raises:
+        UserError: if the run's figures come from other code, or its folder cannot be written to.
+    """
     with locked(folder):
         record = Record.load(folder)  # as it is now
-        if record.status == "finished":
-            record.add_metric(entry)
-            record.save()
+        if record.status != "finished":
+            return
+        data = {"_target_": record.config["data"]["_target_"]}
+        now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
+        others = changed({name: record.sources.get(name, "") for name in now}, now)
+        if others:
+            raise UserError(
+                f"They come from other code than the run's figures (changed since: {', '.join(others[:3])}); "
+                f"charlab.requalify({str(folder)!r}) shows whether it computes the same."
+            )
+        record.add_metric(entry)
+        record.save()
 
 
 def _protocol(config: DictConfig) -> Protocol:

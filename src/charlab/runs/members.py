@@ -14,7 +14,7 @@ from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import load_with_checkpoint
-from charlab.runs.fingerprint import runs_of
+from charlab.runs.identity import runs_of
 from charlab.runs.record import Record
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -17,10 +16,10 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 
 FILE_NAME = "record.json"
-FORMAT = 1
+FORMAT = 2
+FORMER_FORMAT = 1  # read, but not resumed: its batch size was that of one device and micro-batch
 SCENE_LENGTH = 2000  # characters
 FIGURES = ("nll", "bpc", "perplexity", "standard_error")  # of an entry of `metrics`; the rest says how it was measured
-DECISIVE_PACKAGES = ("data", "evaluation", "models", "training")  # what figures come from; see `code_hash`
 
 Status = Literal["running", "finished", "failed", "diverged"]
 
@@ -32,7 +31,7 @@ class Record:
     Attributes:
         folder: the run's folder; not stored.
         name: the experiment's name, or model and corpus.
-        fingerprint: see `charlab.runs.fingerprint`.
+        fingerprint: see `charlab.runs.identity`.
         status: "running" also after a kill, until the run is continued.
         error: why it failed or diverged.
         overrides: the command line that makes the run again.
@@ -41,7 +40,10 @@ class Record:
         corpus: name, SHA-256 and number of characters.
         machine: device, its name, precision, threads, processes.
         versions: of Python and of the libraries that compute.
-        code: a hash of the source that figures come from, by which results of older code are told apart.
+        code: a hash of the source that its figures come from; see `charlab.runs.code`.
+        sources: that source: a digest of each module, the version of each distribution.
+        begun_by: hashes of other code by which it was begun, where it was told to go on by this one.
+        requalified: entries for other code that has repeated its first logged points: `code`, `points`, `date`.
         git_commit: of the code; None outside a repository.
         parameters: number of parameters, those of finished members of an ensemble included.
         steps: optimizer steps done.
@@ -71,6 +73,9 @@ class Record:
     machine: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     code: str | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    begun_by: list[str] = field(default_factory=list)
+    requalified: list[dict[str, Any]] = field(default_factory=list)
     git_commit: str | None = None
     parameters: int = 0
     steps: int = 0
@@ -87,29 +92,36 @@ class Record:
     finished: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what `record.json` holds."""
-        fields = asdict(self)
-        fields.pop("folder")
-        return {"format": FORMAT, **fields}
+        """Return what `record.json` holds: strict JSON, in which numbers that are not finite are null.
+
+        Which they are is listed under `not_finite`, by dotted path.
+        """
+        values = asdict(self)
+        values.pop("folder")
+        not_finite: dict[str, str] = {}
+        values = _finite(values, "", not_finite)
+        return {"format": FORMAT, **values, **({"not_finite": not_finite} if not_finite else {})}
 
     def save(self) -> None:
-        """Writes the record into its folder, atomically."""
-        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+        """Write the record into its folder, atomically."""
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / FILE_NAME, lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> Record:
-        """Reads the record in `folder`.
+        """Read the record in `folder`, also one of a former version of charlab.
 
         Raises:
-            UserError: if there is none, or it is corrupt or of another version of charlab.
+            UserError: if there is none, or it is corrupt or of a later version.
         """
         path = folder / FILE_NAME
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8")), folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no run in {folder}: name a folder that holds a {FILE_NAME}.") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
 
     @classmethod
@@ -117,14 +129,26 @@ class Record:
         """Return the record that these values, as `record.json` holds them, describe.
 
         Raises:
-            UserError: if they are of another version.
+            UserError: if they are of a later version.
             KeyError, TypeError: if they are no record.
         """
-        fields = dict(values)
-        if fields.pop("format") != FORMAT:
-            path = folder / FILE_NAME
-            raise UserError(f"{path} was written by another version of charlab: read it with that one.")
-        return cls(folder=folder, **fields)
+        written = values["format"]
+        if written not in (FORMER_FORMAT, FORMAT):
+            raise UserError(f"{folder / FILE_NAME} was written by a later version of charlab: read it with that one.")
+        for dotted, number in values.get("not_finite", {}).items():
+            *parents, leaf = dotted.split(".")
+            owner: Any = values
+            for key in parents:
+                owner = owner[int(key) if isinstance(owner, list) else key]
+            owner[int(leaf) if isinstance(owner, list) else leaf] = float(number)
+        record = cls(folder=folder, **{key: values[key] for key in values if key not in ("format", "not_finite")})
+        if written == FORMER_FORMAT:
+            _make_batch_global(record.config)
+        return record
+
+    def is_by(self, code: str) -> bool:
+        """Return whether its figures are those of this code: it trained the run, or has repeated its beginning."""
+        return code == self.code or any(entry["code"] == code for entry in self.requalified)
 
     def add_metric(self, entry: dict[str, Any]) -> None:
         """Adds figures, in place of those that are there by the same protocol and settings on the same split."""
@@ -157,14 +181,25 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
 
 
-@functools.cache
-def code_hash() -> str:
-    """Returns 12 hexadecimal digits of a hash over the source files that a run's figures come from."""
-    package = Path(__file__).parents[1]
-    digest = hashlib.sha256()
-    for path in sorted(path for part in DECISIVE_PACKAGES for path in (package / part).rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
+def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
+    """Return a value with None for each number that is not finite; note these by dotted path."""
+    if isinstance(value, dict):
+        return {str(key): _finite(part, f"{path}.{key}", not_finite) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part, f"{path}.{index}", not_finite) for index, part in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        not_finite[path.removeprefix(".")] = str(value)
+        return None
+    return value
+
+
+def _make_batch_global(config: dict[str, Any]) -> None:
+    """Give a former configuration the batch size of today: windows per optimizer step, over all micro-batches."""
+    data, trainer = config.get("data"), config.get("trainer")
+    if data and trainer and "batch_size" in data:
+        devices, nodes = (trainer.get(key) for key in ("devices", "num_nodes"))
+        for factor in (trainer.get("accumulate_grad_batches"), devices, nodes):
+            data["batch_size"] *= factor if isinstance(factor, int) and factor > 0 else 1
 
 
 def git_commit() -> str | None:

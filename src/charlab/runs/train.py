@@ -24,11 +24,11 @@ from charlab.evaluation.causality import Causality, check_causality
 from charlab.evaluation.initial import check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
+from charlab.runs import store
 from charlab.runs.beginning import begin_record, now
 from charlab.runs.checkpoint import build_model
 from charlab.runs.ending import log_hyperparameters, log_outcome, score_validation
-from charlab.runs.fingerprint import load_corpus
-from charlab.runs.folder import clear, finished_record, locked
+from charlab.runs.identity import load_corpus
 from charlab.runs.machine import peak_memory
 from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
 from charlab.runs.plots import plot_loss
@@ -60,14 +60,17 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
     console = console or Console()
     if rank_zero_only.rank != 0:  # a process that rank 0 has started: the folder is its business
         return _Run(config, folder, console).execute(overrides)
-    with locked(folder):
-        finished = finished_record(folder) if not config.force else None
-        if finished is not None:
-            console.print(f"This run is finished already (force=true trains it again):\n{folder}", soft_wrap=True)
-            return finished
+    with store.locked(folder):
+        found = store.at(folder, config)
+        if not config.force:
+            if found.finished is not None:
+                store.show(found.finished, console)
+                return found.finished
+            store.check_resumable(found, config)
+        store.announce(found, console)
         run = _Run(config, folder, console)
-        if config.force:
-            clear(folder)
+        if config.force or (found.record is not None and found.record.status == "finished"):
+            store.clear(folder)
         remove_leftovers(folder)
         return run.execute(overrides)
 

@@ -24,7 +24,7 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 
 
-def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: Sequence[str]) -> None:
+def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: Sequence[str], code: str = "") -> None:
     """Write the file of a cell.
 
     Args:
@@ -32,9 +32,11 @@ def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: S
         config: what to train, as dictionaries and lists, without Hydra's node.
         folder: the run's.
         overrides: the command line that makes the run alone, for its record.
+        code: the hash of the code that the cell was planned with; "" if any code may run it.
     """
     described = {
         "folder": str(folder.absolute()),
+        "code": code,
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
         "python_path": [os.path.abspath(entry) for entry in sys.path],
@@ -54,14 +56,20 @@ def run(file: Path) -> int:
         from charlab.imports import import_lightning
 
         import_lightning()
-        from charlab.runs.fingerprint import fingerprint
+        from charlab.runs.identity import identify
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError
 
-        if fingerprint(config) != folder.name:
+        identity = identify(config)
+        if identity.fingerprint != folder.name.partition("-")[0]:
             raise UserError(
                 "The run would not be the one that was planned: did the text change, or was the study planned on a "
                 "machine with another kind of device? Then set trainer.precision, and give the study's command again."
+            )
+        if described["code"] not in ("", identity.code):
+            raise UserError(
+                f"The code of this run was edited after its study was planned (it was {described['code']}, and is "
+                f"{identity.code}): give the study's command again."
             )
         try:
             train(config, folder, described["overrides"])

@@ -22,7 +22,9 @@ from charlab.configuration.compose import (
 from charlab.configuration.nearest import listed
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
-from charlab.runs.fingerprint import DECISIVE_TRAINER_KEYS, fingerprint
+from charlab.runs.code import sources_of
+from charlab.runs.identity import Identity, fingerprint, meaning
+from charlab.runs.store import place
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Definition, check_names, grid_arms, leaf
 from charlab.studies.outcome import cell_path
@@ -81,12 +83,14 @@ class Expansion:
         check_output_folder(configs[0], sweep=False)
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
-        runs = {arm.name: _runs(config, seeds) for arm, config in zip(arms, configs, strict=True)}
-        _check_distinct(arms, [runs[arm.name][seeds[0]].rpartition("/")[2] for arm in arms])
+        again = bool({"older", "all"} & set(definition.rerun))
+        runs = {arm.name: _runs(config, seeds, again=again) for arm, config in zip(arms, configs, strict=True)}
+        _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
         cells = tuple(
-            Cell(arm.name, seed, runs[arm.name][seed], (*self.flags, *self._overrides(arm, seed)))
+            Cell(arm.name, seed, run, (*self.flags, *self._overrides(arm, seed)), code)
             for seed in seeds
             for arm in arms
+            for run, code in [runs[arm.name][seed]]
         )
         return Plan(
             name=definition.name or self._sweep_name(),
@@ -113,7 +117,8 @@ class Expansion:
             config = self._configs[cell.arm]
             config.seed, config.force = cell.seed, "force=true" in cell.overrides
             own = cell.overrides[len(self.flags) :]
-            write_cell(cell_path(study, cell, ".yaml"), run_values(config), self.output_dir / "runs" / cell.run, own)
+            folder = self.output_dir / "runs" / cell.run
+            write_cell(cell_path(study, cell, ".yaml"), run_values(config), folder, own, cell.code)
 
     def _overrides(self, arm: Arm, seed: int | None) -> list[str]:
         own = self.composer.prepare(arm.overrides)
@@ -204,8 +209,8 @@ def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[in
 def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
     """Checks that no two arms mean the same run."""
     seen: dict[str, Arm] = {}
-    for arm, meaning in zip(arms, meanings, strict=True):
-        former = seen.setdefault(meaning, arm)
+    for arm, meant in zip(arms, meanings, strict=True):
+        former = seen.setdefault(meant, arm)
         if former is not arm:
             role = "the baseline" if former is arms[0] else "the arm"
             raise UserError(
@@ -216,20 +221,24 @@ def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
 
 def _meaning(config: DictConfig) -> str:
     """Returns what the fingerprint covers, without what takes time: the text, and the precision of the device."""
-    parts = ("data", "model", "optimizer", "scheduler", "objective", "averaging")
-    trainer = [config.trainer.get(key) for key in (*DECISIVE_TRAINER_KEYS, "precision", "accelerator")]
     with hydra_config(config):
-        values = [trainer, *(plain(config[part]) if config[part] is not None else None for part in parts)]
-    return json.dumps(json.loads(json.dumps(values), parse_int=float))  # 0 and 0.0 mean the same
+        return json.dumps(meaning(config), sort_keys=True)
 
 
-def _runs(config: DictConfig, seeds: Sequence[int]) -> dict[int, str]:
-    """Returns the folder of each seed's run below that of all runs."""
-    runs = {}
+def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int, tuple[str, str]]:
+    """Return for each seed the folder of its run, below that of all runs, and the hash of today's code for it.
+
+    Where only other code has finished the run, its folder is named, unless it is to be run again.
+    """
+    runs, sources = {}, None
     for seed in seeds:
         config.seed = seed
         with hydra_config(config):
-            runs[seed] = f"{config.name}/{fingerprint(config)}"
+            sources = sources or sources_of(meaning(config))
+            found = place(config, Identity(fingerprint(config), sources))
+            ended = [record for record in found.others if record.status in ("finished", "diverged")]
+            folder = ended[-1].folder if ended and found.record is None and not again else found.folder
+            runs[seed] = f"{config.name}/{folder.name}", found.identity.code
     return runs
 
 
@@ -237,4 +246,4 @@ def _windows(config: DictConfig) -> dict[str, Any]:
     """Returns what decides which windows a run sees, and in which order."""
     data = plain(config.data)
     data.pop("path", None)
-    return {**data, "accumulate_grad_batches": config.trainer.get(DECISIVE_TRAINER_KEYS[2])}
+    return data

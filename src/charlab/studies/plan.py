@@ -47,12 +47,14 @@ class Cell:
         seed: the run's seed.
         run: the run's folder below that of all runs: its name and its fingerprint, with a slash between them.
         overrides: what `scripts/train.py` needs to make this run alone, after the program's name.
+        code: the hash of the code that it was planned with; empty if it is not known.
     """
 
     arm: str
     seed: int
     run: str
     overrides: tuple[str, ...]
+    code: str = ""
 
     @property
     def key(self) -> str:
@@ -62,7 +64,7 @@ class Cell:
     @property
     def fingerprint(self) -> str:
         """The fingerprint of its run."""
-        return self.run.rpartition("/")[2]
+        return self.run.rpartition("/")[2].partition("-")[0]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from rich.table import Table
 
 from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
 from charlab.errors import UserError
-from charlab.runs.fingerprint import fingerprint
+from charlab.runs.identity import identify
 from charlab.runs.record import Record
+from charlab.runs.store import place
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
 from charlab.studies.executors import Executor
@@ -143,7 +144,7 @@ class _Trials:
         """Write the files of these cells into the search's folder."""
         for cell in cells:
             folder = self.output_dir / "runs" / cell.run
-            write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides)
+            write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides, cell.code)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
         """Returns what `run_cell` needs to know."""
@@ -232,10 +233,11 @@ class _Trials:
             return self._cells[number]
         config = self._compose(params)
         with hydra_config(config):
-            run = f"{config.name}/{fingerprint(config)}"
+            identity = identify(config)
+            run = f"{config.name}/{place(config, identity).folder.name}"
         self._values[run] = run_values(config)
         overrides = merged(self.shared, self._overrides(params))
-        self._cells[number] = Cell(f"trial-{number:03d}", self.definition.seed, run, tuple(overrides))
+        self._cells[number] = Cell(f"trial-{number:03d}", self.definition.seed, run, tuple(overrides), identity.code)
         return self._cells[number]
 
     def _compose(self, params: Mapping[str, Any]) -> DictConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.errors import UserError
 from charlab.runs.archive import COLUMNS, Archive
-from charlab.runs.record import FILE_NAME, Record, code_hash
+from charlab.runs.record import FILE_NAME, Record
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
 from charlab.studies.outcome import Outcome, cell_lock, is_held
 from charlab.studies.plan import Cell, Plan
@@ -35,7 +35,7 @@ class CellResult:
         record: of its run, however far that got; None if there is no readable one.
         folder: of its run, if that exists.
         archive: where its record was found, if its run has no folder.
-        older: whether other code than today's made it.
+        older: whether other code than the plan's made it.
         seconds: how long it took, with start-up if that is known; None if it has not ended.
     """
 
@@ -91,7 +91,7 @@ def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellR
                 record,
                 record.folder if record is not archived else None,
                 archive if record is archived else None,
-                older=record.code != code_hash(),
+                older=bool(cell.code) and not record.is_by(cell.code),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None

@@ -1,0 +1,402 @@
+"""The code of a run: which source its figures come from, as a hash that comments and Python versions leave alone.
+
+Nothing is imported: source files are parsed and their imports followed. Parsing is cached by content.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.abc import MetaPathFinder
+from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from charlab.errors import UserError
+
+EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
+"""What the figures of every run come from, whatever its configuration names."""
+
+TRAINING = ("charlab.training.module", "charlab.training.counts", "charlab.training.device", "charlab.seeding")
+"""What every run is trained by."""
+
+PLATFORM = {
+    *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
+    *("hydra", "omegaconf", "pydantic", "jaxtyping", "typing_extensions", "rich"),
+}
+"""Packages whose versions a record shows without making another run of it."""
+
+FACADE = "charlab"  # its `__init__` only opens doors, to everything
+FORMAT = 1  # of the cache: another one whenever the normal form or what is read of a file changes
+MOST_CACHED = 5000  # files
+
+
+def code_hash(sources: Mapping[str, str]) -> str:
+    """Return 12 hexadecimal digits that two runs share exactly if they run the same code."""
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING) -> dict[str, str]:
+    """Return what a run's figures come from: a digest of each module, the version of each distribution.
+
+    Followed are the imports of every class that the configuration names and of `always`, as far as they lead to
+    charlab or to the user's own files. A package installed from an index counts by its version, one installed from a
+    folder by its source. Classes of a notebook or script count by `notebook.extract`.
+
+    Args:
+        config: a resolved configuration, without what only observes.
+        always: modules that count besides.
+
+    Raises:
+        UserError: if a file is not Python, or a module was edited after this process had loaded it.
+    """
+    survey = _Survey()
+    survey.follow(always, versions=False)
+    survey.follow(dict.fromkeys(_targets(config)), versions=True)
+    survey.check_loaded()
+    return dict(sorted(survey.found.items()))
+
+
+def changed(former: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the modules and distributions that differ, by name."""
+    return sorted(name for name in {*former, *now} if former.get(name) != now.get(name))
+
+
+def _targets(config: Any) -> Iterator[str]:
+    """Yield the dotted names that a configuration has Hydra import."""
+    parts = config.values() if isinstance(config, Mapping) else config if isinstance(config, list | tuple) else ()
+    if isinstance(config, Mapping) and isinstance(config.get("_target_"), str):
+        yield config["_target_"]
+        if config["_target_"].startswith("hydra.utils.get_") and isinstance(config.get("path"), str):
+            yield config["path"]
+    for part in parts:
+        yield from _targets(part)
+
+
+# --- Modules and what they import ------------------------------------------------------------------------------------
+
+
+class _Survey:
+    """Follows imports from module to module."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, str] = {}
+        self._specs: dict[str, ModuleSpec | None] = {}
+        self._followed: dict[str, bool] = {}  # by module: whether versions counted when it was followed
+        self._importers: dict[str, set[str]] = {}
+        self._cache = _Cache()
+
+    def follow(self, names: Iterable[str], *, versions: bool) -> None:
+        """Add everything that these dotted names, of modules or of what is in them, lead to."""
+        pending = [(name, "") for name in names]
+        while pending:
+            dotted, importer = pending.pop()
+            for name in self._modules(dotted):
+                if importer:
+                    self._importers.setdefault(name, set()).add(importer)
+                if name == FACADE or (self._followed.get(name, False) >= versions and name in self._followed):
+                    continue
+                self._followed[name] = versions
+                pending += [(imported, name) for imported in self._read(name, versions=versions)]
+        self._cache.save()
+
+    def _modules(self, dotted: str) -> Iterator[str]:
+        """Yield the modules that importing a dotted name executes: packages first."""
+        parts = dotted.split(".")
+        for length in range(1, len(parts) + 1):
+            name = ".".join(parts[:length])
+            if self._spec(name) is None:
+                return
+            yield name
+
+    def _spec(self, name: str) -> ModuleSpec | None:
+        if name not in self._specs:
+            parent, _, leaf = name.rpartition(".")
+            spec = None
+            if name == "__main__" or (leaf in sys.stdlib_module_names and not parent):
+                pass
+            elif parent:
+                folders = getattr(self._spec(parent), "submodule_search_locations", None)
+                spec = PathFinder.find_spec(name, folders) if folders is not None else None
+            else:
+                with contextlib.suppress(ValueError):  # a module that was made by hand has no spec
+                    spec = importlib.util.find_spec(name)
+            self._specs[name] = spec
+        return self._specs[name]
+
+    def _read(self, name: str, *, versions: bool) -> list[str]:
+        """Take a module's digest, or its distribution's version; return the dotted names that it imports."""
+        spec, top = self._spec(name), name.partition(".")[0]
+        places = [spec.origin] if spec and spec.has_location else list((spec and spec.submodule_search_locations) or ())
+        if not places or places[0] is None:
+            return []
+        file = Path(places[0])
+        if top != FACADE and {"site-packages", "dist-packages"} & set(file.parts):
+            if top in PLATFORM:
+                return []
+            distribution, version = _distribution(top)
+            if version is not None:
+                if versions:
+                    self.found[distribution] = version
+                return []
+        if file.suffix in EXTENSION_SUFFIXES or file.suffix == ".so":
+            self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+        if file.suffix != ".py":
+            return []
+        digest, imports = self._cache.parsed(file)
+        self.found[name] = digest
+        package = name if spec is not None and spec.submodule_search_locations is not None else name.rpartition(".")[0]
+        return [absolute for imported in imports if (absolute := _absolute(imported, package))]
+
+    def check_loaded(self) -> None:
+        """Raise `UserError` if this process has loaded other source than the files now hold."""
+        for name, spec in self._specs.items():
+            if name in self.found and name in sys.modules and spec is not None and spec.origin:
+                LOADED.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+
+
+def _absolute(imported: str, package: str) -> str:
+    """Return the dotted name behind one that may begin with dots; empty if it leaves the package."""
+    name = imported.lstrip(".")
+    for _ in range(len(imported) - len(name) - 1):
+        package = package.rpartition(".")[0]
+    if name == imported:
+        return name
+    return f"{package}.{name}" if package and name else package
+
+
+@cache
+def _distribution(top: str) -> tuple[str, str | None]:
+    """Return name and version of the distribution that a top-level module came with.
+
+    The version is None where the source counts: of a distribution that was installed from a folder or a repository.
+    """
+    from importlib import metadata
+
+    try:
+        found = metadata.distribution(top)
+    except metadata.PackageNotFoundError:
+        names = metadata.packages_distributions().get(top, ())
+        if not names:
+            return top, None
+        found = metadata.distribution(names[0])
+    if found.read_text("direct_url.json") is not None:
+        return top, None
+    return found.metadata["Name"], found.version
+
+
+class _Cache:
+    """What was read of files before, by the hash of their contents; it is only there to save time."""
+
+    def __init__(self) -> None:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        self._path = Path(home, "charlab", f"code-{FORMAT}.json")
+        self._known: dict[str, tuple[str, list[str]]] | None = None
+        self._new = False
+
+    def parsed(self, file: Path) -> tuple[str, list[str]]:
+        """Return the digest of a source file and the names that it imports."""
+        if self._known is None:
+            self._known = {}
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                read = json.loads(self._path.read_text(encoding="utf-8"))
+                self._known = {key: (str(digest), list(imports)) for key, (digest, imports) in read.items()}
+        contents = file.read_bytes()
+        key = hashlib.sha256(contents).hexdigest()
+        if key not in self._known:
+            tree = _parse(contents, str(file))
+            self._known[key] = (digest_of(tree), _imports(tree))
+            self._new = True
+        return self._known[key]
+
+    def save(self) -> None:
+        if not self._new or self._known is None:
+            return
+        self._new = False
+        kept = dict(list(self._known.items())[-MOST_CACHED:])
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(kept), encoding="utf-8")
+            os.replace(temporary, self._path)
+
+
+# --- The normal form of source ---------------------------------------------------------------------------------------
+
+
+def digest_of(source: str | bytes | ast.Module) -> str:
+    """Return 12 hexadecimal digits of a hash of Python source without comments, docstrings and layout.
+
+    The same source has the same digest whichever version of Python parses it.
+    """
+    tree = source if isinstance(source, ast.Module) else _parse(source, "<source>")
+    return hashlib.sha256("".join(_normal(tree)).encode("ascii", "backslashreplace")).hexdigest()[:12]
+
+
+def _parse(source: str | bytes, name: str) -> ast.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes, for instance: said when the module is imported
+            return ast.parse(source, name)
+    except (SyntaxError, ValueError) as error:
+        line = f", line {error.lineno}," if isinstance(error, SyntaxError) and error.lineno else ""
+        raise UserError(f"{name}{line} is not Python: {getattr(error, 'msg', error)}.") from None
+
+
+def _normal(node: Any) -> Iterator[str]:
+    """Yield the parts of a text that stands for a syntax tree in every version of Python.
+
+    Fields that are empty are left out, so that those which later versions add change nothing until they are used.
+    """
+    if isinstance(node, ast.Constant):
+        yield f"{type(node.value).__name__}:{node.value!a}"
+    elif isinstance(node, ast.JoinedStr):
+        yield from _normal_text(node)
+    elif isinstance(node, ast.AST):
+        yield type(node).__name__ + "("
+        for field in sorted(node._fields):
+            value = _statements(getattr(node, field, None))
+            if value is None or value == [] or field in ("ctx", "kind", "type_comment", "type_ignores"):
+                continue
+            if isinstance(value, ast.JoinedStr) and not value.values:
+                continue  # f"{x:}", whose empty format is None elsewhere
+            yield field + "="
+            yield from _normal(value)
+            yield ";"
+        yield ")"
+    elif isinstance(node, list):
+        yield "["
+        for part in node:
+            yield from _normal(part)
+            yield ","
+        yield "]"
+    else:
+        yield ascii(node)
+
+
+def _statements(value: Any) -> Any:
+    """Return a list of statements without docstrings, other bare constants, `pass` and what only type checkers read."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], ast.stmt):
+        return value
+    kept: list[ast.stmt] = []
+    for statement in value:
+        if isinstance(statement, ast.Pass):
+            continue
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        if isinstance(statement, ast.If) and _is_type_checking(statement.test):
+            kept += statement.orelse
+            continue
+        kept.append(statement)
+    return kept
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _normal_text(node: ast.JoinedStr) -> Iterator[str]:
+    """Yield an f-string with neighbouring literal parts joined, which versions of Python cut at different places."""
+    yield "JoinedStr["
+    literal = ""
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            literal += str(part.value)
+            continue
+        yield ascii(literal)
+        literal = ""
+        yield from _normal(part)
+    yield ascii(literal) + "]"
+
+
+def _imports(tree: ast.Module) -> list[str]:
+    """Return the dotted names that a module imports anywhere, those of its own package with leading dots."""
+    names: dict[str, None] = {}
+
+    def visit(node: ast.AST) -> None:
+        match node:
+            case ast.If(test=test, orelse=orelse) if _is_type_checking(test):
+                for statement in orelse:
+                    visit(statement)
+                return
+            case ast.Import(names=aliases):
+                names.update((alias.name, None) for alias in aliases)
+            case ast.ImportFrom(names=aliases, module=module, level=level):
+                origin = "." * level + (module or "")
+                separator = "." if module else ""
+                names[origin] = None
+                names.update((f"{origin}{separator}{alias.name}", None) for alias in aliases if alias.name != "*")
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
+                called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+                if called in ("import_module", "__import__") and not name.startswith("."):
+                    names[name] = None
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return list(names)
+
+
+# --- What this process has loaded ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Load:
+    at: int  # when the import began, in nanoseconds since the epoch
+    reloaded: bool = False
+    digest: str | None = None  # of its source, once that was looked at
+
+
+class Loaded(MetaPathFinder):
+    """Notes when modules are loaded, so that a file that was edited since is noticed. It finds none itself."""
+
+    def __init__(self) -> None:
+        self._loads: dict[str, _Load] = {}
+        self._since = time.time_ns()
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
+        """Note the time; let other finders find the module."""
+        self._loads[fullname] = _Load(time.time_ns(), reloaded=target is not None)
+
+    def check(self, name: str, digest: str, file: Path, importers: Iterable[str] = ()) -> None:
+        """Raise `UserError` if a loaded module is not what its file holds now.
+
+        Args:
+            name: of the module.
+            digest: of the file's source now.
+            file: where that is.
+            importers: modules that import it, which have to be reloaded after it.
+        """
+        load = self._loads.setdefault(name, _Load(self._since))
+        if load.digest is None:
+            modified = file.stat().st_mtime_ns
+            edited = load.at < modified <= time.time_ns()
+            load.digest = None if edited else digest
+        if load.digest != digest:
+            raise UserError(
+                f"{file} was edited after {name} had been imported: restart the kernel or program, "
+                f"or call importlib.reload on the module, and run again."
+            )
+        for importer in importers if load.reloaded else ():
+            other = self._loads.get(importer, _Load(self._since))
+            if importer in sys.modules and other.at < load.at:
+                raise UserError(
+                    f"{name} was reloaded, but {importer}, which imports it, still holds the former version: "
+                    f"restart the kernel or program, or reload {importer} as well."
+                )
+
+
+LOADED = Loaded()
+sys.meta_path.insert(0, LOADED)

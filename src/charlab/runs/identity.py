@@ -1,0 +1,223 @@
+"""What makes two runs the same: a fingerprint of the configuration, and the code that runs it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration.build import build, plain
+from charlab.data.corpus import Corpus
+from charlab.runs.code import code_hash, sources_of
+from charlab.runs.record import FILE_NAME, Record
+
+OBSERVERS = (
+    *("hydra", "name", "tags", "output_dir", "force", "resume", "plot", "logger"),
+    *("study", "search", "launcher", "dry_run", "typed", "cell"),  # they concern a sweep
+    *("trainer.logger", "trainer.default_root_dir", "trainer.enable_checkpointing", "trainer.enable_model_summary"),
+    *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler"),
+)
+"""Keys that change no figure of a run. Everything else is part of the fingerprint."""
+
+OBSERVING_CALLBACKS = {
+    "charlab.training.callbacks.attention_maps.AttentionMaps",
+    "charlab.training.callbacks.checkpointing.Checkpointing",
+    "charlab.training.callbacks.divergence.Divergence",
+    "charlab.training.callbacks.metrics.TrainingMetrics",
+    "charlab.training.callbacks.progress.ProgressDisplay",
+    "charlab.training.callbacks.samples.SampleText",
+    *(f"lightning.pytorch.callbacks.{name}" for name in ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary")),
+    *(f"lightning.pytorch.callbacks.{name}" for name in ("RichModelSummary", "RichProgressBar", "TQDMProgressBar")),
+}
+"""Callbacks that only look. Any other is part of the fingerprint."""
+
+EVALUATION = "charlab.training.callbacks.evaluation.Evaluation"
+SCHEDULES = "charlab.training.schedules."  # none of them reads what an evaluation finds
+
+DIVISION = (
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
+    *("trainer.accumulate_grad_batches", "trainer.threads", "compute.threads", "trainer.compile", "compute.compile"),
+)
+"""Keys that only divide the work or set its pace, and so change nothing where the budget is a number of steps."""
+
+TIME_BUDGETS = ("trainer.max_seconds", "budget.max_seconds", "trainer.max_time")
+ENSEMBLE = "charlab.models.mixture.Ensemble"
+PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, and by which code.
+
+    Attributes:
+        fingerprint: see `fingerprint`.
+        sources: digest of each module and version of each distribution that its figures come from.
+    """
+
+    fingerprint: str
+    sources: Mapping[str, str]
+
+    @property
+    def code(self) -> str:
+        """A hash of the sources."""
+        return code_hash(self.sources)
+
+
+def identify(config: DictConfig) -> Identity:
+    """Return a run's identity.
+
+    Raises:
+        UserError: if the corpus cannot be loaded, a run that the model is made of is missing, or a source file cannot
+            be read or was edited since this process loaded it.
+    """
+    return Identity(fingerprint(config), sources_of(meaning(config)))
+
+
+def fingerprint(config: DictConfig) -> str:
+    """Return 12 hexadecimal digits that two runs share exactly if their configurations mean the same.
+
+    The hash covers the whole resolved configuration but for what only observes and, where the budget is a number of
+    steps, what only divides the work. The corpus counts by its SHA-256, any other file by its content, a run (a member
+    of an ensemble, for instance) by its own fingerprint and code.
+
+    Args:
+        config: a composed `conf/train.yaml`.
+
+    Raises:
+        UserError: if the corpus cannot be loaded, or a run that the model is made of is missing.
+    """
+    values = meaning(config)
+    model = values.get("model")
+    if isinstance(model, dict):
+        for run in runs_of(model):
+            Record.load(Path(run))  # it has to be there
+    values["data"].pop("path", None)
+    values["data"]["corpus"] = load_corpus(config).sha256
+    values["trainer"]["precision"] = _precision(config.trainer)
+    values = _by_content(values)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def meaning(config: DictConfig) -> dict[str, Any]:
+    """Return the part of a configuration that the fingerprint covers, without reading a file."""
+    values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVERS}
+    values = {key: value for key, value in values.items() if value is not None}
+    by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
+    for key in OBSERVERS if by_time else OBSERVERS + DIVISION:
+        _drop(values, key)
+    if "callbacks" in values:
+        values["callbacks"] = _acting_callbacks(values)
+    return _canonical(values)
+
+
+def _resolved(config: DictConfig, key: str) -> Any:
+    return plain(config[key]) if OmegaConf.is_config(config[key]) else config[key]
+
+
+def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
+    """Return the callbacks that can change a figure.
+
+    How often a run is evaluated counts only where something reads what the evaluation finds: the choice of the best
+    checkpoint on a dev split, a callback that may stop training, a schedule that waits for a plateau.
+    """
+    chosen = [callback for callback in values["callbacks"].values() if callback is not None]
+    acting = [part for part in chosen if part.get("_target_") not in OBSERVING_CALLBACKS | {EVALUATION}]
+    schedule = (values.get("scheduler") or {}).get("_target_", SCHEDULES)
+    read = acting or not schedule.startswith(SCHEDULES) or values["data"].get("dev_fraction")
+    for callback in chosen:
+        if callback.get("_target_") == EVALUATION:
+            kept = {key: value for key, value in callback.items() if key != "every_n_steps" or read}
+            acting = [*acting, kept]
+    return acting
+
+
+def _get(values: Any, dotted: str) -> Any:
+    for key in dotted.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _drop(values: dict[str, Any], dotted: str) -> None:
+    parent, _, leaf = dotted.rpartition(".")
+    owner = _get(values, parent) if parent else values
+    if isinstance(owner, dict):
+        owner.pop(leaf, None)
+
+
+def _canonical(value: Any) -> Any:
+    """Return a value in which 1.0 and 1 are the same."""
+    if isinstance(value, dict):
+        return {str(key): _canonical(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_canonical(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _by_content(value: Any) -> Any:
+    """Return a value in which the content stands for the name of a file or of a run's folder."""
+    if isinstance(value, dict):
+        return {key: part if key == "_target_" else _by_content(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_by_content(part) for part in value]
+    if not isinstance(value, str) or not value or "\0" in value or "\n" in value:
+        return value
+    if os.path.isfile(os.path.join(value, FILE_NAME)):
+        record = Record.load(Path(value))
+        return {"run": record.fingerprint, "code": record.code}
+    if os.path.isfile(value):
+        status = os.stat(value)
+        return {"sha256": _sha256(os.path.abspath(value), status.st_mtime_ns, status.st_size)}
+    return value
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: str, modified: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def runs_of(model: Mapping[str, Any]) -> list[str]:
+    """Return the folders of the finished runs that a model's configuration is made of: an ensemble's, if any."""
+    return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
+
+
+def load_corpus(config: DictConfig) -> Corpus:
+    """Return the corpus that `config.data.corpus` names, read once in a process.
+
+    Raises:
+        UserError: if it cannot be found or read.
+    """
+    corpus = plain(config.data)["corpus"]
+    files = [value for value in corpus.values() if isinstance(value, str) and os.path.isfile(value)]
+    stamps = tuple((os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files)
+    return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
+
+
+@functools.lru_cache(maxsize=2)
+def _load_corpus(corpus_config: str, stamps: tuple[tuple[int, int], ...]) -> Corpus:
+    return build(json.loads(corpus_config)).load()
+
+
+def _precision(trainer: Any) -> str:
+    """Return the precision that the run computes in; torch is imported only where a device may decide it."""
+    if trainer.precision != "auto":
+        return PRECISIONS.get(str(trainer.precision), str(trainer.precision))
+    if trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and _has_no_gpu()):
+        return "float32"
+    from charlab.training.device import resolve_device, resolve_precision
+
+    precision = resolve_precision("auto", resolve_device(trainer.accelerator))
+    return PRECISIONS.get(precision, precision)
+
+
+def _has_no_gpu() -> bool:
+    """Return whether this is a Linux machine without the driver of any GPU."""
+    return sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))

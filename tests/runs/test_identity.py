@@ -1,0 +1,177 @@
+"""What makes two runs the same, and what does not."""
+
+import copy
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from charlab.configuration.compose import compose
+from charlab.runs.identity import fingerprint
+from tests.runs.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def overrides(text_path):
+    """The command line of a tiny run; none takes place here."""
+    return [*TINY, f"data.path={text_path}"]
+
+
+@pytest.fixture(scope="module")
+def config(overrides):
+    """What it composes, not to be changed."""
+    return compose(overrides)
+
+
+DECISIVE = {
+    "seed": "seed=1",
+    "model.embed_dim": "model.embed_dim=32",
+    "model.position": "model/position=rotary",
+    "data.batch_size": "data.batch_size=6",
+    "data.context_length": "data.context_length=4",
+    "data.dev_fraction": "data.dev_fraction=0.1",
+    "data.order": "data.order=contiguous",
+    "optimizer.lr": "optimizer.lr=0.002",
+    "optimizer": "optimizer=adam",
+    "scheduler": "scheduler=warmup_cosine",
+    "objective": "objective=label_smoothing",
+    "averaging": "averaging=ema",
+    "trainer.max_steps": "trainer.max_steps=13",
+    "trainer.precision": "trainer.precision=bfloat16",
+    "trainer.gradient_clip_val": "trainer.gradient_clip_val=1.0",
+}
+
+
+@pytest.fixture(scope="module")
+def changed(overrides):
+    """What the command line composes with every override there is for what decides the outcome."""
+    return compose([*overrides, *DECISIVE.values()])
+
+
+@pytest.mark.parametrize("key", DECISIVE)
+def test_what_decides_the_outcome_changes_the_fingerprint(config, changed, key):
+    assert OmegaConf.select(changed, key) != OmegaConf.select(config, key)
+    other = copy.deepcopy(config)
+    with open_dict(other):
+        OmegaConf.update(other, key, OmegaConf.select(changed, key), merge=False)
+        if key == "optimizer":  # another class alone, with the same settings
+            other.optimizer.lr = config.optimizer.lr
+    assert fingerprint(other) != fingerprint(config)
+
+
+def test_what_does_not_decide_it_does_not(overrides, config):
+    irrelevant = [
+        "trainer.threads=1",
+        "trainer.precision=float32",
+        "trainer.compile=false",
+        "logger=csv",
+        "callbacks.evaluation.every_n_steps=7",
+        "callbacks.samples.seed=7",
+        "callbacks.progress=null",
+        "name=other",
+        "output_dir=elsewhere",
+        "force=true",
+        "resume=any_code",
+    ]
+    assert fingerprint(compose([*overrides, *irrelevant])) == fingerprint(config)
+
+
+DIVISIONS = [
+    "trainer.devices=2",
+    "trainer.num_nodes=2",
+    "trainer.strategy=ddp",
+    "trainer.accumulate_grad_batches=1",
+    "trainer.threads=1",
+    "trainer.compile=false",
+]
+
+
+@pytest.mark.parametrize("division", DIVISIONS)
+def test_what_divides_the_work_counts_where_seconds_are_the_budget(overrides, config, division):
+    seconds = ["trainer.max_steps=null", "trainer.max_seconds=5"]
+    assert fingerprint(compose([*overrides, division])) == fingerprint(config)
+    by_time = fingerprint(compose([*overrides, *seconds]))
+    assert fingerprint(compose([*overrides, *seconds, division])) != by_time != fingerprint(config)
+
+
+def test_any_argument_of_the_trainer_that_is_not_known_to_look_counts(config):
+    def with_argument(name):
+        other = copy.deepcopy(config)
+        with open_dict(other):
+            other.trainer[name] = 3
+        return fingerprint(other)
+
+    counting = {with_argument(name) for name in ("overfit_batches", "gradient_clip_algorithm", "limit_train_batches")}
+    assert len(counting | {fingerprint(config)}) == 4
+    for name in ("log_every_n_steps", "profiler", "enable_progress_bar", "default_root_dir", "logger"):
+        assert with_argument(name) == fingerprint(config), name
+
+
+def test_a_callback_that_charlab_does_not_know_counts(config):
+    other = copy.deepcopy(config)
+    with open_dict(other):
+        other.callbacks.mine = {"_target_": "lightning.pytorch.callbacks.LearningRateMonitor"}
+    assert fingerprint(other) == fingerprint(config)
+    with open_dict(other):
+        other.callbacks.mine = {"_target_": "lightning.pytorch.callbacks.StochasticWeightAveraging", "swa_lrs": 0.1}
+    averaged = fingerprint(other)
+    assert averaged != fingerprint(config)
+    other.callbacks.mine.swa_lrs = 0.2
+    assert fingerprint(other) not in (averaged, fingerprint(config))
+
+
+def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(overrides, config):
+    def every(steps, *more):
+        return fingerprint(compose([*overrides, f"callbacks.evaluation.every_n_steps={steps}", *more]))
+
+    assert every(7) == every(4) == fingerprint(config)
+    assert every(7, "data.dev_fraction=0.1") != every(4, "data.dev_fraction=0.1")
+    stopping = "+callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:01:00'}"
+    assert every(7, stopping) != every(4, stopping)
+    assert fingerprint(compose([*overrides, "callbacks.evaluation.num_batches=3"])) != fingerprint(config)
+
+
+def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
+    files = {name: tmp_path / name for name in ("a", "b", "c")}
+    for name, text in {"a": "1 2 3", "b": "1 2 3", "c": "1 2 4"}.items():
+        files[name].write_text(text)
+
+    def with_file(path):
+        other = copy.deepcopy(config)
+        with open_dict(other):
+            other.model.embedding_file = str(path)
+        return fingerprint(other)
+
+    a = with_file(files["a"])
+    assert a == with_file(files["b"])
+    assert a != with_file(files["c"])
+    files["a"].write_text("1 2 5 6")
+    assert with_file(files["a"]) not in (a, with_file(files["c"]))
+
+
+def test_a_number_is_the_same_with_and_without_a_point(overrides):
+    assert fingerprint(compose([*overrides, "optimizer.lr=1"])) == fingerprint(
+        compose([*overrides, "optimizer.lr=1.0"])
+    )
+
+
+def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
+    same, other = tmp_path / "same.txt", tmp_path / "other.txt"
+    same.write_bytes(text_path.read_bytes())
+    other.write_bytes(text_path.read_bytes()[:-1] + b"!")
+
+    def fingerprint_on(path):
+        elsewhere = copy.deepcopy(config)
+        elsewhere.data.path = str(path)
+        return fingerprint(elsewhere)
+
+    assert fingerprint_on(same) == fingerprint(config)
+    assert fingerprint_on(other) != fingerprint(config)
+
+
+def test_a_text_that_is_edited_is_another(overrides, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("to be or not to be " * 40)
+    config = compose([*overrides, f"data.path={path}"])
+    before = fingerprint(config)
+    path.write_text("not to be or to be " * 40 + "?")
+    assert fingerprint(config) != before

@@ -1,0 +1,290 @@
+"""The same command after an edit: a new run, said before anything else, and never the old figure."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import charlab
+from charlab import cli
+from charlab.errors import UserError
+from charlab.runs.record import Record
+
+MODEL = '''
+from torch import nn
+
+from charlab.models.contract import AutoregressiveModel
+from studentparts import readout
+
+
+class Mine(AutoregressiveModel):
+    """A bigram."""
+
+    def __init__(self, vocab_size: int, *, context_length: int = 8) -> None:
+        super().__init__()
+        self.vocab_size, self.context_length = vocab_size, context_length
+        self.table = nn.Embedding(vocab_size, vocab_size)
+
+    def forward(self, tokens):
+        return readout(self.table(tokens))
+'''
+PARTS = """
+def readout(x):
+    return 1.0 * x
+"""
+
+
+@pytest.fixture
+def student(tmp_path, monkeypatch):
+    """The folder of a student's two modules."""
+    folder = tmp_path / "student"
+    folder.mkdir()
+    (folder / "studentmodel.py").write_text(MODEL)
+    (folder / "studentparts.py").write_text(PARTS)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield folder
+    for name in ("studentmodel", "studentparts"):
+        sys.modules.pop(name, None)
+
+
+def edit(path, former, new):
+    text = path.read_text()
+    assert former in text
+    path.write_text(text.replace(former, new))
+
+
+def reload():
+    importlib.reload(sys.modules["studentparts"])
+    importlib.reload(sys.modules["studentmodel"])
+
+
+@pytest.fixture
+def command(text_path, tmp_path):
+    """The command line of a run of the student's model."""
+    return [
+        "model=bigram",
+        "model._target_=studentmodel.Mine",
+        "data=textfile",
+        f"data.path={text_path}",
+        "data.context_length=8",
+        "data.batch_size=4",
+        "trainer.accelerator=cpu",
+        "trainer.max_steps=4",
+        "callbacks.attention_maps=null",
+        "callbacks.samples=null",
+        "callbacks.evaluation.num_batches=2",
+        "callbacks.checkpointing.every_n_steps=1",
+        "logger=csv",
+        "name=student",
+        f"output_dir={tmp_path / 'outputs'}",
+    ]
+
+
+@pytest.fixture
+def run(command, student, capsys):
+    """Trains it; returns the record and the first line that was printed."""
+
+    def run(*more):
+        capsys.readouterr()
+        record = charlab.run(*command, *more)
+        return record, " ".join(capsys.readouterr().out.split())
+
+    return run
+
+
+def nll(record):
+    return record.metric("blocks")["nll"]
+
+
+def files(record):
+    return {path: path.read_bytes() for path in record.folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("module", ["studentmodel", "studentparts"])
+def test_an_edited_model_is_a_new_run_and_the_old_one_is_kept(run, student, module):
+    first, _ = run()
+    kept = files(first)
+    former, new = {
+        "studentmodel": ("readout(self.table(tokens))", "readout(2 * self.table(tokens))"),
+        "studentparts": ("1.0 * x", "2.0 * x"),
+    }[module]
+    edit(student / f"{module}.py", former, new)
+    reload()
+    second, printed = run()
+    assert printed.startswith(
+        f"Other code has finished this run (changed since: {module}): it is kept in {first.folder}"
+    )
+    assert "finished already" not in printed
+    assert (second.fingerprint, second.status) == (first.fingerprint, "finished")
+    assert second.code != first.code
+    assert second.folder.name == f"{first.fingerprint}-{second.code}"
+    assert nll(second) != nll(first)
+    assert files(first) == kept
+    again, printed = run()
+    assert printed.startswith("This run is finished already")
+    assert nll(again) == nll(second)
+    edit(student / f"{module}.py", new, former)
+    reload()
+    back, printed = run()
+    assert printed.startswith("This run is finished already")
+    assert (nll(back), back.folder) == (nll(first), first.folder)
+
+
+def test_a_finished_run_shows_its_table(run, student):
+    _, trained = run()
+    _, shown = run()
+    table = trained[trained.index("split protocol") :]
+    assert table in shown
+
+
+def test_a_comment_or_an_unreached_module_is_no_other_code(run, student):
+    first, _ = run()
+    edit(student / "studentmodel.py", "A bigram.", "A table of logits.")
+    edit(student / "studentparts.py", "return", "# scaled\n    return")
+    (student / "unreached.py").write_text("x = 1")
+    reload()
+    again, printed = run()
+    assert printed.startswith("This run is finished already")
+    assert again.folder == first.folder
+
+
+def test_an_edit_between_two_calls_is_refused_until_the_module_is_reloaded(run, student):
+    first, _ = run()
+    edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    with pytest.raises(UserError, match=r"studentparts\.py was edited after studentparts had been imported: restart"):
+        run()
+    assert [record.parent for record in first.folder.parent.glob("*/record.json")] == [first.folder]
+    reload()
+    second, _ = run()
+    assert nll(second) != nll(first)
+
+
+@pytest.fixture
+def half(run, interrupt_at, tmp_path):
+    """The record of a run that was killed in its third step."""
+    restore = interrupt_at(3, SystemExit(9))
+    with pytest.raises(SystemExit):
+        run()
+    restore()
+    (folder,) = (tmp_path / "outputs" / "runs" / "student").iterdir()
+    return Record.load(folder)
+
+
+def test_half_a_run_is_not_resumed_by_other_code_unless_told_to(run, student, half):
+    kept = files(half)
+    edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    reload()
+    other, printed = run()
+    assert printed.startswith("Other code has begun this run (changed since: studentparts)")
+    assert "resume=any_code continues it with today's code." in printed
+    assert files(half) == kept
+    assert other.folder != half.folder
+    shutil.rmtree(other.folder)
+    resumed, printed = run("resume=any_code")
+    assert resumed.folder == half.folder
+    assert (resumed.status, resumed.begun_by, resumed.code) == ("finished", [half.code], other.code)
+    assert resumed.started == half.started
+    assert nll(resumed) != nll(other)
+    assert f"It was begun by other code ({half.code})." in run()[1]
+
+
+def test_half_a_run_goes_on_with_its_own_accumulation_only(run, half):
+    with pytest.raises(UserError, match=r"begun with trainer\.accumulate_grad_batches=1, not 2"):
+        run("trainer.accumulate_grad_batches=2")
+    assert run()[0].status == "finished"
+    assert run("trainer.accumulate_grad_batches=2")[1].startswith("This run is finished already")
+
+
+def test_a_folder_that_is_named_is_the_only_one_that_is_looked_at(run, student, tmp_path):
+    first, _ = run()
+    named = f"hydra.run.dir={tmp_path / 'named'}"
+    mine, printed = run(named)
+    assert "finished already" not in printed
+    assert (mine.folder, nll(mine)) == (tmp_path / "named", nll(first))
+    assert run(named)[1].startswith("This run is finished already")
+    kept = files(mine)
+    with pytest.raises(UserError, match=r"named holds another run, student with the fingerprint"):
+        run(named, "optimizer.lr=0.5")
+    edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    reload()
+    with pytest.raises(UserError, match=r"Other code has finished the run in .*named \(changed since: studentparts\)"):
+        run(named)
+    assert files(mine) == kept
+    assert nll(run(named, "force=true")[0]) != nll(first)
+
+
+def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run):
+    first, _ = run()
+    (first.folder / "checkpoints" / "last.ckpt").unlink()
+    again, printed = run()
+    assert printed.startswith(f"The finished run in {first.folder} has lost its checkpoint: it is trained again.")
+    assert (again.folder, nll(again)) == (first.folder, nll(first))
+
+
+def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
+    record, _ = run()
+    before = (record.folder / "record.json").read_bytes()
+    edit(student / "studentparts.py", "1.0 * x", "3.0 * x")
+    reload()
+    for protocol in ("blocks", "online"):
+        assert cli.evaluate([f"run={record.folder}", "device=cpu", f"protocol={protocol}"]) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "These figures were not added to the run's record. They come from other code" in printed
+        assert "(changed since: studentparts)" in printed
+        assert (record.folder / "record.json").read_bytes() == before
+    edit(student / "studentparts.py", "3.0 * x", "1.0 * x")
+    reload()
+    assert cli.evaluate([f"run={record.folder}", "device=cpu", "protocol=blocks", "split=train"]) == 0
+    assert Record.load(record.folder).metric("blocks", "train")
+
+
+@pytest.mark.slow
+def test_the_command_line_says_it_first_and_answers_without_torch(command, student, tmp_path):
+    code = "import sys; from charlab import cli; code = cli.train(); print('torch' in sys.modules); sys.exit(code)"
+
+    def train():
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(student), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return " ".join(done.stdout.split())
+
+    first = train()
+    edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    second = train()
+    assert second.startswith("Other code has finished this run (changed since: studentparts)")
+    assert second.endswith("True")
+    third = train()
+    assert third.startswith("This run is finished already")
+    assert third.endswith("False"), "torch was imported"
+    assert second[second.index("split protocol") : second.index("True")] in third
+    assert len(list((tmp_path / "outputs" / "runs" / "student").glob("*/record.json"))) == 2
+    assert first not in third
+
+
+def test_a_record_is_strict_json(run):
+    record, _ = run("trainer.gradient_clip_val=inf")
+    record.time["training_s"] = float("inf")
+    record.scenes[0] = float("nan")
+    record.save()
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    stored = json.loads((record.folder / "record.json").read_text(), parse_constant=refuse)
+    assert (stored["time"]["training_s"], stored["scenes"][0]) == (None, None)
+    assert stored["not_finite"] == {
+        "config.trainer.gradient_clip_val": "inf",
+        "time.training_s": "inf",
+        "scenes.0": "nan",
+    }
+    read = Record.load(record.folder)
+    assert read.time["training_s"] == float("inf")
+    assert read.scenes[0] != read.scenes[0]
+    assert read.config["trainer"]["gradient_clip_val"] == float("inf")
