@@ -238,6 +238,14 @@ def test_scripts_pass_the_exit_code_on(script: str) -> None:
     assert done.stderr.startswith("There is no key sede; did you mean seed")
 
 
+def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
+    program = "from charlab import cli; cli.train(['--help']); print('≤ ×')"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("? ?\n")
+
+
 def test_a_reader_that_stops_reading_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)

@@ -74,8 +74,15 @@ def test_without_a_prompt_a_text_begins_after_a_newline_that_is_not_part_of_it()
     model = bigram()
     (after_newline,) = generate_whole(model, LETTERS, "\n", 25)
     assert generate_whole(model, LETTERS, "", 25) == [after_newline.removeprefix("\n")]
+
+
+def test_without_newlines_a_text_begins_after_its_most_frequent_character():
+    torch.manual_seed(0)
+    model, vocabulary = Bigram(3), Vocabulary.of("abcbabccc")
+    (after_c,) = generate_whole(model, vocabulary, "c", 25)
+    assert generate_whole(model, vocabulary, "", 25) == [after_c.removeprefix("c")]
     with pytest.raises(UserError, match="newline"):
-        generate(model, Vocabulary.of("abc"), "", 5)
+        generate(model, Vocabulary("abc"), "", 5)  # of a former checkpoint, which does not know
 
 
 def test_overflow_reaches_the_model():

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 the user's error, 130 interrupted.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -105,6 +106,8 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
     try:
         code = _run(config_name, task, list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()

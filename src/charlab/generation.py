@@ -16,7 +16,7 @@ from charlab.models.decoding import Overflow, check_choice, check_length, stream
 from charlab.models.inference import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
-START = "\n"  # where a text begins if there is no prompt
+START = "\n"  # what precedes a blank at the beginning of a text
 BLANK = "_"  # a character that is to be filled in
 
 
@@ -43,7 +43,7 @@ def generate(
     Args:
         model: any language model.
         vocabulary: the one that the model was trained with.
-        prompt: the text to continue; if empty, the text begins after one newline.
+        prompt: the text to continue; if empty, the text begins after `vocabulary.start`.
         length: number of characters to draw, ≥ 0.
         temperature: divides the logits; 0 takes the most probable character.
         top_k: draw among the k most probable characters only.
@@ -58,13 +58,14 @@ def generate(
 
     Raises:
         UserError: at the call itself, for a character that is not in the vocabulary, an empty prompt where there is
-            no newline to start from, or an option out of range.
+            no character to start from, or an option out of range.
     """
-    if not prompt and START not in vocabulary.characters:
+    prompt = prompt or vocabulary.start or ""
+    if not prompt:
         raise UserError("There is no prompt, and the vocabulary has no newline to start from; give a prompt.")
     check_length(length)
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
-    tokens = _encode(model, vocabulary, prompt or START, "the prompt")[None]  # (1, P)
+    tokens = _encode(model, vocabulary, prompt, "the prompt")[None]  # (1, P)
     if isinstance(model, AutoregressiveModel):
         drawn = stream(model, tokens, length, overflow=overflow, num_samples=num_samples, **options)
         pieces = (token[:, None] for token in drawn)

@@ -1,12 +1,16 @@
+import bz2
+import gzip
 import hashlib
 import io
+import lzma
 import os
 import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -101,11 +105,50 @@ def configured(name: str) -> DictConfig:
 
 
 def test_a_text_file_is_taken_as_it_is(tmp_path: Path) -> None:
-    corpus = TextFile(path=str(write(tmp_path / "mine.txt", "\ufeffNaïve\r\n\x85 \u2028\r".encode()))).load()
+    corpus = TextFile(path=str(write(tmp_path / "mine.txt", "Naïve\r\n\x85 \u2028\r\ufeff".encode()))).load()
 
     assert corpus.name == "mine"
-    assert corpus.text == "\ufeffNaïve\r\n\x85 \u2028\r"
+    assert corpus.text == "Naïve\r\n\x85 \u2028\r\ufeff"
     assert corpus.sha256 == sha256((tmp_path / "mine.txt").read_bytes())
+    assert corpus.notes == ()
+
+
+def test_a_byte_order_mark_is_left_out_and_said(tmp_path: Path) -> None:
+    corpus = TextFile(path=str(write(tmp_path / "windows.txt", "abc".encode("utf-8-sig")))).load()
+
+    assert corpus.text == "abc"
+    assert corpus.sha256 == sha256(b"abc")
+    (note,) = corpus.notes
+    assert "windows.txt begins with a byte-order mark" in note
+    with pytest.raises(UserError, match="is empty"):
+        TextFile(path=str(write(tmp_path / "mark.txt", "\ufeff".encode()))).load()
+
+
+@pytest.mark.parametrize(
+    ("pack", "kind"),
+    [(partial(zipped, "play.txt"), "zip"), (gzip.compress, "gzip"), (bz2.compress, "bzip2"), (lzma.compress, "xz")],
+)
+def test_a_packed_file_is_to_be_unpacked(tmp_path: Path, pack: Callable[[bytes], bytes], kind: str) -> None:
+    path = write(tmp_path / "play.txt", pack(TEXT.encode()))
+    with pytest.raises(UserError, match=rf"play\.txt is a {kind} archive: unpack it"):
+        TextFile(path=str(path)).load()
+    if kind != "zip":
+        with pytest.raises(UserError, match=rf"play\.txt is a {kind} archive: unpack it"):
+            published(path=str(path)).load()
+
+
+@pytest.mark.parametrize("name", ["PLAY.ZIP", "play", "play.zip"])
+def test_an_archive_of_a_published_text_is_known_by_what_it_holds(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, zipped("play.txt", TEXT.encode()))
+    assert published(path=str(path)).load().text == TEXT
+
+
+def test_a_file_name_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(path, "wb") as file:
+        file.write(b"abc")
+    with pytest.raises(UserError, match=r"caf\\udce9\.txt is not UTF-8.*rename"):
+        TextFile(path=os.fsdecode(path)).load()
 
 
 def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

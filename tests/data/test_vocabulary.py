@@ -94,3 +94,16 @@ def test_an_id_outside_the_vocabulary_is_an_error(index: int) -> None:
 def test_vocabularies_of_the_same_characters_are_equal() -> None:
     assert Vocabulary.of("banana") == Vocabulary.of("abn")
     assert Vocabulary.of("banana") != Vocabulary.of("bin")
+
+
+@pytest.mark.parametrize(
+    ("text", "start"), [("a\nbbb", "\n"), ("GATTACAA", "A"), ("éaé", "é"), ("x\U0001f600\U0001f600", "\U0001f600")]
+)
+def test_a_text_begins_after_a_newline_or_else_its_most_frequent_character(
+    monkeypatch: pytest.MonkeyPatch, text: str, start: str
+) -> None:
+    monkeypatch.setattr(vocabulary, "_CHUNK", 2)
+    assert Vocabulary.of(text).start == start
+    assert Vocabulary.of(text) == Vocabulary("".join(sorted(set(text))))
+    assert Vocabulary("ab").start is None
+    assert Vocabulary("\nab").start == "\n"

@@ -27,6 +27,14 @@ def test_load_gives_the_trained_model_and_its_vocabulary(finished_run, text_path
     assert torch.equal(model.nll(window), from_file.nll(window))
 
 
+def test_a_run_in_float64_is_loaded_in_float64(run_tiny):
+    record = run_tiny("trainer.precision=float64")
+    model, _ = charlab.load(record.folder)
+    saved = torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in model.state_dict().items())
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
+
+
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint .*best\.ckpt"):
         charlab.load(tmp_path, checkpoint="best")

@@ -50,7 +50,7 @@ EVALUATE: dict[str, Any] = {
 
 GENERATE: dict[str, Any] = {
     **_TRAINED,
-    "prompt": str,
+    "prompt": str | None,
     "length": NonNegativeInt,
     "infill": str | None,
     "temperature": NonNegativeFloat,

@@ -14,6 +14,18 @@ from typing import Literal
 from charlab.data.corpus import Corpus
 from charlab.errors import UserError
 
+BYTE_ORDER_MARK = "\ufeff"
+ZIP = b"PK\x03\x04"
+PACKED = {
+    ZIP: "zip",
+    b"\x1f\x8b": "gzip",
+    b"BZh91AY&SY": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+}
+"""How files begin that are to be unpacked first."""
+
 
 def data_folder() -> Path:
     """Returns where texts lie: the folder that the environment variable CHARLAB_DATA names, or else `data`."""
@@ -37,9 +49,15 @@ class TextFile:
             UserError: if the file is missing, unreadable, empty or not UTF-8.
         """
         data = _read(self.path)
-        if not data:
+        _refuse_packed(data, self.path)
+        text = _decode(data, "utf-8", self.path)
+        notes = []
+        if text.startswith(BYTE_ORDER_MARK):
+            text = text.removeprefix(BYTE_ORDER_MARK)
+            notes.append(f"{self.path} begins with a byte-order mark, which was left out: it is no part of the text.")
+        if not text:
             raise UserError(f"{self.path} is empty: name a file that holds text.")
-        return Corpus.of(self.path.stem, _decode(data, "utf-8", self.path))
+        return Corpus.of(self.path.stem, text, notes=notes)
 
 
 class PublishedText:
@@ -86,7 +104,10 @@ class PublishedText:
             UserError: if the file was not found in any of the three ways, cannot be read, or has the wrong checksum.
         """
         path = self.path or self._find() or self._download()
-        data = self._unpack(path) if path.suffix == ".zip" else _read(path)
+        data = _read(path)
+        if data.startswith(ZIP) or path.suffix.lower() == ".zip":
+            data = self._unpack(data, path)
+        _refuse_packed(data, path)
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 != self.sha256:
             raise UserError(
@@ -135,31 +156,40 @@ class PublishedText:
             f"be downloaded from {self.url} (this failed: {reason}); data=play needs neither file nor network."
         )
 
-    def _unpack(self, archive: Path) -> bytes:
-        """Returns the text in `archive`; unpacked in memory, since no other process can meet a half-written file there.
+    def _unpack(self, archive: bytes, path: Path) -> bytes:
+        """Return the text in `archive`; unpacked in memory, where no other process can meet a half-written file.
 
         The archive's own checksum was needed for the download only: the text's is checked in any case.
         """
-        packed = io.BytesIO(_read(archive))
         try:
-            with zipfile.ZipFile(packed) as opened:
+            with zipfile.ZipFile(io.BytesIO(archive)) as opened:
                 return opened.read(self.file)
         except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
             raise UserError(
-                f"{archive} is not a whole zip archive that holds the file {self.file}: remove or replace it."
+                f"{path} is not a whole zip archive that holds the file {self.file}: remove or replace it."
             ) from error
 
 
 def _read(path: Path) -> bytes:
-    """Returns the bytes of a file that a user named."""
+    """Return the bytes of a file that a user named."""
     try:
+        str(path).encode()
         return path.read_bytes()
+    except UnicodeEncodeError as error:
+        shown = str(path).encode(errors="backslashreplace").decode()
+        raise UserError(f"The file name {shown} is not UTF-8, so no record could hold it: rename the file.") from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: name one that exists with data.path=FILE.") from error
     except IsADirectoryError as error:
         raise UserError(f"{path} is a folder: name a file in it with data.path=FILE.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another file.") from error
+
+
+def _refuse_packed(data: bytes, path: Path) -> None:
+    for magic, kind in PACKED.items():
+        if data.startswith(magic):
+            raise UserError(f"{path} is a {kind} archive: unpack it, and name the text that was in it.")
 
 
 def _decode(data: bytes, encoding: str, path: Path) -> str:

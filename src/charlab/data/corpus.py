@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Protocol, Self
 
 import numpy as np
@@ -19,18 +20,27 @@ class Corpus:
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
         floor_per_character: (len(text),) float64, −log p in nats of each character given all that precede it under
             the process that generated the text; None where that process is not known.
+        notes: sentences on what was done to the text, to be said when a run begins.
     """
 
-    def __init__(self, name: str, text: str, sha256: str, floor_per_character: np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        sha256: str,
+        floor_per_character: np.ndarray | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.text = text
         self.sha256 = sha256
         self.floor_per_character = floor_per_character
+        self.notes = tuple(notes)
 
     @classmethod
-    def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None) -> Self:
-        """Returns the corpus of `text`, its checksum computed."""
-        return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character)
+    def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None, notes: Sequence[str] = ()) -> Self:
+        """Return the corpus of `text`, its checksum computed."""
+        return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character, notes)
 
     def load(self) -> Self:
         """Returns itself: wherever a loader is asked for, a text that is loaded already will do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
@@ -20,12 +20,15 @@ class Vocabulary:
 
     Attributes:
         characters: the distinct characters, sorted by code point; a character's id is its index here.
+        start: the character after which a text without a prompt begins: a newline, or in a text without newlines its
+            most frequent character; None if neither is known.
 
     Raises:
         UserError: if `characters` is empty, not sorted, or has a character twice.
     """
 
     characters: str
+    start: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.characters or list(self.characters) != sorted(set(self.characters)):
@@ -33,11 +36,14 @@ class Vocabulary:
                 f"A vocabulary is made of distinct characters in the order of their code points, which "
                 f"{self.characters!r} is not: let `Vocabulary.of(text)` sort them."
             )
+        if self.start is None and "\n" in self.characters:
+            object.__setattr__(self, "start", "\n")
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Returns the vocabulary of the characters that occur in `text`."""
-        return cls("".join(sorted(set(text))))
+        """Return the vocabulary of the characters that occur in `text`."""
+        characters = "".join(sorted(set(text)))
+        return cls(characters, None if "\n" in characters or not text else _most_frequent(text))
 
     def __len__(self) -> int:
         return len(self.characters)
@@ -99,6 +105,14 @@ class Vocabulary:
             f"Character {index + 1} of {source} (line {line}, column {column}) is {character!r} "
             f"(U+{ord(character):04X}), which is not in the vocabulary of {len(self)} characters: remove or replace it."
         )
+
+
+def _most_frequent(text: str) -> str:
+    counts = np.zeros(0x110000, dtype=np.int64)  # of every code point there can be
+    for start in range(0, len(text), _CHUNK):
+        found = np.bincount(_code_points(text[start : start + _CHUNK]))
+        counts[: len(found)] += found
+    return chr(int(counts.argmax()))
 
 
 def _code_points(text: str) -> np.ndarray:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
 from charlab.models.linear import Linear
 from charlab.types import PositiveInt, checked
+
+LARGEST_TABLE = 2**30
 
 
 class Bigram(AutoregressiveModel):
@@ -18,12 +21,21 @@ class Bigram(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V; the model has V² parameters.
+
+    Raises:
+        UserError: if these are more than 2³⁰.
     """
 
     context_length = None
 
     def __init__(self, vocab_size: int) -> None:
         super().__init__()
+        if vocab_size**2 > LARGEST_TABLE:
+            raise UserError(
+                f"model=bigram has a table of {vocab_size:,}² = {vocab_size**2:,} numbers, {vocab_size**2 / 2**28:.1f} "
+                "GiB and four times that in training: choose model=bigram_embedding, or a text of fewer different "
+                "characters."
+            )
         self.vocab_size = vocab_size
         self.table = nn.Embedding(vocab_size, vocab_size)
 

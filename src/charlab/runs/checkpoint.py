@@ -34,7 +34,8 @@ def load(
         UserError: if there is no such checkpoint, or it is truncated, holds code or belongs to another model.
     """
     model, contents = load_with_checkpoint(run, checkpoint)
-    return model.to(device).eval(), Vocabulary(contents["vocabulary"])
+    start = contents.get("start")  # checkpoints of former versions have none
+    return model.to(device).eval(), Vocabulary(contents["vocabulary"], start if isinstance(start, str) else None)
 
 
 def load_with_checkpoint(
@@ -87,6 +88,8 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
     """
     prefix = "model."
     weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+    if {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float64}:
+        model.double()
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.rule import Rule
 
+from charlab.data.vocabulary import Vocabulary
+from charlab.errors import UserError
 from charlab.generation import generate, generate_whole, infill
 from charlab.runs.checkpoint import load
 from charlab.training.device import resolve_device
@@ -37,24 +41,50 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
     if config.infill is not None:
         texts = infill(model, vocabulary, config.infill, num_samples=config.num_samples, **options)
         return _print(texts, console)
+    prompt = _prompt(config.prompt, vocabulary)
     options["overflow"] = config.overflow
     if config.num_samples > 1:
         options["num_samples"] = config.num_samples
-        return _print(generate_whole(model, vocabulary, config.prompt, config.length, **options), console)
-    pieces = generate(model, vocabulary, config.prompt, config.length, **options)
-    text = config.prompt
-    console.out(text, end="", highlight=False)
+        return _print(generate_whole(model, vocabulary, prompt, config.length, **options), console)
+    pieces = generate(model, vocabulary, prompt, config.length, **options)
+    text = prompt
+    _write(text, console)
     for (piece,) in pieces:
-        console.out(piece, end="", highlight=False)
-        console.file.flush()
+        _write(piece, console)
         text += piece
-    console.print()
+    _write("\n", console)
     return [text]
+
+
+def _prompt(typed: str | None, vocabulary: Vocabulary) -> str:
+    """Return what to continue: what the user typed, or else what texts begin after, which is said if unexpected."""
+    if typed:
+        return typed
+    if vocabulary.start is None:
+        raise UserError("This model's text has no newlines to begin after: give a prompt, prompt=TEXT.")
+    if vocabulary.start != "\n":
+        print(
+            "This model's text has no newlines, so without a prompt it begins after its most frequent character, "
+            f"{vocabulary.start!r}.",
+            file=sys.stderr,
+        )
+    return vocabulary.start if typed is None else ""
 
 
 def _print(texts: list[str], console: Console) -> list[str]:
     for number, text in enumerate(texts, start=1):
         if len(texts) > 1:
             console.print(Rule(f"sample {number}"))
-        console.out(text, highlight=False)
+        _write(f"{text}\n", console)
     return texts
+
+
+def _write(text: str, console: Console) -> None:
+    """Write characters as they are into a file; on a terminal, escape those that would control it.
+
+    What the encoding of the output lacks is replaced. Rich would drop some characters and expand tabs.
+    """
+    if console.is_terminal:
+        text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    console.file.write(text.encode(console.encoding, errors="replace").decode(console.encoding))
+    console.file.flush()

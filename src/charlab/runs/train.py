@@ -107,6 +107,8 @@ class _Run:
         if self.trainer.is_global_zero:
             record.save()
             warn_of_equal_weights(self.model, self.data, self.console)
+            for note in self.data.corpus.notes:
+                self.console.print(note, soft_wrap=True, markup=False)
         try:
             self._check_causality()
             self._fit()
@@ -144,6 +146,7 @@ class _Run:
         description = {
             "model_config": self.members.config,
             "vocabulary": self.data.vocabulary.characters,
+            "start": self.data.vocabulary.start,
         }
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
         for part in _chosen(config.callbacks):

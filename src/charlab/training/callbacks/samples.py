@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.files import write_atomically
-from charlab.generation import START
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.loggers import RunLogger
 from charlab.training.module import LanguageModelModule
@@ -21,8 +20,8 @@ class SampleText(Callback):
     """Draws a text from the model every few optimizer steps and at the end.
 
     Every text goes to the loggers under `sample`, the last one also to `samples.txt` in the trainer's
-    `default_root_dir`. A text begins after a newline or, where the corpus has none, after the first character of
-    the vocabulary. All are drawn with the same random numbers, so that what differs is what was learned. Training
+    `default_root_dir`. A text begins after a newline or, where the corpus has none, after its most frequent
+    character. All are drawn with the same random numbers, so that what differs is what was learned. Training
     does not notice: neither its random numbers nor its clock move.
 
     Args:
@@ -73,7 +72,7 @@ class SampleText(Callback):
         assert isinstance(datamodule, CharacterDataModule)
         assert isinstance(module, LanguageModelModule)
         vocabulary, device = datamodule.vocabulary, device_of(module.model)
-        start = START if START in vocabulary.characters else vocabulary.characters[0]
+        start = vocabulary.start or vocabulary.characters[0]
         prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, 1)
         generator = torch.Generator(device).manual_seed(self.seed)
         with module.evaluating(), untouched_randomness(device):
