@@ -64,6 +64,11 @@ def test_a_terminal_gets_nothing_that_would_control_it(source_run):
     assert written.startswith('int\\tf(void)\\r\n{\n\\x0cputs("\\a");\\x07\\x1b[31m é≤\\x0b\\u2028}\n')
 
 
+def test_a_temperature_that_float32_cannot_tell_from_0_is_greedy(source_run):
+    greedy, _ = generated(source_run, "length=50", "greedy=true")
+    assert generated(source_run, "length=50", "temperature=1e-46")[0] == greedy
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
 def test_what_an_encoding_lacks_is_replaced(source_run, encoding):
     command = [sys.executable, ROOT / "scripts" / "generate.py", f"run={source_run}", "prompt=é≤", "length=0"]

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
-from charlab.types import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from charlab.types import LARGEST, NonNegativeInt, PositiveFloat, PositiveInt
 
 TRAIN: dict[str, Any] = {
     "seed": int,
@@ -53,7 +53,7 @@ GENERATE: dict[str, Any] = {
     "prompt": str | None,
     "length": NonNegativeInt,
     "infill": str | None,
-    "temperature": NonNegativeFloat,
+    "temperature": Annotated[float, Ge(0), Le(LARGEST)],  # what is 0 in float32 is greedy
     "top_k": PositiveInt | None,
     "top_p": Annotated[float, Gt(0), Le(1)] | None,
     "greedy": bool,
