@@ -94,14 +94,14 @@ def _graphs() -> Benchmark:
     default = "compiled, without graphs"
     return Benchmark(
         "CUDA graphs: a step of nanoGPT's GPU recipe",
-        {OURS: lambda _: _ours(*ours, "trainer.compile=cuda_graphs"), default: lambda _: _ours(*ours)},
+        {OURS: lambda _: _ours(*ours, "compute.compile=cuda_graphs"), default: lambda _: _ours(*ours)},
         [Figure("step_ms", "step", "ms", "times less", default)],
         is_asked_for=True,
     )
 
 
 def _cells() -> Benchmark:
-    cell = ("experiment=benchmark/recipe", "trainer=gpu", "trainer.compile=false", *QUIET)
+    cell = ("experiment=benchmark/recipe", "trainer=gpu", "compute.compile=false", *QUIET)
     cells = [(*cell, f"seed={seed}") for seed in range(4)]
     in_turn = "one after the other"
     return Benchmark(

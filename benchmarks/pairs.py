@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from charlab.files import write_atomically
-from charlab.runs.machine import processor
 from charlab.runs.record import git_commit, installed_versions
+from charlab.runs.recording import processor
 
 Measurement = Mapping[str, float]
 Side = Callable[[int], Measurement]  # measures once, in a process of its own; is given the round, 0 first

@@ -22,7 +22,7 @@ from charlab.runs.record import FILE_NAME, Record
 # A terminal is pretended, so that the progress bar is drawn.
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
 
-QUIET = ("callbacks.evaluation.every_n_steps=1000000", "callbacks.evaluation.num_batches=1")
+QUIET = ("evaluate_every=1000000", "estimate_batches=1")
 """Overrides of a run of which only the steps are of interest."""
 
 
@@ -89,7 +89,7 @@ def run_training(*overrides: str) -> Measurement:
 def run_to_first_step(*overrides: str) -> Measurement:
     """Starts `scripts/train.py` and returns how long it took until the first step was done and logged."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/train.py", *overrides, "callbacks.metrics.every_n_steps=1"]
+        command = [sys.executable, "scripts/train.py", *overrides, "trainer.log_every_n_steps=1"]
         since = time.perf_counter()
         process = subprocess.Popen([*command, f"output_dir={folder}"], stdout=subprocess.DEVNULL)
         seconds = None

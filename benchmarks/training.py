@@ -21,7 +21,7 @@ PLAIN_LOOP = "the plainest loop"
 
 def _recipe_step() -> Benchmark:
     steps = 300
-    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "trainer.compile=true", *QUIET)
+    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "compute.compile=true", *QUIET)
     return Benchmark(
         "A step of nanoGPT's CPU recipe: the same function, parameters and optimizer",
         {
@@ -39,7 +39,7 @@ def _recipe_step() -> Benchmark:
 
 def _memory() -> Benchmark:
     steps = 100
-    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "trainer.compile=false")
+    ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "compute.compile=false")
     return Benchmark(
         "Peak memory of nanoGPT's CPU recipe, with all that is imported",
         {OURS: lambda _: run_training(*ours), REFERENCE: lambda _: run_recipe("--steps", steps)},
@@ -49,7 +49,7 @@ def _memory() -> Benchmark:
 
 def _tax(title: str, experiment: str, steps: int, figure: Figure) -> Benchmark:
     shared = (experiment, f"trainer.max_steps={steps}")
-    ours = (*shared, "trainer.compile=false", f"callbacks.checkpointing.every_n_steps={steps // 2}", *QUIET)
+    ours = (*shared, "compute.compile=false", f"callbacks.checkpointing.every_n_steps={steps // 2}", *QUIET)
     return Benchmark(
         title,
         {
@@ -71,7 +71,7 @@ def _framework_tax_of_a_bigram() -> Benchmark:
 
 
 def _ladder(name: str, steps: int) -> Benchmark:
-    ours = (f"experiment=part1/{name}", f"trainer.max_steps={steps}", "callbacks.metrics.every_n_steps=1", *QUIET)
+    ours = (f"experiment=part1/{name}", f"trainer.max_steps={steps}", "trainer.log_every_n_steps=1", *QUIET)
     direct = "a matrix per head"
     return Benchmark(
         f"The ladder's {name.replace('_', '-')}, windows of 256, batches of 32",
@@ -128,8 +128,8 @@ def _evaluation_share() -> Benchmark:
 
 def _start_up() -> Benchmark:
     imports = "importing torch and lightning"
-    shown = ("experiment=benchmark/recipe", "trainer.max_steps=50", "trainer.compile=false")
-    bare = ("callbacks.evaluation.num_batches=1", "~callbacks.samples", "~callbacks.attention_maps")
+    shown = ("experiment=benchmark/recipe", "trainer.max_steps=50", "compute.compile=false")
+    bare = ("estimate_batches=1", "~callbacks.samples", "~callbacks.attention_maps")
     return Benchmark(
         "Start-up",
         {
@@ -156,8 +156,8 @@ def _two_cells(model: str) -> Benchmark:
     return Benchmark(
         f"A sweep of two cells of a small study on two cores, at once or one after the other: model={model}",
         {
-            OURS: lambda _: run_sweep(*cells, "trainer.threads=1", "launcher.at_once=2"),
-            in_turn: lambda _: run_sweep(*cells, "trainer.threads=2"),
+            OURS: lambda _: run_sweep(*cells, "compute.threads=1", "launcher.at_once=2"),
+            in_turn: lambda _: run_sweep(*cells, "compute.threads=2"),
         },
         [Figure("wall_s", "both cells", "s", "times less", in_turn, 1.5)],
     )

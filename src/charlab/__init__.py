@@ -19,9 +19,6 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     """Imports what is used when it is used, since `import charlab` alone must not take the seconds that torch takes."""
     if name in __all__:
-        from charlab.imports import import_lightning
-
-        import_lightning()
         from charlab import api
 
         return getattr(api, name)

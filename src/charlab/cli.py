@@ -30,7 +30,6 @@ from charlab.configuration.loader import HYDRA_VERSION, search_path
 from charlab.configuration.location import conf_folder
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
-from charlab.imports import import_lightning
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +59,6 @@ def report(arguments: Sequence[str] | None = None) -> int:
 
 def _train(config: DictConfig) -> object:
     hydra_config = HydraConfig.get()
-    import_lightning()
     from charlab.runs.train import train
     from charlab.training.callbacks.divergence import DivergedError
 
@@ -71,14 +69,12 @@ def _train(config: DictConfig) -> object:
 
 
 def _evaluate(config: DictConfig) -> object:
-    import_lightning()
     from charlab.runs.evaluate import evaluate_run
 
     return _task(lambda: evaluate_run(config))
 
 
 def _generate(config: DictConfig) -> object:
-    import_lightning()
     from charlab.runs.generate import generate_from_run
 
     return _task(lambda: generate_from_run(config))

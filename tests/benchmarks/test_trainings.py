@@ -14,7 +14,7 @@ TINY = (
     "model.num_layers=1",
     "trainer.accelerator=cpu",
 )
-SMALL = ("callbacks.evaluation.num_batches=2", "callbacks.metrics.every_n_steps=1", "callbacks.samples.length=20")
+SMALL = ("estimate_batches=2", "trainer.log_every_n_steps=1", "callbacks.samples.length=20")
 
 
 @pytest.fixture

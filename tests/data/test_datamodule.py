@@ -51,14 +51,19 @@ class Recorder(LightningModule):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(()))
         self.trained: list[Tensor] = []
-        self.validated: list[Tensor] = []
+        self.validated: dict[int, list[Tensor]] = {}
+        self.predicted: list[Tensor] = []
 
     def training_step(self, batch: Tensor) -> Tensor:
         self.trained.append(batch)
         return self.weight * batch.sum()
 
-    def validation_step(self, batch: Tensor) -> None:
-        self.validated.append(batch)
+    def validation_step(self, batch: Tensor, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.validated.setdefault(dataloader_idx, []).append(batch)
+
+    def predict_step(self, batch: Tensor) -> Tensor:
+        self.predicted.append(batch)
+        return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.0)
@@ -114,7 +119,8 @@ def test_the_usual_splits_have_the_usual_lengths(name: str, size: int, train: in
     data = instantiate(config, corpus=Corpus.of("zeros", "0" * size))
     data.setup()
 
-    assert {split: len(ids) for split, ids in data.splits.items()} == {"train": train, "validation": validation}
+    test = {"test": validation} if name in ("text8", "enwik8") else {}
+    assert {split: len(ids) for split, ids in data.splits.items()} == {"train": train, "validation": validation, **test}
 
 
 @settings(deadline=None)
@@ -183,7 +189,7 @@ def test_a_split_shorter_than_a_window_is_an_error(changes: dict[str, float], sp
 def test_a_split_of_just_one_window_is_enough() -> None:
     data = prepared(context_length=19)
 
-    assert [batch.shape for batch in data.val_dataloader()] == [(1, 20)]
+    assert [batch.shape for batch in data.predict_dataloader()] == [(1, 20)]
 
 
 def test_the_corpus_is_loaded_once() -> None:
@@ -347,13 +353,44 @@ def test_lightning_fetches_no_batch_that_it_does_not_train_on(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("validation", [0.1, 0.11, 0.095])  # 20, 22 and 19 characters: 3 windows and a rest of 1, 3, 0
-def test_validation_predicts_every_character_but_the_first_once(validation: float) -> None:
+def test_every_validation_character_but_the_first_is_predicted_once(validation: float) -> None:
     data, module = make(validation_fraction=validation, batch_size=2), Recorder()
+
+    make_trainer().predict(module, datamodule=data)
+
+    given = [batch[:, 0] for batch in module.predicted]
+    predicted = torch.cat([window[1:] for batch in module.predicted for window in batch])
+    assert torch.equal(predicted, data.splits["validation"][1:].long())
+    assert torch.cat(given).tolist() == data.splits["validation"][:-1][::6].tolist()
+    assert len(module.predicted) == len(data.predict_dataloader())
+
+
+def test_an_evaluation_samples_train_and_validation_text_and_reads_all_of_dev() -> None:
+    data, module = make(dev_fraction=0.1, estimate_batches=4, batch_size=2), Recorder()
 
     make_trainer(limit_val_batches=None).validate(module, datamodule=data, verbose=False)
 
-    given = [batch[:, 0] for batch in module.validated]
-    predicted = torch.cat([window[1:] for batch in module.validated for window in batch])
-    assert torch.equal(predicted, data.splits["validation"][1:].long())
-    assert torch.cat(given).tolist() == data.splits["validation"][:-1][::6].tolist()
-    assert len(module.validated) == len(data.val_dataloader())
+    assert data.evaluated == ["train", "validation", "dev"]
+    train, validation, dev = (module.validated[index] for index in range(3))
+    for batches, split in ((train, "train"), (validation, "validation")):
+        text = data.vocabulary.decode(data.splits[split])
+        assert [batch.shape for batch in batches] == [(2, 7)] * 4
+        assert all(data.vocabulary.decode(window) in text for batch in batches for window in batch)
+    assert torch.equal(torch.cat([window[1:] for batch in dev for window in batch]), data.splits["dev"][1:].long())
+
+
+def test_processes_share_the_batches_of_an_evaluation() -> None:
+    alone = list(prepared(estimate_batches=3, batch_size=4).val_dataloader()[0])
+    parts = [as_part_of(prepared(estimate_batches=3, batch_size=4), rank, 2, 1).val_dataloader()[0] for rank in (0, 1)]
+    shared = [batch for pair in zip(*parts, strict=True) for batch in pair]
+
+    assert torch.equal(torch.cat(shared), torch.cat(alone))
+
+
+def test_the_test_split_follows_validation_and_has_to_be_there_to_be_scored() -> None:
+    data = prepared(train_fraction=0.7, test_fraction=0.1)
+
+    assert data.vocabulary.decode(data.splits["test"]) == TEXT[160:180]
+    assert torch.equal(torch.cat([w[1:] for batch in data.test_dataloader() for w in batch]), data.splits["test"][1:])
+    with pytest.raises(UserError, match=r"no test split: set data\.test_fraction"):
+        prepared().test_dataloader()

@@ -36,7 +36,7 @@ def test_parameter_counts_are_exact(name):
 def test_runs_have_the_courses_windows_and_estimates(name):
     config = compose([f"experiment=part1/{name}"])
     assert (config.data.context_length, config.data.batch_size, config.seed) == (256, 32, 305)
-    assert (config.callbacks.evaluation.every_n_steps, config.callbacks.evaluation.num_batches) == (200, 100)
+    assert (config.evaluate_every, config.estimate_batches) == (200, 100)
     optimizers = {"transformer": ("adam", 1e-4), "bigram": ("adamw", 1e-2), "bigram_embedding": ("adamw", 1e-2)}
     optimizer, rate = optimizers.get(name, ("adamw", 6e-4))
     assert config.optimizer["_target_"].endswith(f".{optimizer}")

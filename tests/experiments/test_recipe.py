@@ -77,8 +77,8 @@ def test_every_step_has_the_recipes_rate_and_decay(pair):
         rate = schedule((step + 0.5) / steps) * config.optimizer.lr
         assert rate == pytest.approx(reference.rate(step, steps), abs=6e-6)
     assert config.trainer.gradient_clip_val == 1.0
-    assert config.callbacks.evaluation.every_n_steps == recipe.evaluate_every
-    assert config.callbacks.evaluation.num_batches == recipe.evaluation_batches
+    assert config.evaluate_every == recipe.evaluate_every
+    assert config.estimate_batches == recipe.evaluation_batches
 
 
 @pytest.mark.parametrize("log_every", [1, 5])

@@ -18,9 +18,9 @@ TINY = (
     "trainer.accelerator=cpu",
     "trainer.max_steps=12",
     "trainer.accumulate_grad_batches=2",
-    "callbacks.evaluation.every_n_steps=4",
-    "callbacks.evaluation.num_batches=2",
-    "callbacks.metrics.every_n_steps=1",
+    "evaluate_every=4",
+    "estimate_batches=2",
+    "trainer.log_every_n_steps=1",
     "callbacks.checkpointing.every_n_steps=3",
     "callbacks.samples.length=20",
 )

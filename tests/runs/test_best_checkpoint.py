@@ -15,7 +15,7 @@ from tests.runs.test_train import assert_same_outcome, curves
 pytestmark = pytest.mark.slow
 
 # A learning rate at which a few steps help and more do harm, so that the best weights are not the last.
-DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.02", "seed=1", "callbacks.evaluation.every_n_steps=2")
+DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.02", "seed=1", "evaluate_every=2")
 
 
 class PowerFailure(RuntimeError):
@@ -46,7 +46,7 @@ def assert_same_best(a, b):
 
 
 def test_the_lowest_dev_figure_is_kept_and_the_final_weights_are_reported(whole, text_path):
-    figures = {int(step): float(value) for step, _, metric, value in curves(whole) if metric == "blocks/dev/nll"}
+    figures = {int(step): float(value) for step, _, metric, value in curves(whole) if metric == "dev/nll"}
     assert list(figures) == [0, 2, 4, 6, 8, 10, 12]
     best_step = min(figures, key=figures.get)
     assert 0 < best_step < 12

@@ -42,12 +42,12 @@ def test_a_run_has_one_graph(model, text_path, tmp_path, monkeypatch):
         f"model={model}",
         *SHARED,
         *SMALLER.get(model, []),
-        "trainer.compile=true",
+        "compute.compile=true",
         f"data.path={text_path}",
         f"output_dir={tmp_path}",
     ]
     if model in RECURRENT:
-        with pytest.raises(UserError, match=r"torch cannot compile \w+ here .*set trainer.compile=false"):
+        with pytest.raises(UserError, match=r"torch cannot compile \w+ here .*set compute.compile=false"):
             charlab.run(*command)
         return
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -61,7 +61,7 @@ def test_a_run_has_one_graph(model, text_path, tmp_path, monkeypatch):
 def test_kernels_are_found_again_and_a_killed_run_ends_in_the_same_bits(text_path, tmp_path, monkeypatch):
     """The first process compiles; this one, which is interrupted and continues, finds all in the cache."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "kernels"))
-    command = [*TINY, "trainer.compile=true", "trainer.threads=1", f"data.path={text_path}"]
+    command = [*TINY, "compute.compile=true", "compute.threads=1", f"data.path={text_path}"]
     first = [f"output_dir={tmp_path / 'whole'}"]
     program = "import sys, charlab; charlab.run(*sys.argv[1:])"
     subprocess.run([sys.executable, "-c", program, *command, *first], check=True, capture_output=True)

@@ -60,11 +60,11 @@ def test_what_decides_the_outcome_changes_the_fingerprint(config, changed, key):
 
 def test_what_does_not_decide_it_does_not(overrides, config):
     irrelevant = [
-        "trainer.threads=1",
+        "compute.threads=1",
         "trainer.precision=float32",
-        "trainer.compile=false",
+        "compute.compile=false",
         "logger=csv",
-        "callbacks.evaluation.every_n_steps=7",
+        "evaluate_every=7",
         "callbacks.samples.seed=7",
         "callbacks.progress=null",
         "name=other",
@@ -80,14 +80,14 @@ DIVISIONS = [
     "trainer.num_nodes=2",
     "trainer.strategy=ddp",
     "trainer.accumulate_grad_batches=1",
-    "trainer.threads=1",
-    "trainer.compile=false",
+    "compute.threads=1",
+    "compute.compile=false",
 ]
 
 
 @pytest.mark.parametrize("division", DIVISIONS)
 def test_what_divides_the_work_counts_where_seconds_are_the_budget(overrides, config, division):
-    seconds = ["trainer.max_steps=null", "trainer.max_seconds=5"]
+    seconds = ["trainer.max_steps=-1", "budget.max_seconds=5"]
     assert fingerprint(compose([*overrides, division])) == fingerprint(config)
     by_time = fingerprint(compose([*overrides, *seconds]))
     assert fingerprint(compose([*overrides, *seconds, division])) != by_time != fingerprint(config)
@@ -121,13 +121,13 @@ def test_a_callback_that_charlab_does_not_know_counts(config):
 
 def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(overrides, config):
     def every(steps, *more):
-        return fingerprint(compose([*overrides, f"callbacks.evaluation.every_n_steps={steps}", *more]))
+        return fingerprint(compose([*overrides, f"evaluate_every={steps}", *more]))
 
     assert every(7) == every(4) == fingerprint(config)
     assert every(7, "data.dev_fraction=0.1") != every(4, "data.dev_fraction=0.1")
     stopping = "+callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:01:00'}"
     assert every(7, stopping) != every(4, stopping)
-    assert fingerprint(compose([*overrides, "callbacks.evaluation.num_batches=3"])) != fingerprint(config)
+    assert fingerprint(compose([*overrides, "estimate_batches=3"])) != fingerprint(config)
 
 
 def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):

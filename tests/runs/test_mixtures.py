@@ -28,8 +28,8 @@ TINY = (
     "optimizer.lr=0.02",
     "trainer.accelerator=cpu",
     "trainer.max_steps=28",
-    "callbacks.evaluation.every_n_steps=14",
-    "callbacks.evaluation.num_batches=2",
+    "evaluate_every=14",
+    "estimate_batches=2",
     "callbacks.checkpointing.every_n_steps=10",
     "callbacks.samples.length=20",
 )
@@ -130,7 +130,7 @@ def test_interrupted_and_continued_it_ends_in_the_same_bits(neural_ngram_run, ru
 
 
 def test_weights_are_saved_though_nothing_is_evaluated(run, neural_ngram_run, tmp_path):
-    bare = ("~callbacks.evaluation", "~callbacks.samples", "~callbacks.attention_maps", f"output_dir={tmp_path}")
+    bare = ("trainer.limit_val_batches=0", "~callbacks.samples", "~callbacks.attention_maps", f"output_dir={tmp_path}")
     unevaluated = run(*NEURAL_NGRAM, *bare)
     assert torch.equal(weights(unevaluated)["model.weights"], weights(neural_ngram_run)["model.weights"])
 

@@ -77,7 +77,7 @@ def command(text_path, tmp_path):
         "trainer.max_steps=4",
         "callbacks.attention_maps=null",
         "callbacks.samples=null",
-        "callbacks.evaluation.num_batches=2",
+        "estimate_batches=2",
         "callbacks.checkpointing.every_n_steps=1",
         "logger=csv",
         "name=student",

@@ -22,7 +22,7 @@ from tests.runs.test_train import assert_same_outcome, curves
 pytestmark = pytest.mark.slow  # each run starts two processes, one after the other
 
 BIGRAM = ("model=bigram", *(override for override in TINY if not override.startswith("model")))
-PROCESSES = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.threads=1")
+PROCESSES = ("trainer=ddp", "trainer.accelerator=cpu", "compute.threads=1")
 
 
 def command(folder, text_path, *overrides):
@@ -73,7 +73,7 @@ def test_two_processes_and_accumulation_learn_what_one_loop_learns_from_the_same
 
 
 def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(text_path, tmp_path):
-    more = ("model.dropout=0.5", "trainer.max_steps=24", "callbacks.evaluation.every_n_steps=8")
+    more = ("model.dropout=0.5", "trainer.max_steps=24", "evaluate_every=8")
     subprocess.run(command(tmp_path / "whole", text_path, *TINY, *more), check=True, capture_output=True)
     process = subprocess.Popen(
         command(tmp_path / "killed", text_path, *TINY, *more), stdout=subprocess.DEVNULL, start_new_session=True

@@ -16,9 +16,9 @@ from tests.runs.test_train import assert_same_outcome
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 MORE = (
     "trainer.max_steps=400",
-    "callbacks.evaluation.every_n_steps=50",
+    "evaluate_every=50",
     "callbacks.checkpointing.every_n_steps=20",
-    "trainer.threads=1",
+    "compute.threads=1",
 )
 
 

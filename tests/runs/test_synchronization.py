@@ -70,9 +70,9 @@ def test_only_steps_that_are_logged_wait_for_the_device(text_path, tmp_path, rea
             "trainer.max_steps=40",
             "trainer.accumulate_grad_batches=1",
             "trainer.gradient_clip_val=1.0",
-            "callbacks.metrics.every_n_steps=10",
+            "trainer.log_every_n_steps=10",
             "callbacks.divergence.every_n_steps=10",
-            "callbacks.evaluation.every_n_steps=20",
+            "evaluate_every=20",
             "callbacks.checkpointing.every_n_steps=null",
         )
     assert set(readings.by_step) == {10, 20, 30, 40}

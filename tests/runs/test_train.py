@@ -14,7 +14,6 @@ from charlab.errors import UserError
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
-from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
 
 
@@ -127,7 +126,10 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
 
     listed = []
     monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
-    monkeypatch.setattr(CSVLogger, "log_hyperparameters", lambda self, _, figures, step: listed.append((step, figures)))
+    monkeypatch.setattr(
+        "charlab.runs.train.log_hyperparameters",
+        lambda record, loggers, figures: listed.append((record.steps, figures)),
+    )
     with pytest.raises(DivergedError, match=r"nan at step 7.*last finite loss was \d.*learning rate 0.001"):
         run_tiny()
     (folder,) = tmp_path.glob("outputs/runs/*/*")
@@ -178,7 +180,7 @@ def test_another_seed_is_another_run(run_tiny, finished_run):
     [
         (["model.mixer.num_heads=3"], "num_heads"),
         (["data.context_length=1000"], "context_length"),
-        (["trainer.max_steps=null"], "budget"),
+        (["trainer.max_steps=-1"], "budget"),
         (["data.batch_size=5"], "batch_size=4 or data.batch_size=6"),
         (["trainer.accelerator=gpu"], "gpu"),
         (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
@@ -207,7 +209,7 @@ def test_two_processes_do_not_train_the_same_run(run_tiny, interrupt_at):
 def test_seconds_as_a_budget(run_tiny, monkeypatch):
     seconds = property(lambda self: 0.02 * self.micro_batches)  # a clock that nothing else on the machine can delay
     monkeypatch.setattr(LanguageModelModule, "training_seconds", seconds)
-    record = run_tiny("trainer.max_steps=null", "trainer.max_seconds=0.4", "scheduler=warmup_stable_decay")
+    record = run_tiny("trainer.max_steps=-1", "budget.max_seconds=0.4", "scheduler=warmup_stable_decay")
     assert record.steps == 10  # of two micro-batches each
     rates = [float(value) for _, _, metric, value in curves(record) if metric == "learning_rate"]
     assert max(rates) == pytest.approx(1e-3)

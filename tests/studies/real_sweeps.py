@@ -26,8 +26,8 @@ overrides:
   - data.batch_size=4
   - trainer=cpu
   - trainer.max_steps=20
-  - trainer.compile=false
-  - callbacks.evaluation.num_batches=1
+  - compute.compile=false
+  - estimate_batches=1
   - callbacks.samples.length=10
 arms:
   slow: [optimizer.lr=1e-3]

@@ -36,7 +36,7 @@ def test_values_are_read_as_they_were_written(tmp_path_factory: pytest.TempPathF
 def cell(tmp_path: Path) -> Path:
     """The file of a run of one step."""
     text = ("data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2")
-    short = ("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "callbacks.evaluation.num_batches=1")
+    short = ("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "estimate_batches=1")
     config = compose(["model=bigram", *text, *short], return_hydra_config=True)
     folder = tmp_path / "runs" / fingerprint(config)
     write_cell(tmp_path / "cell.yaml", run_values(config), folder, ["model=bigram"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -15,6 +16,7 @@ from charlab.configuration.location import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.checkpointing import LAST, Checkpointing
+from charlab.training.callbacks.compilation import Compilation
 from charlab.training.module import LanguageModelModule
 from charlab.training.objectives import Objective
 from charlab.training.schedules import Schedule, WarmupCosine
@@ -65,26 +67,20 @@ def train(
         model,
         optimizer=optimizer,
         schedule=schedule or WarmupCosine(warmup=0.4, final=0.1),
-        max_steps=max_steps,
         objective=objective,
     )
-    description = {"model_config": {}, "vocabulary": served.vocabulary.characters}
-    checkpointing = Checkpointing(folder, description, every_n_steps=2, every_n_seconds=None)
-    settings = {
+    checkpointing = Checkpointing(every_n_steps=2, every_n_seconds=None)
+    compilation = Compilation(trainer_settings.pop("compile", False))
+    settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
+    changes = {
         "accelerator": "cpu",
-        "devices": 1,
-        "num_nodes": 1,
-        "strategy": "auto",
-        "precision": "float32",
-        "max_seconds": None,
-        "accumulate_grad_batches": 1,
-        "gradient_clip_val": None,
-        "deterministic": False,
-        "threads": None,
-        "compile": False,
+        "enable_progress_bar": any(isinstance(callback, ProgressBar) for callback in callbacks or []),
+        "limit_val_batches": 0,
+        "max_steps": max_steps,
+        **trainer_settings,
     }
     trainer = build_trainer(
-        folder, [*(callbacks or []), checkpointing], [], max_steps=max_steps, **{**settings, **trainer_settings}
+        {**settings, **changes}, folder, served, [compilation, *(callbacks or []), checkpointing], [], evaluate_every=2
     )
     last = folder / LAST
     torch.manual_seed(1)

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from charlab.data.corpus import Corpus
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.mixers.attention import Attention
-from charlab.training.loggers import CSVLogger, RunLogger
+from charlab.training.loggers import CSVLogger, TensorBoardLogger
 from charlab.training.module import LanguageModelModule
 from charlab.training.schedules import Constant
 
@@ -59,21 +61,21 @@ def datamodule(text: str = TEXT, batch_size: int = 4) -> CharacterDataModule:
     return data
 
 
-def module(model: LanguageModel, *, lr: float = 0.1, max_steps: int | None = None) -> LanguageModelModule:
-    return LanguageModelModule(
-        model, optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=lr), schedule=Constant(), max_steps=max_steps
-    )
+def module(model: LanguageModel, *, lr: float = 0.1) -> LanguageModelModule:
+    return LanguageModelModule(model, optimizer=lambda m: torch.optim.SGD(m.parameters(), lr=lr), schedule=Constant())
+
+
+def tensorboard(folder: Path, **settings) -> TensorBoardLogger:
+    return TensorBoardLogger(save_dir=str(folder), name="", version="", **settings)
 
 
 def trainer(
-    folder: Path, callbacks: list[Callback], *, max_steps: int, loggers: list[RunLogger] | None = None, **settings
+    folder: Path, callbacks: list[Callback], *, max_steps: int, loggers: list[Logger] | None = None, **settings
 ) -> Trainer:
     warnings.filterwarnings(
         "ignore", message=".*(LeafSpec|many workers|not resumable).*"
     )  # Lightning's own, until the test ends
-    loggers = [CSVLogger()] if loggers is None else loggers
-    for logger in loggers:
-        logger.open(folder)
+    loggers = [CSVLogger(save_dir=str(folder))] if loggers is None else loggers
     return Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -81,12 +83,12 @@ def trainer(
         max_steps=max_steps,
         callbacks=callbacks,
         logger=loggers,
-        limit_val_batches=0,
+        limit_val_batches=settings.pop("limit_val_batches", 0),
         num_sanity_val_steps=0,
         enable_checkpointing=False,
-        enable_progress_bar=False,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         enable_model_summary=False,
-        log_every_n_steps=1,
+        log_every_n_steps=settings.pop("log_every_n_steps", 1),
         **settings,
     )
 
@@ -95,6 +97,6 @@ def fit(folder: Path, model_class: type[LanguageModel], callbacks: list[Callback
     """Trains a seeded model, and returns its module."""
     data = datamodule(batch_size=4 * settings.get("accumulate_grad_batches", 1))
     torch.manual_seed(0)
-    trained = module(model_class(len(data.vocabulary)), max_steps=settings["max_steps"])
+    trained = module(model_class(len(data.vocabulary)))
     trainer(folder, callbacks, **settings).fit(trained, datamodule=data)
     return trained

@@ -6,7 +6,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks import attention_maps as drawing
 from charlab.training.callbacks.attention_maps import AttentionMaps, attention_maps, draw_heads
-from charlab.training.loggers import TensorBoardLogger
 from tests.training import small
 
 
@@ -54,23 +53,23 @@ def looks(monkeypatch) -> list[torch.Tensor]:
 
 
 def test_maps_are_logged_every_n_steps_and_at_the_end(tmp_path, looks):
-    callbacks, loggers = [AttentionMaps(every_n_steps=2, length=6)], [TensorBoardLogger()]
+    callbacks, loggers = [AttentionMaps(every_n_steps=2, length=6)], [small.tensorboard(tmp_path)]
     small.fit(tmp_path, small.SmallAttention, callbacks, loggers=loggers, max_steps=3, accumulate_grad_batches=2)
-    assert logged(tmp_path) == {"attention/mixer": [2, 3]}
+    assert logged(tmp_path) == {"views/attention/mixer": [2, 3]}
     beginning = small.datamodule().splits["validation"][:7]
     assert [torch.equal(window, beginning) for window in looks] == [True, True]
 
 
 def test_the_window_is_no_longer_than_the_context(tmp_path, looks):
     callbacks = [AttentionMaps(length=1000)]
-    small.fit(tmp_path, small.SmallAttention, callbacks, loggers=[TensorBoardLogger()], max_steps=1)
+    small.fit(tmp_path, small.SmallAttention, callbacks, loggers=[small.tensorboard(tmp_path)], max_steps=1)
     assert [len(window) for window in looks] == [8 + 1]
 
 
 def test_a_model_without_attention_has_no_maps(tmp_path):
-    loggers = [TensorBoardLogger()]
+    loggers = [small.tensorboard(tmp_path)]
     small.fit(tmp_path, Bigram, [AttentionMaps(every_n_steps=1)], loggers=loggers, max_steps=2)
-    assert loggers[0].positions() == {}
+    assert logged(tmp_path) == {}
 
 
 def test_training_does_not_notice(tmp_path, monkeypatch):
@@ -84,7 +83,7 @@ def test_training_does_not_notice(tmp_path, monkeypatch):
     weights = []
     for every in (None, 1):
         callbacks = [AttentionMaps(every_n_steps=every)]
-        module = small.fit(tmp_path, DrawsGlobally, callbacks, loggers=[TensorBoardLogger()], max_steps=5)
+        module = small.fit(tmp_path, DrawsGlobally, callbacks, loggers=[small.tensorboard(tmp_path)], max_steps=5)
         weights.append(torch.cat([p.detach().flatten() for p in module.parameters()]))
         assert all(part.training for part in module.model.modules())
     assert torch.equal(*weights)

@@ -118,7 +118,7 @@ def test_the_work_of_a_table_is_unknown_and_taken_for_nothing(tmp_path):
     data = small.datamodule()
     trainer = small.trainer(tmp_path, [], max_steps=7)
     trainer.datamodule = data
-    assert compilation.expected_seconds(trainer, small.module(Bigram(len(data.vocabulary)), max_steps=7)) == 0
+    assert compilation.expected_seconds(trainer, small.module(Bigram(len(data.vocabulary)))) == 0
 
 
 def test_a_resumed_run_is_compiled_as_it_was_before(tmp_path, monkeypatch):
@@ -144,7 +144,7 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(tmp_path, monkeypatch, disp
 
 
 def test_what_cannot_be_compiled_and_has_to_be_is_an_error(tmp_path):
-    sentence = r"torch cannot compile CannotBeCompiled here \(.*\): set trainer.compile=false\.$"
+    sentence = r"torch cannot compile CannotBeCompiled here \(.*\): set compute.compile=false\.$"
     with pytest.raises(UserError, match=sentence):
         train(tmp_path, CannotBeCompiled, compile=True)
 
@@ -157,7 +157,7 @@ def test_nothing_is_compiled_where_nothing_is_trained(tmp_path):
 
 
 def test_cuda_graphs_are_for_gpus(tmp_path):
-    sentence = r"^trainer.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on cpu: set trainer.compile=true\.$"
+    sentence = r"^compute.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on cpu: set compute.compile=true\.$"
     with pytest.raises(UserError, match=sentence):
         train(tmp_path, Bigram, compile="cuda_graphs")
 

@@ -36,7 +36,7 @@ def train(folder, name, schedule=SCHEDULE, **settings):
     """Returns the checkpoint of a model trained with a shipped optimizer."""
     optimizer = options.chosen(f"optimizer/{name}", lr=0.02, weight_decay=0.3, decayed="all", **settings)
     model = new_model()
-    options.train(folder, model, optimizer=optimizer, schedule=schedule, precision="float64")
+    options.train(folder, model, optimizer=optimizer, schedule=schedule, precision="64-true")
     assert torch.equal(options.checkpoint(folder)["state_dict"]["model.table.weight"], model.table.weight)
     return options.checkpoint(folder)
 
@@ -77,7 +77,7 @@ def test_sam_takes_the_gradient_where_the_loss_nearby_is_highest(tmp_path, windo
 
 def test_sam_counts_a_batch_once_and_reports_the_loss_at_the_weights(tmp_path, windows):
     optimizer = options.chosen("optimizer/sam", lr=1e-9, rho=3.0)
-    module = options.train(tmp_path, new_model(), optimizer=optimizer, precision="float64")
+    module = options.train(tmp_path, new_model(), optimizer=optimizer, precision="64-true")
     assert module.micro_batches == 6
     assert module.characters_seen == 6 * 4 * 8
     with torch.no_grad():

@@ -10,7 +10,7 @@ from rich.console import Console
 from charlab.evaluation.score import Score
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks import progress
-from charlab.training.callbacks.progress import ProgressDisplay, show_scores
+from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.module import LanguageModelModule
 from tests.training import small
 
@@ -57,7 +57,7 @@ def test_a_budget_in_seconds_has_a_remaining_time_too(tmp_path, monkeypatch):
     display = ProgressDisplay(log_file())
     module = small.module(ConstantLoss(len(data.vocabulary)))
     module.max_seconds = 14.0  # of the training clock, which runs at half the speed here
-    trainer = small.trainer(tmp_path, [StepsOfFourSeconds(monkeypatch), display], max_steps=3)
+    trainer = small.trainer(tmp_path, [StepsOfFourSeconds(monkeypatch), display], max_steps=-1)
     trainer.fit(module, datamodule=data)
     first, *_ = display.console.file.getvalue().splitlines()
     assert first.startswith("training  step 3  loss")
@@ -108,30 +108,36 @@ def test_steps_between_two_refreshes_never_wait_for_the_device(tmp_path, monkeyp
 
 
 def test_evaluation_is_shown_as_such_and_its_scores_above_the_bar(tmp_path):
-    class Evaluates(Callback):
-        def on_train_batch_end(self, trainer, pl_module, *_):
-            with pl_module.evaluating():
-                self.phase = display._phase()
-            scores = {"train": Score("estimate", 2.4901, 10), "validation": Score("estimate", 2.5, 10, "bound")}
-            show_scores(trainer, scores)
+    class Watches(Callback):
+        def on_validation_batch_start(self, *_):
+            self.phase = display._phase()
 
-    display, evaluation = ProgressDisplay(terminal()), Evaluates()
-    small.fit(tmp_path, Bigram, [display, evaluation], max_steps=1)
-    assert evaluation.phase == "evaluating"
+    display, watch = ProgressDisplay(terminal()), Watches()
+    module = small.fit(
+        tmp_path, Bigram, [display, watch], max_steps=1, limit_val_batches=1.0, check_val_every_n_epoch=1
+    )
+    assert watch.phase == "evaluating"
     assert display._phase() == "finished"
     shown = display.console.file.getvalue()
-    assert "step 1  train 2.490  validation ≤ 2.500  (estimate)\n" in shown
+    scores = [module.scores[split].nll for split in ("train", "validation")]
+    assert f"step 1  train {scores[0]:.3f}  validation {scores[1]:.3f}  (estimate)\n" in shown
     assert shown.index("step 1  train") < shown.rindex("━")
 
 
-def test_scores_go_nowhere_without_a_display_and_on_other_ranks():
-    show_scores(SimpleNamespace(callbacks=[]), {})
+def test_bounds_are_shown_as_such():
+    display = ProgressDisplay(log_file())
+    display.show_scores(7, {"train": Score("estimate", 2.4901, 10), "dev": Score("blocks", 2.5, 10, "bound")})
+    assert display.console.file.getvalue() == "step 7  train 2.490  dev ≤ 2.500  (estimate, blocks)\n"
+
+
+def test_nothing_is_shown_on_other_ranks():
     display = ProgressDisplay(log_file())
     other_rank = SimpleNamespace(callbacks=[display], is_global_zero=False, global_step=1)
     module = small.module(Bigram(3))
+    module.scores = {"train": Score("estimate", 2.0, 10)}
     display.on_train_start(other_rank, module)
     display.on_train_batch_end(other_rank, module, None, None, 0)
-    show_scores(other_rank, {"train": Score("estimate", 2.0, 10)})
+    display.on_validation_end(other_rank, module)
     display.on_train_end(other_rank, module)
     assert display.console.file.getvalue() == ""
 

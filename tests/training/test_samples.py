@@ -7,12 +7,11 @@ from charlab.errors import UserError
 from charlab.models.bigram import Bigram
 from charlab.models.inference import evaluation_mode
 from charlab.training.callbacks.samples import SampleText
-from charlab.training.loggers import TensorBoardLogger
 from tests.training import small
 
 
 def logged(folder) -> dict[int, str]:
-    events = EventAccumulator(str(folder)).Reload().Tensors("sample")
+    events = EventAccumulator(str(folder)).Reload().Tensors("sample/text_summary")
     texts = {event.step: event.tensor_proto.string_val[0].decode() for event in events}
     assert len(texts) == len(events)
     return {step: "\n".join(line.removeprefix("    ") for line in text.split("\n")) for step, text in texts.items()}
@@ -21,7 +20,7 @@ def logged(folder) -> dict[int, str]:
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_texts_are_drawn_every_n_steps_and_at_the_end(tmp_path, accumulate):
     samples = SampleText(every_n_steps=2, length=20, seed=1)
-    loggers = [TensorBoardLogger()]
+    loggers = [small.tensorboard(tmp_path)]
     small.fit(tmp_path, Bigram, [samples], loggers=loggers, max_steps=5, accumulate_grad_batches=accumulate)
     texts = logged(tmp_path)
     assert list(texts) == [2, 4, 5]
@@ -31,7 +30,7 @@ def test_texts_are_drawn_every_n_steps_and_at_the_end(tmp_path, accumulate):
 
 def test_the_last_step_is_not_drawn_twice(tmp_path):
     samples = SampleText(every_n_steps=2, length=20, seed=1)
-    small.fit(tmp_path, Bigram, [samples], loggers=[TensorBoardLogger()], max_steps=4)
+    small.fit(tmp_path, Bigram, [samples], loggers=[small.tensorboard(tmp_path)], max_steps=4)
     assert list(logged(tmp_path)) == [2, 4]
     assert (tmp_path / "samples.txt").exists()
 
@@ -48,7 +47,7 @@ def test_a_text_is_what_the_model_says_after_a_newline(tmp_path):
 
 def test_a_text_without_newlines_starts_from_its_first_character(tmp_path):
     data = small.datamodule(small.TEXT.replace("\n", " "))
-    module = small.module(Bigram(len(data.vocabulary)), max_steps=1)
+    module = small.module(Bigram(len(data.vocabulary)))
     trainer = small.trainer(tmp_path, [SampleText(length=30, seed=3)], max_steps=1)
     trainer.fit(module, datamodule=data)
     assert len((tmp_path / "samples.txt").read_text(encoding="utf-8")) == 31
@@ -96,18 +95,33 @@ def test_a_resumed_run_does_not_log_a_text_again(tmp_path):
 
     settings = {"max_steps": 5, "accumulate_grad_batches": 2}
     callbacks = [SampleText(every_n_steps=2, length=20, seed=1), Save()]
-    small.fit(tmp_path, Bigram, callbacks, loggers=[TensorBoardLogger()], **settings)
+    small.fit(tmp_path, Bigram, callbacks, loggers=[small.tensorboard(tmp_path)], **settings)
     data = small.datamodule()
-    module = small.module(Bigram(len(data.vocabulary)), max_steps=5)
+    module = small.module(Bigram(len(data.vocabulary)))
     callbacks = [SampleText(every_n_steps=2, length=20, seed=1)]
-    trainer = small.trainer(tmp_path, callbacks, loggers=[TensorBoardLogger()], **settings)
+    trainer = small.trainer(tmp_path, callbacks, loggers=[small.tensorboard(tmp_path)], **settings)
     trainer.fit(module, datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert list(logged(tmp_path)) == [2, 4, 5]
 
 
-def test_a_failing_disk_leaves_the_former_sample(tmp_path, monkeypatch):
+def test_a_failing_disk_leaves_the_former_sample_and_ends_nothing(tmp_path, monkeypatch, caplog):
     (tmp_path / "samples.txt").write_text("the former sample")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(UserError, match=r"samples\.txt"):
-        small.fit(tmp_path, Bigram, [SampleText(length=20, seed=1)], max_steps=1)
+    small.fit(tmp_path, Bigram, [SampleText(length=20, seed=1)], max_steps=1)
+    assert "The sample failed" in caplog.text
     assert (tmp_path / "samples.txt").read_text() == "the former sample"
+
+
+def test_an_error_while_drawing_ends_nothing_and_is_said(tmp_path, caplog):
+    class CannotWrite(Bigram):
+        def sample(self, *arguments, **options):
+            raise ValueError("out of ink")
+
+    module = small.fit(tmp_path, CannotWrite, [SampleText(every_n_steps=1, length=5, seed=1)], max_steps=3)
+    assert module.trainer.global_step == 3
+    assert "The sample failed (out of ink)" in caplog.text
+
+
+def test_a_seed_that_is_too_large_is_said_before_training():
+    with pytest.raises(UserError, match="too large"):
+        SampleText(length=5, seed=2**64)

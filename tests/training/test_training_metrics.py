@@ -39,19 +39,18 @@ class Losses(Callback):
 
 def test_train_loss_is_the_mean_over_all_batches_since_the_last_logging(tmp_path):
     losses = Losses()
-    small.fit(tmp_path, Bigram, [TrainingMetrics(every_n_steps=2), losses], max_steps=5, accumulate_grad_batches=3)
+    small.fit(tmp_path, Bigram, [losses], max_steps=5, accumulate_grad_batches=3, log_every_n_steps=2)
     logged = curve(tmp_path, "train/loss")
     assert list(logged) == [2, 4, 5]  # the last step too, although it is not a multiple of 2
     for steps, last in (((1, 2), 2), ((3, 4), 4), ((5,), 5)):
         batches = [loss for step in steps for loss in losses.by_step[step]]
         assert len(batches) == 3 * len(steps)
         assert logged[last] == pytest.approx(math.fsum(batches) / len(batches), rel=1e-6)
-        assert curve(tmp_path, "train/perplexity")[last] == pytest.approx(math.exp(logged[last]))
 
 
 def test_metrics_carry_the_characters_and_seconds_they_belong_to(tmp_path, monkeypatch):
     monkeypatch.setattr(LanguageModelModule, "training_seconds", property(lambda self: self.micro_batches * 0.5))
-    small.fit(tmp_path, Bigram, [TrainingMetrics(every_n_steps=2)], max_steps=4, accumulate_grad_batches=3)
+    small.fit(tmp_path, Bigram, [], max_steps=4, accumulate_grad_batches=3, log_every_n_steps=2)
     per_batch = 4 * 8  # windows times characters scored
     when = {(int(row["step"]), int(row["characters"]), float(row["seconds"])) for row in rows(tmp_path)}
     assert when == {(2, 6 * per_batch, 3.0), (4, 12 * per_batch, 6.0)}
@@ -64,11 +63,11 @@ def test_gradient_norm_is_measured_before_clipping(tmp_path):
     torch.manual_seed(0)
     start = Bigram(len(data.vocabulary)).table.weight.detach().clone()
     torch.manual_seed(0)
-    free = small.module(Bigram(len(data.vocabulary)), lr=1.0, max_steps=1)
+    free = small.module(Bigram(len(data.vocabulary)), lr=1.0)
     small.trainer(tmp_path, [], max_steps=1).fit(free, datamodule=data)
     moved = (free.model.table.weight - start).norm().item()
 
-    small.fit(tmp_path, Bigram, [TrainingMetrics(every_n_steps=1)], max_steps=1, gradient_clip_val=1e-3)
+    small.fit(tmp_path, Bigram, [], max_steps=1, gradient_clip_val=1e-3)
     assert curve(tmp_path, "gradient_norm")[1] == pytest.approx(moved, rel=1e-5)
 
 
@@ -80,12 +79,10 @@ def test_gradient_norm_is_that_of_the_loss_where_float16_scales_it(tmp_path, fus
         folder.mkdir()
         data = small.datamodule()
         torch.manual_seed(0)
-        module = small.module(Bigram(len(data.vocabulary)), max_steps=2)
+        module = small.module(Bigram(len(data.vocabulary)))
         module.optimizer = lambda model: torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
         plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
-        small.trainer(folder, [TrainingMetrics(every_n_steps=1)], max_steps=2, plugins=plugin).fit(
-            module, None, None, data
-        )
+        small.trainer(folder, [], max_steps=2, plugins=plugin).fit(module, None, None, data)
         norms.append(curve(folder, "gradient_norm"))
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
 
@@ -97,7 +94,7 @@ def test_a_fused_optimizer_sees_gradients_clipped_in_every_precision(tmp_path, p
     """Plain SGD of rate 1 moves the weights by the clipped gradient."""
     data = small.datamodule()
     torch.manual_seed(0)
-    module = small.module(Bigram(len(data.vocabulary)), max_steps=1)
+    module = small.module(Bigram(len(data.vocabulary)))
     module.optimizer = lambda model: torch.optim.SGD(model.parameters(), lr=1.0, fused=True)
     start = module.model.table.weight.detach().clone()
     scaler = torch.amp.GradScaler("cpu", init_scale=scale) if scale is not None else None
@@ -108,10 +105,10 @@ def test_a_fused_optimizer_sees_gradients_clipped_in_every_precision(tmp_path, p
 
 def test_learning_rate_is_the_one_that_the_step_used(tmp_path):
     data = small.datamodule()
-    module = small.module(Bigram(len(data.vocabulary)), lr=2.0, max_steps=4)
+    module = small.module(Bigram(len(data.vocabulary)), lr=2.0)
     module.schedule = lambda spent: 1 - spent
-    used = [2.0 * (1 - module.budget_spent(step)) for step in range(4)]
-    small.trainer(tmp_path, [TrainingMetrics(every_n_steps=1)], max_steps=4).fit(module, datamodule=data)
+    used = [2.0 * (1 - (step + 0.5) / 4) for step in range(4)]
+    small.trainer(tmp_path, [], max_steps=4).fit(module, datamodule=data)
     assert list(curve(tmp_path, "learning_rate").values()) == pytest.approx(used)
 
 
@@ -120,7 +117,7 @@ def test_a_resumed_run_logs_the_same_bytes(tmp_path):
     whole, halved = tmp_path / "whole", tmp_path / "halved"
     for folder in (whole, halved):
         folder.mkdir()
-    small.fit(whole, Bigram, [TrainingMetrics(every_n_steps=4)], max_steps=10)
+    small.fit(whole, Bigram, [], max_steps=10, log_every_n_steps=4)
 
     class Stop(Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
@@ -128,10 +125,10 @@ def test_a_resumed_run_logs_the_same_bytes(tmp_path):
                 trainer.save_checkpoint(halved / "last.ckpt")
                 trainer.should_stop = True
 
-    small.fit(halved, Bigram, [TrainingMetrics(every_n_steps=4), Stop()], max_steps=10)
+    small.fit(halved, Bigram, [TrainingMetrics(), Stop()], max_steps=10, log_every_n_steps=4)
     data = small.datamodule()
-    resumed = small.module(Bigram(len(data.vocabulary)), max_steps=10)
-    trainer = small.trainer(halved, [TrainingMetrics(every_n_steps=4)], max_steps=10)
+    resumed = small.module(Bigram(len(data.vocabulary)))
+    trainer = small.trainer(halved, [], max_steps=10, log_every_n_steps=4)
     trainer.fit(resumed, datamodule=data, ckpt_path=halved / "last.ckpt", weights_only=True)
 
     def lines(folder):
@@ -142,9 +139,8 @@ def test_a_resumed_run_logs_the_same_bytes(tmp_path):
 
 
 def test_a_model_without_gradients_logs_nothing(tmp_path):
-    module = small.fit(tmp_path, Bigram, [], max_steps=1)
-    module.last_loss = None
-    callback = TrainingMetrics(every_n_steps=1)
+    module = small.module(Bigram(3))
+    callback = TrainingMetrics()
     callback.on_train_batch_end(small.trainer(tmp_path, [], max_steps=1), module, None, None, 0)
     assert callback.state_dict()["batches"] == 0
     assert not (tmp_path / "metrics.csv").exists()

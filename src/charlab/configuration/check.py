@@ -25,6 +25,7 @@ from charlab.errors import UserError
 from charlab.types import display, fits, requirement
 
 _INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
+_OWN_VALUES = [("trainer.precision", "auto")]  # what charlab adds to another library's argument
 _LATER = object()  # a value that is known only once the program runs
 
 
@@ -118,6 +119,8 @@ class _Check:
         """Checks a value against its type, and what is constructed within it."""
         value = self.value(node, key, path)
         self.check_constructions(value, path)
+        if (path, value) in _OWN_VALUES:
+            return
         if value is _LATER or ("_target_" in node and _is_constructed(value)):
             return
         plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value

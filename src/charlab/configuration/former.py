@@ -8,6 +8,11 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "launcher=basic": ("launcher=local",),
     "launcher=joblib": ("launcher=local", "launcher.at_once=null"),
     "hydra.launcher.n_jobs=-1": ("launcher.at_once=null",),
+    "trainer.max_steps=null": ("trainer.max_steps=-1",),
+    "callbacks.evaluation=null": ("trainer.limit_val_batches=0",),
+    "~callbacks.evaluation": ("trainer.limit_val_batches=0",),
+    "callbacks.metrics=null": ("trainer.log_every_n_steps=0",),
+    "~callbacks.metrics": ("trainer.log_every_n_steps=0",),
 }
 """By whole override: what takes its place."""
 
@@ -15,8 +20,24 @@ KEYS: dict[str, str] = {
     "hydra.launcher.n_jobs": "launcher.at_once",
     "hydra.launcher.": "launcher.",
     "hydra/launcher": "launcher",
+    "trainer.max_seconds": "budget.max_seconds",
+    "trainer.threads": "compute.threads",
+    "trainer.compile": "compute.compile",
+    "callbacks.evaluation.every_n_steps": "evaluate_every",
+    "callbacks.evaluation.num_batches": "estimate_batches",
+    "callbacks.metrics.every_n_steps": "trainer.log_every_n_steps",
 }
 """By key, or by the beginning of keys if it ends with a dot: what takes its place."""
+
+VALUES: dict[str, dict[str, str]] = {
+    "trainer.precision": {
+        "float32": "32-true",
+        "float64": "64-true",
+        "bfloat16": "bf16-mixed",
+        "float16": "16-mixed",
+    },
+}
+"""By key: former values, each alone or in a list with commas, and what takes their place."""
 
 
 def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -39,7 +60,10 @@ def _renamed(override: str) -> str:
     key, equals, value = override.partition("=")
     signs = key[: len(key) - len(key.lstrip("+~"))]
     name = key[len(signs) :]
+    if name in VALUES:
+        value = ",".join(VALUES[name].get(part, part) for part in value.split(","))
     for former, present in KEYS.items():
         if name == former or (former.endswith(".") and name.startswith(former)):
-            return f"{signs}{present}{name[len(former) :]}{equals}{value}"
-    return override
+            name = f"{present}{name[len(former) :]}"
+            break
+    return f"{signs}{name}{equals}{value}"

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from charlab.types import LARGEST, NonNegativeInt, PositiveFloat, PositiveInt
+from charlab.types import LARGEST, NonNegativeInt, PositiveFloat, PositiveInt, PositiveOrInfinite
 
 TRAIN: dict[str, Any] = {
     "seed": int,
@@ -22,6 +22,11 @@ TRAIN: dict[str, Any] = {
     "trainer": dict,
     "callbacks": dict | None,
     "logger": dict | None,
+    "budget.max_seconds": PositiveOrInfinite | None,
+    "compute.threads": PositiveInt | None,
+    "compute.compile": bool | Literal["auto", "cuda_graphs"],
+    "evaluate_every": PositiveInt,
+    "estimate_batches": PositiveInt,
     "plot.log_steps": bool,
     "study": dict | None,
     "search": dict | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from charlab.data.corpus import Corpus, CorpusLoader
 from charlab.data.vocabulary import Vocabulary
-from charlab.data.windows import consecutive_starts, gather_windows, window_starts
+from charlab.data.windows import consecutive_starts, estimate_starts, gather_windows, window_starts
 from charlab.errors import UserError
 from charlab.types import Fraction, PositiveInt, checked
 
@@ -30,6 +30,7 @@ class CharacterDataModule(LightningDataModule):
     There are no workers, and Lightning has no sampler to replace.
 
     Args:
+        estimate_batches: batches of random windows that an estimate reads of train and of validation text.
         corpus: loads the text, in `setup`; a corpus that is loaded already will do as well.
         path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
             loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
@@ -41,6 +42,7 @@ class CharacterDataModule(LightningDataModule):
         train_fraction: part of the text to learn from, dev included.
         validation_fraction: part of the text that follows, to report on.
         dev_fraction: part of the text, the first of the train split, to make choices on; 0 for none.
+        test_fraction: part of the text that follows the validation split, to be looked at once; 0 for none.
         order: "random" windows, or "contiguous" ones: each continues the window in its row of the batch before.
         seed: the run's seed; the windows' own is derived from it.
 
@@ -48,7 +50,7 @@ class CharacterDataModule(LightningDataModule):
         corpus: the text; after `setup`.
         vocabulary: the characters of the whole text; after `setup`.
         splits: (N,) ids on the CPU, of the smallest integer type, by name: "train", "validation" and, if
-            `dev_fraction` is not 0, "dev"; after `setup`.
+            their fractions are not 0, "dev" and "test"; after `setup`.
 
     Raises:
         UserError: if a size is not positive, or the fractions do not fit into one text.
@@ -61,6 +63,7 @@ class CharacterDataModule(LightningDataModule):
     @checked
     def __init__(
         self,
+        estimate_batches: PositiveInt = 10,
         *,
         corpus: CorpusLoader,
         path: str | None = None,
@@ -70,26 +73,33 @@ class CharacterDataModule(LightningDataModule):
         train_fraction: Fraction,
         validation_fraction: Fraction,
         dev_fraction: Fraction,
+        test_fraction: Fraction = 0.0,
         order: Literal["random", "contiguous"] = "random",
         seed: int,
     ) -> None:
         super().__init__()
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than batches to evaluate
         # As they are written: in floating point, 0.7 + 0.1 is less than 0.8, which is a character less sometimes.
-        train, validation, dev = (Decimal(str(part)) for part in (train_fraction, validation_fraction, dev_fraction))
-        if not (dev < train and validation > 0 and train + validation <= 1):
+        fractions = (train_fraction, validation_fraction, dev_fraction, test_fraction)
+        train, validation, dev, test = (Decimal(str(part)) for part in fractions)
+        if not (dev < train and validation > 0 and train + validation + test <= 1):
+            and_test = f" with data.test_fraction={test_fraction}" if test else ""
             raise UserError(
                 f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
-                f"above 0 and add up to at most 1, and data.dev_fraction={dev_fraction} has to be below "
+                f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} has to be below "
                 f"data.train_fraction, from which it is cut: change them."
             )
         self._boundaries = {"train": (dev, train), "validation": (train, train + validation)}
         if dev:
             self._boundaries["dev"] = (Decimal(0), dev)
+        if test:
+            self._boundaries["test"] = (train + validation, train + validation + test)
         self._loader = corpus
         self.path = path
         self.context_length = context_length
         self.batch_size = batch_size
         self.epoch_steps = epoch_steps
+        self.estimate_batches = estimate_batches
         self.order = order
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
@@ -199,15 +209,46 @@ class CharacterDataModule(LightningDataModule):
         """Go on where the datamodule that gave this state stopped."""
         self._served = state_dict["micro_batches"]
 
-    def val_dataloader(self) -> Blocks:
-        """Returns the windows that predict each validation character but the first once.
+    @property
+    def evaluated(self) -> list[str]:
+        """The splits that are evaluated while a model trains, in the order of `val_dataloader`."""
+        return [split for split in ("train", "validation", "dev") if split in self.splits]
 
-        Under several processes each gets all of them: the mean is the same, and none waits for another.
+    def val_dataloader(self) -> list[EvaluationWindows]:
+        """Return the windows of an evaluation: a sample of train and of validation text, and all of dev, if any."""
+        return [self._blocks(split) if split == "dev" else self._sample(split) for split in self.evaluated]
+
+    def test_dataloader(self) -> EvaluationWindows:
+        """Return the windows that predict each character of the test split but the first once.
+
+        Raises:
+            UserError: if there is no test split.
         """
-        return Blocks(self.splits["validation"], self.context_length, self.micro_batch_size)
+        if "test" not in self.splits:
+            raise UserError("There is no test split: set data.test_fraction (0.05, say), and leave text for it.")
+        return self._blocks("test")
+
+    def predict_dataloader(self) -> EvaluationWindows:
+        """Return the windows that predict each validation character but the first once, in order."""
+        return self._blocks("validation")
+
+    def _sample(self, split: str) -> EvaluationWindows:
+        ids = self.splits[split]
+        sizes = {"batch_size": self.batch_size, "num_starts": len(ids) - self.context_length}
+        starts = estimate_starts(self.seed, self.estimate_batches, **sizes)
+        return self._windows(ids, [(starts, self.context_length)])
+
+    def _blocks(self, split: str) -> EvaluationWindows:
+        ids, length = self.splits[split], self.context_length
+        number, rest = divmod(len(ids) - 1, length)
+        return self._windows(ids, [(length * np.arange(number), length), (np.array([length * number]), rest)])
+
+    def _windows(self, ids: Tensor, groups: Sequence[tuple[np.ndarray, int]]) -> EvaluationWindows:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return EvaluationWindows(ids, groups, self.micro_batch_size, rank, world_size)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
-        """Cuts out the windows of a training batch, (B,) starts, on the device; passes on others, (B, T+1) windows."""
+        """Cut out the windows of a training batch, (B,) starts, on the device; pass on others, (B, T+1) windows."""
         if batch.ndim == 2:
             return batch
         return gather_windows(self.ids("train", batch.device), batch, self.context_length)
@@ -270,24 +311,39 @@ def divided(batch_size: int, devices: int, accumulated: int) -> int:
     return size
 
 
-class Blocks:
-    """A text in order, as batches of windows that overlap by one character, the given one: (≤ B, T+1) int64.
+class EvaluationWindows:
+    """Windows of a text in a fixed order, as batches on the CPU: (≤ B, T+1) int64.
 
-    What is left over at the end is a shorter window and the last batch, (1, ≤ T).
+    Processes take batches in turn; a batch has the same number, and the same windows, however many they are.
+
+    Args:
+        ids: (N,) the text.
+        groups: starts of windows of one length T each.
+        batch_size: windows in a batch, at most.
+        rank: number of this process.
+        world_size: number of processes.
     """
 
-    def __init__(self, ids: Int[Tensor, " N"], context_length: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        ids: Int[Tensor, " N"],
+        groups: Sequence[tuple[np.ndarray, int]],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.ids = ids
-        self.context_length = context_length
-        self.batch_size = batch_size
-        self.num_windows, self.rest = divmod(len(ids) - 1, context_length)  # counted in predictions: N−1 in all
+        batches = [
+            (starts[first : first + batch_size], length)
+            for starts, length in groups
+            if length
+            for first in range(0, len(starts), batch_size)
+        ]
+        self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:
-        return -(-self.num_windows // self.batch_size) + (self.rest > 0)
+        return len(self.batches)
 
     def __iter__(self) -> Iterator[Int[Tensor, "B T+1"]]:
-        for first in range(0, self.num_windows, self.batch_size):
-            windows = torch.arange(first, min(first + self.batch_size, self.num_windows))
-            yield gather_windows(self.ids, windows * self.context_length, self.context_length)
-        if self.rest:
-            yield self.ids[-self.rest - 1 :].long()[None]
+        for starts, length in self.batches:
+            yield gather_windows(self.ids, torch.from_numpy(starts), length)

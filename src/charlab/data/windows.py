@@ -39,6 +39,13 @@ def window_starts(seed: int, step: int, *, batch_size: int, num_starts: int) -> 
     return (philox.random_raw(batch_size) % np.uint64(num_starts)).astype(np.int64)
 
 
+def estimate_starts(seed: int, num_batches: int, *, batch_size: int, num_starts: int) -> np.ndarray:
+    """Return where the windows of an estimate start: (num_batches · batch_size,) int64, not those of the training."""
+    own = derive_seed(seed, "estimate")
+    batches = (window_starts(own, batch, batch_size=batch_size, num_starts=num_starts) for batch in range(num_batches))
+    return np.concatenate(list(batches))
+
+
 def consecutive_starts(seed: int, step: int, *, batch_size: int, num_starts: int, length: int) -> np.ndarray:
     """Return where the windows of one batch start if each continues the one in its row of the batch before.
 

@@ -16,8 +16,7 @@ from charlab.configuration.diagnosis import one_sentence
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
-from charlab.training.callbacks.checkpointing import BEST, LAST
-from charlab.training.checkpoint_io import read_checkpoint
+from charlab.training.callbacks.checkpointing import BEST, LAST, read_checkpoint
 
 
 def load(

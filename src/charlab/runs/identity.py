@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,6 @@ OBSERVING_CALLBACKS = {
 }
 """Callbacks that only look. Any other is part of the fingerprint."""
 
-EVALUATION = "charlab.training.callbacks.evaluation.Evaluation"
 SCHEDULES = "charlab.training.schedules."  # none of them reads what an evaluation finds
 
 DIVISION = (
@@ -113,8 +112,11 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVERS if by_time else OBSERVERS + DIVISION:
         _drop(values, key)
+    acting = _acting_callbacks(values)
     if "callbacks" in values:
-        values["callbacks"] = _acting_callbacks(values)
+        values["callbacks"] = acting
+    if not _reads_evaluations(values, acting):
+        values.pop("evaluate_every", None)
     return _canonical(values)
 
 
@@ -123,20 +125,18 @@ def _resolved(config: DictConfig, key: str) -> Any:
 
 
 def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
-    """Return the callbacks that can change a figure.
+    """Return the callbacks that can change a figure."""
+    chosen = [callback for callback in (values.get("callbacks") or {}).values() if callback is not None]
+    return [part for part in chosen if part.get("_target_") not in OBSERVING_CALLBACKS]
 
-    How often a run is evaluated counts only where something reads what the evaluation finds: the choice of the best
-    checkpoint on a dev split, a callback that may stop training, a schedule that waits for a plateau.
+
+def _reads_evaluations(values: Mapping[str, Any], acting: Sequence[Any]) -> bool:
+    """Return whether anything reads what an evaluation finds, so that it counts how often a run is evaluated.
+
+    The choice of the best checkpoint on a dev split does, and so may a callback or a schedule that waits for a plateau.
     """
-    chosen = [callback for callback in values["callbacks"].values() if callback is not None]
-    acting = [part for part in chosen if part.get("_target_") not in OBSERVING_CALLBACKS | {EVALUATION}]
     schedule = (values.get("scheduler") or {}).get("_target_", SCHEDULES)
-    read = acting or not schedule.startswith(SCHEDULES) or values["data"].get("dev_fraction")
-    for callback in chosen:
-        if callback.get("_target_") == EVALUATION:
-            kept = {key: value for key, value in callback.items() if key != "every_n_steps" or read}
-            acting = [*acting, kept]
-    return acting
+    return bool(acting or not schedule.startswith(SCHEDULES) or values["data"].get("dev_fraction"))
 
 
 def _get(values: Any, dotted: str) -> Any:

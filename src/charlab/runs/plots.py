@@ -110,7 +110,9 @@ def _evaluation_curves(metrics: Mapping[str, Curve]) -> tuple[str, dict[str, Cur
     by_protocol: dict[str, dict[str, Curve]] = {}
     for name, curve in metrics.items():
         match name.split("/"):
-            case [protocol, split, "nll"] if split in COLORS:
+            case [split, "nll"] if split in COLORS:
+                by_protocol.setdefault("estimate", {})[split] = curve
+            case [protocol, split, "nll"] if split in COLORS:  # of an older run
                 by_protocol.setdefault(protocol, {})[split] = curve
     if not by_protocol:
         return "", {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import signal
 import time
 import traceback
 from collections.abc import Sequence
@@ -18,30 +19,32 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build, plain
-from charlab.data.datamodule import CharacterDataModule, divided
+from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.causality import Causality, check_causality
 from charlab.evaluation.initial import check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
 from charlab.runs import store
-from charlab.runs.beginning import begin_record, now
 from charlab.runs.checkpoint import build_model
-from charlab.runs.ending import log_hyperparameters, log_outcome, score_validation
 from charlab.runs.identity import load_corpus
-from charlab.runs.machine import peak_memory
 from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
 from charlab.runs.plots import plot_loss
-from charlab.runs.record import Record
+from charlab.runs.record import FILE_NAME, Record
+from charlab.runs.recording import begin_record, log_hyperparameters, log_outcome, now, peak_memory, score_validation
 from charlab.runs.summary import print_summary
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.checkpointing import LAST
+from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint
+from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
-from charlab.training.callbacks.evaluation import Evaluation
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device
-from charlab.training.loggers import RunLogger
+from charlab.training.loggers import CSVLogger, build_logger
+from charlab.training.module import decorating
 from charlab.training.objectives import Objective
+from charlab.training.optimizers import optimizer_from
+from charlab.training.schedules import schedule_from
+from charlab.training.trainer import build_trainer, check_callback, set_threads
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
@@ -59,7 +62,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
     """
     console = console or Console()
     if rank_zero_only.rank != 0:  # a process that rank 0 has started: the folder is its business
-        return _Run(config, folder, console).execute(overrides)
+        return _Run(config, folder, console, fresh=config.force).execute(overrides)
     with store.locked(folder):
         found = store.at(folder, config)
         if not config.force:
@@ -68,8 +71,9 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
                 return found.finished
             store.check_resumable(found, config)
         store.announce(found, console)
-        run = _Run(config, folder, console)
-        if config.force or (found.record is not None and found.record.status == "finished"):
+        fresh = config.force or (found.record is not None and found.record.status == "finished")
+        run = _Run(config, folder, console, fresh=fresh)
+        if fresh:
             store.clear(folder)
         remove_leftovers(folder)
         return run.execute(overrides)
@@ -78,11 +82,14 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
 class _Run:
     """What the steps of a run share. Everything is built before anything is written, so that mistakes cost nothing."""
 
-    def __init__(self, config: DictConfig, folder: Path, console: Console) -> None:
+    def __init__(self, config: DictConfig, folder: Path, console: Console, *, fresh: bool) -> None:
         self.started = time.perf_counter()
         self.config, self.folder, self.console = config, folder, console
         self.device = torch.device(resolve_device(config.trainer.accelerator))
-        self.data: CharacterDataModule = build(config.data, corpus=load_corpus(config))
+        set_threads(config.compute.threads)
+        self.data: CharacterDataModule = build(
+            config.data, corpus=load_corpus(config), estimate_batches=config.estimate_batches
+        )
         self.data.setup()
         self.members = FinishedMembers(plain(config.model), self.data)
         self.model = self._build_model()
@@ -90,19 +97,24 @@ class _Run:
         objective.check(self.model, self.data.order)
         self.module = module_for(self.model)(
             self.model,
-            optimizer=build(config.optimizer),
-            schedule=build(config.scheduler),
-            max_steps=config.trainer.max_steps,
-            max_seconds=config.trainer.max_seconds,
+            optimizer=optimizer_from(plain(config.optimizer)),
+            schedule=schedule_from(plain(config.scheduler), self.data),
+            max_seconds=config.budget.max_seconds,
             objective=objective,
+            model_config=self.members.config,
         )
         self.module.characters_seen = self.members.characters_seen  # what an ensemble's members took is its cost too
         self.module.training_clock.seconds = self.members.training_seconds
+        self.resumed_step: int | None = None
+        self.resumes = (folder / LAST).exists() and not fresh
+        if self.resumes:
+            self.resumed_step = read_checkpoint(folder / LAST)["global_step"]
+        elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
+            self.resumed_step = -1
         self.trainer = self._build_trainer()
-        divided(self.data.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def execute(self, overrides: Sequence[str]) -> Record:
-        """Trains, evaluates, and returns the finished record."""
+        """Train, evaluate, and return the finished record."""
         self.record = record = self._begin(overrides)
         if self.trainer.is_global_zero:
             record.save()
@@ -112,7 +124,7 @@ class _Run:
         try:
             self._check_causality()
             self._fit()
-            if self.trainer.is_global_zero:
+            if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
                 self._finish()
         except BaseException as error:
             record.status = "diverged" if isinstance(error, DivergedError) else record.status
@@ -125,7 +137,7 @@ class _Run:
                 with contextlib.suppress(UserError):  # a full disk must not hide the first error
                     record.save()
                     if record.status == "diverged":
-                        log_hyperparameters(record, self.loggers, {})
+                        log_hyperparameters(record, self.trainer.loggers, {})
             raise
         return record
 
@@ -143,23 +155,26 @@ class _Run:
 
     def _build_trainer(self) -> Trainer:
         config = self.config
-        description = {
-            "model_config": self.members.config,
-            "vocabulary": self.data.vocabulary.characters,
-            "start": self.data.vocabulary.start,
-        }
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
-        for part in _chosen(config.callbacks):
-            built = build(part)
-            callbacks.append(built if isinstance(built, Callback) else built(self.folder, description))
-        self.loggers: list[RunLogger] = [build(part) for part in _chosen(config.logger)]
-        self.evaluation = next((callback for callback in callbacks if isinstance(callback, Evaluation)), None)
-        trainer: Trainer = build(config.trainer)(self.folder, callbacks, self.loggers)
-        return trainer
+        for name, part in _chosen(config.callbacks).items():
+            callback = build(part)
+            check_callback(f"callbacks.{name}", callback, self.data)
+            callbacks.append(callback)
+        loggers = [
+            build_logger(name, plain(part), self.folder, self.resumed_step)
+            for name, part in _chosen(config.logger).items()
+        ]
+        return build_trainer(
+            plain(config.trainer),
+            self.folder,
+            self.data,
+            [Compilation(config.compute.compile), *callbacks],
+            loggers,
+            evaluate_every=config.evaluate_every,
+            max_seconds=config.budget.max_seconds,
+        )
 
     def _begin(self, overrides: Sequence[str]) -> Record:
-        for logger in self.loggers:
-            logger.open(self.folder)
         record = begin_record(
             self.folder,
             self.config,
@@ -176,7 +191,7 @@ class _Run:
     def _check_causality(self) -> None:
         """Says before the first step if the model sees the future; training goes on, for that may be the experiment."""
         self.module.evaluation_clock.start()
-        if not (self.folder / LAST).exists():
+        if not self.resumes:
             self._check_initial()
         causality = self._causality()
         self.module.evaluation_clock.stop()
@@ -202,23 +217,47 @@ class _Run:
         )
 
     def _fit(self) -> None:
-        _seed_everything(derive_seed(self.config.seed, f"training on rank {self.trainer.global_rank}"))
-        last = self.folder / LAST
-        if not last.exists():  # killed before its first checkpoint, if it was begun at all
-            for logger in self.loggers:
-                logger.rewind({})
-        interrupted = False
+        """Train, evaluated before the first step and after the last one.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            SystemExit: after another signal, with its exit code.
+        """
+        trainer, module, last = self.trainer, self.module, self.folder / LAST
+        evaluates = trainer.enable_validation and not trainer.fast_dev_run
+        if self.resumes:
+            self.console.print(f"continuing from step {self.resumed_step:,}", highlight=False)
+        else:
+            for logger in trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    logger.rewind(0)
+            if evaluates:
+                trainer.validate(module, datamodule=self.data, verbose=False)
+        _seed_everything(derive_seed(self.config.seed, f"training on rank {trainer.global_rank}"))
         try:
-            self.trainer.fit(
-                self.module, datamodule=self.data, ckpt_path=last if last.exists() else None, weights_only=True
-            )
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if self.resumes else None, weights_only=True)
+            if evaluates and module.evaluated_step != trainer.global_step:  # killed between the last step and this
+                trainer.validate(module, datamodule=self.data, verbose=False)
+        except Terminated as end:
+            raise self._ended_by(end.signal) from None
         except SystemExit as end:  # how Lightning ends after Ctrl-C; anything else may end so too
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            interrupted = True
-        if interrupted or self.trainer.interrupted:
-            raise KeyboardInterrupt
+            raise self._ended_by(signal.SIGINT) from None
         self._update_progress()
+
+    def _ended_by(self, signum: int) -> BaseException:
+        """Say what is saved and how to go on, and return the exception that ends the process."""
+        if not self.trainer.is_global_zero:
+            return SystemExit(0)  # Lightning would kill the first process if another one failed
+        last = self.folder / LAST
+        saved = read_checkpoint(last)["global_step"] if last.exists() else None
+        what = "Interrupted" if signum == signal.SIGINT else f"Ended by {signal.Signals(signum).name}"
+        how = "nothing is saved yet, so the same command starts again"
+        if saved is not None:
+            how = f"step {saved:,} is saved, and the same command goes on from there"
+        self.console.print(f"{what} at step {self.trainer.global_step:,}: {how}.", highlight=False, soft_wrap=True)
+        return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
 
     def _update_progress(self) -> None:
         record, module = self.record, self.module
@@ -227,12 +266,12 @@ class _Run:
         record.time["evaluation_s"] = module.evaluation_clock.seconds
         record.time["compilation_s"] = module.compilation_clock.seconds
         record.peak_memory_bytes = peak_memory(self.device)
-        record.best = self.evaluation.best if self.evaluation is not None else None
+        record.best = module.best
 
     def _finish(self) -> None:
-        """Evaluates the final weights on the whole validation text and writes what the run leaves behind."""
+        """Evaluate the final weights on the whole validation text and write what the run leaves behind."""
         record = self.record
-        record.metrics = list(self.evaluation.results) if self.evaluation is not None else []
+        record.metrics = list(self.module.results)
         num_logged = len(record.metrics)
         self.model.to(self.device)
         telling = self._telling("evaluating the final weights on the whole validation text")
@@ -242,19 +281,21 @@ class _Run:
             score_validation(record, self.model, self.data, self.device)
         record.causality = causality.as_dict()
         self._update_progress()
-        log_outcome(record, self.loggers, num_logged=num_logged, weights=weights_of(self.model))
-        plot_loss(
-            self.folder,
-            title=record.name,
-            floor=record.floor.get("validation"),
-            likelihood=self.model.likelihood,
-            leaks=causality.leaks,
-            log_steps=self.config.plot.log_steps,
-        )
+        log_outcome(record, self.trainer.loggers, num_logged=num_logged, weights=weights_of(self.model))
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
-        print_summary(record, self.console)
-        self.members.print_weights(self.model, self.console)
+        with decorating("loss plot"):
+            plot_loss(
+                self.folder,
+                title=record.name,
+                floor=record.floor.get("validation"),
+                likelihood=self.model.likelihood,
+                leaks=causality.leaks,
+                log_steps=self.config.plot.log_steps,
+            )
+        with decorating("summary"):
+            print_summary(record, self.console)
+            self.members.print_weights(self.model, self.console)
 
     def _telling(self, what: str) -> AbstractContextManager[object]:
         """Shows what goes on for as long as it does, where somebody watches."""
@@ -262,9 +303,9 @@ class _Run:
         return self.console.status(what) if watched else contextlib.nullcontext()
 
 
-def _chosen(group: DictConfig | None) -> list[DictConfig]:
-    """Returns the parts of a group that may have several; one that was set to null is left out."""
-    return [part for part in (group or {}).values() if part is not None]
+def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:
+    """Return the parts of a group that may have several; one that was set to null is left out."""
+    return {str(name): part for name, part in (group or {}).items() if part is not None}
 
 
 def _seed_everything(seed: int) -> None:

@@ -53,9 +53,6 @@ def run(file: Path) -> int:
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
-        from charlab.imports import import_lightning
-
-        import_lightning()
         from charlab.runs.identity import identify
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.contract import CountedModel, LanguageModel
+from charlab.models.inference import evaluation_mode
 from charlab.models.mixture import Mixture
 from charlab.training.module import LanguageModelModule
 
@@ -76,13 +75,11 @@ class MixtureModule(CountsModule):
             super().count()
         self._weighed_step = None
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        with super().evaluating():
-            if self._weighed_step != self.trainer.global_step:
+    def prepare_evaluation(self) -> None:
+        if self._weighed_step != self.trainer.global_step:
+            self._weighed_step = self.trainer.global_step
+            with evaluation_mode(self.model), torch.no_grad(), self.trainer.precision_plugin.forward_context():
                 self._fit_weights()
-                self._weighed_step = self.trainer.global_step
-            yield
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         with self.evaluating():  # what is to be saved refers to the tensor of weights, and has the new ones with it

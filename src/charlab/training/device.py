@@ -1,4 +1,4 @@
-"""Which device, and which precision, `auto` stands for on this machine."""
+"""The device and the precision that `auto` means on this machine."""
 
 from __future__ import annotations
 
@@ -9,40 +9,42 @@ import torch
 from charlab.errors import UserError
 
 Accelerator = Literal["auto", "cpu", "gpu", "mps"]
-Precision = Literal["auto", "float32", "bfloat16", "float16", "float64"]
 
 
-def resolve_device(accelerator: Accelerator) -> Literal["cpu", "cuda", "mps"]:
-    """Returns the kind of device that `accelerator` stands for on this machine.
+def resolve_device(accelerator: str) -> Literal["cpu", "cuda", "mps"]:
+    """Return the kind of device that `accelerator` means on this machine.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if there is none.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    there = {"cpu": True, "gpu": cuda, "mps": mps, "auto": True}
-    if not there[accelerator]:
-        present = ", ".join(name for name, is_there in there.items() if is_there)
-        raise UserError(f"There is no {accelerator} on this machine that torch can use: choose one of {present}.")
+    present = {"cpu": True, "gpu": cuda, "mps": mps, "auto": True}
+    accelerator = {"cuda": "gpu"}.get(accelerator, accelerator)
+    if not present.get(accelerator):
+        choices = ", ".join(name for name, is_present in present.items() if is_present)
+        raise UserError(f"There is no {accelerator} on this machine that torch can use: choose one of {choices}.")
     if accelerator == "auto":
         return "cuda" if cuda else "mps" if mps else "cpu"
-    return "cuda" if accelerator == "gpu" else accelerator
+    return "cuda" if accelerator == "gpu" else accelerator  # type: ignore[return-value]
 
 
-def resolve_precision(precision: Precision, device: str) -> Precision:
-    """Returns the precision that `precision` stands for on a kind of device.
+def resolve_precision(precision: str | int | None, device: str) -> str:
+    """Return the precision that a run computes in, by Lightning's name.
 
-    "auto" is float32 on CPU and mps, bfloat16 on a GPU that computes with it natively, and float16 with loss
-    scaling on one that does not (a T4).
+    "auto" is 32-true on a CPU and mps, bf16-mixed on a GPU that computes with it natively, and 16-mixed, with loss
+    scaling, on one that does not (a T4).
 
     Raises:
         UserError: if the device cannot compute with it.
     """
-    if precision == "float64" and device == "mps":
-        raise UserError("trainer.precision=float64 does not exist on mps: choose float32, or trainer=cpu.")
-    if precision == "float16" and device == "cpu":
-        raise UserError("trainer.precision=float16 is for GPUs: choose float32 or bfloat16 on a CPU.")
-    if precision != "auto":
-        return precision
+    aliases = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
+    name = aliases.get(str(precision), str(precision))
+    if name == "64-true" and device == "mps":
+        raise UserError("trainer.precision=64-true does not exist on mps: choose 32-true, or trainer=cpu.")
+    if name.startswith("16") and device == "cpu":
+        raise UserError(f"trainer.precision={name} is for GPUs: choose 32-true or bf16-mixed on a CPU.")
+    if name != "auto":
+        return name
     if device != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "float16"
+        return "32-true"
+    return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"

@@ -1,146 +1,89 @@
-"""Loggers whose files only ever grow at their end, so that a killed run can cut them back to its last checkpoint.
+"""Lightning's loggers, as a run that may be killed and go on needs them.
 
-A checkpoint keeps `positions()`; whoever resumes from it calls `rewind(positions)` before training goes on. The
-files then hold every measurement up to the checkpoint once, and nothing that came after it: curves have neither gap
-nor repetition.
+CSV: the file is cut back to where it was when the checkpoint was written. TensorBoard: `purge_step` tells it to forget
+what came after. Trackers: the run is known by the name of its folder and is continued.
 """
 
 from __future__ import annotations
 
 import csv
+import inspect
 import io
+import math
 import os
-import time
-from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
+from hydra.utils import get_class
 from jaxtyping import UInt8
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch import loggers as lightning
+from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from charlab.configuration.build import build
+from charlab.errors import UserError
 
-class RunLogger(Logger):
-    """The base of charlab's loggers: it writes into one run's folder, on rank 0 only.
+WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
-    Among the metrics, two names are reserved and say when the others were measured: `characters`, the characters
-    that training had scored, and `seconds`, the training clock.
 
-    Attributes:
-        pattern: glob pattern of the files in the run's folder that belong to this logger.
+def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step: int | None) -> Logger:
+    """Return a logger for a run.
+
+    Where the configuration leaves them open, it writes into the run's folder and goes by that folder's name.
+
+    Args:
+        name: its key in the configuration.
+        node: its part of the configuration.
+        folder: the run's folder.
+        resumed_step: the optimizer step of the checkpoint that the run goes on from; None for a new one, and −1 where
+            there may be logs of an attempt that ended before its first checkpoint.
+
+    Raises:
+        UserError: if it is no logger of Lightning's kind, or a library is missing.
     """
+    kind = get_class(node["_target_"])
+    known = inspect.signature(kind).parameters
+    chosen: dict[str, Any] = {}
+    if "save_dir" in known:
+        chosen["save_dir"] = str(folder)
+    if issubclass(kind, lightning.TensorBoardLogger):
+        chosen |= {"name": "", "version": ""}
+        if resumed_step is not None:
+            chosen["purge_step"] = resumed_step + 1
+    elif issubclass(kind, lightning.WandbLogger):
+        chosen |= {"id": folder.name, "name": f"{folder.parent.name}-{folder.name}", "resume": "allow"}
+    elif issubclass(kind, lightning.MLFlowLogger):
+        chosen |= {"run_name": folder.name}
+    elif issubclass(kind, lightning.CSVLogger):
+        chosen |= {"name": "", "version": ""}
+    given = {key: value for key, value in node.items() if value is not None}
+    try:
+        if issubclass(kind, lightning.MLFlowLogger):
+            chosen["save_dir"] = str(folder / "mlruns")
+            chosen["run_id"] = _former_run({**chosen, **given}, folder.name)
+        logger = build({**chosen, **given})
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger.{name} needs a package that is not installed ({error}): pip install it.") from error
+    if not isinstance(logger, Logger):
+        raise UserError(f"logger.{name} is a {kind.__name__}, which is no logger of Lightning's: name one.")
+    return logger
 
-    pattern: ClassVar[str]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._folder: Path | None = None
-        self._file: BinaryIO | None = None
+def _former_run(settings: Mapping[str, Any], name: str) -> str | None:
+    """Return MLflow's own id of the run that an earlier attempt began; None if there was none."""
+    from mlflow.tracking import MlflowClient
 
-    def open(self, folder: str | Path) -> None:
-        """Sets the run's folder, which must exist; nothing is written before there is something to log."""
-        self._close()
-        self._folder = Path(folder)
-
-    def positions(self) -> dict[str, int]:
-        """Returns the size in bytes of each of this logger's files, after writing them durably to the disk.
-
-        The names are relative to the run's folder.
-        """
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return {path.name: path.stat().st_size for path in self._own_files()}
-
-    @rank_zero_only
-    def rewind(self, positions: Mapping[str, int]) -> None:
-        """Cuts this logger's files back to `positions`, as `positions()` gave them, and deletes the others.
-
-        Files of other loggers that are listed are ignored; a file that has become shorter stays as it is.
-        """
-        self._close()
-        for path in self._own_files():
-            if path.name not in positions:
-                path.unlink()
-            elif path.stat().st_size > positions[path.name]:
-                os.truncate(path, positions[path.name])
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
-        """Writes `metrics`, measured after `step` optimizer steps; those that are None are left out."""
-        values = {name: float(value) for name, value in metrics.items() if value is not None}
-        characters, seconds = values.pop("characters", None), values.pop("seconds", None)
-        self._log_scalars(values, step or 0, None if characters is None else int(characters), seconds)
-
-    def log_text(self, tag: str, text: str, step: int) -> None:
-        """Writes a text; a logger of numbers alone ignores it."""
-
-    def log_image(self, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        """Writes an image in red, green and blue; a logger of numbers alone ignores it."""
-
-    def log_hyperparameters(
-        self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0
-    ) -> None:
-        """Writes a finished run's hyper-parameters with its final metrics; a logger of curves alone ignores them."""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: this is Lightning's call at the start of a run, before there are final metrics."""
-
-    def finalize(self, status: str) -> None:
-        """Closes the file; logging again opens it again."""
-        self._close()
-
-    @property
-    def name(self) -> str | None:
-        """None: a run's folder has its name already."""
+    client = MlflowClient(settings.get("tracking_uri") or f"file:{settings['save_dir']}")
+    experiment = client.get_experiment_by_name(settings.get("experiment_name", "lightning_logs"))
+    if experiment is None:
         return None
-
-    @property
-    def version(self) -> str | None:
-        """None: a run's folder has its fingerprint already."""
-        return None
-
-    @property
-    def save_dir(self) -> str | None:
-        """The run's folder."""
-        return None if self._folder is None else str(self._folder)
-
-    @abstractmethod
-    def _log_scalars(
-        self, values: Mapping[str, float], step: int, characters: int | None, seconds: float | None
-    ) -> None:
-        """Writes numbers and when they were measured."""
-
-    @abstractmethod
-    def _file_name(self) -> str:
-        """Returns the name of the file to append to."""
-
-    @abstractmethod
-    def _preamble(self) -> bytes:
-        """Returns what an empty file starts with."""
-
-    def _append(self, data: bytes) -> None:
-        if self._folder is None:
-            raise RuntimeError(f"{type(self).__name__}.open(folder) has to be called before logging.")
-        if self._file is None:
-            self._file = (self._folder / self._file_name()).open("ab")
-            if self._file.tell() == 0:
-                self._file.write(self._preamble())
-        self._file.write(data)
-        self._file.flush()  # a SIGKILL loses nothing that the operating system has
-
-    def _own_files(self) -> list[Path]:
-        return [] if self._folder is None else sorted(self._folder.glob(self.pattern))
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+    runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
+    return runs[0].info.run_id if runs else None
 
 
-class CSVLogger(RunLogger):
+class CSVLogger(Logger):
     """Writes `metrics.csv`: one line per measurement, with the columns step, characters, seconds, metric, value.
 
     The format is long rather than wide because different things are measured at different steps: a wide file would
@@ -148,22 +91,82 @@ class CSVLogger(RunLogger):
     known before the first measurement. In pandas, one curve is `df[df.metric == "train/loss"].plot("step", "value")`
     and the wide table is `df.pivot(index="step", columns="metric", values="value")`. Numbers are written in full, so
     that equal files mean equal runs.
+
+    Two metrics are columns of their own and say when the others were measured: `characters`, the characters that
+    training had scored, and `seconds`, the training clock.
+
+    Args:
+        save_dir: the folder of the file.
     """
 
-    pattern = "metrics.csv"
+    file_name: ClassVar[str] = "metrics.csv"
     columns: ClassVar = ("step", "characters", "seconds", "metric", "value")
 
-    def _log_scalars(
-        self, values: Mapping[str, float], step: int, characters: int | None, seconds: float | None
-    ) -> None:
-        when = (step, characters, None if seconds is None else f"{seconds:.3f}")
-        self._append(_csv_lines([(*when, metric, repr(value)) for metric, value in values.items()]))
+    def __init__(self, save_dir: str = ".") -> None:
+        super().__init__()
+        self.path = Path(save_dir) / self.file_name
+        self._file: BinaryIO | None = None
 
-    def _file_name(self) -> str:
-        return self.pattern
+    @property
+    def name(self) -> str:
+        """Empty: a run's folder has its name already."""
+        return ""
 
-    def _preamble(self) -> bytes:
-        return _csv_lines([self.columns])
+    @property
+    def version(self) -> str:
+        """Empty, as the name."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the file."""
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write `metrics`, measured after `step` optimizer steps; those that are None are left out."""
+        values = {name: float(value) for name, value in metrics.items() if value is not None and name != "epoch"}
+        characters, seconds = values.pop("characters", None), values.pop("seconds", None)
+        when = (
+            int(step or 0),
+            None if characters is None else int(characters),
+            None if seconds is None else f"{seconds:.3f}",
+        )
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("ab")
+            if self._file.tell() == 0:
+                self._file.write(_csv_lines([self.columns]))
+        self._file.write(_csv_lines([(*when, metric, repr(value)) for metric, value in values.items()]))
+        self._file.flush()  # a SIGKILL loses nothing that the operating system has
+
+    @rank_zero_only
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run's record has them."""
+
+    def finalize(self, status: str) -> None:
+        """Close the file; logging again opens it again."""
+        self._close()
+
+    def position(self) -> int:
+        """Return the size of the file in bytes, once it is safely on the disk; 0 if there is none yet."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @rank_zero_only
+    def rewind(self, position: int) -> None:
+        """Cut the file back to a former `position`, or remove it; one that has become shorter stays as it is."""
+        self._close()
+        if position == 0:
+            self.path.unlink(missing_ok=True)
+        elif self.position() > position:
+            os.truncate(self.path, position)
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
@@ -172,82 +175,80 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
     return lines.getvalue().encode()
 
 
-class TensorBoardLogger(RunLogger):
-    """Writes TensorBoard's event files, `events.out.tfevents.0001` and so on: a new one each time a run is resumed.
+class TensorBoardLogger(lightning.TensorBoardLogger):
+    """Lightning's, with the loss curves first, and a row for the run among the hyperparameters when it has ended.
 
-    A number appears under its own name against steps, and again under `by_characters/…` against the characters
-    that training had scored, on which models with different batches can be compared.
+    TensorBoard sorts by name, so whatever is no loss goes under `watch/` and `views/`.
     """
 
-    pattern = "events.out.tfevents.[0-9][0-9][0-9][0-9]"
-
-    def open(self, folder: str | Path) -> None:
-        """Sets the run's folder, which must exist, and imports TensorBoard, which takes a moment."""
-        import charlab.training.events  # noqa: F401
-
-        super().open(folder)
-        self._current: str | None = None
-        self._opened = time.time()
-
     @rank_zero_only
-    def rewind(self, positions: Mapping[str, int]) -> None:
-        """Cuts the event files back; what follows goes to a new file.
-
-        A TensorBoard that is watching has read past the cut; it would lose its place in a file that grows again.
-        """
-        super().rewind(positions)
-        self._current = None
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write `metrics`, measured after `step` optimizer steps; those that are None are left out."""
+        named = {f"watch/{name}" if name in WATCHED else name: v for name, v in metrics.items() if v is not None}
+        super().log_metrics(named, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
-        """Writes a text, shown line by line in a fixed-width font."""
-        from charlab.training import events
-
-        self._append(events.text(tag, text, step))
+        """Write a text, shown line by line in a fixed-width font."""
+        lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        self.experiment.add_text(tag, "\n".join(f"    {line}" for line in lines), step)  # a code block
 
     @rank_zero_only
     def log_image(self, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        """Writes an image in red, green and blue."""
-        from charlab.training import events
-
-        self._append(events.image(tag, image, step))
+        """Write an image in red, green and blue."""
+        self.experiment.add_image(f"views/{tag}", image, step, dataformats="HWC")
 
     @rank_zero_only
-    def log_hyperparameters(
-        self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int = 0
+    def log_outcome(
+        self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int, *, succeeded: bool
     ) -> None:
-        """Adds a finished run to the HParams tab, which compares all runs below TensorBoard's folder.
+        """Add an ended run to the HParams tab, which compares all runs below TensorBoard's folder.
 
-        The final metrics are numbers under `at_end/…`, a name that sorts before all others because the tab opens
-        with the first five metrics shown.
+        No experiment summary is written, in which `SummaryWriter.add_hparams` describes all columns: TensorBoard
+        believes the first one that it finds, and then hides what other runs have besides.
+
+        Args:
+            hparams: nested ones get dotted names. A key has one type in all runs: numbers stay numbers, all else is
+                text; what is None or not finite is left out.
+            metrics: final figures.
+            step: optimizer steps done.
+            succeeded: whether the run finished.
         """
-        from charlab.training import events
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.plugins.hparams import api_pb2, metadata
+        from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-        self._append(events.hyperparameters(hparams, started=self._opened, step=step))
-        finals = {f"at_end/{name}": value for name, value in metrics.items() if value is not None}
-        self._append(events.scalars(finals, step))
+        start = SessionStartInfo()
+        for name, value in _flatten(hparams).items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                if math.isfinite(value):
+                    start.hparams[name].number_value = value
+            elif value is not None:
+                start.hparams[name].string_value = str(value).lower() if isinstance(value, bool) else str(value)
+        end = SessionEndInfo(status=api_pb2.STATUS_SUCCESS if succeeded else api_pb2.STATUS_FAILURE)
+        session = {
+            metadata.SESSION_START_INFO_TAG: HParamsPluginData(session_start_info=start),
+            metadata.SESSION_END_INFO_TAG: HParamsPluginData(session_end_info=end),
+        }
+        values = [
+            Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
+            for tag, data in session.items()
+        ]
+        self.log_metrics({f"watch/at_end/{name}": value for name, value in metrics.items()}, step)
+        self.experiment.file_writer.add_summary(Summary(value=values), step)
+        self.experiment.flush()
 
-    def _log_scalars(
-        self,
-        values: Mapping[str, float],
-        step: int,
-        characters: int | None,
-        seconds: float | None,
-    ) -> None:
-        from charlab.training import events
+    @rank_zero_only
+    def save(self) -> None:
+        """Flush what was logged; the run's record has the hyperparameters."""
+        self.experiment.flush()
 
-        self._append(events.scalars(values, step))
-        if characters is not None:
-            again = {f"by_characters/{name}": value for name, value in values.items()}
-            self._append(events.scalars(again, characters))
 
-    def _file_name(self) -> str:
-        if self._current is None:
-            number = max((int(path.suffix[1:]) for path in self._own_files()), default=0) + 1
-            self._current = f"events.out.tfevents.{number:04d}"
-        return self._current
-
-    def _preamble(self) -> bytes:
-        from charlab.training import events
-
-        return events.beginning()
+def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

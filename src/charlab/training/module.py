@@ -1,53 +1,66 @@
-"""The Lightning module that trains any language model."""
+"""The Lightning module that trains and evaluates any language model."""
 
 from __future__ import annotations
 
+import functools
+import logging
+import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood
+from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
+from charlab.evaluation.scoring import score_window
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import evaluation_mode
-from charlab.training.averages import KeepsAverage, averages_in_place
+from charlab.models.inference import evaluation_mode, untouched_randomness
 from charlab.training.objectives import Objective
 from charlab.training.ranks import from_every_rank, own_part
 from charlab.training.schedules import Schedule
 
+NUM_DRAWS = 4  # of a bound, of which an evaluation takes the mean
+NEVER = 10**18  # as a scheduler's frequency: the module steps it itself
+
 
 class LanguageModelModule(LightningModule):
-    """Minimises the model's loss, or another objective, on windows of text.
+    """Trains a model on windows of text by its loss, or another objective, and evaluates it.
 
-    The module knows nothing of data, evaluation or logging: those are the datamodule's and the callbacks'.
-
-    Where a callback or the optimizer keeps an average of the weights, it is what is evaluated, what a checkpoint
-    holds as the model's weights (beside those that training goes on with), and what the model has in the end.
+    An evaluation logs `train/nll`, `validation/nll` and, with a dev split, `dev/nll`, in nats per character. Where a
+    callback or the optimizer keeps an average of the weights, the average is what is evaluated, what a checkpoint
+    holds as the model's weights (besides those that training goes on with), and what the model has in the end.
 
     Args:
         model: what is trained.
         optimizer: `optimizer(model)` returns a torch optimizer over the model's parameters.
-        schedule: learning rate as a multiple of the optimizer's own, over the course of the budget.
-        max_steps: the budget in optimizer steps, or None.
-        max_seconds: the budget in seconds of the training clock, or None.
-        objective: what is minimised; None for the model's own loss.
+        schedule: learning rate as a multiple of the optimizer's own, over the course of the budget; or a partial of
+            one of torch's schedulers, which is stepped after each epoch (`ReduceLROnPlateau`: after each evaluation,
+            by `dev/nll`).
+        max_seconds: budget in seconds of the training clock, besides the trainer's own limits; None for no limit.
+        objective: what is minimized; None for the model's own loss.
+        model_config: the configuration of the model; checkpoints hold it so that `charlab.load` can build the model.
 
     Attributes:
         compute_loss: the objective, or a compiled form of it.
+        max_steps: optimizer steps that the trainer allows; None without a limit. Known once training starts.
         characters_seen: characters scored in training so far, over all ranks.
         micro_batches: batches read so far on each rank; with gradient accumulation several make a step.
-        compilation_clock: seconds of compiling, which count neither as training nor as evaluation.
         last_loss: the latest batch's loss, in nats per character. Reading it waits for the device.
+        evaluated_step: the step of the latest evaluation.
+        scores: the latest evaluation, by split.
+        results: the same, ready for the run's record.
+        best: step and nll of the evaluation that was lowest on the dev split; None without one.
+        compilation_clock: seconds of compiling, which count neither as training nor as evaluation.
     """
 
     def __init__(
@@ -55,36 +68,107 @@ class LanguageModelModule(LightningModule):
         model: LanguageModel,
         *,
         optimizer: Callable[[LanguageModel], Optimizer],
-        schedule: Schedule,
-        max_steps: int | None = None,
+        schedule: Schedule | Callable[[Optimizer], LRScheduler],
         max_seconds: float | None = None,
         objective: Objective | None = None,
+        model_config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective if objective is not None else Objective()
         self.compute_loss: Callable[[LanguageModel, Tensor], Tensor] = self.objective
         self.optimizer, self.schedule = optimizer, schedule
-        self.max_steps, self.max_seconds = max_steps, max_seconds
+        self.max_seconds = max_seconds
+        self.max_steps: int | None = None
+        self.model_config = dict(model_config or {})
         self.characters_seen = 0
         self.micro_batches = 0
         self.last_loss: Tensor | None = None
-        self._is_counted = False  # whether the batch at hand is
-        self._averages: list[KeepsAverage] = []
-        self.validation_nll = NegativeLogLikelihood()
+        self.evaluated_step: int | None = None
+        self.scores: dict[str, Score] = {}
+        self.results: list[dict[str, Any]] = []
+        self.best: dict[str, Any] | None = None
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
         self.compilation_clock = Stopwatch()
+        self._is_counted = False  # whether the batch at hand is
+        self._training_over = False
+        self._averages: list[KeepsAverage] = []
+        self._evaluation = ExitStack()
+        self._variance: dict[str, float] = {}
+        splits = ("train", "validation", "dev", "test")
+        self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "_current_fx_name":  # Lightning's note of the hook at hand, fifty times a step: no parameter
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+    def configure_callbacks(self) -> list[Callback]:
+        """Return what every training needs: its metrics, and its random numbers in checkpoints."""
+        from charlab.training.callbacks.checkpointing import RandomStates
+        from charlab.training.callbacks.metrics import TrainingMetrics
+
+        present = {type(callback) for callback in self.trainer.callbacks}
+        return [callback() for callback in (TrainingMetrics, RandomStates) if callback not in present]
+
+    def configure_optimizers(self) -> Any:
+        steps = self.trainer.estimated_stepping_batches
+        self.max_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
+        optimizer = self.optimizer(self.model)
+        if getattr(optimizer, "repeats_closure", False) and self.trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                "This optimizer computes the gradient of a step twice, which Lightning does for its last batch only: "
+                "set trainer.accumulate_grad_batches=1."
+            )
+        if not isinstance(self.schedule, functools.partial):
+            schedule = cast(Schedule, self.schedule)
+            scheduler: Any = LambdaLR(optimizer, lambda step: schedule(self.budget_spent(step)))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = self.schedule(optimizer)
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        # Lightning steps it after the callbacks of an evaluation, when the checkpoint of that step is written already.
+        chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
+        return {"optimizer": optimizer, "lr_scheduler": chosen_by}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient norm to `gradient_clip_val`.
+
+        Lightning's own refuses fused optimizers in every mixed precision, although bfloat16 has no scale that they
+        would undo too late.
+        """
+        if gradient_clip_val is None:
+            return
+        if gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
+
+    # Training
 
     @property
     def training_seconds(self) -> float:
         """Seconds spent in training so far, over all attempts at this run; evaluation is left out."""
         return self.training_clock.seconds
+
+    def budget_spent(self, step: int) -> float:
+        """Return the share of the budget that is spent at the middle of the step after `step` others, from 0 to 1."""
+        shares = [0.0]
+        if self.max_steps:
+            shares.append((step + 0.5) / self.max_steps)
+        if self.max_seconds:
+            shares.append(self.budget_seconds() / self.max_seconds)
+        return min(max(shares), 1.0)
+
+    def budget_seconds(self) -> float:
+        """Return the training seconds by the clock of rank 0, which decides for all; all ranks have to ask together."""
+        return self.trainer.strategy.broadcast(self.training_seconds)
+
+    def on_train_start(self) -> None:
+        parts = [*self.trainer.optimizers, *self.trainer.callbacks]
+        self._averages = [part for part in parts if isinstance(part, KeepsAverage)]
+        self.training_clock.start()  # after the callbacks' own beginnings, such as compiling
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._is_counted = False
@@ -99,87 +183,120 @@ class LanguageModelModule(LightningModule):
             self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
         return loss
 
-    def validation_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
-        """Scores a batch, for `Trainer.validate`; charlab's own runs evaluate by protocols, in callbacks."""
-        self.validation_nll.update(self.model.nll(window))
-        self.log("validation/nll", self.validation_nll, on_step=False, on_epoch=True)
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.optimizer(self.model)
-        if getattr(optimizer, "repeats_closure", False) and self.trainer.accumulate_grad_batches > 1:
-            raise UserError(
-                "This optimizer computes the gradient of a step twice, which Lightning does for its last batch only: "
-                "set trainer.accumulate_grad_batches=1."
-            )
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule(self.budget_spent(step)))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Shortens the gradient to a norm of `gradient_clip_val`, if it is longer.
-
-        Lightning's own refuses fused optimizers in every mixed precision, although bfloat16 has no scale that they
-        would undo too late.
-        """
-        if gradient_clip_val is not None:
-            weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-            clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
-
-    def budget_spent(self, step: int) -> float:
-        """Returns the share of the budget that is spent at the middle of the step after `step` others, from 0 to 1."""
-        shares = [0.0]
-        if self.max_steps:
-            shares.append((step + 0.5) / self.max_steps)
-        if self.max_seconds:
-            shares.append(self._budget_seconds() / self.max_seconds)
-        return min(max(shares), 1.0)
-
-    def on_train_start(self) -> None:
-        parts = [*self.trainer.optimizers, *self.trainer.callbacks]
-        self._averages = [part for part in parts if isinstance(part, KeepsAverage)]
-        self.training_clock.start()  # after the callbacks' own beginnings, such as an evaluation before the first step
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.max_seconds and self._budget_seconds() >= self.max_seconds:
-            self.trainer.should_stop = True
-
-    def _budget_seconds(self) -> float:
-        """Returns the training seconds by rank 0's clock, which decides for all; all of them have to ask together."""
-        return self.trainer.strategy.broadcast(self.training_seconds)
-
     def on_train_end(self) -> None:
         self.training_clock.stop()
         for average in self._averages:  # for good: the callbacks' own endings, such as the last checkpoint, are over
             average.eval()
         self._averages = []
 
+    # Evaluation
+
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Puts the model into evaluation mode, with averaged weights if there are any, for a while.
+        """Put the model into evaluation mode, with averaged weights if there are any, while the block runs.
 
-        That counts as evaluation rather than training.
+        The time counts as evaluation rather than training.
         """
+        precision = self.trainer.precision_plugin.forward_context()
+        with self._averaged(), evaluation_mode(self.model), torch.no_grad(), precision:
+            yield
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Put averaged weights in place, and let the evaluation clock run, while the block runs."""
         was_counting = self.training_clock.running
         self.training_clock.stop()
         self.evaluation_clock.start()
         try:
-            with (
-                averages_in_place(self.model, self._averages),
-                evaluation_mode(self.model),
-                torch.no_grad(),
-                self.trainer.precision_plugin.forward_context(),
-            ):
+            with averages_in_place(self.model, self._averages):
+                self.prepare_evaluation()
                 yield
         finally:
             self.evaluation_clock.stop()
             if was_counting:
                 self.training_clock.start()
 
+    def prepare_evaluation(self) -> None:
+        """Do what a model needs before it is evaluated or saved; called with averaged weights in place."""
+
+    def on_validation_model_eval(self) -> None:
+        super().on_validation_model_eval()
+        self._evaluation = ExitStack()
+        self._evaluation.enter_context(self._averaged())
+        self._evaluation.enter_context(untouched_randomness(self.device))
+        self._variance = {}
+
+    def validation_step(self, window: Int[Tensor, "B T+1"], batch_idx: int, dataloader_idx: int = 0) -> None:
+        split = self.trainer.datamodule.evaluated[dataloader_idx]
+        nll, variance = self._score(window, batch_idx)
+        self._variance[split] = self._variance.get(split, 0.0) + variance
+        self._log_nll(split, nll)
+
+    def on_validation_epoch_end(self) -> None:
+        step = self.trainer.global_step
+        self.scores = {split: self._result(split) for split in self._variance}
+        self.results = [{"split": split, **score.as_dict()} for split, score in self.scores.items()]
+        self.evaluated_step = step
+        if "dev" in self.scores:
+            nll = self.scores["dev"].nll
+            if nll < (self.best["nll"] if self.best else math.inf):
+                self.best = {"step": step, "nll": nll}
+            if self.trainer.state.fn == "fit":
+                for config in self.trainer.lr_scheduler_configs:
+                    if config.reduce_on_plateau:
+                        config.scheduler.step(nll)
+        when = {"step": step, "characters": self.characters_seen, "seconds": self.training_seconds}
+        self.log_dict({name: torch.tensor(float(value), dtype=torch.float64) for name, value in when.items()})
+        self._evaluation.close()
+
+    def test_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
+        """Score the test split by `blocks`, as `test/nll`."""
+        nll, _ = self._score(window, batch_idx)
+        self._log_nll("test", nll)
+
+    def predict_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, " B*T"]:
+        """Return −log p of each validation character in order, in nats, given its block."""
+        nll, _ = self._score(window, batch_idx)
+        return nll.flatten()
+
+    def _score(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> tuple[Float[Tensor, "B T"], float]:
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        draws = NUM_DRAWS if self.model.likelihood == "bound" else 1
+        return score_window(self.model, window, number=number, num_draws=draws)
+
+    def _log_nll(self, split: str, nll: Float[Tensor, "B T"]) -> None:
+        metric = self._metric(split)
+        metric.update(nll)
+        self.log(f"{split}/nll", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
+
+    def _metric(self, split: str) -> NegativeLogLikelihood:
+        return cast(NegativeLogLikelihood, self._metrics[f"{split}_nll"])
+
+    def _result(self, split: str) -> Score:
+        """Return the score of a split over all ranks, as `evaluate` would."""
+        data, metric = self.trainer.datamodule, self._metric(split)
+        estimate = Estimate(num_batches=data.estimate_batches, batch_size=data.batch_size, seed=data.seed)
+        protocol = Blocks() if split == "dev" else estimate
+        nll = metric.compute().item()
+        sums = torch.stack([metric.characters.double(), torch.tensor(self._variance[split], dtype=torch.float64)])
+        characters, variance = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
+        bound = self.model.likelihood == "bound"
+        sizes = Sizes(len(data.splits[split]), data.context_length, data.batch_size)
+        return Score(
+            protocol=protocol.name,
+            nll=nll,
+            characters=int(characters),
+            likelihood=self.model.likelihood,
+            settings={**protocol.settings(sizes), **({"num_draws": NUM_DRAWS} if bound else {})},
+            standard_error=math.sqrt(variance) / characters if bound else None,
+        )
+
+    # Checkpoints
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["model_config"] = self.model_config
+        vocabulary = self.trainer.datamodule.vocabulary
+        checkpoint["vocabulary"], checkpoint["start"] = vocabulary.characters, vocabulary.start
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
             "micro_batches": self.micro_batches,
@@ -187,6 +304,8 @@ class LanguageModelModule(LightningModule):
             "evaluation_seconds": self.evaluation_clock.seconds,
             "compilation_seconds": self.compilation_clock.seconds,
         }
+        checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
+        checkpoint["training_over"] = bool(self.trainer.should_stop)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
@@ -199,16 +318,62 @@ class LanguageModelModule(LightningModule):
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
-        self.compilation_clock.seconds = progress.get("compilation_seconds", 0.0)
+        self.compilation_clock.seconds = progress["compilation_seconds"]
         self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
-        if checkpoint.get("training_over"):  # killed while it was being evaluated: the averages stay in their place
+        evaluation = checkpoint["evaluation"]
+        self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
+        if checkpoint["training_over"]:  # killed while it was being evaluated: the averages stay in place
             self.trainer.should_stop = True
         else:
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
 
 
+@contextmanager
+def decorating(what: str) -> Iterator[None]:
+    """Turn an error in the block into a warning: what only decorates a run must not end it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        logging.getLogger("charlab").warning("The %s failed (%s); the run goes on without it.", what, reason)
+
+
+@runtime_checkable
+class KeepsAverage(Protocol):
+    """A part of training that keeps an average of the weights: the callback `Averaging`, a schedule-free optimizer."""
+
+    def eval(self) -> Any:
+        """Put the average in place of the weights that are trained."""
+
+    def train(self) -> Any:
+        """Put the weights that are trained back in place."""
+
+
+@contextmanager
+def averages_in_place(model: nn.Module, keepers: Sequence[KeepsAverage]) -> Iterator[None]:
+    """Give the model averaged weights while the block runs; afterwards it has those that are trained, to the bit.
+
+    Schedule-free optimizers compute either from the other, so by themselves they would leave rounding errors behind,
+    and how often a run is evaluated would change what it learns.
+    """
+    if not keepers:
+        yield
+        return
+    trained = [parameter.detach().clone() for parameter in model.parameters()]
+    for keeper in keepers:
+        keeper.eval()
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.train()
+        with torch.no_grad():
+            for parameter, weights in zip(model.parameters(), trained, strict=True):
+                parameter.copy_(weights)
+
+
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """Returns by how much the gradients are larger than those of the loss at the time they are looked at.
+    """Return by how much the gradients are larger than those of the loss at the time they are looked at.
 
     In float16 the loss is scaled. Lightning takes that back before gradients are measured or clipped, but for a
     fused optimizer, which does so itself, later. Reading the scale waits for the device.
@@ -243,12 +408,12 @@ class Stopwatch:
             self._since = time.perf_counter()
 
     def start(self) -> None:
-        """Goes on counting."""
+        """Go on counting."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Stops counting, once the device has finished what was asked of it so far."""
+        """Stop counting, once the device has finished what was asked of it so far."""
         if self._since is not None:
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()

@@ -1,25 +1,29 @@
 """Optimizers: functions from a model to a torch optimizer over its parameters.
 
-Keyword-only arguments come from the configuration. Unless a function says otherwise, they mean:
+What stands in a signature after the `*` comes from the configuration. These arguments mean the same everywhere, but
+where a function says otherwise:
 
     model: whose parameters are optimized.
     lr: learning rate.
     betas: decay rates of the running means of the gradient and of its square.
     eps: added to the denominator.
-    weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay.
-    decayed: what decays: "all" parameters, or "matrices" only (no biases, no norms' gains). Decay rates, steps,
-        frequencies and readouts of state-space layers never do.
+    weight_decay: share of a weight, times lr, by which it shrinks at each step.
+    decayed: which weights do: "all" parameters, or "matrices" only (no biases, no norms' gains). Parameters of
+        state-space layers that are decay rates, steps, frequencies and readouts never do.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from hydra.utils import get_object
 from torch import Tensor, nn
 
+from charlab.configuration.build import build
 from charlab.errors import UserError
 from charlab.models.initialization import UNDECAYED
 from charlab.types import NonNegativeFloat, PositiveFloat, Probability
@@ -37,12 +41,12 @@ def sgd(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.SGD:
-    """Stochastic gradient descent, with or without momentum.
+    """Stochastic gradient descent, with momentum or without.
 
     Args:
-        momentum: decay rate of the running sum of gradients; 0 for none.
-        nesterov: whether to use Nesterov's momentum (Sutskever et al. 2013).
-        weight_decay: factor of the weights that is added to the gradient.
+        momentum: share of the former step that is kept; 0 for none.
+        nesterov: whether the gradient is taken after the momentum's step (Sutskever et al. 2013).
+        weight_decay: strength of the pull toward 0, added to the gradient.
     """
     return torch.optim.SGD(
         parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **fused(model)
@@ -61,7 +65,7 @@ def adam(
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     Args:
-        weight_decay: factor of the weights that is added to the gradient.
+        weight_decay: strength of the pull toward 0, added to the gradient.
     """
     groups = parameter_groups(model, weight_decay, decayed)
     return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
@@ -89,12 +93,12 @@ def lion(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """Lion: updates along the sign of a running mean (Chen et al., arXiv 2302.06675, algorithm 2).
+    """Lion: steps of one size, in the direction of a running mean's sign (Chen et al., arXiv 2302.06675, algorithm 2).
 
     Args:
         lr: learning rate; about a fifth of AdamW's.
-        betas: weight of the running mean in the update, and its decay rate.
-        weight_decay: as for AdamW; about five times its value.
+        betas: how much of the running mean is in a step's direction, and how much of it is kept.
+        weight_decay: share of a weight, times lr, by which it shrinks at each step; about five times AdamW's.
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -114,12 +118,13 @@ def schedule_free_adamw(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """AdamW with averaged weights instead of a decaying rate (Defazio et al., arXiv 2405.15682).
+    """AdamW whose weights are averaged as it goes, in place of a falling rate (Defazio et al., arXiv 2405.15682).
 
-    The average is evaluated and saved. The rate needs no decay, but a warmup helps.
+    The average is what is evaluated and saved. No fall of the rate is needed, a rise at the beginning helps.
 
     Args:
-        betas: weight of the average in the point of the gradient, and decay rate of the running mean of its square.
+        betas: weight of the average in the point where the gradient is taken, and decay rate of the running mean of
+            its square.
         eps: added to the denominator. The library also adds 1e-15 to the mean square, so that where gradients are
             far below 1e-8 the denominator is at least eps + 3.2e-8.
 
@@ -147,11 +152,11 @@ def sam(
     """Sharpness-aware minimization (Foret et al., arXiv 2010.01412, algorithm 1) with AdamW's steps.
 
     The gradient is taken where the loss near the weights is highest, to first order. So each step computes two
-    gradients and takes twice as long. Accumulation and float16's scaled loss are not supported.
+    gradients and takes twice as long. It needs whole batches (no accumulation) and an unscaled loss (no float16).
 
     Args:
-        rho: radius of the neighborhood.
-        adaptive: whether the radius is relative to each weight's size (Kwon et al., arXiv 2102.11600).
+        rho: radius of what is near.
+        adaptive: whether it is measured in units of each weight squared (Kwon et al., arXiv 2102.11600).
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -176,20 +181,44 @@ def from_parameters(
 
     Args:
         constructor: `constructor(groups)` returns the optimizer; a `_partial_` of its class in a configuration.
-        weight_decay: of the groups that decay.
+        weight_decay: given to the groups that decay.
     """
     return constructor(parameter_groups(model, weight_decay, decayed))
 
 
+def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim.Optimizer]:
+    """Return a function from a model to the optimizer that a part of a configuration describes.
+
+    One of torch's own classes, which takes parameters first, gets those of the model that are trained.
+
+    Raises:
+        UserError: if it is no optimizer.
+    """
+    made = get_object(node["_target_"])
+    factory = build({**node, "_partial_": True})
+    if isinstance(made, type) and next(iter(inspect.signature(made).parameters)) == "params":
+        return lambda model: factory([weight for weight in model.parameters() if weight.requires_grad])
+
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        result = factory(model)
+        if not isinstance(result, torch.optim.Optimizer):
+            raise UserError(
+                f"optimizer._target_={node['_target_']} makes no torch.optim.Optimizer: name one that does."
+            )
+        return result
+
+    return optimizer
+
+
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Return the model's trainable parameters, with those that decay in a separate group."""
+    """Returns the model's trainable parameters, those that decay in a group of their own."""
     return decay_groups([p for p in model.parameters() if p.requires_grad], weight_decay, decayed)
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Return the parameters, with those that decay in a separate group.
+    """Return the parameters, those that decay in a group of their own.
 
-    A parameter marked by `charlab.models.initialization.undecayed` never decays.
+    A parameter that says that it does not decay (`charlab.models.initialization.undecayed`) never does.
     """
     if weight_decay == 0:
         return [{"params": list(parameters), "weight_decay": 0.0}]
@@ -201,9 +230,9 @@ def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Dec
 
 
 def fused(model: nn.Module) -> dict[str, bool]:
-    """Return the argument for fused kernels, if torch has them for the model's device.
+    """Returns the argument that lets one kernel update all parameters, where torch has such a kernel.
 
-    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers unscale too late for clipping.
+    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers undo too late for clipping.
     """
     devices = {parameter.device for parameter in model.parameters()}
     scaled = any(device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0) for device in devices)
@@ -211,9 +240,9 @@ def fused(model: nn.Module) -> dict[str, bool]:
 
 
 def _require_library(optimizer: str) -> None:
-    """Raise `UserError` unless pytorch-optimizer is installed."""
+    """Raises `UserError` unless the library is there that other people's optimizers are taken from."""
     if importlib.util.find_spec("pytorch_optimizer") is None:
         raise UserError(
-            f"optimizer={optimizer} needs the package pytorch-optimizer, which is not installed: "
+            f"optimizer={optimizer} is one of the package pytorch-optimizer, which is not installed: "
             "pip install 'charlab[optimizers]'."
         )

@@ -8,11 +8,37 @@ wasted.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+from hydra.utils import get_object
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from charlab.configuration.build import build
+from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.types import Fraction
+
+
+def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
+    """Return the schedule that a part of a configuration describes, or a partial of one of torch's schedulers.
+
+    Raises:
+        UserError: if it is neither, or chooses by a dev split that `data` does not have.
+    """
+    made = get_object(node["_target_"])
+    if isinstance(made, type) and issubclass(made, LRScheduler):
+        if issubclass(made, ReduceLROnPlateau) and "dev" not in data.splits:
+            raise UserError(
+                "scheduler=ReduceLROnPlateau lowers the rate by dev/nll, and this run has no dev split: set "
+                "data.dev_fraction (0.05, say)."
+            )
+        return build({**node, "_partial_": True})
+    schedule = build({key: value for key, value in node.items() if key != "_partial_"})
+    if not callable(schedule):
+        raise UserError(f"scheduler._target_={node['_target_']} makes no schedule: name one that does.")
+    return schedule
 
 
 class Schedule(Protocol):

@@ -1,115 +1,242 @@
-"""Lightning's Trainer, with the settings that a run of charlab needs."""
+"""Lightning's Trainer for a run of charlab, from its part of the configuration."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import math
+import sys
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.utils import get_object
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Checkpoint,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ProgressBar,
+)
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from charlab.configuration.build import build
+from charlab.data.datamodule import CharacterDataModule, divided
 from charlab.errors import UserError
-from charlab.training.callbacks.compilation import Compilation, Compile
-from charlab.training.checkpoint_io import AtomicCheckpointIO
-from charlab.training.device import Accelerator, Precision, resolve_device, resolve_precision
-from charlab.training.memory import keep_freed_memory
-from charlab.types import PositiveInt, PositiveOrInfinite
+from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
+from charlab.training.callbacks.metrics import TrainingMetrics
+from charlab.training.callbacks.progress import ProgressDisplay
+from charlab.training.device import resolve_device, resolve_precision
 
-LIGHTNING_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed", "float64": "64-true"}
+REFUSED = {
+    GradientAccumulationScheduler: "changes the accumulation, which only divides data.batch_size here: change "
+    "data.batch_size instead",
+    BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
+    LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: sweep over "
+    "optimizer.lr with -m",
+}
+ONLY_DIVIDES = ("devices", "num_nodes", "strategy", "accumulate_grad_batches")
 
 
 def build_trainer(
+    node: dict[str, Any],
     folder: Path,
+    data: CharacterDataModule,
     callbacks: Sequence[Callback],
     loggers: Sequence[Logger],
     *,
-    accelerator: Accelerator,
-    devices: PositiveInt,
-    num_nodes: PositiveInt,
-    strategy: str,
-    precision: Precision,
-    max_steps: PositiveInt | None,
-    max_seconds: PositiveOrInfinite | None,
-    accumulate_grad_batches: PositiveInt,
-    gradient_clip_val: PositiveOrInfinite | None,
-    deterministic: bool,
-    threads: PositiveInt | None,
-    compile: Compile,
+    evaluate_every: int,
+    max_seconds: float | None = None,
 ) -> Trainer:
-    """Returns a Trainer for one run, which leaves what it writes in `folder`.
+    """Return the Trainer that `conf/trainer/*.yaml` describes, with what only a run knows filled in.
 
-    `conf/trainer/auto.yaml` says what each setting means.
+    Args:
+        node: the arguments of Lightning's Trainer, with its `_target_`.
+        folder: where the run writes.
+        data: what it trains on; set up.
+        callbacks: besides those of `node`.
+        loggers: unless `node` sets `logger: false`.
+        evaluate_every: optimizer steps between two evaluations, while the two settings of Lightning's are null.
+        max_seconds: the budget in seconds of training, or None.
 
     Raises:
-        UserError: if there is no budget, the accelerator is not there, or Lightning has no such strategy or devices.
+        UserError: if there is no budget, the device, strategy or batch does not exist or fit, or a callback is
+            refused.
     """
-    if max_steps is None and max_seconds is None:
-        raise UserError("The run has no budget: set trainer.max_steps, trainer.max_seconds or both.")
-    device = resolve_device(accelerator)
-    resolved_precision = resolve_precision(precision, device)
-    _quieten_lightning()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    settings = dict(node)
+    device = resolve_device(settings["accelerator"])
+    settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
+    settings["precision"] = resolve_precision(settings["precision"], device)
+    settings["default_root_dir"] = settings["default_root_dir"] or folder
+    settings["logger"] = [] if settings["logger"] is False else list(loggers)
+    settings = {key: _built(value) for key, value in settings.items()}
+    settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *_listed(settings["callbacks"])], settings)
+    plugins = _listed(settings["plugins"])
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(AtomicCheckpointIO())
+    settings["plugins"] = plugins
+    _refuse_strategy(settings["strategy"])
+    accumulated = settings["accumulate_grad_batches"]
+    batches = _batches_per_epoch(settings, data)
+    if settings["max_steps"] is None:
+        settings["max_steps"] = -1
+    if settings["max_epochs"] is None:
+        if settings["max_steps"] > 0:
+            settings["max_epochs"] = math.ceil(settings["max_steps"] * accumulated / batches)
+        elif max_seconds or settings["max_time"] or settings["fast_dev_run"]:
+            settings["max_epochs"] = -1
+        else:
+            raise UserError("The run has no budget: set trainer.max_steps, trainer.max_epochs or budget.max_seconds.")
+    if settings["val_check_interval"] is None and settings["check_val_every_n_epoch"] is None:
+        settings["val_check_interval"] = evaluate_every * accumulated
+    elif settings["check_val_every_n_epoch"] is None and isinstance(settings["val_check_interval"], float):
+        settings["check_val_every_n_epoch"] = 1  # Lightning's default, which a share of an epoch needs
+    _quieten_lightning(shows_profile=settings["profiler"] is not None)
     if device == "cpu":
         keep_freed_memory()
     try:
-        return Trainer(
-            default_root_dir=folder,
-            accelerator={"cuda": "gpu"}.get(device, device),
-            devices=devices,
-            num_nodes=num_nodes,
-            strategy=strategy,
-            precision=LIGHTNING_PRECISION[resolved_precision],
-            max_epochs=-1,
-            max_steps=max_steps or -1,
-            accumulate_grad_batches=accumulate_grad_batches,
-            gradient_clip_val=gradient_clip_val,
-            deterministic=deterministic,
-            callbacks=[Compilation(compile), *callbacks],
-            logger=list(loggers),
-            plugins=[AtomicCheckpointIO()],
-            profiler=NoProfiler(),
-            # What follows is charlab's own: evaluation, checkpoints, progress bar and summary are its callbacks.
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-            inference_mode=False,
-            log_every_n_steps=1,
-        )
-    except (MisconfigurationException, ValueError, ImportError) as error:
+        trainer: Trainer = get_object(settings.pop("_target_"))(**settings)
+    except (MisconfigurationException, ValueError, ImportError, TypeError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
         raise UserError(
-            f"Lightning cannot train on {device} with trainer.strategy={strategy} and trainer.devices={devices} "
-            f"({reason}): choose strategy=auto and devices=1, or what it can."
+            f"Lightning cannot train on {device} with trainer.strategy={settings['strategy']} and "
+            f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "
+            "devices=1."
         ) from error
+    divided(data.batch_size, trainer.world_size, accumulated)
+    return trainer
 
 
-class NoProfiler(PassThroughProfiler):
-    """Profiles nothing, as Lightning's own does by default, but at hardly any cost: a step asks sixty times."""
+def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
+    """Raise `UserError` if something is no callback, or one that a run cannot have.
 
-    def profile(self, action_name: str) -> AbstractContextManager[None]:
-        return _NOTHING
+    Args:
+        name: its key in the configuration.
+        callback: what was built.
+        data: what the run trains on; set up.
+    """
+    kind = type(callback)
+    if not isinstance(callback, Callback):
+        raise UserError(
+            f"{name} is a {kind.__module__}.{kind.__name__}, which is no callback: name a subclass of "
+            "lightning.pytorch.Callback."
+        )
+    for refused, reason in REFUSED.items():
+        if isinstance(callback, refused):
+            raise UserError(f"{name} is a {kind.__name__}, which {reason}.")
+    monitor = getattr(callback, "monitor", None)
+    if isinstance(monitor, str):
+        check_monitor(f"{name}.monitor={monitor}", monitor, data)
 
 
-_NOTHING = nullcontext()
+def check_monitor(what: str, monitor: str, data: CharacterDataModule) -> None:
+    """Raise `UserError` if something chooses by text that is for reporting, or by a dev split that does not exist."""
+    how = "set data.dev_fraction (0.05, say) for a dev split, and monitor dev/nll"
+    if monitor.partition("/")[0] in ("validation", "test"):
+        raise UserError(
+            f"{what} would choose by text that is for reporting alone, so its figure would be too good: {how}."
+        )
+    if monitor.partition("/")[0] == "dev" and "dev" not in data.splits:
+        raise UserError(f"{what} needs a dev split, which this run does not have: {how}.")
 
 
-def _quieten_lightning() -> None:
-    """Keeps Lightning from advising on what is meant as it is."""
+def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
+    """Return the callbacks without charlab's own progress display and checkpoints where these are not wanted."""
+    others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
+    if others or not settings["enable_progress_bar"]:
+        callbacks = [part for part in callbacks if not isinstance(part, ProgressDisplay)]
+    if settings["enable_progress_bar"] and not any(isinstance(part, ProgressBar) for part in callbacks):
+        callbacks.append(ProgressDisplay())
+    if not settings["enable_checkpointing"]:
+        callbacks = [part for part in callbacks if not isinstance(part, Checkpoint)]
+    return callbacks
+
+
+def _refuse_strategy(strategy: Any) -> None:
+    if isinstance(strategy, str) and any(word in strategy for word in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"trainer.strategy={strategy} starts its processes from the memory of this one, and what they learn would "
+            "be lost with them: set trainer.strategy=ddp."
+        )
+
+
+def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -> int:
+    """Return how many micro-batches of each device make an epoch, by Lightning's rules."""
+    accumulated = settings["accumulate_grad_batches"]
+    length = data.steps_per_epoch * accumulated
+    for key in ("overfit_batches", "limit_train_batches"):
+        limit = settings[key]
+        if not limit and (limit is None or key == "overfit_batches"):
+            continue
+        batches = min(limit, length) if isinstance(limit, int) else int(length * limit)
+        if batches == 0:
+            raise UserError(f"trainer.{key}={limit} leaves no batch of the {length} of an epoch: raise it.")
+        if batches % accumulated:
+            raise UserError(
+                f"trainer.{key}={limit} ends an epoch after {batches} batches, in the middle of an optimizer step of "
+                f"trainer.accumulate_grad_batches={accumulated}: make it a multiple of that."
+            )
+        return batches
+    return length
+
+
+def _built(value: Any) -> Any:
+    """Return a value with whatever it describes, a profiler or a plugin, built."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return build(dict(value))
+    return [_built(part) for part in value] if isinstance(value, list) else value
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def _quieten_lightning(*, shows_profile: bool) -> None:
+    """Keep Lightning from advising on what is meant as it is; what was asked for is shown."""
     for part in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(part).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available.*")  # a study starts its cells itself
-    warnings.filterwarnings("ignore", message=".*this fit will run with no optimizer.*")
-    warnings.filterwarnings("ignore", message=".*`training_step` returned `None`.*")
-    warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*")
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
+    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    rank_zero.setLevel(logging.INFO if shows_profile else logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`srun` command is available.*",  # a study starts its cells itself
+        ".*this fit will run with no optimizer.*",
+        ".*`training_step` returned `None`.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory for the next step, which needs the same again.
+
+    By default glibc returns large blocks to the system, which fills every page with zeros when it is touched again: a
+    seventh of each step of a small transformer. Without glibc this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3  # of mallopt(3), in malloc.h
+        largest = 2**31 - 1
+        for threshold in (32 * 2**20, largest):  # some versions refuse the larger one
+            mallopt(mmap_threshold, threshold)
+        mallopt(trim_threshold, largest)
+
+
+def set_threads(threads: int | None) -> None:
+    """Set the number of processor threads that torch computes with; None leaves it alone."""
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import pytest
 
 from charlab.studies.report.contents import Contents, gather
@@ -58,8 +56,7 @@ def told(troubled) -> Contents:
 def folder(troubled, tmp_path_factory):
     """The report on it, in all formats; not to be changed."""
     folder = tmp_path_factory.mktemp("report")
-    with contextlib.chdir(troubled.folder.parents[2]):  # where the study was run
-        write_report(troubled, folder)
+    write_report(troubled, folder)
     return folder
 
 

@@ -1,1 +1,1 @@
-"""Mixers, through which positions exchange information: (B, T, D) → (B, T, D)."""
+"""Parts through which positions exchange information: (B, T, D) → (B, T, D)."""

@@ -42,7 +42,7 @@ CLOCKS = {"step": "optimizer steps", "characters": "characters seen", "seconds":
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
 _SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
 _NUM_POINTS = 200  # of a curve, at most
-_METRIC = "estimate/validation/nll"  # what curves show, if it was measured
+_METRICS = ("validation/nll", "estimate/validation/nll")  # what curves show, if it was measured
 
 
 class Curve(NamedTuple):
@@ -184,7 +184,7 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
 def _metric(names: Collection[str]) -> str | None:
     """Return what a curve shows: an estimate on validation text, else another loss on it, else that of the batches."""
     others = sorted(name for name in names if name.endswith("/validation/nll"))
-    return next((name for name in [_METRIC, *others, "train/loss"] if name in names), None)
+    return next((name for name in [*_METRICS, *others, "train/loss"] if name in names), None)
 
 
 def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *, width: float) -> Figure:

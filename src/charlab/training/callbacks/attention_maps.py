@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.loggers import RunLogger
-from charlab.training.module import LanguageModelModule
+from charlab.training.loggers import TensorBoardLogger
+from charlab.training.module import LanguageModelModule, decorating
 from charlab.types import PositiveInt
 
 VISIBLE = str.maketrans({"\n": "⏎", " ": "␣", "\t": "⇥", "\r": "␍"})  # how blank characters label an axis
@@ -44,10 +44,13 @@ class AttentionMaps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            self._log(trainer, pl_module)
+            with decorating("attention map"):
+                self._log(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log(trainer, pl_module)
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last maps, once the last checkpoint is written."""
+        with decorating("attention map"):
+            self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"logged_step": self._logged_step}
@@ -56,7 +59,7 @@ class AttentionMaps(Callback):
         self._logged_step = state_dict["logged_step"]
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, RunLogger)]
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         step = trainer.global_step
         if step == self._logged_step or not trainer.is_global_zero or not loggers:
             return

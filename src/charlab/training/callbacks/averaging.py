@@ -9,8 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from charlab.errors import UserError
-from charlab.training.averages import KeepsAverage
-from charlab.training.module import LanguageModelModule
+from charlab.training.module import KeepsAverage, LanguageModelModule
 from charlab.types import Fraction, PositiveInt
 
 

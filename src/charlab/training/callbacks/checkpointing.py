@@ -2,126 +2,226 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import random
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
 
+from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
-from charlab.training.callbacks.evaluation import Evaluation
+from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
 from charlab.training.ranks import from_every_rank, own_part
-from charlab.types import PositiveInt, PositiveOrInfinite
+from charlab.types import PositiveFloat, PositiveInt
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
-class Checkpointing(Checkpoint):
-    """Writes `checkpoints/last.ckpt` now and then, and at the end of training.
+class Terminated(BaseException):
+    """A signal asked the process to end, and training has ended after a step whose checkpoint is written.
 
-    Beside what Lightning saves it holds the state of each process's random-number generators (dropout), how far the
-    logs had been written, and what is needed to use the model without the run: its configuration and the vocabulary.
-    Lightning calls a `Checkpoint` after all other callbacks, so whatever else a step logs is logged before.
-
-    Where there is a dev split, an evaluation that is the best on it so far makes a checkpoint too, of which
-    `checkpoints/best.ckpt` is a copy. A run killed between the two makes the copy when it goes on, so a checkpoint
-    and what it says of the best one never part.
-
-    Args:
-        folder: the run's folder.
-        description: added to each checkpoint; `model_config` and `vocabulary`.
-        every_n_steps: how many optimizer steps lie between two checkpoints, or None.
-        every_n_seconds: how many seconds lie between two checkpoints, or None.
+    Attributes:
+        signal: its number.
+        step: the optimizer step of the checkpoint.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        description: dict[str, Any],
-        *,
-        every_n_steps: PositiveInt | None,
-        every_n_seconds: PositiveOrInfinite | None,
-    ) -> None:
-        self.folder, self.description = folder, description
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"{signal.Signals(signum).name} at step {step}")
+        self.signal, self.step = signum, step
+
+
+class Checkpointing(ModelCheckpoint):
+    """Writes `checkpoints/last.ckpt` now and then, at the end of training, and when a signal asks the process to end.
+
+    A checkpoint that falls due at a step that is evaluated is written after the evaluation, so that a run that goes on
+    from it neither repeats nor misses that. Where there is a dev split, an evaluation that is the best on it so far
+    makes a checkpoint too, of which `checkpoints/best.ckpt` is a copy. A run killed between the two makes the copy when
+    it goes on.
+
+    SIGTERM and Ctrl-C end training after the step at hand (`Terminated`), SIGUSR1 (SLURM's warning) only makes a
+    checkpoint.
+
+    Args:
+        every_n_steps: optimizer steps between two checkpoints, or None.
+        every_n_seconds: seconds between two checkpoints, or None.
+    """
+
+    def __init__(self, *, every_n_steps: PositiveInt | None, every_n_seconds: PositiveFloat | None) -> None:
+        super().__init__(filename="last", save_top_k=0, enable_version_counter=False)
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
-        self._training_over = False
-        self._last_step = 0
-        self._last_time = time.monotonic()
-        self._random_states: list[Any] | None = None  # of the processes of the run that goes on
+        self._last_step = 0  # seen
+        self._last_time = time.monotonic()  # of a checkpoint
+        self._due = False
+        self._signal: int | None = None
+        self._ending: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
-        if self._random_states is not None:
-            own = own_part(self._random_states)
-            if own is not None:
-                _restore_random_state(own, pl_module.device)
-            self._random_states = None
-        elif trainer.global_step == _best_step(trainer):
-            self.save(trainer, pl_module)
+        self._due, self._signal, self._ending = False, None, None
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Lightning gives the former handlers back
+                if hasattr(signal, name):
+                    signal.signal(getattr(signal, name), self._note)
+        if trainer.global_step == 0 and not trainer.fast_dev_run:
+            self._try(trainer)
+            if _best_step(pl_module) == 0:
+                self.save(trainer, pl_module)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
-        if trainer.global_step == self._last_step:  # in the middle of accumulating a gradient
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LanguageModelModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step == self._last_step or trainer.fast_dev_run:  # in the middle of accumulating a gradient
             return
-        if trainer.global_step == trainer.max_steps:  # `on_train_end` saves, after what else is done there
-            return
-        due = trainer.global_step == _best_step(trainer)
-        if self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0:
+        self._last_step = step
+        due = self._due or self._signal is not None
+        if self.every_n_steps is not None and step % self.every_n_steps == 0:
             due = True
         if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
             due = True
-        if trainer.strategy.broadcast(due):  # clocks differ, but all processes have to save together
+        # Clocks differ, and so may the signals that processes get, but all of them have to save together.
+        self._due, self._ending = trainer.strategy.broadcast((due, self._signal))
+        if self._due and not validation_follows(trainer, batch_idx):
             self.save(trainer, pl_module)
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        is_training = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
+        if not is_training or (trainer.should_stop and self._ending is None):  # `on_train_end` saves
+            return
+        if self._due or _best_step(pl_module) == trainer.global_step:
+            self.save(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        """Do nothing: the end of an epoch is a step like others."""
+
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        self._training_over = True
-        self.save(trainer, pl_module)
+        if not trainer.fast_dev_run:
+            self._ending = None
+            self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Writes the checkpoint in place of the former one, unless training has diverged."""
+        """Write the checkpoint in place of the former one, unless training has diverged.
+
+        Raises:
+            Terminated: if a signal asked for it.
+        """
         for callback in trainer.callbacks:
             if isinstance(callback, Divergence):
                 callback.check(trainer, pl_module)
                 callback.check_weights(trainer, pl_module)
-        trainer.save_checkpoint(self.folder / LAST)
-        if trainer.global_step == _best_step(trainer):
+        self.last_model_path = str(self._folder / Path(LAST).name)
+        trainer.save_checkpoint(self.last_model_path)
+        if trainer.global_step == _best_step(pl_module):
             self._keep_as_best(trainer)
-        self._last_step, self._last_time = trainer.global_step, time.monotonic()
+        self._due, self._last_time = False, time.monotonic()
+        if self._ending is not None:
+            raise Terminated(self._ending, trainer.global_step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the module knows which evaluation was the best."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(self.description)
-        checkpoint["random_states"] = from_every_rank(_random_state(pl_module.device))
-        checkpoint["log_positions"] = {type(logger).__name__: logger.positions() for logger in trainer.loggers}
-        checkpoint["best_step"] = _best_step(trainer)
-        checkpoint["training_over"] = self._training_over
+        positions = {}
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            logger.save()  # else a kill could lose what was logged before the checkpoint
+            if isinstance(logger, CSVLogger):
+                positions["metrics.csv"] = logger.position()
+        checkpoint["log_positions"] = positions
+        checkpoint["best_step"] = _best_step(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]) -> None:
-        self._random_states = checkpoint["random_states"]
+        if trainer.state.fn != "fit":
+            return
         for logger in trainer.loggers:
-            logger.rewind(checkpoint["log_positions"].get(type(logger).__name__, {}))
+            if isinstance(logger, CSVLogger) and "metrics.csv" in checkpoint["log_positions"]:
+                logger.rewind(checkpoint["log_positions"]["metrics.csv"])
         if checkpoint["global_step"] == checkpoint["best_step"]:
             self._keep_as_best(trainer)
 
-    def _keep_as_best(self, trainer: Trainer) -> None:
+    @property
+    def _folder(self) -> Path:
+        assert self.dirpath is not None  # known from `setup` on
+        return Path(self.dirpath)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        """Take note of a signal; a second one of the same kind does what it did before."""
+        if signum == getattr(signal, "SIGUSR1", None):
+            self._due = True
+            return
+        self._signal = signum
+        signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+
+    def _try(self, trainer: Trainer) -> None:
+        """Write a checkpoint and read it back, so that one that cannot be read is not found out hours later."""
+        trial = self._folder / "trial.ckpt"
+        trainer.save_checkpoint(trial)
+        trainer.strategy.barrier("trial")
         if trainer.is_global_zero:
-            with (self.folder / LAST).open("rb") as last:
-                write_atomically(self.folder / BEST, lambda file: shutil.copyfileobj(last, file))
+            trial.unlink(missing_ok=True)
+
+    def _keep_as_best(self, trainer: Trainer) -> None:
+        self.best_model_path = str(self._folder / Path(BEST).name)
+        if trainer.is_global_zero:
+            with (self._folder / Path(LAST).name).open("rb") as last:
+                write_atomically(Path(self.best_model_path), lambda file: shutil.copyfileobj(last, file))
 
 
-def _best_step(trainer: Trainer) -> int | None:
-    """Returns the step of the evaluation that was the best on the dev split; None if there is no such split."""
-    best = next((callback.best for callback in trainer.callbacks if isinstance(callback, Evaluation)), None)
-    return best["step"] if best is not None else None
+def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
+    """Return whether Lightning evaluates right after this batch."""
+    if not trainer.enable_validation:
+        return False
+    if trainer.should_stop:
+        return True
+    every, every_n_epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
+    if every is None or (every_n_epochs is not None and (trainer.current_epoch + 1) % every_n_epochs):
+        return False
+    counted = trainer.fit_loop.total_batch_idx if every_n_epochs is None else batch_idx
+    return bool((counted + 1) % every == 0)
+
+
+def _best_step(module: LanguageModelModule) -> int | None:
+    """Return the step of the evaluation that was the best on the dev split; None if there is no such split."""
+    return module.best["step"] if module.best is not None else None
+
+
+class RandomStates(Callback):
+    """Keeps the state of each process's random-number generators (dropout) in checkpoints."""
+
+    def __init__(self) -> None:
+        self._states: list[Any] | None = None  # of the processes of the run that goes on
+        self._device = torch.device("cpu")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        self._device = pl_module.device
+        own, self._states = own_part(self._states or []), None
+        if own is not None:
+            _restore_random_state(own, self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": from_every_rank(_random_state(self._device))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._states = state_dict["states"]
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Returns the state of every global generator that a training step might draw from."""
+    """Return the state of every global generator that a training step might draw from."""
     name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -144,3 +244,68 @@ def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
     elif device.type == "mps" and "mps" in state:
         torch.mps.set_rng_state(state["mps"])
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes checkpoints atomically, and reads them without running code in them.
+
+    The first two that it writes are read back.
+    """
+
+    def __init__(self) -> None:
+        self._to_verify = 2
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if self._to_verify:
+            self._to_verify -= 1
+            _verify(checkpoint)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _verify(checkpoint: dict[str, Any]) -> None:
+    """Raise `UserError` if a part of a checkpoint could not be read back without running code."""
+    parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
+    parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
+    for name, part in parts.items():
+        file = io.BytesIO()
+        try:
+            torch.save(part, file)
+            file.seek(0)
+            torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0].partition(". ")[0]
+            raise UserError(
+                f"A checkpoint could not be read back, because {name} holds more than numbers, text, lists, "
+                f"dictionaries and tensors ({reason}): convert what it holds to those."
+            ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint of charlab holds, on the CPU.
+
+    Raises:
+        UserError: if the file is missing, unreadable, truncated, holds code (not run then), or is no such checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"There is no checkpoint {path}: name a run that has trained for a while.") from error
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
+        ) from error
+    except OSError as error:
+        raise UserError(f"The checkpoint {path} cannot be read ({error.strerror}): make it readable.") from error
+    except Exception as error:  # unpickling corrupt bytes can raise any exception
+        raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
+        raise UserError(f"The file {path} is not a checkpoint of charlab: use one that it wrote.")
+    return checkpoint

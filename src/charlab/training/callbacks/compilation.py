@@ -80,7 +80,7 @@ class Compilation(Callback):
             if self.choice == "auto" and was_compiled is None:
                 show_line(trainer, f"not compiled: {reason}")
             else:
-                raise UserError(f"The loss was to be compiled, but {reason}: set trainer.compile=false.") from error
+                raise UserError(f"The loss was to be compiled, but {reason}: set compute.compile=false.") from error
         finally:
             pl_module.compilation_clock.stop()
 
@@ -95,7 +95,7 @@ class Compilation(Callback):
         pays = seconds >= WORTHWHILE.get(device, math.inf)
         length = f"{timedelta(seconds=round(seconds))} of training"
         verdict = "compiling, which pays" if pays else "not compiled, which would not pay"
-        show_line(trainer, f"{verdict} in {length} (trainer.compile=auto)")
+        show_line(trainer, f"{verdict} in {length} (compute.compile=auto)")
         return pays
 
     def _compile(self, trainer: Trainer, module: LanguageModelModule) -> None:
@@ -125,14 +125,14 @@ class Compilation(Callback):
             return
         if module.device.type != "cuda":
             raise UserError(
-                f"trainer.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on {module.device.type}: "
-                "set trainer.compile=true."
+                f"compute.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on {module.device.type}: "
+                "set compute.compile=true."
             )
         repeats = any(getattr(optimizer, "repeats_closure", False) for optimizer in trainer.optimizers)
         if trainer.accumulate_grad_batches > 1 or repeats:
             raise UserError(
-                "trainer.compile=cuda_graphs computes one gradient per step, and this run needs several "
-                "(trainer.accumulate_grad_batches, or the optimizer): set trainer.compile=true."
+                "compute.compile=cuda_graphs computes one gradient per step, and this run needs several "
+                "(trainer.accumulate_grad_batches, or the optimizer): set compute.compile=true."
             )
 
 
@@ -156,7 +156,7 @@ def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
         lengths.append(module.max_steps * flops / (units * SPEED.get(module.device.type, math.inf)))
     if module.max_seconds is not None:
         lengths.append(module.max_seconds)
-    return min(lengths)
+    return min(lengths, default=0.0)
 
 
 def _reason(error: Exception) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, Trainer
 
-from charlab.training.callbacks.evaluation import Evaluation
 from charlab.training.module import LanguageModelModule
 from charlab.types import PositiveInt
 
@@ -43,8 +42,7 @@ class Divergence(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         self.check_weights(trainer, pl_module)
-        estimates = [entry for part in trainer.callbacks if isinstance(part, Evaluation) for entry in part.results]
-        if any(entry["split"] == "train" and entry["nll"] is None for entry in estimates):
+        if any(entry["split"] == "train" and entry["nll"] is None for entry in pl_module.results):
             raise self._diverged("The loss on train text became infinite or nan", trainer)
 
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:

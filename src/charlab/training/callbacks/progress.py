@@ -10,7 +10,8 @@ from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar as LightningProgressBar
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -26,7 +27,7 @@ SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 10.0
 
 
-class ProgressDisplay(Callback):
+class ProgressDisplay(LightningProgressBar):
     """Shows loss, perplexity, speed and remaining time of a run, on rank 0.
 
     A terminal and a notebook get a bar that is redrawn four times a second; between two refreshes a step costs one
@@ -38,7 +39,9 @@ class ProgressDisplay(Callback):
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console or Console()
+        self.enabled = True
         draws_widgets = self.console.is_jupyter and find_spec("ipywidgets") is not None
         self._draws_bar = draws_widgets or (self.console.is_terminal and not self.console.is_dumb_terminal)
         self._period = SECONDS_BETWEEN_REFRESHES if self._draws_bar else SECONDS_BETWEEN_LINES
@@ -51,7 +54,7 @@ class ProgressDisplay(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Puts the bar on the screen."""
         assert isinstance(pl_module, LanguageModelModule)
-        if not trainer.is_global_zero:
+        if not (trainer.is_global_zero and self.enabled):
             return
         self._module, self._started, self._ended = pl_module, time.monotonic(), False
         self._history.clear()
@@ -74,7 +77,7 @@ class ProgressDisplay(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Shows the state after the last step; the bar stays up for what other callbacks do at the end."""
         assert isinstance(pl_module, LanguageModelModule)
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.enabled:
             self._ended = True
             self._read(trainer, pl_module)
             if self._live is not None:
@@ -89,6 +92,19 @@ class ProgressDisplay(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the terminal back."""
         self._stop()
+
+    def disable(self) -> None:
+        """Show nothing from now on."""
+        self.enabled = False
+
+    def enable(self) -> None:
+        """Show what there is again."""
+        self.enabled = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write a line with the nats per character on each split."""
+        if isinstance(pl_module, LanguageModelModule) and trainer.is_global_zero and self.enabled:
+            self.show_scores(trainer.global_step, pl_module.scores)
 
     def show_line(self, line: str) -> None:
         """Writes a line, above the bar if there is one."""
@@ -164,13 +180,6 @@ class ProgressDisplay(Callback):
         if self._live is not None:
             self._live.stop()
             self._live = None
-
-
-def show_scores(trainer: Trainer, scores: Mapping[str, Score]) -> None:
-    """Lets the trainer's progress display, if it has one, write the scores of some splits."""
-    display = _display_of(trainer)
-    if display is not None and trainer.is_global_zero:
-        display.show_scores(trainer.global_step, scores)
 
 
 def show_line(trainer: Trainer, line: str) -> None:

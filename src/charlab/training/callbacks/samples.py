@@ -9,10 +9,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
+from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.loggers import RunLogger
-from charlab.training.module import LanguageModelModule
+from charlab.training.loggers import TensorBoardLogger
+from charlab.training.module import LanguageModelModule, decorating
 from charlab.types import PositiveFloat, PositiveInt
 
 
@@ -39,6 +40,8 @@ class SampleText(Callback):
         temperature: PositiveFloat = 1.0,
         seed: int,
     ) -> None:
+        if not -(2**63) <= seed < 2**64:
+            raise UserError(f"callbacks.samples.seed={seed} is too large for a random-number generator: lower it.")
         self.every_n_steps, self.length = every_n_steps, length
         self.temperature, self.seed = temperature, seed
         self._logged_step = 0
@@ -49,17 +52,19 @@ class SampleText(Callback):
         step = trainer.global_step
         is_due = self.every_n_steps and step % self.every_n_steps == 0 and step != self._logged_step
         if is_due and trainer.is_global_zero:
-            self._log(trainer, self._draw(trainer, pl_module))
+            with decorating("sample"):
+                self._log(trainer, self._draw(trainer, pl_module))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last text, for the loggers and for the run's folder."""
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last text, for the loggers and for the run's folder, once the last checkpoint is written."""
         if not trainer.is_global_zero:
             return
-        text = self._draw(trainer, pl_module)
-        if trainer.global_step != self._logged_step:
-            self._log(trainer, text)
-        path = Path(trainer.default_root_dir) / "samples.txt"
-        write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
+        with decorating("sample"):
+            text = self._draw(trainer, pl_module)
+            if trainer.global_step != self._logged_step:
+                self._log(trainer, text)
+            path = Path(trainer.default_root_dir) / "samples.txt"
+            write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
     def state_dict(self) -> dict[str, Any]:
         return {"logged_step": self._logged_step}
@@ -81,6 +86,6 @@ class SampleText(Callback):
 
     def _log(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
+            if isinstance(logger, TensorBoardLogger):
                 logger.log_text("sample", text, trainer.global_step)
         self._logged_step = trainer.global_step

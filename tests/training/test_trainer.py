@@ -1,0 +1,149 @@
+"""Lightning's Trainer, as the configuration describes it."""
+
+import inspect
+
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+)
+from omegaconf import OmegaConf
+
+from charlab.configuration.location import conf_folder
+from charlab.data.datamodule import CharacterDataModule
+from charlab.errors import UserError
+from charlab.training.trainer import build_trainer, check_callback
+from tests.training import small
+
+LISTED = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
+OWN = {
+    "accelerator": "auto",
+    "devices": 1,
+    "precision": "auto",
+    "max_steps": 2000,
+    "val_check_interval": None,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+    "enable_checkpointing": True,
+    "enable_progress_bar": True,
+    "enable_model_summary": False,
+    "inference_mode": False,
+    "use_distributed_sampler": False,
+}
+
+
+def build(folder, data=None, callbacks=(), **changes) -> Trainer:
+    node = {**LISTED, "accelerator": "cpu", **changes}
+    options = {"evaluate_every": 5, "max_seconds": changes.pop("max_seconds", None)}
+    node.pop("max_seconds", None)
+    return build_trainer(node, folder, data or small.datamodule(), list(callbacks), [], **options)
+
+
+def test_every_argument_of_lightnings_trainer_is_listed_with_its_name_and_value():
+    known = inspect.signature(Trainer).parameters
+    listed = {key: value for key, value in LISTED.items() if key != "_target_"}
+    assert listed.keys() == known.keys()
+    theirs = {name: parameter.default for name, parameter in known.items()}
+    assert {key: value for key, value in listed.items() if value != theirs[key] or key in OWN} == OWN
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs"),
+    [
+        ({"max_steps": 10}, 4),  # 3 steps an epoch
+        ({"max_steps": 10, "accumulate_grad_batches": 2}, 4),
+        ({"max_steps": 10, "limit_train_batches": 2}, 5),
+        ({"max_steps": 10, "overfit_batches": 1}, 10),
+        ({"max_steps": -1, "max_seconds": 5.0}, -1),
+        ({"max_steps": -1, "max_epochs": 7}, 7),
+        ({"max_steps": -1, "max_time": "00:00:01:00"}, -1),
+    ],
+)
+def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs):
+    data = small.datamodule()
+    data.epoch_steps = 3
+    assert build(tmp_path, data, **settings).max_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_steps": -1}, "no budget"),
+        ({"strategy": "ddp_spawn"}, "strategy=ddp"),
+        ({"strategy": "ddp_notebook"}, "strategy=ddp"),
+        ({"strategy": "nope"}, "invalid strategy"),
+        ({"devices": 3}, "3 devices"),
+        ({"accumulate_grad_batches": 2, "limit_train_batches": 3}, "middle of an optimizer step"),
+        ({"limit_train_batches": 0.001}, "leaves no batch"),
+        ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
+        ({"profiler": "wrong"}, "simple"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message) as raised:
+        build(tmp_path, **settings)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "interval", "epochs"),
+    [
+        ({}, 5, None),
+        ({"accumulate_grad_batches": 2}, 10, None),  # micro-batches
+        ({"val_check_interval": 0.5}, 0.5, 1),
+        ({"val_check_interval": 7}, 7, None),
+        ({"check_val_every_n_epoch": 2}, 1.0, 2),
+    ],
+)
+def test_evaluate_every_holds_until_lightnings_own_settings_do(tmp_path, settings, interval, epochs):
+    trainer = build(tmp_path, **settings)
+    assert (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (interval, epochs)
+
+
+def test_precision_auto_is_what_the_device_computes_with(tmp_path):
+    assert build(tmp_path).precision == "32-true"
+    assert build(tmp_path, precision="64-true").precision == "64-true"
+
+
+class NoCallback:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (NoCallback(), "NoCallback, which is no callback"),
+        (torch.nn.Linear(1, 1), "Linear, which is no callback"),
+        (GradientAccumulationScheduler({0: 2}), "data.batch_size instead"),
+        (BatchSizeFinder(), "set it yourself"),
+        (LearningRateFinder(), "sweep over optimizer.lr"),
+        (EarlyStopping("validation/nll"), "for reporting alone.*data.dev_fraction"),
+        (ModelCheckpoint(monitor="test/nll"), "for reporting alone.*data.dev_fraction"),
+        (EarlyStopping("dev/nll"), "needs a dev split.*data.dev_fraction"),
+    ],
+)
+def test_a_callback_that_a_run_cannot_have_is_named(callback, message):
+    with pytest.raises(UserError, match=rf"callbacks\.mine.*{message}"):
+        check_callback("callbacks.mine", callback, small.datamodule())
+
+
+def test_a_monitor_may_read_dev_text_and_whatever_a_user_logs():
+    data = CharacterDataModule(
+        corpus=small.TextInMemory(),
+        context_length=8,
+        batch_size=4,
+        train_fraction=0.8,
+        validation_fraction=0.1,
+        dev_fraction=0.1,
+        seed=0,
+    )
+    data.setup()
+    for monitor in ("dev/nll", "train/loss", "train/nll", "my/own"):
+        check_callback("callbacks.mine", EarlyStopping(monitor), data)
+    check_callback("callbacks.mine", Callback(), data)
