@@ -262,7 +262,10 @@ class NotAutoregressive(torch.nn.Module):
             "member ngram is 'outputs/runs/a'.*model.runs",
         ),
         (lambda: Ensemble(V, members=[gru], runs=["outputs/runs/a"], weights=None), "within another model"),
-        (lambda: NeuralNGram(V, neural=gru, ngram=ngram, weights=[1.0]), r"weights=\[1.0\] are 1, and the members 2"),
+        (
+            lambda: NeuralNGram(V, neural=gru, ngram=ngram, weights=[1.0]),
+            r"weights=\[1.0\] has 1 numbers for 2 members",
+        ),
     ],
 )
 def test_bad_members_are_refused(build, message):

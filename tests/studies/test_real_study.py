@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from charlab.studies import load
 from charlab.studies.plan import Plan
@@ -26,7 +27,16 @@ TINY = (
 def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_study: Callable[..., str]) -> None:
     arms = "{learned: [], rotary: [model/position=rotary], raises: [model.context_length=4]}"
     write_study("seeds: [1, 2]", arms=arms)
-    command = [sys.executable, str(SCRIPT), "-m", "--config-dir", str(conf), "study=mine", *TINY]
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "-m",
+        "--config-dir",
+        str(conf),
+        "study=mine",
+        "output_dir=my results",
+        *TINY,
+    ]
 
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -37,20 +47,42 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     first = run()
     assert first.returncode == 1, first.stderr
     assert "mine: 4 of 6 finished, 2 failed" in first.stdout
-    study = tmp_path / "outputs/studies/mine"
+    study = tmp_path / "my results/studies/mine"
     plan = Plan.load(study)
     for cell in plan.cells:
         if cell.arm != "raises":
             record = study / "runs" / cell.key / "record.json"
-            assert record.resolve() == (tmp_path / "outputs/runs" / cell.run / "record.json").resolve()
+            assert record.resolve() == (tmp_path / "my results/runs" / cell.run / "record.json").resolve()
     assert plan.looks == ()  # no seed has ended with all arms
     assert (study / "report").is_dir()
-    table = load("mine", str(tmp_path / "outputs"))
+    table = load("mine", str(tmp_path / "my results"))
     assert table["status"].tolist() == ["finished", "finished", "failed"] * 2
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("outputs/runs/*/*/record.json")}
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("my results/runs/*/*/record.json")}
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
     second = run()
     assert second.returncode == 0, second.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert "mine: 4 of 4 finished" in second.stdout
     assert Plan.load(study).looks == (2,)
+    run_printed_commands(study / "report" / "report.md", tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json") if not path.is_symlink()}
+
+
+def run_printed_commands(page: Path, folder: Path) -> None:
+    """Types every command that a report prints, in the folder where the study was run."""
+    (folder / "scripts").symlink_to(SCRIPT.parent)
+    commands = [block.content for block in MarkdownIt().parse(page.read_text()) if block.info == "sh"]
+    assert len(commands) == 4  # study, report, two arms
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
+    for command in commands:
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        done = subprocess.run(
+            command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (command, done.stderr)
+    assert not (folder / "outputs").exists()

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from charlab import cli
+from charlab.configuration.overrides import parse
 from charlab.runs.record import Record
 from charlab.studies import sweep
 from charlab.studies.definition import Rerun
@@ -271,6 +272,16 @@ def test_from_the_command_line(
     runs.fates = {}
     assert train("-m", "study=mine", "name=own", "force=true") == 0
     assert (len(runs.keys), len(runs.forced)) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    "override", ["a=null", "a=", "a=[null]", "a=[]", "a='null'", "a=1", "a=1,2", "+a.b={c: null}", "~a"]
+)
+def test_every_value_reaches_the_cells_as_it_was_typed(override: str) -> None:
+    handed = sweep.hand_over([override])
+    for argument in handed:
+        parse(argument)  # Hydra's own grammar
+    assert sweep.handed_over(handed) == [override]
 
 
 def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], text_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from charlab.errors import UserError
 from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
-from tools.results.__main__ import DOCS, RECORDS, keep, results_page, thin
+from tools.results.__main__ import README, keep, main, results_page, thin
 
 HEADER = "step,characters,seconds,metric,value\n"
 
@@ -102,8 +102,8 @@ def test_counts_are_the_floor_that_families_are_sorted_by(records, tmp_path):
     records("part2-gru", 1.45)
     records("part2-rnn", 1.7)
     text = page(tmp_path)
-    assert "By *blocks* counting characters for seconds gives 1.520. Better than that: gru. Not better: rnn." in text
-    assert "By *sliding* counting characters for seconds gives 1.470. Better than that: gru. Not better: rnn." in text
+    assert "By *blocks*, counting n-grams reaches 1.520. Better: gru. Not better: rnn." in text
+    assert "By *sliding*, counting n-grams reaches 1.470. Better: gru. Not better: rnn." in text
     assert [text.index(f"| {label}") for label in ("gru", "ngram kneser ney", "rnn")] == sorted(
         text.index(f"| {label}") for label in ("gru", "ngram kneser ney", "rnn")
     )
@@ -116,8 +116,8 @@ def test_a_bound_is_marked_and_not_ranked(records, tmp_path):
     text = page(tmp_path)
     assert row(text, "masked diffusion")[5].startswith("≤ ")
     assert text.index("| masked diffusion") > text.index("| gru")
-    assert "Better than that: none. Not better: gru." in text
-    assert "Known by an upper bound only: masked diffusion." in text
+    assert "Better: none. Not better: gru." in text
+    assert "Known only by an upper bound: masked diffusion." in text
 
 
 def test_online_figures_stand_apart(records, tmp_path):
@@ -158,8 +158,18 @@ def test_an_archive_depends_neither_on_order_nor_on_time(write, tmp_path):
     assert gzip.decompress((tmp_path / "a" / CURVES).read_bytes()).decode().splitlines()[0] == f"run,{HEADER.strip()}"
 
 
-def test_the_page_is_that_of_the_records_in_the_repository():
-    assert results_page(Archive(RECORDS), DOCS) == (DOCS / "results.md").read_text(encoding="utf-8")
+def test_the_pages_are_those_of_the_records_in_the_repository():
+    assert main(["--check"]) == 0
+
+
+def test_a_page_that_differs_from_the_records_is_found_and_left_alone(monkeypatch, tmp_path, capsys):
+    page = tmp_path / "README.md"
+    page.write_text(former := README.read_text(encoding="utf-8").replace("| `lstm` |", "| `lstn` |"), encoding="utf-8")
+    monkeypatch.setattr("tools.results.__main__.README", page)
+    monkeypatch.setattr("tools.results.__main__.ROOT", tmp_path)
+    assert main(["--check"]) == 1
+    assert capsys.readouterr().err == "README.md differs from the records: run make results.\n"
+    assert page.read_text(encoding="utf-8") == former
 
 
 def test_curves_are_thinned_each_by_itself():

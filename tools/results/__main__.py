@@ -20,47 +20,55 @@ from charlab.files import write_atomically
 from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
 from tools.results.part1 import part1
-from tools.results.part2 import part2
+from tools.results.part2 import overview, part2
 from tools.results.speed import benchmarks, losses
 
 ROOT = Path(__file__).parents[2]
-DOCS, RECORDS = ROOT / "docs", ROOT / "records"
+DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
 
 KEPT_POINTS = 250  # of each curve, at most
 
 HEADER = """\
 # Results
 
-Written by `make results` from the run records in `records/`; not by hand. Losses are in nats per
-character on tiny Shakespeare. *Estimate* is the mean over random batches of windows, on train / validation text;
-*blocks* is every character of the validation text once; both with the final weights. Times are wall-clock seconds on
-the machine named, which is shared and noisy.
+Written by `make results` from the runs in `records/`; do not edit. Losses are in nats per character on tiny
+Shakespeare, always with the final weights. *Estimate* is the mean over random batches of windows, on train / validation
+text; *blocks* scores every character of the validation text once. Training times are wall-clock seconds on the machine
+named, which is shared with others and noisy.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Add runs to the records and write the page; return 1 if `--check` finds the page out of date, else 0.
+    """Add runs to the records and write the pages; return 1 if `--check` finds a page out of date, else 0.
 
     Raises:
         UserError: if one of the named folders holds no finished run.
     """
     parser = ArgumentParser(
-        prog="python -m tools.results", description="Write docs/results.md from the records in records/."
+        prog="python -m tools.results",
+        description="Write docs/results.md, and the table in README.md, from the records in records/.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="folder of a finished run to add first")
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page would change")
     given = parser.parse_args(arguments)
     for run in given.runs:
         keep(run, RECORDS)
-    page = DOCS / "results.md"
-    text = results_page(Archive(RECORDS), DOCS)
-    if given.check:
-        if page.read_text(encoding="utf-8") == text:
-            return 0
-        print("docs/results.md differs from the records: run make results.", file=sys.stderr)
-        return 1
-    write_atomically(page, lambda file: file.write(text.encode()))
-    return 0
+    archive, former = Archive(RECORDS), README.read_text(encoding="utf-8")
+    code = 0
+    for page, text in ((DOCS / "results.md", results_page(archive, DOCS)), (README, with_overview(former, archive))):
+        if not given.check:
+            _write(page, text)
+        elif page.read_text(encoding="utf-8") != text:
+            print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
+            code = 1
+    return code
+
+
+def with_overview(readme: str, archive: Archive) -> str:
+    """Return the README with its table of models, between two comments, written anew."""
+    before, begin, rest = readme.partition("<!-- models: written by make results -->\n")
+    _, end, after = rest.partition("<!-- end of models -->\n")
+    return f"{before}{begin}{overview(archive.records())}\n{end}{after}"
 
 
 def keep(run: Path, archive: Path) -> Record:
@@ -102,12 +110,15 @@ def _add(record: Record, curves: str, sample: str, archive: Path) -> None:
     rows = sorted([*others, *(f"{run},{row}" for row in own)], key=lambda row: row.partition(",")[0])  # stable
     packed = gzip.compress("".join(f"{row}\n" for row in [f"run,{header}", *rows]).encode(), mtime=0)
     write_atomically(table, lambda file: file.write(packed))
-    text = "".join(f"{known[key]}\n" for key in sorted(known))
-    write_atomically(runs, lambda file: file.write(text.encode()))
+    _write(runs, "".join(f"{known[key]}\n" for key in sorted(known)))
+
+
+def _write(path: Path, text: str) -> None:
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
-    """Returns a `metrics.csv` with about `points` rows of each metric, evenly spaced, the last one among them."""
+    """Return a `metrics.csv` thinned to about `points` evenly spaced rows per metric, the last one included."""
     reader = csv.DictReader(curves)
     rows = list(reader)
     total = Counter(row["metric"] for row in rows)

@@ -1,4 +1,4 @@
-"""Part 1 of the results: the ladder, beside the figures that were published."""
+"""Part 1 of the results: the ladder, next to the published figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charlab.runs.record import Record
 
-# One published run each: name and steps of ours -> estimates on train and validation text, in nats per character.
+# Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
 PUBLISHED = {
     ("part1-bigram", 1000): (2.473, 2.502),
     ("part1-bigram_embedding", 1000): (2.458, 2.493),
@@ -21,7 +21,7 @@ PUBLISHED = {
 
 
 def part1(runs: Sequence[Record], docs: Path) -> str:
-    """Returns the section; where a run's curve was kept, it is shown.
+    """Return the section, with the curve of each run that has one.
 
     Args:
         runs: the records of Part 1.
@@ -36,7 +36,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
         "|---|---:|---:|---|---|---|---:|---:|---:|---|",
         *map(_row, ranked),
         "",
-        "The same numbers again, by these commands:",
+        "These commands repeat the runs:",
         "",
         "```sh",
         *(f"python scripts/train.py {shlex.join(run.overrides)}" for run in ranked),
@@ -44,7 +44,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
     ]
     machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})
     curves = [
-        f"\n![Losses of {_label(run)} over {run.steps:,} steps]({figure.relative_to(docs).as_posix()})"
+        f"\n![Losses of the model {_label(run)} over {run.steps:,} steps]({figure.relative_to(docs).as_posix()})"
         for run in ranked
         if (figure := docs / "figures" / f"{run.name}.png").exists()
     ]

@@ -1,4 +1,4 @@
-"""Part 2 of the results: every family after the same time, over seeds, with what a neural model has to beat."""
+"""Part 2 of the results: every family after the same time, over seeds, with the floor that training has to beat."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from charlab.runs.record import Record
 
 FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
 
-# Of the same split, in nats per character: system, figure, how it was measured.
+# On the same split, in nats per character: system, figure, how it was measured.
 PUBLISHED = (
     ("unigram / bigram counts", "3.347 / 2.482", "full validation text"),
     ("Witten–Bell n-grams, order 4 / 5 / 6", "1.774 / 1.669 / 1.698", "full validation text"),
@@ -29,11 +29,11 @@ COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "b
 
 
 def part2(runs: Sequence[Record], others: Sequence[Record] = ()) -> str:
-    """Returns the section; nothing if there are no trained runs of Part 2.
+    """Return the section; "" if there are no trained runs of Part 2.
 
     Args:
         runs: the records of Part 2.
-        others: further ones, which are shown beside them if they have been evaluated online.
+        others: further runs, listed with them if they have been evaluated online.
     """
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({run.config["trainer"]["max_seconds"] for run in runs if run.parameters})
@@ -65,14 +65,44 @@ def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> l
     return sorted(ranked, key=ranked.__getitem__)[:number]
 
 
+SHOWN = {  # what the README says of ten of them
+    "ngram_kneser_ney": "counts of 7-grams, no training",
+    "hmm": "hidden Markov model, fitted by EM",
+    "lstm": "two layers of LSTM",
+    "min_gru": "minimal GRU, trained by a parallel scan",
+    "s4d": "diagonal state space",
+    "mamba": "selective state space",
+    "gpt": "transformer",
+    "ngram_gpt": "transformer with embedded n-grams",
+    "neural_ngram": "transformer mixed with counts of 7-grams",
+    "masked_diffusion": "masked diffusion",
+}
+
+
+def overview(runs: Sequence[Record]) -> str:
+    """Return the README's table: ten models, and their losses after each budget."""
+    lines = ["| model | | parameters | one minute | five minutes |", "|---|---|---:|---:|---:|"]
+    for name, description in SHOWN.items():
+        found = [run for run in runs if run.name == f"part2-{name}"]
+        by_budget = [
+            [run for run in found if run.parameters and run.config["trainer"]["max_seconds"] == budget]
+            for budget in STUDIES
+        ]
+        losses = [f"{_sign(some)}{_mean(some, 'blocks', 'nll'):.3f}" if some else "–" for some in by_budget]
+        if not found[0].parameters:
+            losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
+        size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
+        lines.append(f"| `{name}` | {description} | {size} | {losses[0]} | {losses[1]} |")
+    return "\n".join(lines)
+
+
 _INTRODUCTION = """\
 ## Part 2: the families
 
-Mean over seeds ± their standard deviation, after the same time of training. *blocks* and *sliding* score every
-character of the validation text once: *blocks* in windows side by side, *sliding* with at least half a window
-of context, or, where a model's state has no end, all that there is. A figure with ≤ is an upper bound of the
-model's nll and is not ranked with the others; it is an estimate itself, of which a Monte-Carlo standard error is
-given in brackets.
+Mean over seeds ± standard deviation, after equal training time. *blocks* and *sliding* score every character of the
+validation text once: *blocks* in adjacent windows, *sliding* with at least half a window of context, or with all
+preceding text where a model's state is unlimited. A figure with ≤ is an upper bound and is not ranked with the others;
+it is itself an estimate, with its Monte-Carlo standard error in parentheses.
 """
 
 
@@ -112,9 +142,9 @@ def _row(runs: Sequence[Record]) -> str:
 
 
 def _verdict(families: dict[str, list[Record]]) -> str:
-    """Says which families earn their training, and which do not."""
+    """Return which families beat the floor and which do not, in sentences."""
     if FLOOR not in families:
-        return "The Kneser–Ney n-gram, the floor, has not been run."
+        return "The floor, the Kneser–Ney n-gram, has not been run."
     exact = {name: runs for name, runs in families.items() if runs[0].parameters and not _is_bound(runs)}
     said = []
     for protocol in ("blocks", "sliding"):
@@ -122,12 +152,12 @@ def _verdict(families: dict[str, list[Record]]) -> str:
         better = [_label(name) for name, runs in exact.items() if _mean(runs, protocol, "nll") < floor]
         worse = [_label(name) for name, runs in exact.items() if _mean(runs, protocol, "nll") >= floor]
         said.append(
-            f"By *{protocol}* counting characters for seconds gives {floor:.3f}. "
-            f"Better than that: {', '.join(better) or 'none'}. Not better: {', '.join(worse) or 'none'}."
+            f"By *{protocol}*, counting n-grams reaches {floor:.3f}. "
+            f"Better: {', '.join(better) or 'none'}. Not better: {', '.join(worse) or 'none'}."
         )
     bounds = [_label(name) for name, runs in families.items() if _is_bound(runs)]
     if bounds:
-        said.append(f"Known by an upper bound only: {', '.join(bounds)}.")
+        said.append(f"Known only by an upper bound: {', '.join(bounds)}.")
     return "\n\n".join(said)
 
 
@@ -147,8 +177,8 @@ def _online(runs: Iterable[Record]) -> list[str]:
     return [
         "### Online",
         "",
-        "These models go on learning from the validation text, from each block after it has been scored. Not to be",
-        "compared with the figures above.",
+        "These models keep learning from the validation text, from each block after it has been scored, so their",
+        "figures cannot be compared with those above.",
         "",
         "| model | trained for | online nll | bpc | perplexity |",
         "|---|---|---:|---:|---:|",
@@ -160,7 +190,7 @@ def _online(runs: Iterable[Record]) -> list[str]:
 
 def _published() -> list[str]:
     return [
-        "### Figures of others on this split",
+        "### Published figures on this split",
         "",
         "| system | nll | how |",
         "|---|---:|---|",
@@ -180,7 +210,7 @@ def _mean(runs: Sequence[Record], protocol: str, figure: str) -> float:
 
 
 def _values(runs: Sequence[Record], protocol: str, figure: str) -> list[float]:
-    """Returns a figure of each run; infinity stands as nothing in a record."""
+    """Return a figure of each run; a record holds null for infinity."""
     figures = [run.metric(protocol)[figure] for run in runs]
     return [math.inf if value is None else value for value in figures]
 

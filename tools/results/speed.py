@@ -1,4 +1,4 @@
-"""The figures of speed, from the records of the benchmarks."""
+"""The sections on speed: benchmarks, and runs that reach a loss within a time."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from charlab.runs.record import Record
 INTRODUCTION = """\
 ## Speed
 
-Written from `records/benchmarks.jsonl`, which `python -m benchmarks NAME` measures: charlab and what stands
-beside it in turn, in fresh processes. Figures are medians over the rounds, comparisons medians of those within each,
-with the lowest and the highest. [performance.md](performance.md) has floors and reasons.
+From `records/benchmarks.jsonl`, measured by `python -m benchmarks NAME`: charlab next to plainer code, alternating, in
+fresh processes. Figures are medians over the rounds; comparisons are medians of the comparisons within each round, with
+the lowest and the highest. [Performance](performance.md) has floors and reasons.
 
-| benchmark | figure | charlab | beside it | comparison | to reach | rounds |
+| benchmark | figure | charlab | compared with | comparison | goal | rounds |
 |---|---|---:|---|---|---|---:|
 """
 
 LOSSES = """\
 ## A loss within a time
 
-One run each, one seed, final weights, the whole validation text. Counting, without training, gives 1.516 (modified
-Kneser–Ney of order 7, unbounded context).
+One run and one seed each, final weights, the whole validation text. Counting without training reaches 1.516 (modified
+Kneser–Ney of order 7, unlimited context).
 
 | run | parameters | steps | training s | context | blocks | sliding | threads |
 |---|---:|---:|---:|---:|---:|---:|---|"""
@@ -51,7 +51,7 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def losses(runs: Sequence[Record]) -> str:
-    """Returns the section on single runs whose point is a loss within a time; nothing if there are none."""
+    """Return the section on runs that reach a loss within a time; "" if there are none."""
     if not runs:
         return ""
     return "\n".join([LOSSES, *map(_run, runs), "", "```sh", *dict.fromkeys(map(_command, runs)), "```", ""])

@@ -1,4 +1,4 @@
-"""Texts from files: the user's own, and published ones that are checked, and downloaded where they are missing."""
+"""Texts from files: the user's own, and published ones, which are verified and downloaded if missing."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ PACKED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
-"""How files begin that are to be unpacked first."""
+"""How packed files begin."""
 
 
 def data_folder() -> Path:
-    """Returns where texts lie: the folder that the environment variable CHARLAB_DATA names, or else `data`."""
+    """Return the data folder: the environment variable CHARLAB_DATA, or else `data`."""
     return Path(os.environ.get("CHARLAB_DATA") or "data").expanduser()
 
 
 class TextFile:
-    """Any text in UTF-8. Its characters, line ends included, are taken exactly as they stand in the file.
+    """Any text in UTF-8. Its characters are kept exactly, including line ends, except a byte-order mark.
 
     Args:
         path: the file.
@@ -43,10 +43,10 @@ class TextFile:
         self.path = Path(path).expanduser()
 
     def load(self) -> Corpus:
-        """Returns the text, named after the file.
+        """Return the text, named after the file.
 
         Raises:
-            UserError: if the file is missing, unreadable, empty or not UTF-8.
+            UserError: if the file is missing, unreadable, empty, packed or not UTF-8.
         """
         data = _read(self.path)
         _refuse_packed(data, self.path)
@@ -54,28 +54,28 @@ class TextFile:
         notes = []
         if text.startswith(BYTE_ORDER_MARK):
             text = text.removeprefix(BYTE_ORDER_MARK)
-            notes.append(f"{self.path} begins with a byte-order mark, which was left out: it is no part of the text.")
+            notes.append(f"{self.path} begins with a byte-order mark, which was removed.")
         if not text:
-            raise UserError(f"{self.path} is empty: name a file that holds text.")
+            raise UserError(f"{self.path} is empty: name a file with text.")
         return Corpus.of(self.path.stem, text, notes=notes)
 
 
 class PublishedText:
-    """A published text that everyone has the same copy of, so that figures can be compared.
+    """A published text, identical for everyone, so that figures can be compared.
 
-    The file is looked for in this order: `path`; the data folder, as `<folder>/<name>/<file>` or as the archive
-    beside it; a download into the data folder. The data folder is what the environment variable CHARLAB_DATA names,
-    or else `data`. Wherever the text was found, its checksum must be right.
+    The file is looked up in this order: `path`; the data folder, as `<folder>/<name>/<file>` or as the archive next to
+    it; a download into the data folder. The data folder is the environment variable CHARLAB_DATA, or else `data`.
+    Wherever the text comes from, its checksum is verified.
 
     Args:
-        name: the corpus's name, and that of its folder in the data folder.
-        file: name of the text's file.
-        url: where to download the file, or a zip archive (`….zip`) that holds it.
+        name: the corpus's name, also of its folder in the data folder.
+        file: the text's file name.
+        url: where to download the file, or a zip archive (`….zip`) with it.
         sha256: SHA-256 of the text's file, in hexadecimal.
-        archive_sha256: SHA-256 of the archive; None where `url` gives the text itself.
-        encoding: how bytes become characters. With "latin-1" each byte is one character, as is usual for enwik8,
-            whose published figures are bits per byte.
-        path: the text's file or archive, if the user names it.
+        archive_sha256: SHA-256 of the archive; None if `url` is the text itself.
+        encoding: of the file. With "latin-1" each byte is one character, as is usual for enwik8, whose published
+            figures are bits per byte.
+        path: the text's file or archive, if the user names one.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class PublishedText:
         self.path = None if path is None else Path(path).expanduser()
 
     def load(self) -> Corpus:
-        """Returns the text.
+        """Return the text.
 
         Raises:
-            UserError: if the file was not found in any of the three ways, cannot be read, or has the wrong checksum.
+            UserError: if the file is not found in any of the three ways, cannot be read, or has the wrong checksum.
         """
         path = self.path or self._find() or self._download()
         data = _read(path)
@@ -112,7 +112,7 @@ class PublishedText:
         if sha256 != self.sha256:
             raise UserError(
                 f"{path} is not the published {self.name}: its SHA-256 is {sha256} instead of {self.sha256}; "
-                f"remove or replace it, or use data=textfile data.path=FILE to learn from a text of your own."
+                f"remove or replace it, or use data=textfile data.path=FILE to train on a text of your own."
             )
         return Corpus.of(self.name, _decode(data, self.encoding, path))
 
@@ -129,8 +129,8 @@ class PublishedText:
         return next((candidate for candidate in candidates if candidate.exists()), None)
 
     def _download(self) -> Path:
-        """Downloads to a temporary file, checks it and moves it to its place, so that no other process sees a part."""
-        import pooch  # only here: it is not needed once the file is there
+        """Download to a temporary file, verify it and move it into place, so that no other process sees a part."""
+        import pooch  # not needed once the file is there
 
         target = self._downloaded_file
         registry = pooch.create(
@@ -151,15 +151,15 @@ class PublishedText:
 
     def _not_found(self, reason: str) -> UserError:
         return UserError(
-            f"The corpus {self.name} was not found: name its file with data.path=FILE, or put it at "
-            f"{self._folder / self.file} (the environment variable CHARLAB_DATA names another data folder), or let it "
-            f"be downloaded from {self.url} (this failed: {reason}); data=play needs neither file nor network."
+            f"The corpus {self.name} was not found, and downloading it from {self.url} failed ({reason}): name its "
+            f"file with data.path=FILE, or put it at {self._folder / self.file} (the environment variable CHARLAB_DATA "
+            "sets another data folder); data=play needs neither file nor network."
         )
 
     def _unpack(self, archive: bytes, path: Path) -> bytes:
-        """Return the text in `archive`; unpacked in memory, where no other process can meet a half-written file.
+        """Return the text in `archive`, unpacked in memory, so that no other process sees a half-written file.
 
-        The archive's own checksum was needed for the download only: the text's is checked in any case.
+        The archive's own checksum matters for downloads only: the text's is always verified.
         """
         try:
             with zipfile.ZipFile(io.BytesIO(archive)) as opened:
@@ -171,13 +171,13 @@ class PublishedText:
 
 
 def _read(path: Path) -> bytes:
-    """Return the bytes of a file that a user named."""
+    """Return the bytes of a file."""
     try:
         str(path).encode()
         return path.read_bytes()
     except UnicodeEncodeError as error:
         shown = str(path).encode(errors="backslashreplace").decode()
-        raise UserError(f"The file name {shown} is not UTF-8, so no record could hold it: rename the file.") from error
+        raise UserError(f"The file name {shown} is not UTF-8, so it cannot be recorded: rename the file.") from error
     except FileNotFoundError as error:
         raise UserError(f"There is no file {path}: name one that exists with data.path=FILE.") from error
     except IsADirectoryError as error:
@@ -193,11 +193,11 @@ def _refuse_packed(data: bytes, path: Path) -> None:
 
 
 def _decode(data: bytes, encoding: str, path: Path) -> str:
-    """Returns the text in `data`, which came from `path`; line ends are not touched."""
+    """Return the text in `data`, read from `path`, with line ends unchanged."""
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not {encoding.upper()} text: the byte 0x{data[error.start]:02X} at offset {error.start} "
-            f"belongs to no character; convert the file to {encoding.upper()}."
+            f"is invalid; convert the file to {encoding.upper()}."
         ) from error

@@ -1,4 +1,4 @@
-"""What a corpus is: a text, its checksum and, where the text was generated, its entropy floor."""
+"""A corpus: a text, its checksum and, if the text was generated, its entropy floor."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 
 
 class Corpus:
-    """A text to learn from. Two corpora are the same text exactly if their `sha256` is the same.
+    """A text to train on. Two corpora are the same text if and only if their `sha256` is the same.
 
-    It is no dataclass, because Hydra's `instantiate` would take one for a configuration, rather than hand it on.
+    Not a dataclass, since Hydra's `instantiate` would take it for a configuration.
 
     Args:
         name: a short name for tables, file names and messages.
-        text: the whole text; how it is split is the datamodule's business.
+        text: the whole text; the datamodule splits it.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
         floor_per_character: (len(text),) float64, −log p in nats of each character given all that precede it under
-            the process that generated the text; None where that process is not known.
-        notes: sentences on what was done to the text, to be said when a run begins.
+            the process that generated the text; None if that process is not known.
+        notes: sentences on how the text was changed, printed when a run begins.
     """
 
     def __init__(
@@ -39,20 +39,20 @@ class Corpus:
 
     @classmethod
     def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None, notes: Sequence[str] = ()) -> Self:
-        """Return the corpus of `text`, its checksum computed."""
+        """Return the corpus of `text` with its checksum."""
         return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character, notes)
 
     def load(self) -> Self:
-        """Returns itself: wherever a loader is asked for, a text that is loaded already will do."""
+        """Return itself, so that a loaded corpus can be used as a loader."""
         return self
 
 
 class CorpusLoader(Protocol):
-    """Anything with a `load` method: what a configuration's `data.corpus` names."""
+    """What a configuration's `data.corpus` names: any object with a `load` method."""
 
     def load(self) -> Corpus:
-        """Returns the corpus.
+        """Return the corpus.
 
         Raises:
-            UserError: if the text cannot be found or is not what it should be.
+            UserError: if the text cannot be found or is not the expected one.
         """

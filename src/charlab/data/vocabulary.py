@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from charlab.errors import UserError
 
-_CHUNK = 1 << 20  # characters encoded at a time: code points need four bytes each, and corpora may have 10⁸ of them
+_CHUNK = 1 << 20  # characters encoded at a time, since code points need four bytes each and corpora may have 10⁸
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class Vocabulary:
 
     Attributes:
         characters: the distinct characters, sorted by code point; a character's id is its index here.
-        start: the character after which a text without a prompt begins: a newline, or in a text without newlines its
-            most frequent character; None if neither is known.
+        start: the character after which a text without a prompt begins: a newline, or for a text without newlines its
+            most frequent character; None if unknown.
 
     Raises:
-        UserError: if `characters` is empty, not sorted, or has a character twice.
+        UserError: if `characters` is empty, not sorted, or repeats a character.
     """
 
     characters: str
@@ -33,15 +33,15 @@ class Vocabulary:
     def __post_init__(self) -> None:
         if not self.characters or list(self.characters) != sorted(set(self.characters)):
             raise UserError(
-                f"A vocabulary is made of distinct characters in the order of their code points, which "
-                f"{self.characters!r} is not: let `Vocabulary.of(text)` sort them."
+                f"A vocabulary needs distinct characters in the order of their code points, unlike "
+                f"{self.characters!r}: use `Vocabulary.of(text)`."
             )
         if self.start is None and "\n" in self.characters:
             object.__setattr__(self, "start", "\n")
 
     @classmethod
     def of(cls, text: str) -> Self:
-        """Return the vocabulary of the characters that occur in `text`."""
+        """Return the vocabulary of the characters in `text`."""
         characters = "".join(sorted(set(text)))
         return cls(characters, None if "\n" in characters or not text else _most_frequent(text))
 
@@ -50,20 +50,20 @@ class Vocabulary:
 
     @property
     def dtype(self) -> type[np.integer]:
-        """The smallest integer type that holds every id and that torch can index with and compute on."""
+        """The smallest integer type that holds every id and that torch supports well."""
         if len(self) <= 256:
             return np.uint8
-        return np.int16 if len(self) <= 2**15 else np.int32  # torch can do little with uint16
+        return np.int16 if len(self) <= 2**15 else np.int32  # torch supports few operations on uint16
 
     def encode(self, text: str, *, source: str = "the text") -> np.ndarray:
-        """Returns the ids of `text`, (len(text),) of the smallest integer type that holds them.
+        """Return the ids of `text`, (len(text),) of the smallest integer type that holds them.
 
         Args:
             text: the characters to look up.
-            source: what the text is, as the error message calls it: "the prompt", say.
+            source: what the error message calls the text, such as "the prompt".
 
         Raises:
-            UserError: at the first character that is not in the vocabulary; names it, its code point and its place.
+            UserError: if a character is not in the vocabulary; names the first one, its code point and its place.
         """
         ids = np.empty(len(text), dtype=self.dtype)
         for start in range(0, len(text), _CHUNK):
@@ -76,7 +76,7 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: ArrayLike) -> str:
-        """Returns the text whose ids are `ids`, an array, CPU tensor or list of shape (N,).
+        """Return the text whose ids are `ids`, an array, CPU tensor or list of shape (N,).
 
         Raises:
             IndexError: if an id is not in 0 … V−1.
@@ -92,7 +92,7 @@ class Vocabulary:
 
     @cached_property
     def _ids_by_code_point(self) -> np.ndarray:
-        """The id of every code point up to one past the largest known one, which stands for all beyond; −1: unknown."""
+        """The id of every code point up to the largest known one, and one more entry for all beyond; −1 if unknown."""
         table = np.full(int(self._code_points[-1]) + 2, -1, dtype=np.int32)
         table[self._code_points] = np.arange(len(self))
         return table
@@ -108,7 +108,7 @@ class Vocabulary:
 
 
 def _most_frequent(text: str) -> str:
-    counts = np.zeros(0x110000, dtype=np.int64)  # of every code point there can be
+    counts = np.zeros(0x110000, dtype=np.int64)  # of every possible code point
     for start in range(0, len(text), _CHUNK):
         found = np.bincount(_code_points(text[start : start + _CHUNK]))
         counts[: len(found)] += found
@@ -116,5 +116,5 @@ def _most_frequent(text: str) -> str:
 
 
 def _code_points(text: str) -> np.ndarray:
-    """Returns the code points of `text`, (len(text),) uint32, lone surrogates (from a terminal) among them."""
+    """Return the code points of `text`, (len(text),) uint32, including lone surrogates (from a terminal)."""
     return np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype="<u4")

@@ -1,4 +1,4 @@
-"""Does a model look at what it is to predict? A loss that comes from seeing the future means nothing."""
+"""Check that a model does not see what it predicts: a loss that comes from seeing the future means nothing."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.seeding import derive_seed
 
-PROBE_LENGTH = 16  # characters in the sequence that is changed here and there
-NUM_POSITIONS = 8  # characters of each window that are scored step by step
+PROBE_LENGTH = 16  # characters of the sequence that is perturbed
+NUM_POSITIONS = 8  # characters scored one by one in each window
 MOST_WINDOWS = 16
-MOST_WORK = 1e10  # parameters × characters in scoring step by step, unless two windows take more
-MORE_WINDOWS_IF_LEAKING = 4  # the honest figure then is what is reported, and worth the time
-LONGEST_CONTEXT = 256  # of models without a context length, if none is asked for
-# How far log-probabilities may move, relative to their spread, and nll, in nats. An FFT over the window moves what
-# precedes a change by rounding errors; and a model may well do a part of its float64 work in float32.
+MOST_WORK = 1e10  # parameters × characters of scoring one by one, unless two windows take more
+MORE_WINDOWS_IF_LEAKING = 4  # since the honest figure is then reported
+LONGEST_CONTEXT = 256  # default for models without a context length
+# How far log-probabilities may move, relative to their spread, and nll, in nats. An FFT over the window carries
+# rounding errors to earlier positions, and a model may do part of its float64 work in float32.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 LEAST_LOG_PROBABILITY = -50.0  # keeps −∞ out of differences
 
 
 @dataclass(frozen=True)
 class Causality:
-    """What the check has found.
+    """The result of the check.
 
     Attributes:
         leaks: whether the model's nll cannot be trusted.
-        reason: a sentence that says why, or why there was nothing to check; empty if all is well.
-        claimed_nll: mean nll, in nats per character, of some characters of the text as the model reports it.
-        honest_nll: the same characters scored as they would be generated, the model given no more than what precedes.
-        honest_error: standard error of `honest_nll`, for these characters are a small sample of the text.
-        characters: how many there were.
+        reason: why, or why nothing was checked, as a sentence; empty if all is well.
+        claimed_nll: mean nll of a sample of characters as the model reports it, in nats per character.
+        honest_nll: the same, with the model given only what precedes each character, as in generation.
+        honest_error: standard error of `honest_nll`.
+        characters: size of the sample.
     """
 
     leaks: bool
@@ -51,7 +51,7 @@ class Causality:
     characters: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the fields, ready for JSON: a figure that is not finite is None."""
+        """Return the fields, ready for JSON: a figure that is not finite is None."""
         return {
             "leaks": self.leaks,
             "reason": self.reason,
@@ -66,29 +66,29 @@ class Causality:
 def check_causality(
     model: LanguageModel, *, ids: Int[Tensor, " N"], context_length: int | None = None, seed: int = 305
 ) -> Causality:
-    """Checks that a model predicts each character from those before it in the same row, and from nothing else.
+    """Check that a model predicts each character only from those before it in the same row.
 
-    On a copy of the model, with its own weights and then with random ones (an output layer that starts at zero would
-    hide everything), in float64 where the device and the model can:
+    On a copy of the model, with its own weights and then with random ones (a readout that starts at zero hides all
+    leaks), in float64 where the device and the model support it:
 
     1. other rows of the batch must not change a row's predictions;
-    2. what follows a position must not change the prediction there, for every position of a short sequence;
-    3. windows of the text scored character by character, `forward` having been given what precedes and no more, must
-       cost what `nll` says. This reaches as far as the context does.
+    2. later characters must not change the prediction at any position of a short sequence;
+    3. windows of the text, scored character by character with `forward` given only what precedes, must cost what
+       `nll` says. This covers the whole context.
 
-    The model, its mode and the global random state stay as they are.
+    The model, its mode and the global random state are not changed.
 
     Args:
-        model: any language model; only an autoregressive one is checked.
+        model: any language model; only autoregressive ones are checked.
         ids: (N,) character ids of the text to score, on any device.
-        context_length: T of the windows scored; the model's own by default.
-        seed: decides windows, changes and random weights.
+        context_length: T of the windows; the model's own by default.
+        seed: determines windows, perturbations and random weights.
 
     Raises:
         UserError: if the text has fewer than two characters, or the context is longer than the model's.
     """
     if not isinstance(model, AutoregressiveModel):
-        return Causality(leaks=False, reason="Not checked: the model does not predict one character after the other.")
+        return Causality(leaks=False, reason="Not checked: the model is not autoregressive.")
     length = context_length or model.context_length or LONGEST_CONTEXT
     if model.context_length is not None and length > model.context_length:
         raise UserError(
@@ -96,7 +96,7 @@ def check_causality(
             "give at most that."
         )
     if len(ids) < 2:
-        raise UserError("Checking a model takes a text of at least two characters: give a longer one.")
+        raise UserError("Checking a model needs a text of at least two characters: give a longer one.")
     device = device_of(model)
     generator = torch.Generator().manual_seed(derive_seed(seed, "causality"))
     length = min(length, len(ids) - 1)
@@ -124,7 +124,7 @@ def check_causality(
 def stepwise_nll(
     model: AutoregressiveModel, windows: Int[Tensor, "B T+1"], positions: list[int] | None = None
 ) -> Float[Tensor, "B n"]:
-    """Scores characters one by one, as generation would: `forward` sees what precedes each, and no more.
+    """Score characters one by one, as in generation: `forward` sees only what precedes each.
 
     Args:
         model: in evaluation mode.
@@ -132,7 +132,7 @@ def stepwise_nll(
         positions: which characters of each window to score, from 1 … T; all by default.
 
     Returns:
-        (B, n), in nats: a column per position. Where no character is seen too early, it equals `nll`.
+        (B, n), in nats, a column per position. Equal to `nll` unless the model sees the future.
     """
     columns = []
     for position in range(1, windows.shape[1]) if positions is None else positions:
@@ -142,7 +142,7 @@ def stepwise_nll(
 
 
 class _Scores(NamedTuple):
-    """The nll of the same characters as the model reports it, and as found step by step."""
+    """The nll of the same characters as the model reports it, and scored one by one."""
 
     claimed: Float[Tensor, "B n"]
     honest: Float[Tensor, "B n"]
@@ -160,7 +160,7 @@ def _fault(model: AutoregressiveModel, scores: _Scores, tolerance: float, genera
     sequence, before, after = torch.randint(model.vocab_size, (3, length), generator=generator).to(device)
 
     def change(tokens: Tensor) -> Tensor:
-        """Returns other characters in every place."""
+        """Return a different character in every position."""
         shift = torch.randint(1, max(2, model.vocab_size), tokens.shape, generator=generator)
         return (tokens + shift.to(device)) % model.vocab_size
 
@@ -194,8 +194,8 @@ def _log_probabilities(model: AutoregressiveModel, tokens: Int[Tensor, "B T"]) -
 def _differ(a: Tensor, b: Tensor, tolerance: float | Tensor) -> Tensor:
     """Return where two tensors differ.
 
-    Values that are nan or +∞ are equal: a diverged model predicts nan, and after a character that a model finds
-    impossible (nll ∞) there is nothing to predict from.
+    nan and +∞ count as equal: a diverged model predicts nan, and after an impossible character (nll ∞) there is no
+    distribution.
     """
     neither = ~(a < torch.inf) & ~(b < torch.inf)
     difference = (a - b).abs()
@@ -204,7 +204,7 @@ def _differ(a: Tensor, b: Tensor, tolerance: float | Tensor) -> Tensor:
 
 
 def _sample_positions(length: int, generator: torch.Generator) -> list[int]:
-    """Returns some of the positions 1 … length in order, the last two among them, where a leak may hide."""
+    """Return some of the positions 1 … length in order, including the last two, where a leak may hide."""
     last = list(range(max(1, length - 1), length + 1))
     others = 1 + torch.randperm(max(0, length - 2), generator=generator)[: NUM_POSITIONS - len(last)]
     return sorted(others.tolist()) + last
@@ -216,7 +216,7 @@ def _affordable_windows(model: AutoregressiveModel, positions: list[int]) -> int
 
 
 def _precise_copy(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> tuple[AutoregressiveModel, float]:
-    """Returns a copy in evaluation mode, in float64 if that works, and the tolerance that goes with its precision."""
+    """Return a copy in evaluation mode, in float64 if possible, and the tolerance for its precision."""
     try:
         probe = copy.deepcopy(model).double().eval()
         probe(windows[:1, :-1])
@@ -226,7 +226,7 @@ def _precise_copy(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> 
 
 
 def _randomize(model: AutoregressiveModel, generator: torch.Generator) -> bool:
-    """Gives all that is trained random values, of the size that layers usually start with; returns if there is any."""
+    """Replace all trained parameters by random values of usual initial size; return whether there are any."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1

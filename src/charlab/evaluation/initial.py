@@ -1,4 +1,4 @@
-"""Can a model be trained from its initial weights? What starts broken is no matter of the learning rate."""
+"""Check the initial weights and loss: no learning rate mends a model that starts broken."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
 
 NUM_WINDOWS = 16
-FAR = 3.0  # nats above ln V that are worth a word
+FAR = 3.0  # nats above ln V that are worth a warning
 
 
 @torch.no_grad()
 def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_length: int) -> str | None:
-    """Check a model's weights, and the loss that it starts with.
+    """Check a model's initial weights and loss.
 
     Args:
         model: about to be trained.
@@ -27,10 +27,10 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
         context_length: T of the windows that are scored.
 
     Returns:
-        A sentence on a loss that starts far above ln V, with its cause if that is known; None if all is well.
+        A warning if the loss starts far above ln V, with the cause if it is known; else None.
 
     Raises:
-        UserError: if a weight or the loss is not a number.
+        UserError: if a weight is infinite or nan, or the loss is nan.
     """
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
         if weight.is_floating_point() and (weight.isnan() | weight.isposinf()).any():

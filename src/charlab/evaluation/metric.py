@@ -1,4 +1,4 @@
-"""The metric behind every figure: nats and characters, added up."""
+"""The metric behind every figure: nats per character."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torchmetrics import Metric
 
 
 class NegativeLogLikelihood(Metric):
-    """Mean nats per character over everything it was given.
+    """Mean nats per character over all updates.
 
-    It adds up nats (float64) and characters (int64) and divides once, at the end, so neither the sizes nor the order
-    of the batches, nor the number of processes that share them, can change the figure; the mean of batch means does.
-    A device without float64 (mps) leaves the two sums on the CPU.
+    Nats (float64) and characters (int64) are summed and divided once, at the end, so that the figure does not depend
+    on the sizes and order of batches or the number of processes, as a mean of batch means would. On a device without
+    float64 (mps) the two sums stay on the CPU.
     """
 
     is_differentiable = False
@@ -32,21 +32,21 @@ class NegativeLogLikelihood(Metric):
         self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, nll: Float[Tensor, " ..."]) -> None:
-        """Adds scored characters.
+        """Add scored characters.
 
         Args:
-            nll: the negative log-likelihood of each, in nats; any shape, any device. Positions that were not scored
-                must be left out, since every entry counts as a character.
+            nll: of each character, in nats; any shape, any device. Every entry counts as a character, so leave out
+                positions that were not scored.
         """
         self.nats += nll.detach().to(self.nats.device).double().sum()
         self.characters += nll.numel()
 
     def compute(self) -> Float[Tensor, ""]:
-        """Returns nats per character, float64."""
+        """Return nats per character, float64."""
         return self.nats / self.characters
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
-        # Follows the model to another device, but not to another precision, and not to one without float64.
+        # Follow the model to another device, but not to another precision or a device without float64.
         device = fn(torch.zeros(1, device=self.nats.device)).device
         if device.type == "mps":
             device = torch.device("cpu")

@@ -1,8 +1,8 @@
-"""Models that learn from a text while they read it: each block is scored first, then learned from.
+"""Online evaluation: a model scores each block of a text first, then learns from it.
 
 With gradients this is dynamic evaluation (Mikolov et al. 2010; Krause et al., "Dynamic Evaluation of Neural Sequence
-Models", arXiv 1709.07432; of transformers, arXiv 1904.08378). The figure is a likelihood like any other, that of a
-model whose weights are a function of what it has read: a compressor reaches it whose decoder learns as it decodes.
+Models", arXiv 1709.07432; for transformers, arXiv 1904.08378). The figure is the likelihood of a model whose weights
+are a function of what it has read: a compressor can reach it if its decoder learns as it decodes.
 """
 
 from __future__ import annotations
@@ -29,33 +29,32 @@ from charlab.types import PositiveFloat, PositiveInt
 
 @typing.runtime_checkable
 class LearnsByCounting(typing.Protocol):
-    """A model that can go on counting, without a gradient, as it reads."""
+    """A model that counts as it reads, without gradients."""
 
     def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
-        """Returns the nll of each character of a text but the first, each counted once it is scored."""
+        """Return the nll of each character of a text but the first, counting each once it is scored."""
 
 
 @dataclass(frozen=True)
 class Online(Protocol):
-    """Every character but the first, in blocks; the model learns from each block once it is scored, never before.
+    """Every character but the first, in blocks; the model learns from each block after scoring it.
 
-    What learns is a copy. A model that counts counts after every character, so that a block is one character. Any
-    other takes steps of Adam down the mean nll of the block's characters, those before serving as context. Adam keeps
-    no momentum, so that what was just read counts at once, and its running mean of squared gradients stands in for
-    that over the training text by which Krause et al. scale their steps. Dropout is off: nothing is drawn.
+    A copy of the model learns. A counting model updates its counts after every character. Any other model minimizes
+    the mean nll of the block's characters, with earlier ones as context, by Adam without momentum, so that the latest
+    block counts at once; Adam's running mean of squared gradients replaces the statistics of the training text by
+    which Krause et al. scale their updates. Dropout is off.
 
-    The last character of a block has T characters of context, the first of a block of n has T − n + 1; or all there
-    are. Models that read without end keep their state from block to block: all there is, though gradients do not reach
-    back beyond the block.
+    The last character of a block has T characters of context, the first of a block of n has T − n + 1, or all there
+    are. Models of unbounded context keep their state from block to block; gradients stay within the block.
 
-    The members of a mixture learn each by itself, by counts or by gradients; their weights stay.
+    The members of a mixture learn separately, by counts or by gradients; the weights are fixed.
 
-    A block with a character that the model excludes costs ∞, and is not learned from.
+    A block with an impossible character costs ∞, and the model does not learn from it.
 
-    Such a figure measures model and learning together, so it is not to be compared with those of other protocols.
+    The figure measures model and learning together, so do not compare it with those of other protocols.
 
     Attributes:
-        block_length: characters in a block, in 1 … T; None for T / 4. Models that count do so after each character.
+        block_length: characters in a block, in 1 … T; None for T / 4. Counting models ignore it.
         learning_rate: of Adam.
         steps_per_block: gradient steps on each block.
     """
@@ -72,10 +71,10 @@ class Online(Protocol):
             check_positive("block_length", self.block_length)
         check_positive("steps_per_block", self.steps_per_block)
         if not self.learning_rate > 0:
-            raise UserError(f"learning_rate={self.learning_rate} teaches nothing: give a number > 0.")
+            raise UserError(f"learning_rate={self.learning_rate} must be > 0.")
 
     def windows(self, sizes: Sizes) -> list[Windows]:
-        """Returns the blocks in order, each a window with a single start."""
+        """Return the blocks in order, each a window with a single start."""
         check_covered(sizes.num_characters)
         length, last = self._block_length(sizes), sizes.num_characters - 1
         if length > sizes.context_length:
@@ -103,23 +102,29 @@ class Online(Protocol):
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
         scores, settings = self._score_alone(model, ids, sizes)
-        return scores if share.rank == 0 else iter(()), settings  # one block after the other is no work to share
+        return scores if share.rank == 0 else iter(
+            ()
+        ), settings  # blocks depend on one another, so one process scores them all
 
     def _score_alone(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes
     ) -> tuple[Iterator[Scored], dict[str, Setting]]:
         name, blocks, settings = type(model).__name__, self.windows(sizes), self.settings(sizes)
         if model.likelihood == "bound":
-            raise UserError(f"protocol=online needs exact likelihoods, which {name} has not: take protocol=blocks.")
+            raise UserError(
+                f"protocol=online needs exact likelihoods, which {name} does not have: use protocol=blocks."
+            )
         if isinstance(model, Mixture):
             members = [self._score_alone(member, ids, sizes) for member in model.members.values()]
             scores = _mix(model, [member_scores for member_scores, _ in members], len(ids))
-            # Those of the first member that learns by gradients: what counts has fewer.
+            # The settings of the first member that learns by gradients: counting ones have fewer.
             return scores, max((member_settings for _, member_settings in members), key=_has_learning_rate)
         if isinstance(model, LearnsByCounting):
             return _score_and_count(model, ids), dict.fromkeys(settings) | {"block_length": 1}
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise UserError(f"protocol=online has nothing to teach {name}, which has no parameters: take another one.")
+            raise UserError(
+                f"protocol=online has nothing to teach {name}, which has no parameters: use another protocol."
+            )
         if reads_on(model):
             settings["context_length"] = None
         return self._score_and_learn(model, ids, blocks), settings
@@ -132,7 +137,7 @@ class Online(Protocol):
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.0, 0.999))
         state = model.init_state(1) if reads_on(model) else None
-        excluded = False  # whether the text has a character that is impossible from the beginning
+        excluded = False  # whether the text has a character that the model excludes
         for (start,), length, scored_from in blocks:
             window = ids[None, start : start + length + 1].long()
             for step in range(self.steps_per_block):
@@ -144,28 +149,28 @@ class Online(Protocol):
                         nll = model.nll(window, scored_from=scored_from)[:, scored_from - 1 :]  # (1, n)
                     loss = nll.mean()
                 is_impossible = step == 0 and bool(nll.isposinf().any()) and not nll.isnan().any()
-                if is_impossible and not excluded:  # by the model, or by what it has learned?
+                if is_impossible and not excluded:  # is it the model, or what it has learned?
                     excluded = is_impossible = _excludes(untaught, window, scored_from)
                 if not torch.isfinite(loss) and not is_impossible:
                     raise UserError(
                         f"The nll of characters {start + scored_from} to {start + length} is {loss.item()}: "
-                        f"lower learning_rate={self.learning_rate:g}, or take another protocol."
+                        f"lower learning_rate={self.learning_rate:g}, or use another protocol."
                     )
                 if step == 0:
                     positions = torch.arange(start + scored_from, start + length + 1, device=ids.device)
                     yield Scored(positions[None], nll.detach(), variance=0.0)
-                if is_impossible:  # nothing can be learned from it
+                if is_impossible:  # it has no gradient
                     break
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if reads_on(model):  # read again, with what was learned
+            if reads_on(model):  # again, with the new weights
                 _, state = model.extend(window[:, scored_from - 1 : -1], state)
 
 
 @torch.no_grad()
 def _excludes(model: LanguageModel, window: Int[Tensor, "B T+1"], scored_from: int) -> bool:
-    """Return whether a model gives a character of the window the probability 0."""
+    """Return whether the model gives a character of the window probability 0."""
     return bool(model.nll(window, scored_from=scored_from).isposinf().any())
 
 
@@ -174,10 +179,10 @@ def _has_learning_rate(settings: Mapping[str, Setting]) -> bool:
 
 
 def _learning_copy(model: LanguageModel) -> LanguageModel:
-    """Returns a copy of a model in evaluation mode that can be trained, still without dropout."""
+    """Return a copy of a model in evaluation mode that can be trained, still without dropout."""
     model = copy.deepcopy(model)
     for part in model.modules():
-        if isinstance(part, nn.RNNBase):  # of which cuDNN has a gradient in training mode only
+        if isinstance(part, nn.RNNBase):  # cuDNN has gradients in training mode only
             part.train()
             part.dropout = 0.0
     return model
@@ -189,7 +194,7 @@ def _score_and_count(model: LearnsByCounting, ids: Int[Tensor, " N"]) -> Iterato
 
 
 def _mix(mixture: Mixture, members: list[Iterator[Scored]], num_characters: int) -> Iterator[Scored]:
-    """Mixes the probabilities that the members give, each of which learns alone, as in training."""
+    """Mix the probabilities of members that learn separately."""
     nll = torch.empty(len(members), num_characters - 1, dtype=torch.float64, device=mixture.weights.device)
     for row, scores in zip(nll, members, strict=True):
         for positions, scored, _ in scores:

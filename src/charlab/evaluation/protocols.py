@@ -1,4 +1,4 @@
-"""The ways of covering a text with predictions, and the evaluation of a model by one of them."""
+"""Evaluation protocols: which characters of a text to score, and with how much context."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["Blocks", "Estimate", "Protocol", "Score", "Sliding", "evaluate"]
 
 
 class Sizes(NamedTuple):
-    """What a protocol has to fit: the text's length N, the context length T, the windows scored at a time."""
+    """The sizes a protocol depends on: the text's length N, the context length T, and windows per batch."""
 
     num_characters: int
     context_length: int
@@ -35,36 +35,36 @@ class Sizes(NamedTuple):
 
 
 class Share(NamedTuple):
-    """Which part of the work this process does: `rank` of `world_size` in all."""
+    """One process's share of the work: part `rank` of `world_size`."""
 
     rank: int
     world_size: int
 
 
 class Protocol(ABC):
-    """A way of covering a text with predictions."""
+    """A way of scoring a text."""
 
     name: ClassVar[str]
     covers: ClassVar[bool]  # whether every character but the first is scored, exactly once
 
     @abstractmethod
     def windows(self, sizes: Sizes) -> list[Windows]:
-        """Returns the windows to score.
+        """Return the windows to score.
 
         Raises:
-            UserError: if the text is too short, or one of the protocol's own settings does not fit the context.
+            UserError: if the text is too short, or the protocol's settings do not fit the context.
         """
 
     @abstractmethod
     def settings(self, sizes: Sizes) -> dict[str, Setting]:
-        """Returns what decides the figure, beside model and text."""
+        """Return what determines the figure, besides model and text."""
 
     def score(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
-        """Returns this process's share of the scores, which are computed as they are asked for, and the settings.
+        """Return an iterator over this process's share of the scores, and the settings.
 
-        By default each window is scored by itself, `num_draws` times.
+        By default each window is scored separately, `num_draws` times.
         """
         batches = in_batches(self.windows(sizes), sizes.batch_size)[share.rank :: share.world_size]
         return score_windows(model, ids, batches, num_draws), self.settings(sizes)
@@ -72,12 +72,12 @@ class Protocol(ABC):
 
 @dataclass(frozen=True)
 class Estimate(Protocol):
-    """The mean over random windows, the same ones at every evaluation.
+    """The mean over random windows, the same at every evaluation.
 
     Attributes:
         num_batches: number of random batches.
-        batch_size: windows in each; None for the batch size of the evaluation.
-        seed: decides the windows.
+        batch_size: windows per batch; None for the evaluation's batch size.
+        seed: determines the windows.
     """
 
     num_batches: PositiveInt = 100
@@ -97,8 +97,8 @@ class Estimate(Protocol):
         num_starts = sizes.num_characters - length
         if num_starts < 1:
             raise UserError(
-                f"A text of {sizes.num_characters} characters is shorter than a window, which takes {length + 1}: "
-                f"use a longer text, or a shorter data.context_length."
+                f"A text of {sizes.num_characters} characters is shorter than a window of {length + 1}: "
+                f"use a longer text, or a smaller data.context_length."
             )
         starts = estimate_starts(self.seed, self.num_batches, batch_size=batch_size, num_starts=num_starts)
         return [Windows(starts, length, scored_from=1)]
@@ -114,9 +114,9 @@ class Estimate(Protocol):
 
 @dataclass(frozen=True)
 class Blocks(Protocol):
-    """Every character but the first, in neighboring blocks of T; the last block is shorter.
+    """Every character but the first, in adjacent blocks of T; the last block may be shorter.
 
-    A character has between 1 and T characters of context, (T + 1) / 2 on average.
+    A character has 1 to T characters of context, (T + 1) / 2 on average.
     """
 
     name: ClassVar[str] = "blocks"
@@ -140,11 +140,10 @@ class Sliding(Protocol):
     """Every character but the first, each with more than T − stride characters of context, or all there are.
 
     Attributes:
-        stride: characters scored per window, in 1 … T; None for T / 2. Recurrent models ignore it: they read the
-            text in one pass, so that every character has all the context there is.
-        blocks: what the same model makes of the same text by `blocks`, with the same context length. Windows that are
-            blocks (half of them, if the stride is T / 2) are taken from there and not computed again, if the model is
-            exact; the figure changes by rounding only.
+        stride: characters scored per window, in 1 … T; None for T / 2. Models of unbounded context ignore it: they
+            read the text in one pass, with all the context there is.
+        blocks: the same model's score of the same text by `Blocks`, with the same context length. For exact models,
+            windows that are blocks (half of them if the stride is T / 2) are reused; only rounding changes.
     """
 
     stride: PositiveInt | None = None
@@ -162,8 +161,8 @@ class Sliding(Protocol):
         stride, last = self._stride(sizes), sizes.num_characters - 1
         if stride > sizes.context_length:
             raise UserError(
-                f"stride={stride} would leave characters out, since a window scores at most "
-                f"{sizes.context_length}: give a stride of at most that."
+                f"stride={stride} would skip characters, since a window scores at most {sizes.context_length}: "
+                "give a stride of at most that."
             )
         length = min(sizes.context_length, last)
         ends = np.arange(length + stride, last + 1, stride)  # the last position that each window scores
@@ -187,13 +186,13 @@ class Sliding(Protocol):
                 return super().score(model, ids, sizes, share, num_draws)
             return self._score_others(model, ids, sizes, share, self.blocks), self.settings(sizes)
         scores = score_in_one_pass(model, ids, chunk=sizes.batch_size * sizes.context_length)
-        # Neither context length nor stride plays a part.
+        # Neither context length nor stride matters.
         return scores if share.rank == 0 else iter(()), dict.fromkeys(self.settings(sizes))
 
     def _score_others(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, blocks: Score
     ) -> Iterator[Scored]:
-        """Yields the scores of windows that are blocks, as they are known, and computes those of all others."""
+        """Yield the known scores of windows that are blocks, and compute those of all others."""
         if blocks.per_character is None or blocks.settings != Blocks().settings(sizes):
             raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
         known = torch.from_numpy(blocks.per_character).to(ids.device)
@@ -225,18 +224,18 @@ def evaluate(
     world_size: int = 1,
     num_draws: int = 4,
 ) -> Score:
-    """Scores a text. Neither the model's mode nor any global random state is changed.
+    """Score a text, without changing the model's mode or any global random state.
 
     Args:
-        model: any language model; computes in the precision (autocast) that the caller has set.
+        model: any language model; computes in the caller's precision (autocast).
         ids: (N,) character ids of any integer type, on any device.
-        protocol: how to cover the text.
+        protocol: how to score the text.
         context_length: T; a window has T+1 characters.
-        batch_size: windows scored at a time, which bounds the memory; with it, only rounding changes.
-        rank: this process's number. Processes share the batches; all of them get the whole score.
-        world_size: number of processes. If more than one, they must have formed a `torch.distributed` group.
-        num_draws: how often a bound is estimated, of which the mean is taken and its standard error computed.
-            The draws are the same at every evaluation with the same batch size. No effect on exact models.
+        batch_size: windows per batch; affects memory, and the figure by rounding only.
+        rank: this process's rank. Processes share the batches; all of them return the whole score.
+        world_size: number of processes; if more than one, they must form a `torch.distributed` group.
+        num_draws: number of estimates of a bound, for its mean and standard error. The draws are the same at every
+            evaluation with the same batch size. No effect on exact models.
 
     Raises:
         UserError: if the context is longer than the model's, the text too short, or a size not positive.
@@ -256,7 +255,7 @@ def evaluate(
     batches, settings = protocol.score(model, ids, sizes, share, draws)
 
     mean = NegativeLogLikelihood(sync_on_compute=world_size > 1).to(device)
-    mean.update(torch.empty(0))  # a rank may have no batch at all
+    mean.update(torch.empty(0))  # a rank may have no batch
     per_character = torch.zeros(len(ids) - 1 if protocol.covers else 0, device=device)
     variance = 0.0  # of the sum over all characters
     with evaluation_mode(model), untouched_randomness(device):
@@ -266,7 +265,7 @@ def evaluate(
             if protocol.covers:
                 per_character[batch.positions - 1] = batch.nll.to(per_character.dtype)
     if world_size > 1:
-        torch.distributed.all_reduce(per_character)  # each rank has zeros where others have scored
+        torch.distributed.all_reduce(per_character)  # each rank has zeros where others scored
         variance = _sum_over_ranks(variance, device)
     windows = protocol.windows(sizes)
     characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
@@ -288,14 +287,14 @@ def _sum_over_ranks(value: float, device: torch.device) -> float:
 
 
 def check_positive(name: str, value: int) -> None:
-    """Raises `UserError` if a size is not positive."""
+    """Raise `UserError` unless a size is positive."""
     if value < 1:
-        raise UserError(f"{name}={value} is not a size: give an integer ≥ 1.")
+        raise UserError(f"{name}={value} is too small: give an integer ≥ 1.")
 
 
 def check_covered(num_characters: int) -> None:
-    """Raises `UserError` if a text has no second character."""
+    """Raise `UserError` unless a text has a second character."""
     if num_characters < 2:
         raise UserError(
-            f"A text of {num_characters} character(s) leaves nothing to predict after the first: give a longer one."
+            f"A text of {num_characters} character(s) has nothing to predict after the first: give a longer one."
         )

@@ -14,18 +14,18 @@ Setting = int | float | str | None
 
 @dataclass(frozen=True)
 class Score:
-    """How well a model predicts a text, and how that was measured.
+    """How well a model predicts a text, and how it was measured.
 
     Attributes:
         protocol: "estimate", "blocks", "sliding" or "online".
         nll: mean negative log-likelihood, in nats per character.
-        characters: how many characters that is the mean of.
-        likelihood: "bound" if `nll` is an estimate of an upper bound of what an exact model would give.
-        settings: what else decides the figure: context length, stride, number of batches, learning rate …
-        standard_error: of `nll`, from the draws that a bound is estimated with; None for exact models. It says
-            nothing of the choice of the text.
+        characters: number of characters scored.
+        likelihood: "exact", or "bound" if `nll` is an estimate of an upper bound.
+        settings: what else determines the figure: context length, stride, number of batches, learning rate …
+        standard_error: of `nll`, over the draws by which a bound is estimated; None for exact models. It does not
+            include the choice of the text.
         per_character: (N−1,) float32, the nll of every character of the text but the first; None for `estimate`,
-            which does not cover the text. For bounds only its sum means something.
+            which does not cover the text. For bounds only the sum is meaningful.
     """
 
     protocol: str
@@ -57,12 +57,12 @@ class Score:
         if math.isnan(self.nll):
             return "The model predicts nan: its training has diverged."
         return (
-            "The model finds this text impossible: it gives a character that occurs in it the probability 0. For a "
-            "model trained by EM, optimizer.smoothing above 0 prevents that."
+            "The model finds this text impossible: one of its characters has probability 0. For a model trained by EM, "
+            "optimizer.smoothing above 0 prevents that."
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns everything but `per_character`, ready for JSON: a figure that is not finite is None."""
+        """Return all fields but `per_character`, ready for JSON: figures that are not finite are None."""
         figures = {
             "nll": self.nll,
             "bpc": self.bpc,

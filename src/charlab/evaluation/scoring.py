@@ -15,16 +15,16 @@ from charlab.data.windows import gather_windows
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.seeding import derive_seed
 
-SEED_OF_DRAWS = 305  # the draws that bounds are estimated with: the same at every evaluation
+SEED_OF_DRAWS = 305  # for the draws that estimate bounds, the same at every evaluation
 
 
 class Windows(NamedTuple):
     """Windows of equal shape.
 
     Attributes:
-        starts: (n,) int64, the position in the text of each window's first character.
+        starts: (n,) int64, the position of each window's first character in the text.
         length: T for windows of T+1 characters.
-        scored_from: the first position of a window that is scored, in 1 … T; those before it are context.
+        scored_from: the first position to score in each window, in 1 … T; earlier ones are context.
     """
 
     starts: np.ndarray
@@ -33,12 +33,12 @@ class Windows(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """What has been scored at once.
+    """The scores of one batch.
 
     Attributes:
-        positions: (B, n), where in the text the scored characters stand.
+        positions: (B, n), the scored characters' positions in the text.
         nll: (B, n), in nats; the mean over the draws.
-        variance: of the sum of `nll`, as estimated from the draws; 0 if there is one only.
+        variance: of the sum of `nll`, estimated from the draws; 0 for a single draw.
     """
 
     positions: Int[Tensor, "B n"]
@@ -47,12 +47,12 @@ class Scored(NamedTuple):
 
 
 def reads_on(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
-    """Returns whether the model reads a text of any length in one pass."""
+    """Return whether the model reads a text of any length in one pass."""
     return isinstance(model, AutoregressiveModel) and model.context_length is None
 
 
 def nll_of_next(logits: Float[Tensor, "B n V"], characters: Int[Tensor, "B n"]) -> Float[Tensor, "B n"]:
-    """Return −log p of the characters that came, in nats; ∞ where no character has a probability."""
+    """Return −log p of the actual characters, in nats; ∞ where all logits are −∞."""
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
     nll = F.cross_entropy(logits.transpose(1, 2), characters.long(), reduction="none")
@@ -60,7 +60,7 @@ def nll_of_next(logits: Float[Tensor, "B n V"], characters: Int[Tensor, "B n"]) 
 
 
 def in_batches(windows: list[Windows], batch_size: int) -> list[tuple[int, Windows]]:
-    """Returns the windows in numbered batches of at most `batch_size`."""
+    """Return the windows in numbered batches of at most `batch_size`."""
     batches = [
         group._replace(starts=group.starts[first : first + batch_size])
         for group in windows
@@ -72,7 +72,7 @@ def in_batches(windows: list[Windows], batch_size: int) -> list[tuple[int, Windo
 def score_windows(
     model: LanguageModel, ids: Int[Tensor, " N"], batches: list[tuple[int, Windows]], num_draws: int
 ) -> Iterator[Scored]:
-    """Scores numbered batches of windows, each `num_draws` times with draws that depend on its number alone."""
+    """Score numbered batches of windows, each `num_draws` times, with draws seeded by the batch's number."""
     for number, (starts, length, scored_from) in batches:
         first = torch.from_numpy(starts).to(ids.device)
         window = gather_windows(ids, first, length)  # (B, T+1)
@@ -105,7 +105,7 @@ def score_window(
 
 
 def score_in_one_pass(model: AutoregressiveModel, ids: Int[Tensor, " N"], chunk: int) -> Iterator[Scored]:
-    """Scores every character but the first, given all before it; reads `chunk` characters at a time."""
+    """Score every character but the first, given all earlier ones, reading `chunk` characters at a time."""
     state = model.init_state(1)
     for start in range(0, len(ids) - 1, chunk):
         end = min(start + chunk, len(ids) - 1)

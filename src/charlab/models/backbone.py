@@ -1,7 +1,7 @@
 """The backbone: embedding, N blocks of a mixer and a feed-forward layer, norm, readout.
 
-Every part is swapped by composition: a configuration names a constructor, the backbone calls it with the sizes that
-it alone knows. With attention as its mixer this is a transformer; with a state-space layer it is not.
+Every part is swapped by composition: a configuration names a constructor, and the backbone calls it with its own
+sizes. With attention as its mixer this is a transformer, with a state-space layer a state-space model.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Part = Callable[..., nn.Module]
 
 @runtime_checkable
 class WritesToResidual(Protocol):
-    """A mixer or feed-forward layer whose last linear map can be initialized as a write to the residual stream."""
+    """A mixer or feed-forward layer that names the linear map by which it writes to the residual stream."""
 
     def output_projection(self) -> nn.Linear: ...
 
 
 class BackboneState(NamedTuple):
-    """The number of characters read so far, each layer's own state, and the last characters if n-grams need them."""
+    """The number of characters read, each layer's state, and the last characters if n-grams need them."""
 
     length: int
     layers: list[Any]
@@ -45,11 +45,11 @@ class Block(nn.Module):
     Args:
         mixer: lets positions exchange information.
         feed_forward: works on each position by itself; None leaves it out.
-        norms: a norm for the mixer and one for the feed-forward layer; identities for none.
+        norms: one for the mixer and one for the feed-forward layer; identities for none.
         norm_placement: "pre" is x + f(norm(x)) (Radford et al. 2019), "post" is norm(x + f(x)) (Vaswani et al. 2017,
             section 3.1).
         residual: whether x is added at all.
-        dropout: probability that a component of what the mixer or feed-forward layer writes is zeroed in training.
+        dropout: probability of zeroing a component of what the mixer or feed-forward layer writes, in training.
     """
 
     def __init__(
@@ -73,12 +73,12 @@ class Block(nn.Module):
         return self._feed_forward(x)
 
     def last_position(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 1 D"]:
-        """Returns the last position of `forward`; the feed-forward layer is not applied to any other."""
+        """Return the last position of `forward`, without the feed-forward layer at the others."""
         mixed = self.mixer(self._read(x, self.mixer_norm))[:, -1:]
         return self._feed_forward(self._write(x[:, -1:], mixed, self.mixer_norm))
 
     def extend(self, x: Float[Tensor, "B n D"], state: Any) -> tuple[Float[Tensor, "B n D"], Any]:
-        """Reads n more positions."""
+        """Read n more positions."""
         mixed, state = self.mixer.extend(self._read(x, self.mixer_norm), state)
         return self._feed_forward(self._write(x, mixed, self.mixer_norm)), state
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
         return norm(x) if self.norm_placement == "pre" else x
 
     def _write(self, x: Tensor, written: Tensor, norm: nn.Module) -> Tensor:
-        if self.training:  # outside of training a call that does nothing, twice a layer, for every character drawn
+        if self.training:  # else the call does nothing, but twice a layer for every character sampled
             written = self.dropout(written)
         total = x + written if self.residual else written
         return norm(total) if self.norm_placement == "post" else total
@@ -102,20 +102,20 @@ class Backbone(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V.
-        context_length: the most characters T that a prediction looks at. Recurrent mixers without a position encoding
-            have no such limit: there it only tells them how long the windows of training are.
+        context_length: the most characters T a prediction looks at. Recurrent mixers without a position encoding have
+            no such limit: for them it is only the length of training windows.
         embed_dim: size D of the embeddings.
         num_layers: number of blocks.
-        mixer: `mixer(embed_dim, context_length[, position])`; a list gives the layers' mixers in turn. An encoding
-            that acts on scores is given to those that have some.
+        mixer: `mixer(embed_dim, context_length[, position])`, or a list that the layers cycle through. A position
+            encoding that acts on scores is passed to mixers that have scores.
         feed_forward: `feed_forward(embed_dim)`, or None for blocks without one.
         position: `position(embed_dim, context_length)`, or None.
-        ngrams: `ngrams(vocab_size, embed_dim)`: what the last few characters add to the embedding; None for nothing.
+        ngrams: `ngrams(vocab_size, embed_dim)`, embeddings of the last few characters to add; None for none.
         norm: `norm(embed_dim)`, or None for no norm anywhere.
         norm_placement: "pre" (with a norm before the readout) or "post".
         residual: whether blocks add to their input.
         dropout: on the embeddings and on what each mixer and feed-forward layer writes.
-        tied_embeddings: whether the readout's weights are the embedding's (Press and Wolf, arXiv 1608.05859).
+        tied_embeddings: whether the readout shares the embedding's weights (Press and Wolf, arXiv 1608.05859).
         readout_bias: whether the readout has a bias.
         initialization: `initialization(model)` sets the initial weights; None keeps torch's.
     """
@@ -152,9 +152,9 @@ class Backbone(AutoregressiveModel):
         def build_norm() -> nn.Module:
             return norm(embed_dim) if norm is not None else nn.Identity()
 
-        mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # a list of YAML is a Sequence
+        mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # OmegaConf's list is a Sequence, but no list
         if not mixers:
-            raise UserError("model.mixer is an empty list: give the layers' mixers, or one for all of them.")
+            raise UserError("model.mixer is an empty list: name at least one mixer.")
         used = mixers[:num_layers]
         if score_position is not None and not any(map(_has_scores, used)):
             names = " and ".join(dict.fromkeys(_constructor(part).__name__ for part in used))
@@ -212,7 +212,7 @@ class Backbone(AutoregressiveModel):
         return self.readout(self.norm(x[:, -1:]))[:, -1], state
 
     def output_projections(self) -> list[nn.Linear]:
-        """Returns the linear maps that write to the residual stream."""
+        """Return the linear maps that write to the residual stream."""
         parts: list[Any] = [part for block in self.blocks for part in (block.mixer, block.feed_forward)]
         return [part.output_projection() for part in parts if isinstance(part, WritesToResidual)]
 
@@ -230,7 +230,7 @@ class Backbone(AutoregressiveModel):
         return x, BackboneState(state.length + tokens.shape[1], layers, recent)
 
     def _embed(self, tokens: Int[Tensor, "B n"], read: Int[Tensor, "B K+n"], start: int) -> Float[Tensor, "B n D"]:
-        """Embeds the last n of the characters read; those before are there for what they are together."""
+        """Embed the last n of the characters read; earlier ones count for their n-grams only."""
         self.check_length(start + tokens.shape[1])
         x = self.embedding(tokens)
         if self.ngrams is not None:
@@ -245,10 +245,10 @@ def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: Sco
 
 
 def _has_scores(mixer: Part) -> bool:
-    """Returns whether a mixer that is yet to be built has scores for a position encoding to act on."""
+    """Return whether a mixer, not built yet, has scores for a position encoding to act on."""
     return bool(getattr(_constructor(mixer), "has_scores", False))
 
 
 def _constructor(part: Part) -> Any:
-    """Returns what a configuration's partial calls."""
+    """Return the class or function behind a configuration's partial."""
     return getattr(part, "func", part)

@@ -16,8 +16,8 @@ LARGEST_TABLE = 2**30
 class Bigram(AutoregressiveModel):
     """A table of logits: row = current character, column = next character.
 
-    The table starts from N(0, 1), so the untrained loss is well above log V. At the optimum it holds the logarithms
-    of the bigram frequencies of the training text, up to a constant per row.
+    The table starts from N(0, 1), so the untrained loss is well above ln V. The optimum is the logarithms of the
+    training text's bigram frequencies, up to a constant per row.
 
     Args:
         vocab_size: number of distinct characters V; the model has V² parameters.

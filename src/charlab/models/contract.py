@@ -1,7 +1,7 @@
 """What a language model is: the base classes that everything else in charlab relies on.
 
-A model is a probability distribution over the characters that follow a given one. Training minimises `loss`,
-evaluation reports `nll`, generation calls `sample`; nothing outside a model's own file knows more about it.
+A model is a probability distribution over the characters that follow a given one. Training minimizes `loss`,
+evaluation reports `nll`, and generation calls `sample`; no other code depends on how a model works.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         vocab_size: number of distinct characters; ids are 0 … vocab_size − 1.
-        context_length: the most characters that a prediction may look at; None if unbounded (recurrent models).
+        context_length: the most characters a prediction may look at; None if unbounded (recurrent models).
         likelihood: "exact" if `nll` is −log p itself, "bound" if it is an unbiased estimate of an upper bound of it.
     """
 
@@ -41,22 +41,22 @@ class LanguageModel(nn.Module, ABC):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Returns the negative log-likelihood of each character of `window` but the first, in nats.
+        """Return the negative log-likelihood of each character of `window` but the first, in nats.
 
         `nll(window).sum(1)` is −log p(x₁ … x_T | x₀), or an unbiased estimate of an upper bound of it.
 
         Args:
             window: (B, T+1) character ids.
-            scored_from: the first position that is scored, in 1 … T; entries of earlier positions are 0, and the
-                characters there serve as context only.
-            generator: source of randomness for models whose bound is estimated by sampling.
+            scored_from: the first position to score, in 1 … T. Earlier characters serve as context only; their
+                entries are 0.
+            generator: source of randomness for models that estimate their bound by sampling.
 
         Raises:
             ValueError: if T exceeds `context_length`.
         """
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Returns what training minimises: by default the mean of `nll`, in nats per character."""
+        """Return the training loss: by default the mean of `nll`, in nats per character."""
         return self.nll(window, generator=generator).mean()
 
     @abstractmethod
@@ -70,36 +70,36 @@ class LanguageModel(nn.Module, ABC):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B P+length"]:
-        """Returns `prompt` followed by `length` characters drawn from the model.
+        """Return `prompt` followed by `length` characters sampled from the model.
 
         Args:
             prompt: (B, P) character ids, P ≥ 1.
             temperature: divides the logits; 0 takes the most probable character.
-            top_k: draw among the k most probable characters only.
-            top_p: draw among the fewest characters whose probabilities sum to at least p (nucleus sampling,
+            top_k: sample from the k most probable characters only.
+            top_p: sample from the fewest characters whose probabilities sum to at least p (nucleus sampling,
                 Holtzman et al. 2020).
             generator: source of randomness, on the prompt's device.
         """
 
     def check_length(self, length: int) -> None:
-        """Raises `UserError` if a sequence of `length` characters does not fit in the context."""
+        """Raise `UserError` if a sequence of `length` characters does not fit the context."""
         if self.context_length is not None and length > self.context_length:
             raise UserError(
-                f"{length} characters are more than the model's context_length={self.context_length}: "
-                "give it fewer, or train one with a longer context."
+                f"{length} characters do not fit the model's context_length={self.context_length}: give fewer, or "
+                "train a model with a longer context."
             )
 
 
 @runtime_checkable
 class CountedModel(Protocol):
-    """A language model that is fitted, itself or a part of it, in one pass over the training text."""
+    """A language model that is fitted, as a whole or in part, by one pass over the training text."""
 
     def fit(self, train_ids: Int[Tensor, "N"]) -> None:
-        """Counts a text of (N,) character ids, in place of whatever was counted before."""
+        """Count a text of (N,) character ids, discarding earlier counts."""
 
 
 class InfillingModel(LanguageModel):
-    """A language model that can also draw characters in the middle of a text, given what stands on both sides."""
+    """A language model that can also fill in characters in the middle of a text, given both sides."""
 
     @abstractmethod
     def infill(
@@ -112,14 +112,14 @@ class InfillingModel(LanguageModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Returns `tokens` with characters drawn from the model wherever `mask` is true; all others stay.
+        """Return `tokens` with characters sampled from the model wherever `mask` is true.
 
         Args:
-            tokens: (B, L) character ids; those where `mask` is true are not looked at.
+            tokens: (B, L) character ids; those where `mask` is true are ignored.
             mask: (B, L), true where a character is to be filled in.
             temperature: divides the logits; 0 takes the most probable character.
-            top_k: draw among the k most probable characters only.
-            top_p: draw among the fewest characters whose probabilities sum to at least p.
+            top_k: sample from the k most probable characters only.
+            top_p: sample from the fewest characters whose probabilities sum to at least p.
             generator: source of randomness, on the device of `tokens`.
         """
 
@@ -134,7 +134,7 @@ class InfillingModel(LanguageModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B P+length"]:
-        """Fills in a blank of `length` characters at the end of the prompt."""
+        """Fill in a blank of `length` characters at the end of the prompt."""
         check_prompt(prompt)
         check_length(length)
         tokens = F.pad(prompt, (0, length))
@@ -145,22 +145,22 @@ class InfillingModel(LanguageModel):
 class AutoregressiveModel(LanguageModel):
     """A language model that gives p(next character | characters so far) in closed form.
 
-    A subclass implements `forward`. One with a cheaper way to continue a sequence than running it again (a cache,
-    a recurrent state) also overrides `init_state` and `extend`; they must agree with `forward`.
+    A subclass implements `forward`. One that can continue a sequence without running it again (by a cache or a
+    recurrent state) also overrides `init_state` and `extend`, which must agree with `forward`.
     """
 
     @abstractmethod
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Returns the logits of the character that follows each position, looking at no later position.
+        """Return the logits of the character that follows each position, from no later position.
 
         Raises:
             ValueError: if T exceeds `context_length`.
         """
 
     def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        """Returns the logits of the character that follows all of these, the last position of `forward`.
+        """Return the logits of the character that follows `tokens`, the last position of `forward`.
 
-        A subclass may leave out what only the other positions need.
+        A subclass may skip what only the other positions need.
 
         Raises:
             ValueError: if T exceeds `context_length`.
@@ -178,7 +178,7 @@ class AutoregressiveModel(LanguageModel):
         logits = self(window[:, :-1])[:, scored_from - 1 :]  # (B, T+1−scored_from, V)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
-        # One row per character: on a CPU half the time of cross entropy over (B, V, T).
+        # One row per character: on a CPU twice as fast as cross entropy over (B, V, T).
         scored = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
         return F.pad(scored, (scored_from - 1, 0))
 
@@ -192,7 +192,7 @@ class AutoregressiveModel(LanguageModel):
         return torch.empty(batch_size, 0, dtype=torch.long, device=device)
 
     def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
-        """Reads n more characters; returns the logits after each of them, and the new state.
+        """Read n more characters; return the logits after each of them, and the new state.
 
         Equal to the last n positions of `forward` on the whole sequence, to 1e-5 of the logits' scale.
 
@@ -205,7 +205,7 @@ class AutoregressiveModel(LanguageModel):
     def read_prompt(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """Read n more characters; return the logits of the next one only, and the new state.
 
-        A subclass may leave out what only the logits of the other positions need.
+        A subclass may skip what only the logits of the other positions need.
 
         Raises:
             ValueError: if the sequence would grow longer than `context_length`.
@@ -214,7 +214,7 @@ class AutoregressiveModel(LanguageModel):
         return logits[:, -1], state
 
     def advance(self, token: Int[Tensor, "B"], state: State) -> tuple[Float[Tensor, "B V"], State]:
-        """Reads one character; returns the logits of the next one, and the new state."""
+        """Read one character; return the logits of the next one, and the new state."""
         logits, state = self.extend(token[:, None], state)
         return logits[:, -1], state
 

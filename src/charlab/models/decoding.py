@@ -1,4 +1,4 @@
-"""From logits to characters: choosing one, and drawing a continuation one character after the other."""
+"""From logits to characters: sampling one, and streaming a continuation."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ReadsOn(Protocol):
 
 
 def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raises a `UserError` unless `choose` can work with these values."""
+    """Raise `UserError` if a sampling option is out of range."""
     if not (temperature >= 0 and math.isfinite(temperature)):
         raise UserError(f"temperature={temperature} is not a number ≥ 0; 0 takes the most probable character.")
     if top_k is not None and top_k < 1:
@@ -41,19 +41,19 @@ def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> 
 
 
 def check_length(length: int) -> None:
-    """Raises a `UserError` unless `length` is a number of characters to draw."""
+    """Raise `UserError` if `length` is negative."""
     if length < 0:
-        raise UserError(f"length={length} is negative; give the number of characters to draw, 0 or more.")
+        raise UserError(f"length={length} is negative; give the number of characters to sample, 0 or more.")
 
 
 def check_prompt(prompt: Int[Tensor, "B P"]) -> None:
-    """Raises a `UserError` unless there is a character to start from."""
+    """Raise `UserError` if the prompt is empty."""
     if prompt.shape[1] == 0:
         raise UserError("The prompt is empty; give at least one character to start from.")
 
 
 def check_predictions(logits: Float[Tensor, "*B V"]) -> None:
-    """Raise a `UserError` if there is nothing to draw from, with the reason."""
+    """Raise `UserError` with the reason if the logits are no distribution to sample from."""
     best = logits.amax(dim=-1)
     if best.isneginf().any():
         raise UserError(
@@ -72,13 +72,13 @@ def choose(
     top_p: float | None = None,
     generator: torch.Generator | None = None,
 ) -> Int[Tensor, " B"]:
-    """Draws one character per row. Temperature acts first, then top-k, then top-p on what top-k has left.
+    """Sample one character per row: temperature first, then top-k, then top-p on what is left.
 
     Args:
-        logits: (B, V) unnormalised log-probabilities.
+        logits: (B, V) unnormalized log-probabilities.
         temperature: divides the logits; 0 takes the most probable character.
-        top_k: draw among the k most probable characters only.
-        top_p: draw among the fewest characters whose probabilities sum to at least p (nucleus sampling,
+        top_k: sample from the k most probable characters only.
+        top_p: sample from the fewest characters whose probabilities sum to at least p (nucleus sampling,
             Holtzman et al. 2020).
         generator: source of randomness, on the device of `logits`.
 
@@ -96,19 +96,19 @@ def choose(
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / min(temperature, torch.finfo(torch.float32).max)
     is_restricted = top_k is not None or (top_p is not None and top_p < 1)
     probabilities = _restricted(scaled, top_k, top_p) if is_restricted else scaled.softmax(dim=-1)  # (B, V)
-    # What `torch.multinomial` does, without its checks, which take as long again: of exponential clocks, each ticking
-    # at the rate of its probability, any one is the first to ring with just that probability.
+    # As `torch.multinomial`, but without its checks, which take as long again. Of exponential clocks whose rates are
+    # the probabilities, each rings first with its own probability.
     # A device may round a clock to 0; dividing a probability of 0 by it would be nan, which argmax takes for the most.
     clocks = torch.empty_like(probabilities).exponential_(generator=generator).clamp_(min=TINY)
     return (probabilities / clocks).argmax(dim=-1)
 
 
 def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
-    """Returns probabilities up to a factor, 0 for what top-k and top-p leave out."""
+    """Return probabilities up to a factor, 0 for what top-k and top-p exclude."""
     ranked, ids = logits.sort(dim=-1, descending=True, stable=True)  # both (B, V)
     probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
     if top_p is not None and top_p < 1:
-        enough = probabilities.cumsum(dim=-1)[:, :-1] >= top_p  # for those ranked below; the first one always stays
+        enough = probabilities.cumsum(dim=-1)[:, :-1] >= top_p  # excludes those ranked below; the first always stays
         probabilities = torch.cat((probabilities[:, :1], probabilities[:, 1:].masked_fill(enough, 0.0)), dim=-1)
     return torch.zeros_like(logits).scatter(1, ids[:, :top_k], probabilities)
 
@@ -125,34 +125,34 @@ def stream(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Int[Tensor, " B"]]:
-    """Draws `length` characters after `prompt`, and yields each as soon as it is drawn.
+    """Sample `length` characters after `prompt`, and yield each at once.
 
-    A model looks at its last `context_length` characters. Until these are all in use, each character costs one
-    `advance`. From then on there is a choice. A cached key was computed from everything before it, so dropping the
-    oldest one is not the same as never having seen it:
+    A model looks at its last `context_length` characters. Until the context is full, each character costs one
+    `advance`. After that there is a choice, since a cached key depends on everything before it, and dropping the
+    oldest key is not the same as never having seen it:
 
-    - "slide" runs `predict_next` on the last `context_length` characters for every new one: what the model was trained
-      to do, and slow.
-    - "rebase" starts a new state from the last half of the context whenever it is full: fast, but predictions then
-      have between half and all of the context, so it draws from another distribution.
+    - "slide" runs `predict_next` on the last `context_length` characters for every new one: slow, but what the model
+      was trained for.
+    - "rebase" starts a new state from the last half of the context whenever it is full: fast, but predictions see
+      between half and all of the context, so the distribution is another one.
 
     Args:
-        model: any autoregressive model, in the mode (train or eval) that it is to be used in.
+        model: any autoregressive model, in the mode (train or eval) to sample in.
         prompt: (B, P) character ids, P ≥ 1, on the model's device.
-        length: number of characters to draw, ≥ 0.
+        length: number of characters to sample, ≥ 0.
         temperature: see `choose`.
         top_k: see `choose`.
         top_p: see `choose`.
-        overflow: what to do once the context is full; of no effect if `model.context_length` is None.
-        num_samples: number of texts to draw after the one prompt (B = 1), which is read once; None for one per row.
+        overflow: what to do once the context is full; no effect if `model.context_length` is None.
+        num_samples: number of texts to sample after a single prompt (B = 1), which is read once; None for one per row.
         generator: source of randomness, on the model's device.
 
     Yields:
         (B,) character ids, `length` times.
 
     Raises:
-        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range; when
-            drawing, if the model predicts nan (on a GPU it is the first and the last character that are checked).
+        UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range;
+            later, if the model predicts nan or nothing (on a GPU only the first and last characters are checked).
     """
     check_prompt(prompt)
     check_length(length)
@@ -174,7 +174,7 @@ def _stream(
     num_samples: int | None,
     generator: torch.Generator | None,
 ) -> Iterator[Int[Tensor, " B"]]:
-    """Does the work of `stream`, whose arguments have been checked."""
+    """Run `stream` on checked arguments."""
     if length == 0:
         return
     limit = model.context_length
@@ -189,7 +189,7 @@ def _stream(
             logits, state = model.read_prompt(context, model.init_state(num_samples))
     batch_size = len(context)
     for drawn in range(1, length + 1):
-        if drawn in (1, length) or logits.device.type == "cpu":  # on others, each look would wait for the device
+        if drawn in (1, length) or logits.device.type == "cpu":  # elsewhere each check would wait for the device
             check_predictions(logits)
         token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
         yield token
@@ -210,7 +210,7 @@ def _stream(
 
 
 class _UnknownLayoutError(Exception):
-    """A state does not show which axis of its tensors is the batch."""
+    """It is not clear which axis of a state's tensors is the batch."""
 
 
 def _repeated(state: Any, one: Any, two: Any, times: int) -> Any:
@@ -223,8 +223,8 @@ def _repeated(state: Any, one: Any, two: Any, times: int) -> Any:
         times: how many.
 
     Raises:
-        _UnknownLayoutError: if the states hold something else than tensors, plain values and containers of them, or
-            one has another structure than the others.
+        _UnknownLayoutError: if a state holds anything but tensors, plain values and containers of them, or the three
+            differ in structure.
     """
     if type(state) is not type(one) or type(one) is not type(two):
         raise _UnknownLayoutError

@@ -1,4 +1,4 @@
-"""Feed-forward layers: the part of a block that works on each position by itself."""
+"""Feed-forward layers, which act on each position separately."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class FeedForward(nn.Module):
         return self.contract(self.activation(self.expand(x)))
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.contract
 
 
@@ -58,7 +58,7 @@ class SwiGLU(nn.Module):
 
     Args:
         embed_dim: size D.
-        expansion: width of the hidden layer, as a multiple of D; 8/3 has as many weights as an ungated layer of 4.
+        expansion: width of the hidden layer, as a multiple of D; 8/3 has as many weights as an ungated layer with 4.
         bias: whether the three linear maps have biases.
     """
 
@@ -74,5 +74,5 @@ class SwiGLU(nn.Module):
         return self.contract(F.silu(gate) * value)
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.contract

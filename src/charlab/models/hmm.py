@@ -1,4 +1,4 @@
-"""A hidden Markov model: a chain of hidden states, each of which emits one character."""
+"""A hidden Markov model: a chain of hidden states that each emit one character."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from charlab.types import PositiveInt, checked
 class HiddenMarkovModel(AutoregressiveModel):
     """p(x) = Σ_z p(z₀) Πₜ p(zₜ | zₜ₋₁) Πₜ p(xₜ | zₜ), with K hidden states (Rabiner 1989).
 
-    All that the past tells about the future is a distribution over the K states, so the model is recurrent: the
-    scaled forward algorithm gives exact likelihoods at K² operations per character, whatever the length.
+    The past affects the future only through a distribution over the K states, so the model is recurrent: the scaled
+    forward algorithm gives exact likelihoods at K² operations per character, whatever the length.
 
-    It can be fitted in two ways, which need different leaves:
+    There are two ways of fitting it, with different parameters:
 
     - "logits", for gradients: probabilities are softmaxes of the parameters, and `loss` is the mean `nll`.
     - "log_probabilities", for EM (`charlab.training.em.ExpectationMaximization`): the parameters are logarithms of
-      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, first one included, taken at their
-      exponentials as they are. Its gradient is then minus the expected counts of the E-step of Baum–Welch (Eisner
-      2016); through a softmax, what is common to all entries of a row would cancel.
+      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, the first included, of their
+      exponentials without normalizing. Its gradient is minus the expected counts of Baum–Welch's E-step (Eisner
+      2016); a softmax would cancel what the entries of a row have in common.
 
-    `nll` and `forward` normalize in both cases. Both start from softmaxes of N(0, 1).
+    `nll` and `forward` normalize in both cases. Both ways start from softmaxes of N(0, 1).
 
     Args:
         vocab_size: number of distinct characters V; the model has K + K² + K·V parameters.
@@ -59,7 +59,7 @@ class HiddenMarkovModel(AutoregressiveModel):
                 leaf.data = leaf.data.log_softmax(dim=-1)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Returns log-probabilities."""
+        """Return log-probabilities."""
         return self.extend(tokens, self.init_state(tokens.shape[0]))[0]
 
     def nll(
@@ -75,10 +75,10 @@ class HiddenMarkovModel(AutoregressiveModel):
         return F.pad(-log_likelihood[:, scored_from:], (scored_from - 1, 0))
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Returns the mean of `nll`, or for EM that of −log p(x₀ … x_T), in nats per character.
+        """Return the mean of `nll`, or for EM the mean of −log p(x₀ … x_T), in nats per character.
 
         Raises:
-            UserError: if the parameters should be log-probabilities, but another optimizer than EM has moved them.
+            UserError: if the parameters should be log-probabilities, but an optimizer other than EM has moved them.
         """
         if self.parameterization == "logits":
             return super().loss(window, generator=generator)
@@ -86,7 +86,7 @@ class HiddenMarkovModel(AutoregressiveModel):
         return -_log_likelihood(window, self.initial.exp(), self.transition.exp(), self.emission.exp()).mean()
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B K"]:
-        """Returns the distribution of the hidden state that emits the next character."""
+        """Return the distribution of the hidden state that emits the next character."""
         return self.initial.softmax(dim=-1).expand(batch_size, -1)
 
     def extend(
@@ -105,14 +105,14 @@ class HiddenMarkovModel(AutoregressiveModel):
 
     @torch.no_grad()
     def posterior(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T K"]:
-        """Returns the probabilities of the hidden states at each position, given all characters: p(zₜ | x)."""
+        """Return the probabilities of the hidden states at each position, given all characters: p(zₜ | x)."""
         likelihood = _look_up(tokens, self.emission.softmax(dim=-1))
         smoothed = smooth_states(self.init_state(tokens.shape[0]), self.transition.softmax(dim=-1), likelihood)
         return smoothed.transpose(0, 1)
 
     @torch.no_grad()
     def viterbi(self, tokens: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B"]]:
-        """Returns the most probable hidden states z, and log p(z, x)."""
+        """Return the most probable hidden states z, and log p(z, x)."""
         initial, transition, emission = (
             leaf.log_softmax(dim=-1) for leaf in (self.initial, self.transition, self.emission)
         )
@@ -123,17 +123,17 @@ class HiddenMarkovModel(AutoregressiveModel):
 
 
 def check_log_probabilities(model: nn.Module) -> None:
-    """Raises a `UserError` unless the exponentials of every row of every parameter of `model` sum to 1."""
+    """Raise `UserError` unless every row of every parameter of `model` holds log-probabilities."""
     for name, leaf in model.named_parameters():
         if leaf.detach().logsumexp(dim=-1).abs().max() > 1e-4:
             raise UserError(
-                f"The rows of the parameter {name} are not log-probabilities; optimizer=em needs a model that says "
-                f"model.parameterization=log_probabilities, and such a model needs optimizer=em."
+                f"The rows of {name} are not log-probabilities: optimizer=em needs "
+                "model.parameterization=log_probabilities, and such a model needs optimizer=em."
             )
 
 
 def _look_up(tokens: Int[Tensor, "B T"], emission: Float[Tensor, "K V"]) -> Float[Tensor, "T B K"]:
-    """Returns each state's entry for each character, with the time first."""
+    """Return each state's entry for each character, time first."""
     return F.embedding(tokens.t().long(), emission.t())
 
 
@@ -143,7 +143,7 @@ def _log_likelihood(
     transition: Float[Tensor, "K K"],
     emission: Float[Tensor, "K V"],
 ) -> Float[Tensor, "B T"]:
-    """Returns log p(xₜ | x₀ … xₜ₋₁) for every character, the first included."""
+    """Return log p(xₜ | x₀ … xₜ₋₁) for every character, the first included."""
     likelihood = _look_up(tokens, emission)  # (T, B, K)
     predicted = predict_states(initial.expand(tokens.shape[0], -1), transition, likelihood[:-1])  # (T, B, K)
     return (predicted * likelihood).sum(dim=-1).log().t()

@@ -1,8 +1,8 @@
 """Inference in hidden Markov models: filtering, smoothing and the most probable path (Rabiner 1989).
 
-Everything here takes the likelihoods p(xₜ | zₜ = k) of a sequence that has been looked up already, (T, B, K) with the
-time first. Filtering and smoothing work with probabilities, scaled to sum to 1 at each step (Rabiner 1989,
-section V.A), so that a step is a matrix product.
+Everything here takes the likelihoods p(xₜ | zₜ = k) of a sequence, (T, B, K) with time first. Filtering and smoothing
+work with probabilities, scaled to sum to 1 at each position (Rabiner 1989, section V.A), so that each position costs
+one matrix product.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from charlab.models.precision import full_precision
 def predict_states(
     initial: Float[Tensor, "B K"], transition: Float[Tensor, "K K"], likelihood: Float[Tensor, "T B K"]
 ) -> Float[Tensor, "T+1 B K"]:
-    """Returns the distribution of each hidden state given the characters before it, p(zₜ | x₀ … xₜ₋₁), t = 0 … T.
+    """Return the distribution of each hidden state given the characters before it, p(zₜ | x₀ … xₜ₋₁), t = 0 … T.
 
     The scaled forward algorithm: filter, fₜ ∝ pₜ ⊙ likelihoodₜ, then predict, pₜ₊₁ = fₜ · transition. The probability
     of a character given those before it is Σₖ pₜ(k) likelihoodₜ(k). Differentiable in all three arguments.
@@ -37,8 +37,8 @@ def predict_states(
 class _PredictStates(torch.autograd.Function):
     """The forward algorithm, whose gradient is the backward algorithm (Eisner 2016).
 
-    Autograd would add a (K, K) gradient at every step; here these T products of small matrices are one of large
-    ones, which makes training with 1,024 states 1.6 times as fast.
+    Autograd would add a (K, K) gradient at every position. Here these T small matrix products are one large product,
+    which makes training with 1,024 states 1.6 times as fast.
     """
 
     @staticmethod
@@ -70,18 +70,18 @@ class _PredictStates(torch.autograd.Function):
 
 
 def _filter(predicted: Tensor, likelihood: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns p(zₜ | x₀ … xₜ) and p(xₜ | x₀ … xₜ₋₁), from p(zₜ | x₀ … xₜ₋₁) and p(xₜ | zₜ)."""
+    """Return p(zₜ | x₀ … xₜ) and p(xₜ | x₀ … xₜ₋₁), from p(zₜ | x₀ … xₜ₋₁) and p(xₜ | zₜ)."""
     joint = predicted * likelihood
-    # After a character that no state can emit there is no distribution: 0 rather than nan, so that its nll is inf.
+    # After a character that no state emits there is no distribution: 0 rather than nan makes its nll infinite.
     normalizer = joint.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(joint.dtype).tiny)
     return joint / normalizer, normalizer
 
 
 @full_precision
 def predict_characters(predicted: Float[Tensor, "T B K"], emission: Float[Tensor, "K V"]) -> Float[Tensor, "T B V"]:
-    """Returns the log-probabilities of all characters, where the hidden states have the probabilities `predicted`."""
+    """Return the log-probabilities of all characters under the hidden states' distribution `predicted`."""
     probabilities = predicted @ emission
-    impossible = probabilities == 0  # whose logarithm has no gradient, and is not to make all others nan
+    impossible = probabilities == 0  # the gradient of log 0 would turn all others into nan
     return probabilities.masked_fill(impossible, 1.0).log().masked_fill(impossible, -torch.inf)
 
 
@@ -90,12 +90,12 @@ def predict_characters(predicted: Float[Tensor, "T B K"], emission: Float[Tensor
 def smooth_states(
     initial: Float[Tensor, "B K"], transition: Float[Tensor, "K K"], likelihood: Float[Tensor, "T B K"]
 ) -> Float[Tensor, "T B K"]:
-    """Returns the posterior of each hidden state given the whole sequence, p(zₜ | x₀ … x_{T−1}).
+    """Return the posterior of each hidden state given the whole sequence, p(zₜ | x₀ … x_{T−1}).
 
     The forward–backward algorithm, Rabiner 1989, equation (27). Arguments as for `predict_states`.
     """
     predicted = predict_states(initial, transition, likelihood[:-1])  # (T, B, K)
-    smoothed, normalizer = _filter(predicted, likelihood)  # what remains is the factor of the later characters
+    smoothed, normalizer = _filter(predicted, likelihood)  # later characters are missing
     message = torch.ones_like(smoothed[-1])  # p(xₜ₊₁ … | zₜ) / p(xₜ₊₁ … | x₀ … xₜ)
     for t in reversed(range(likelihood.shape[0] - 1)):
         message = (message * likelihood[t + 1] / normalizer[t + 1]) @ transition.t()
@@ -107,13 +107,13 @@ def smooth_states(
 def most_probable_path(
     log_initial: Float[Tensor, "B K"], log_transition: Float[Tensor, "K K"], log_likelihood: Float[Tensor, "T B K"]
 ) -> tuple[Int[Tensor, "T B"], Float[Tensor, "B"]]:
-    """Returns the most probable sequence of hidden states, and its log-probability jointly with the characters.
+    """Return the most probable sequence of hidden states, and its joint log-probability with the characters.
 
     The Viterbi algorithm, Rabiner 1989, equations (32) to (35). Arguments are the logarithms of those of
     `predict_states`. Time T·B·K², memory T·B·K.
     """
     arriving = log_transition.t().contiguous()  # row = to, column = from
-    scores = torch.empty_like(log_likelihood)  # of the best path that ends in each state, its character included
+    scores = torch.empty_like(log_likelihood)  # of the best path that ends in each state
     scores[0] = log_initial + log_likelihood[0]
     for t in range(1, len(scores)):
         scores[t] = (scores[t - 1, :, None, :] + arriving).amax(dim=-1) + log_likelihood[t]  # over (B, to, from)

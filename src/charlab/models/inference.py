@@ -1,4 +1,4 @@
-"""Using a model without training it, and leaving no trace of having done so."""
+"""Running a model without side effects."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Returns the device of the model's parameters and buffers; the CPU for a model that has neither."""
+    """Return the device of the model's parameters and buffers; the CPU if it has neither."""
     first = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Puts the model and its parts into evaluation mode; afterwards each has the mode back that it had."""
+    """Put the model into evaluation mode, and restore the mode of each of its parts afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -30,9 +30,9 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def untouched_randomness(device: torch.device) -> Iterator[None]:
-    """Gives the global random number generators back the states that they had, so that nobody's numbers shift.
+    """Restore the global random number generators afterwards.
 
-    torch cannot save the generator of an `mps` device this way, so there only the CPU's is kept.
+    torch cannot save the generator of an `mps` device this way, so there only the CPU's is restored.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else [], device_type="cuda"):
         yield

@@ -14,15 +14,15 @@ UNDECAYED = "_no_weight_decay"  # the attribute that marks a parameter
 
 @runtime_checkable
 class ResidualModel(Protocol):
-    """A model that says which of its linear maps write to the residual stream."""
+    """A model that names the linear maps that write to its residual stream."""
 
     def output_projections(self) -> list[nn.Linear]: ...
 
 
 def undecayed(values: Tensor) -> nn.Parameter:
-    """Return a parameter that no optimizer pulls toward 0: a decay rate, a step size, a frequency.
+    """Return a parameter exempt from weight decay: a decay rate, a step size, a frequency.
 
-    The mark is the one that the authors of S4 and Mamba use, so layers of their code are respected as well.
+    The mark is the one that the authors of S4 and Mamba use, so it also works for their own layers.
     """
     parameter = nn.Parameter(values)
     setattr(parameter, UNDECAYED, True)
@@ -30,16 +30,15 @@ def undecayed(values: Tensor) -> nn.Parameter:
 
 
 def normal(model: nn.Module, *, std: PositiveFloat, scale_residual: bool, zero_residual: bool) -> None:
-    """Draws every linear and embedding weight from N(0, std²) and sets every bias to 0.
+    """Draw every linear and embedding weight from N(0, std²), and set every bias to 0.
 
-    A layer whose weights mean something else (a decay, a step size) keeps its own by an attribute
-    `keeps_initialization = True`.
+    A layer with `keeps_initialization = True` is left alone: its weights have another meaning, such as a decay.
 
     Args:
         model: changed in place; its `output_projections()` are the maps that write to the residual stream.
         std: standard deviation.
-        scale_residual: divides the residual writes' deviation by the root of their number (GPT-2).
-        zero_residual: sets the residual writes to 0, so that every block starts as the identity.
+        scale_residual: divide the standard deviation of residual writes by the root of their number (GPT-2).
+        zero_residual: set residual writes to 0, so that every block starts as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not getattr(module, "keeps_initialization", False):

@@ -1,4 +1,4 @@
-"""Linear maps: of a few vectors as fast as the weights can be read, and several of the same input in one product."""
+"""Linear layers: one that is fast for a few vectors, and one that stacks several maps of the same input."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4  # at most so many vectors: with eight, torch's own product is as fast again
-LARGE = 2**16  # more weights than so many: up to there a core's cache holds them, and torch's own product is faster
-HAS_MKL = torch.backends.mkl.is_available()  # measured with no other library
+FEW = 4  # vectors at most: with eight, torch's own product is as fast again
+LARGE = 2**16  # weights at least: fewer fit a core's cache, and torch's own product is faster
+HAS_MKL = torch.backends.mkl.is_available()  # no other library was measured
 
 
 class Linear(nn.Linear):
-    """torch's, except that all cores share the product with a few vectors when nothing is trained.
+    """`nn.Linear` that shares the product with a few vectors among all cores, outside training.
 
-    Drawing a text is such products and little else, and each is as fast as its weights can be read. MKL leaves that
-    with one vector to one core, and copies the weights into another order for those with a few more. As a batch of
-    products with columns, one for each core, they are read in the order in which they lie (docs/performance.md).
+    Such products are nearly all that generation does, and reading the weights limits their speed. MKL uses one core
+    for a single vector, and copies the weights for a few more. As a batch of one product per core, the weights are
+    read once and in order (docs/performance.md).
     """
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
@@ -28,7 +28,7 @@ class Linear(nn.Linear):
             or self.in_features * self.out_features <= LARGE
             or not HAS_MKL
             or x.device.type != "cpu"
-            or torch.is_autocast_enabled("cpu")  # which would convert these views of the weights at each call
+            or torch.is_autocast_enabled("cpu")  # which would convert the weights at each call
             or self.out_features % (parts := torch.get_num_threads())
         ):
             return super().forward(x)
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
 class StackedLinear(Linear):
     """Several linear maps of the same input, stacked in one matrix so that one product computes them all.
 
-    What looks at matrices one by one (an optimizer that orthogonalizes them) finds their heights here.
+    An optimizer that works on single matrices finds their heights here.
 
     Args:
         in_features: size of the input.
@@ -57,5 +57,5 @@ class StackedLinear(Linear):
         self.heights = tuple(heights)
 
     def maps(self, x: Float[Tensor, "... D"]) -> tuple[Tensor, ...]:
-        """Returns the output of each map."""
+        """Return the output of each map."""
         return self(x).split(self.heights, dim=-1)

@@ -1,4 +1,4 @@
-"""Masked diffusion: a text appears character by character, in random order, out of masks."""
+"""Masked diffusion: a text emerges from masks, character by character in random order."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from charlab.types import PositiveInt, Probability, checked
 class MaskedDiffusion(InfillingModel):
     """Absorbing-state discrete diffusion (MDLM, arXiv 2406.07524), without time, as in RADD (arXiv 2406.03736).
 
-    Noise turns one character after another into a mask, in random order, until only what is given is left. A
-    denoiser, a transformer that looks both ways, learns p(xᵢ | all characters that are not masked) for every masked
-    i at once. That is all it takes to run the process backwards: given x₀, uncover x₁ … x_T in random order σ.
-    So p(x₁ … x_T | x₀) = E_σ Πₖ p(x_σ(k) | x₀, x_σ(1) … x_σ(k−1)), and by Jensen's inequality (RADD, theorem 2)
+    Noise masks one character after another, in random order, until only the given ones are left. A denoiser, a
+    transformer that looks both ways, learns p(xᵢ | all characters that are not masked) for every masked i at once.
+    This is enough to run the process backwards: given x₀, uncover x₁ … x_T in random order σ. So
+    p(x₁ … x_T | x₀) = E_σ Πₖ p(x_σ(k) | x₀, x_σ(1) … x_σ(k−1)), and by Jensen's inequality (RADD, theorem 2)
 
         −log p(x₁ … x_T | x₀) ≤ E_σ Σₖ −log p(x_σ(k) | x₀, x_σ(1) … x_σ(k−1))
                               = E_n E_M (T/n) Σ_{i∈M} −log p(xᵢ | x₀, characters outside M),
 
-    where n is uniform on 1 … T and M on the sets of n positions. `nll` draws an n and an M for each window.
+    where n is uniform on 1 … T and M on the sets of n positions. `nll` draws one n and one M for each window.
 
-    The denoiser always reads T+1 positions. Of a shorter text those to the right are masked: they are unknown.
+    The denoiser always reads T+1 positions; a shorter text is padded with masks on the right.
 
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
         context_length: T; the denoiser reads T+1 characters, so that each is predicted from up to T others.
-        num_steps: evaluations of the denoiser with which a blank is filled in. Characters that are uncovered in the
-            same step are drawn independently of one another; None uncovers one in each step, which is exact.
-        embed_dim: these and all further arguments are those of `Backbone`, which the denoiser is.
+        num_steps: evaluations of the denoiser for filling in a blank. Characters uncovered together are sampled
+            independently; None uncovers one at a time, which is exact.
+        embed_dim: this and all further arguments are those of `Backbone`, the denoiser's class.
         num_layers: number of blocks.
         mixer: attention with `causal=False`.
         feed_forward: the blocks' feed-forward layer, or None.
@@ -47,17 +47,17 @@ class MaskedDiffusion(InfillingModel):
         norm_placement: "pre" or "post".
         residual: whether blocks add to their input.
         dropout: on the embeddings and on what each mixer and feed-forward layer writes.
-        tied_embeddings: whether the readout's weights are the embedding's.
+        tied_embeddings: whether the readout shares the embedding's weights.
         readout_bias: whether the readout has a bias.
         initialization: sets the initial weights; None keeps torch's.
 
     Raises:
-        UserError: if a mixer looks in one direction only, or a part does not fit.
+        UserError: if a mixer looks in one direction only, or parts do not fit together.
     """
 
     context_length: int
     likelihood = "bound"
-    looks_both_ways = True  # read by the check of a configuration
+    looks_both_ways = True  # read when a configuration is checked
 
     @checked
     def __init__(
@@ -106,7 +106,7 @@ class MaskedDiffusion(InfillingModel):
                 )
 
     def forward(self, tokens: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
-        """Returns the logits of the character at each position, given those that are not masked.
+        """Return the logits of the character at each position, given those not masked.
 
         Args:
             tokens: (B, S) character ids, S ≤ context_length + 1; `mask_id` is an unknown character.
@@ -117,7 +117,7 @@ class MaskedDiffusion(InfillingModel):
         length = tokens.shape[1]
         self.check_length(length - 1)
         tokens = F.pad(tokens, (0, self.context_length + 1 - length), value=self.mask_id)  # (B, T+1)
-        return self.denoiser(tokens)[:, :length, : self.vocab_size]  # nothing is ever predicted to be a mask
+        return self.denoiser(tokens)[:, :length, : self.vocab_size]  # a mask is never predicted
 
     def nll(
         self,
@@ -126,9 +126,9 @@ class MaskedDiffusion(InfillingModel):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Returns T/n · −log p(xᵢ | what is not masked) where a character is masked, 0 elsewhere, in nats.
+        """Return T/n · −log p(xᵢ | characters not masked) where a character is masked, 0 elsewhere, in nats.
 
-        With `scored_from`, T is the number of characters that are scored; those before are given.
+        With `scored_from`, T is the number of scored characters; earlier ones are given.
         """
         num_scored = window.shape[1] - scored_from
         scored = torch.arange(window.shape[1], device=window.device) >= scored_from  # (T+1,)
@@ -152,10 +152,10 @@ class MaskedDiffusion(InfillingModel):
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "B L"]:
-        """Fills in one blank (neighboring masked positions) after the other, from left to right.
+        """Fill in one blank (adjacent masked positions) after another, from left to right.
 
-        Where the text is longer than the T+1 positions that the denoiser reads, it looks at those around the blank's
-        beginning; what a long blank leaves over is then filled in from the next such window, half of which is known.
+        In a text longer than the T+1 positions that the denoiser reads, it reads those around the blank's beginning.
+        The rest of a long blank is filled in from the next such window, half of which is known.
         """
         check_choice(temperature, top_k, top_p)
         if mask.shape != tokens.shape:
@@ -171,8 +171,8 @@ class MaskedDiffusion(InfillingModel):
             stop = min(start + width, length)  # of the window
             end = is_blank.index(False, first, stop) if False in is_blank[first:stop] else stop
             hidden = mask[:, start:stop].clone()
-            hidden[:, : first - start] = False  # what was drawn before is known now
-            hidden[:, end - start :] = False  # the blanks after this one have their turn later
+            hidden[:, : first - start] = False  # sampled before, so known now
+            hidden[:, end - start :] = False  # later blanks come later
             tokens[:, start:stop] = self._uncover(tokens[:, start:stop], hidden, draw, generator)
         return tokens
 
@@ -183,7 +183,7 @@ class MaskedDiffusion(InfillingModel):
         draw: Callable[[Float[Tensor, "M V"]], Int[Tensor, " M"]],
         generator: torch.Generator | None,
     ) -> Int[Tensor, "B S"]:
-        """Returns the window with its hidden characters drawn, in random order, about equally many in each step."""
+        """Return the window with its hidden characters sampled in random order, about equally many at a time."""
         window = window.clone()
         num_hidden = hidden.sum(dim=1, keepdim=True)  # (B, 1)
         ranks = _random_ranks(hidden, generator)  # (B, S)
@@ -201,9 +201,9 @@ class MaskedDiffusion(InfillingModel):
 def _stratified_counts(
     batch_size: int, most: int, device: torch.device, generator: torch.Generator | None
 ) -> Int[Tensor, " B"]:
-    """Returns numbers from 1 to `most`, each of them uniform, that are evenly spread over the batch.
+    """Return numbers from 1 to `most`, each of them uniform, evenly spread over the batch.
 
-    A common random shift of an even grid (as in arXiv 2107.00630), in whole numbers and thus exact.
+    An even grid with one random shift (as in arXiv 2107.00630), in integers and thus exact.
     """
     shift = torch.randint(batch_size * most, (), device=device, generator=generator)
     grid = most * torch.arange(batch_size, device=device)
@@ -211,6 +211,6 @@ def _stratified_counts(
 
 
 def _random_ranks(candidates: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Int[Tensor, "B S"]:
-    """Returns each position's rank, from 0, in a random order of its row in which the candidates come first."""
+    """Return each position's rank, from 0, in a random order of its row in which the candidates come first."""
     keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
     return keys.masked_fill(~candidates, 2.0).argsort(dim=1).argsort(dim=1)

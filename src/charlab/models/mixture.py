@@ -1,4 +1,4 @@
-"""Mixtures: the probabilities of several models, averaged with weights that are fitted to held-out text."""
+"""Mixtures: averages of several models' probabilities, with weights fitted to held-out text."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ Part = Callable[..., LanguageModel]
 class Mixture(AutoregressiveModel):
     """p(xₜ | x₀ … xₜ₋₁) = Σₖ wₖ pₖ(xₜ | x₀ … xₜ₋₁), linear interpolation (Jelinek and Mercer 1980).
 
-    Probabilities are mixed rather than logits, anew for each character. So no character costs more than −log wₖ nats
-    above what it costs under member k, and a member of weight 1 is the mixture.
+    Probabilities are mixed, not logits. So no character costs more than −log wₖ nats above its cost under member k,
+    and a member of weight 1 is the mixture.
 
-    There are three kinds of fitting. `fit` counts the training text for the members that count. `loss` trains those
-    that have parameters, each as if it were alone. `fit_weights` finds the weights, which are equal until then; on
-    text that members have been trained on, it would favor the one that knows that text by heart.
+    Members that count are fitted by `fit`, members with parameters by `loss`, each as if it were alone, and the
+    weights, equal at first, by `fit_weights`. The weights need held-out text: on the members' own training text they
+    would favor the one that has memorized it.
 
     Args:
         vocab_size: number of distinct characters.
         members: by name, what builds each member from the vocabulary's size.
-        weights: a number for each member, in proportion to which they are weighed; None for equal ones, to be fitted.
+        weights: one number per member, proportional to its weight; None for equal weights, to be fitted.
 
     Attributes:
-        context_length: the smallest of the members'; None if none of them has any.
-        frozen: whether the members are finished, and not to be fitted.
+        context_length: the smallest of the members'; None if all are unbounded.
+        frozen: whether the members are not to be fitted.
         weights_are_given: whether the weights are not to be fitted.
 
     Raises:
-        UserError: if there is no member, one does not give the probabilities of the next character, or there are more
-            or fewer weights than members.
+        UserError: if there are no members, one is not autoregressive, or weights and members differ in number.
     """
 
     weights: Tensor  # (M,), none negative, summing to 1
@@ -52,19 +51,19 @@ class Mixture(AutoregressiveModel):
         for name, part in members.items():
             if not callable(part):
                 raise UserError(
-                    f"The mixture's member {name} is {part!r} and not a model's configuration with _partial_: true; "
-                    f"finished runs are named in model.runs of model=ensemble."
+                    f"The mixture's member {name} is {part!r}: give a model's configuration with _partial_: true, or "
+                    "name finished runs in model.runs of model=ensemble."
                 )
         built = {name: part(vocab_size) for name, part in members.items()}
         for name, member in built.items():
             if not isinstance(member, AutoregressiveModel):
                 raise UserError(
                     f"A mixture averages the probabilities of the next character, which its member {name}, a "
-                    f"{type(member).__name__}, does not give: choose an autoregressive model."
+                    f"{type(member).__name__}, does not have: choose an autoregressive model."
                 )
         if weights is not None and len(weights) != len(built):
             raise UserError(
-                f"model.weights={weights} are {len(weights)}, and the members {len(built)}: give one for each."
+                f"model.weights={weights} has {len(weights)} numbers for {len(built)} members: give one for each."
             )
         self.vocab_size = vocab_size
         self.members = cast("Mapping[str, AutoregressiveModel]", nn.ModuleDict(built))
@@ -76,7 +75,7 @@ class Mixture(AutoregressiveModel):
         self.register_buffer("weights", (proportions / proportions.sum()).to(torch.get_default_dtype()))
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Returns log-probabilities."""
+        """Return log-probabilities."""
         self.check_length(tokens.shape[1])
         return self._mix([_normalize(member(tokens)) for member in self.members.values()])
 
@@ -87,17 +86,17 @@ class Mixture(AutoregressiveModel):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        # From the members' own, which some of them (counts, hidden states) have for less than a distribution over V.
+        # By the members' own `nll`, for which counts and HMMs need no distribution over V.
         self.check_length(window.shape[1] - 1)
         members = [member.nll(window, scored_from=scored_from) for member in self.members.values()]
         mixed = -self._mix([-nll[:, scored_from - 1 :] for nll in members])  # (B, T+1−scored_from)
         return F.pad(mixed, (scored_from - 1, 0))
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Returns the mean loss of the members that are trained by gradients, in nats per character.
+        """Return the mean loss of the members trained by gradients, in nats per character.
 
-        The mixture's own likelihood would teach them little: counts know the training text by heart. With an
-        optimizer of Adam's kind, which takes gradients of any scale alike, each learns what it would learn alone.
+        The mixture's own likelihood would teach them little, since counts memorize the training text. With an
+        optimizer like Adam, which ignores the scale of gradients, each member learns as it would alone.
         """
         losses = [
             member.loss(window, generator=generator)
@@ -107,26 +106,26 @@ class Mixture(AutoregressiveModel):
         return torch.stack(losses).mean() if losses else super().loss(window, generator=generator)
 
     def fit(self, train_ids: Int[Tensor, "N"]) -> None:
-        """Fits the members that count to a text, in place of whatever they counted before."""
+        """Fit the members that count, discarding their earlier counts."""
         for member in self.members.values():
             if isinstance(member, CountedModel):
                 member.fit(train_ids)
 
     def freeze(self) -> None:
-        """Keeps the members as they are."""
+        """Exclude the members from training."""
         self.requires_grad_(False)
         self.frozen = True
 
     def fit_weights(self, nll: Float[Tensor, "M N"]) -> None:
-        """Sets the weights to those under which a text is likeliest, see `most_likely_weights`.
+        """Set the weights that maximize the likelihood of a text, see `most_likely_weights`.
 
         Args:
-            nll: of each member, for each character of a text that it has not been trained on.
+            nll: of each member, for each character of a text that no member was trained on.
         """
         self.weights.copy_(most_likely_weights(nll))
 
     def init_state(self, batch_size: int) -> list[Any]:
-        """Returns the members' states."""
+        """Return the members' states."""
         return [member.init_state(batch_size) for member in self.members.values()]
 
     def extend(self, tokens: Int[Tensor, "B n"], state: list[Any]) -> tuple[Float[Tensor, "B n V"], list[Any]]:
@@ -142,17 +141,17 @@ class Mixture(AutoregressiveModel):
 
 
 class Ensemble(Mixture):
-    """Several models of any kind, finished ones or ones that are trained side by side.
+    """Several models of any kind, finished or trained together.
 
     Args:
         vocab_size: number of distinct characters.
-        members: what builds them.
-        runs: folders of finished runs, whose models take the place of `members`. It is here because the key is this
-            node's: what trains an ensemble reads them (`charlab.runs.members`) and builds it without.
+        members: builds them.
+        runs: folders of finished runs to use instead of `members`. `charlab.runs.members` reads them and builds the
+            ensemble with an empty list.
         weights: see `Mixture`.
 
     Raises:
-        UserError: if there are runs that have not been read; and as for `Mixture`.
+        UserError: if `runs` is not empty; and as for `Mixture`.
     """
 
     def __init__(
@@ -160,19 +159,18 @@ class Ensemble(Mixture):
     ) -> None:
         if runs:
             raise UserError(
-                "The runs of an ensemble within another model are not read: name all runs in the one list of "
-                "model=ensemble."
+                "An ensemble within another model cannot name runs: name all runs in the one list of model=ensemble."
             )
         super().__init__(vocab_size, {str(number): member for number, member in enumerate(members, start=1)}, weights)
 
 
 class NeuralNGram(Mixture):
-    """A neural network, which generalizes, and n-gram counts, which remember.
+    """A neural network, which generalizes, mixed with n-gram counts, which memorize.
 
     Args:
         vocab_size: number of distinct characters.
-        neural: builds a model that is trained by gradients.
-        ngram: builds a model that counts.
+        neural: builds the member trained by gradients.
+        ngram: builds the member that counts.
         weights: see `Mixture`.
     """
 
@@ -184,31 +182,30 @@ class NeuralNGram(Mixture):
 def most_likely_weights(
     nll: Float[Tensor, "M N"], *, tolerance: float = 1e-6, max_iterations: int = 1000
 ) -> Float[Tensor, "M"]:
-    """Returns the weights w for which the mean of log Σₖ wₖ pₖ over N characters is largest, by EM.
+    """Return the weights w that maximize the mean of log Σₖ wₖ pₖ over N characters, by EM.
 
-    From equal weights, each iteration makes wₖ the mean posterior probability that member k has drawn a character,
+    From equal weights, each iteration sets wₖ to the mean posterior probability that member k drew a character,
 
         wₖ ← wₖ gₖ,    gₖ = mean over characters of pₖ / Σⱼ wⱼ pⱼ,
 
-    which never lowers the likelihood (Jelinek and Mercer 1980; Dempster et al. 1977). That is a concave function of
-    the weights, so this finds its maximum. What is still missing to it is at most log maxₖ gₖ nats per character
-    (Cover 1984, "An algorithm for maximizing expected log investment return"), which decides when to stop. Each
-    member alone being a choice of weights, the mixture ends no worse than the best of them, to that tolerance; should
-    `max_iterations` be too few for that, the best member alone is returned.
+    which never lowers the likelihood (Jelinek and Mercer 1980; Dempster et al. 1977). The likelihood is concave in the
+    weights, so this finds its maximum, which is at most log maxₖ gₖ nats per character away (Cover 1984, "An algorithm
+    for maximizing expected log investment return"): the stopping rule. The mixture ends no worse than its best member,
+    up to the tolerance; if `max_iterations` are too few for that, the best member alone is returned.
 
-    Where members are nearly alike these steps are tiny, so as long as the likelihood rises they are lengthened, to
-    wₖ gₖ^η with η = 1, 2, 4, …; where it would fall, η is 1 again (Salakhutdinov and Roweis 2003, "Adaptive
+    If members are nearly alike, these updates are tiny. So they are lengthened to wₖ gₖ^η with η = 1, 2, 4, … as long
+    as the likelihood rises, and η returns to 1 where it would fall (Salakhutdinov and Roweis 2003, "Adaptive
     overrelaxed bound optimization methods").
 
     Args:
         nll: of each character under each member, in nats. Characters that are impossible under all members, or nan
-            under one, tell nothing and are left out.
-        tolerance: nats per character that may be missing to the maximum.
-        max_iterations: an end in any case.
+            under one, are left out.
+        tolerance: nats per character below the maximum.
+        max_iterations: most iterations.
     """
     least = nll.double().amin(dim=0)
     told = least.isfinite()
-    # Only ratios of probabilities matter: with the largest of each character 1, none of them vanishes by rounding.
+    # Only ratios of probabilities matter: scaled so that the largest is 1, they do not all underflow.
     p = (least - nll)[:, told].exp()  # (M, n)
     weights = p.new_full((len(nll),), 1 / len(nll))
     mixed, rate = weights @ p, 1.0  # (n,)
@@ -217,7 +214,7 @@ def most_likely_weights(
         if gain.max().log() <= tolerance:
             break
         longer = _normalized(weights * gain**rate)
-        if (longer @ p).log().sum() >= mixed.log().sum():  # not so if it is nan
+        if (longer @ p).log().sum() >= mixed.log().sum():  # false if it is nan
             weights, rate = longer, 2 * rate
         else:
             weights, rate = _normalized(weights * gain), 1.0
@@ -229,7 +226,7 @@ def most_likely_weights(
 
 
 def _normalized(weights: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
-    """Returns weights that sum to 1, none of them 0, from which no iteration would lead back."""
+    """Return weights that sum to 1, none of them 0, since an iteration cannot leave 0."""
     weights = (weights / weights.sum()).clamp(min=1e-12)
     return weights / weights.sum()
 

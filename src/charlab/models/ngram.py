@@ -1,4 +1,4 @@
-"""N-gram models: what has followed the last n − 1, n − 2, … 0 characters in the training text, interpolated."""
+"""N-gram models: counts of what followed the last n − 1, n − 2, … 0 characters in the training text, interpolated."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from charlab.models.running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt, checked
 
-UNSEEN = -1  # stands for every n-gram that does not occur in the training text
+UNSEEN = -1  # every n-gram that does not occur in the training text
 ROOT = 0  # the empty n-gram
 
 Smoothing = Callable[[Counts], tuple[Float[Tensor, "M"], Float[Tensor, "C"]]]
 
 
 class NGram(AutoregressiveModel):
-    """An interpolated n-gram model; order n means that a prediction looks at n − 1 characters.
+    """An interpolated n-gram model; with order n, a prediction looks at n − 1 characters.
 
-    With c a context and c⁻ the same without its oldest character,
+    With c a context and c⁻ the same context without its oldest character,
 
         p(w | c) = mass(cw) + backoff(c) · p(w | c⁻),    p(w | empty⁻) = 1 / V,
 
-    where an n-gram that the training text lacks has mass 0 and, as a context, backoff 1. So the first characters of a
-    sequence, which have fewer than n − 1 before them, are predicted from what there is, and a model that was never
-    fitted is the uniform distribution. `fit` counts; the smoothing makes masses and backoffs of the counts.
+    where an n-gram missing from the training text has mass 0 and, as a context, backoff 1. So the first characters of a
+    sequence are predicted from the few before them, and a model that was never fitted is the uniform distribution.
+    `fit` counts; the smoothing turns counts into masses and backoffs.
 
-    The n-grams of all lengths are the nodes of a tree, in which a node's children are its continuations by one
-    character. Nodes are numbered breadth-first, in the order of (parent, character), so that the codes
-    parent · V + character are sorted, fit int64 at any order, and one binary search goes from an n-gram to its
-    continuation. All positions of all sequences are looked up at once, one length after the other. With a = 0, b = 1
-    and V = 2, the text "abab" and order 2 give
+    The n-grams of all lengths are the nodes of a tree; a node's children are its continuations by one character. Nodes
+    are numbered breadth-first, in the order of (parent, character), so that the codes parent · V + character are
+    sorted and fit int64 at any order, and one binary search leads from an n-gram to its continuation. All positions
+    of all sequences are looked up together, one length at a time. With a = 0, b = 1 and V = 2, the text "abab" and
+    order 2 give
 
         node    0 (the empty one)   1 "a"       2 "b"       3 "ab"      4 "ba"
         code    −1                  0·2+0 = 0   0·2+1 = 1   1·2+1 = 3   2·2+0 = 4
@@ -48,7 +48,7 @@ class NGram(AutoregressiveModel):
         smoothing: a function such as `charlab.models.smoothing.kneser_ney`.
     """
 
-    context_length = None  # one pass over a text is exact and costs the same for each character
+    context_length = None  # one pass is exact, at the same cost for each character
 
     codes: Tensor  # (M,) parent · V + last character of each node; −1 for the root
     occurrences: Tensor  # (M,) how often each n-gram occurs in the training text; 0 for the root
@@ -67,7 +67,7 @@ class NGram(AutoregressiveModel):
         self.register_buffer("backoff", torch.ones(1))
 
     def fit(self, train_ids: Int[Tensor, "N"]) -> None:
-        """Counts the n-grams of a text, in place of whatever was counted before. Computes in float64 on the CPU.
+        """Count the n-grams of a text, discarding earlier counts. Computes in float64 on the CPU.
 
         Args:
             train_ids: (N,) character ids, of any integer type, on any device.
@@ -84,14 +84,14 @@ class NGram(AutoregressiveModel):
             occurrences.append(counts.occurrences)
             mass.append(masses)
             backoff.append(backoffs)  # of the nodes one level up
-        backoff.append(torch.ones(len(tables[-1]), dtype=torch.float64))  # the longest n-grams are no contexts
+        backoff.append(torch.ones(len(tables[-1]), dtype=torch.float64))  # the longest n-grams are not contexts
         self.codes = torch.cat(tables).to(self.codes)
         self.occurrences = torch.cat(occurrences).to(self.occurrences)
         self.mass = torch.cat(mass).to(self.mass)
         self.backoff = torch.cat(backoff).to(self.backoff)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Returns log-probabilities."""
+        """Return log-probabilities."""
         return self._distribution(self._contexts(tokens)).log()
 
     def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
@@ -104,31 +104,31 @@ class NGram(AutoregressiveModel):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        # The same recursion for the one character that did come, so that no distribution over V is made.
+        # The same recursion for the actual character alone, without a distribution over V.
         probability = torch.full_like(window, 1 / self.vocab_size, dtype=self.mass.dtype)  # (B, T+1)
         for context, node in self._walk(window.long(), self.order):
             probability = self._backoff_of(context) * probability + self._mass_of(node)
         return F.pad(-probability[:, scored_from:].log(), (scored_from - 1, 0))
 
     def nll_while_counting(self, text: Int[Tensor, "N"]) -> Float[Tensor, "N-1"]:
-        """Returns the nll of each character of a text but the first, each counted once it is scored.
+        """Return the nll of each character of a text but the first, counting each once it is scored.
 
-        A character thus has the probability that a model gives it which was fitted to the training text and to what
-        precedes it in this one; n-grams that begin in the one and end in the other are not counted. This model itself
-        learns nothing. Computes in float64 on the CPU, some 50,000 characters a second.
+        A character's probability is that of a model fitted to the training text and to all earlier characters of this
+        one; n-grams across the boundary are not counted. The model itself does not change. Computes in float64 on the
+        CPU, about 50,000 characters per second.
 
         Args:
             text: (N,) character ids, of any integer type, on any device.
 
         Raises:
-            UserError: if the text is empty or has an id outside 0 … V − 1, or the smoothing is a user's own.
+            UserError: if the text is empty or has an id outside 0 … V − 1, or the smoothing is not one of charlab's.
         """
-        smoothing = getattr(self.smoothing, "func", self.smoothing)  # a configuration gives a partial
+        smoothing = getattr(self.smoothing, "func", self.smoothing)  # a configuration passes a partial
         if smoothing not in CONTINUED:
             known = " and ".join(f"{known.__module__}.{known.__name__}" for known in CONTINUED)
             raise UserError(
-                f"How to go on counting for model.smoothing={smoothing.__module__}.{smoothing.__name__} is not known: "
-                f"protocol=online is there for {known}."
+                f"protocol=online cannot count on with model.smoothing={smoothing.__module__}.{smoothing.__name__}: it "
+                f"supports {known}."
             )
         codes, occurrences = self.codes[1:].tolist(), self.occurrences[1:].tolist()
         counts = CONTINUED[smoothing](codes, occurrences, order=self.order, vocab_size=self.vocab_size)
@@ -141,7 +141,7 @@ class NGram(AutoregressiveModel):
         return -torch.tensor(probabilities, dtype=torch.float64, device=text.device).log()
 
     def init_state(self, batch_size: int) -> Int[Tensor, "B 0"]:
-        """Returns the characters read so far, of which a state keeps the last n − 2: none."""
+        """Return the state, the last n − 2 characters read: none yet."""
         return torch.empty(batch_size, 0, dtype=torch.long, device=self.codes.device)
 
     def extend(
@@ -167,18 +167,18 @@ class NGram(AutoregressiveModel):
     def _checked(self, text: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         ids = text.detach().to("cpu", torch.long)
         if len(ids) == 0:
-            raise UserError("The text to count n-grams in is empty; give at least one character.")
+            raise UserError("The text to count n-grams in is empty: give at least one character.")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
             raise UserError(
                 f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
-                f"{self.vocab_size}; encode it with the model's own vocabulary."
+                f"{self.vocab_size}: encode it with the model's own vocabulary."
             )
         return ids
 
     def _walk(self, tokens: Int[Tensor, "B T"], longest: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields, for lengths 1 … `longest`, the node (B, T) of the n-gram that ends at each position, and its context.
+        """Yield the contexts and nodes, both (B, T), of the n-grams of lengths 1 … `longest` that end at each position.
 
-        The context is the node of the same n-gram without its last character, which ends one position earlier.
+        A context is the node of the n-gram without its last character, which ends one position earlier.
         """
         context = torch.full_like(tokens, ROOT)
         for _ in range(longest):
@@ -195,13 +195,13 @@ class NGram(AutoregressiveModel):
         return torch.where(node == UNSEEN, 1.0, self.backoff[node])
 
     def _distribution(self, contexts: list[Int[Tensor, "B T"]]) -> Float[Tensor, "B T V"]:
-        """Returns the interpolated distribution, given each position's contexts from the shortest to the longest."""
+        """Return the interpolated distribution, from each position's contexts, shortest first."""
         shape, vocab_size = contexts[0].shape, self.vocab_size
         probabilities = self.mass.new_full((contexts[0].numel(), vocab_size), 1 / vocab_size)  # (B·T, V)
         for nodes in contexts:
             context = nodes.flatten()  # (B·T,)
             probabilities *= self._backoff_of(context)[:, None]
-            first = torch.searchsorted(self.codes, context * vocab_size)  # a context's continuations are neighbors
+            first = torch.searchsorted(self.codes, context * vocab_size)  # a context's continuations are adjacent
             number = torch.searchsorted(self.codes, (context + 1) * vocab_size) - first
             number = torch.where(context == UNSEEN, 0, number)  # (B·T,)
             row = torch.repeat_interleave(number)  # (total number of continuations,)
@@ -212,7 +212,7 @@ class NGram(AutoregressiveModel):
         return probabilities.view(*shape, vocab_size)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # The tables of a fitted model are larger than those of a new one, so these first take the saved sizes.
+        # A fitted model's tables are larger than a new one's, so first resize these.
         for name, buffer in self.named_buffers(recurse=False):
             if prefix + name in state_dict:
                 setattr(self, name, buffer.new_zeros(state_dict[prefix + name].shape))
@@ -220,17 +220,17 @@ class NGram(AutoregressiveModel):
 
 
 def _count(ids: Int[Tensor, "N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, "M"], Counts]]:
-    """Returns the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`."""
+    """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`."""
     levels: list[tuple[Tensor, Counts]] = []
     context, num_contexts, first_context = torch.full_like(ids, ROOT), 1, ROOT
-    previous = ids  # at the end: for each position, the index of its n-gram among those one character shorter
+    previous = ids  # later: each position's index among the n-grams one character shorter
     for length in range(1, order + 1):
         codes, index, occurrences = torch.unique(
             context * vocab_size + ids[length - 1 :], return_inverse=True, return_counts=True
         )
         parent = torch.div(codes, vocab_size, rounding_mode="floor") - first_context
         if length > 1:
-            # Each different n-gram is one predecessor of the n-gram that remains without its oldest character.
+            # Each distinct n-gram adds a predecessor to the n-gram without its oldest character.
             remainder = torch.empty_like(codes)
             remainder[index] = previous[1:]
             shorter_codes, shorter = levels[-1]

@@ -1,4 +1,4 @@
-"""Embeddings of the n-grams that end at a character, to be added to the character's own."""
+"""Embeddings of the n-grams that end at each character, added to the character's own."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from charlab.models.linear import Linear
 from charlab.types import PositiveInt, Probability, checked
 
 PRIME = 2**31 - 1
-HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio: close keys fall far apart (Knuth, volume 3, section 6.4)
+HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio spreads close keys (Knuth, volume 3, section 6.4)
 
 
 class NGramEmbedding(nn.Module):
-    """What the last few characters are together: a sum of learned vectors, one for each order n.
+    """A sum of learned vectors for the n-grams that end at each position, one for each order n.
 
     x_t = W Σₙ Eₙ[h(c_{t−n+1} … c_t)], with a table Eₙ for each order and a hash h, since there are more n-grams than
-    rows. Those that share a row share its vector, and the later layers, which know the characters, tell them apart
-    (hash embeddings, arXiv 1709.03933). What stands before the first character counts as a character of its own.
+    rows. N-grams in the same row share its vector; later layers, which see the characters, tell them apart (hash
+    embeddings, arXiv 1709.03933). Padding before the first character counts as a character of its own.
 
-    A layer of attention first has to learn to look at the characters just before; here that takes a look-up.
+    Attention first has to learn to look at the preceding characters; here a lookup is enough.
 
     Args:
         vocab_size: number of distinct characters.
-        embed_dim: size D of what is returned.
+        embed_dim: size D of the output.
         orders: the lengths n.
         num_rows: rows of each table.
-        table_dim: size of a row; W brings it to D.
-        dropout: probability that an n-gram is left out in training, each by itself. The rows of rare n-grams soon know
-            the training text by heart; so the layers above have to do without them, too.
+        table_dim: size of a row; W projects it to D.
+        dropout: probability of dropping each n-gram in training. Rows of rare n-grams soon memorize the training text;
+            this way the layers above learn to do without them.
 
     Attributes:
         reach: how many characters before its own a position looks at.
 
     Raises:
-        UserError: if there are no orders, or one stands there twice.
+        UserError: if there are no orders, or one is repeated.
     """
 
     @checked
@@ -53,7 +53,7 @@ class NGramEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         if not orders or len(set(orders)) < len(orders):
-            raise UserError(f"model.ngrams.orders={list(orders)} has to name each length once: [2,3,4] for instance.")
+            raise UserError(f"model.ngrams.orders={list(orders)} must name each length once: [2,3,4] for instance.")
         self.base, self.orders, self.num_rows = vocab_size + 1, tuple(sorted(orders)), num_rows
         self.reach = self.orders[-1] - 1
         self.tables = nn.Embedding(len(orders) * num_rows, table_dim)
@@ -68,9 +68,9 @@ class NGramEmbedding(nn.Module):
         return self.projection(vectors.sum(dim=-2))
 
     def rows(self, tokens: Int[Tensor, "B T"]) -> Int[Tensor, "B T N"]:
-        """Returns the rows, of all N tables on top of each other, that stand for the n-grams at each position."""
+        """Return each position's rows in the N stacked tables."""
         length = tokens.shape[1]
-        padded = F.pad(tokens + 1, (self.reach, 0))  # 0 stands before the first character
+        padded = F.pad(tokens + 1, (self.reach, 0))  # 0 is the padding before the first character
         key = torch.zeros_like(tokens)
         rows: list[Tensor] = []
         for order in range(1, self.orders[-1] + 1):  # the key of an n-gram grows to the left

@@ -1,7 +1,7 @@
-"""Position encodings: how a model that compares positions pairwise learns their order.
+"""Position encodings, which tell attention the order of its inputs.
 
-An encoding acts in one of two places: on the embeddings, before the first block (`Learned`, `Sinusoidal`), or on
-the attention scores of every layer (`Rotary`, `ALiBi`).
+An encoding acts either on the embeddings, before the first block (`Learned`, `Sinusoidal`), or on the attention
+scores of every layer (`Rotary`, `ALiBi`).
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ class EmbeddingPosition(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Float[Tensor, "B T D"], start: int) -> Float[Tensor, "B T D"]:
-        """Returns the embeddings of positions start … start + T − 1 with their positions added."""
+        """Return the embeddings of positions start … start + T − 1 with their positions added."""
 
 
 class ScorePosition(nn.Module):
-    """An encoding that acts on attention scores; the base class leaves them as they are."""
+    """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
-    needs_scores = True  # read by the check of a configuration, as `Mixer.has_scores` is
+    needs_scores = True  # read when a configuration is checked, as is `Mixer.has_scores`
 
     def check(self, num_heads: int, head_dim: int) -> None:
-        """Raises `UserError` if attention of this shape cannot use the encoding."""
+        """Raise `UserError` if attention of this shape cannot use the encoding."""
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
-        """Returns queries or keys of positions start … start + T − 1, turned by their positions."""
+        """Return queries or keys of positions start … start + T − 1, rotated by their positions."""
         return x
 
     def bias(self, num_heads: int, queries: int, keys: int, device: torch.device) -> Float[Tensor, "H Q S"] | None:
-        """Returns what is added to the scores of the last `queries` of `keys` positions, or None."""
+        """Return what to add to the scores of the last `queries` of `keys` positions, or None."""
         return None
 
 
@@ -83,10 +83,10 @@ class Sinusoidal(EmbeddingPosition):
 
 
 class Rotary(ScorePosition):
-    """Turns each pair of query and key components by an angle proportional to the position.
+    """Rotate each pair of query and key components by an angle proportional to the position.
 
-    A score then depends on the distance of the two positions alone (RoFormer, arXiv 2104.09864, equation 34). The
-    rotation is computed in float32 also where queries and keys are in half precision, and rounded once, at the end.
+    A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). The
+    rotation is computed in float32 even in half precision, and rounded once, at the end.
 
     Args:
         embed_dim: size of the embeddings (unused: the rotation acts within a head).
@@ -104,7 +104,7 @@ class Rotary(ScorePosition):
     def check(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
             raise UserError(f"position=rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
-        if not hasattr(self, f"cos_{head_dim}"):  # attention layers say how wide their heads are
+        if not hasattr(self, f"cos_{head_dim}"):  # the table depends on the size of the heads
             cos, sin = _cos_and_sin(head_dim, self.context_length, self.base)
             self.register_buffer(f"cos_{head_dim}", cos, persistent=False)
             self.register_buffer(f"sin_{head_dim}", sin, persistent=False)
@@ -118,10 +118,10 @@ class Rotary(ScorePosition):
 
 
 class ALiBi(ScorePosition):
-    """Lowers each score in proportion to the distance, with a slope per head (arXiv 2108.12409, section 3).
+    """Lower each score in proportion to the distance, with a slope per head (arXiv 2108.12409, section 3).
 
-    In bfloat16 the attention kernel wants the biases in bfloat16 too, which has 8 significant bits: of 1,024
-    distances, 513 are told apart. Distances up to 256 are exact where the number of heads is a power of 2.
+    In bfloat16 the attention kernel needs biases in bfloat16, which has 8 significant bits: of 1,024 distances, 513
+    are told apart. Distances up to 256 are exact if the number of heads is a power of 2.
 
     Args:
         embed_dim: size of the embeddings (unused).

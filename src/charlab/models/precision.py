@@ -1,4 +1,4 @@
-"""Computations that half precision would spoil: long products of decays, sums over a whole sequence."""
+"""Full precision for computations that half precision would spoil: long products of decays, long sums."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Runs `function` outside autocast, on float32 in place of half-precision tensors (float64 stays)."""
+    """Run `function` outside autocast, with half-precision tensors converted to float32."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
         promoted = cast(Any, map(_promote, args))
-        if not torch.amp.is_autocast_available(device):  # such as "meta", whose tensors have a shape but no numbers
+        if not torch.amp.is_autocast_available(device):  # such as "meta"
             return function(*promoted, **kwargs)
         with torch.autocast(device, enabled=False):
             return function(*promoted, **kwargs)

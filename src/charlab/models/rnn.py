@@ -1,4 +1,4 @@
-"""The classic recurrent networks, on torch's own fused layers."""
+"""The classic recurrent networks, by torch's fused layers."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from charlab.types import PositiveInt, Probability, checked
 
 
 class RecurrentModel(AutoregressiveModel):
-    """Embedding, `num_layers` recurrent layers, readout. What has been read is remembered in a state of fixed size.
+    """Embedding, `num_layers` recurrent layers, readout; the state has a fixed size.
 
-    A subclass names torch's layer. There is no context length: a prediction may depend on the whole text, and the
-    state that one window ends with can start the next.
+    A subclass names torch's layer. There is no context length: a prediction may depend on the whole text, and one
+    window's last state can start the next window.
 
     Args:
         vocab_size: number of distinct characters V.
         embed_dim: size of the embeddings.
         hidden_dim: size of each layer's state.
-        num_layers: number of recurrent layers, each reading the one below.
-        dropout: probability that a component of the embeddings or of a layer's output is zeroed in training.
+        num_layers: number of recurrent layers.
+        dropout: probability of zeroing a component of the embeddings or of a layer's output in training.
     """
 
     context_length = None
@@ -44,7 +44,7 @@ class RecurrentModel(AutoregressiveModel):
         super().__init__()
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, embed_dim)
-        between_layers = dropout if num_layers > 1 else 0.0  # torch warns of dropout between the layers of one
+        between_layers = dropout if num_layers > 1 else 0.0  # with one layer torch would warn
         self.recurrence = self.layer(embed_dim, hidden_dim, num_layers, batch_first=True, dropout=between_layers)
         self.dropout = nn.Dropout(dropout)
         self.readout = Linear(hidden_dim, vocab_size)
@@ -53,7 +53,7 @@ class RecurrentModel(AutoregressiveModel):
         return self.extend(tokens, self.init_state(tokens.shape[0]))[0]
 
     def init_state(self, batch_size: int) -> Any:
-        """Returns the zero state, (layers, B, hidden)."""
+        """Return the zero state, (layers, B, hidden)."""
         return self.readout.weight.new_zeros(self.recurrence.num_layers, batch_size, self.recurrence.hidden_size)
 
     def extend(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
@@ -65,17 +65,17 @@ class RecurrentModel(AutoregressiveModel):
         return self.readout(self.dropout(hidden[:, -1])), state
 
     def loss_with_state(self, window: Int[Tensor, "B T+1"], state: Any) -> tuple[Float[Tensor, ""], Any]:
-        """Returns the loss of a window that continues what `state` has read, and the state for the next window.
+        """Return the loss of a window that continues the text of `state`, and the state for the next window.
 
-        For truncated backpropagation through time: rows of consecutive windows continue one another (the last
-        character of a window is the first of the next), and no gradient flows from one window into the one before.
+        For truncated backpropagation through time: rows of consecutive windows continue one another (a window's last
+        character is the next one's first), and no gradient flows into the previous window.
 
         Args:
             window: (B, T+1) character ids.
-            state: what the call on the window before returned; `init_state(B)` to begin with.
+            state: as returned for the previous window; `init_state(B)` for the first.
 
         Returns:
-            The mean negative log-likelihood in nats per character, and the detached state after T characters.
+            The mean nll in nats per character, and the detached state after T characters.
         """
         logits, state = self.extend(window[:, :-1], state)  # (B, T, V)
         loss = F.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten().long())
@@ -115,6 +115,6 @@ class LSTM(RecurrentModel):
     layer = nn.LSTM
 
     def init_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
-        """Returns the zero state: hidden and cell, both (layers, B, hidden)."""
+        """Return the zero state: hidden and cell, both (layers, B, hidden)."""
         zeros = super().init_state(batch_size)
         return zeros, torch.zeros_like(zeros)

@@ -1,4 +1,4 @@
-"""Counts of n-grams that go on while a text is read: each character is predicted, then counted."""
+"""N-gram counts that are updated while a text is read: each character is predicted, then counted."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ ROOT = 0  # the empty n-gram
 
 
 class RunningCounts(ABC):
-    """The n-grams of a fitted model, and those of a text that is read character by character.
+    """The n-grams of a fitted model and of a text that is read character by character.
 
-    After each character the probabilities are those of a model fitted to the training text and, as a second text, to
-    all that was read: exactly, for a count touches only the n-grams that end in that character. They are the nodes of a
-    tree, as in `NGram`, but in dictionaries and lists of plain numbers, which grow.
+    After each character the probabilities are exactly those of a model fitted to the training text and, as a second
+    text, to everything read so far: a character changes only the counts of n-grams that end in it. N-grams are the
+    nodes of a tree, as in `NGram`, but in dictionaries and lists of plain numbers, which can grow.
 
-    What is counted is up to the smoothing. `followers` of a context are the characters that have come after it; they
-    are told apart by whether their own count is 1, 2, or 3 and more.
+    The smoothing decides what is counted. The `followers` of a context are the characters seen after it, grouped by
+    whether their count is 1, 2, or at least 3.
 
     Args:
-        codes: of each node but the root, parent · V + last character, a node after its parent.
-        occurrences: of each node but the root, how often it occurs in the training text.
+        codes: parent · V + last character of each node but the root, parents first.
+        occurrences: how often each node but the root occurs in the training text.
         order: length of the longest n-grams.
         vocab_size: number of distinct characters V.
     """
 
-    lower_counts_predecessors: bool  # whether n-grams that are not the longest count what different characters precede
+    lower_counts_predecessors: bool  # whether shorter n-grams count distinct preceding characters
 
     def __init__(self, codes: Sequence[int], occurrences: Iterable[int], *, order: int, vocab_size: int) -> None:
         self.order, self.vocab_size = order, vocab_size
         self.node = {code: node for node, code in enumerate(codes, start=1)}
         self.counts = [0] * (len(codes) + 1)
-        # Of each context that has followers: the sum of their counts, and how many have count 1, 2, and ≥ 3.
+        # For each context with followers: the sum of their counts, and how many have count 1, 2, and ≥ 3.
         self.totals: defaultdict[int, int] = defaultdict(int)
         self.followers: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])
-        self.frequencies = [[0] * 6 for _ in range(order + 1)]  # of each length: how many n-grams have count r ≤ 5
-        self.contexts = [ROOT]  # what was read last: its last 0, 1, … order − 1 characters
+        self.frequencies = [[0] * 6 for _ in range(order + 1)]  # for each length: how many n-grams have count r ≤ 5
+        self.contexts = [ROOT]  # the last 0, 1, … order − 1 characters read
         self._take_over(codes, occurrences)
 
     def _take_over(self, codes: Sequence[int], occurrences: Iterable[int]) -> None:
-        length, shorter = [0], [ROOT]  # of each node: its length, and the node without its oldest character
+        length, shorter = [0], [ROOT]  # for each node: its length, and the node without its oldest character
         for node, (code, number) in enumerate(zip(codes, occurrences, strict=True), start=1):
             parent, character = divmod(code, self.vocab_size)
             length.append(length[parent] + 1)
@@ -54,7 +54,7 @@ class RunningCounts(ABC):
                 self._add(shorter[parent], shorter[node], length[node] - 1, 1)
 
     def probability(self, character: int) -> float:
-        """Returns the probability of the next character."""
+        """Return the probability of the next character."""
         probability = 1 / self.vocab_size
         for length, context in enumerate(self.contexts, start=1):
             if context in self.totals:
@@ -65,18 +65,18 @@ class RunningCounts(ABC):
 
     @abstractmethod
     def smoothed(self, context: int, count: int, length: int) -> tuple[float, float]:
-        """Returns the mass of an n-gram and the backoff of its context, as in `charlab.models.smoothing`.
+        """Return the mass of an n-gram and the backoff of its context, as in `charlab.models.smoothing`.
 
         Args:
-            context: a node, with a follower at least.
+            context: a node with at least one follower.
             count: of the n-gram.
             length: of the n-gram.
         """
 
     def read(self, character: int) -> None:
-        """Counts the next character."""
+        """Count the next character."""
         nodes = [ROOT]
-        is_new = []  # of each length: whether the n-gram of that length that ends here was never seen
+        is_new = []  # for each length: whether the n-gram that ends here is new
         for context in self.contexts:
             code = context * self.vocab_size + character
             is_new.append(code not in self.node)
@@ -85,7 +85,7 @@ class RunningCounts(ABC):
                 self.counts.append(0)
             nodes.append(self.node[code])
         for length, context in enumerate(self.contexts, start=1):
-            # A new n-gram one character longer is one more predecessor.
+            # A new n-gram one character longer adds a predecessor.
             is_longest = length == self.order
             if is_longest or not self.lower_counts_predecessors or (length < len(is_new) and is_new[length]):
                 self._add(context, nodes[length], length, 1)
@@ -115,7 +115,7 @@ class RunningWittenBell(RunningCounts):
 
 
 class RunningKneserNey(RunningCounts):
-    """The counts of `charlab.models.smoothing.kneser_ney`, whose discounts too are estimated anew at each character."""
+    """The counts of `charlab.models.smoothing.kneser_ney`; the discounts are re-estimated at each character."""
 
     lower_counts_predecessors = True
 
@@ -130,4 +130,4 @@ CONTINUED: dict[Callable[..., Any], type[RunningCounts]] = {
     witten_bell: RunningWittenBell,
     kneser_ney: RunningKneserNey,
 }
-"""The counts that go on where a smoothing's have ended."""
+"""The running counts for each smoothing."""

@@ -1,12 +1,12 @@
-"""Smoothing of n-gram counts: how much probability what was seen gives up to what was not.
+"""Smoothing of n-gram counts: how much probability to reserve for what was not seen.
 
-Both methods interpolate: with c a context and c⁻ the same without its oldest character,
+Both methods interpolate: with c a context and c⁻ the same context without its oldest character,
 
     p(w | c) = mass(cw) + backoff(c) · p(w | c⁻),
 
-where `backoff(c)` is exactly what the masses of the characters seen after c leave of 1. The recursion ends below
-the empty context at the uniform distribution. A smoothing is a function from the `Counts` of one length to the
-masses of its n-grams and the backoffs of their contexts.
+where `backoff(c)` is 1 minus the masses of the characters seen after c. Below the empty context, the recursion ends
+at the uniform distribution. A smoothing is a function from the `Counts` of one length to the masses of its n-grams and
+the backoffs of their contexts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch import Tensor
 
 
 class Counts(NamedTuple):
-    """What the training text says about its n-grams of one length: M different ones, in C different contexts.
+    """The training text's n-grams of one length: M different ones, in C different contexts.
 
     Attributes:
         occurrences: (M,) how often each occurs.
-        predecessors: (M,) how many different characters have come right before it; None for the longest n-grams.
-        context: (M,) its context, all its characters but the last, as an index in 0 … C − 1.
-        num_contexts: the number C; some of these contexts may have no n-gram (the end of the text).
+        predecessors: (M,) how many different characters come right before each; None for the longest n-grams.
+        context: (M,) each one's context, all its characters but the last, as an index in 0 … C − 1.
+        num_contexts: the number C; a context at the end of the text may have no n-gram.
     """
 
     occurrences: Int[Tensor, "M"]
@@ -35,13 +35,13 @@ class Counts(NamedTuple):
     num_contexts: int
 
     def per_context(self, values: Tensor) -> Float[Tensor, "C"]:
-        """Returns the sums of `values` (M,) over the n-grams of each context, in float64."""
+        """Return the sums of `values` (M,) over each context's n-grams, in float64."""
         sums = torch.zeros(self.num_contexts, dtype=torch.float64)
         return sums.index_add_(0, self.context, values.double())
 
 
 def witten_bell(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
-    """Backs off in proportion to the number of different characters that a context has been followed by.
+    """Back off in proportion to the number of different characters seen after a context.
 
     Witten and Bell 1991, method C; interpolated as in Chen and Goodman 1998, equations (15) to (17):
     p(w | c) = (count(cw) + N₁₊(c•) p(w | c⁻)) / (count(c) + N₁₊(c•)).
@@ -56,16 +56,16 @@ def witten_bell(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]
 
 
 def kneser_ney(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
-    """Subtracts a discount from every count; below the longest n-grams it counts predecessors, not occurrences.
+    """Subtract a discount from every count; n-grams below the longest count predecessors, not occurrences.
 
     Interpolated modified Kneser–Ney smoothing, Chen and Goodman 1998, section 4.1.6, equations (25) to (27), with one
-    discount each for counts of 1, of 2, and of 3 or more. A character that is frequent after one context only
-    (Kneser and Ney 1995) thereby gets little probability after others.
+    discount each for counts of 1, of 2, and of 3 or more. So a character that is frequent after a single context
+    only gets little probability after others (Kneser and Ney 1995).
 
     Returns:
         The masses of the n-grams (M,) and the backoffs of the contexts (C,), in float64.
     """
-    # The n-gram that begins the text may have no predecessor: it is then as good as unseen.
+    # The n-gram at the beginning of the text may have no predecessor: then it counts as unseen.
     count = counts.occurrences if counts.predecessors is None else counts.predecessors
     frequencies = torch.bincount(count.clamp(max=5), minlength=6).tolist()
     discount = torch.tensor(discounts(frequencies), dtype=torch.float64)[count.clamp(max=3)]  # (M,)
@@ -75,14 +75,14 @@ def kneser_ney(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
 
 
 def discounts(frequencies: Sequence[int]) -> list[float]:
-    """Returns the discounts of counts 0, 1, 2 and ≥ 3: the estimates of Chen and Goodman 1998, equation (26).
+    """Return the discounts of counts 0, 1, 2 and ≥ 3: the estimates of Chen and Goodman 1998, equation (26).
 
     With n_r the number of n-grams that occur r times and Y = n₁ / (n₁ + 2n₂), D_r = r − (r + 1) Y n_{r+1} / n_r.
-    Where there are too few n-grams for these estimates to lie in (0, r], the discounts are ½, 1 and 1½, which is
-    KenLM's choice in that case (Heafield et al. 2013, `--discount_fallback`).
+    If there are too few n-grams for estimates in (0, r], the discounts are ½, 1 and 1½, as in KenLM (Heafield et al.
+    2013, `--discount_fallback`).
 
     Args:
-        frequencies: n₀ … n₄, of which n₀ plays no part; any more are ignored.
+        frequencies: n₀ … n₄; n₀ and any more are ignored.
     """
     n = frequencies
     if min(n[1:4]) > 0:

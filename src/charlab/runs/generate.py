@@ -1,4 +1,4 @@
-"""Text from a trained model, shown as it is drawn."""
+"""Text from a trained model, streamed to the terminal or a file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from charlab.training.device import resolve_device
 
 
 def generate_from_run(config: DictConfig, console: Console | None = None) -> list[str]:
-    """Draws texts from a run's model, prints them and returns them, the prompt included.
+    """Generate texts with a run's model, print them, and return them including the prompt.
 
-    One continuation streams to the terminal character by character; several texts, and those with blanks filled in,
-    appear one below the other once all are drawn.
+    A single continuation streams to the terminal character by character. Several texts, and texts with blanks, appear
+    once all are complete.
 
     Args:
         config: a composed `conf/generate.yaml`.
@@ -27,7 +27,7 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
     Raises:
         UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, or
-            there are blanks to be filled in and the model cannot.
+            the model cannot fill in blanks.
     """
     console = console or Console()
     model, vocabulary = load(config.run, checkpoint=config.checkpoint, device=resolve_device(config.device))
@@ -57,7 +57,7 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
 
 def _prompt(typed: str | None, vocabulary: Vocabulary) -> str:
-    """Return what to continue: what the user typed, or else what texts begin after, which is said if unexpected."""
+    """Return the text to continue: the typed one, or else the start of a text, with a note unless it is a newline."""
     if typed:
         return typed
     if vocabulary.start is None:
@@ -80,9 +80,9 @@ def _print(texts: list[str], console: Console) -> list[str]:
 
 
 def _write(text: str, console: Console) -> None:
-    """Write characters as they are into a file; on a terminal, escape those that would control it.
+    """Write text unchanged to a file; on a terminal, escape control characters.
 
-    What the encoding of the output lacks is replaced. Rich would drop some characters and expand tabs.
+    Characters missing from the output's encoding are replaced. Rich would drop control characters and expand tabs.
     """
     if console.is_terminal:
         text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -91,7 +91,7 @@ def mismatch(plan: Plan, medians: Mapping[str, float]) -> str | None:
     if not off:
         return None
     allowed = f" (within {tolerance:.0%})" if tolerance else ""
-    amounts = ", ".join(f"{arm} {_exact(value)}" for arm, value in off.items())
+    amounts = " and ".join(f"{arm} has {_exact(value)}" for arm, value in off.items())
     return (
         f"The arms do not share the declared budget, equal {plan.budget}{allowed}: the baseline {plan.baseline} has "
         f"{_exact(base)}, but {amounts}."

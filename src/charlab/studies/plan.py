@@ -116,6 +116,11 @@ class Plan:
         """Whether anything was decided after the first cell ran, or no hypothesis stated: verdicts are then hints."""
         return self.sweep or bool(self.amendments) or len(self.seeds) > self.planned_seeds
 
+    @property
+    def compares(self) -> bool:
+        """Whether arms are compared; an ordinary sweep with one seed, or over nothing but seeds, is only described."""
+        return not self.sweep or min(len(self.arms), len(self.seeds)) > 1
+
     def continuing(self, former: Plan) -> Plan:
         """Returns this plan with what `former`, of the same study, knows of its past.
 

@@ -107,7 +107,7 @@ def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellR
     if begun is not None and begun.status == "failed":
         return CellResult(cell, "failed", begun.error or "", begun, folder)
     if begun is not None:
-        return CellResult(cell, "interrupted", "It was begun outside the study and not finished.", begun, folder)
+        return CellResult(cell, "interrupted", "It was started outside the study and not finished.", begun, folder)
     return CellResult(cell, "missing", corrupt)
 
 
@@ -260,8 +260,8 @@ class StudyResults:
         if not names:
             return None
         return (
-            f"Not on the same windows as the baseline, whatever the seed, since the data's settings differ: "
-            f"{', '.join(names)}; pairing by seed takes no shared noise away there."
+            f"Trained on other windows than the baseline, because the data settings differ: {', '.join(names)}; "
+            "pairing by seed removes no shared noise there."
         )
 
 

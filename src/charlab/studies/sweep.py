@@ -33,6 +33,9 @@ NOT_CHOSEN = "_base"  # the option of the group `study` that is no study
 OWN_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
 OWN_NODES = ("hydra", "study.", "search.", "launcher.")
 
+UNFIT = {"null": "[[null]]", "": "[[]]"}  # values that no choice may be, and their stand-ins
+FITTED = {stand_in: value for value, stand_in in UNFIT.items()}
+
 Launch = Callable[[Path, Sequence[Cell]], None]
 """Runs these cells of the study in a folder, and returns when each has ended."""
 
@@ -51,7 +54,7 @@ def hand_over(overrides: Sequence[str]) -> list[str]:
         key, equals, value = override.partition("=")
         if not _is_own(override):
             several = not equals or parse(override).is_sweep_override()
-            handed.append(override if several else f"{key}=choice({value})")
+            handed.append(override if several else f"{key}=choice({UNFIT.get(value, value)})")
         elif parse(override).is_sweep_override():
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
         else:
@@ -66,7 +69,8 @@ def handed_over(arguments: Sequence[str]) -> list[str]:
         key, _, value = argument.partition("=")
         single = value.startswith("choice(") and len(list(parse(argument).sweep_string_iterator())) == 1
         if not _is_own(argument):
-            typed.append(f"{key}={value[len('choice(') : -1]}" if single else argument)
+            chosen = value[len("choice(") : -1]
+            typed.append(f"{key}={FITTED.get(chosen, chosen)}" if single else argument)
     return typed
 
 

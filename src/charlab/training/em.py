@@ -1,4 +1,4 @@
-"""Expectation–maximization as an optimizer, so that it runs wherever gradient descent does."""
+"""Expectation–maximization as a torch optimizer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from charlab.types import Fraction, NonNegativeFloat, Probability
 class ExpectationMaximization(GradientOptimizer):
     """EM for models whose parameters are log-probabilities, one distribution per row (Dempster et al. 1977).
 
-    Where the loss is minus a marginal log-likelihood, its gradient is minus the expected counts, so the backward pass
-    has done the E-step (Eisner 2016). The M-step normalizes each row of the counts. Their common scale does not
-    matter, so the loss may be a mean, a sum, or accumulated over micro-batches of equal size, and clipped by its norm.
+    If the loss is minus a marginal log-likelihood, its gradient is minus the expected counts, so the backward pass is
+    the E-step (Eisner 2016). The M-step normalizes each row of the counts. Their scale does not matter, so the loss
+    may be a mean, a sum, or accumulated over micro-batches of equal size, and the gradient may be clipped by norm.
 
     With `lr` 1 and `decay` 0 on batches that are the whole text (one window each, or all windows accumulated) this is
     Baum–Welch, and the likelihood never falls. On random windows it is *stochastic EM* (Cappé and Moulines 2009;
@@ -25,15 +25,15 @@ class ExpectationMaximization(GradientOptimizer):
 
         sₜ = (1 − ρₜ) sₜ₋₁ + ρₜ (counts of batch t, scaled to sum to 1),    ρₜ = lr · (t + 1)^(−decay),  t = 1, 2, …,
 
-    which starts from the initial parameters, with every row equally often used; the likelihood may fall at a step.
-    It converges for a decay in (0.5, 1].
+    which starts from the initial parameters, with all rows used equally often; a step may lower the likelihood. It
+    converges for a decay in (0.5, 1].
 
     Args:
         model: its `loss` is minus the mean marginal log-likelihood, at raw log-probability leaves.
-        lr: the factor of ρ, in (0, 1]; what schedulers change.
+        lr: the factor of ρ, in (0, 1]; schedulers change it.
         decay: the power of ρ, ≥ 0.
-        smoothing: after the M-step each row is mixed with this much of the uniform distribution, so that no
-            character becomes impossible by its absence from a batch. In [0, 1); with 0 EM is exact.
+        smoothing: weight of the uniform distribution that is mixed into each row after the M-step, so that a
+            character missing from a batch does not become impossible. In [0, 1); with 0, EM is exact.
 
     Raises:
         UserError: if the model's parameters are not log-probabilities.
@@ -44,14 +44,14 @@ class ExpectationMaximization(GradientOptimizer):
         super().__init__(model.parameters(), {"lr": lr, "decay": decay, "smoothing": smoothing})
 
     def update(self, group: dict[str, Any]) -> None:
-        """Normalizes the running mean of the expected counts, which are minus the gradients."""
+        """Update the running mean of the expected counts, minus the gradients, and normalize it."""
         for leaf in group["params"]:
             if leaf.grad is not None:
-                counts = -leaf.grad.clamp(max=0.0)  # rounding can leave a positive gradient
+                counts = -leaf.grad.clamp(max=0.0)  # rounding can make a gradient positive
                 self._maximize(leaf, counts, group["lr"], group["decay"], group["smoothing"])
 
     def _maximize(self, leaf: Tensor, counts: Tensor, lr: float, decay: float, smoothing: float) -> None:
-        """Replaces a parameter by the logarithm of the normalized running mean of its expected counts."""
+        """Set a parameter to the logarithm of the normalized running mean of its expected counts."""
         state = self.state[leaf]
         if not state:
             state["step"] = 0
@@ -61,4 +61,4 @@ class ExpectationMaximization(GradientOptimizer):
         statistics = state["statistics"].lerp_(counts / counts.sum(), rate)
         total = statistics.sum(dim=-1, keepdim=True)
         probabilities = (1 - smoothing) * statistics / total + smoothing / leaf.shape[-1]
-        leaf.copy_(torch.where(total > 0, probabilities.log(), leaf))  # a row that was never used stays
+        leaf.copy_(torch.where(total > 0, probabilities.log(), leaf))  # a row that was never used is kept

@@ -1,4 +1,4 @@
-"""Muon: momentum whose every matrix is replaced by the nearest orthogonal one, with Adam for all that is no matrix."""
+"""Muon: orthogonalized momentum for hidden matrices, and Adam for all other parameters."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from charlab.training.optimizers import Betas, Decayed, decay_groups, fused
 from charlab.training.stepping import GradientOptimizer
 from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
-# Of the polynomial a·x + b·x³ + c·x⁵, chosen by Jordan for its slope at 0: it grows the smallest singular values
-# fastest, and takes all others not to 1 but near it.
+# Of the polynomial a·x + b·x³ + c·x⁵. Jordan chose them for the steepest slope at 0, which grows small singular values
+# fastest; the others end up near 1, not at 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -32,20 +32,20 @@ class Muon(GradientOptimizer):
         W ← (1 − lr·weight_decay)·W − lr · 0.2·√max(A, B) · O
 
     (K. Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024). The factor 0.2·√max(A, B)
-    gives the step the root mean square that a step of Adam has, so one `lr` suits matrices of all shapes, and is of
-    the size of AdamW's (arXiv 2502.16982, equation 4).
+    matches the root mean square of Adam's updates, so one `lr`, about the size of AdamW's, suits matrices of all shapes
+    (arXiv 2502.16982, equation 4).
 
-    Hidden matrices are the weights of linear and recurrent layers; those that a `StackedLinear` or a recurrent layer
-    keeps on top of each other are taken apart. The readout (what a model calls so), embeddings, gains, biases and
-    all other parameters are Adam's. Both follow one schedule, each with its own rate.
+    Hidden matrices are the weights of linear and recurrent layers, with those stacked in a `StackedLinear` or recurrent
+    layer separated. Adam updates everything else: modules named `readout`, embeddings, gains, biases. Both follow one
+    schedule, each with its own rate.
 
-    Matrices of equal shape, on their side or not, are orthogonalized together.
+    Matrices of equal shape, transposed if needed, are orthogonalized together.
 
     Args:
         model: whose parameters are optimized.
         lr: learning rate of the matrices.
-        momentum: μ, the share of the former running mean that is kept.
-        iterations: Newton–Schulz iterations; 5 is what the coefficients are made for.
+        momentum: μ, the decay rate of the running mean of gradients.
+        iterations: Newton–Schulz iterations; the coefficients are made for 5.
         adam_lr: learning rate of the rest.
         betas: Adam's decay rates of the running means of the gradient and of its square.
         eps: Adam's; added to the denominator.
@@ -73,7 +73,7 @@ class Muon(GradientOptimizer):
         if not self._heights:
             raise UserError(
                 f"optimizer=muon orthogonalizes hidden matrices, and {type(model).__name__} has none: "
-                "choose optimizer=adamw."
+                "use optimizer=adamw."
             )
         rest = [p for p in model.parameters() if p.requires_grad and p not in self._heights]
         hidden = {"lr": lr, "hidden": True, "momentum": momentum, "iterations": iterations}
@@ -82,7 +82,7 @@ class Muon(GradientOptimizer):
         super().__init__(groups + [group | others for group in decay_groups(rest, weight_decay, decayed)], {})
 
     def update(self, group: dict[str, Any]) -> None:
-        """Takes a step along the gradients: Muon's for the hidden matrices, Adam's for the rest."""
+        """Update a group: by Muon if it is of hidden matrices, else by Adam."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         if parameters:
             (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
@@ -136,18 +136,17 @@ class Muon(GradientOptimizer):
 
 
 def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Tensor, "N m n"]:
-    """Returns matrices with the singular vectors of the given ones and singular values near 1.
+    """Return matrices with the singular vectors of the given ones and singular values near 1.
 
     Newton–Schulz iterations X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X act on the singular values alone (Jordan et al. 2024). Five
-    of them take those that are at least 1/500 of the matrix's norm into [0.68, 1.21]; smaller ones grow 3.4-fold in
-    each.
+    iterations take those of at least 1/500 of the matrix's norm into [0.68, 1.21]; smaller ones grow 3.4-fold in each.
 
-    The products are in bfloat16 on a GPU that has it, and in the matrices' own precision otherwise: on most CPUs
-    bfloat16 is many times slower.
+    Products are in bfloat16 on a GPU that supports it, else in the matrices' own precision: on most CPUs bfloat16 is
+    many times slower.
 
     Args:
-        matrices: m ≤ n saves time; the result is the same on their side.
-        iterations: how many.
+        matrices: faster for m ≤ n; the result of a transposed matrix is transposed.
+        iterations: number of iterations.
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(_product_dtype(matrices))
@@ -162,10 +161,10 @@ def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Te
 
 
 def _factor(gram: Float[Tensor, "N m m"], iterations: int) -> Float[Tensor, "N m m"]:
-    """Returns the polynomial P of XXᵀ for which P·X is what the iterations make of X.
+    """Return the polynomial P of XXᵀ for which P·X is the result of the iterations.
 
-    All products are m × m: of a wide matrix these are the small ones, half the work for n = 4 m. But the smallest
-    singular values are squared here, which bfloat16 has too few digits for.
+    All products are m × m, half the work for n = 4 m. But they square the smallest singular values, for which bfloat16
+    has too few digits.
     """
     factor = growth = _growth(gram)
     for _ in range(iterations - 1):
@@ -176,7 +175,7 @@ def _factor(gram: Float[Tensor, "N m m"], iterations: int) -> Float[Tensor, "N m
 
 
 def _growth(gram: Float[Tensor, "N m m"]) -> Float[Tensor, "N m m"]:
-    """Returns a + b·G + c·G², by which an iteration multiplies a matrix X with G = XXᵀ."""
+    """Return a + b·G + c·G², the factor of an iteration for G = XXᵀ."""
     a, b, c = COEFFICIENTS
     growth = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     growth.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -184,7 +183,7 @@ def _growth(gram: Float[Tensor, "N m m"]) -> Float[Tensor, "N m m"]:
 
 
 def hidden_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
-    """Returns the weights to be orthogonalized, each with the heights of the matrices that it stacks."""
+    """Return the weights to orthogonalize, each with the heights of its stacked matrices."""
     found: dict[Tensor, tuple[int, ...]] = {}
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, module in model.named_modules():

@@ -1,15 +1,14 @@
 """Optimizers: functions from a model to a torch optimizer over its parameters.
 
-What stands in a signature after the `*` comes from the configuration. These arguments mean the same everywhere, but
-where a function says otherwise:
+Keyword-only arguments come from the configuration. Unless a function says otherwise, they mean:
 
     model: whose parameters are optimized.
     lr: learning rate.
     betas: decay rates of the running means of the gradient and of its square.
     eps: added to the denominator.
-    weight_decay: share of a weight, times lr, by which it shrinks at each step.
-    decayed: which weights do: "all" parameters, or "matrices" only (no biases, no norms' gains). Parameters of
-        state-space layers that are decay rates, steps, frequencies and readouts never do.
+    weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay.
+    decayed: what decays: "all" parameters, or "matrices" only (no biases, no norms' gains). Decay rates, steps,
+        frequencies and readouts of state-space layers never do.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ def sgd(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.SGD:
-    """Stochastic gradient descent, with momentum or without.
+    """Stochastic gradient descent, with or without momentum.
 
     Args:
-        momentum: share of the former step that is kept; 0 for none.
-        nesterov: whether the gradient is taken after the momentum's step (Sutskever et al. 2013).
-        weight_decay: strength of the pull toward 0, added to the gradient.
+        momentum: decay rate of the running sum of gradients; 0 for none.
+        nesterov: whether to use Nesterov's momentum (Sutskever et al. 2013).
+        weight_decay: factor of the weights that is added to the gradient.
     """
     return torch.optim.SGD(
         parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **fused(model)
@@ -65,7 +64,7 @@ def adam(
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     Args:
-        weight_decay: strength of the pull toward 0, added to the gradient.
+        weight_decay: factor of the weights that is added to the gradient.
     """
     groups = parameter_groups(model, weight_decay, decayed)
     return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
@@ -93,12 +92,12 @@ def lion(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """Lion: steps of one size, in the direction of a running mean's sign (Chen et al., arXiv 2302.06675, algorithm 2).
+    """Lion: updates along the sign of a running mean (Chen et al., arXiv 2302.06675, algorithm 2).
 
     Args:
         lr: learning rate; about a fifth of AdamW's.
-        betas: how much of the running mean is in a step's direction, and how much of it is kept.
-        weight_decay: share of a weight, times lr, by which it shrinks at each step; about five times AdamW's.
+        betas: weight of the running mean in the update, and its decay rate.
+        weight_decay: as for AdamW; about five times its value.
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -118,13 +117,12 @@ def schedule_free_adamw(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """AdamW whose weights are averaged as it goes, in place of a falling rate (Defazio et al., arXiv 2405.15682).
+    """AdamW with averaged weights instead of a decaying rate (Defazio et al., arXiv 2405.15682).
 
-    The average is what is evaluated and saved. No fall of the rate is needed, a rise at the beginning helps.
+    The average is evaluated and saved. The rate needs no decay, but a warmup helps.
 
     Args:
-        betas: weight of the average in the point where the gradient is taken, and decay rate of the running mean of
-            its square.
+        betas: weight of the average in the point of the gradient, and decay rate of the running mean of its square.
         eps: added to the denominator. The library also adds 1e-15 to the mean square, so that where gradients are
             far below 1e-8 the denominator is at least eps + 3.2e-8.
 
@@ -152,11 +150,11 @@ def sam(
     """Sharpness-aware minimization (Foret et al., arXiv 2010.01412, algorithm 1) with AdamW's steps.
 
     The gradient is taken where the loss near the weights is highest, to first order. So each step computes two
-    gradients and takes twice as long. It needs whole batches (no accumulation) and an unscaled loss (no float16).
+    gradients and takes twice as long. Accumulation and float16's scaled loss are not supported.
 
     Args:
-        rho: radius of what is near.
-        adaptive: whether it is measured in units of each weight squared (Kwon et al., arXiv 2102.11600).
+        rho: radius of the neighborhood.
+        adaptive: whether the radius is relative to each weight's size (Kwon et al., arXiv 2102.11600).
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -181,7 +179,7 @@ def from_parameters(
 
     Args:
         constructor: `constructor(groups)` returns the optimizer; a `_partial_` of its class in a configuration.
-        weight_decay: given to the groups that decay.
+        weight_decay: of the groups that decay.
     """
     return constructor(parameter_groups(model, weight_decay, decayed))
 
@@ -211,14 +209,14 @@ def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Returns the model's trainable parameters, those that decay in a group of their own."""
+    """Return the model's trainable parameters, with those that decay in a separate group."""
     return decay_groups([p for p in model.parameters() if p.requires_grad], weight_decay, decayed)
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Return the parameters, those that decay in a group of their own.
+    """Return the parameters, with those that decay in a separate group.
 
-    A parameter that says that it does not decay (`charlab.models.initialization.undecayed`) never does.
+    A parameter marked by `charlab.models.initialization.undecayed` never decays.
     """
     if weight_decay == 0:
         return [{"params": list(parameters), "weight_decay": 0.0}]
@@ -230,9 +228,9 @@ def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Dec
 
 
 def fused(model: nn.Module) -> dict[str, bool]:
-    """Returns the argument that lets one kernel update all parameters, where torch has such a kernel.
+    """Return the argument for fused kernels, if torch has them for the model's device.
 
-    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers undo too late for clipping.
+    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers unscale too late for clipping.
     """
     devices = {parameter.device for parameter in model.parameters()}
     scaled = any(device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0) for device in devices)
@@ -240,9 +238,9 @@ def fused(model: nn.Module) -> dict[str, bool]:
 
 
 def _require_library(optimizer: str) -> None:
-    """Raises `UserError` unless the library is there that other people's optimizers are taken from."""
+    """Raise `UserError` unless pytorch-optimizer is installed."""
     if importlib.util.find_spec("pytorch_optimizer") is None:
         raise UserError(
-            f"optimizer={optimizer} is one of the package pytorch-optimizer, which is not installed: "
+            f"optimizer={optimizer} needs the package pytorch-optimizer, which is not installed: "
             "pip install 'charlab[optimizers]'."
         )

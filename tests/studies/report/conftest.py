@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from charlab.studies.report.contents import Contents, gather
@@ -56,7 +58,8 @@ def told(troubled) -> Contents:
 def folder(troubled, tmp_path_factory):
     """The report on it, in all formats; not to be changed."""
     folder = tmp_path_factory.mktemp("report")
-    write_report(troubled, folder)
+    with contextlib.chdir(troubled.folder.parents[2]):  # where the study was run
+        write_report(troubled, folder)
     return folder
 
 

@@ -1,18 +1,22 @@
 """What the report says, before it is written in any format."""
 
 import math
+import shlex
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from charlab import cli
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.bootstrap import bootstrap_text
+from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
 from charlab.studies.report.program import csv_tables
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
-from tests.helpers.made_up_study import LONG, NASTY, TEXT_LENGTH, MadeUpArm
+from charlab.studies.state import read_results
+from tests.helpers.made_up_study import LONG, NASTY, TEXT_LENGTH, MadeUpArm, make_study
 
 
 def texts(notices) -> list[str]:
@@ -58,7 +62,7 @@ def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
     assert [notice.level for notice in notices] == ["alarm", "alarm", "caution"]
     assert "3 of 3 pairs" in notices[0].text
     assert "at least 6" in notices[0].text  # 1 + log₂(1 / 0.05), rounded up
-    assert "planned with 2 seeds, it was grown to 3 after looks at 2" in notices[2].text
+    assert "planned with 2 seeds and extended to 3 after looks at 2" in notices[2].text
 
 
 def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
@@ -77,21 +81,45 @@ def test_one_seed_is_too_few_for_anything(make):
 
 
 def test_one_arm_is_described_and_not_judged(make):
-    contents = gather(make(MadeUpArm("a", 1.7), seeds=3, sweep=True, hypothesis=""))
-    assert texts(contents.notices) == ["There is one arm only, so nothing is compared", "Exploratory"]
+    contents = gather(make(MadeUpArm("a", 1.7), seeds=3))
+    assert texts(contents.notices) == ["There is only one arm, so nothing is compared"]
     assert contents.verdicts is None
     assert contents.compared_costs == []
+
+
+def test_a_sweep_with_one_seed_is_a_plain_table(make):
+    contents = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6, steps=500), seeds=1, sweep=True, hypothesis=""))
+    assert contents.notices == ()
+    assert contents.verdicts is None
+    assert [cell.text for cell in row(contents.results, "a")] == ["a", "1.7020", "2.4554", "5.485"]
+    assert "NOT matched" not in "".join(column.heading for column in contents.budgets.columns)
+    assert "baseline" not in contents.summary
+    captions = [contents.captions["curves"], contents.captions["costs"]]
+    said = " ".join([contents.results.caption, contents.budgets.caption, *contents.method, *captions])
+    assert not [word for word in ("interval", "baseline's", "margin", "mean over", "budget") if word in said]
+
+
+def test_a_sweep_over_seeds_alone_is_not_judged(make):
+    contents = gather(make(MadeUpArm("a", 1.7), seeds=3, sweep=True, hypothesis=""))
+    assert (contents.notices, contents.verdicts) == ((), None)
+    assert "±" in row(contents.results, "a")[1].text
+
+
+def test_a_sweep_with_several_seeds_is_judged_and_exploratory(make):
+    contents = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6, sweep=True, hypothesis=""))
+    assert texts(contents.notices) == ["Exploratory"]
+    assert contents.judgments[0].verdict == "supported, exploratory"
 
 
 def test_everything_that_is_wrong_is_said(told):
     found = texts(told.notices)
     assert found == [
         "Budgets do not match",
-        "The arm wrong axis sees what it is to predict, so it gets no verdict",
+        "The arm wrong axis sees what it predicts, so it gets no verdict",
         "Exploratory",
         "3 of 60 cells have no result (1 missing, 1 failed and 1 killed), so the verdicts are provisional",
         "1 of 60 cells diverged, which counts against their arms",
-        "10 of 60 cells were made by other code than today's",
+        "10 of 60 cells were run by other code than today's",
         "Upper bounds (≤)",
     ]
 
@@ -140,7 +168,7 @@ def test_cells_without_a_result_are_named_with_their_command(told):
     assert failed.reason.splitlines()[1:] == ['  File "…/lab/x.py", line 3', "RuntimeError: <b>100%</b> & $1"]
     assert failed.command.startswith("python scripts/train.py model=gpt ")
     assert failed.command.endswith(" seed=307")
-    assert told.waiting == {"missing": f"{LONG} (305)"}
+    assert told.waiting == {"Not run yet": f"{LONG} (305)"}
     assert told.older == "counts (all seeds)"
 
 
@@ -173,6 +201,19 @@ def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
         object.__setattr__(plain.plan, "command", "scripts/train.py -m study=plain")
     assert next(iter(shown.values())) == "python scripts/train.py -m study=plain data.path=words.txt"
     assert shown["One cell of rotary"].endswith("seed=305")
+
+
+@pytest.mark.parametrize("folder", ["outputs", "elsewhere", "my outputs, 50%", "Größe {1}"])
+def test_the_reports_own_command_finds_the_study(tmp_path, monkeypatch, folder, capsys):
+    make_study(tmp_path, [MadeUpArm("a", 1.7), MadeUpArm("b", 1.6)], seeds=2, name="a+b-c")
+    (tmp_path / "outputs").rename(tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    plan = Plan.load(tmp_path / folder / "studies" / "a+b-c")
+    command = gather(read_results(plan, tmp_path / folder)).commands["This report"]
+    assert str(tmp_path) not in command
+    assert ("output_dir" in command) == (folder != "outputs")
+    assert cli.report([*shlex.split(command)[2:], "formats=[]"]) == 0, capsys.readouterr().err
+    assert (tmp_path / folder / "studies" / "a+b-c" / "report" / "tables" / "cells.csv").exists()
 
 
 def test_a_bound_above_an_exact_figure_is_not_ranked_below_it(make):

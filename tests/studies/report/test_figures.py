@@ -104,7 +104,7 @@ def test_a_leaking_arm_is_in_no_comparison_of_costs(figures):
     assert heights == pytest.approx([arm.mean for name, arm in arms.items() if name != "wrong axis"])
     assert not any("wrong axis" in text for text in texts(axes))
     assert "≤ diffusion" in texts(axes)
-    assert drawings.contents.cost_note == "Not drawn, for its figures are false: wrong axis."
+    assert drawings.contents.captions["costs"].endswith("Not plotted because of false figures: wrong axis.")
 
 
 def test_curves_show_how_training_ends_and_name_what_leaves_the_picture(figures):

@@ -1,6 +1,7 @@
 """The report as Markdown, HTML and LaTeX, read back."""
 
 import re
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -10,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from charlab.studies.report import latex, render
 from charlab.studies.report.contents import gather
+from charlab.studies.report.program import write_report
 from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow
@@ -62,13 +64,13 @@ def test_the_page_says_first_what_has_to_be_read_first(page):
         "Hypothesis",
         "Verdicts",
         "Results",
-        "Budgets",
-        "Cells that want attention",
+        "Costs",
+        "Cells that need attention",
         "Learning curves",
         "Quality against cost",
         "Samples",
         "Limits",
-        "Do it again",
+        "Reproduce",
     ]
     starts = ["Budgets do not match.", "The arm wrong axis sees", "Exploratory:"]
     places = [next(i for i, shown in enumerate(page.texts) if shown.startswith(start)) for start in starts]
@@ -83,6 +85,45 @@ def test_what_users_wrote_stays_text_on_the_page(page):
     assert any("RuntimeError: <b>100%</b> & $1" in shown for shown in page.texts)
     assert not any(tag == "b" for tag, _ in page.tags)
     assert ("s", {}) in page.tags  # the leaking arm's figures
+
+
+def test_the_page_changes_nothing_around_it(folder):
+    text = (folder / "report.html").read_text()
+    css = re.sub(
+        r"/\*.*?\*/|@media print", "", text[text.index("<style>") + 7 : text.index("</style>")], flags=re.DOTALL
+    )
+    selectors = [selector.strip() for rule in re.findall(r"([^{}]+)\{[^{}]*\}", css) for selector in rule.split(",")]
+    assert len(selectors) > 50
+    assert {selector.split(" ")[0] for selector in selectors} == {".charlab-report"}
+
+
+def test_a_notebook_shows_the_page_itself(plain, tmp_path, without_figures):
+    report = write_report(plain, tmp_path, ["html"])
+    shown = Page(report._repr_html_())
+    assert [tag for tag, _ in shown.tags][:2] == ["style", "div"]
+    assert not {"html", "head", "body", "meta", "title"} & {tag for tag, _ in shown.tags}
+    assert shown.texts[:2] == ["Study", "plain"]
+    assert write_report(plain, tmp_path, [])._repr_html_() is None
+
+
+def test_only_markdown_has_github_s_marks(folder):
+    assert "[!CAUTION]" in (folder / "report.md").read_text()
+    assert "[!" not in (folder / "report.html").read_text()
+
+
+def test_the_paper_breaks_commands_as_a_shell_allows(paper, told):
+    arms = list(told.arms)
+    assert [f"One cell of {arm}" in told.commands for arm in arms] == [True] * 6
+    command = "python scripts/train.py " + " ".join(f"data.key_{i}='a b{i}/c.txt'" for i in range(9))
+    lines = latex.command_lines(command)
+    assert len(lines) > 2
+    assert all(len(line) <= latex.COMMAND_COLUMNS for line in lines)
+    echoed = [
+        subprocess.run(["bash", "-c", f"printf '%s\\n' {text}"], capture_output=True, text=True, check=True).stdout
+        for text in (command, "\n".join(lines))
+    ]
+    assert echoed[0] == echoed[1]
+    assert paper.count(r"\begin{command}") == len(told.commands)
 
 
 def test_markdown_shows_what_users_wrote(text):
@@ -153,5 +194,5 @@ def test_the_paper_has_room_for_so_many_arms_only(troubled, monkeypatch):
     assert list(short.arms) == ["gpt", "diffusion"]
     assert [row[0].text for row in short.verdicts.rows] == ["diffusion"]
     assert [row[0].text for row in short.results.rows[:3]] == ["gpt (baseline)", "diffusion", "entropy of the text"]
-    assert "4 more arms are left" in latex.render_latex(short, FIGURES)
+    assert "4 more arms are in the other formats" in latex.render_latex(short, FIGURES)
     assert latex.abridge(short) is short

@@ -32,11 +32,11 @@ FLAGS = (
 PROBE = """
 <script>
 addEventListener("load", () => {
-  const table = document.getElementById("results");
+  const table = document.querySelector("table.results");
   const column = (n) => [...table.tBodies[0].rows].map((row) => row.cells[n].innerText);
   const sorted = [];
   for (const n of [1, 1, 0, 4]) { table.tHead.rows[0].cells[n].querySelector("button").click(); sorted.push(column(0)); }
-  const wide = [...document.querySelectorAll("main *")].filter((element) =>
+  const wide = [...document.querySelectorAll(".charlab-report *")].filter((element) =>
     !element.closest(".scroll, pre") && element.getBoundingClientRect().right > innerWidth + 1);
   const seen = {
     width: innerWidth, page: document.documentElement.scrollWidth, wide: wide.map((element) => element.outerHTML.slice(0, 200)),
@@ -46,7 +46,7 @@ addEventListener("load", () => {
     alarm: getComputedStyle(document.querySelector(".notice.alarm")).color,
     top: document.querySelector(".notice.alarm").offsetTop,
     verdicts: document.querySelector(".card").offsetTop,
-    letters: getComputedStyle(document.body).fontSize,
+    letters: getComputedStyle(document.querySelector(".charlab-report")).fontSize,
   };
   parent.document.body.insertAdjacentHTML("beforeend", "<pre id='seen'></pre>");
   parent.document.getElementById("seen").textContent = JSON.stringify(seen);

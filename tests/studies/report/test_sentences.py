@@ -14,7 +14,7 @@ from tests.helpers.comparisons import BASELINE, SEEDS, arm, one
 
 BETTER = "mean improvement 0.0306 nats per character, 95% interval 0.0185 to 0.0427, Holm-adjusted p = 0.000557, n = 8"
 SAME = (
-    "better or worse than the baseline by less than the margin of 0.02 "
+    "within the margin of 0.02 of the baseline "
     "(mean improvement 0.0012 nats per character, 90% interval −0.0017 to 0.0041, Holm-adjusted p < 0.0001, n = 8)."
 )
 UNCLEAR = "mean improvement 0.0113 nats per character, 95% interval −0.0130 to 0.0355, Holm-adjusted p = 0.309, n = 8"
@@ -75,16 +75,16 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
             0.1,
             "no difference",
             "Inconclusive: a difference of 0.02 is neither shown nor ruled out (mean improvement 0.0201 nats per "
-            "character, 95% interval 0.0189 to 0.0213, Holm-adjusted p < 0.0001, n = 8); the difference is too close "
-            "to the margin for more seeds to be sure to settle it.",
+            "character, 95% interval 0.0189 to 0.0213, Holm-adjusted p < 0.0001, n = 8); the difference is so close "
+            "to the margin that more seeds may not settle it.",
         ),
         (
             0.0,
             200.0,
             "worsen",
             "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement 0.1250 nats "
-            "per character, 95% interval −2.2996 to 2.5496, Holm-adjusted p = 0.906, n = 8); not even 10,000 seeds "
-            "would settle it with the spread seen.",
+            "per character, 95% interval −2.2996 to 2.5496, Holm-adjusted p = 0.906, n = 8); with this spread, not "
+            "even 10,000 seeds would settle it.",
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
             BASELINE,
             "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm diverged with 1 of "
             "8 seeds, which counts against it; over the other 7: mean improvement 0.0307 nats per character, 95% "
-            "interval 0.0162 to 0.0452); more seeds settle nothing before the cells that diverge are mended.",
+            "interval 0.0162 to 0.0452); more seeds settle nothing until the diverging cells are fixed.",
         ),
         (
             dict.fromkeys(SEEDS, "diverged"),
@@ -117,12 +117,12 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
         (
             arm(1.4, seed_2="leaks", seed_4="leaks"),
             BASELINE,
-            "No verdict: the arm sees what it is to predict (with seeds 2, 4), so its figures mean nothing.",
+            "No verdict: the arm sees what it predicts (with seeds 2, 4), so its figures mean nothing.",
         ),
         (
             arm(0.03),
             BASELINE | {5: "leaks"},
-            "No verdict: the baseline sees what it is to predict (with seed 5).",
+            "No verdict: the baseline sees what it predicts (with seed 5).",
         ),
         ({0: 1.4}, BASELINE, "No verdict: fewer than two pairs of cells have a value."),
     ],
@@ -176,8 +176,8 @@ def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
             {"bounds": ["arm"]},
             "Inconclusive: a worsening is not shown, and one of 0.02 is not ruled out (mean improvement ≥ −0.2994 "
             "nats per character, the arm's figure is an upper bound (≤), 95% interval −0.3115 to −0.2873, "
-            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is sure to settle "
-            "it.",
+            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is certain "
+            "to settle it.",
         ),
         (
             0.3,
@@ -185,8 +185,8 @@ def test_six_arms_need_the_eight_seeds_of_the_default() -> None:
             {"baseline_bound": True},
             "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (mean improvement ≤ 0.3006 "
             "nats per character, the baseline's figure is an upper bound (≤), 95% interval 0.2885 to 0.3127, "
-            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is sure to settle "
-            "it.",
+            "Holm-adjusted p = 1, n = 8); one of the two figures is a bound, so no number of seeds is certain "
+            "to settle it.",
         ),
     ],
 )
@@ -203,8 +203,8 @@ def test_a_difference_that_is_nearly_nothing_is_not_written_as_nothing() -> None
 def test_a_difference_over_texts_is_put_in_words() -> None:
     better, worse, open_ = (TextInterval(m, 0.01, (m - 0.02, m + 0.02), 111_539) for m in (0.034, -0.03, 0.01))
     assert sentences.on_other_text(better) == (
-        "On other text of this kind the arm would be expected to be better (mean improvement 0.0340 nats per "
+        "On other text of this kind, the arm would be expected to be better (mean improvement 0.0340 nats per "
         "character, 95% interval 0.0140 to 0.0540, block bootstrap over 111,539 characters)."
     )
     assert "expected to be worse (mean improvement −0.03" in sentences.on_other_text(worse)
-    assert "the arm may go either way" in sentences.on_other_text(open_)
+    assert "the arm may turn out better or worse" in sentences.on_other_text(open_)

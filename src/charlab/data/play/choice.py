@@ -27,7 +27,7 @@ class Choice:
     __slots__ = ("_index", "_lengths", "cumulative", "draw_limit", "texts", "total", "weights")
 
     def __init__(self, texts: Sequence[str], weights: Sequence[int]) -> None:
-        """Raises ValueError if the strings are out of order or one of them begins another, or if there are none."""
+        """Raise ValueError if the strings are out of order or one of them begins another, or if there are none."""
         if not texts or not texts[0] or min(weights) < 1:
             raise ValueError(f"a choice needs strings and positive weights, not {texts} and {weights}")
         for one, other in pairwise(texts):
@@ -43,16 +43,16 @@ class Choice:
 
     @classmethod
     def among(cls, texts: Sequence[str], weights: Sequence[int] | None = None) -> Choice:
-        """Returns the choice among strings in any order; without `weights`, all are equally probable."""
+        """Return the choice among strings in any order; without `weights`, all are equally probable."""
         order = sorted(range(len(texts)), key=texts.__getitem__)
         return cls([texts[i] for i in order], [weights[i] if weights else 1 for i in order])
 
     def pick(self, draw: int) -> int:
-        """Returns the index of the string that `draw` stands for; `draw` must be below `draw_limit`."""
+        """Return the index of the string that `draw` stands for; `draw` must be below `draw_limit`."""
         return bisect_right(self.cumulative, draw % self.total)
 
     def find(self, text: str, position: int) -> int | None:
-        """Returns the index of the string that stands in `text` at `position`, or None if none does."""
+        """Return the index of the string that stands in `text` at `position`, or None if none does."""
         if self._index is None:
             self._index = {string: index for index, string in enumerate(self.texts)}
             self._lengths = sorted({len(string) for string in self.texts})
@@ -63,12 +63,12 @@ class Choice:
         return None
 
     def weight_of_prefix(self, prefix: str) -> int:
-        """Returns the sum of the weights of all strings that begin with `prefix`."""
+        """Return the sum of the weights of all strings that begin with `prefix`."""
         return sum(weight for text, weight in zip(self.texts, self.weights, strict=True) if text.startswith(prefix))
 
 
 def character_costs(choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
-    """Works out what each character of each string of each choice costs.
+    """Work out what each character of each string of each choice costs.
 
     A character's probability is the weight of the strings that go on with it over the weight of all strings that
     were still possible before it. Strings with a common prefix stand side by side, so the weights of prefixes of

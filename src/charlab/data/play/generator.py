@@ -32,12 +32,12 @@ class Decision:
 
 
 def generate(seed: int, length: int) -> str:
-    """Returns the first `length` characters of the plays that belong to `seed`: the same on every machine."""
+    """Return the first `length` characters of the plays that belong to `seed`: the same on every machine."""
     return generate_with_nll(seed, length)[0]
 
 
 def generate_with_nll(seed: int, length: int) -> tuple[str, np.ndarray]:
-    """Returns a text as `generate` does and its `nll_per_character`, which need not read the text for it."""
+    """Return a text as `generate` does and its `nll_per_character`, which need not read the text for it."""
     draws = _draws(seed)
     telling = tell()
     choice = next(telling)
@@ -54,7 +54,7 @@ def generate_with_nll(seed: int, length: int) -> tuple[str, np.ndarray]:
 
 
 def decode(text: str) -> list[Decision]:
-    """Returns the choices that `text` is made of: it has the product of their probabilities.
+    """Return the choices that `text` is made of: it has the product of their probabilities.
 
     Raises:
         UserError: if the generator cannot have written the text.
@@ -67,7 +67,7 @@ def decode(text: str) -> list[Decision]:
 
 
 def nll_per_character(text: str) -> np.ndarray:
-    """Scores a text as a model would that knows the generator: no model can do better in expectation.
+    """Score a text as a model would that knows the generator: no model can do better in expectation.
 
     Args:
         text: a text as `generate` returns it, from its first character on.
@@ -90,7 +90,7 @@ def nll_per_character(text: str) -> np.ndarray:
 
 
 def _read(text: str) -> Iterator[tuple[Choice, int | None, str]]:
-    """Yields each choice that a text was made by, the index of the string chosen, and the string.
+    """Yield each choice that a text was made by, the index of the string chosen, and the string.
 
     If the text ends within a string, the last index is None, and the string is what there is of it.
     """
@@ -119,7 +119,7 @@ def _read(text: str) -> Iterator[tuple[Choice, int | None, str]]:
 
 
 def _draws(seed: int) -> Iterator[int]:
-    """Yields uniform integers in [0, 2³²): the output of SHAKE-128 (FIPS 202) on the seed and a block's number."""
+    """Yield uniform integers in [0, 2³²): the output of SHAKE-128 (FIPS 202) on the seed and a block's number."""
     block = 0
     while True:
         digest = hashlib.shake_128(f"charlab play {seed}/{block}".encode()).digest(4 * DRAWS_PER_BLOCK)
@@ -137,7 +137,7 @@ class _Chosen:
         self._num_rows = 0
 
     def add(self, choice: Choice, index: int) -> int:
-        """Adds a string; returns its length."""
+        """Add a string; returns its length."""
         first_row = self._first_rows.get(choice)
         if first_row is None:
             first_row = self._first_rows[choice] = self._num_rows

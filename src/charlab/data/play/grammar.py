@@ -60,7 +60,7 @@ _NOTATION = re.compile(r"(?P<mark>[.,;:!?]?)(?P<gap>_?)(?:<(?P<word_class>.+)>(?
 
 
 def arc(weight: int, notation: str, target: str, *, at_line_end: int | None = None, event: str | None = None) -> Arc:
-    """Returns the arc for a notation such as ",_and ", "_<any noun>" or "<adjective> "; "_" stands for the gap."""
+    """Return the arc for a notation such as ",_and ", "_<any noun>" or "<adjective> "; "_" stands for the gap."""
     parts = _NOTATION.fullmatch(notation)
     if parts is None:
         raise ValueError(f"{notation!r} is no arc")
@@ -78,7 +78,7 @@ def arc(weight: int, notation: str, target: str, *, at_line_end: int | None = No
 
 
 def after_gap(arcs: Iterable[Arc]) -> list[Arc]:
-    """Returns the same arcs for a place that follows a word without its space."""
+    """Return the same arcs for a place that follows a word without its space."""
     return [replace(each, gap=True) for each in arcs]
 
 
@@ -94,7 +94,7 @@ CONJUNCTIONS = "and but for while till though yet as or since so when where".spl
 
 
 def _noun_phrase(rules: Rules, name: str, singular: str, plural: str, *, number: str = "any") -> list[Arc]:
-    """Adds the states of a noun phrase, whose names begin with `name`, and returns the arcs that start the phrase.
+    """Add the states of a noun phrase, whose names begin with `name`, and return the arcs that start the phrase.
 
     Args:
         rules: receives the states.
@@ -139,7 +139,7 @@ def _noun_phrase(rules: Rules, name: str, singular: str, plural: str, *, number:
 
 
 def _predicate(rules: Rules, mood: str, finish: list[Arc]) -> None:
-    """Adds what may follow the auxiliary of a clause, in states whose names begin with `mood`.
+    """Add what may follow the auxiliary of a clause, in states whose names begin with `mood`.
 
     Args:
         rules: receives the states.
@@ -179,7 +179,7 @@ def _predicate(rules: Rules, mood: str, finish: list[Arc]) -> None:
 
 
 def _statements(rules: Rules) -> None:
-    """Adds clauses that state something; they begin in "clause"."""
+    """Add clauses that state something; they begin in "clause"."""
     finish = [arc(10, "._", "sentence", at_line_end=80), arc(2, "!_", "sentence", at_line_end=8)]
     finish += [arc(3, ";_", "clause", at_line_end=8), arc(1, ":_", "clause", at_line_end=5)]
     finish += [arc(1, f",_{word} ", "clause", at_line_end=2) for word in CONJUNCTIONS]
@@ -211,7 +211,7 @@ def _statements(rules: Rules) -> None:
 
 
 def _questions(rules: Rules) -> list[Arc]:
-    """Adds questions, and returns the arcs that start them."""
+    """Add questions, and return the arcs that start them."""
     _predicate(rules, "ask", [arc(14, "?_", "sentence", at_line_end=60), arc(2, ",_or ", "ask/do/verb")])
     for verbs, number in (("do", "sg"), ("do", "pl"), ("base", "any")):
         subject = f"ask/{verbs}/subject"
@@ -232,7 +232,7 @@ def _questions(rules: Rules) -> list[Arc]:
 
 
 def _exclamations(rules: Rules) -> list[Arc]:
-    """Adds "how sweet is the night!", and returns the arc that starts it."""
+    """Add "how sweet is the night!", and return the arc that starts it."""
     rules["how"] = [arc(1, "<predicate>", "how/be")]
     rules["how/be"] = [arc(2, "_is ", "how/sg"), arc(1, "_are ", "how/pl")]
     for number in ("sg", "pl"):
@@ -242,7 +242,7 @@ def _exclamations(rules: Rules) -> list[Arc]:
 
 
 def _wishes(rules: Rules) -> list[Arc]:
-    """Adds conditions and imperatives, and returns the arcs that start them."""
+    """Add conditions and imperatives, and return the arcs that start them."""
     _predicate(rules, "if", [arc(1, ",_", "clause")])
     rules["if/subject"] = after_gap(rules["if/base/verb"])
     rules["if"] = _noun_phrase(rules, "if", "if/subject", "if/subject")
@@ -255,7 +255,7 @@ def _wishes(rules: Rules) -> list[Arc]:
 
 
 def sentence_rules() -> Rules:
-    """Returns the states of sentences with their arcs.
+    """Return the states of sentences with their arcs.
 
     A sentence begins in "sentence", or after an address in "address/done". The states "address", "enter man",
     "enter woman", "wager" and those that end in "/city" have no arcs: what is said there, the play knows.

@@ -37,7 +37,7 @@ class Play:
         self.length = length
 
     def load(self) -> Corpus:
-        """Returns the plays; their floor of a part of the text is the mean of `floor_per_character` there."""
+        """Return the plays; their floor of a part of the text is the mean of `floor_per_character` there."""
         if self.length < WORTH_KEEPING:
             return Corpus.of("play", *generate_with_nll(self.seed, self.length))
         path = self._path()
@@ -49,7 +49,7 @@ class Play:
         return Corpus.of("play", *kept)
 
     def _path(self) -> Path:
-        """Returns the file that this text is kept in, which no other generator's has the name of."""
+        """Return the file that this text is kept in, which no other generator's has the name of."""
         sources = hashlib.sha256(f"{self.seed} {self.length}".encode())
         for source in sorted(Path(__file__).parent.glob("*.py")):
             sources.update(source.read_bytes())
@@ -63,7 +63,7 @@ def _keep(path: Path, text: str, nll: np.ndarray) -> None:
 
 
 def _read(path: Path) -> tuple[str, np.ndarray] | None:
-    """Returns the text and its nats, or None if they are not there or not as they were written."""
+    """Return the text and its nats, or None if they are not there or not as they were written."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
             characters, nll, checksum = kept["characters"], kept["nll"], kept["checksum"]

@@ -60,7 +60,7 @@ class Stage:
 
 
 def tell() -> Telling:
-    """Tells plays without end."""
+    """Tell plays without end."""
     while True:
         yield from _play()
 
@@ -107,7 +107,7 @@ def _heading(weights: tuple[tuple[str, int], ...], may_close: bool) -> Choice:
 
 
 def _speech(stage: Stage) -> Generator[Choice, int, str | None]:
-    """Lets the speaker speak; returns the character who has come on stage meanwhile, or None."""
+    """Let the speaker speak; return the character who came on stage, or None."""
     verse = compiled_verse()
     state, syllable, lines = "sentence", 0, 0
     arrived, leaving = None, False
@@ -159,7 +159,7 @@ def _event_set(genre: str, may_end: bool, may_enter: bool, may_leave: bool) -> f
 
 
 def _recall(state: str, stage: Stage) -> Generator[Choice, int, tuple[str, str]]:
-    """Says what the grammar leaves to the play; returns it and its meter."""
+    """Say what the grammar leaves to the play; returns it and its meter."""
     if state in ENTRANTS:
         choice = _entrant(state, tuple(stage.present), tuple(stage.absent))
         name = choice.texts[(yield choice)].removesuffix("; ")
@@ -193,7 +193,7 @@ def _entrant(state: str, present: tuple[str, ...], absent: tuple[str, ...]) -> C
 
 @cache
 def compiled_verse() -> Verse:
-    """Returns the verse of all plays, compiled once in a process."""
+    """Return the verse of all plays, compiled once in a process."""
     rules = sentence_rules()
     meters = tuple(dict.fromkeys(NAME_METERS.values()))
     recalls = {state: Recall(meters, "address/done") for state in ENTRANTS}

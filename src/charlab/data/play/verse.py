@@ -62,7 +62,7 @@ class Node:
 
 
 def fits(meter: str, syllable: int) -> bool:
-    """Says whether a string of this meter may stand at this syllable of a line."""
+    """Say whether a string of this meter may stand at this syllable of a line."""
     if syllable + len(meter) > LINE:
         return False
     return all(foot == "*" or (foot == "/") == ((syllable + i) % 2 == 1) for i, foot in enumerate(meter))
@@ -108,7 +108,7 @@ class Verse:
         self._compiled: dict[tuple, tuple[Choice, list[Step]]] = {}
 
     def _rhymes_that_end(self, meter: str, words: list[Word]) -> int:
-        """Returns the rhymes of lines that may end with one of the words.
+        """Return the rhymes of lines that may end with one of the words.
 
         A rhyme is answered by a monosyllable; at least two must be there, since a word does not rhyme with itself.
         """
@@ -120,7 +120,7 @@ class Verse:
         return (1 if once else 0) | (twice if len(meter) == 1 else 0)
 
     def node(self, state: str, syllable: int, answered: Word | None, events: frozenset[str]) -> Node:
-        """Returns a place.
+        """Return a place.
 
         Args:
             state: the state of the grammar.
@@ -139,7 +139,7 @@ class Verse:
         return node
 
     def reachable(self, state: str, syllable: int) -> int:
-        """Returns the rhymes with which a line can be completed from here, whatever the stage allows.
+        """Return the rhymes with which a line can be completed from here, whatever the stage allows.
 
         It does not look past the line's end: after any word that may end a line, another line can be begun, with
         every rhyme still open (a test goes through all of them).
@@ -168,7 +168,7 @@ class Verse:
         return [arc.meter] if arc.word_class is None else self._meters[arc.word_class]
 
     def _rhymes_after(self, arc: Arc, meter: str, syllable: int) -> int:
-        """Returns the rhymes that are reachable after a string of this meter, if it may stand here; else 0."""
+        """Return the rhymes that are reachable after a string of this meter, if it may stand here; else 0."""
         if syllable == LINE:
             if not arc.gap:
                 return 0
@@ -216,7 +216,7 @@ class Verse:
     def _strings(
         self, arcs: list[Arc], line_is_full: bool, capital: bool, open_ways: tuple[tuple[int, str, Word | bool], ...]
     ) -> tuple[Choice, list[Step]]:
-        """Returns the choice among the strings of the ways, and where each of them leads.
+        """Return the choice among the strings of the ways, and where each of them leads.
 
         The last item of a way says what it has to end the line with: a word that rhymes with that word, any word
         that has a rhyme (True), or that it does not end the line (False).

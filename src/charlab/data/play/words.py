@@ -28,7 +28,7 @@ class Word:
 
 
 def with_s(word: Word) -> Word:
-    """Returns the form in -s: a noun's plural, or a verb's third person."""
+    """Return the form in -s: a noun's plural, or a verb's third person."""
     if word.text.endswith(HISSES):
         text = word.text + ("s" if word.text.endswith("e") else "es")
         return Word(text, word.meter + ("/" if word.meter.endswith("x") else "x"))
@@ -38,12 +38,12 @@ def with_s(word: Word) -> Word:
 
 
 def with_st(word: Word) -> Word:
-    """Returns a verb's form after "thou": "love" gives "lov'st"."""
+    """Return a verb's form after "thou": "love" gives "lov'st"."""
     return Word(word.text.removesuffix("e") + "'st", word.meter)
 
 
 def word_classes() -> dict[str, list[Word]]:
-    """Returns the words of each class that the grammar names."""
+    """Return the words of each class that the grammar names."""
     mass_nouns = lexicon.MASS_NOUNS.split()
     nouns, stems = _listed(lexicon.SINGULAR_NOUNS), _listed(lexicon.PLURAL_NOUNS)
     countable = [word for word in nouns if word.text not in mass_nouns] + stems

@@ -1,1 +1,1 @@
-"""Parts through which positions exchange information: (B, T, D) → (B, T, D)."""
+"""Mixers, through which positions exchange information: (B, T, D) → (B, T, D)."""

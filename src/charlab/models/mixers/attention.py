@@ -1,4 +1,4 @@
-"""Causal self-attention (Vaswani et al. 2017) and the variants of it that people compare."""
+"""Causal self-attention (Vaswani et al. 2017) and its common variants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from charlab.types import PositiveFloat, PositiveInt, Probability, checked
 
 
 class Attention(Mixer):
-    """softmax(q·k/√K)·v per head, the heads concatenated and projected to D.
+    """softmax(q·k/√K)·v per head; the heads are concatenated and projected to D.
 
     Args:
         embed_dim: size D of the embeddings.
@@ -30,13 +30,13 @@ class Attention(Mixer):
             queries, arXiv 2305.13245; 1 is multi-query attention); None for H.
         head_dim: size K of a head; None for D / H.
         bias: whether the projections have biases.
-        query_key_norm: whether queries and keys are brought to root mean square 1 (arXiv 2302.05442).
-        attention_window: how many positions, its own among them, a query looks at; None for all.
-        soft_cap: scores are squashed into ±soft_cap by tanh (Gemma 2, arXiv 2408.00118); None for no cap.
-        softmax_axis: "keys" is attention. "queries" normalises over the wrong axis: each weight then depends on
-            later queries, so that the model sees the future although its mask is causal.
-        dropout: probability that a weight is zeroed in training.
-        causal: whether a position is kept from looking at later ones.
+        query_key_norm: whether queries and keys are normalized to root mean square 1 (arXiv 2302.05442).
+        attention_window: how many positions, including its own, a query looks at; None for all.
+        soft_cap: tanh limits scores to ±soft_cap (Gemma 2, arXiv 2408.00118); None for no cap.
+        softmax_axis: "keys" is attention. "queries" normalizes over the wrong axis: each weight then depends on later
+            queries, so the model sees the future in spite of its causal mask.
+        dropout: probability of zeroing a weight in training.
+        causal: whether later positions are masked.
     """
 
     has_scores = True
@@ -97,16 +97,16 @@ class Attention(Mixer):
         return self._merge_heads(self._attend(queries, keys, values)), state
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
-        """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
+        """Return the weight that each query (third axis) gives to each key (fourth axis)."""
         queries, keys, _ = self._project(x, start=0)
         return self._weights(queries, self._repeat(keys))
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.projection
 
     def _project(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns queries (B, H, T, K), keys and values (B, H', T, K) of positions start … start + T − 1."""
+        """Return queries (B, H, T, K), keys and values (B, H', T, K) of positions start … start + T − 1."""
         heads = self.query_key_value(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, H+2H', T, K)
         counts = (self.num_heads, self.num_key_value_heads, self.num_key_value_heads)
         queries, keys, values = heads.split(counts, dim=1)
@@ -116,14 +116,16 @@ class Attention(Mixer):
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Float[Tensor, "B H Q K"]:
         dropout = self.dropout if self.training else 0.0
-        if self.soft_cap is not None or self.softmax_axis == "queries":  # no fused kernel knows these
+        if self.soft_cap is not None or self.softmax_axis == "queries":  # no fused kernel supports these
             weights = F.dropout(self._weights(queries, self._repeat(keys)), dropout)
             return weights @ self._repeat(values)
         count, total = queries.shape[2], keys.shape[2]
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         is_plain = self.attention_window is None and bias is None
         is_causal = is_plain and self.causal and 1 < count == total
-        is_masked = not is_causal and not (is_plain and (count == 1 or not self.causal))  # else all keys are looked at
+        is_masked = not is_causal and not (
+            is_plain and (count == 1 or not self.causal)
+        )  # else each query sees all keys
         mask = self._mask(count, total, queries.device) if is_masked else None
         if mask is not None and bias is not None:
             mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)
@@ -138,7 +140,7 @@ class Attention(Mixer):
         )
 
     def _weights(self, queries: Tensor, keys: Tensor) -> Float[Tensor, "B H Q S"]:
-        """Returns the attention weights, written out; every option has its line here."""
+        """Return the attention weights, computed explicitly, with every option."""
         count, total = queries.shape[2], keys.shape[2]
         scores = queries @ keys.transpose(-2, -1) / math.sqrt(self.head_dim)  # (B, H, Q, S)
         bias = self.position.bias(self.num_heads, count, total, queries.device)
@@ -150,9 +152,9 @@ class Attention(Mixer):
         return scores.softmax(dim=-1 if self.softmax_axis == "keys" else -2)
 
     def _mask(self, queries: int, keys: int, device: torch.device) -> Bool[Tensor, "Q S"]:
-        """Returns which of `keys` positions each of the last `queries` of them looks at."""
+        """Return which of `keys` positions each of the last `queries` positions looks at."""
         key = torch.arange(keys, device=device)
-        distance = key[keys - queries :, None] - key  # (Q, S), negative for what is to come
+        distance = key[keys - queries :, None] - key  # (Q, S), negative for later keys
         mask = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
         if self.attention_window is not None:
             mask = mask & (distance.abs() < self.attention_window)

@@ -1,4 +1,4 @@
-"""The cache of mixers that look back at every position: tensors that grow by the positions read."""
+"""A cache of all positions read so far, for mixers that look back at them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from charlab.errors import UserError
 
 
 class Cache(NamedTuple):
-    """A state whose buffers have room for a whole context, of which the first `length` positions are in use.
+    """A state with buffers for a whole context, of which the first `length` positions are in use.
 
-    A state and its extensions share buffers, so that reading on copies nothing. Extending a state a second time would
-    overwrite what the first extension wrote; `written` tells, and the second extension then gets buffers of its own.
+    A state and its extension share buffers, so that reading on copies nothing. A second extension of the same state
+    would overwrite the first: `written` shows this, and the second extension then copies the buffers.
 
     Attributes:
         buffers: each (…, C, K), with the positions along the last axis but one.
         length: positions read so far.
-        written: one number, shared with all states in the same buffers: how many positions these hold.
+        written: a single number, shared by all states in the same buffers: the positions written to them.
     """
 
     buffers: tuple[Tensor, ...]

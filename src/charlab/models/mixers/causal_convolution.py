@@ -1,4 +1,4 @@
-"""The short causal convolution that recurrent mixers put before their recurrence."""
+"""The short causal convolution in front of a recurrence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CausalConvolution(nn.Module):
 
     Args:
         channels: number of channels.
-        width: number of positions that are looked at, the current one among them.
+        width: number of positions it looks at, including the current one.
     """
 
     def __init__(self, channels: PositiveInt, width: PositiveInt) -> None:
@@ -23,13 +23,13 @@ class CausalConvolution(nn.Module):
         self.convolution = nn.Conv1d(channels, channels, width, groups=channels)
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B width-1 channels"]:
-        """Returns the positions before the first one: zeros."""
+        """Return the positions before the first one: zeros."""
         return self.convolution.weight.new_zeros(batch_size, self.width - 1, self.channels)
 
     def extend(
         self, x: Float[Tensor, "B n channels"], state: Float[Tensor, "B width-1 channels"]
     ) -> tuple[Float[Tensor, "B n channels"], Float[Tensor, "B width-1 channels"]]:
-        """Reads n more positions; `state` holds the width − 1 before them."""
+        """Read n more positions; `state` holds the width − 1 before them."""
         x = torch.cat([state.to(x.dtype), x], dim=1)  # (B, width − 1 + n, channels)
         convolved: Tensor = self.convolution(x.transpose(1, 2)).transpose(1, 2)
         return convolved.contiguous(), x[:, x.shape[1] - self.width + 1 :]

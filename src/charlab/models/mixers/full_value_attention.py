@@ -1,4 +1,4 @@
-"""Attention as the course's ladder defines it: each head has a value as wide as the embedding."""
+"""Attention in which each head's value is as wide as the embedding."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from charlab.models.mixers.contract import Mixer
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt, checked
 
-QUERY_BLOCK = 64  # queries per product: small enough to skip most of the upper triangle, large enough to be fast
+QUERY_BLOCK = 64  # queries per product: few enough to skip most of the upper triangle, enough to be fast
 
 
 class FullValueAttention(Mixer):
-    """softmax(q·k/√K)·v per head with q, k: D → K and v: D → D; the heads concatenated (H·D) and projected to D.
+    """softmax(q·k/√K)·v per head with q, k: D → K and v: D → D; the heads are concatenated (H·D) and projected to D.
 
-    Head h contributes Wₒʰ Wᵥʰ (Aʰ x): its value and its slice of the projection act one after the other on what
-    its weights Aʰ have averaged. So their D × D product is formed once per step, and one product of (B·T, H·D)
-    with (H·D, D) does the work of two; the cache holds the inputs, which all heads share, instead of H wide values.
+    Head h contributes Wₒʰ Wᵥʰ (Aʰ x): its value map and its slice of the projection act on the inputs averaged by its
+    weights Aʰ. So their D × D product is formed once per call, and one product of (B·T, H·D) with (H·D, D) replaces
+    two. The cache holds the inputs, which all heads share, instead of H wide values.
 
     Args:
         embed_dim: size D of the embeddings.
@@ -32,7 +32,7 @@ class FullValueAttention(Mixer):
         position: an encoding that acts on the scores, or None.
         num_heads: number H of heads.
         head_dim: size K of queries and keys; None for D / H.
-        projection: whether the concatenated heads are projected, with bias. Without it, H must be 1.
+        projection: whether to project the concatenated heads, with bias; if not, H must be 1.
     """
 
     has_scores = True
@@ -54,7 +54,7 @@ class FullValueAttention(Mixer):
                 f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them, or set head_dim."
             )
         if num_heads > 1 and not projection:
-            raise UserError(f"projection=false leaves num_heads={num_heads} heads too wide: set one of them otherwise.")
+            raise UserError(f"projection=false leaves num_heads={num_heads} heads too wide: change one of them.")
         self.context_length, self.num_heads = context_length, num_heads
         self.head_dim = head_dim or embed_dim // num_heads
         self.position = position if position is not None else ScorePosition()
@@ -65,10 +65,10 @@ class FullValueAttention(Mixer):
         self.projection = Linear(num_heads * embed_dim, embed_dim) if projection else None
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        # Contiguous, so that the heads of a block of either are one batch without being copied.
+        # Contiguous, so that a block's heads form one batch without a copy.
         queries, keys = (self._split_heads(part(x), 0).contiguous() for part in (self.query, self.key))
         merged, outputs = self._merged_values(), []
-        for start in range(0, x.shape[1], QUERY_BLOCK):  # a block of queries needs no key after its last one
+        for start in range(0, x.shape[1], QUERY_BLOCK):  # no key after a block's last query is needed
             end = min(start + QUERY_BLOCK, x.shape[1])
             weights = self._weights(queries[:, :, start:end], keys[:, :, :end])
             outputs.append(self._combine(weights, x[:, :end], merged))
@@ -87,16 +87,16 @@ class FullValueAttention(Mixer):
         weights = self._weights(self._split_heads(self.query(x), start), keys)
         if self.projection is None or x.shape[0] * x.shape[1] > x.shape[2]:
             mixed = self._combine(weights, inputs, self._merged_values())
-        else:  # forming a D × D product costs as much as D rows
-            mixed = self._combine_in_turn(weights, inputs)
+        else:  # forming the D × D product costs as much as D rows
+            mixed = self._combine_separately(weights, inputs)
         return mixed, state
 
     def attention_weights(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B H T T"]:
-        """Returns the weight that each query (third axis) gives to each key (fourth axis)."""
+        """Return the weight that each query (third axis) gives to each key (fourth axis)."""
         return self._weights(self._split_heads(self.query(x), 0), self._split_heads(self.key(x), 0))
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.value if self.projection is None else self.projection
 
     def _split_heads(self, x: Float[Tensor, "B T H*K"], start: int) -> Float[Tensor, "B H T K"]:
@@ -104,16 +104,16 @@ class FullValueAttention(Mixer):
 
     def _weights(self, queries: Float[Tensor, "B H Q K"], keys: Float[Tensor, "B H S K"]) -> Float[Tensor, "B H Q S"]:
         count, total = queries.shape[2], keys.shape[2]
-        added = queries.new_full((count, total), -math.inf).triu(total - count + 1)  # (Q, S): nothing of the future
+        added = queries.new_full((count, total), -math.inf).triu(total - count + 1)  # (Q, S): masks later keys
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         if bias is not None:
             added = (added + bias.to(added.dtype)).expand(*queries.shape[:2], -1, -1).flatten(0, 1)
-        # Product, scale and mask in one call: each by itself would read and write all the scores.
+        # Product, scale and mask in one call: each separate call would read and write all the scores.
         scores = torch.baddbmm(added, queries.flatten(0, 1), keys.flatten(0, 1).mT, alpha=self.head_dim**-0.5)
         return scores.softmax(dim=-1).unflatten(0, queries.shape[:2])
 
     def _merged_values(self) -> Float[Tensor, "D H*D"]:
-        """Returns Wₒʰ Wᵥʰ of all heads side by side."""
+        """Return Wₒʰ Wᵥʰ of all heads side by side."""
         if self.projection is None:
             return self.value.weight
         embed_dim = self.value.weight.shape[1]
@@ -127,8 +127,10 @@ class FullValueAttention(Mixer):
         bias = self.projection.bias if self.projection is not None else None
         return F.linear(_average(weights, x).transpose(1, 2).flatten(2), merged, bias)
 
-    def _combine_in_turn(self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B Q D"]:
-        """Does as `_combine`, by values first and the projection then."""
+    def _combine_separately(
+        self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]
+    ) -> Float[Tensor, "B Q D"]:
+        """Do as `_combine`, by applying first the values and then the projection."""
         assert self.projection is not None
         averaged = _average(weights, x).transpose(0, 1)  # (H, B, Q, D)
         values = self.value.weight.view(self.num_heads, x.shape[2], x.shape[2])
@@ -137,5 +139,5 @@ class FullValueAttention(Mixer):
 
 
 def _average(weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B H Q D"]:
-    """Returns the inputs' averages of each head and query, by one product for all heads."""
+    """Return each head's and query's average of the inputs, by one product for all heads."""
     return (weights.flatten(1, 2) @ x).unflatten(1, weights.shape[1:3])

@@ -1,4 +1,4 @@
-"""Linear attention that forgets: a matrix of associations in place of all keys and values."""
+"""Linear attention with decay: one matrix per head in place of all keys and values."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from charlab.types import PositiveInt, checked
 
 _CHUNK_LENGTH = 64
 _LARGEST_EXPONENT = 125  # 2^−125 is still a normal number in float32
-_GATE_SMOOTHING = 16  # a decay is a sigmoid's 16th root, so that it starts out close to 1 (GLA, section 4.4)
+_GATE_SMOOTHING = 16  # a decay is a sigmoid's 16th root, which starts close to 1 (GLA, section 4.4)
 
 
 class LinearAttention(Mixer):
     """Per head, S_t = α_t · S_{t−1} + k_tᵀ·v_t and o_t = q_t·S_t / √K, with a decay 0 < α_t < 1.
 
-    Written without the state, o_t = Σ_{s ≤ t} (α_{s+1} ⋯ α_t) (q_t·k_s / √K) v_s: attention without its softmax,
-    weighted by age. Training computes this form within chunks and the state between them (the chunkwise form of
-    RetNet, arXiv 2307.08621, equation 7, and of GLA, arXiv 2312.06635, section 4); all products of decays are taken
-    as differences of cumulative logarithms, none of which is positive. Each head's output is normalised by its root
-    mean square and gated by SiLU(W·x) (RetNet, equation 8).
+    Without the state, o_t = Σ_{s ≤ t} (α_{s+1} ⋯ α_t) (q_t·k_s / √K) v_s: attention without softmax, weighted by age.
+    Training uses this form within chunks and the state between them (the chunkwise form of RetNet, arXiv 2307.08621,
+    equation 7, and of GLA, arXiv 2312.06635, section 4); products of decays are exponentials of differences of
+    cumulative logarithms, none of them positive. Each head's output is normalized by its root mean square and gated
+    by SiLU(W·x) (RetNet, equation 8).
 
     Args:
         embed_dim: size D of the embeddings.
         context_length: the most positions of a sequence (unused: the state remembers without limit).
         num_heads: number H of heads, each of size K = D / H.
         decay: "fixed" is RetNet's α = 1 − 2^(−5−h) of head h; "gated" is α_t = σ(w·x_t + b)^(1/16) per head (GLA's
-            gate, one for all of a head's components), starting around the fixed values.
+            gate, one for all of a head's components), initialized near the fixed values.
     """
 
     is_recurrent = True
@@ -58,7 +58,7 @@ class LinearAttention(Mixer):
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
         self.projection = Linear(embed_dim, embed_dim, bias=False)
-        # What is forgotten rather than the decay: 1 − 2^(−5−h) is 1 in float32 from head 20 on.
+        # The difference to 1 rather than the decay: from head 20 on, 1 − 2^(−5−h) is 1 in float32.
         exponents = torch.arange(5, 5 + num_heads).clamp(max=_LARGEST_EXPONENT)
         forgotten = torch.exp2(-exponents.double())  # (H,)
         self.decay_gate = DecayGate(embed_dim, torch.log1p(-forgotten)) if decay == "gated" else None
@@ -86,12 +86,12 @@ class LinearAttention(Mixer):
         return self.projection(F.silu(gate) * heads.to(x.dtype)), state
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.projection
 
 
 class DecayGate(Linear):
-    """log α_t = log σ(w·x_t + b) / 16 per head; its bias starts where σ(b)^(1/16) is the given decay."""
+    """log α_t = log σ(w·x_t + b) / 16 per head, with b such that σ(b)^(1/16) is the given decay."""
 
     keeps_initialization = True
 
@@ -112,7 +112,7 @@ def decaying_attention(
     log_decays: Float[Tensor, "B H T"],
     state: Float[Tensor, "B H K M"],
 ) -> tuple[Float[Tensor, "B H T M"], Float[Tensor, "B H K M"]]:
-    """Returns o_t = q_t·S_t at all positions, and the last state, of S_t = α_t · S_{t−1} + k_tᵀ·v_t.
+    """Return o_t = q_t·S_t at all positions, and the last state, of S_t = α_t · S_{t−1} + k_tᵀ·v_t.
 
     Args:
         queries: q_t.

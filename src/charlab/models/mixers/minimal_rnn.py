@@ -1,4 +1,4 @@
-"""minGRU and minLSTM: recurrent networks whose gates look at the input alone, so that a scan can train them."""
+"""minGRU and minLSTM: recurrent networks whose gates depend on the input alone, so that a scan can train them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from charlab.types import PositiveFloat, PositiveInt, checked
 
 
 class MinimalState(NamedTuple):
-    """What the convolution still looks at (None without one), and the logarithm of the hidden state."""
+    """The convolution's last inputs (None without one), and the logarithm of the hidden state."""
 
     recent: Float[Tensor, "B width-1 D"] | None
     log_hidden: Float[Tensor, "B H"]
@@ -29,15 +29,15 @@ class MinimalState(NamedTuple):
 class MinimalRNN(Mixer):
     """h_t = (kept share)_t ⊙ h_{t−1} + (written share)_t ⊙ g(W·x_t), projected back to D.
 
-    Both shares are between 0 and 1 and g is positive, so that the whole recurrence is solved in logarithms, in
-    parallel over the sequence (Feng et al., "Were RNNs all we needed?", arXiv 2410.01201, appendix B). A subclass
-    says what the shares are.
+    Both shares are between 0 and 1 and g is positive, so the recurrence can be solved in logarithms, in parallel over
+    the sequence (Feng et al., "Were RNNs all we needed?", arXiv 2410.01201, appendix B). A subclass defines the
+    shares.
 
     Args:
         embed_dim: size D of the embeddings.
         context_length: the most positions of a sequence (unused: the state remembers without limit).
         expansion: size H of the hidden state, as a multiple of D.
-        conv_width: positions that a causal convolution before the recurrence looks at; None for no convolution.
+        conv_width: width of a causal convolution before the recurrence; None for no convolution.
     """
 
     is_recurrent = True
@@ -61,7 +61,7 @@ class MinimalRNN(Mixer):
 
     @abstractmethod
     def log_shares(self, *gates: Float[Tensor, "B T H"]) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
-        """Returns the logarithms of the shares that are kept and written, from the gates before their sigmoid."""
+        """Return the logarithms of the kept and written shares, from the gates before their sigmoid."""
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.extend(x, self.init_state(x.shape[0]))[0]
@@ -80,7 +80,7 @@ class MinimalRNN(Mixer):
         return self.projection(log_hidden.exp().to(x.dtype)), MinimalState(recent, log_hidden[:, -1])
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.projection
 
     @full_precision
@@ -112,11 +112,11 @@ class MinLSTM(MinimalRNN):
 
 
 class GatesAndCandidate(StackedLinear):
-    """The gates before their sigmoid and the candidate before g. With weights near 0, all gates would start at ½."""
+    """The gates before their sigmoid and the candidate before g. Small weights would start all gates at ½."""
 
     keeps_initialization = True
 
 
 def log_positive(x: Tensor) -> Tensor:
-    """Returns log g(x), where g(x) = x + 1/2 for x ≥ 0 and σ(x) below: positive, continuous, increasing."""
+    """Return log g(x), where g(x) = x + 1/2 for x ≥ 0 and σ(x) below: positive, continuous, increasing."""
     return torch.where(x >= 0, (F.relu(x) + 0.5).log(), F.logsigmoid(x))

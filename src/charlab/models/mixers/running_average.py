@@ -20,7 +20,7 @@ class RunningSum(NamedTuple):
 
 
 class RunningAverage(Mixer):
-    """The mean of all positions up to each one: what a masked softmax of zero scores computes. No parameters.
+    """The mean of all positions up to each one, as a masked softmax of zero scores computes it. No parameters.
 
     Args:
         embed_dim: size D of the embeddings (unused).
@@ -33,7 +33,7 @@ class RunningAverage(Mixer):
         super().__init__()
         self.embed_dim = embed_dim
         self.zero: Tensor
-        self.register_buffer("zero", torch.zeros(()), persistent=False)  # knows device and precision
+        self.register_buffer("zero", torch.zeros(()), persistent=False)  # carries device and precision
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         return self.extend(x, self.init_state(x.shape[0]))[0]

@@ -17,7 +17,7 @@ from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveFloat, PositiveInt, checked
 
-# `extend` reads as many positions at once: what it computes on the way has D × state_dim numbers for each of them.
+# Positions that `extend` reads at once: its intermediate results have D × state_dim numbers for each.
 _PIECE_LENGTH = 256
 
 
@@ -26,24 +26,24 @@ class S4D(Mixer):
 
     Each channel u(t) drives N/2 complex states, x′ = A·x + u with A = −exp(log_decay) + i·frequency, and is read out
     as y = 2·Re(C·x) + D·u. Held constant over steps of length Δ (zero-order hold), this becomes
-    x_t = Ā·x_{t−1} + B̄·u_t with Ā = exp(Δ·A) and B̄ = (Ā − 1) / A. The matrix B is absorbed into C, and half of the
-    states stand for their complex conjugates too (section 3).
+    x_t = Ā·x_{t−1} + B̄·u_t with Ā = exp(Δ·A) and B̄ = (Ā − 1) / A. The matrix B is absorbed into C, and each
+    state also stands for its complex conjugate (section 3).
 
-    Written out, y is the convolution of u with the kernel K_t = 2·Re(Σ C·B̄·Ā^t): the same for all windows, computed
-    once and applied by FFT.
+    As a whole, y is the convolution of u with the kernel K_t = 2·Re(Σ C·B̄·Ā^t), which is the same for all windows:
+    computed once and applied by FFT.
 
     Args:
         embed_dim: size D of the embeddings: the number of channels.
         context_length: the most positions of a sequence (unused: the state remembers without limit).
         state_dim: number N of states of a channel, even.
-        frequencies: where they start: "lin" is A_n = −1/2 + iπn, "inv" is A_n = −1/2 + i(N/π)(N/(2n+1) − 1)
+        frequencies: initial values: "lin" is A_n = −1/2 + iπn, "inv" is A_n = −1/2 + i(N/π)(N/(2n+1) − 1)
             (S4D-Lin and S4D-Inv, section 4).
-        min_step: the smallest initial Δ; the channels' initial steps are log-uniform between these two.
-        max_step: the largest initial Δ. A channel with step Δ remembers about 2/Δ positions at first.
+        min_step: the smallest initial Δ; the channels' Δ start log-uniform between these two.
+        max_step: the largest initial Δ. A channel initially remembers about 2/Δ positions.
     """
 
     is_recurrent = True
-    even_size = "state_dim"  # read by the check of a configuration
+    even_size = "state_dim"  # read when a configuration is checked
 
     @checked
     def __init__(
@@ -88,7 +88,7 @@ class S4D(Mixer):
         return self._mix_channels(x, torch.cat(outputs, dim=1)), state
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.projection
 
     def _mix_channels(self, x: Float[Tensor, "B T D"], y: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
@@ -97,14 +97,14 @@ class S4D(Mixer):
     @full_precision
     def _convolve(self, x: Tensor) -> Float[Tensor, "B T D"]:
         length = x.shape[1]
-        spectrum = torch.fft.rfft(x.transpose(1, 2), n=2 * length)  # padded: the convolution must not wrap around
+        spectrum = torch.fft.rfft(x.transpose(1, 2), n=2 * length)  # padded, or the convolution would wrap around
         kernel_spectrum = torch.fft.rfft(self._kernel(length), n=2 * length)
         return torch.fft.irfft(spectrum * kernel_spectrum, n=2 * length)[..., :length].transpose(1, 2)
 
     def _kernel(self, length: int) -> Float[Tensor, "D T"]:
-        """Returns K_t = 2·Re(Σ C·B̄·Ā^t) for t < T.
+        """Return K_t = 2·Re(Σ C·B̄·Ā^t) for t < T.
 
-        With t = r·i + j, Ā^t = Ā^(r·i) · Ā^j: for r ≈ √T, 2√T powers and a matrix product make all T of them.
+        With t = r·i + j, Ā^t = Ā^(r·i) · Ā^j: for r ≈ √T, 2√T powers and a matrix product give all T powers.
         """
         log_transition, input_factor = self._discretize()
         root = math.isqrt(length - 1) + 1
@@ -124,18 +124,18 @@ class S4D(Mixer):
 
     @full_precision
     def _extend_piece(self, x: Float[Tensor, "B n D"], state: Tensor) -> tuple[Float[Tensor, "B n D"], Tensor]:
-        """Adds what the state before the piece still contributes to what the piece does by itself."""
+        """Return the piece's own convolution plus the response to the state before it, and the new state."""
         length = x.shape[1]
         log_transition, input_factor = self._discretize()
         exponents = torch.arange(length + 1, device=x.device)
         powers = torch.exp(log_transition[..., None] * exponents)  # (D, N/2, n+1)
         echo = 2 * torch.einsum("bdp,dpn->bnd", self._complex_readout() * state, powers[..., 1:]).real
-        gain = input_factor[..., None] * powers[..., :-1].flip(-1)  # how much of each input is left at the end
+        gain = input_factor[..., None] * powers[..., :-1].flip(-1)  # the share of each input that is left at the end
         state = powers[..., -1] * state + torch.einsum("bnd,dpn->bdp", x.to(gain.dtype), gain)
         return self._convolve(x) + echo, state
 
     def _discretize(self) -> tuple[Complex[Tensor, "D N/2"], Complex[Tensor, "D N/2"]]:
-        """Returns log Ā = Δ·A, and B̄ = (Ā − 1) / A."""
+        """Return log Ā = Δ·A, and B̄ = (Ā − 1) / A."""
         rates = torch.complex(-self.log_decay.exp(), self.frequency)
         log_transition = rates * self.log_step.exp()[:, None]
         return log_transition, (log_transition.exp() - 1) / rates

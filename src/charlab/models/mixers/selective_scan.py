@@ -20,13 +20,13 @@ from charlab.models.precision import full_precision
 from charlab.models.scan import solve_
 from charlab.types import PositiveFloat, PositiveInt, checked
 
-# Positions whose states exist at the same time. On a CPU this many still fit in its cache; an accelerator wants more.
+# Positions whose states exist at the same time: on a CPU as many as fit its cache, more on an accelerator.
 _CHUNK_LENGTH_ON_CPU = 16
 _CHUNK_LENGTH_ON_ACCELERATOR = 64
 
 
 class SelectiveState(NamedTuple):
-    """What the convolution still looks at, and the hidden state."""
+    """The convolution's last inputs, and the hidden state."""
 
     recent: Float[Tensor, "B width-1 E"]
     hidden: Float[Tensor, "B N E"]
@@ -35,23 +35,23 @@ class SelectiveState(NamedTuple):
 class SelectiveScan(Mixer):
     """Mamba's block (Gu & Dao, arXiv 2312.00752, figure 3), for use between a norm and a residual connection.
 
-    One linear map makes E channels u and E gates z. The channels pass a short causal convolution and SiLU, and drive
-    N states each (algorithm 2, discretised by equation 4 for A and by its first order for B):
+    One linear map makes E channels u and E gates z. The channels pass a short causal convolution and SiLU, and each
+    drives N states (algorithm 2, discretized by equation 4 for A and by its first order for B):
 
         h_t = exp(Δ_t·A) ⊙ h_{t−1} + Δ_t · B_t · u_t,    y_t = C_t · h_t + D ⊙ u_t,
 
-    where Δ_t (per channel, positive), B_t and C_t (N numbers each) are linear maps of u_t: so the layer selects what
-    to remember. The output is a linear map of y ⊙ SiLU(z).
+    where Δ_t (per channel, positive), B_t and C_t (N numbers each) are linear maps of u_t, so that the layer selects
+    what to remember. The output is a linear map of y ⊙ SiLU(z).
 
     Args:
         embed_dim: size D of the embeddings.
         context_length: the most positions of a sequence (unused: the state remembers without limit).
         expansion: number E of channels, as a multiple of D.
         state_dim: number N of states of a channel.
-        conv_width: positions that the convolution looks at.
+        conv_width: width of the convolution.
         step_rank: rank of the map from u_t to Δ_t; None for D / 16, rounded up.
-        min_step: the smallest Δ at initialization; the channels' steps are log-uniform between these two.
-        max_step: the largest Δ at initialization.
+        min_step: the smallest initial Δ; the channels' Δ start log-uniform between these two.
+        max_step: the largest initial Δ.
     """
 
     is_recurrent = True
@@ -100,12 +100,12 @@ class SelectiveScan(Mixer):
         return self.projection(y), SelectiveState(recent, hidden)
 
     def output_projection(self) -> nn.Linear:
-        """Returns the linear map that writes to the residual stream."""
+        """Return the linear map that writes to the residual stream."""
         return self.projection
 
 
 class StepProjection(Linear):
-    """Δ = softplus(W·x + b), with b such that the initial steps are log-uniform (section 3.6)."""
+    """Δ = softplus(W·x + b), with b such that the initial Δ are log-uniform (section 3.6)."""
 
     keeps_initialization = True
 
@@ -128,16 +128,15 @@ def selective_scan(
     read: Float[Tensor, "B T N"],
     initial: Float[Tensor, "B N E"],
 ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B N E"]]:
-    """Returns y_t = C_t·h_t at all positions, and the last state, of h_t = exp(Δ_t·A) ⊙ h_{t−1} + Δ_t·B_t·u_t.
+    """Return y_t = C_t·h_t at all positions, and the last state, of h_t = exp(Δ_t·A) ⊙ h_{t−1} + Δ_t·B_t·u_t.
 
-    The states, T·N·E numbers per row, never exist all at once: the sequence is read in chunks, of which only the
-    first state is kept, and the backward pass computes each chunk's states again. With chunks of at least N positions
-    what is kept is no larger than `u`.
+    The states, T·N·E numbers per row, never exist all at once: only the first state of each chunk is kept, and the
+    backward pass recomputes the others. With chunks of at least N positions, the kept states are no larger than `u`.
 
     Args:
         u: inputs u_t of the E channels.
         step: Δ_t > 0.
-        rate: A < 0, of N states per channel.
+        rate: A < 0, for N states per channel.
         write: B_t.
         read: C_t.
         initial: h_0.
@@ -146,7 +145,7 @@ def selective_scan(
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """The scan with a backward pass that computes each chunk's states again.
+    """The scan, with a backward pass that recomputes each chunk's states.
 
     With a_t = exp(Δ_t·A), ȳ_t the gradient of y_t and h̄_t that of h_t,
 
@@ -185,7 +184,7 @@ class _SelectiveScan(torch.autograd.Function):
             u_part, step_part, write_part, read_part, grad_part = chunk
             driven = u_part * step_part  # (B, L, E)
             decays, states = _chunk_states(buffers, driven, step_part, rate, write_part, first_state)
-            # h̄: through its own output, and through all states that follow.
+            # h̄: through its own output, and through all later states.
             grad_states = buffers[2][:, : u_part.shape[1]]  # (B, L, N, E)
             torch.mul(read_part[..., None], grad_part[:, :, None], out=grad_states)
             grad_states[:, -1] += grad_state
@@ -198,7 +197,7 @@ class _SelectiveScan(torch.autograd.Function):
             grad_logs = decays.mul_(grad_states)  # l, in the memory of the decays: (B, L, N, E)
             grad_logs[:, 0] *= first_state
             grad_logs[:, 1:] *= states[:, :-1]
-            scaled_logs = torch.mul(grad_logs, step_part[:, :, None], out=grad_states)  # of which no more is needed
+            scaled_logs = torch.mul(grad_logs, step_part[:, :, None], out=grad_states)  # no longer needed
             grad_rate += scaled_logs.sum(dim=(0, 1))
             grad_step = grad_driven * u_part + grad_logs.mul_(rate).sum(dim=2)
             gradients.append((grad_driven * step_part, grad_step, grad_write, grad_read))
@@ -214,7 +213,7 @@ def _chunk_length(u: Tensor, rate: Tensor) -> int:
 
 
 def _buffers(u: Tensor, rate: Tensor, chunk_length: int, count: int) -> tuple[Tensor, ...]:
-    """Returns memory for `count` tensors of a chunk's states, to be used again for every chunk."""
+    """Return memory for `count` tensors of a chunk's states, reused for every chunk."""
     batch_size, length = u.shape[:2]
     return u.new_empty(count, batch_size, min(chunk_length, length), *rate.shape).unbind(0)
 
@@ -222,7 +221,7 @@ def _buffers(u: Tensor, rate: Tensor, chunk_length: int, count: int) -> tuple[Te
 def _chunk_states(
     buffers: tuple[Tensor, ...], driven: Tensor, step: Tensor, rate: Tensor, write: Tensor, initial: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Fills the first two buffers with exp(Δ_t·A) and h_t, both (B, L, N, E), and returns them."""
+    """Fill the first two buffers with exp(Δ_t·A) and h_t, both (B, L, N, E), and return them."""
     length = driven.shape[1]
     decays, states = buffers[0][:, :length], buffers[1][:, :length]
     torch.mul(step[:, :, None], rate, out=decays).exp_()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from charlab.runs.record import Record
+    from charlab.studies.plan import Plan
     from charlab.studies.state import StudyResults
 
 MEASURES = ("value", "bpc", "perplexity")
@@ -47,7 +48,7 @@ class ArmSummary:
 
     Attributes:
         name: the arm's name.
-        is_baseline: whether the other arms are compared with it.
+        is_baseline: whether other arms are compared with it.
         seeds: number of finished cells.
         planned: number of planned cells.
         figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
@@ -78,18 +79,18 @@ def summarize(results: StudyResults) -> dict[str, ArmSummary]:
     """Return a summary of each arm by name, in the plan's order."""
     table, budgets = results.table(), results.budgets()
     return {
-        arm.name: _summary(arm.name, table[table["arm"] == arm.name], budgets.loc[arm.name], results.plan.baseline)
+        arm.name: _summary(arm.name, table[table["arm"] == arm.name], budgets.loc[arm.name], results.plan)
         for arm in results.plan.arms
     }
 
 
-def _summary(name: str, cells: pd.DataFrame, budget: pd.Series, baseline: str) -> ArmSummary:
+def _summary(name: str, cells: pd.DataFrame, budget: pd.Series, plan: Plan) -> ArmSummary:
     finished = cells[cells["status"] == "finished"]
     leaks = bool(finished["leaks"].eq(True).any())
     costs = {cost: Cost(*(float(budget[f"{cost}{end}"]) for end in ("", "_low", "_high"))) for cost in COSTS}
     return ArmSummary(
         name=name,
-        is_baseline=name == baseline,
+        is_baseline=plan.compares and name == plan.baseline,
         seeds=len(finished),
         planned=len(cells),
         figures={measure: estimate(finished[measure]) for measure in MEASURES},
@@ -129,12 +130,12 @@ def references(results: StudyResults) -> list[Reference]:
     found = []
     floor = entropy(results)
     if floor is not None:
-        found.append(Reference("entropy of the text", floor, "no model can be expected to be below"))
+        found.append(Reference("entropy of the text", floor, "no model can be expected to go below it"))
     texts = {record.corpus.get("sha256") for record in _finished(results)}
     if len(texts) == 1 and results.plan.protocol != "estimate" and all(map(_has_usual_split, _finished(results))):
         ngram = _NGRAMS.get(str(texts.pop()))
         if ngram is not None:
-            found.append(Reference(*ngram, "counts only, no training; figure measured elsewhere"))
+            found.append(Reference(*ngram, "counts only, no training; measured elsewhere"))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 SAMPLE_LENGTH = 400  # characters
 
-_WAITING = ("missing", "running")
+_WAITING = {"missing": "Not run yet", "running": "Running"}
 
 
 class Judgment(NamedTuple):
@@ -88,7 +88,7 @@ class Contents:
         budgets: what each arm cost.
         cells: every cell.
         unfinished: cells that failed or diverged.
-        waiting: names of the cells that are missing or running, by status.
+        waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
         samples: text from each arm.
         method: how the study was done, in sentences.
@@ -96,6 +96,7 @@ class Contents:
         commands: purpose → command.
         environment: what the cells ran on, by name.
         floor: entropy of the text in nats per character, if known.
+        captions: of the figures, by name.
     """
 
     plan: Plan
@@ -117,6 +118,7 @@ class Contents:
     commands: Mapping[str, str]
     environment: Mapping[str, str]
     floor: float | None
+    captions: Mapping[str, str]
 
     @property
     def compared_costs(self) -> list[str]:
@@ -128,12 +130,6 @@ class Contents:
         differing = [cost for cost, medians in costs.items() if medians and max(medians) > 1.01 * min(medians)]
         return differing or ["training_s"]
 
-    @property
-    def cost_note(self) -> str:
-        """Which arms cannot be drawn against their costs; usually ""."""
-        leaking = [arm.name for arm in self.arms.values() if arm.leaks]
-        return f"Not drawn, for its figures are false: {joined(leaking)}." if leaking else ""
-
 
 def gather(results: StudyResults) -> Contents:
     """Return all that a report on these results says."""
@@ -141,20 +137,25 @@ def gather(results: StudyResults) -> Contents:
     texts = {arm: other_text(results, arms[arm], arms[plan.baseline]) for arm in comparisons}
     records = [result.record for result in results.cells if result.record is not None and result.ended]
     finished = sum(result.status == "finished" for result in results.cells)
+    matches = results.mismatch() is None if plan.compares else None
     return Contents(
         plan=plan,
         summary=f"{count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}, {finished} of {len(plan.cells)} "
-        f"cells finished; baseline: {plan.baseline}",
+        f"cells finished{f'; baseline: {plan.baseline}' * plan.compares}",
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
         comparisons=comparisons,
         judgments=tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items()),
         verdicts=verdict_table(comparisons, texts, plan) if comparisons else None,
         results=result_table(plan, arms, references(results)),
-        budgets=budget_table(plan, arms, matches=results.mismatch() is None),
+        budgets=budget_table(plan, arms, matches=matches),
         cells=cell_table(results),
         unfinished=tuple(_unfinished(results)),
-        waiting={s: names for s in _WAITING if (names := _names(results, lambda cell, s=s: cell.status == s))},  # type: ignore[misc]
+        waiting={
+            label: names
+            for status, label in _WAITING.items()
+            if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
+        },
         older=_names(results, lambda cell: cell.older),
         samples=tuple(
             Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
@@ -166,6 +167,7 @@ def gather(results: StudyResults) -> Contents:
         commands=commands(results),
         environment=environment(records),
         floor=entropy(results),
+        captions=_captions(plan, [arm.name for arm in arms.values() if arm.leaks]),
     )
 
 
@@ -207,13 +209,13 @@ def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
 def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> TextInterval | str:
     """Return how an arm's mean difference would vary over texts, or a sentence that says why that is not known."""
     if arm.leaks or baseline.leaks:
-        return "Not asked: a model that sees what it is to predict says nothing of any text."
+        return "Not asked: the figures of a model that sees what it predicts say nothing about any text."
     if "bound" in (arm.likelihood, baseline.likelihood):
-        return "Not asked: of a bound only the sum over the whole text means something."
+        return "Not asked: only the sum of a bound over the whole text has a meaning."
     ours, theirs = (_records_with_scenes(results, name) for name in (baseline.name, arm.name))
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs and _alike(ours[seed], theirs[seed])]
     if not pairs:
-        return "Not known: no pair of finished cells has its figures by stretches of the same text."
+        return "Not known: no pair of finished cells has figures for stretches of the same text."
     first = pairs[0][0]
     pairs = [pair for pair in pairs if _alike(pair[0], first)]
     sizes = np.full(len(first.scenes), SCENE_LENGTH)
@@ -233,6 +235,20 @@ def _records_with_scenes(results: StudyResults, arm: str) -> dict[int, Record]:
 def _alike(a: Record, b: Record) -> bool:
     """Return whether two runs were scored on the same text."""
     return a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
+
+
+def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
+    """Return the captions of the figures by name; `leaking` are the arms whose figures are false."""
+    several = len(plan.seeds) > 1
+    over_seeds = " Line: mean over finished seeds. Band: range over seeds." if several else ""
+    bars = " Bars: 95% t-interval over seeds." if several else ""
+    left_out = f" Not plotted because of false figures: {joined(leaking)}." if leaking else ""
+    return {
+        "differences": f"Differences from the baseline {plan.baseline}. Circle: one seed. Diamond and bar: mean and "
+        "95% t-interval. Gray: differences too small to matter.",
+        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the picture.",
+        "costs": f"Further left is cheaper, lower is better.{bars}{left_out}",
+    }
 
 
 def printable(text: str) -> str:

@@ -5,22 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import shlex
 import unicodedata
 from collections.abc import Collection
 
 from charlab.studies.report.contents import Contents
-from charlab.studies.report.method import without_paths
 from charlab.studies.report.render import Raw, environment
 from charlab.studies.report.sentences import RULES
 from charlab.studies.report.style import short_names
-from charlab.studies.report.tables import Entry, Table, bound_note
+from charlab.studies.report.tables import Entry, Table
 
 MOST_ARMS = 10  # four pages have room for no more
 MOST_JUDGMENTS = 6  # beyond that, only the table has them
-MOST_SAMPLES = 6
+MOST_SAMPLES = 4
 MOST_UNFINISHED = 5
 SAMPLE_LINES, SAMPLE_COLUMNS = 9, 46
-LONGEST = 600  # characters of a notice or a command
+LONGEST = 600  # characters of a notice
+COMMAND_COLUMNS = 104
 LONGEST_LABEL = 20
 
 _SIGNS = {
@@ -64,7 +65,8 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
     jinja.filters |= {
         "table": functools.partial(_table, short=short),
         "lines": _lines,
-        "command": lambda text: escape(_cut(without_paths(text)), breaks=True),
+        "command": _command,
+        "breakable": functools.partial(escape, breaks=True),
         "cut": _cut,
         "label": lambda arm: short.get(arm, arm),
     }
@@ -77,7 +79,6 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
         rules=RULES,
         verdicts=contents.verdicts.without(*dropped) if contents.verdicts else None,
         judgments=judgments,
-        bound_note=bound_note(contents.comparisons),
         samples=contents.samples[:MOST_SAMPLES],
         unfinished=contents.unfinished[:MOST_UNFINISHED],
         most_unfinished=MOST_UNFINISHED,
@@ -93,6 +94,7 @@ def abridge(contents: Contents) -> Contents:
     if len(kept) == len(contents.arms):
         return contents
     gone = set(contents.arms) - set(kept)
+    unprinted = {f"One cell of {arm}" for arm in gone}
 
     def without(table: Table) -> Table:
         rows = tuple(row for row in table.rows if row[0].key not in gone)
@@ -107,6 +109,7 @@ def abridge(contents: Contents) -> Contents:
         results=without(contents.results),
         budgets=without(contents.budgets),
         samples=tuple(sample for sample in contents.samples if sample.arm in kept),
+        commands={purpose: command for purpose, command in contents.commands.items() if purpose not in unprinted},
     )
 
 
@@ -128,19 +131,19 @@ def _sign(character: str) -> str:
     return rf"\unknown{{{ord(character):04X}}}"
 
 
-def _table(table: Table, short: dict[str, str]) -> Raw:
-    """Return a tabular with the short names of arms."""
+def _table(table: Table, short: dict[str, str], *, faint: bool = True) -> Raw:
+    """Return a tabular with the short names of arms, without what is faint if so told."""
     heading = " & ".join(escape(column.heading) for column in table.columns)
-    rows = [" & ".join(_entry(entry, short) for entry in row) + r" \\" for row in table.rows]
+    rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
     columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]
     return Raw("\n".join([*lines, r"\end{tabular}"]))
 
 
-def _entry(entry: Entry, short: dict[str, str]) -> str:
+def _entry(entry: Entry, short: dict[str, str], faint: bool) -> str:
     """Return an entry with its marks; a space at the start of a piece is kept."""
     pieces = []
-    for text, style in entry.spans:
+    for text, style in entry.spans if faint or len(entry.spans) == 1 else entry.spans[:1]:
         inner = escape(short.get(text, text))
         space = "~" if text.startswith(" ") else ""
         pieces.append(space + (_MARKS[style] % inner if style in _MARKS else inner))
@@ -152,6 +155,22 @@ def _lines(text: str) -> Raw:
     shown = [line[:SAMPLE_COLUMNS] for line in text.split("\n")[:SAMPLE_LINES]]
     written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line) for line in shown]
     return Raw("\\\\\n".join(line or r"\strut" for line in written))
+
+
+def command_lines(command: str) -> list[str]:
+    """Return a command in lines for a shell: broken between words, each but the last with a backslash at its end."""
+    lines: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if lines and len(lines[-1]) + len(word) < COMMAND_COLUMNS:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(f"  {word}" if lines else word)
+    return [*(f"{line} \\" for line in lines[:-1]), *lines[-1:]]
+
+
+def _command(text: str) -> Raw:
+    written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line, breaks=True) for line in command_lines(text)]
+    return Raw("\\\\\n".join(written))
 
 
 def _cut(text: str) -> str:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlab.configuration.overrides import quoted
 from charlab.quantities import count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from charlab.studies.state import StudyResults
 
 _PROTOCOLS = {
-    "blocks": "every character of the validation text once, in windows side by side",
+    "blocks": "every character of the validation text once, in adjacent windows",
     "sliding": "every character of the validation text once, in overlapping windows",
     "estimate": "random windows of the validation text",
 }
+_PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a path that Hydra takes as it is
 # An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
@@ -34,18 +36,22 @@ def method(plan: Plan, records: list[Record]) -> list[str]:
     data = [record.config.get("data", {}) for record in records]
     settings = {(values.get("context_length"), values.get("batch_size")) for values in data}
     if len(settings) == 1 and None not in (setting := settings.pop()):
-        sentences.append(f"A batch is {setting[1]} windows of {setting[0]} characters.")
-    sentences += [
-        "What is compared is the mean negative log-likelihood in nats per character over "
-        f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the weights that training "
-        "ended with.",
-        f"Each arm was trained with the same {count(len(plan.seeds), 'seed')} (first: {plan.seeds[0]}) and has to "
-        f"share the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.",
-    ]
-    if all(arm.paired for arm in plan.arms):
-        sentences.append("A seed gives all arms the same windows in the same order, so differences are taken by seed.")
-    if len(plan.arms) > 1:
-        sentences.append(f"The smallest difference that matters was set to {plan.margin:g} nats per character.")
+        sentences.append(f"A batch contains {setting[1]} windows of {setting[0]} characters.")
+    sentences.append(
+        "The metric is the mean negative log-likelihood, in nats per character, over "
+        f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the final weights."
+    )
+    if len(plan.seeds) == 1:
+        sentences.append(f"Every arm was trained with the same seed, {plan.seeds[0]}.")
+    else:
+        sentences.append(f"Every arm was trained with the same {len(plan.seeds)} seeds, starting at {plan.seeds[0]}.")
+    if plan.compares:
+        sentences.append(f"The arms must match the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.")
+        if all(arm.paired for arm in plan.arms):
+            sentences.append(
+                "A seed gives all arms the same windows in the same order, so differences are taken seed by seed."
+            )
+        sentences.append(f"The smallest difference that matters (the margin) is {plan.margin:g} nats per character.")
     return sentences
 
 
@@ -53,18 +59,19 @@ def limits(results: StudyResults, records: list[Record]) -> list[str]:
     """Return what the study leaves open, as far as its plan and records tell."""
     texts = sorted({f"{record.corpus.get('name')}" for record in records})
     sentences = [
-        *[f"Text: {joined(texts)} only, and its validation part is a small sample of what it stands for."]
-        * bool(texts),
-        "Size: nothing is shown of longer training or of larger models.",
-        "Seeds: they vary initial weights, the order of the windows and dropout, and nothing else.",
-        "Settings: this report does not know how the settings that the arms share (the learning rate, for one) were "
+        *[f"Text: only {joined(texts)}, whose validation split is a small sample of such text."] * bool(texts),
+        "Size: nothing is shown about longer training or larger models.",
+        "Seeds: there is only one, so differences between arms may be due to chance."
+        if len(results.plan.seeds) == 1
+        else "Seeds: they vary the initial weights, the order of the windows and dropout, and nothing else.",
+        "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
         "chosen; settings tuned for one arm favor it.",
     ]
     if results.plan.budget == "seconds":
         machines = joined(sorted({_machine(record) for record in records})) or "one machine"
         sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
     if len({record.code for record in records}) > 1:
-        sentences.append("Code: the cells were not all made by the same code.")
+        sentences.append("Code: the cells were not all run by the same code.")
     return sentences
 
 
@@ -86,15 +93,23 @@ def _machine(record: Record) -> str:
 
 
 def commands(results: StudyResults) -> dict[str, str]:
-    """Return the commands that make the study, this report and a run of each arm again, by purpose."""
+    """Return the commands that repeat the study, this report and a run of each arm, by purpose.
+
+    They work as they stand in the working folder, below which paths are relative.
+    """
     plan = results.plan
     found = {}
     if plan.command:
-        again = _relative(f"python {plan.command}")
-        found["The whole study; what has finished is not run again"] = again
+        again = relative(f"python {plan.command}")
+        whole = f"The whole {'sweep' if plan.sweep else 'study'}"
+        found[f"{whole}; finished runs are not repeated"] = again
         if any(result.older for result in results.cells):
-            found["The same, but what older code has made is run again"] = f"{again} study.rerun=older"
-    found["This report"] = f"python scripts/report.py study={plan.name}"
+            found[f"{whole}; runs by older code are repeated"] = f"{again} study.rerun=older"
+    report = ["python", "scripts/report.py", f"study={plan.name}"]
+    output_dir = relative(f"{results.folder.parents[1]}")
+    if output_dir != "outputs":
+        report.append(f"output_dir={output_dir if _PLAIN.fullmatch(output_dir) else quoted(output_dir)}")
+    found["This report"] = shlex.join(report)
     for arm in plan.arms:
         found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
     return found
@@ -102,10 +117,10 @@ def commands(results: StudyResults) -> dict[str, str]:
 
 def cell_command(cell: Cell) -> str:
     """Return the command that makes a cell's run alone."""
-    return _relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
+    return relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
 
 
-def _relative(text: str) -> str:
+def relative(text: str) -> str:
     """Return a text with paths relative to the working folder."""
     return text.replace(f"{Path.cwd()}/", "")
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from charlab.configuration.nearest import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
-from charlab.quantities import UNKNOWN, fixed, interval, probability, signed
+from charlab.quantities import UNKNOWN, duration, fixed, interval, probability, signed
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
@@ -56,6 +56,13 @@ class Report:
     contents: Contents
     files: Mapping[Format, Path]
     kept: Path | None = None
+
+    def _repr_html_(self) -> str | None:
+        """Return the page for a notebook."""
+        if "html" not in self.files:
+            return None
+        page = self.files["html"].read_text(encoding="utf-8")
+        return page[page.index("<style>") : page.index("</body>")]
 
 
 def report_study(config: DictConfig, console: Console | None = None) -> Report:
@@ -240,43 +247,50 @@ def print_report(report: Report, console: Console) -> None:
         console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
     console.print(_verdicts(report.contents))
     if report.kept is not None:
-        text = f"{_shown(report.kept)} has been worked on and is as it was; the new one lies beside it."
+        text = f"{_shown(report.kept)} was edited by hand and is kept; the new paper is next to it."
         console.print(Text(text, "yellow"), soft_wrap=True)
     for kind, path in report.files.items():
         console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _verdicts(contents: Contents) -> Table:
+    """Return the table of verdicts, or of figures and costs if nothing is compared."""
     compared = bool(contents.comparisons)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    for heading in ("nats/char", *["better by", "95% interval", "p (Holm)"] * compared):
+    headings = ("better by", "95% interval", "p (Holm)") if compared else ("bits/char", "perplexity", "training")
+    for heading in ("nats/char", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     if compared:
         table.add_column("verdict")
     names = {judgment.comparison.arm: judgment.verdict for judgment in contents.judgments}
     for name, arm in contents.arms.items():
-        figure, comparison = _figure(arm), contents.comparisons.get(name)
-        if comparison is None:
-            table.add_row(Text(name), figure, *[Text("baseline", "dim")] * compared)
-            continue
-        table.add_row(
-            Text(name),
-            figure,
-            bound_sign(comparison) + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
-            Text(interval(comparison.interval_95, 3)) if comparison.n > 1 else UNKNOWN,
-            probability(comparison.p_difference_holm) if comparison.verdict != "none" else UNKNOWN,
-            Text(names[name], _VERDICT_STYLES.get(comparison.verdict, "bold")),
-        )
+        comparison = contents.comparisons.get(name)
+        if not compared:
+            figures = [_figure(arm, "bpc", 4), _figure(arm, "perplexity", 3)]
+            cost = arm.costs.get("training_s")
+            table.add_row(Text(name), _figure(arm), *figures, duration(cost.median if cost else None))
+        elif comparison is None:
+            table.add_row(Text(name), _figure(arm), Text("baseline", "dim"))
+        else:
+            table.add_row(
+                Text(name),
+                _figure(arm),
+                bound_sign(comparison) + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
+                Text(interval(comparison.interval_95, 3)) if comparison.n > 1 else UNKNOWN,
+                probability(comparison.p_difference_holm) if comparison.verdict != "none" else UNKNOWN,
+                Text(names[name], _VERDICT_STYLES.get(comparison.verdict, "bold")),
+            )
     return table
 
 
-def _figure(arm: ArmSummary) -> Text:
-    """Return an arm's mean nll; one that is false is crossed out, with the honest one next to it."""
+def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
+    """Return an arm's mean; a false one is crossed out, with the honest nll next to it."""
+    figure = fixed(arm.figures[measure].mean, digits)
     if not arm.leaks:
-        return Text(f"{'≤ ' if arm.likelihood == 'bound' else ''}{fixed(arm.mean)}")
-    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None else ""
-    return Text.assemble((fixed(arm.mean), "strike dim"), (honest, "bold"))
+        return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
+    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None and measure == "value" else ""
+    return Text.assemble((figure, "strike dim"), (honest, "bold"))
 
 
 def _shown(path: Path) -> str:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from charlab.studies.costs import COSTS
 from charlab.studies.report.contents import Contents
 from charlab.studies.report.sentences import RULES
-from charlab.studies.report.style import data_uri
+from charlab.studies.report.style import ALARM, VERDICT_COLORS, data_uri
 from charlab.studies.report.tables import SYMBOLS, Entry, Table
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def render_html(contents: Contents, figures: Mapping[str, Figure]) -> str:
         costs={key: cost.axis for name, cost in COSTS.items() if (key := f"cost-{name}") in figures},
         symbols=SYMBOLS,
         rules=RULES,
+        colors={"alarm": ALARM, **VERDICT_COLORS},
         style=Markup(source("report.css")),
         script=Markup(source("report.js")),
     )

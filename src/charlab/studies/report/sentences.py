@@ -17,13 +17,14 @@ if TYPE_CHECKING:
     from charlab.studies.verdicts import Comparison
 
 RULES = (
-    "Fixed before the first cell ran, and applied in this order: equivalent if the 90% interval lies within ± the "
-    "margin (adjusted after Holm over the arms); supported if the difference is significant (adjusted p < 0.05) in the "
-    "direction expected; refuted if a difference of the margin in that direction is ruled out (95% bound); else "
-    "inconclusive. Where no difference is expected, being equivalent supports it."
+    "These rules were fixed before the first cell ran and are applied in this order: equivalent if the 90% interval is "
+    "within ± the margin (Holm-adjusted over the arms); supported if the difference is significant in the expected "
+    "direction (adjusted p < 0.05); refuted if a difference of the margin in that direction is ruled out (95% bound); "
+    "otherwise inconclusive. An arm expected to make no difference is supported if it is equivalent, and refuted if "
+    "its difference is significant and larger than the margin."
 )
 
-_WITHIN = "better or worse than the baseline by less than the margin of {margin}"
+_WITHIN = "within the margin of {margin} of the baseline"
 _CLAIMS: dict[str, dict[str, str]] = {
     "equivalent": {"improve": _WITHIN, "worsen": _WITHIN},
     "supported": {
@@ -45,7 +46,7 @@ _CLAIMS: dict[str, dict[str, str]] = {
 
 
 class Notice(NamedTuple):
-    """A sentence to read before anything else."""
+    """A caveat to read before anything else."""
 
     level: Literal["alarm", "caution", "note"]
     text: str
@@ -54,16 +55,21 @@ class Notice(NamedTuple):
 def notices(
     results: StudyResults, arms: Mapping[str, ArmSummary], comparisons: Mapping[str, Comparison]
 ) -> list[Notice]:
-    """Return the notices, first those without which the rest misleads."""
-    mismatch, unpaired = results.mismatch(), results.unpaired()
+    """Return the notices, first those without which the rest misleads.
+
+    A sweep in which nothing is compared gets none that are about comparisons.
+    """
+    compares = results.plan.compares
+    mismatch = results.mismatch() if compares else None
+    unpaired = results.unpaired() if compares else None
     return [
-        *_few_seeds(results, comparisons),
+        *(_few_seeds(results, comparisons) if compares else []),
         *([Notice("alarm", f"Budgets do not match. {mismatch}")] if mismatch else []),
         *_different_texts(results),
-        *_leaks(arms),
-        *_exploration(results.plan),
+        *_leaks(arms, compares),
+        *(_exploration(results.plan) if compares else []),
         *([Notice("caution", unpaired)] if unpaired else []),
-        *_cells(results),
+        *_cells(results, compares),
         *_bounds(arms),
     ]
 
@@ -71,19 +77,19 @@ def notices(
 def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> list[Notice]:
     number = len(results.plan.seeds)
     if len(results.plan.arms) == 1:
-        return [Notice("note", "There is one arm only, so nothing is compared.")]
+        return [Notice("note", "There is only one arm, so nothing is compared.")]
     if not comparisons:
-        seeds = count(number, "seed")
-        return [Notice("alarm", f"Too few seeds for any verdict: {seeds}. What follows describes these runs only.")]
+        text = f"Too few seeds for any verdict: {count(number, 'seed')}. This report only describes these runs."
+        return [Notice("alarm", text)]
     short = [comparison for comparison in comparisons.values() if comparison.too_few_seeds]
     if not short:
         return []
     least = min(comparison.ended for comparison in short)
     whose = "" if len(short) == len(comparisons) else f" for {joined([comparison.arm for comparison in short])}"
     text = (
-        f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, and with "
-        f"{count(len(comparisons), 'arm')} to compare a study needs at least "
-        f"{short[0].minimum_seeds} pairs. What is said below of these differences is not evidence yet."
+        f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, but a study with "
+        f"{count(len(comparisons), 'arm')} to compare needs at least {short[0].minimum_seeds}. The differences below "
+        "are not evidence yet."
     )
     return [Notice("alarm", text)]
 
@@ -94,45 +100,48 @@ def _different_texts(results: StudyResults) -> list[Notice]:
         return []
     names = joined(list(Counter(f"{corpus.get('name')}" for corpus in corpora)))
     text = (
-        f"The cells were scored on different texts ({names}): figures on different texts cannot be compared, and "
-        "their differences mean nothing."
+        f"The cells were scored on different texts ({names}), so their figures cannot be compared and the differences "
+        "mean nothing."
     )
     return [Notice("alarm", text)]
 
 
-def _leaks(arms: Mapping[str, ArmSummary]) -> list[Notice]:
+def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> list[Notice]:
     found = []
     for arm in arms.values():
         if not arm.leaks:
             continue
-        who, whose = ("The baseline", "no arm gets a verdict") if arm.is_baseline else ("The arm", "it gets no verdict")
+        who, effect = "The arm", "it gets no verdict" if compares else "its figures are false"
+        if arm.is_baseline and compares:
+            who, effect = "The baseline", "no arm gets a verdict"
         honest = ""
         if arm.honest is not None and arm.mean is not None and arm.honest.mean == arm.honest.mean:
             honest = (
-                f" Scored character by character, as it would generate, it has {arm.honest.mean:.2f} nats per "
-                f"character, not the {arm.mean:.2f} that it claims."
+                f" Scored one character at a time, as in generation, it has {arm.honest.mean:.2f} nats per character "
+                f"instead of the {arm.mean:.2f} that it claims."
             )
-        found.append(Notice("alarm", f"{who} {arm.name} sees what it is to predict, so {whose}.{honest}"))
+        found.append(Notice("alarm", f"{who} {arm.name} sees what it predicts, so {effect}.{honest}"))
     return found
 
 
 def _exploration(plan: Plan) -> list[Notice]:
     if not plan.exploratory:
         return []
-    reasons = ["an ordinary sweep states no hypothesis beforehand"] if plan.sweep else []
+    reasons = ["an ordinary sweep states no hypothesis in advance"] if plan.sweep else []
     if len(plan.seeds) > plan.planned_seeds:
         looks = sorted({look for look in plan.looks if look < len(plan.seeds)})
         after = f" after looks at {joined([str(look) for look in looks])}" if looks else ""
-        reasons.append(f"planned with {plan.planned_seeds} seeds, it was grown to {len(plan.seeds)}{after}")
+        planned = count(plan.planned_seeds, "seed")
+        reasons.append(f"the study was planned with {planned} and extended to {len(plan.seeds)}{after}")
     reasons += [amendment.rstrip(".") for amendment in plan.amendments]
     text = (
-        f"Exploratory: {'; '.join(reasons)}. False findings are then more frequent than stated: take the verdicts "
-        "as hints, to be confirmed by a study with fresh seeds."
+        f"Exploratory: {'; '.join(reasons)}. False findings are therefore more frequent than stated: treat the "
+        "verdicts as hints and confirm them in a study with fresh seeds."
     )
     return [Notice("caution", text)]
 
 
-def _cells(results: StudyResults) -> list[Notice]:
+def _cells(results: StudyResults, compares: bool) -> list[Notice]:
     without = Counter(result.status for result in results.cells if not result.ended)
     diverged = sum(result.status == "diverged" for result in results.cells)
     older = sum(result.older for result in results.cells)
@@ -140,12 +149,14 @@ def _cells(results: StudyResults) -> list[Notice]:
     found = []
     if without:
         kinds = joined([f"{number} {status}" for status, number in without.most_common()])
-        text = f"{without.total()} of {total} cells have no result ({kinds}), so the verdicts are provisional."
+        effect = ", so the verdicts are provisional" if compares else ""
+        text = f"{without.total()} of {total} cells have no result ({kinds}){effect}."
         found.append(Notice("caution", text))
     if diverged:
-        found.append(Notice("caution", f"{diverged} of {total} cells diverged, which counts against their arms."))
+        effect = ", which counts against their arms" if compares else ""
+        found.append(Notice("caution", f"{diverged} of {total} cells diverged{effect}."))
     if older:
-        found.append(Notice("note", f"{older} of {total} cells were made by other code than today's."))
+        found.append(Notice("note", f"{older} of {total} cells were run by other code than today's."))
     return found
 
 
@@ -154,8 +165,8 @@ def _bounds(arms: Mapping[str, ArmSummary]) -> list[Notice]:
     if not bounds or len(bounds) == len(arms):
         return []
     text = (
-        f"Upper bounds (≤): {joined(bounds)}. The true nll lies at or below the figure, so being worse than an "
-        "exact figure does not show being worse."
+        f"Upper bounds (≤): {joined(bounds)}. The true nll is at or below the figure, so a bound that is worse than an "
+        "exact figure does not show that the model is worse."
     )
     return [Notice("note", text)]
 
@@ -183,9 +194,9 @@ def _beyond_margin(comparison: Comparison) -> bool:
 def _obstacle(comparison: Comparison) -> str:
     """Return why there is no verdict."""
     if comparison.baseline_leaking:
-        return f"the baseline sees what it is to predict (with {_seeds(comparison.baseline_leaking)})"
+        return f"the baseline sees what it predicts (with {_seeds(comparison.baseline_leaking)})"
     if comparison.leaking:
-        return f"the arm sees what it is to predict (with {_seeds(comparison.leaking)}), so its figures mean nothing"
+        return f"the arm sees what it predicts (with {_seeds(comparison.leaking)}), so its figures mean nothing"
     return "fewer than two pairs of cells have a value"
 
 
@@ -237,14 +248,14 @@ def _p(p: float) -> str:
 def _remedy(comparison: Comparison) -> str:
     """Return what would settle an inconclusive verdict."""
     if comparison.diverged or comparison.baseline_diverged:
-        return "more seeds settle nothing before the cells that diverge are mended"
+        return "more seeds settle nothing until the diverging cells are fixed"
     if comparison.mixed:
-        return "one of the two figures is a bound, so no number of seeds is sure to settle it"
+        return "one of the two figures is a bound, so no number of seeds is certain to settle it"
     if (needed := comparison.seeds_needed) is not None:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
-        return "the difference is too close to the margin for more seeds to be sure to settle it"
-    return f"not even {MOST_SEEDS:,} seeds would settle it with the spread seen"
+        return "the difference is so close to the margin that more seeds may not settle it"
+    return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
 
 
 def bound_sign(comparison: Comparison) -> str:
@@ -253,17 +264,17 @@ def bound_sign(comparison: Comparison) -> str:
 
 
 def caution(comparison: Comparison) -> str:
-    """Return what bounds leave of a verdict, a sentence; "" if all values are exact."""
+    """Return in a sentence what bounds leave of a verdict; "" if all values are exact."""
     if comparison.bound and comparison.baseline_bound:
-        return "Both figures are upper bounds (≤): what is judged is the bounds, not the likelihoods below them."
+        return "Both figures are upper bounds (≤): the verdict is on the bounds, not on the likelihoods below them."
     if comparison.bound:
         return (
-            "The arm's figure is an upper bound (≤), and its true one may be lower: it can be shown to be better "
-            "than the baseline, but neither worse nor the same."
+            "The arm's figure is an upper bound (≤), and its true value may be lower: the arm can be shown to be "
+            "better than the baseline, but neither worse nor the same."
         )
     if comparison.baseline_bound:
         return (
-            "The baseline's figure is an upper bound (≤), and its true one may be lower: the arm can be shown to "
+            "The baseline's figure is an upper bound (≤), and its true value may be lower: the arm can be shown to "
             "be worse than the baseline, but neither better nor the same."
         )
     return ""
@@ -272,10 +283,10 @@ def caution(comparison: Comparison) -> str:
 def on_other_text(text: TextInterval) -> str:
     """Return in a sentence whether a difference would hold on other text."""
     low, high = text.interval_95
-    answer = "may go either way"
+    answer = "may turn out better or worse"
     if low > 0 or high < 0:
         answer = f"would be expected to be {'better' if text.mean > 0 else 'worse'}"
     return (
-        f"On other text of this kind the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
+        f"On other text of this kind, the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
         f"interval {_range(text.interval_95)}, block bootstrap over {text.characters:,} characters)."
     )

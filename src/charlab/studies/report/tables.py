@@ -122,16 +122,16 @@ def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, Tex
     )  # fmt: skip
     rows = tuple(_verdict_row(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
     caption = (
-        "Improvement: nats per character of the baseline minus those of the arm with the same seed, so above 0 the "
-        "arm is better; mean and 95% t-interval over seeds. p: two-sided paired t-test, adjusted after Holm over "
-        f"{count(len(comparisons), 'arm')}; beside it the exact sign-flip test, not "
-        f"adjusted. The smallest difference that matters is {plan.margin:g}. On other text: 95% interval by block "
-        "bootstrap over the validation text, seeds averaged first."
+        "Improvement: the baseline's nats per character minus the arm's with the same seed, above 0 if the arm is "
+        "better; mean and 95% t-interval over seeds. p: two-sided paired t-test, Holm-adjusted over "
+        f"{count(len(comparisons), 'arm')}, and sign-flip permutation test, not adjusted. The smallest difference "
+        f"that matters is {plan.margin:g}. On other text: 95% interval by block bootstrap over the validation text, "
+        "averaged over seeds first."
     )
-    return Table("verdicts", caption + bound_note(comparisons), (*left, *map(Column, headings)), rows)
+    return Table("verdicts", caption + _bound_note(comparisons), (*left, *map(Column, headings)), rows)
 
 
-def bound_note(comparisons: Mapping[str, Comparison]) -> str:
+def _bound_note(comparisons: Mapping[str, Comparison]) -> str:
     """Return what (≤) next to a verdict means, as the end of a caption; "" if no verdict has it."""
     if not any(comparison.bound or comparison.baseline_bound for comparison in comparisons.values()):
         return ""
@@ -157,23 +157,26 @@ def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:
     """Return what each arm reached over its seeds, and the figures to hold it against."""
+    several = len(plan.seeds) > 1
     headings = ("nats per character", "bits per character", "perplexity", "seeds")
     rows = [_result_row(arm) for arm in arms.values()]
     for reference in references:
         figures = (reference.nll, reference.nll / math.log(2), math.exp(reference.nll))
         name = Entry((Span(reference.name, "faint"),), reference.name)
         rows.append((name, *(entry(fixed(value, 3), value, "faint") for value in figures), _NOTHING))
-    notes = [f"Validation text by protocol “{plan.protocol}”; mean over seeds ± half of the 95% t-interval."]
+    over_seeds = "; mean over seeds ± half-width of the 95% t-interval" if several else ""
+    notes = [f"Validation text, protocol “{plan.protocol}”{over_seeds}."]
     if any(arm.leaks for arm in arms.values()):
         notes.append(
-            "Figures struck through are false, since the model sees what it is to predict; the honest one, scored "
-            "character by character on a sample of the text, stands beside them."
+            "Struck-through figures are false because the model sees what it predicts; the honest figure comes from "
+            "scoring a sample of the text one character at a time."
         )
     if any(arm.likelihood == "bound" for arm in arms.values()):
         notes.append("≤ marks upper bounds, which cannot be ranked with the others.")
     notes += [f"{reference.name}: {reference.note}." for reference in references]
     caption = " ".join(note[0].upper() + note[1:] for note in notes)
-    return Table("results", caption, (Column("arm", "left"), *map(Column, headings)), tuple(rows))
+    table = Table("results", caption, (Column("arm", "left"), *map(Column, headings)), tuple(rows))
+    return table if several else table.without("seeds")
 
 
 def _result_row(arm: ArmSummary) -> tuple[Entry, ...]:
@@ -203,17 +206,26 @@ def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = F
     return Entry(spans, honest)
 
 
-def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool) -> Table:
-    """Return what each arm cost; `matches` tells whether the arms share the declared budget."""
-    declared, mark = BY_BUDGET[plan.budget], " (matched)" if matches else " (NOT matched)"
+def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool | None) -> Table:
+    """Return what each arm cost.
+
+    Args:
+        plan: the study's.
+        arms: by name.
+        matches: whether the arms share the declared budget; None if nothing is compared.
+    """
+    declared, mark = BY_BUDGET[plan.budget], {None: "", True: " (matched)", False: " (NOT matched)"}[matches]
     columns = [Column(cost.heading + mark * (name == declared)) for name, cost in COSTS.items()]
     rows = tuple(
         (entry(arm.name, style="strong"), *(_cost(name, arm.costs.get(name)) for name in COSTS))
         for arm in arms.values()
     )
-    caption = (
-        f"Medians over finished cells, and the range where it differs. The declared budget is equal {plan.budget}. "
-        "FLOPs are counted, not estimated; training is the cell's own training clock, without set-up and evaluation."
+    caption = " ".join(
+        [
+            *["Medians over finished cells, with the range if they differ."] * (len(plan.seeds) > 1),
+            *[f"The declared budget is equal {plan.budget}."] * (matches is not None),
+            "FLOPs are counted, not estimated; training is the time of training itself, without set-up and evaluation.",
+        ]
     )
     return Table("budgets", caption, (Column("arm", "left"), *columns), rows)
 
@@ -253,4 +265,4 @@ def cell_table(results: StudyResults) -> Table:
                 entry(result.cell.run, style="code"),
             )
         )
-    return Table("cells", "Every cell of the study.", columns, tuple(rows))
+    return Table("cells", "One row for each arm and seed.", columns, tuple(rows))

@@ -1,6 +1,6 @@
-// Sorts a table by the column whose heading is chosen: ascending, then descending. What has no key stays last.
-for (const heading of document.querySelectorAll("th")) {
-  heading.querySelector("button").addEventListener("click", () => {
+// Sort a table by the column whose heading is clicked: ascending, then descending. Rows without a key stay last.
+for (const heading of document.querySelectorAll(".charlab-report th")) {
+  heading.querySelector("button").onclick = () => {
     const body = heading.closest("table").tBodies[0];
     const column = heading.cellIndex;
     const descending = heading.getAttribute("aria-sort") === "ascending";
@@ -14,5 +14,5 @@ for (const heading of document.querySelectorAll("th")) {
       return descending ? -order : order;
     };
     body.append(...[...body.rows].sort(compare));
-  });
+  };
 }
