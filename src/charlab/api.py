@@ -2,43 +2,146 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FunctionType
+from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import check_output_folder, compose, hydra_config, leave_out_sweep
+from charlab.configuration.overrides import quoted
+from charlab.errors import UserError
 from charlab.runs.checkpoint import load
 from charlab.runs.record import Record
 from charlab.runs.store import answer
 from charlab.runs.train import train
+from charlab.types import display
 
 __all__ = ["load", "run"]
 
 
-def run(*overrides: str) -> Record:
-    """Trains and evaluates one model, as `python scripts/train.py OVERRIDES` does, and returns the run's record.
+def run(*overrides: str, **parts: Any) -> Record:
+    """Train and evaluate one model, as `charlab train OVERRIDES` does, and return the run's record.
+
+    >>> record = charlab.run("data=play", model=functools.partial(Mine, width=64))
 
     Args:
         overrides: what would stand on the command line, one string each.
+        parts: classes, or `functools.partial` of classes with plain arguments, in place of an option of the
+            configuration (`model`, `optimizer`, `scheduler`, `objective`, `averaging`) or, by name, among several
+            (`callbacks`, `logger`).
 
     Raises:
-        UserError: if an override is wrong; nothing has been written then.
+        UserError: if an override or a part is wrong; nothing has been written then.
         DivergedError: if the loss stops being a number.
     """
-    config = compose(overrides, return_hydra_config=True)
+    with _options(parts) as (chosen, nodes):
+        config = compose([*chosen, *overrides], return_hydra_config=True)
+    for key, node in nodes.items():
+        if config[key]["_target_"] != node["_target_"]:
+            raise UserError(f"{key}={_name(node)} is an option already: give {node['_target_']} another name.")
     check_output_folder(config, sweep=False)
     with hydra_config(config):
         folder = Path(config.hydra.run.dir)
         finished = answer(config, folder)
         if finished is not None:
             return finished
-        parts = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
-        described = folder / ".hydra"
-        described.mkdir(parents=True, exist_ok=True)
-        for name, part in parts.items():
-            OmegaConf.save(part, described / f"{name}.yaml")
-        OmegaConf.save(list(overrides), described / "overrides.yaml")
+        described = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
+        for name, part in described.items():
+            (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(part, folder / ".hydra" / f"{name}.yaml")
+        OmegaConf.save(list(overrides), folder / ".hydra" / "overrides.yaml")
     with open_dict(config):
         del config["hydra"]
     leave_out_sweep(config)
     return train(config, folder, overrides)
+
+
+OPTIONS = ("model", "optimizer", "scheduler", "objective", "averaging")
+NAMED = ("callbacks", "logger")
+
+
+@contextmanager
+def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, dict[str, Any]]]]:
+    """Yield overrides that choose Python objects as options of the configuration, and what each option holds.
+
+    Raises:
+        UserError: if an object is neither a class nor a partial of one, or has arguments that no file could hold.
+    """
+    nodes: dict[str, dict[str, Any]] = {}
+    overrides: list[str] = []
+    for key, value in parts.items():
+        if key in OPTIONS:
+            nodes[key] = node_of(value, key, partial=key == "optimizer")
+            overrides.append(f"{key}={_name(nodes[key])}")
+        elif key in NAMED and isinstance(value, Mapping):
+            overrides += [f"+{key}.{name}={_typed(node_of(part, f'{key}.{name}'))}" for name, part in value.items()]
+        else:
+            known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
+            raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")
+    with tempfile.TemporaryDirectory() as folder:
+        for key, node in nodes.items():
+            Path(folder, key).mkdir()
+            OmegaConf.save(OmegaConf.create(node), Path(folder, key, f"{_name(node)}.yaml"))
+        yield [*([f"hydra.searchpath=[{Path(folder).as_uri()}]"] if nodes else []), *overrides], nodes
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    return node["_target_"].rpartition(".")[2]
+
+
+def _typed(value: Any) -> str:
+    """Return a value as one would type it on the command line."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_typed(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return quoted(value) if isinstance(value, str) else display(value)
+
+
+def node_of(value: Any, key: str, *, partial: bool = False) -> dict[str, Any]:
+    """Return the configuration of a class, or of a `functools.partial` of one.
+
+    Args:
+        value: the object.
+        key: what it is given as, for errors.
+        partial: whether the program calls it with further arguments.
+
+    Raises:
+        UserError: if it is something else, or cannot be found by its name.
+    """
+    called, arguments = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
+    name = getattr(called, "__qualname__", "")
+    if not isinstance(called, type | FunctionType) or "<lambda>" in name:
+        raise UserError(
+            f"{key} is an instance of {type(value).__name__}: give the class, or functools.partial(CLASS, ARGUMENT=…), "
+            "from which each run makes its own."
+        )
+    if isinstance(value, functools.partial) and value.args:
+        raise UserError(f"{key} has an argument without a name: write functools.partial({name}, NAME=…).")
+    owner: Any = sys.modules.get(called.__module__)
+    for attribute in name.split("."):
+        owner = getattr(owner, attribute, None)
+    if owner is not called:
+        raise UserError(
+            f"{key}: {called.__module__}.{name} is not, or no longer, found by that name: define it at the top "
+            "level of a module or notebook, and import it again if it was reloaded."
+        )
+    node = {"_target_": f"{called.__module__}.{name}", **({"_partial_": True} if partial else {})}
+    return node | {argument: _plain(part, f"{key}.{argument}") for argument, part in arguments.items()}
+
+
+def _plain(value: Any, key: str) -> Any:
+    """Return an argument as a configuration file would hold it."""
+    if isinstance(value, list | tuple):
+        return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return node_of(value, key, partial=True)

@@ -35,6 +35,7 @@ TRAIN: dict[str, Any] = {
 
 _TRAINED: dict[str, Any] = {
     "run": str,
+    "trust": bool,
     "checkpoint": Literal["last", "best"],
     "seed": int,
     "device": Literal["auto", "cpu", "gpu", "mps"],

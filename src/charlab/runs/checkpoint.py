@@ -16,11 +16,16 @@ from charlab.configuration.diagnosis import one_sentence
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
+from charlab.runs import definitions
 from charlab.training.callbacks.checkpointing import BEST, LAST, read_checkpoint
 
 
 def load(
-    run: str | Path, *, checkpoint: Literal["last", "best"] = "last", device: str | torch.device = "cpu"
+    run: str | Path,
+    *,
+    checkpoint: Literal["last", "best"] = "last",
+    device: str | torch.device = "cpu",
+    trust: bool = False,
 ) -> tuple[LanguageModel, Vocabulary]:
     """Returns the trained model of a run, in evaluation mode, and its vocabulary.
 
@@ -28,17 +33,19 @@ def load(
         run: the run's folder, or a checkpoint file.
         checkpoint: which of the folder's checkpoints: the last one, or the best one on the dev split.
         device: where the model is put.
+        trust: whether code may be imported from the run's folder, where the model's class was defined in a notebook
+            or script and is not defined in this one.
 
     Raises:
         UserError: if there is no such checkpoint, or it is truncated, holds code or belongs to another model.
     """
-    model, contents = load_with_checkpoint(run, checkpoint)
+    model, contents = load_with_checkpoint(run, checkpoint, trust=trust)
     start = contents.get("start")  # checkpoints of former versions have none
     return model.to(device).eval(), Vocabulary(contents["vocabulary"], start if isinstance(start, str) else None)
 
 
 def load_with_checkpoint(
-    run: str | Path, checkpoint: Literal["last", "best"] = "last"
+    run: str | Path, checkpoint: Literal["last", "best"] = "last", *, trust: bool = False
 ) -> tuple[LanguageModel, dict[str, Any]]:
     """Returns the trained model of a run, on the CPU, and what else the checkpoint holds; see `load`."""
     path = Path(run)
@@ -55,6 +62,7 @@ def load_with_checkpoint(
     config, characters = contents.get("model_config"), contents["vocabulary"]
     if not (isinstance(config, dict) and "_target_" in config and isinstance(characters, str)):
         raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
+    _define(config, path.absolute().parents[1], trust=trust)
     _refuse_code(config, path)
     try:
         model = build_model(config, Vocabulary(characters))
@@ -65,6 +73,22 @@ def load_with_checkpoint(
         ) from error
     load_weights(model, contents, path)
     return model, contents
+
+
+def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:
+    """Define what the model needs of the notebook or script that it was trained from.
+
+    Raises:
+        UserError: if that is not defined here and the run's folder is not trusted or does not have it.
+    """
+    missing = definitions.missing_from_main(config)
+    if not missing:
+        return
+    file = folder / definitions.FILE_NAME
+    if not trust or not file.exists():
+        way = f"import it from {file} with trust=true" if file.exists() else "define it here first"
+        raise UserError(f"{missing[0]} was defined in the notebook or script that trained {folder}: {way}.")
+    definitions.provide(file.read_text(encoding="utf-8"), folder)
 
 
 def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:

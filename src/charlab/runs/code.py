@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from charlab.errors import UserError
+from charlab.runs import definitions
 
 EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
 """What the figures of every run come from, whatever its configuration names."""
@@ -52,7 +53,7 @@ def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + T
 
     Followed are the imports of every class that the configuration names and of `always`, as far as they lead to
     charlab or to the user's own files. A package installed from an index counts by its version, one installed from a
-    folder by its source. Classes of a notebook or script count by `notebook.extract`.
+    folder by its source, a class of a notebook or script by what `definitions.extract` finds.
 
     Args:
         config: a resolved configuration, without what only observes.
@@ -63,7 +64,9 @@ def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + T
     """
     survey = _Survey()
     survey.follow(always, versions=False)
-    survey.follow(dict.fromkeys(_targets(config)), versions=True)
+    survey.follow(dict.fromkeys(definitions.targets(config)), versions=True)
+    if names := definitions.names_in(config):
+        survey.follow_main(names)
     survey.check_loaded()
     return dict(sorted(survey.found.items()))
 
@@ -71,17 +74,6 @@ def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + T
 def changed(former: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the modules and distributions that differ, by name."""
     return sorted(name for name in {*former, *now} if former.get(name) != now.get(name))
-
-
-def _targets(config: Any) -> Iterator[str]:
-    """Yield the dotted names that a configuration has Hydra import."""
-    parts = config.values() if isinstance(config, Mapping) else config if isinstance(config, list | tuple) else ()
-    if isinstance(config, Mapping) and isinstance(config.get("_target_"), str):
-        yield config["_target_"]
-        if config["_target_"].startswith("hydra.utils.get_") and isinstance(config.get("path"), str):
-            yield config["path"]
-    for part in parts:
-        yield from _targets(part)
 
 
 # --- Modules and what they import ------------------------------------------------------------------------------------
@@ -111,6 +103,15 @@ class _Survey:
                 pending += [(imported, name) for imported in self._read(name, versions=versions)]
         self._cache.save()
 
+    def follow_main(self, names: Sequence[str]) -> None:
+        """Add these names of the notebook or script that was run, and what they lead to."""
+        tree = _parse(definitions.extract(names), definitions.FILE_NAME)
+        self.found[definitions.MAIN] = digest = digest_of(tree)
+        file = getattr(sys.modules[definitions.MAIN], "__file__", None)
+        if file is not None and os.path.isfile(file) and not definitions.are_provided(names):
+            LOADED.check(definitions.MAIN, digest, Path(file))
+        self.follow(_imports(tree), versions=True)
+
     def _modules(self, dotted: str) -> Iterator[str]:
         """Yield the modules that importing a dotted name executes: packages first."""
         parts = dotted.split(".")
@@ -124,7 +125,7 @@ class _Survey:
         if name not in self._specs:
             parent, _, leaf = name.rpartition(".")
             spec = None
-            if name == "__main__" or (leaf in sys.stdlib_module_names and not parent):
+            if name == definitions.MAIN or (leaf in sys.stdlib_module_names and not parent):
                 pass
             elif parent:
                 folders = getattr(self._spec(parent), "submodule_search_locations", None)

@@ -39,7 +39,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     """
     record = Record.load(Path(config.run))
     device = torch.device(resolve_device(config.device))
-    model, _ = load(config.run, checkpoint=config.checkpoint, device=device)
+    model, _ = load(config.run, checkpoint=config.checkpoint, device=device, trust=config.trust)
     trained = OmegaConf.create(record.config)
     corpus = load_corpus(trained)
     if corpus.sha256 != record.corpus["sha256"]:

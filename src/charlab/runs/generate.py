@@ -30,7 +30,9 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
             the model cannot fill in blanks.
     """
     console = console or Console()
-    model, vocabulary = load(config.run, checkpoint=config.checkpoint, device=resolve_device(config.device))
+    model, vocabulary = load(
+        config.run, checkpoint=config.checkpoint, device=resolve_device(config.device), trust=config.trust
+    )
     options = {
         "temperature": config.temperature,
         "top_k": config.top_k,

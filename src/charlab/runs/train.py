@@ -25,7 +25,7 @@ from charlab.evaluation.causality import Causality, check_causality
 from charlab.evaluation.initial import check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
-from charlab.runs import store
+from charlab.runs import definitions, store
 from charlab.runs.checkpoint import build_model
 from charlab.runs.identity import load_corpus
 from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
@@ -76,6 +76,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         if fresh:
             store.clear(folder)
         remove_leftovers(folder)
+        definitions.save(plain(config), folder)
         return run.execute(overrides)
 
 

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from charlab.configuration.diagnosis import find_user_error
 from charlab.errors import UserError
 from charlab.files import write_atomically
+from charlab.runs.definitions import extract, names_in, provide
 
 
 def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: Sequence[str], code: str = "") -> None:
@@ -37,6 +38,7 @@ def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: S
     described = {
         "folder": str(folder.absolute()),
         "code": code,
+        "definitions": extract(names) if (names := names_in(config)) else "",
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
         "python_path": [os.path.abspath(entry) for entry in sys.path],
@@ -57,6 +59,8 @@ def run(file: Path) -> int:
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError
 
+        if described["definitions"]:
+            provide(described["definitions"], folder)
         identity = identify(config)
         if identity.fingerprint != folder.name.partition("-")[0]:
             raise UserError(

@@ -1,0 +1,255 @@
+"""Classes of a notebook or script: their source, gathered into a module that other processes can import."""
+
+from __future__ import annotations
+import __future__
+
+import ast
+import contextlib
+import importlib.util
+import inspect
+import linecache
+import symtable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+FILE_NAME = "definitions.py"  # in a run's folder
+MAIN = "__main__"
+GENERATED = ("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__replace__")
+HEADER = '"""What this run uses of the notebook or script that it was started from."""\n\n'
+
+_provided: dict[str, str] = {}  # by name in `__main__`: the source that `provide` took it from
+
+
+def names_in(config: Any) -> list[str]:
+    """Return which names of `__main__` a configuration has Hydra call, sorted."""
+    return sorted({target.split(".")[1] for target in targets(config) if target.startswith(f"{MAIN}.")})
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Yield the dotted names that a configuration has Hydra import."""
+    parts = config.values() if isinstance(config, Mapping) else config if isinstance(config, list | tuple) else ()
+    if isinstance(config, Mapping) and isinstance(config.get("_target_"), str):
+        yield config["_target_"]
+        if config["_target_"].startswith("hydra.utils.get_") and isinstance(config.get("path"), str):
+            yield config["path"]
+    for part in parts:
+        yield from targets(part)
+
+
+def missing_from_main(config: Any) -> list[str]:
+    """Return which names of `__main__` a configuration needs that this process has not defined."""
+    return [name for name in names_in(config) if not hasattr(sys.modules[MAIN], name)]
+
+
+def are_provided(names: Iterable[str]) -> bool:
+    """Return whether all these names of `__main__` came from a run's folder."""
+    return all(name in _provided for name in names)
+
+
+def extract(names: Iterable[str]) -> str:
+    """Return the source of a module that defines these names of `__main__` with everything that they refer to.
+
+    Definitions are taken as they were when they were executed; imports and literal constants as they are now.
+
+    Raises:
+        UserError: if something cannot be followed, such as an object that is no literal.
+    """
+    names = list(names)
+    if are_provided(names):
+        return _provided[names[0]]
+    gathering = _Gathering()
+    for name in names:
+        gathering.add(name, f"{MAIN}.{name}")
+    return gathering.text()
+
+
+def save(config: Any, folder: Path) -> None:
+    """Write what a configuration uses of `__main__` into a run's folder; nothing if it uses none of it."""
+    if names := names_in(config):
+        text = extract(names)
+        write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
+
+
+def provide(text: str, folder: Path) -> None:
+    """Import a source that `extract` returned, from a file in a run's folder, and define its names in `__main__`.
+
+    This runs code: only where it was written by this user, or is trusted.
+    """
+    file = folder / FILE_NAME
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
+        write_atomically(file, lambda stream: stream.write(text.encode()))
+    spec = importlib.util.spec_from_file_location("charlab_definitions", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    for statement in ast.parse(text).body:
+        if isinstance(statement, ast.ClassDef | ast.FunctionDef):
+            setattr(sys.modules[MAIN], statement.name, getattr(module, statement.name))
+            _provided[statement.name] = text
+
+
+class _Gathering:
+    """Follows names from definition to definition."""
+
+    def __init__(self) -> None:
+        self.main = sys.modules[MAIN]
+        self.imports: dict[str, str] = {}
+        self.constants: dict[str, str] = {}
+        self.definitions: dict[str, str] = {}
+        self.future = False
+        self._begun: set[str] = set()
+
+    def text(self) -> str:
+        """Return the module's source: imports and constants sorted, definitions after what they need."""
+        future = ["from __future__ import annotations"] if self.future else []
+        head = [*future, *sorted(self.imports.values()), *sorted(self.constants.values())]
+        return HEADER + "\n".join(head) + "\n\n\n" + "\n\n\n".join(self.definitions.values()) + "\n"
+
+    def add(self, name: str, user: str) -> None:
+        """Add what `name` stands for; `user` is what refers to it."""
+        if name in self._begun:
+            return
+        self._begun.add(name)
+        if not hasattr(self.main, name):
+            raise UserError(f"There is no {name} in the notebook or script that was run: define it first.")
+        value = getattr(self.main, name)
+        if isinstance(value, ModuleType):
+            plain = value.__name__ == name
+            self.imports[name] = f"import {name}" if plain else f"import {value.__name__} as {name}"
+        elif _is_own(value):
+            self._define(name, value, user)
+        elif (origin := _origin(value, name)) is not None:
+            self.imports[name] = f"from {origin[0]} import {origin[1]}" + (f" as {name}" if origin[1] != name else "")
+        elif (literal := _literal(value)) is not None:
+            self.constants[name] = f"{name} = {literal}"
+        else:
+            raise UserError(
+                f"{user} refers to {name}, an object of {type(value).__name__} that the notebook or script made, and "
+                "only definitions, imports and literal constants can be followed: move both to a module and import it."
+            )
+
+    def _define(self, name: str, value: Any, user: str) -> None:
+        shown = f"{MAIN}.{name}"
+        if value.__qualname__ != name:
+            raise UserError(
+                f"{shown} is {value.__qualname__}, whose definition cannot be found by that name: define it at the top "
+                "level under the name it is used by, or move it to a module."
+            )
+        source, code = _source(value, shown)
+        self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
+        at_once, later = ([n for n in found if hasattr(self.main, n)] for found in _global_names(source))
+        for needed in at_once:
+            self.add(needed, shown)
+        self.definitions[name] = source
+        for needed in later:
+            self.add(needed, shown)
+
+
+def _is_own(value: Any) -> bool:
+    """Return whether a class or function was defined in `__main__`."""
+    return isinstance(value, type | FunctionType) and value.__module__ == MAIN
+
+
+def _origin(value: Any, name: str) -> tuple[str, str] | None:
+    """Return the module that a value can be imported from, and its name there."""
+    module = getattr(value, "__module__", None)
+    known = sys.modules.get(module) if isinstance(module, str) and module != MAIN else None
+    for candidate in (getattr(value, "__qualname__", None), getattr(value, "_name", None), name):
+        if known is not None and isinstance(candidate, str) and getattr(known, candidate, None) is value:
+            return known.__name__, candidate
+    return None
+
+
+def _literal(value: Any) -> str | None:
+    """Return the text of a literal, the same in every process; None if a value is none."""
+    if isinstance(value, set | frozenset) and value:
+        parts = [_literal(part) for part in value]
+        return None if None in parts else f"{type(value).__name__}(({', '.join(sorted(map(str, parts)))},))"
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        text = repr(value)
+        read = ast.literal_eval(text)
+        if type(read) is type(value) and read == value:
+            return text
+    return None
+
+
+def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
+    """Return the source of a class or function of `__main__`, as it was executed, and the code within it."""
+    code = list(_code_of(value))
+    files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # some have no code
+    for file in files:
+        lines = linecache.getlines(file)
+        node = next((node for node in _top_level(lines) if _is(node, value, code)), None)
+        if node is None:
+            continue
+        inside = _lines_of(node)
+        for found in code:
+            if found.co_filename != file or found.co_firstlineno not in inside:
+                raise UserError(
+                    f"{found.co_qualname} was put into {shown} after that had been defined, so its source does not "
+                    "tell what it does: define it in the class, or move it to a module."
+                )
+        return "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n"), code
+    raise UserError(f"The source of {shown} is not known: define it in a cell or a file, or move it to a module.")
+
+
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _top_level(lines: list[str]) -> list[_Definition]:
+    """Return the classes and functions that a source defines at its top level, the last one first."""
+    try:
+        body = ast.parse("".join(lines)).body
+    except (SyntaxError, ValueError):  # not Python, as of a notebook's magics
+        return []
+    return [node for node in reversed(body) if isinstance(node, _Definition)]
+
+
+def _is(node: _Definition, value: Any, code: list[CodeType]) -> bool:
+    if node.name != value.__name__ or isinstance(value, type) != isinstance(node, ast.ClassDef):
+        return False
+    return not code or any(found.co_firstlineno in _lines_of(node) for found in code)
+
+
+def _lines_of(node: _Definition) -> range:
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    return range(first, (node.end_lineno or first) + 1)
+
+
+def _code_of(value: Any) -> Iterator[CodeType]:
+    """Yield the code of a function, or of the functions of a class, as far as it was written in `__main__`."""
+    if isinstance(value, type):
+        generated = GENERATED if hasattr(value, "__dataclass_fields__") else ()
+        for part in (part for name, part in vars(value).items() if name not in generated):
+            for function in (part, *(getattr(part, name, None) for name in ("__func__", "fget", "fset", "func"))):
+                if isinstance(function, FunctionType | type) and function is not value:
+                    if isinstance(function, type) and not function.__qualname__.startswith(f"{value.__qualname__}."):
+                        continue
+                    yield from _code_of(function)
+        return
+    function = inspect.unwrap(value)
+    if isinstance(function, FunctionType) and function.__module__ == MAIN:
+        yield function.__code__
+
+
+def _global_names(source: str) -> tuple[list[str], list[str]]:
+    """Return the names that a definition looks up outside of itself: when it is executed, and when it is called."""
+    at_once: set[str] = set()
+    later: set[str] = set()
+
+    def visit(table: symtable.SymbolTable, top: bool) -> None:
+        found = later if table.get_type() == "function" else at_once
+        found.update(s.get_name() for s in table.get_symbols() if s.is_referenced() and (top or s.is_global()))
+        for child in table.get_children():
+            visit(child, top=False)
+
+    visit(symtable.symtable(source, "<definition>", "exec"), top=True)
+    return sorted(at_once), sorted(later - at_once)
