@@ -277,14 +277,15 @@ def test_charlab_counts_as_far_as_it_is_reached():
     found = sources_of({"model": {"_target_": "charlab.models.bigram.Bigram"}})
     assert {"charlab.models.bigram", "charlab.models.contract", "charlab.training.module"} <= found.keys()
     assert {"charlab.seeding", "charlab.data.windows", "charlab.evaluation.protocols"} <= found.keys()
-    apart = (
-        "charlab.models.rnn",
-        "charlab.runs",
-        "charlab.studies",
-        "charlab.api",
-        "charlab.training.callbacks.samples",
-    )
+    apart = ("charlab.models.rnn", "charlab.runs", "charlab.studies", "charlab.api", "charlab.cli")
     assert not [name for name in found if name.startswith(apart)]
+
+
+def test_what_only_shows_a_run_does_not_count():
+    found = sources_of({"model": {"_target_": "charlab.models.bigram.Bigram"}})
+    shows = ("configuration", "training.loggers", "training.callbacks.progress", "training.callbacks.samples", "errors")
+    assert not [name for name in found if name.startswith(tuple(f"charlab.{part}" for part in shows))]
+    assert [name for name in found if not name.startswith("charlab.")] == []
 
 
 def test_a_nested_part_and_a_named_function_are_followed(project):

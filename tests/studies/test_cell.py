@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from charlab.configuration.compose import compose
-from charlab.runs.fingerprint import fingerprint
+from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.expansion import run_values

@@ -29,16 +29,28 @@ from charlab.runs import definitions
 EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
 """What the figures of every run come from, whatever its configuration names."""
 
-TRAINING = ("charlab.training.module", "charlab.training.counts", "charlab.training.device", "charlab.seeding")
+TRAINING = tuple(
+    f"charlab.{module}"
+    for module in (
+        *("training.module", "training.counts", "training.trainer", "training.optimizers", "training.schedules"),
+        *("training.device", "seeding"),
+    )
+)
 """What every run is trained by."""
+
+OBSERVERS = {
+    *("charlab", "charlab.configuration", "charlab.errors", "charlab.files", "charlab.training.loggers"),
+    *("charlab.training.callbacks.metrics", "charlab.training.callbacks.progress"),
+}
+"""Parts of charlab that change no figure though much imports them; the package itself only opens doors."""
 
 PLATFORM = {
     *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
-    *("hydra", "omegaconf", "pydantic", "jaxtyping", "typing_extensions", "rich"),
+    *("hydra", "omegaconf", "pydantic", "pydantic_core", "annotated_types", "jaxtyping", "typing_extensions", "rich"),
 }
 """Packages whose versions a record shows without making another run of it."""
 
-FACADE = "charlab"  # its `__init__` only opens doors, to everything
+CHARLAB = "charlab"
 FORMAT = 1  # of the cache: another one whenever the normal form or what is read of a file changes
 MOST_CACHED = 5000  # files
 
@@ -85,7 +97,7 @@ class _Survey:
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self._specs: dict[str, ModuleSpec | None] = {}
-        self._followed: dict[str, bool] = {}  # by module: whether versions counted when it was followed
+        self._followed: dict[str, int] = {}  # by module: whether versions counted when it was followed
         self._importers: dict[str, set[str]] = {}
         self._cache = _Cache()
 
@@ -97,10 +109,12 @@ class _Survey:
             for name in self._modules(dotted):
                 if importer:
                     self._importers.setdefault(name, set()).add(importer)
-                if name == FACADE or (self._followed.get(name, False) >= versions and name in self._followed):
-                    continue
-                self._followed[name] = versions
-                pending += [(imported, name) for imported in self._read(name, versions=versions)]
+                if name in OBSERVERS:
+                    if name != CHARLAB:
+                        break
+                elif self._followed.get(name, -1) < versions:
+                    self._followed[name] = versions
+                    pending += [(imported, name) for imported in self._read(name, versions=versions)]
         self._cache.save()
 
     def follow_main(self, names: Sequence[str]) -> None:
@@ -143,7 +157,7 @@ class _Survey:
         if not places or places[0] is None:
             return []
         file = Path(places[0])
-        if top != FACADE and {"site-packages", "dist-packages"} & set(file.parts):
+        if top != CHARLAB and {"site-packages", "dist-packages"} & set(file.parts):
             if top in PLATFORM:
                 return []
             distribution, version = _distribution(top)

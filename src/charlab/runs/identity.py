@@ -22,8 +22,13 @@ from charlab.runs.record import FILE_NAME, Record
 OBSERVERS = (
     *("hydra", "name", "tags", "output_dir", "force", "resume", "plot", "logger"),
     *("study", "search", "launcher", "dry_run", "typed", "cell"),  # they concern a sweep
-    *("trainer.logger", "trainer.default_root_dir", "trainer.enable_checkpointing", "trainer.enable_model_summary"),
-    *("trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.profiler"),
+    *(
+        f"trainer.{name}"
+        for name in (
+            *("logger", "default_root_dir", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"),
+            *("log_every_n_steps", "profiler", "enable_autolog_hparams", "model_registry"),
+        )
+    ),
 )
 """Keys that change no figure of a run. Everything else is part of the fingerprint."""
 
@@ -31,7 +36,6 @@ OBSERVING_CALLBACKS = {
     "charlab.training.callbacks.attention_maps.AttentionMaps",
     "charlab.training.callbacks.checkpointing.Checkpointing",
     "charlab.training.callbacks.divergence.Divergence",
-    "charlab.training.callbacks.metrics.TrainingMetrics",
     "charlab.training.callbacks.progress.ProgressDisplay",
     "charlab.training.callbacks.samples.SampleText",
     *(f"lightning.pytorch.callbacks.{name}" for name in ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary")),
@@ -43,11 +47,12 @@ SCHEDULES = "charlab.training.schedules."  # none of them reads what an evaluati
 
 DIVISION = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
-    *("trainer.accumulate_grad_batches", "trainer.threads", "compute.threads", "trainer.compile", "compute.compile"),
+    *("trainer.accumulate_grad_batches", "compute.threads", "compute.compile"),
 )
 """Keys that only divide the work or set its pace, and so change nothing where the budget is a number of steps."""
 
-TIME_BUDGETS = ("trainer.max_seconds", "budget.max_seconds", "trainer.max_time")
+TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
+EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 ENSEMBLE = "charlab.models.mixture.Ensemble"
 PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
 
@@ -116,7 +121,8 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     if "callbacks" in values:
         values["callbacks"] = acting
     if not _reads_evaluations(values, acting):
-        values.pop("evaluate_every", None)
+        for key in EVALUATED_WHEN:
+            _drop(values, key)
     return _canonical(values)
 
 
