@@ -1,9 +1,9 @@
 """The embedded corpus: verse plays from a generator whose entropy is known exactly.
 
-A play is a sequence of choices, each among strings none of which begins another; what can be chosen, and with which
-weights, depends on the strings chosen before. So text and choices correspond one to one, and the probability of a
-text, character by character, is known without rounding. It is the floor: the nll of a model that knows the
-generator. What such a model has to know, by how far back it has to look:
+A play is a sequence of choices among strings, none of them a prefix of another; the options and their weights depend on
+earlier choices. So text and choices correspond one to one, and the probability of a text is known exactly, character by
+character. Its nll is the floor, the nll of a model that knows the generator. What such a model has to know, by how far
+back it has to look:
 
 ============================  ===========================================================================
 characters                    dependency
@@ -11,15 +11,16 @@ characters                    dependency
 1 to 10                       spelling; "a" or "an"; capitals after a full stop and at a line's beginning
 5 to 50                       grammar: a noun's number after its determiner, a verb's form after its subject,
                               also across "of all these kings"; "?" at the end of what began as a question
-10 to 50                      meter: a line is full after ten syllables, unstressed and stressed in turn
-40 to 90                      rhyme: each second line of a play rhymes with the one before, but not with
-                              itself, even where another character speaks it
-50 to 1,000                   turns: nobody answers himself; who is addressed ("O gentle Romeo") spoke last;
-                              who is announced ("here comes fair Juliet") speaks soon; who bids farewell leaves
-100 to 5,000                  a character's epithet, the city, the wager and the genre's exclamation stay the
-                              same in a play; characters come back; a play has twelve speeches at least
+10 to 50                      meter: a line has ten syllables, alternately unstressed and stressed
+40 to 90                      rhyme: every second line rhymes with the previous one, by another word, even
+                              across speakers
+50 to 1,000                   turns: no character speaks twice in a row; the one addressed ("O gentle Romeo")
+                              spoke last; the one announced ("here comes fair Juliet") speaks soon; the one
+                              who says farewell leaves
+100 to 5,000                  a character's epithet, the city, the wager and the genre's exclamation are fixed
+                              within a play; characters return; a play has at least twelve speeches
 ============================  ===========================================================================
 
 Files: `lexicon` and `words` (what can be said), `grammar` (in which order), `verse` (in which meter and rhyme),
-`stage` (by whom), `choice` (what it costs), `generator` (drawing and reading plays), `loader` (the corpus).
+`stage` (by whom), `choice` (at what cost), `generator` (writing and reading plays), `loader` (the corpus).
 """

@@ -12,27 +12,27 @@ DRAW_BITS = 32  # a draw is an integer in [0, 2³²)
 
 
 class Choice:
-    """One of several strings comes next, string i with probability weights[i] / total.
+    """A choice of the next string: string i with probability weights[i] / total.
 
-    No string begins another, so the text alone tells which of them was chosen. Weights are integers, so that no
-    rounding can make two machines choose differently.
+    No string is a prefix of another, so the text shows which one was chosen. Weights are integers, so that all
+    machines choose alike, without rounding.
 
     Attributes:
-        texts: the strings, in order of code points.
-        weights: a positive integer for each of them.
+        texts: the strings, in the order of code points.
+        weights: a positive integer for each string.
         total: the sum of the weights.
-        draw_limit: draws from here on are to be thrown away; modulo `total` they would favor the first strings.
+        draw_limit: discard draws from here on: modulo `total` they would favor the first strings.
     """
 
     __slots__ = ("_index", "_lengths", "cumulative", "draw_limit", "texts", "total", "weights")
 
     def __init__(self, texts: Sequence[str], weights: Sequence[int]) -> None:
-        """Raise ValueError if the strings are out of order or one of them begins another, or if there are none."""
+        """Raise ValueError if there are no strings, they are out of order, or one is a prefix of another."""
         if not texts or not texts[0] or min(weights) < 1:
             raise ValueError(f"a choice needs strings and positive weights, not {texts} and {weights}")
         for one, other in pairwise(texts):
             if one >= other or other.startswith(one):
-                raise ValueError(f"{one!r} begins {other!r} or belongs behind it")
+                raise ValueError(f"{one!r} begins {other!r} or belongs after it")
         self.texts = texts
         self.weights = weights
         self.cumulative = list(accumulate(weights))
@@ -43,16 +43,16 @@ class Choice:
 
     @classmethod
     def among(cls, texts: Sequence[str], weights: Sequence[int] | None = None) -> Choice:
-        """Return the choice among strings in any order; without `weights`, all are equally probable."""
+        """Return a choice among strings in any order, equally probable without `weights`."""
         order = sorted(range(len(texts)), key=texts.__getitem__)
         return cls([texts[i] for i in order], [weights[i] if weights else 1 for i in order])
 
     def pick(self, draw: int) -> int:
-        """Return the index of the string that `draw` stands for; `draw` must be below `draw_limit`."""
+        """Return the index of the string for a draw below `draw_limit`."""
         return bisect_right(self.cumulative, draw % self.total)
 
     def find(self, text: str, position: int) -> int | None:
-        """Return the index of the string that stands in `text` at `position`, or None if none does."""
+        """Return the index of the string in `text` at `position`, or None if there is none."""
         if self._index is None:
             self._index = {string: index for index, string in enumerate(self.texts)}
             self._lengths = sorted({len(string) for string in self.texts})
@@ -68,18 +68,18 @@ class Choice:
 
 
 def character_costs(choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
-    """Work out what each character of each string of each choice costs.
+    """Return the cost of each character of each string of each choice.
 
-    A character's probability is the weight of the strings that go on with it over the weight of all strings that
-    were still possible before it. Strings with a common prefix stand side by side, so the weights of prefixes of
-    length d are sums over runs of strings, for all choices at once.
+    A character's probability is the weight of the strings that continue with it over the weight of all strings
+    possible before it. Strings with a common prefix are adjacent, so the weights of prefixes of length d are sums over
+    runs of strings, for all choices at once.
 
     Args:
         choices: the choices, n strings in all.
 
     Returns:
         The costs, −log p in nats of each character given those before it, (n, longest string) float64, meaningless
-        behind a string's end; and the lengths of the strings, (n,) int64.
+        beyond a string's end; and the lengths of the strings, (n,) int64.
     """
     texts = np.array([text for choice in choices for text in choice.texts])  # (n,)
     weights = np.array([weight for choice in choices for weight in choice.weights], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Verse plays whose every random choice, and so whose exact probability, can be read off the text."""
+"""Verse plays whose random choices, and so whose exact probability, can be recovered from the text."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ DRAWS_PER_BLOCK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One string of a text that was chosen.
+    """One chosen string of a text.
 
     Attributes:
-        text: the string; at a text's end, it may be no more than a string's beginning.
-        index: the string's index among those that could have been chosen; None for a string's beginning.
+        text: the string; at the end of a text it may be only a string's beginning.
+        index: the string's index among the options; None for a string's beginning.
         probability: the string's probability, or that of all strings with this beginning.
     """
 
@@ -32,12 +32,12 @@ class Decision:
 
 
 def generate(seed: int, length: int) -> str:
-    """Return the first `length` characters of the plays that belong to `seed`: the same on every machine."""
+    """Return the first `length` characters of the plays of `seed`, the same on every machine."""
     return generate_with_nll(seed, length)[0]
 
 
 def generate_with_nll(seed: int, length: int) -> tuple[str, np.ndarray]:
-    """Return a text as `generate` does and its `nll_per_character`, which need not read the text for it."""
+    """Return the text of `generate` and its `nll_per_character`, without reading the text back."""
     draws = _draws(seed)
     telling = tell()
     choice = next(telling)
@@ -54,7 +54,7 @@ def generate_with_nll(seed: int, length: int) -> tuple[str, np.ndarray]:
 
 
 def decode(text: str) -> list[Decision]:
-    """Return the choices that `text` is made of: it has the product of their probabilities.
+    """Return the choices in `text`; its probability is the product of theirs.
 
     Raises:
         UserError: if the generator cannot have written the text.
@@ -67,10 +67,10 @@ def decode(text: str) -> list[Decision]:
 
 
 def nll_per_character(text: str) -> np.ndarray:
-    """Score a text as a model would that knows the generator: no model can do better in expectation.
+    """Return the nll of a text under its generator: no model can do better in expectation.
 
     Args:
-        text: a text as `generate` returns it, from its first character on.
+        text: a text returned by `generate`, from its first character on.
 
     Returns:
         (len(text),) float64: −log p(character t | characters before t), in nats, the first character included.
@@ -90,9 +90,9 @@ def nll_per_character(text: str) -> np.ndarray:
 
 
 def _read(text: str) -> Iterator[tuple[Choice, int | None, str]]:
-    """Yield each choice that a text was made by, the index of the string chosen, and the string.
+    """Yield each choice in a text, the index of the chosen string, and the string.
 
-    If the text ends within a string, the last index is None, and the string is what there is of it.
+    If the text ends within a string, the last index is None, and the string is the part that is there.
     """
     telling = tell()
     choice = next(telling)
@@ -111,7 +111,7 @@ def _read(text: str) -> Iterator[tuple[Choice, int | None, str]]:
             before = text[max(0, place - 40) : place]
             raise UserError(
                 f"The generator never writes {text[place]!r} after {before!r}, as the text does at character {place}, "
-                f"line {line}: give a text that it has written, from its first character on."
+                f"line {line}: give a text that it wrote, from its first character on."
             )
         yield choice, index, choice.texts[index]
         position += len(choice.texts[index])
@@ -128,16 +128,16 @@ def _draws(seed: int) -> Iterator[int]:
 
 
 class _Chosen:
-    """The strings chosen so far, with what it takes to work out their nll for all of them at once."""
+    """The strings chosen so far, prepared for computing the nll of all of them at once."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
-        self._rows: list[int] = []  # of each string, in the table of all strings of all choices met so far
+        self._rows: list[int] = []  # for each string, in the table of all strings of all choices so far
         self._first_rows: dict[Choice, int] = {}
         self._num_rows = 0
 
     def add(self, choice: Choice, index: int) -> int:
-        """Add a string; returns its length."""
+        """Add a string, and return its length."""
         first_row = self._first_rows.get(choice)
         if first_row is None:
             first_row = self._first_rows[choice] = self._num_rows

@@ -1,8 +1,8 @@
 """The grammar of the plays' sentences: a machine of states and arcs.
 
-A state is a place in a sentence, its arcs are what may stand there. The machine remembers what agreement needs: the
-number of a subject until its verb, across a phrase that may have another number ("the crown of all these kings
-betrays"), and the mood of a sentence until its end, so that a question ends with "?".
+A state is a place in a sentence; its arcs are what may follow. The machine remembers what agreement needs: the number
+of a subject until its verb, across a phrase of another number ("the crown of all these kings betrays"), and the mood
+of a sentence until its end, so that a question ends with "?".
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ UNSTRESSED = frozenset("the a an my thy his her our your".split())  # other mono
 
 @dataclass(frozen=True)
 class Arc:
-    """What may come next in a state: a mark, a gap and words, any of which may be missing.
+    """A continuation of a state: a mark, a gap and words, each of them optional.
 
     Attributes:
         mark: punctuation.
-        gap: whether a space comes next, or where the line is full a line break.
-        words: function words, with a space behind them.
-        word_class: the class of the word that comes next, in place of `words`.
+        gap: whether a space follows, or a line break if the line is full.
+        words: function words, followed by a space.
+        word_class: the class of the next word, instead of `words`.
         tail: what follows the word of `word_class`: a space or nothing.
         target: the state that follows.
         weight: how often the arc is chosen, relative to the state's others. The words of a class share it.
-        weight_at_line_end: the same where the line is full.
-        event: what must be possible on stage, at the beginning of a line, for the arc to be open: "end" (of the
-            speech), "enter man", "enter woman", "leave", or being in a play of the genre of that name.
+        weight_at_line_end: the same if the line is full.
+        event: what the stage must allow, at the beginning of a line, for the arc to be open: "end" (of the speech),
+            "enter man", "enter woman", "leave", or the play's genre.
     """
 
     mark: str
@@ -60,10 +60,10 @@ _NOTATION = re.compile(r"(?P<mark>[.,;:!?]?)(?P<gap>_?)(?:<(?P<word_class>.+)>(?
 
 
 def arc(weight: int, notation: str, target: str, *, at_line_end: int | None = None, event: str | None = None) -> Arc:
-    """Return the arc for a notation such as ",_and ", "_<any noun>" or "<adjective> "; "_" stands for the gap."""
+    """Return the arc for a notation such as ",_and ", "_<any noun>" or "<adjective> ", where "_" is the gap."""
     parts = _NOTATION.fullmatch(notation)
     if parts is None:
-        raise ValueError(f"{notation!r} is no arc")
+        raise ValueError(f"{notation!r} is not an arc")
     return Arc(
         mark=parts["mark"],
         gap=bool(parts["gap"]),
@@ -78,7 +78,7 @@ def arc(weight: int, notation: str, target: str, *, at_line_end: int | None = No
 
 
 def after_gap(arcs: Iterable[Arc]) -> list[Arc]:
-    """Return the same arcs for a place that follows a word without its space."""
+    """Return the same arcs after a gap."""
     return [replace(each, gap=True) for each in arcs]
 
 
@@ -94,14 +94,14 @@ CONJUNCTIONS = "and but for while till though yet as or since so when where".spl
 
 
 def _noun_phrase(rules: Rules, name: str, singular: str, plural: str, *, number: str = "any") -> list[Arc]:
-    """Add the states of a noun phrase, whose names begin with `name`, and return the arcs that start the phrase.
+    """Add the states of a noun phrase, and return the arcs that start it.
 
     Args:
         rules: receives the states.
-        name: begins the states' names.
+        name: prefix of the states' names.
         singular: the state after a singular noun.
         plural: the state after a plural noun.
-        number: "sg" or "pl" if only that number may stand here, else "any".
+        number: "sg" or "pl" if only that number is allowed, else "any".
     """
     one, many, either, a, an, bare = (f"{name}/{part}" for part in ("one", "many", "either", "a", "an", "bare"))
     open_number = {"sg": one, "pl": many, "any": either}[number]
@@ -139,12 +139,12 @@ def _noun_phrase(rules: Rules, name: str, singular: str, plural: str, *, number:
 
 
 def _predicate(rules: Rules, mood: str, finish: list[Arc]) -> None:
-    """Add what may follow the auxiliary of a clause, in states whose names begin with `mood`.
+    """Add what may follow the auxiliary of a clause.
 
     Args:
         rules: receives the states.
-        mood: begins the states' names.
-        finish: the arcs that end the clause, or go on after it.
+        mood: prefix of the states' names.
+        finish: the arcs that end or continue the clause.
     """
     do, base, be, end, thing, close = (f"{mood}/{part}" for part in ("do", "base", "be", "end", "thing", "close"))
     rules[f"{do}/verb"] = [
@@ -179,7 +179,7 @@ def _predicate(rules: Rules, mood: str, finish: list[Arc]) -> None:
 
 
 def _statements(rules: Rules) -> None:
-    """Add clauses that state something; they begin in "clause"."""
+    """Add statements, which begin in "clause"."""
     finish = [arc(10, "._", "sentence", at_line_end=80), arc(2, "!_", "sentence", at_line_end=8)]
     finish += [arc(3, ";_", "clause", at_line_end=8), arc(1, ":_", "clause", at_line_end=5)]
     finish += [arc(1, f",_{word} ", "clause", at_line_end=2) for word in CONJUNCTIONS]
@@ -258,7 +258,7 @@ def sentence_rules() -> Rules:
     """Return the states of sentences with their arcs.
 
     A sentence begins in "sentence", or after an address in "address/done". The states "address", "enter man",
-    "enter woman", "wager" and those that end in "/city" have no arcs: what is said there, the play knows.
+    "enter woman", "wager" and those that end in "/city" have no arcs: the play supplies their words.
     """
     rules: Rules = {}
     _statements(rules)

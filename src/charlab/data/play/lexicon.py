@@ -1,10 +1,10 @@
 """The words of the plays.
 
-Words stand in rows by their meter, a string over "x" (unstressed syllable), "/" (stressed) and "*" (either). No word
-may begin another that could stand in its place: the text has to tell which of them was chosen (`Choice` holds this).
+Words are grouped by meter, a string over "x" (unstressed syllable), "/" (stressed) and "*" (either). No word may be a
+prefix of another in the same place, since the text has to show which one was chosen (`Choice` enforces this).
 """
 
-# Words that rhyme; their forms in -s rhyme with one another in turn. A word that stands in no row ends no line.
+# Words that rhyme; their forms in -s rhyme with one another as well. A word in no row never ends a line.
 RHYMES = {
     "ight": "night light sight knight plight right might bright white slight spite delight fight invite write smite",
     "ay": "day way clay ray prey gay gray pay slay sway pray stay betray delay decay obey array dismay",
@@ -57,7 +57,7 @@ RHYMES = {
 }
 
 # Nouns that follow "the" in the singular, and nouns that follow it in the plural. Where the article leaves the
-# number open the two lists stand side by side, so no singular may begin a plural.
+# number open, both lists are options, so no singular may be a prefix of a plural.
 SINGULAR_NOUNS = {
     "/": "heart crown night light day way sword grave rose throne storm dream flame name face fate moon sea sky song "
     "tongue ghost ring king queen knight maid fool thief knave bride dove wolf snake tree thorn vine shore gate "

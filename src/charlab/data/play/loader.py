@@ -17,17 +17,17 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.types import PositiveInt, checked
 
-WORTH_KEEPING = 100_000  # characters: shorter texts are generated in no time
+WORTH_KEEPING = 100_000  # characters: shorter texts are not worth caching
 
 
 class Play:
     """Generated verse plays in tiny Shakespeare's alphabet, with their entropy floor; needs no file and no network.
 
-    A long text is kept in the data folder, if that can be written to, since generating a million characters takes
-    two seconds. What is kept is used again only by the very same generator, and only if it is still whole.
+    A long text is cached in the data folder if that is writable, since generating a million characters takes two
+    seconds. The cache is used only by the same version of the generator, and only if it is intact.
 
     Args:
-        seed: which plays: any integer.
+        seed: selects the plays; any integer.
         length: number of characters, at least 1.
     """
 
@@ -37,19 +37,19 @@ class Play:
         self.length = length
 
     def load(self) -> Corpus:
-        """Return the plays; their floor of a part of the text is the mean of `floor_per_character` there."""
+        """Return the plays; the floor of a part of the text is the mean of `floor_per_character` there."""
         if self.length < WORTH_KEEPING:
             return Corpus.of("play", *generate_with_nll(self.seed, self.length))
         path = self._path()
         kept = _read(path)
         if kept is None:
             kept = generate_with_nll(self.seed, self.length)
-            with contextlib.suppress(UserError):  # nowhere to keep it
+            with contextlib.suppress(UserError):  # nowhere to cache it
                 _keep(path, *kept)
         return Corpus.of("play", *kept)
 
     def _path(self) -> Path:
-        """Return the file that this text is kept in, which no other generator's has the name of."""
+        """Return the cache file, whose name depends on the generator's source."""
         sources = hashlib.sha256(f"{self.seed} {self.length}".encode())
         for source in sorted(Path(__file__).parent.glob("*.py")):
             sources.update(source.read_bytes())
@@ -63,7 +63,7 @@ def _keep(path: Path, text: str, nll: np.ndarray) -> None:
 
 
 def _read(path: Path) -> tuple[str, np.ndarray] | None:
-    """Return the text and its nats, or None if they are not there or not as they were written."""
+    """Return the text and its nats, or None if they are missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
             characters, nll, checksum = kept["characters"], kept["nll"], kept["checksum"]

@@ -13,7 +13,7 @@ from charlab.data.play.verse import LINE, Recall, Verse
 from charlab.data.play.words import Word, word_classes
 
 Telling = Generator[Choice, int, None]
-"""A play being told, by whoever draws it or reads it: yields choices, and is sent which string was chosen."""
+"""A play in progress: yields choices, and is sent the index of the chosen string."""
 
 FEWEST_SPEECHES = 12
 MOST_ON_STAGE = 4
@@ -37,15 +37,15 @@ class Stage:
     """What the rest of a play depends on.
 
     Attributes:
-        genre: the play's genre, which decides on an exclamation.
-        city: where the play is set; whenever a place is named it is this one.
+        genre: the play's genre, which determines an exclamation.
+        city: the setting, the only place that is ever named.
         present: the characters on stage, in order of entrance.
-        absent: the characters who have left; they come back sooner than new ones appear.
-        speaker: who speaks now.
+        absent: the characters who left; they are more likely to enter than new ones.
+        speaker: who is speaking.
         addressee: who spoke before, and is spoken to.
-        epithets: the epithet of each character who has been addressed; it never changes.
-        wager: the sum that everybody in this play lays, once it has been named.
-        rhyme: the word that the line has to rhyme with, or None if the line may choose.
+        epithets: the fixed epithet of each character addressed so far.
+        wager: the sum of all wagers in this play, once it has been named.
+        rhyme: the word to rhyme with, or None if the line is free.
     """
 
     genre: str
@@ -60,7 +60,7 @@ class Stage:
 
 
 def tell() -> Telling:
-    """Tell plays without end."""
+    """Yield the choices of endless plays."""
     while True:
         yield from _play()
 
@@ -107,7 +107,7 @@ def _heading(weights: tuple[tuple[str, int], ...], may_close: bool) -> Choice:
 
 
 def _speech(stage: Stage) -> Generator[Choice, int, str | None]:
-    """Let the speaker speak; return the character who came on stage, or None."""
+    """Yield the choices of a speech, and return the character who entered, or None."""
     verse = compiled_verse()
     state, syllable, lines = "sentence", 0, 0
     arrived, leaving = None, False
@@ -159,7 +159,7 @@ def _event_set(genre: str, may_end: bool, may_enter: bool, may_leave: bool) -> f
 
 
 def _recall(state: str, stage: Stage) -> Generator[Choice, int, tuple[str, str]]:
-    """Say what the grammar leaves to the play; returns it and its meter."""
+    """Yield the choices that the grammar leaves to the play, and return the words and their meter."""
     if state in ENTRANTS:
         choice = _entrant(state, tuple(stage.present), tuple(stage.absent))
         name = choice.texts[(yield choice)].removesuffix("; ")
@@ -193,7 +193,7 @@ def _entrant(state: str, present: tuple[str, ...], absent: tuple[str, ...]) -> C
 
 @cache
 def compiled_verse() -> Verse:
-    """Return the verse of all plays, compiled once in a process."""
+    """Return the verse of all plays, compiled once per process."""
     rules = sentence_rules()
     meters = tuple(dict.fromkeys(NAME_METERS.values()))
     recalls = {state: Recall(meters, "address/done") for state in ENTRANTS}

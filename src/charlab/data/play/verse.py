@@ -1,9 +1,9 @@
 """Sentences in rhymed pentameter: grammar, meter and rhyme compiled into choices.
 
-A line has ten syllables, unstressed and stressed in turn, and each second line rhymes with the one before. What may
-come next depends on the state of the grammar, on the syllable and, later in the line, on the rhyme that is due.
-Strings after which the line could not be completed are left out. To know them, `Verse` works out from the line's end
-backwards which rhymes each place can still reach.
+A line has ten syllables, alternately unstressed and stressed, and every second line rhymes with the previous one. What
+may come next depends on the state of the grammar, the syllable and, later in the line, the rhyme that is due. Strings
+after which the line could not be completed are excluded. To find them, `Verse` computes, backwards from the line's end,
+which rhymes each place can still reach.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from charlab.data.play.grammar import Arc, Rules
 from charlab.data.play.words import Word
 
 LINE = 10  # syllables
-RHYME_MATTERS_FROM = 6  # before this syllable every rhyme has to stay reachable, and no choice depends on it
+RHYME_MATTERS_FROM = 6  # before this syllable every rhyme must stay reachable, and no choice depends on the rhyme
 SHARE = 1000  # the weight of an arc, times this, is divided among the words of its class
 
 Step = tuple[int, int, Word | None]
-"""Index of a string's arc among the state's arcs; the string's syllables; the word of a class that it brings."""
+"""Index of a string's arc in its state; the string's syllables; its word, if the arc has a word class."""
 
 
 class Recall(NamedTuple):
-    """A state in which the grammar has nothing to choose: what is said there is known, or chosen, elsewhere.
+    """A state whose words the play supplies, not the grammar.
 
     Attributes:
-        meters: the meters that it may have.
-        target: the state that follows.
+        meters: the possible meters.
+        target: the next state.
     """
 
     meters: tuple[str, ...]
@@ -37,13 +37,13 @@ class Recall(NamedTuple):
 
 
 class Way(NamedTuple):
-    """The strings of one meter that an arc brings in one place.
+    """The strings of one meter on one arc in one place.
 
     Attributes:
-        arc: index of the arc among the state's arcs.
+        arc: index of the arc in its state.
         meter: the strings' meter.
-        rhymes: with which rhymes the line can still be completed after them, as a set of bits.
-        ends: whether they complete the line.
+        rhymes: the rhymes by which the line can still be completed, as a set of bits.
+        ends: whether the strings complete the line.
     """
 
     arc: int
@@ -54,7 +54,7 @@ class Way(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A place in a verse: the choice there, for each of its strings where it leads, and the state's arcs."""
+    """A place in a verse: the choice, the step for each string, and the state's arcs."""
 
     choice: Choice
     steps: list[Step]
@@ -62,19 +62,19 @@ class Node:
 
 
 def fits(meter: str, syllable: int) -> bool:
-    """Say whether a string of this meter may stand at this syllable of a line."""
+    """Return whether a string of this meter fits at this syllable of a line."""
     if syllable + len(meter) > LINE:
         return False
     return all(foot == "*" or (foot == "/") == ((syllable + i) % 2 == 1) for i, foot in enumerate(meter))
 
 
 class Verse:
-    """All places in the verses of a grammar, each compiled when it is first asked for.
+    """All places in the verses of a grammar, each compiled on first use.
 
     Args:
         rules: the grammar.
         classes: the words of each class that the grammar names.
-        recalls: the states that are no states of the grammar.
+        recalls: the states whose words the play supplies.
     """
 
     def __init__(self, rules: Rules, classes: dict[str, list[Word]], recalls: dict[str, Recall]) -> None:
@@ -97,7 +97,7 @@ class Verse:
             for name, by_meter in self._words.items()
             for meter, words in by_meter.items()
         }
-        # States with the same arcs but for their targets share their choices.
+        # States whose arcs differ only in their targets share their choices.
         arcs = {state: tuple(replace(arc, target="") for arc in arcs) for state, arcs in rules.items()}
         self._has_events = {state: any(arc.event for arc in arcs) for state, arcs in rules.items()}
         numbers: dict[tuple, int] = {}
@@ -110,7 +110,7 @@ class Verse:
     def _rhymes_that_end(self, meter: str, words: list[Word]) -> int:
         """Return the rhymes of lines that may end with one of the words.
 
-        A rhyme is answered by a monosyllable; at least two must be there, since a word does not rhyme with itself.
+        A rhyme needs a monosyllable, and two of them, since a word does not rhyme with itself.
         """
         once = twice = 0
         for word in words:
@@ -124,9 +124,8 @@ class Verse:
 
         Args:
             state: the state of the grammar.
-            syllable: how many syllables the line has so far, 0 … 10.
-            answered: the word that this line has to rhyme with, or None; where the line is full, nothing depends on
-                it.
+            syllable: syllables in the line so far, 0 … 10.
+            answered: the word to rhyme with, or None; irrelevant if the line is full.
             events: the events that the stage allows.
         """
         if not RHYME_MATTERS_FROM <= syllable < LINE:
@@ -139,10 +138,10 @@ class Verse:
         return node
 
     def reachable(self, state: str, syllable: int) -> int:
-        """Return the rhymes with which a line can be completed from here, whatever the stage allows.
+        """Return the rhymes by which a line can be completed from here, whatever the stage allows.
 
-        It does not look past the line's end: after any word that may end a line, another line can be begun, with
-        every rhyme still open (a test goes through all of them).
+        There is no need to look past the line's end: after any word that may end a line, another line can begin, with
+        every rhyme open (a test checks all of them).
         """
         place = (state, syllable)
         if place not in self._reachable:
@@ -168,7 +167,7 @@ class Verse:
         return [arc.meter] if arc.word_class is None else self._meters[arc.word_class]
 
     def _rhymes_after(self, arc: Arc, meter: str, syllable: int) -> int:
-        """Return the rhymes that are reachable after a string of this meter, if it may stand here; else 0."""
+        """Return the rhymes reachable after a string of this meter; 0 if the string does not fit here."""
         if syllable == LINE:
             if not arc.gap:
                 return 0
@@ -216,10 +215,10 @@ class Verse:
     def _strings(
         self, arcs: list[Arc], line_is_full: bool, capital: bool, open_ways: tuple[tuple[int, str, Word | bool], ...]
     ) -> tuple[Choice, list[Step]]:
-        """Return the choice among the strings of the ways, and where each of them leads.
+        """Return the choice among the strings of the ways, and each string's step.
 
-        The last item of a way says what it has to end the line with: a word that rhymes with that word, any word
-        that has a rhyme (True), or that it does not end the line (False).
+        The last item of a way is the word to rhyme with at the line's end, True for any word with a rhyme, or False if
+        the way does not end the line.
         """
         rows: list[tuple[str, int, Step]] = []
         for index, meter, ending in open_ways:

@@ -1,4 +1,4 @@
-"""Words in their inflected forms, with meter and rhyme, as the classes that the grammar names."""
+"""Inflected words with meter and rhyme, grouped into the classes that the grammar names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from charlab.data.play import lexicon
 
 VOWELS = "aeiou"
 SILENT_H = ("honor", "honest", "hour", "heir")
-HISSES = ("s", "x", "z", "ch", "sh", "ce", "ge", "se")  # after these the ending -s is a syllable
+HISSES = ("s", "x", "z", "ch", "sh", "ce", "ge", "se")  # after these the ending -s adds a syllable
 RHYME_OF = {word: rhyme for rhyme, words in lexicon.RHYMES.items() for word in words.split()}
 
 
@@ -19,7 +19,7 @@ class Word:
     Attributes:
         text: its spelling.
         meter: its syllables, such as "/x" for "gentle"; see the lexicon.
-        rhyme: the name of its rhyme; None for a word that ends no line.
+        rhyme: the name of its rhyme; None for a word that never ends a line.
     """
 
     text: str
@@ -28,7 +28,7 @@ class Word:
 
 
 def with_s(word: Word) -> Word:
-    """Return the form in -s: a noun's plural, or a verb's third person."""
+    """Return the form in -s, a noun's plural or a verb's third person."""
     if word.text.endswith(HISSES):
         text = word.text + ("s" if word.text.endswith("e") else "es")
         return Word(text, word.meter + ("/" if word.meter.endswith("x") else "x"))

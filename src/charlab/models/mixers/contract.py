@@ -33,4 +33,7 @@ class Mixer(nn.Module, ABC):
 
     @abstractmethod
     def extend(self, x: Float[Tensor, "B n D"], state: Any) -> tuple[Float[Tensor, "B n D"], Any]:
-        """Read n more positions; return their outputs, equal to those of `forward`, and the new state."""
+        """Read n more positions; return their outputs, equal to those of `forward`, and the new state.
+
+        The given state must not change.
+        """
