@@ -65,6 +65,21 @@ def test_schedule_free_adamw_trains_one_point_and_keeps_the_average(tmp_path, wi
     assert (expected.x - expected.where(0.8)).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("foreach", [False, True])
+def test_schedule_free_adamw_adds_the_epsilon_that_is_set_and_no_other(foreach):
+    layer = torch.nn.Linear(3, 5, bias=False)
+    settings = {"lr": 0.02, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.0}
+    optimizer = options.chosen("optimizer/schedule_free_adamw", **settings | {"betas": [0.9, 0.95]})(layer)
+    optimizer.param_groups[0]["foreach"] = foreach
+    expected = reference.ScheduleFreeAdamW(layer.weight.detach())
+    for step in range(3):
+        tiny = 1e-8 * torch.randn(5, 3, generator=torch.Generator().manual_seed(step))
+        layer.weight.grad = tiny.clone()
+        optimizer.step()
+        expected.step(tiny, **settings)
+    torch.testing.assert_close(layer.weight.detach(), expected.where(0.9), rtol=1e-4, atol=1e-6)
+
+
 def test_sam_takes_the_gradient_where_the_loss_nearby_is_highest(tmp_path, windows):
     weight = new_model().table.weight.detach().clone().requires_grad_()
     adamw = torch.optim.AdamW([weight], lr=0.02, weight_decay=0.3)

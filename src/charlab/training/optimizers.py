@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -123,8 +124,6 @@ def schedule_free_adamw(
 
     Args:
         betas: weight of the average in the point of the gradient, and decay rate of the running mean of its square.
-        eps: added to the denominator. The library also adds 1e-15 to the mean square, so that where gradients are
-            far below 1e-8 the denominator is at least eps + 3.2e-8.
 
     Raises:
         UserError: if the library that has it is not installed.
@@ -132,8 +131,14 @@ def schedule_free_adamw(
     _require_library("schedule_free_adamw")
     from pytorch_optimizer import ScheduleFreeAdamW
 
+    class ScheduleFree(ScheduleFreeAdamW):
+        """The library's, without the 1e-15 that it adds to the mean square: as if `eps` were at least 3.2e-8."""
+
+        apply_ams_bound = staticmethod(partial(ScheduleFreeAdamW.apply_ams_bound, exp_avg_sq_eps=0.0))
+        apply_ams_bound_foreach = staticmethod(partial(ScheduleFreeAdamW.apply_ams_bound_foreach, exp_avg_sq_eps=0.0))
+
     groups = parameter_groups(model, weight_decay, decayed)
-    return ScheduleFreeAdamW(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
+    return ScheduleFree(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps)
 
 
 def sam(
