@@ -54,6 +54,9 @@ def test_every_protocol_says_so(impossible_run, protocol):
     printed = console.export_text()
     assert printed.count("finds this text impossible") == 1
     assert "leak" not in printed
+    again = Record.load(impossible_run.folder).metrics
+    entries = [entry for entry in again if (entry["protocol"], entry["split"]) == (protocol, "validation")]
+    assert len(entries) == 1  # replaces the earlier figures
 
 
 def test_an_impossible_prompt_is_named_as_such(impossible_run):

@@ -19,7 +19,8 @@ FILE_NAME = "record.json"
 FORMAT = 2
 FORMER_FORMAT = 1  # read, but not resumed: its batch size was that of one device and micro-batch
 SCENE_LENGTH = 2000  # characters
-FIGURES = ("nll", "bpc", "perplexity", "standard_error")  # of an entry of `metrics`; the rest says how it was measured
+# Of an entry of `metrics`; the rest says how it was measured.
+FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
 Status = Literal["running", "finished", "failed", "diverged"]
 
