@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -65,6 +64,7 @@ class NGram(AutoregressiveModel):
         self.register_buffer("occurrences", torch.tensor([0]))
         self.register_buffer("mass", torch.zeros(1))
         self.register_buffer("backoff", torch.ones(1))
+        self.register_load_state_dict_pre_hook(_resize_tables)
 
     def fit(self, train_ids: Int[Tensor, "N"]) -> None:
         """Count the n-grams of a text, discarding earlier counts. Computes in float64 on the CPU.
@@ -211,12 +211,12 @@ class NGram(AutoregressiveModel):
             probabilities.view(-1).index_add_(0, row * vocab_size + character, self.mass[node])
         return probabilities.view(*shape, vocab_size)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        # A fitted model's tables are larger than a new one's, so first resize these.
-        for name, buffer in self.named_buffers(recurse=False):
-            if prefix + name in state_dict:
-                setattr(self, name, buffer.new_zeros(state_dict[prefix + name].shape))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+def _resize_tables(model: NGram, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Resize a model's tables to the saved ones, since a fitted model's are larger than a new one's."""
+    for name, buffer in model.named_buffers(recurse=False):
+        if prefix + name in state_dict:
+            setattr(model, name, buffer.new_zeros(state_dict[prefix + name].shape))
 
 
 def _count(ids: Int[Tensor, "N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, "M"], Counts]]:

@@ -88,16 +88,15 @@ class Muon(GradientOptimizer):
             (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
 
     def _step_hidden(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        for parameter in parameters:
-            if not self.state[parameter]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        means = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-        torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
-        directions = torch._foreach_lerp(gradients, means, group["momentum"])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         batches = defaultdict(list)  # by shape
-        for parameter, direction in zip(parameters, directions, strict=True):
+        for parameter in parameters:
+            state, gradient = self.state[parameter], parameter.grad
+            assert gradient is not None
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            mean = state["momentum_buffer"].lerp_(gradient, 1 - group["momentum"])
+            direction = gradient.lerp(mean, group["momentum"])
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
             heights = self._heights[parameter]
             for weight, along in zip(parameter.split(heights), direction.split(heights), strict=True):
                 if weight.shape[0] > weight.shape[1]:
@@ -106,7 +105,8 @@ class Muon(GradientOptimizer):
         for shape, pairs in batches.items():
             updates = orthogonalize(torch.stack([along for _, along in pairs]), group["iterations"])
             rate = group["lr"] * 0.2 * math.sqrt(max(shape))
-            torch._foreach_sub_([weight for weight, _ in pairs], updates.unbind(), alpha=rate)
+            for (weight, _), update in zip(pairs, updates, strict=True):
+                weight.sub_(update, alpha=rate)
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
