@@ -191,6 +191,13 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
     assert "2 to run, about 0:01:00 with 2 at a time." in output
 
 
+def test_a_sweep_with_one_seed_is_not_told_of_too_few(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rehearse(make_plan(1), outputs)
+    assert "Too few seeds: 1 seed cannot" in capfd.readouterr().out
+    rehearse(replace(make_plan(1), sweep=True), outputs)
+    assert "seeds" not in capfd.readouterr().out
+
+
 def test_failures_are_named_with_what_makes_them_again(
     runs: MadeUpRuns, run: Run, study: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +205,7 @@ def test_failures_are_named_with_what_makes_them_again(
     run()
     output = capfd.readouterr().out
     assert output.startswith(
-        "Too few seeds: 2 cannot show a difference for 1 arm and a baseline; it takes 6 at least.\n"
+        "Too few seeds: 2 seeds cannot show a difference between 1 arm and a baseline; at least 6 are needed.\n"
     )
     assert "mine: 3 of 4 finished, 1 failed\nrotary/2 failed: It has a reason.\n" in output
     assert "  again: python scripts/train.py model/position=rotary seed=2\n" in output

@@ -8,7 +8,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
@@ -17,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charlab.quantities import clock
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Cell
 
@@ -116,7 +116,7 @@ class Progress:
         reason = outcome.reason.strip().splitlines()
         why = f" ({reason[-1].strip()})" if reason else ""
         count = f"{len(self.ended)}/{len(self.cells)}"
-        took = f" after {duration(outcome.seconds)}" if outcome.exit_code is not None else ""  # else nobody looked
+        took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else nobody looked
         return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
     def bar(self) -> RenderableType:
@@ -124,7 +124,7 @@ class Progress:
         done = len(self.ended) - self.failed
         counts = [f"{done} done", f"{len(self._running_since)} running"]
         counts += [f"{self.failed} failed"] if self.failed else []
-        times = [duration(time.monotonic() - self._started), *self._left()]
+        times = [clock(time.monotonic() - self._started), *self._left()]
         grid = Table.grid(padding=(0, 2), expand=True)
         grid.add_column(no_wrap=True)
         grid.add_column(ratio=1)
@@ -136,7 +136,7 @@ class Progress:
 
     def _left(self) -> list[str]:
         seconds = self.seconds_left()
-        return [f"{duration(seconds)} left"] if seconds else []
+        return [f"{clock(seconds)} left"] if seconds else []
 
 
 def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once: int) -> float | None:
@@ -161,8 +161,3 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
         for cell, since in left.items()
     ]
     return max([sum(expected) / at_once, *expected]) if expected else 0.0
-
-
-def duration(seconds: float) -> str:
-    """Returns seconds as hours, minutes and seconds."""
-    return str(timedelta(seconds=round(seconds)))

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from charlab.quantities import clock, count
 from charlab.studies.expansion import PROGRAM
 from charlab.studies.outcome import cell_path
-from charlab.studies.progress import duration, seconds_left
+from charlab.studies.progress import seconds_left
 from charlab.studies.state import CellResult, StudyResults
 
 STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}
@@ -36,8 +37,8 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     console.print(table)
     _print_notes(results, console)
     plan = results.plan
-    count = f"{len(plan.cells)} cells: {len(plan.arms)} arms × {len(plan.seeds)} seeds"
-    console.print(f"{count}; {_counts(results)}; {len(todo)} to run{_time(results, todo, at_once)}.", soft_wrap=True)
+    cells = f"{count(len(plan.cells), 'cell')}: {count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}"
+    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{_time(results, todo, at_once)}.", soft_wrap=True)
 
 
 def print_summary(results: StudyResults, console: Console) -> None:
@@ -87,4 +88,4 @@ def _time(results: StudyResults, todo: Sequence[CellResult], at_once: int) -> st
     seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
     if seconds is None:
         return ", how long that takes is not known before the first has finished"
-    return f", about {duration(seconds)} {f'with {at_once} at a time' if at_once > 1 else 'one after the other'}"
+    return f", about {clock(seconds)} {f'with {at_once} at a time' if at_once > 1 else 'one after the other'}"

@@ -19,6 +19,7 @@ from charlab.configuration.loader import typed_overrides
 from charlab.configuration.location import conf_folder
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
+from charlab.quantities import count
 from charlab.studies.definition import Rerun, define
 from charlab.studies.executors import Executor
 from charlab.studies.expansion import PROGRAM, Expansion
@@ -245,9 +246,9 @@ def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
     from charlab.studies.paired import minimum_seeds  # here, since it imports scipy, and most mistakes end before
 
     arms = len(plan.arms) - 1
-    if arms and len(plan.seeds) < minimum_seeds(arms):
+    if arms and plan.compares and len(plan.seeds) < minimum_seeds(arms):
         console.print(
-            f"[bold yellow]Too few seeds:[/] {len(plan.seeds)} cannot show a difference for {arms} "
-            f"{'arm' if arms == 1 else 'arms'} and a baseline; it takes {minimum_seeds(arms)} at least.",
+            f"[bold yellow]Too few seeds:[/] {count(len(plan.seeds), 'seed')} cannot show a difference between "
+            f"{count(arms, 'arm')} and a baseline; at least {minimum_seeds(arms)} are needed.",
             soft_wrap=True,
         )

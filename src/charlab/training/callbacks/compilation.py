@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Literal
 
 import torch
@@ -15,6 +14,7 @@ from charlab.data.windows import gather_windows
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import untouched_randomness
+from charlab.quantities import clock
 from charlab.training.callbacks.progress import show_line
 from charlab.training.flops import count_flops
 from charlab.training.module import LanguageModelModule
@@ -93,7 +93,7 @@ class Compilation(Callback):
     def _pays(self, trainer: Trainer, module: LanguageModelModule) -> bool:
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
-        length = f"{timedelta(seconds=round(seconds))} of training"
+        length = f"{clock(seconds)} of training"
         verdict = "compiling, which pays" if pays else "not compiled, which would not pay"
         show_line(trainer, f"{verdict} in {length} (compute.compile=auto)")
         return pays

@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
-from datetime import timedelta
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charlab.quantities import clock
 from charlab.training.module import LanguageModelModule
 
 if TYPE_CHECKING:
@@ -156,10 +156,10 @@ class ProgressDisplay(LightningProgressBar):
 
     def _times(self) -> list[str]:
         first, last = self._history[0], self._history[-1]
-        times = [_duration(time.monotonic() - self._started)]
+        times = [clock(time.monotonic() - self._started)]
         if last.spent > first.spent:
             pace = (last.when - first.when) / (last.spent - first.spent)  # seconds for the whole budget
-            times.append(f"{_duration(max(0.0, (1 - last.spent) * pace - (time.monotonic() - last.when)))} left")
+            times.append(f"{clock(max(0.0, (1 - last.spent) * pace - (time.monotonic() - last.when)))} left")
         return times
 
     def _bar(self) -> RenderableType:
@@ -200,7 +200,3 @@ class _Reading(NamedTuple):
 
 def _display_of(trainer: Trainer) -> ProgressDisplay | None:
     return next((c for c in trainer.callbacks if isinstance(c, ProgressDisplay)), None)
-
-
-def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
