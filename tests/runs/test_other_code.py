@@ -1,6 +1,5 @@
 """The same command after an edit: a new run, said before anything else, and never the old figure."""
 
-import importlib
 import json
 import os
 import shutil
@@ -13,54 +12,17 @@ import charlab
 from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.record import Record
-
-MODEL = '''
-from torch import nn
-
-from charlab.models.contract import AutoregressiveModel
-from studentparts import readout
-
-
-class Mine(AutoregressiveModel):
-    """A bigram."""
-
-    def __init__(self, vocab_size: int, *, context_length: int = 8) -> None:
-        super().__init__()
-        self.vocab_size, self.context_length = vocab_size, context_length
-        self.table = nn.Embedding(vocab_size, vocab_size)
-
-    def forward(self, tokens):
-        return readout(self.table(tokens))
-'''
-PARTS = """
-def readout(x):
-    return 1.0 * x
-"""
+from tests.helpers.student import edit, forget, reload, write
 
 
 @pytest.fixture
 def student(tmp_path, monkeypatch):
     """The folder of a student's two modules."""
-    folder = tmp_path / "student"
-    folder.mkdir()
-    (folder / "studentmodel.py").write_text(MODEL)
-    (folder / "studentparts.py").write_text(PARTS)
-    monkeypatch.syspath_prepend(folder)
+    write(tmp_path / "student")
+    monkeypatch.syspath_prepend(tmp_path / "student")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield folder
-    for name in ("studentmodel", "studentparts"):
-        sys.modules.pop(name, None)
-
-
-def edit(path, former, new):
-    text = path.read_text()
-    assert former in text
-    path.write_text(text.replace(former, new))
-
-
-def reload():
-    importlib.reload(sys.modules["studentparts"])
-    importlib.reload(sys.modules["studentmodel"])
+    yield tmp_path / "student"
+    forget()
 
 
 @pytest.fixture
@@ -241,6 +203,32 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     reload()
     assert cli.evaluate([f"run={record.folder}", "device=cpu", "protocol=blocks", "split=train"]) == 0
     assert Record.load(record.folder).metric("blocks", "train")
+
+
+@pytest.mark.parametrize("edited", [True, False])
+def test_an_ensemble_of_an_edited_model_is_a_new_run(run, student, edited):
+    member, _ = run()
+    ensemble = (
+        "model=ensemble",
+        "model._target_=charlab.models.mixture.Ensemble",
+        f"model.runs=[{member.folder}]",
+        "name=ensemble",
+    )
+    first, _ = run(*ensemble)
+    kept = files(first)
+    if edited:
+        edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    else:
+        edit(student / "studentparts.py", "1.0 * x", "1.0 * x  # a comment")
+    reload()
+    second, printed = run(*ensemble)
+    assert files(first) == kept
+    if edited:
+        assert printed.startswith(f"The run {member.folder} was trained by other code (changed since: studentparts)")
+        assert "Other code has finished this run (changed since: studentparts)" in printed
+        assert (second.fingerprint, nll(second) != nll(first)) == (first.fingerprint, True)
+    else:
+        assert printed.startswith("This run is finished already")
 
 
 @pytest.mark.slow

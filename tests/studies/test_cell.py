@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from charlab.configuration.compose import compose
-from charlab.runs.identity import fingerprint
+from charlab.runs.identity import fingerprint, identify
 from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.expansion import run_values
+from tests.helpers import student
 
 TEXTS = st.text(st.sampled_from("a1e.${}\\: \n'\"é~") | st.characters(codec="utf-8"), max_size=12)
 VALUES = st.recursive(
@@ -41,6 +42,65 @@ def cell(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / fingerprint(config)
     write_cell(tmp_path / "cell.yaml", run_values(config), folder, ["model=bigram"])
     return tmp_path / "cell.yaml"
+
+
+TINY = (
+    *("model=bigram", "data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2"),
+    *("trainer=cpu", "trainer.max_steps=1", "callbacks=null", "estimate_batches=1"),
+)
+
+
+@pytest.mark.slow
+def test_a_cell_whose_code_was_edited_after_its_plan_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    student.write(tmp_path / "student")
+    monkeypatch.syspath_prepend(tmp_path / "student")
+    config = compose([*TINY, "model._target_=studentmodel.Mine"], return_hydra_config=True)
+    identity = identify(config)
+    student.forget()
+    folder, cell = tmp_path / "runs" / identity.fingerprint, tmp_path / "cell.yaml"
+    write_cell(cell, run_values(config), folder, [], identity.code)
+    student.edit(tmp_path / "student" / "studentparts.py", "1.0 * x", "2.0 * x")
+    done = run(cell)
+    assert done.returncode == 2
+    assert done.stderr.startswith("The code of this run was edited after its study was planned")
+    assert len(done.stderr.splitlines()) == 1
+    assert not folder.exists()
+    student.edit(tmp_path / "student" / "studentparts.py", "2.0 * x", "1.0 * x  # a comment")
+    assert run(cell).returncode == 0
+    record = Record.load(folder)
+    assert (record.status, record.code) == ("finished", identity.code)
+
+
+NOTEBOOK = """
+import linecache, sys
+from pathlib import Path
+from charlab.configuration.compose import compose
+from charlab.runs.identity import identify
+from charlab.studies.cell import write_cell
+from charlab.studies.expansion import run_values
+text = open("model.py").read()
+linecache.cache["/tmp/ipykernel_1/1.py"] = (len(text), None, text.splitlines(keepends=True), "/tmp/ipykernel_1/1.py")
+exec(compile(text, "/tmp/ipykernel_1/1.py", "exec"), sys.modules["__main__"].__dict__)
+config = compose([*{overrides!r}, "model._target_=__main__.Mine"], return_hydra_config=True)
+identity = identify(config)
+write_cell(Path("cell.yaml"), run_values(config), Path("runs", identity.fingerprint), [], identity.code)
+print(identity.fingerprint, identity.code)
+"""
+
+
+@pytest.mark.slow
+def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "model.py").write_text(
+        "def readout(x):\n    return x\n\n" + student.MODEL.replace("from studentparts import readout", "import math")
+    )
+    command = [sys.executable, "-c", NOTEBOOK.format(overrides=list(TINY))]
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    fingerprint, code = planned.stdout.split()[-2:]
+    done = run(tmp_path / "cell.yaml")
+    assert done.returncode == 0, done.stderr
+    record = Record.load(tmp_path / "runs" / fingerprint)
+    assert (record.status, record.fingerprint, record.code) == ("finished", fingerprint, code)
+    assert "class Mine(AutoregressiveModel)" in (record.folder / "definitions.py").read_text()
 
 
 def run(cell: Path) -> subprocess.CompletedProcess[str]:

@@ -6,9 +6,12 @@ import pytest
 from charlab.configuration.compose import Composer, compose
 from charlab.errors import UserError
 from charlab.runs.identity import fingerprint
+from charlab.runs.record import Record
 from charlab.studies.definition import Definition, define
 from charlab.studies.expansion import Expansion, merged
 from charlab.studies.plan import Plan
+from charlab.studies.state import read_results
+from tests.helpers import student
 
 pytestmark = pytest.mark.slow
 
@@ -155,3 +158,43 @@ def test_a_mistake_in_a_sweep(expand_sweep: Expand, typed: list[str], sentence: 
     with pytest.raises(UserError) as raised:
         expand_sweep("model=bigram", *typed)
     assert sentence in str(raised.value)
+
+
+def test_a_run_by_other_code_is_marked_or_made_again(
+    write_study: Write, expand: Expand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, outputs = tmp_path / "student", tmp_path / "outputs"
+    student.write(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    name = write_study(
+        arms="{learned: [], mine: [model=bigram, model._target_=studentmodel.Mine]}", body="seeds: [1, 2]"
+    )
+
+    def plan(**settings: object) -> Plan:
+        return expand(name, f"output_dir={outputs}", **settings)
+
+    try:
+        first = plan()
+        for cell in first.cells:
+            Record(outputs / "runs" / cell.run, "mine", cell.fingerprint, "finished", code=cell.code).save()
+        assert [result.older for result in read_results(first, outputs).cells] == [False] * 4
+        student.edit(folder / "studentparts.py", "1.0 * x", "2.0 * x")
+        student.reload()
+        results = read_results(plan(), outputs)
+        assert [(result.cell.key, result.status) for result in results.cells if result.older] == [
+            ("mine/1", "finished"),
+            ("mine/2", "finished"),
+        ]
+        results = read_results(plan(rerun=["older"]), outputs)
+        assert {result.cell.key: result.status for result in results.cells} == {
+            "learned/1": "finished",
+            "mine/1": "missing",
+            "learned/2": "finished",
+            "mine/2": "missing",
+        }
+        student.edit(folder / "studentparts.py", "2.0 * x", "1.0 * x")
+        student.reload()
+        assert plan() == first
+    finally:
+        student.forget()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
 from charlab.data.corpus import Corpus
-from charlab.runs.code import code_hash, sources_of
+from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.record import FILE_NAME, Record
 
 OBSERVERS = (
@@ -82,7 +82,29 @@ def identify(config: DictConfig) -> Identity:
         UserError: if the corpus cannot be loaded, a run that the model is made of is missing, or a source file cannot
             be read or was edited since this process loaded it.
     """
-    return Identity(fingerprint(config), sources_of(meaning(config)))
+    return Identity(fingerprint(config), sources(config))
+
+
+def sources(config: DictConfig) -> dict[str, str]:
+    """Return what a run's figures come from, the models of the runs that it is made of included.
+
+    Raises:
+        UserError: as `charlab.runs.code.sources_of` does, or if such a run is missing.
+    """
+    values = meaning(config)
+    members = [Record.load(Path(run)).config["model"] for run in runs_of(values.get("model", {}))]
+    return sources_of({"run": values, "members": members})
+
+
+def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
+    """Return for each run that the model is made of, and that other code has trained, what was changed since."""
+    found = {}
+    for run in runs_of(plain(config.model)):
+        record = Record.load(Path(run))
+        now = sources_of(record.config["model"], ())
+        if differing := changed({name: record.sources.get(name, "") for name in now}, now):
+            found[run] = differing
+    return found
 
 
 def fingerprint(config: DictConfig) -> str:

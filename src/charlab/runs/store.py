@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from rich.console import Console
 
 from charlab.errors import UserError
 from charlab.runs.code import changed
-from charlab.runs.identity import Identity, identify
+from charlab.runs.identity import Identity, identify, members_of_other_code
 from charlab.runs.record import FILE_NAME, Record
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -136,9 +136,16 @@ def show(record: Record, console: Console) -> None:
     print_summary(record, console)
 
 
-def announce(found: Place, console: Console) -> None:
-    """Say what there is already of a run that is about to be trained."""
+def announce(found: Place, config: DictConfig, console: Console) -> None:
+    """Say what there is already of a run that is about to be trained, and which of its members other code has made."""
     record, identity = found.record, found.identity
+    for run, names in members_of_other_code(config).items():
+        console.print(
+            f"The run {run} was trained by other code ({_listed(names)}): its weights now work in the changed model.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
     for other in found.others[-1:]:
         hint = "" if other.status == "finished" else " resume=any_code continues it with today's code."
         console.print(
@@ -200,6 +207,10 @@ def _differences(record: Record, identity: Identity) -> str:
     names = changed(record.sources, identity.sources) if record.sources else []
     if not names:
         return f"code {record.code}, today {identity.code}"
+    return _listed(names)
+
+
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - CHANGES_SHOWN} more" if len(names) > CHANGES_SHOWN else ""
     return f"changed since: {', '.join(names[:CHANGES_SHOWN])}{more}"
 

@@ -70,7 +70,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
                 store.show(found.finished, console)
                 return found.finished
             store.check_resumable(found, config)
-        store.announce(found, console)
+        store.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
         run = _Run(config, folder, console, fresh=fresh)
         if fresh:

@@ -22,8 +22,7 @@ from charlab.configuration.compose import (
 from charlab.configuration.nearest import listed
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
-from charlab.runs.code import sources_of
-from charlab.runs.identity import Identity, fingerprint, meaning
+from charlab.runs.identity import Identity, fingerprint, meaning, sources
 from charlab.runs.store import place
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Definition, check_names, grid_arms, leaf
@@ -230,12 +229,12 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int,
 
     Where only other code has finished the run, its folder is named, unless it is to be run again.
     """
-    runs, sources = {}, None
+    runs, found_sources = {}, None
     for seed in seeds:
         config.seed = seed
         with hydra_config(config):
-            sources = sources or sources_of(meaning(config))
-            found = place(config, Identity(fingerprint(config), sources))
+            found_sources = found_sources or sources(config)
+            found = place(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
             folder = ended[-1].folder if ended and found.record is None and not again else found.folder
             runs[seed] = f"{config.name}/{folder.name}", found.identity.code
