@@ -1,4 +1,4 @@
-"""What is measured where there is a GPU."""
+"""Benchmarks that need a GPU."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PEAK = {
     "NVIDIA A100-SXM4-80GB": 312e12,
     "NVIDIA L4": 121e12,
 }
-"""Operations per second in bfloat16, dense, by NVIDIA's data sheets."""
+"""Dense bfloat16 operations per second, from NVIDIA's data sheets."""
 
 
 def _peak() -> float:
-    """Returns the operations per second that the GPU at hand can do.
+    """Return the peak rate of the GPU in operations per second.
 
     Raises:
-        UserError: if there is no GPU, or it is one whose peak is not known.
+        UserError: if there is no GPU, or its peak is not known.
     """
     import torch
 
@@ -50,7 +50,7 @@ def _recipe(*arguments: object) -> Measurement:
 
 def _step() -> Benchmark:
     ours = ("experiment=benchmark/gpu_recipe", f"trainer.max_steps={NUM_STEPS}", *QUIET)
-    flops = [0.0]  # of a step, which is the same function on both sides
+    flops = [0.0]  # per step; both sides compute the same function
 
     def charlab(_: int) -> Measurement:
         measured = _ours(*ours)

@@ -1,4 +1,4 @@
-"""What is measured of finished models: generation and evaluation."""
+"""Benchmarks of finished models: generation and evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _generation() -> Benchmark:
 
     @cache
     def sliding(_: int) -> Measurement:
-        """Measures both sides in one process: the difference is smaller than what the machine does meanwhile."""
+        """Measure both sides in one process, because the machine varies more between processes than they differ."""
         return _worker("sliding", "large")
 
     def ours(number: int) -> Measurement:
@@ -57,7 +57,7 @@ def _generation() -> Benchmark:
 
 def _growth() -> Benchmark:
     return Benchmark(
-        "What a character costs after 1,024 others, as a multiple of what it costs after 64",
+        "The cost of a character after 1,024 others, as a multiple of its cost after 64",
         {OURS: lambda _: {model: _worker("growth", model)["growth"] for model in RECURRENT}},
         [Figure(model, model.replace("_", " "), "", "itself", None, 1.2) for model in RECURRENT],
     )
@@ -68,7 +68,7 @@ def _evaluation() -> Benchmark:
 
     @cache
     def blocks(_: int) -> Measurement:
-        """Measures both rates in one process: the difference is smaller than what the machine does meanwhile."""
+        """Measure both rates in one process, because the machine varies more between processes than they differ."""
         return _worker("blocks", "recipe")
 
     def plainly(number: int) -> Measurement:
@@ -84,7 +84,7 @@ def _evaluation() -> Benchmark:
         [
             Figure("seconds", "an evaluation, of 30 times fewer characters", "s", "times less", estimate),
             Figure("characters_per_second", "characters per second", UNIT, "times more", estimate),
-            Figure("difference", "difference to the plain mean over all windows", "nats", "itself", None, 1e-6),
+            Figure("difference", "difference from the plain mean over all windows", "nats", "itself", None, 1e-6),
         ],
     )
 

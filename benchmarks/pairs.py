@@ -1,4 +1,4 @@
-"""Measuring two ways of doing the same in turn, and what is kept of it."""
+"""Alternating measurements of two ways to do the same thing, and their records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from charlab.runs.record import git_commit, installed_versions
 from charlab.runs.recording import processor
 
 Measurement = Mapping[str, float]
-Side = Callable[[int], Measurement]  # measures once, in a process of its own; is given the round, 0 first
+Side = Callable[[int], Measurement]  # measures once, in a process of its own; its argument is the round, from 0
 Comparison = Literal["times less", "times more", "share above", "more by", "itself"]
 
 OURS = "charlab"
@@ -27,16 +27,16 @@ FILE_NAME = "benchmarks.jsonl"  # in `records/`
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of a benchmark: a measured quantity, and how ours is compared with another side's.
+    """One line of a benchmark: a measured quantity, and how charlab's compares with another side's.
 
     Attributes:
-        key: what is measured, among the entries of a measurement.
-        what: in words.
+        key: entry of a measurement.
+        what: name of the quantity.
         unit: of the quantity.
-        compared: "times less" and "times more" are ratios, above 1 where ours is better; "share above" and "more by"
-            are what ours costs on top, relative and in the unit; "itself" is ours alone.
-        against: the other side; None where ours stands alone.
-        goal: the least ratio, or the largest cost; None if the figure is for information.
+        compared: "times less" and "times more" are ratios, above 1 if charlab is better; "share above" and "more by"
+            are the extra cost of charlab, relative and in the unit; "itself" is charlab's figure alone.
+        against: the other side; None if there is none.
+        goal: smallest acceptable ratio or largest acceptable cost; None if there is no goal.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Figure:
     goal: float | None = None
 
     def compare(self, pair: Mapping[str, Measurement]) -> float:
-        """Returns ours compared with the other side's."""
+        """Return charlab's figure compared with the other side's."""
         ours = pair[OURS][self.key]
         if self.against is None or self.compared == "itself":
             return ours
@@ -57,7 +57,7 @@ class Figure:
         return theirs / ours if self.compared == "times less" else ours / theirs - (self.compared == "share above")
 
     def is_reached(self, value: float) -> bool | None:
-        """Returns whether `value` reaches the goal, if there is one."""
+        """Return whether `value` reaches the goal; None without a goal."""
         if self.goal is None:
             return None
         return value >= self.goal if self.compared.startswith("times") else value <= self.goal
@@ -68,12 +68,12 @@ class Benchmark:
     """A question of speed.
 
     Attributes:
-        title: in words.
-        sides: what is measured, ours first, under the name `OURS`.
-        figures: what is made of it.
-        pairs: how often, unless said otherwise.
-        before: is done once before, unmeasured: filling a cache, say.
-        is_asked_for: whether it is measured only when it is named: it takes long, or needs what few machines have.
+        title: what is asked.
+        sides: what is measured, charlab first, under the name `OURS`.
+        figures: what is reported.
+        pairs: default number of rounds.
+        before: called once before measuring, to fill a cache for example.
+        is_asked_for: whether it runs only if named, because it is slow or needs special hardware.
     """
 
     title: str
@@ -85,15 +85,15 @@ class Benchmark:
 
 
 def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Measures all sides in turn, in another order each time, and yields the record after each round.
+    """Measure all sides, in rotating order, and yield the record after each round.
 
-    A figure's `value` is the median over the rounds of the comparison within each.
+    A figure's `value` is the median over rounds of the comparison within each round.
 
     Args:
-        name: the benchmark's.
+        name: name of the benchmark.
         benchmark: what to measure.
         pairs: number of rounds.
-        say: is given a line after each measurement.
+        say: called with a line after each measurement.
     """
     if benchmark.before is not None:
         benchmark.before()

@@ -1,4 +1,4 @@
-"""Fresh processes that measure, and what they say."""
+"""Fresh processes that measure, and what they report."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from benchmarks.pairs import Measurement
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
 
-# A terminal is pretended, so that the progress bar is drawn.
+# Pretend to be a terminal, so that the progress bar is drawn.
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
 
 QUIET = ("evaluate_every=1000000", "estimate_batches=1")
-"""Overrides of a run of which only the steps are of interest."""
+"""Overrides for runs of which only the steps matter."""
 
 
 def run_module(module: str, *arguments: object) -> dict[str, Any]:
-    """Runs `python -m module` and returns the JSON in the last line that it prints, with `wall_s` added."""
+    """Run `python -m module` and return the JSON in its last line of output, with `wall_s` added."""
     output, seconds = _run([sys.executable, "-m", module, *map(str, arguments)])
     return {**json.loads(output.splitlines()[-1]), "wall_s": seconds}
 
 
 def run_recipe(*arguments: object) -> Measurement:
-    """Trains by nanoGPT's recipe, in the plainest way; `step_ms` is the median.
+    """Train by nanoGPT's recipe in the plainest way; `step_ms` is the median.
 
-    The recipe knows estimates only: scoring the whole validation text is no part of its `wall_s`.
+    The recipe itself computes estimates only, so scoring the whole validation text does not count towards `wall_s`.
     """
     found = run_module("tests.references.nanogpt_recipe", text_path(), *arguments)
     return {
@@ -47,16 +47,16 @@ def run_recipe(*arguments: object) -> Measurement:
 
 
 def run_program(*command: str, exit_code: int = 0) -> Measurement:
-    """Runs a command that is to end with an exit code, and returns how long it took."""
+    """Run a command that should end with `exit_code` and return how long it took."""
     _, seconds = _run([sys.executable, *command], exit_code)
     return {"wall_s": seconds}
 
 
 def run_training(*overrides: str) -> Measurement:
-    """Trains by `scripts/train.py` and returns what the run's record and curves say, with `wall_s` added.
+    """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
-    `step_ms` is the median over stretches between two loggings, evaluation left out, and `mean_step_ms` the mean of
-    all but the first, with what a checkpoint or a line of the display takes now and then.
+    `step_ms` is the median over the intervals between logged steps, without evaluation. `mean_step_ms` is the mean over
+    all intervals but the first, including occasional checkpoints and progress updates.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
@@ -87,7 +87,7 @@ def run_training(*overrides: str) -> Measurement:
 
 
 def run_to_first_step(*overrides: str) -> Measurement:
-    """Starts `scripts/train.py` and returns how long it took until the first step was done and logged."""
+    """Start `scripts/train.py` and return the time until the first step was logged."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, "trainer.log_every_n_steps=1"]
         since = time.perf_counter()
@@ -103,7 +103,7 @@ def run_to_first_step(*overrides: str) -> Measurement:
 
 
 def run_trainings_at_once(commands: Sequence[Sequence[str]], *, at_once: bool) -> Measurement:
-    """Trains several models, all at once or one after the other, and returns how long that took together."""
+    """Train several models, at once or one after the other, and return the total time."""
     with tempfile.TemporaryDirectory() as folder:
         since = time.perf_counter()
         running = []
@@ -119,14 +119,14 @@ def run_trainings_at_once(commands: Sequence[Sequence[str]], *, at_once: bool) -
 
 
 def run_sweep(*overrides: str) -> Measurement:
-    """Sweeps by `scripts/train.py -m` and returns how long all cells took together."""
+    """Sweep with `scripts/train.py -m` and return the total time."""
     with tempfile.TemporaryDirectory() as folder:
         _, seconds = _run([sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"])
         return {"wall_s": seconds}
 
 
 def text_path() -> Path:
-    """Returns where tiny Shakespeare lies.
+    """Return the path of tiny Shakespeare.
 
     Raises:
         UserError: if it is not in the data folder.

@@ -1,4 +1,4 @@
-"""What is measured of training: a step, what the framework adds to it, and the time to a loss."""
+"""Benchmarks of training: a step, the framework's overhead, and the time to a loss."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _memory() -> Benchmark:
     steps = 100
     ours = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}", "compute.compile=false")
     return Benchmark(
-        "Peak memory of nanoGPT's CPU recipe, with all that is imported",
+        "Peak memory of nanoGPT's CPU recipe, imports included",
         {OURS: lambda _: run_training(*ours), REFERENCE: lambda _: run_recipe("--steps", steps)},
         [Figure("peak_memory_mb", "peak memory", "MiB", "share above", REFERENCE, 0.3)],
     )
@@ -89,7 +89,7 @@ def _ladder(name: str, steps: int) -> Benchmark:
 def _time_to_recipe_loss() -> Benchmark:
     ours = "experiment=benchmark/fast"
     return Benchmark(
-        "Time to the loss that nanoGPT's CPU recipe ends with, on the full validation text; another seed each time",
+        "Time to the final loss of nanoGPT's CPU recipe, on the full validation text; a new seed in each round",
         {
             OURS: lambda number: run_training(ours, f"seed={number}"),
             REFERENCE: lambda number: run_recipe("--seed", number),
@@ -117,10 +117,10 @@ def _loss_within(experiment: str, title: str, loss: float, seconds: float, proto
 
 
 def _evaluation_share() -> Benchmark:
-    # The default run with a smaller model, since training and evaluation grow with it alike.
+    # The default run with a smaller model: training and evaluation scale with it alike.
     ours = ("data=tinyshakespeare", "model.embed_dim=64", "model.num_layers=1", "model.mixer.num_heads=2")
     return Benchmark(
-        "The share of evaluation in a run by default, of 2,000 steps; the model has one layer, to be quick",
+        "Evaluation's share of a default run of 2,000 steps (a model of one layer, to save time)",
         {OURS: lambda _: run_training(*ours)},
         [Figure("evaluation_share", "share of the whole run", "", "itself", None, 0.05)],
     )

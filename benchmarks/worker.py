@@ -1,4 +1,4 @@
-"""Measures generation and evaluation of an untrained model: `python -m benchmarks.worker WHAT MODEL`."""
+"""Measure generation and evaluation of an untrained model: `python -m benchmarks.worker TASK MODEL`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from charlab.models.decoding import stream
 VOCABULARY = 65
 VALIDATION_CHARACTERS = 111_540
 ESTIMATED_CHARACTERS = 200 * 64 * 256  # by nanoGPT's GPU recipe, at each evaluation, of each text
-MODELS = {  # overrides, by name; other names are models as they are by default
+MODELS = {  # overrides by name; any other name is a model with its defaults
     "large": ["model=gpt", "model.embed_dim=384", "model.num_layers=6", "model.mixer.num_heads=6"],
     "recipe": ["experiment=benchmark/recipe"],
 }
 
 
 class Worker:
-    """Does each task once, and says what it took.
+    """Run tasks and report what they took.
 
     Args:
-        name: of the model.
+        name: name of the model.
     """
 
     def __init__(self, name: str) -> None:
@@ -55,8 +55,8 @@ class Worker:
 
     @torch.no_grad()
     def __call__(self, task: str) -> Mapping[str, float]:
-        """Returns characters per second and seconds, or what else the task is about."""
-        list(stream(self.model, _newline(1), 2))  # the first call of anything is slow
+        """Return characters per second and seconds, or whatever else the task measures."""
+        list(stream(self.model, _newline(1), 2))  # warm up
         self.model(self._full())
         return self.tasks[task]()
 
@@ -68,7 +68,7 @@ class Worker:
         return _timed(len(prompt) * count, lambda: list(drawn))
 
     def _draw_plainly(self, text: Tensor, count: int) -> Iterator[Tensor]:
-        """Draws as nanoGPT does: the whole context again for each character, without a cache."""
+        """Sample as nanoGPT does: recompute the whole context for every character, without a cache."""
         for _ in range(count):
             probabilities = F.softmax(self.model(text[:, -self.length :])[:, -1], dim=-1)
             drawn = torch.multinomial(probabilities, num_samples=1)
@@ -76,7 +76,7 @@ class Worker:
             yield drawn
 
     def _sliding(self) -> Mapping[str, float]:
-        """Returns characters per second after a full context, by an exact slide and plainly, measured in turn."""
+        """Return characters per second beyond a full context, with an exact slide and plainly, alternating."""
         prompt = self._full()
         sides = {"exactly": stream(self.model, prompt, 64), "plainly": self._draw_plainly(prompt, 64)}
         seconds: dict[str, list[float]] = {side: [] for side in sides}
@@ -88,7 +88,7 @@ class Worker:
         return {side: 1 / statistics.median(taken) for side, taken in seconds.items()}
 
     def _difference(self) -> Mapping[str, float]:
-        """Returns the largest difference between logits with and without the cache, as a share of the largest."""
+        """Return the largest difference between logits with and without the cache, relative to the largest logit."""
         text, state, logits = self._full(), self.model.init_state(1), []
         for position in range(self.length):
             after, state = self.model.advance(text[:, position], state)
@@ -97,7 +97,7 @@ class Worker:
         return {"difference": ((torch.stack(logits, dim=1) - expected).abs().max() / expected.abs().max()).item()}
 
     def _growth(self) -> Mapping[str, float]:
-        """Returns the time per character after 1,024 others, as a multiple of that after 64, measured in turn."""
+        """Return the time per character after 1,024 others, as a multiple of that after 64, alternating."""
         states = {
             read: self.model.extend(torch.randint(VOCABULARY, (1, read)), self.model.init_state(1))[1]
             for read in (64, 1024)
@@ -111,7 +111,7 @@ class Worker:
         return {"growth": statistics.median(seconds[1024]) / statistics.median(seconds[64])}
 
     def _blocks(self) -> Mapping[str, float]:
-        """Returns what an evaluation takes, and the rates of it and of a plain loop, measured in turn."""
+        """Return the time of an evaluation, and its rate and a plain loop's, alternating."""
         ids = torch.randint(VOCABULARY, (VALIDATION_CHARACTERS,))
 
         def score() -> float:
