@@ -46,8 +46,11 @@ test-rendering: install ## look at reports in Chromium and run them through pdfl
 test-hydra: .venv-hydra-1.4/installed ## run the tests of the configuration with Hydra's release candidate
 	.venv-hydra-1.4/bin/python -m pytest -q $(PARALLEL) tests/configuration tests/test_cli.py $(ARGS)
 
-.venv-hydra-1.4/installed: pyproject.toml constraints-hydra-1.4.txt
-	@tools/install.sh "$(PYTHON)" .venv-hydra-1.4 constraints-hydra-1.4.txt -e '.[dev]'
+.venv-hydra-1.4/installed: pyproject.toml constraints.txt constraints-hydra-1.4.txt
+	@mkdir -p .venv-hydra-1.4
+	@awk -F == 'NR == FNR { own[$$1]; print; next } !($$1 in own)' constraints-hydra-1.4.txt constraints.txt \
+		> .venv-hydra-1.4/constraints.txt
+	@tools/install.sh "$(PYTHON)" .venv-hydra-1.4 .venv-hydra-1.4/constraints.txt -e '.[dev]'
 	@touch $@
 
 lint: install ## check style, types, and that imports point one way
