@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from charlab.configuration.former import translate
 from charlab.runs.record import Record
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
@@ -39,7 +40,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
         "These commands repeat the runs:",
         "",
         "```sh",
-        *(f"python scripts/train.py {shlex.join(run.overrides)}" for run in ranked),
+        *(f"python scripts/train.py {shlex.join(translate(run.overrides)[0])}" for run in ranked),
         "```",
     ]
     machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})

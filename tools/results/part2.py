@@ -36,16 +36,20 @@ def part2(runs: Sequence[Record], others: Sequence[Record] = ()) -> str:
         others: further runs, listed with them if they have been evaluated online.
     """
     counted = [run for run in runs if run.parameters == 0]
-    budgets = sorted({run.config["trainer"]["max_seconds"] for run in runs if run.parameters})
+    budgets = sorted({budget for run in runs if run.parameters and (budget := seconds_of(run)) is not None})
     if not budgets:
         return ""
     tables = [
-        _table(
-            counted, [run for run in runs if run.parameters and run.config["trainer"]["max_seconds"] == budget], budget
-        )
+        _table(counted, [run for run in runs if run.parameters and seconds_of(run) == budget], budget)
         for budget in budgets
     ]
     return "\n".join([_INTRODUCTION, *tables, *_online([*runs, *others]), *_published()])
+
+
+def seconds_of(run: Record) -> float | None:
+    """Return a run's budget in seconds of training; runs before 2026-11-28 have it among the trainer's settings."""
+    budget = run.config.get("budget", run.config["trainer"])["max_seconds"]
+    return None if budget is None else float(budget)
 
 
 def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> list[str]:
@@ -55,7 +59,7 @@ def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> l
     """
     families: dict[str, list[Record]] = defaultdict(list)
     for run in runs:
-        if run.parameters and run.config["trainer"]["max_seconds"] == seconds:
+        if run.parameters and seconds_of(run) == seconds:
             families[run.name.removeprefix("part2-")].append(run)
     ranked = {
         name: _mean(found, "blocks", "nll")
@@ -84,10 +88,7 @@ def overview(runs: Sequence[Record]) -> str:
     lines = ["| model | | parameters | one minute | five minutes |", "|---|---|---:|---:|---:|"]
     for name, description in SHOWN.items():
         found = [run for run in runs if run.name == f"part2-{name}"]
-        by_budget = [
-            [run for run in found if run.parameters and run.config["trainer"]["max_seconds"] == budget]
-            for budget in STUDIES
-        ]
+        by_budget = [[run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES]
         losses = [f"{_sign(some)}{_mean(some, 'blocks', 'nll'):.3f}" if some else "–" for some in by_budget]
         if not found[0].parameters:
             losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
@@ -239,7 +240,7 @@ def _label(name: str) -> str:
 def _budget(run: Record) -> str:
     if not run.parameters:
         return "one pass"
-    seconds = run.config["trainer"]["max_seconds"]
+    seconds = seconds_of(run)
     return f"{run.steps:,} steps" if seconds is None else _duration(seconds)
 
 

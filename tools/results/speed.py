@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from charlab.configuration.former import translate
 from charlab.runs.record import Record
 
 INTRODUCTION = """\
@@ -73,7 +74,7 @@ def _run(run: Record) -> str:
 
 
 def _command(run: Record) -> str:
-    return f"python scripts/train.py {shlex.join(run.overrides)}"
+    return f"python scripts/train.py {shlex.join(translate(run.overrides)[0])}"
 
 
 def _row(record: dict[str, Any], figure: dict[str, Any]) -> str:
