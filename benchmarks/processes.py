@@ -73,17 +73,28 @@ def run_training(*overrides: str) -> Measurement:
             "sliding": record.metric("sliding")["nll"],
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
-        with (path.parent / "metrics.csv").open(newline="") as curves:
-            rows = [row for row in csv.DictReader(curves) if row["metric"] == "train/loss"]
-        points = [(int(row["step"]), float(row["seconds"])) for row in rows]
+        points = _logged_steps(path.parent / "metrics.csv")
         stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
         if stretches:
             measured["step_ms"] = 1e3 * statistics.median(stretches)
-            (first, since), (last, until) = points[0], points[-1]
-            measured["mean_step_ms"] = 1e3 * (until - since) / (last - first)
+            measured["mean_step_ms"] = mean_step_ms(path.parent / "metrics.csv")
             measured["characters_per_second"] = record.characters_seen / record.steps * 1e3 / measured["step_ms"]
             measured["flops"] = (record.flops_per_step or 0) * 1e3 / measured["step_ms"]  # per second
         return measured
+
+
+def mean_step_ms(metrics: Path, after: int = 0) -> float:
+    """Return the mean time of the steps between the first logged one beyond `after` and the last, in milliseconds."""
+    points = [point for point in _logged_steps(metrics) if point[0] > after]
+    (first, since), (last, until) = points[0], points[-1]
+    return 1e3 * (until - since) / (last - first)
+
+
+def _logged_steps(metrics: Path) -> list[tuple[int, float]]:
+    """Return the steps at which the loss was logged, and their seconds on the training clock."""
+    with metrics.open(newline="") as curves:
+        rows = [row for row in csv.DictReader(curves) if row["metric"] == "train/loss"]
+    return [(int(row["step"]), float(row["seconds"])) for row in rows]
 
 
 def run_to_first_step(*overrides: str) -> Measurement:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.pairs import OURS, Benchmark, Figure
+from functools import cache
+
+from benchmarks.pairs import OURS, Benchmark, Figure, Measurement
 from benchmarks.processes import (
     QUIET,
     run_module,
@@ -47,27 +49,33 @@ def _memory() -> Benchmark:
     )
 
 
-def _tax(title: str, experiment: str, steps: int, figure: Figure) -> Benchmark:
-    shared = (experiment, f"trainer.max_steps={steps}")
+def _framework_tax() -> Benchmark:
+    steps = 300
+    shared = ("experiment=benchmark/recipe", f"trainer.max_steps={steps}")
     ours = (*shared, "compute.compile=false", f"callbacks.checkpointing.every_n_steps={steps // 2}", *QUIET)
     return Benchmark(
-        title,
+        "The framework's tax on nanoGPT's CPU recipe",
         {
             OURS: lambda _: run_training(*ours),
             PLAIN_LOOP: lambda _: run_module("tests.references.plain_loop", steps, *shared),
         },
-        [figure],
+        [Figure("mean_step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03)],
     )
 
 
-def _framework_tax_of_a_transformer() -> Benchmark:
-    figure = Figure("mean_step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03)
-    return _tax("The framework's tax on nanoGPT's CPU recipe", "experiment=benchmark/recipe", 300, figure)
-
-
 def _framework_tax_of_a_bigram() -> Benchmark:
-    figure = Figure("mean_step_ms", "step", "ms", "more by", PLAIN_LOOP, 1.0)
-    return _tax("The framework's tax on the bigram", "experiment=part1/bigram", 1000, figure)
+    bare = "a bare lightning.Trainer"
+
+    @cache
+    def both(_: int) -> Measurement:
+        """Measure both sides one after the other in one process."""
+        return run_module("benchmarks.tax", 1000, "experiment=part1/bigram")
+
+    return Benchmark(
+        "The framework's tax on the bigram",
+        {OURS: both, bare: lambda number: {"step_ms": both(number)["bare_step_ms"]}},
+        [Figure("step_ms", "step", "ms", "times less", bare, 1 / 1.8)],
+    )
 
 
 def _ladder(name: str, steps: int) -> Benchmark:
@@ -166,7 +174,7 @@ def _two_cells(model: str) -> Benchmark:
 BENCHMARKS = {
     "recipe_step": _recipe_step,
     "memory": _memory,
-    "framework_tax": _framework_tax_of_a_transformer,
+    "framework_tax": _framework_tax,
     "framework_tax_bigram": _framework_tax_of_a_bigram,
     "multi_head": lambda: _ladder("multi_head", 12),
     "transformer": lambda: _ladder("transformer", 6),

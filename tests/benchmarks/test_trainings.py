@@ -41,3 +41,10 @@ def test_the_plainest_loop_takes_the_same_overrides(text_path):
     measured = run_module("tests.references.plain_loop", 20, *TINY, f"data.path={text_path}")
     assert 0 < measured["mean_step_ms"] < 1e3 * measured["wall_s"]
     assert measured["peak_memory_mb"] > 100
+
+
+@pytest.mark.slow
+def test_the_frameworks_tax_is_measured_in_one_process(text_path):
+    measured = run_module("benchmarks.tax", 60, *TINY, *SMALL[2:], f"data.path={text_path}")
+    assert 0 < measured["bare_step_ms"] < 1e3 * measured["wall_s"]
+    assert 0 < measured["step_ms"] < 1e3 * measured["wall_s"]
