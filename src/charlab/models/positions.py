@@ -86,7 +86,8 @@ class Rotary(ScorePosition):
     """Rotate each pair of query and key components by an angle proportional to the position.
 
     A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). The
-    rotation is computed in float32 even in half precision, and rounded once, at the end.
+    rotation is computed in float32 even under autocast, and rounded once, at the end. Only a model that is itself in
+    half precision (trainer.precision=bf16-true) rounds the tables of cosines and sines as well.
 
     Args:
         embed_dim: size of the embeddings (unused: the rotation acts within a head).
