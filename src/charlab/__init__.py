@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charlab.api import load, run
+    from charlab.api import load, run, study
 
-__all__ = ["load", "run"]
+__all__ = ["load", "run", "study"]
 __version__ = "0.1.0"
 
 

@@ -13,16 +13,18 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
-from charlab.configuration.compose import check_output_folder, compose, hydra_config, leave_out_sweep
+from charlab.configuration.compose import Composer, check_output_folder, compose, hydra_config, leave_out_sweep
 from charlab.configuration.overrides import quoted
 from charlab.errors import UserError
 from charlab.runs.checkpoint import load
 from charlab.runs.record import Record
 from charlab.runs.store import answer
 from charlab.runs.train import train
+from charlab.studies.state import StudyResults
+from charlab.studies.sweep import sweep
 from charlab.types import display
 
-__all__ = ["load", "run"]
+__all__ = ["load", "run", "study"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:
@@ -40,6 +42,9 @@ def run(*overrides: str, **parts: Any) -> Record:
         UserError: if an override or a part is wrong; nothing has been written then.
         DivergedError: if the loss stops being a number.
     """
+    for override in overrides:
+        if override.startswith(("study=", "search=")):
+            raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, nodes):
         config = compose([*chosen, *overrides], return_hydra_config=True)
     for key, node in nodes.items():
@@ -60,6 +65,27 @@ def run(*overrides: str, **parts: Any) -> Record:
         del config["hydra"]
     leave_out_sweep(config)
     return train(config, folder, overrides)
+
+
+def study(name: str, *overrides: str) -> StudyResults | None:
+    """Run a study, or go on with it, as `python scripts/train.py -m study=NAME OVERRIDES` does.
+
+    >>> results = charlab.study("demo", "launcher.at_once=2")
+    >>> results = charlab.study("model=bigram", "optimizer.lr=1e-3,1e-2")
+
+    Args:
+        name: the study's; or an override, of an ordinary sweep or a search.
+        overrides: further command line arguments, one string each.
+
+    Returns:
+        The study's results, some of which may have failed; None for a dry run or a search.
+
+    Raises:
+        UserError: if something in it is wrong; nothing has been written then.
+    """
+    composer = Composer()
+    given = composer.prepare([name if "=" in name else f"study={name}", *overrides])
+    return sweep(composer.master(given), composer, given)
 
 
 OPTIONS = ("model", "optimizer", "scheduler", "objective", "averaging")

@@ -24,7 +24,15 @@ class CharlabSweeper(Sweeper):
         self._config, self._search_path = config, hydra_context.config_loader.get_search_path()
 
     def sweep(self, arguments: list[str]) -> None:
-        """Run the study, search or ordinary sweep that the configuration and the arguments describe."""
-        from charlab.studies.sweep import sweep  # here, since Hydra imports this file whenever it starts
+        """Run the study, search or ordinary sweep that the configuration and the arguments describe.
 
-        sweep(self._config, self._search_path, arguments)
+        Raises:
+            SystemExit: with 1, if a cell of a study has not finished.
+        """
+        from charlab.configuration.compose import Composer  # here, since Hydra imports this file whenever it starts
+        from charlab.studies.sweep import sweep
+
+        composer = Composer(self._config.hydra.job.config_name, self._search_path)
+        results = sweep(self._config, composer, arguments)
+        if results is not None and not results.finished:
+            raise SystemExit(1)

@@ -47,7 +47,7 @@ def test_gpus_that_were_assigned_are_the_ones_dealt_out(monkeypatch):
 def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
     held, most, seen = set(), [0], []
 
-    def work(study, key, slot, stopped):
+    def work(study, key, slot, *, start, stopped):
         assert slot not in held
         held.add(slot)
         most[0] = max(most[0], len(held))

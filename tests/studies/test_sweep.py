@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from charlab import cli
 from charlab.configuration.overrides import parse
@@ -20,6 +21,7 @@ from charlab.studies.definition import Rerun
 from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.report import program
 from charlab.studies.sweep import conduct, rehearse
 
 CODE = "c0dec0dec0de"  # of every plan
@@ -87,7 +89,7 @@ def run(runs: MadeUpRuns, outputs: Path) -> Callable[..., Counter[str]]:
 
     def conducted(plan: Plan | None = None, *again: Rerun) -> Counter[str]:
         runs.keys, runs.forced = [], []
-        results = conduct(plan or make_plan(), outputs, runs.launch, again=again)
+        results = conduct(plan or make_plan(), outputs, runs.launch, Console(), again=again)
         return Counter(result.status for result in results.cells)
 
     return conducted
@@ -172,14 +174,14 @@ def test_a_corrupt_record_is_left_named_and_counted_as_missing(
 def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
     runs: MadeUpRuns, run: Run, outputs: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    rehearse(make_plan(), outputs)
+    rehearse(make_plan(), outputs, Console())
     assert not outputs.exists()
     assert "4 cells: 2 arms × 2 seeds; 0 of 4 finished, 4 missing; 4 to run" in capfd.readouterr().out
     runs.fates = {"learned/1": "killed", "rotary/2": "failed"}
     run()
     before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
     capfd.readouterr()
-    rehearse(make_plan(), outputs, at_once=2)
+    rehearse(make_plan(), outputs, Console(), at_once=2)
     output = capfd.readouterr().out
     assert before == {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
     assert [line.split()[:3] for line in output.splitlines() if line.startswith(("learned", "rotary"))] == [
@@ -192,9 +194,9 @@ def test_a_dry_run_tells_what_would_be_done_and_writes_nothing(
 
 
 def test_a_sweep_with_one_seed_is_not_told_of_too_few(outputs: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    rehearse(make_plan(1), outputs)
+    rehearse(make_plan(1), outputs, Console())
     assert "Too few seeds: 1 seed cannot" in capfd.readouterr().out
-    rehearse(replace(make_plan(1), sweep=True), outputs)
+    rehearse(replace(make_plan(1), sweep=True), outputs, Console())
     assert "seeds" not in capfd.readouterr().out
 
 
@@ -238,7 +240,7 @@ def test_an_interrupted_study_keeps_its_plan_and_says_how_far_it_came(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        conduct(make_plan(), study.parents[1], interrupt)
+        conduct(make_plan(), study.parents[1], interrupt, Console())
     assert "mine: 1 of 4 finished, 3 missing" in capfd.readouterr().out
     run()
     assert runs.keys == ["rotary/1", "learned/2", "rotary/2"]
@@ -258,7 +260,7 @@ def train(
 ) -> Callable[..., int]:
     """Runs `scripts/train.py` with a study named mine at hand."""
     monkeypatch.setattr(Local, "run", lambda self, study, cells: runs.launch(study, cells))
-    monkeypatch.setattr(sweep, "_report", lambda _: None)
+    monkeypatch.setattr(program, "make_report", lambda *given, **more: None)
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
 

@@ -86,9 +86,9 @@ class Expansion:
         runs = {arm.name: _runs(config, seeds, again=again) for arm, config in zip(arms, configs, strict=True)}
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
         cells = tuple(
-            Cell(arm.name, seed, run, (*self.flags, *self._overrides(arm, seed)), code)
+            Cell(arm.name, seed, run, (*self.flags, *self._overrides(arm, seed)), code, processes(config))
             for seed in seeds
-            for arm in arms
+            for arm, config in zip(arms, configs, strict=True)
             for run, code in [runs[arm.name][seed]]
         )
         return Plan(
@@ -174,6 +174,12 @@ def run_values(config: DictConfig) -> dict[str, Any]:
     keys = [str(key) for key in config if key not in ("hydra", *NO_KEYS_OF_A_RUN)]
     with hydra_config(config):
         return plain(OmegaConf.masked_copy(config, keys))
+
+
+def processes(config: DictConfig) -> int | None:
+    """Return how many processes a run takes; None if that depends on the machine."""
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    return devices * nodes if isinstance(devices, int) and isinstance(nodes, int) and devices > 0 else None
 
 
 def merged(*groups: Sequence[str]) -> list[str]:

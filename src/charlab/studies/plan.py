@@ -48,6 +48,7 @@ class Cell:
         run: the run's folder below that of all runs: its name and its fingerprint, with a slash between them.
         overrides: what `scripts/train.py` needs to make this run alone, after the program's name.
         code: the hash of the code that it was planned with; empty if it is not known.
+        processes: how many processes train it together; None if that is known only where it runs.
     """
 
     arm: str
@@ -55,6 +56,7 @@ class Cell:
     run: str
     overrides: tuple[str, ...]
     code: str = ""
+    processes: int | None = 1
 
     @property
     def key(self) -> str:

@@ -154,7 +154,10 @@ class _Attempt:
                 with _affinity(self.slot.cores):
                     process = self.start(self._path(".yaml"), log, self.slot)
             except OSError as error:
+                if self.stopped is not None and self.stopped.is_set():
+                    return self._outcome("interrupted", "The study was interrupted.", None)
                 return self._outcome("failed", f"The process could not be started: {error}.", None)
+        self._clock = time.monotonic()  # a fork server may have had to be started first
         try:
             self._outcome("running", "", process)
             fate, reason = self._wait(process, time_limit)

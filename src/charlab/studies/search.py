@@ -23,7 +23,7 @@ from charlab.runs.store import place
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
 from charlab.studies.executors import Executor
-from charlab.studies.expansion import PROGRAM, merged, run_values
+from charlab.studies.expansion import PROGRAM, merged, processes, run_values
 from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Arm, Cell, Plan
 from charlab.studies.progress import showing
@@ -36,7 +36,7 @@ STORAGE = "trials.db"
 BEST_SHOWN = 10
 
 
-def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor) -> None:
+def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor, console: Console) -> None:
     """Run the search that is chosen until it has as many trials as it asks for; print the best of them.
 
     Args:
@@ -44,6 +44,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
         composer: of the training program.
         typed: overrides, prepared, that hold for every trial.
         executor: what runs the trials.
+        console: where to print.
 
     Raises:
         UserError: if something in it is wrong.
@@ -54,7 +55,6 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     definition = define_search(config.search, config.hydra.runtime.choices.search)
     trials = _Trials(definition, composer, typed)
     executor.check(trials.output_dir)
-    console = Console()
     with sweeping(trials.folder):
         trials.open()
         (trials.folder / STOP_FILE).unlink(missing_ok=True)
@@ -237,7 +237,9 @@ class _Trials:
             run = f"{config.name}/{place(config, identity).folder.name}"
         self._values[run] = run_values(config)
         overrides = merged(self.shared, self._overrides(params))
-        self._cells[number] = Cell(f"trial-{number:03d}", self.definition.seed, run, tuple(overrides), identity.code)
+        self._cells[number] = Cell(
+            f"trial-{number:03d}", self.definition.seed, run, tuple(overrides), identity.code, processes(config)
+        )
         return self._cells[number]
 
     def _compose(self, params: Mapping[str, Any]) -> DictConfig:

@@ -125,6 +125,11 @@ class StudyResults:
     cells: tuple[CellResult, ...]
     folder: Path
 
+    @property
+    def finished(self) -> bool:
+        """Whether every cell has finished."""
+        return all(result.status == "finished" for result in self.cells)
+
     def of(self, arm: str) -> list[CellResult]:
         """Return the cells of an arm, in the order of the seeds."""
         return [result for result in self.cells if result.cell.arm == arm]

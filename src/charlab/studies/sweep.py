@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -80,70 +79,81 @@ def _is_own(override: str) -> bool:
     return key in OWN_KEYS or key.startswith(OWN_NODES)
 
 
-def sweep(config: DictConfig, search_path: ConfigSearchPath, arguments: Sequence[str]) -> None:
+def sweep(
+    config: DictConfig, composer: Composer, arguments: Sequence[str], console: Console | None = None
+) -> StudyResults | None:
     """Run the study or search that is chosen, or an ordinary sweep as a study, and print what became of it.
 
     Args:
         config: the sweep's, with Hydra's node.
-        search_path: where configuration files are looked for.
-        arguments: overrides for the cells, by way of `hand_over`.
+        composer: of the training program.
+        arguments: overrides, prepared; those for the cells may come by way of `hand_over`.
+        console: where to print; standard output by default.
+
+    Returns:
+        The study's results; None for a dry run or a search.
 
     Raises:
         UserError: if something in it is wrong; nothing has been written then.
-        SystemExit: with 1, if a cell has not finished.
     """
+    console = console or Console()
     choices = config.hydra.runtime.choices
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
-    composer = Composer(config.hydra.job.config_name, search_path)
     executor: Executor = build(config.launcher)
     typed = handed_over(arguments)
     if config.search is not None:
         from charlab.studies.search import search
 
-        return search(config, composer, typed, executor)
+        search(config, composer, typed, executor, console)
+        return None
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
     plan = expansion.plan(_command(config, typed))
     executor.check(expansion.output_dir)
     again = (*definition.rerun, "all") if "force=true" in map(str.lower, typed) else definition.rerun
     if config.dry_run:
-        return rehearse(plan, expansion.output_dir, again=again, at_once=executor.at_once)
+        rehearse(plan, expansion.output_dir, console, again=again, at_once=executor.at_once)
+        return None
 
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
         expansion.write(folder, cells)
         executor.run(folder, cells)
 
-    results = conduct(plan, expansion.output_dir, launch, again=again)
-    _report(results)
-    if any(result.status != "finished" for result in results.cells):
-        raise SystemExit(1)
-    return None
+    results = conduct(plan, expansion.output_dir, launch, console, again=again)
+    if any(result.ended for result in results.cells):
+        from charlab.studies.report.program import make_report  # here, since it imports matplotlib
+
+        make_report(results, console=console)
+    return results
 
 
-def rehearse(plan: Plan, output_dir: Path, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
+def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
     """Print what `conduct` would do with the same arguments, and about how long it would take.
 
     Args:
         plan: the study's.
         output_dir: the folder of all outputs.
+        console: where to print.
         again: which cells to run although they have a result.
         at_once: how many cells run at a time.
     """
-    console = Console()
     results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
     _warn_of_few_seeds(plan, console)
     print_cells(results, _due(results, again), at_once, console)
 
 
-def conduct(plan: Plan, output_dir: Path, launch: Launch, *, again: Sequence[Rerun] = ()) -> StudyResults:
+def conduct(
+    plan: Plan, output_dir: Path, launch: Launch, console: Console, *, again: Sequence[Rerun] = ()
+) -> StudyResults:
     """Run the cells of a study that have no result yet, and print what became of each.
 
     Args:
         plan: the study's, as if nothing had been run.
         output_dir: the folder of all outputs.
         launch: what runs them.
+        console: where to print.
         again: which cells to run although they have a result.
 
     Returns:
@@ -152,7 +162,6 @@ def conduct(plan: Plan, output_dir: Path, launch: Launch, *, again: Sequence[Rer
     Raises:
         UserError: if another process is running the study, or what it knows of its past cannot be read.
     """
-    console = Console()
     folder = _folder(plan, output_dir)
     plan = _continued(plan, folder)
     due = [_cell_to_run(result) for result in _due(read_results(plan, output_dir), again)]
@@ -180,15 +189,6 @@ def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
     never = sum(Outcome.load(folder, cell) is None for cell in cells)
     if never and not (folder / STOP_FILE).exists():
         print(f"{never} cells never began; the output of a cluster's jobs is in {folder / 'jobs'}.", file=sys.stderr)
-
-
-def _report(results: StudyResults) -> None:
-    """Write the report, unless there is nothing yet to report on."""
-    if not any(result.ended for result in results.cells):
-        return
-    from charlab.studies.report.program import make_report  # here, since it imports matplotlib
-
-    make_report(results)
 
 
 def _flags(config: DictConfig) -> list[str]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
 
+from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell
-from charlab.studies.runner import Slot, run_cell
+from charlab.studies.runner import Slot, run_cell, start_interpreter
 from charlab.types import PositiveInt
 
 
@@ -36,15 +38,16 @@ class Local:
         for index in range(self.at_once):
             slots.put(share(index, self.at_once, cores, gpus))
         stopped = Event()
+        with Forks() as forks, ThreadPoolExecutor(self.at_once, thread_name_prefix="cell") as pool:
 
-        def run_in_slot(cell: Cell) -> None:
-            slot = slots.get()
-            try:
-                run_cell(study, cell.key, slot, stopped=stopped)
-            finally:
-                slots.put(slot)
+            def run_in_slot(cell: Cell) -> None:
+                forked = sys.platform == "linux" and cell.processes == 1
+                slot = slots.get()
+                try:
+                    run_cell(study, cell.key, slot, start=forks.start if forked else start_interpreter, stopped=stopped)
+                finally:
+                    slots.put(slot)
 
-        with ThreadPoolExecutor(self.at_once, thread_name_prefix="cell") as pool:
             running = [pool.submit(run_in_slot, cell) for cell in cells]
             try:
                 wait(running)

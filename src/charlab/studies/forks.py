@@ -1,0 +1,214 @@
+"""Start cells by forking a process that has imported what training needs already (Linux).
+
+    study's process ── keeper ── fork server ── cells
+
+The fork server is `multiprocessing`'s. Its keeper is a process of charlab's own, so that the user's `__main__` is never
+run again. The server imports none of the user's modules, touches no CUDA and runs no parallel region, so a forked cell
+is as good as one in a new interpreter. When the study's process dies, the keeper's standard input closes, and all cells
+end with the keeper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import Future
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import IO, Any
+
+from charlab.studies import cell
+from charlab.studies.runner import Slot, cell_environment
+
+PACKAGE = Path(__file__).parents[1]
+LIBRARIES = ("torch", "torch.utils.tensorboard", "lightning.pytorch", "matplotlib.figure", "charlab.studies.forks")
+PARTS = tuple(f"charlab.{part}." for part in ("data", "evaluation", "generation", "models", "training", "runs"))
+KEEPER = "from charlab.studies.forks import keep; keep()"
+
+Stamp = tuple[int, int]  # of a file: time of its last change, size
+
+
+class Forks:
+    """Starts cells as forks; a context manager that ends them all."""
+
+    def __init__(self) -> None:
+        self._keepers: list[_Keeper] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Forks:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for keeper in self._keepers:
+            keeper.close()
+
+    def start(self, file: Path, log: IO[bytes], slot: Slot) -> Forked:
+        """Start a cell; see `charlab.studies.runner.Start`.
+
+        Raises:
+            OSError: if the fork server cannot be started.
+        """
+        with self._lock:
+            if not self._keepers or self._keepers[-1].is_outdated():
+                self._keepers.append(_Keeper())  # former ones have cells that still run
+            keeper = self._keepers[-1]
+        return keeper.start(file, log, slot)
+
+
+class Forked:
+    """A forked process, as `charlab.studies.runner.Process` describes it."""
+
+    def __init__(self, pid: int, exit_code: Future[int]) -> None:
+        self.pid, self._exit_code = pid, exit_code
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code; raise `subprocess.TimeoutExpired` after `timeout` seconds."""
+        try:
+            self.returncode = self._exit_code.result(timeout)
+        except TimeoutError:
+            raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0) from None
+        return self.returncode
+
+
+class _Keeper:
+    """One end of a keeper: requests and replies are lines of JSON."""
+
+    def __init__(self) -> None:
+        # With one thread, no library has a pool that a fork would lose. The path is charlab's, without the user's.
+        environment = cell_environment(Slot(1)) | {"PYTHONPATH": str(PACKAGE.parent)}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", KEEPER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what the imports print; a cell in a new interpreter shows their errors
+            env=environment,
+            start_new_session=True,
+        )
+        self._files: dict[str, Stamp] = {}
+        self._numbers = itertools.count()
+        self._awaited: dict[int, tuple[Future[int], Future[int]]] = {}  # by number of a cell: its pid, its exit code
+        self._lock = threading.Lock()
+        self._reader = threading.Thread(target=self._read, name="forks", daemon=True)
+        self._reader.start()
+
+    def is_outdated(self) -> bool:
+        """Return whether it has ended or a file that the server has imported has changed since."""
+        changed = any(_stamp(path) != tuple(stamp) for path, stamp in self._files.items())
+        return changed or self._process.poll() is not None
+
+    def start(self, file: Path, log: IO[bytes], slot: Slot) -> Forked:
+        request = {"file": str(file), "log": log.name, "cores": slot.cores, "environment": cell_environment(slot)}
+        pid, exit_code = Future[int](), Future[int]()
+        with self._lock:
+            number = next(self._numbers)
+            self._awaited[number] = pid, exit_code
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps([number, request]).encode() + b"\n")
+            self._process.stdin.flush()
+        return Forked(pid.result(), exit_code)
+
+    def close(self) -> None:
+        """End the keeper and what is left of its cells."""
+        assert self._process.stdin is not None
+        with self._lock, contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._reader.join()
+
+    def _read(self) -> None:
+        """Pass the keeper's replies on, until it ends."""
+        assert self._process.stdout is not None
+        with self._process.stdout as replies:
+            for line in replies:
+                what, number, value = json.loads(line)
+                if what == "files":
+                    self._files = value
+                else:
+                    self._awaited[number][("pid", "exit code").index(what)].set_result(value)
+        with self._lock:
+            for pid, exit_code in self._awaited.values():
+                if not pid.done():
+                    pid.set_exception(OSError("the fork server could not be started"))
+                if not exit_code.done():
+                    exit_code.set_result(-signal.SIGKILL)  # as cells do when their keeper is gone
+
+
+def keep() -> None:
+    """Fork the cells that standard input asks for, until it closes; the program of the keeper."""
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what the fork server prints is no reply
+
+    def reply(what: str, number: int, value: object) -> None:
+        replies.write(json.dumps([what, number, value]) + "\n")
+
+    context = get_context("forkserver")
+    own = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "charlab.")]
+    context.set_forkserver_preload([*LIBRARIES, *(name for name in own if name.startswith(PARTS))])
+    receiver, sender = context.Pipe(duplex=False)
+    first = context.Process(target=_send_stamps, args=(sender,))
+    first.start()
+    reply("files", -1, receiver.recv())
+    first.join()
+    cells: dict[int, Any] = {}
+    unread = b""
+    while True:
+        ready = wait([0, *(process.sentinel for process in cells.values())])
+        for number, process in list(cells.items()):
+            if process.sentinel in ready:
+                process.join()
+                reply("exit code", number, process.exitcode)
+                del cells[number]
+        if 0 in ready:
+            asked = os.read(0, 2**16)
+            if not asked:
+                break
+            *lines, unread = (unread + asked).split(b"\n")
+            for number, request in map(json.loads, lines):
+                cells[number] = context.Process(target=_run_cell, kwargs=request)
+                cells[number].start()
+                reply("pid", number, cells[number].pid)
+    for process in cells.values():
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _send_stamps(sender: Connection) -> None:
+    """Send a stamp of each file that the fork server has imported; its first child does, which has the same modules."""
+    paths = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    sender.send({path: _stamp(path) for path in paths if path})
+
+
+def _stamp(path: str) -> Stamp:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size
+
+
+def _run_cell(file: str, log: str, cores: list[int], environment: dict[str, str]) -> None:
+    """Become the process of a cell: all that distinguishes a fork from the new interpreter of `start_interpreter`."""
+    os.setsid()
+    keeper = parent_process()
+    assert keeper is not None
+    cell.exit_with(lambda: wait([keeper.sentinel]))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(environment)
+    if cores:
+        os.sched_setaffinity(0, cores)
+    import torch
+
+    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
+    sys.exit(cell.run(Path(file)))

@@ -1,0 +1,210 @@
+"""Cells that are forked: as quick as a fork, and as separate as new processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import charlab.seeding
+from charlab.configuration.compose import compose
+from charlab.runs.record import Record
+from charlab.studies.cell import write_cell
+from charlab.studies.expansion import run_values
+from charlab.studies.forks import Forks
+from charlab.studies.outcome import Outcome, cell_path
+from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.runner import Slot, run_cell
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]
+
+SPY = """
+import json, os, signal, sys, time, torch
+from charlab.models.bigram import Bigram
+
+def seen():
+    return {
+        "leader": os.getpid() == os.getpgrp() == os.getsid(0),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "variable": os.environ.get("OMP_NUM_THREADS"),
+        "cuda": torch.cuda.is_initialized(),
+        "preloaded": "charlab.training.module" in sys.modules,
+        "server": os.getppid(),
+    }
+
+class Spy(Bigram):
+    def __init__(self, vocab_size, *, does):
+        super().__init__(vocab_size)
+        print(json.dumps(seen()), flush=True)
+        if does == "sleep":
+            time.sleep(600)
+        if does == "fill memory":
+            import resource
+            resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
+            bytearray(2**40)
+        if does == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as forks:
+        yield forks
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """Four cells of a study: one that trains, and some that do something else."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "spy.py").write_text(SPY)
+    monkeypatch.syspath_prepend(tmp_path / "mine")
+    text = ("data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2")
+    short = ("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "estimate_batches=1")
+    study, cells = tmp_path / "outputs" / "studies" / "spies", []
+    for does in ("train", "sleep", "fill memory", "die"):
+        config = compose(
+            ["model=bigram", "model._target_=spy.Spy", f"+model.does={does}", *text, *short], return_hydra_config=True
+        )
+        cells.append(Cell(does.replace(" ", "_"), 305, f"spies/{Path(config.hydra.run.dir).name}", ()))
+        folder = tmp_path / "outputs" / "runs" / cells[-1].run
+        write_cell(cell_path(study, cells[-1], ".yaml"), run_values(config), folder, [])
+    arms = tuple(Arm(cell.arm, ()) for cell in cells)
+    Plan("spies", "", "train", arms, tuple(cells), (305,), 1).save(study)
+    return study
+
+
+def log(study, arm):
+    return (study / "cells" / arm / "305.log").read_text()
+
+
+def said(study, arm):
+    return json.loads(log(study, arm).splitlines()[0])
+
+
+def run(study, arm, forks, slot=Slot(1)):  # noqa: B008  (it is frozen)
+    return run_cell(study, f"{arm}/305", slot, start=forks.start)
+
+
+def test_a_fork_is_like_a_new_process(study, forks, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    core = max(os.sched_getaffinity(0))
+    outcome = run(study, "train", forks, Slot(1, (core,)))
+    assert (outcome.fate, outcome.exit_code) == ("finished", 0), log(study, "train")
+    seen = said(study, "train")
+    server = seen.pop("server")
+    assert seen == {
+        "leader": True,
+        "cores": [core],
+        "threads": 1,
+        "variable": "1",
+        "cuda": False,
+        "preloaded": True,
+    }
+    with open(f"/proc/{server}/cmdline", encoding="utf-8") as command:
+        assert "forkserver" in command.read()
+    assert len(os.listdir(f"/proc/{server}/task")) == 1  # no thread is there to be lost in a fork
+    run(study, "die", forks, Slot(3))
+    assert said(study, "die")["threads"] == 3
+
+
+def test_a_fork_trains_to_the_same_bits_as_a_new_interpreter(study, forks):
+    (cell,) = [cell for cell in Plan.load(study).cells if cell.arm == "train"]
+    records = []
+    for start in ({"start": forks.start}, {}):
+        assert run_cell(study, cell.key, Slot(1), **start).fate == "finished"
+        folder = study.parents[1] / "runs" / cell.run
+        records.append(Record.load(folder).metrics)
+        shutil.rmtree(folder)
+    assert records[0] == records[1]
+    assert records[0]
+
+
+def test_the_death_of_one_harms_no_other(study, forks):
+    outcomes = {}
+    threads = {
+        arm: threading.Thread(target=lambda arm=arm: outcomes.update({arm: run(study, arm, forks)}))
+        for arm in ("sleep", "fill_memory", "die", "train")
+    }
+    for thread in threads.values():
+        thread.start()
+    for arm in ("fill_memory", "die", "train"):
+        threads[arm].join()
+    assert {arm: outcome.fate for arm, outcome in outcomes.items()} == {
+        "fill_memory": "failed",
+        "die": "killed",
+        "train": "finished",
+    }
+    (sleeping,) = [cell for cell in Plan.load(study).cells if cell.arm == "sleep"]
+    os.kill(Outcome.load(study, sleeping).process, signal.SIGTERM)
+    threads["sleep"].join()
+    assert (outcomes["sleep"].fate, outcomes["sleep"].exit_code) == ("killed", -signal.SIGTERM)
+    assert "MemoryError" in outcomes["fill_memory"].reason
+    assert "SIGKILL" in outcomes["die"].reason
+    assert len({said(study, arm)["server"] for arm in outcomes}) == 1
+
+
+def test_a_changed_file_replaces_the_server(study, forks):
+    run(study, "die", forks)
+    former = said(study, "die")["server"]
+    run(study, "die", forks)
+    assert said(study, "die")["server"] == former
+    file = charlab.seeding.__file__
+    status = os.stat(file)
+    try:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+        run(study, "die", forks)
+    finally:
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert said(study, "die")["server"] != former
+
+
+def test_a_cell_ends_with_its_keeper(study):
+    with Forks() as forks:
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(run(study, "sleep", forks)))
+        thread.start()
+        end = time.monotonic() + 60
+        while not (study / "cells/sleep/305.log").exists() or "server" not in log(study, "sleep"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        server = said(study, "sleep")["server"]
+        keeper = int(Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(keeper, signal.SIGKILL)
+        thread.join(30)
+        assert (outcomes[0].fate, outcomes[0].exit_code) == ("killed", -signal.SIGKILL)
+        while Path(f"/proc/{outcomes[0].process}").exists():
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        assert run(study, "die", forks).fate == "killed"  # by itself: another server has been started
+
+
+SCRIPT = """
+import charlab
+
+print("TOP")
+results = charlab.study(
+    *("model=bigram", "data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2"),
+    *("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "estimate_batches=1"),
+    *("optimizer.lr=0.1,0.2", "seed=1,2", "launcher.at_once=2"),
+)
+print("STATES", sorted(result.status for result in results.cells))
+"""
+
+
+def test_a_script_without_a_guard_is_run_once(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("TOP") == 1
+    assert "STATES ['finished', 'finished', 'finished', 'finished']" in done.stdout
+    logs = list((tmp_path / "outputs/studies").glob("*/cells/*/*.log"))
+    assert len(logs) == 4
+    assert not any("TOP" in log.read_text() for log in logs)
