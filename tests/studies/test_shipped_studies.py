@@ -1,15 +1,25 @@
 """Every shipped study is right: it can be planned, and says what it asks and why its margin matters."""
 
+import shlex
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+from matplotlib.figure import Figure
 
 from charlab.configuration.compose import Composer
+from charlab.configuration.former import translate
 from charlab.configuration.location import conf_folder
 from charlab.studies import expansion
 from charlab.studies.definition import define
 from charlab.studies.paired import minimum_seeds
+from charlab.studies.plan import Plan
+from charlab.studies.report.figures import Drawings
+from charlab.studies.report.program import write_report
+from charlab.studies.state import read_results
 
+ROOT = Path(__file__).parents[2]
+REPORTS = sorted(ROOT.glob("docs/studies/*/report.md"))
 STUDIES = sorted(path.stem for path in (conf_folder() / "study").glob("*.yaml") if path.stem != "_base")
 
 
@@ -40,3 +50,34 @@ def test_a_shipped_study_is_right(
         line for line in (conf_folder() / "study" / f"{name}.yaml").read_text().splitlines() if "margin:" in line
     )
     assert "#" in margin, "the margin has no reason"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_commands_of_kept_reports_compose_by_their_present_names(
+    report: Path, composer: Composer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocks = [block.content for block in MarkdownIt().parse(report.read_text()) if block.info == "sh"]
+    cells = [shlex.split(block)[2:] for block in blocks if block.startswith("python scripts/train.py ")]
+    plan = Plan.load(report.parent)
+    assert cells.pop(0)[:2] == ["-m", f"study={plan.name}"]
+    assert len(cells) == len(plan.arms)
+    for overrides in cells:
+        assert translate(overrides) == (overrides, [])
+        assert composer.job(composer.prepare(overrides)).seed == plan.seeds[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
+def test_kept_reports_are_those_of_today(report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    results = read_results(Plan.load(report.parent), Path("outputs"))
+    monkeypatch.setattr(
+        Drawings, "for_paper", lambda _: dict.fromkeys(("differences", "curves", "costs"), Figure((1, 1)))
+    )
+    write_report(results, tmp_path, ["markdown"])
+    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.suffix in (".md", ".csv", ".json")]
+    assert len(written) == 6
+    again = f"python scripts/report.py study={report.parent.name} formats=[markdown]"
+    for path in written:
+        assert (tmp_path / path).read_text() == (report.parent / path).read_text(), f"make it again by: {again}"

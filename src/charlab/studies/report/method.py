@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlab.configuration.former import translate
 from charlab.configuration.overrides import quoted
 from charlab.quantities import count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
@@ -100,7 +102,7 @@ def commands(results: StudyResults) -> dict[str, str]:
     plan = results.plan
     found = {}
     if plan.command:
-        again = relative(f"python {plan.command}")
+        again = _typed(shlex.split(plan.command))
         whole = f"The whole {'sweep' if plan.sweep else 'study'}"
         found[f"{whole}; finished runs are not repeated"] = again
         if any(result.older for result in results.cells):
@@ -117,7 +119,12 @@ def commands(results: StudyResults) -> dict[str, str]:
 
 def cell_command(cell: Cell) -> str:
     """Return the command that makes a cell's run alone."""
-    return relative(f"python scripts/train.py {shlex.join(cell.overrides)}")
+    return _typed(["scripts/train.py", *cell.overrides])
+
+
+def _typed(words: Sequence[str]) -> str:
+    """Return a command with overrides by their present names, whatever the study's plan calls them."""
+    return relative(f"python {shlex.join(translate(words)[0])}")
 
 
 def relative(text: str) -> str:
