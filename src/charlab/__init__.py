@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from charlab.api import load, run, study
+    from charlab.api import load, requalify, run, study
 
-__all__ = ["load", "run", "study"]
+__all__ = ["load", "requalify", "run", "study"]
 __version__ = "0.1.0"
 
 

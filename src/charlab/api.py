@@ -18,13 +18,14 @@ from charlab.configuration.overrides import quoted
 from charlab.errors import UserError
 from charlab.runs.checkpoint import load
 from charlab.runs.record import Record
+from charlab.runs.requalify import requalify
 from charlab.runs.store import answer
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
 from charlab.types import display
 
-__all__ = ["load", "run", "study"]
+__all__ = ["load", "requalify", "run", "study"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:

@@ -276,3 +276,22 @@ def test_a_record_is_strict_json(run):
     assert read.time["training_s"] == float("inf")
     assert read.scenes[0] != read.scenes[0]
     assert read.config["trainer"]["gradient_clip_val"] == float("inf")
+
+
+def test_a_run_is_requalified_by_code_that_repeats_its_first_points(run, student, command, capsys):
+    record, _ = run("trainer.log_every_n_steps=1")
+    before = (record.folder / "record.json").read_bytes()
+    edit(student / "studentparts.py", "1.0 * x", "1.001 * x")
+    reload()
+    assert not charlab.requalify(record.folder)
+    assert "does not repeat" in capsys.readouterr().out
+    assert (record.folder / "record.json").read_bytes() == before
+    edit(student / "studentparts.py", "return 1.001 * x", "y = x * 1.0\n    return y")
+    reload()
+    assert charlab.requalify(record.folder)
+    read = Record.load(record.folder)
+    assert (read.code, [entry["points"] for entry in read.requalified]) == (record.code, [3])
+    again, printed = run("trainer.log_every_n_steps=1")
+    assert printed.startswith("This run is finished already")
+    assert again.folder == record.folder
+    assert read.is_by(again.requalified[0]["code"])

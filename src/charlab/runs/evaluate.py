@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION, changed, sources_of
-from charlab.runs.identity import load_corpus
+from charlab.runs.identity import identify, load_corpus
 from charlab.runs.record import Record
 from charlab.runs.store import locked
 from charlab.runs.summary import print_results
@@ -53,7 +55,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         ids,
         _protocol(config),
         context_length=context_length,
-        batch_size=config.batch_size or data.batch_size,
+        batch_size=config.batch_size or _micro_batch_size(record.config),
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
     metrics = [{"split": config.split, **score.as_dict()}]
@@ -79,14 +81,22 @@ def _keep(folder: Path, entry: dict[str, Any]) -> None:
             return
         data = {"_target_": record.config["data"]["_target_"]}
         now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
-        others = changed({name: record.sources.get(name, "") for name in now}, now)
-        if others:
+        differing = changed({name: record.sources.get(name, "") for name in now}, now)
+        if differing and not record.is_by(identify(OmegaConf.create(record.config)).code):
+            what = f"changed since: {', '.join(differing[:3])}" if record.sources else "that of a former charlab"
             raise UserError(
-                f"They come from other code than the run's figures (changed since: {', '.join(others[:3])}); "
-                f"charlab.requalify({str(folder)!r}) shows whether it computes the same."
+                f"They come from other code than the run's own figures ({what}): charlab.requalify({str(folder)!r}) "
+                "tells whether today's code computes the same."
             )
         record.add_metric(entry)
         record.save()
+
+
+def _micro_batch_size(config: Mapping[str, Any]) -> int:
+    """Return how many windows a device of the run computed at a time: what fits in training fits here."""
+    parts = (config["trainer"].get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
+    divisor = math.prod(part for part in parts if isinstance(part, int) and part > 0)
+    return max(1, config["data"]["batch_size"] // divisor)
 
 
 def _protocol(config: DictConfig) -> Protocol:

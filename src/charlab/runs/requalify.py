@@ -1,0 +1,125 @@
+"""Whether today's code still computes what a finished run has logged."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from charlab.configuration.compose import compose, leave_out_sweep
+from charlab.errors import UserError
+from charlab.runs.identity import identify
+from charlab.runs.record import Record
+from charlab.runs.recording import now
+from charlab.runs.train import train
+
+CURVES = "metrics.csv"
+COMPARED = ("train/loss", "gradient_norm", "learning_rate")
+
+
+def requalify(run: str | Path, *, points: int = 3, console: Console | None = None) -> bool:
+    """Repeat the first logged points of a finished run with today's code; return whether their values are the same.
+
+    If they are, the record keeps the hash of today's code besides its own, and its figures count as today's. Values
+    have to be equal to the last digit, so the machine has to compute as the one of the run did.
+
+    Args:
+        run: the run's folder.
+        points: how many logged steps after the first one are repeated.
+        console: where to print; standard output by default.
+
+    Raises:
+        UserError: if the run is not finished, has logged nothing, or its configuration no longer composes.
+    """
+    console, record = console or Console(), Record.load(Path(run))
+    if record.status != "finished":
+        raise UserError(f"The run {run} is {record.status}: only a finished run has figures to requalify.")
+    logged = _points(record.folder)
+    steps = sorted({step for step, metric in logged if metric == COMPARED[0]})[:points]
+    if not steps:
+        raise UserError(f"The run {run} has logged no {COMPARED[0]} in {CURVES}, so there is nothing to repeat.")
+    with tempfile.TemporaryDirectory() as folder:
+        config = _config(record)
+        code = identify(config).code
+        with contextlib.suppress(_Enough):
+            train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
+        repeated = _points(Path(folder, "run"))
+    compared = [key for key in logged if key[0] <= steps[-1] and key[1] in COMPARED]
+    for step, metric in compared:
+        if repeated.get((step, metric)) != logged[step, metric]:
+            console.print(
+                f"Today's code ({code}) does not repeat {record.folder}: {metric} at step {step} is "
+                f"{repeated.get((step, metric), 'missing')}, and was {logged[step, metric]}.",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
+            )
+            return False
+    if not record.is_by(code):
+        entry = {"code": code, "points": len(steps), "date": now()}
+        dataclasses.replace(record, requalified=[*record.requalified, entry]).save()
+    console.print(
+        f"Today's code ({code}) repeats {len(compared)} values up to step {steps[-1]} of {record.folder}.",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    return True
+
+
+class _Enough(Exception):
+    """The points to be compared have been logged."""
+
+
+class Stop(Callback):
+    """Ends training after a step.
+
+    Args:
+        step: the last one.
+    """
+
+    def __init__(self, *, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step >= self.step:
+            raise _Enough
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        raise _Enough
+
+
+def _config(record: Record) -> DictConfig:
+    """Return the configuration of a run, from its command line where a former version of charlab has written it."""
+    if record.sources:
+        return OmegaConf.create(record.config)
+    config = compose([*record.overrides, f"data.batch_size={record.config['data']['batch_size']}"])
+    leave_out_sweep(config)
+    return config
+
+
+def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
+    """Return the configuration of a run that writes elsewhere and ends after a step."""
+    with open_dict(config):
+        config.output_dir, config.force = output_dir, False
+        decorative = ("samples", "attention_maps", "progress", "checkpointing")
+        kept = {name: part for name, part in (config.callbacks or {}).items() if name not in decorative}
+        config.callbacks = {**kept, "stop": {"_target_": f"{__name__}.{Stop.__name__}", "step": step}}
+        config.logger = {"csv": {"_target_": "charlab.training.loggers.CSVLogger"}}
+    return config
+
+
+def _points(folder: Path) -> dict[tuple[int, str], float]:
+    """Return what a run has logged, by step and metric."""
+    try:
+        with (folder / CURVES).open(newline="", encoding="utf-8") as rows:
+            return {(int(row["step"]), row["metric"]): float(row["value"]) for row in csv.DictReader(rows)}
+    except FileNotFoundError:
+        return {}
