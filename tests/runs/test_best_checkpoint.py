@@ -15,7 +15,7 @@ from tests.runs.test_train import assert_same_outcome, curves
 pytestmark = pytest.mark.slow
 
 # A learning rate at which a few steps help and more do harm, so that the best weights are not the last.
-DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.02", "seed=1", "evaluate_every=2")
+DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.04", "seed=1", "evaluate_every=2")
 
 
 class PowerFailure(RuntimeError):

@@ -38,8 +38,9 @@ class NegativeLogLikelihood(Metric):
             nll: of each character, in nats; any shape, any device. Every entry counts as a character, so leave out
                 positions that were not scored.
         """
-        self.nats += nll.detach().to(self.nats.device).double().sum()
-        self.characters += nll.numel()
+        # Not in place: after a reset under inference mode, which Trainer.validate uses, that would be an error.
+        self.nats = self.nats + nll.detach().to(self.nats.device).double().sum()
+        self.characters = self.characters + nll.numel()
 
     def compute(self) -> Float[Tensor, ""]:
         """Return nats per character, float64."""

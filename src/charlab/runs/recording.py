@@ -114,11 +114,11 @@ def _keep_characters(record: Record, score: Score) -> None:
 
 
 def log_outcome(record: Record, loggers: Sequence[Logger], *, num_logged: int, weights: Mapping[str, float]) -> None:
-    """Write the final figures beside the curves, and close the loggers.
+    """Write the final figures besides the curves.
 
     Args:
         record: with all its metrics.
-        loggers: which are closed thereafter.
+        loggers: of the run.
         num_logged: how many of the metrics, from the first on, were logged in training.
         weights: what each member of a mixture weighs.
     """
@@ -133,12 +133,11 @@ def log_outcome(record: Record, loggers: Sequence[Logger], *, num_logged: int, w
 
 
 def log_hyperparameters(record: Record, loggers: Sequence[Logger], figures: Mapping[str, float | None]) -> None:
-    """List the run beside others with its settings and final figures, if it has any, and close the loggers."""
+    """List the run besides others with its settings and final figures, if it has any."""
     hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_outcome(hyperparameters, figures, record.steps, succeeded=bool(figures))
-        logger.finalize("success" if figures else "failed")
 
 
 def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:

@@ -39,7 +39,7 @@ from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device
-from charlab.training.loggers import CSVLogger, build_logger
+from charlab.training.loggers import CSVLogger, build_logger, close
 from charlab.training.module import decorating
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
@@ -140,6 +140,8 @@ class _Run:
                     if record.status == "diverged":
                         log_hyperparameters(record, self.trainer.loggers, {})
             raise
+        finally:
+            close(self.trainer.loggers, succeeded=record.status == "finished")
         return record
 
     def _build_model(self) -> LanguageModel:
@@ -225,7 +227,7 @@ class _Run:
             SystemExit: after another signal, with its exit code.
         """
         trainer, module, last = self.trainer, self.module, self.folder / LAST
-        evaluates = trainer.enable_validation and not trainer.fast_dev_run
+        evaluates = trainer.limit_val_batches > 0 and not trainer.fast_dev_run
         if self.resumes:
             self.console.print(f"continuing from step {self.resumed_step:,}", highlight=False)
         else:

@@ -11,7 +11,7 @@ import inspect
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -62,6 +62,7 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
     try:
         if issubclass(kind, lightning.MLFlowLogger):
             chosen["save_dir"] = str(folder / "mlruns")
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # which it asks for, of files in a folder
             chosen["run_id"] = _former_run({**chosen, **given}, folder.name)
         logger = build({**chosen, **given})
     except ModuleNotFoundError as error:
@@ -69,6 +70,14 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
     if not isinstance(logger, Logger):
         raise UserError(f"logger.{name} is a {kind.__name__}, which is no logger of Lightning's: name one.")
     return logger
+
+
+def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
+    """Close loggers for good, so that another run in this process begins its own."""
+    for logger in loggers:
+        logger.finalize("success" if succeeded else "failed")
+        if isinstance(logger, lightning.WandbLogger) and rank_zero_only.rank == 0:
+            logger.experiment.finish(exit_code=int(not succeeded))
 
 
 def _former_run(settings: Mapping[str, Any], name: str) -> str | None:

@@ -234,6 +234,9 @@ class LanguageModelModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         step = self.trainer.global_step
+        if self.trainer.sanity_checking:
+            self._evaluation.close()
+            return
         self.scores = {split: self._result(split) for split in self._variance}
         self.results = [{"split": split, **score.as_dict()} for split, score in self.scores.items()]
         self.evaluated_step = step

@@ -39,7 +39,9 @@ class TrainingMetrics(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Note what this step uses; gradients are complete here and not yet clipped."""
         assert isinstance(pl_module, LanguageModelModule)
-        self._learning_rate = optimizer.param_groups[0]["lr"] if optimizer.param_groups else 0.0  # all is frozen
+        if not optimizer.param_groups:  # Lightning's stand-in for none
+            return
+        self._learning_rate = optimizer.param_groups[0]["lr"]
         step = trainer.global_step + 1
         if _is_due(step, trainer) or step == pl_module.max_steps:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]

@@ -1,0 +1,243 @@
+"""Lightning's own callbacks, loggers and Trainer arguments in a run of charlab's."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from charlab.errors import UserError
+from charlab.runs.record import Record
+from charlab.training.callbacks.checkpointing import Checkpointing
+from tests.runs.test_train import assert_same_outcome, curves
+
+LIGHTNING = "lightning.pytorch.callbacks"
+DEV = ("data.dev_fraction=0.1", "evaluate_every=2")
+EARLY = (
+    *DEV,
+    "optimizer.lr=0.02",
+    f"+callbacks.early={{_target_: {LIGHTNING}.EarlyStopping, monitor: dev/nll, patience: 1}}",
+)
+
+
+class PowerFailure(RuntimeError):
+    """Ends a run where SIGKILL would."""
+
+
+@pytest.fixture
+def fails(monkeypatch):
+    """Makes a hook of charlab's checkpoints fail at a step, before or after its own work."""
+
+    def fail(hook, step, *, after):
+        original = getattr(Checkpointing, hook)
+
+        def failing(self, trainer, *arguments):
+            if after:
+                original(self, trainer, *arguments)
+            if trainer.state.fn == "fit" and trainer.global_step == step:
+                raise PowerFailure
+            if not after:
+                original(self, trainer, *arguments)
+
+        monkeypatch.setattr(Checkpointing, hook, failing)
+        return lambda: monkeypatch.setattr(Checkpointing, hook, original)
+
+    return fail
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [4, 12], ids=["at an evaluation", "at the last step"])
+@pytest.mark.parametrize(
+    ("hook", "after"),
+    [
+        ("on_train_batch_end", False),
+        ("on_train_batch_end", True),
+        ("on_validation_end", False),
+        ("on_validation_end", True),
+    ],
+    ids=["before the save", "between save and evaluation", "after the evaluation", "after its save"],
+)
+def test_killed_around_an_evaluation_a_run_ends_in_the_same_bits(run_tiny, finished_run, fails, step, hook, after):
+    every = ("callbacks.checkpointing.every_n_steps=4",)
+    restore = fails(hook, step, after=after)
+    with pytest.raises(PowerFailure):
+        run_tiny(*every)
+    restore()
+    assert_same_outcome(run_tiny(*every), finished_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch_steps", [2, 3, 5])
+@pytest.mark.parametrize("micro_batch", [5, 8, 13, 20])
+def test_epochs_leave_no_trace_in_a_run_that_is_killed(run_tiny, interrupt_at, micro_batch, epoch_steps, tmp_path):
+    epochs = (f"data.epoch_steps={epoch_steps}", "trainer.accumulate_grad_batches=1")
+    whole = run_tiny(*epochs, f"output_dir={tmp_path / 'whole'}", "trainer.max_steps=24")
+    restore = interrupt_at(micro_batch, PowerFailure())
+    with pytest.raises(PowerFailure):
+        run_tiny(*epochs, "trainer.max_steps=24")
+    restore()
+    assert_same_outcome(run_tiny(*epochs, "trainer.max_steps=24"), whole)
+
+
+def test_early_stopping_reads_dev_text_and_ends_a_run(run_tiny):
+    record = run_tiny(*EARLY)
+    figures = [float(value) for _, _, metric, value in curves(record) if metric == "dev/nll"]
+    assert record.status == "finished"
+    assert record.steps < 12
+    assert figures[-1] >= min(figures[1:-1])  # no better than before, once
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_early_is_not_trained_on_after_a_kill(run_tiny, monkeypatch, tmp_path):
+    whole = run_tiny(*EARLY, f"output_dir={tmp_path / 'whole'}")
+    from charlab.runs.train import _Run
+
+    original = _Run._finish
+    monkeypatch.setattr(_Run, "_finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_tiny(*EARLY)
+    monkeypatch.setattr(_Run, "_finish", original)
+    resumed = run_tiny(*EARLY)
+    assert resumed.steps == whole.steps
+    assert_same_outcome(resumed, whole)
+
+
+@pytest.mark.slow
+def test_early_stopping_goes_on_counting_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    whole = run_tiny(*EARLY, f"output_dir={tmp_path / 'whole'}")
+    restore = interrupt_at(2 * whole.steps - 1, PowerFailure())
+    with pytest.raises(PowerFailure):
+        run_tiny(*EARLY)
+    restore()
+    assert_same_outcome(run_tiny(*EARLY), whole)
+
+
+@pytest.mark.slow
+def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    plateau = (
+        *DEV,
+        "optimizer.lr=0.02",
+        "scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "+scheduler={patience: 0, factor: 0.5}",
+    )
+    whole = run_tiny(*plateau, f"output_dir={tmp_path / 'whole'}")
+    rates = [float(value) for _, _, metric, value in curves(whole) if metric == "learning_rate"]
+    assert rates[0] == 0.02
+    assert rates[-1] in (0.01, 0.005, 0.0025, 0.00125)
+    restore = interrupt_at(17, PowerFailure())
+    with pytest.raises(PowerFailure):
+        run_tiny(*plateau)
+    restore()
+    assert_same_outcome(run_tiny(*plateau), whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ("+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: validation/nll}",),
+            "dev/nll",
+        ),
+        (("+callbacks.odd={_target_: collections.OrderedDict}",), r"callbacks\.odd is a collections\.OrderedDict"),
+        (("trainer.strategy=ddp_spawn",), "trainer.strategy=ddp"),
+        (("scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",), r"data\.dev_fraction"),
+    ],
+)
+def test_what_a_run_cannot_have_is_said_before_anything_is_written(run_tiny, tmp_path, more, message):
+    with pytest.raises(UserError, match=message) as raised:
+        run_tiny(*more)
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.glob("outputs/runs/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trainer.limit_train_batches=4",),
+        ("trainer.overfit_batches=2",),
+        ("trainer.detect_anomaly=true",),
+        ("trainer.profiler=simple",),
+        ("trainer.profiler=advanced",),
+        ("trainer.profiler=pytorch",),
+        ("trainer.enable_progress_bar=false",),
+        ("trainer.enable_model_summary=true",),
+        ("trainer.val_check_interval=4",),
+        ("trainer.check_val_every_n_epoch=1", "data.epoch_steps=5"),
+        ("trainer.max_time=00:00:05:00",),
+        ("trainer.max_steps=-1", "trainer.max_epochs=2", "data.epoch_steps=3"),
+        ("trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
+        ("trainer.limit_val_batches=1",),
+        ("trainer.reload_dataloaders_every_n_epochs=1", "data.epoch_steps=5"),
+        ("trainer.logger=false",),
+        ("+callbacks.rate={_target_: lightning.pytorch.callbacks.LearningRateMonitor}",),
+        ("+callbacks.device={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}",),
+        ("+callbacks.summary={_target_: lightning.pytorch.callbacks.RichModelSummary}",),
+        ("+callbacks.bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}",),
+        ("+callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}",),
+        ("+callbacks.best={_target_: lightning.pytorch.callbacks.ModelCheckpoint, monitor: dev/nll}", *DEV),
+        ("+callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: '00:01:00:00'}",),
+        ("optimizer._target_=torch.optim.RMSprop", "~optimizer.betas", "~optimizer.decayed"),
+        ("scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=1", "data.epoch_steps=4"),
+        (
+            "+callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}",
+            "data.epoch_steps=3",
+        ),
+    ],
+    ids=lambda more: more[0],
+)
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+def test_lightnings_arguments_callbacks_and_torchs_parts_work_from_the_command_line(run_tiny, more):
+    record = run_tiny(*more)
+    assert record.status == "finished"
+    assert record.steps == (6 if "trainer.max_epochs=2" in more else 12)
+    assert record.metric("blocks")["nll"] > 0
+
+
+def test_fast_dev_run_leaves_no_finished_record(run_tiny):
+    record = run_tiny("trainer.fast_dev_run=true", "trainer.accumulate_grad_batches=1")
+    assert record.status == "running"
+    assert record.steps == 1
+    assert not (record.folder / "checkpoints").exists()
+
+
+class Numpy(Callback):
+    """Keeps what no checkpoint can hold."""
+
+    def state_dict(self):
+        import datetime
+
+        return {"when": datetime.datetime(2026, 1, 1)}
+
+
+def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny, tmp_path):
+    with pytest.raises(UserError, match=r"Numpy.*more than numbers, text, lists"):
+        run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Numpy}")
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    assert Record.load(record.parent).steps == 0
+
+
+def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):
+    record = run_tiny("evaluate_every=5")
+    steps = [int(step) for step, _, metric, _ in curves(record) if metric == "validation/nll"]
+    assert steps == [0, 5, 10, 12]
+
+
+class Watch(Callback):
+    """Keeps what a run is trained on."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append(batch.clone())
+
+
+def test_overfitted_batches_repeat(run_tiny):
+    Watch.seen.clear()
+    run_tiny("trainer.overfit_batches=2", "trainer.max_steps=3", f"+callbacks.watch={{_target_: {__name__}.Watch}}")
+    seen = Watch.seen
+    assert len(seen) == 6
+    for later in (2, 4):
+        assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[later : later + 2]))

@@ -1,0 +1,72 @@
+"""How a process ends: by a signal, with a checkpoint, a sentence and a way to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from charlab.runs.record import Record
+from tests.runs.conftest import TINY
+from tests.runs.test_sigkill import SCRIPT
+from tests.runs.test_train import assert_same_outcome, curves
+
+pytestmark = pytest.mark.slow
+
+MORE = ("trainer.max_steps=400", "evaluate_every=50", "callbacks.checkpointing.every_n_steps=null", "compute.threads=1")
+
+
+@pytest.fixture
+def command(text_path, tmp_path):
+    def command(output, *more):
+        paths = (f"data.path={text_path}", f"output_dir={tmp_path / output}")
+        return [sys.executable, str(SCRIPT), *TINY, *MORE, *paths, *more]
+
+    return command
+
+
+def signalled(command, signum, tmp_path, output, environment=None):
+    """Runs a command, sends it a signal in the middle of training, and returns its exit code and what it said."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(environment or {})}
+    )
+    while process.poll() is None:
+        found = list((tmp_path / output).glob("runs/*/*/metrics.csv"))
+        if found and "\n60," in found[0].read_text():
+            process.send_signal(signum)
+            break
+        time.sleep(0.002)
+    said, _ = process.communicate()
+    return process.returncode, said
+
+
+def only_record(folder):
+    (path,) = folder.glob("runs/*/*/record.json")
+    return Record.load(path.parent)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(command, tmp_path, signum, code):
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    returned, said = signalled(command("ended"), signum, tmp_path, "ended")
+    assert returned == code, said
+    assert "is saved, and the same command goes on from there" in said
+    record = only_record(tmp_path / "ended")
+    assert record.status == "running"
+    assert 60 <= record.steps < 400
+    again = subprocess.run(command("ended"), check=True, capture_output=True, text=True)
+    assert f"continuing from step {record.steps}" in again.stdout
+    assert_same_outcome(only_record(tmp_path / "ended"), only_record(tmp_path / "whole"))
+
+
+def test_slurms_warning_makes_a_checkpoint_and_leaves_no_trace(command, tmp_path):
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "cell", "SLURM_PROCID": "0"}
+    slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}
+    returned, said = signalled(command("warned"), signal.SIGUSR1, tmp_path, "warned", slurm)
+    assert returned == 0, said
+    record = only_record(tmp_path / "warned")
+    assert record.status == "finished"
+    assert not list(record.folder.glob("**/hpc_ckpt*"))
+    assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == list(range(1, 401))

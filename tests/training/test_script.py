@@ -1,0 +1,84 @@
+"""Module and datamodule in a script of ten lines, with a Trainer of the user's own."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from charlab.errors import UserError
+from charlab.evaluation.protocols import Blocks, Estimate, evaluate
+from charlab.models.bigram import Bigram
+from tests.training import small
+
+SCRIPT = """
+import torch
+from lightning.pytorch import Trainer
+from charlab.data.corpora import TextFile
+from charlab.data.datamodule import CharacterDataModule
+from charlab.models.bigram import Bigram
+from charlab.training.module import LanguageModelModule
+from charlab.training.schedules import WarmupCosine
+
+data = CharacterDataModule(corpus=TextFile(path="text.txt"), context_length=8, batch_size=4, train_fraction=0.7,
+                           validation_fraction=0.1, dev_fraction=0.1, test_fraction=0.2, seed=1)
+data.setup()
+torch.manual_seed(0)
+module = LanguageModelModule(Bigram(len(data.vocabulary)), schedule=WarmupCosine(warmup=0.1, final=0.1),
+                             optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=0.1))
+trainer = Trainer(max_steps=30, accelerator="cpu", log_every_n_steps=10, enable_progress_bar=False)
+before = trainer.validate(module, data, verbose=False)
+trainer.fit(module, data)
+after = trainer.validate(module, data, verbose=False)
+test = trainer.test(module, data, verbose=False)
+nll = torch.cat(trainer.predict(module, data))
+"""
+
+CHECKS = """
+import glob, math
+first = {name: value for part in before for name, value in part.items()}
+last = {name: value for part in after for name, value in part.items()}
+assert abs(first["validation/nll"] - math.log(len(data.vocabulary))) < 1, first
+for split in ("train", "validation", "dev"):
+    assert last[f"{split}/nll"] < first[f"{split}/nll"] - 0.3, (first, last)
+from charlab.evaluation.protocols import Blocks, evaluate
+for split, found in (("test", test[0]["test/nll"]), ("validation", nll.double().mean().item())):
+    score = evaluate(module.model, data.splits[split], Blocks(), context_length=8, batch_size=4)
+    assert abs(score.nll - found) < 1e-5, (split, score, found)
+assert len(nll) == len(data.splits["validation"]) - 1
+(log,) = glob.glob("lightning_logs/version_0/events*")[:1]
+"""
+
+
+def test_a_script_of_ten_lines_validates_fits_tests_and_predicts(tmp_path):
+    (tmp_path / "text.txt").write_text(small.TEXT)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPT + CHECKS], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_validate_predict_and_evaluate_agree_character_by_character(tmp_path):
+    data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
+    trainer = small.trainer(tmp_path, [], max_steps=1, limit_val_batches=1.0)
+    figures = {name: value for part in trainer.validate(module, data, verbose=False) for name, value in part.items()}
+    for split in ("train", "validation"):
+        protocol = Estimate(num_batches=data.estimate_batches, batch_size=4, seed=data.seed)
+        score = evaluate(module.model, data.splits[split], protocol, context_length=8, batch_size=4)
+        assert figures[f"{split}/nll"] == pytest.approx(score.nll, rel=1e-6)
+        found, expected = module.scores[split].as_dict(), score.as_dict()
+        assert found.keys() == expected.keys()
+        assert all(found[key] == pytest.approx(expected[key], rel=1e-6) for key in ("nll", "bpc", "perplexity"))
+        assert {**found, **{key: expected[key] for key in ("nll", "bpc", "perplexity")}} == expected
+    nll = torch.cat(trainer.predict(module, data))
+    score = evaluate(module.model, data.splits["validation"], Blocks(), context_length=8, batch_size=4)
+    np.testing.assert_allclose(nll, score.per_character, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_without_a_test_split_trainer_test_says_how_to_get_one(tmp_path):
+    data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
+    with pytest.raises(UserError, match=r"no test split: set data\.test_fraction"):
+        small.trainer(tmp_path, [], max_steps=1).test(module, data)
