@@ -147,7 +147,7 @@ def test_a_sweep_without_seeds_has_that_of_the_configuration(expand_sweep: Expan
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        (["seed=1,1"], "seed=1 is given twice: give each seed once."),
+        (["seed=1,1"], "seed=1,1 has 1 twice: give each value once."),
         (["seed=1,x"], "seed must be an integer, not 'x'."),
         (["model.typo=1,2"], "There is no key model.typo"),
         (["model=bigram,bigrm"], "There is no model=bigrm; did you mean bigram?"),

@@ -1,15 +1,21 @@
 """Cells that run at once share nothing, as long as there is enough."""
 
 import os
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from charlab.configuration.location import conf_folder
+from charlab.errors import UserError
 from charlab.studies.executors import local, ray
 from charlab.studies.executors.local import Local, share, usable_cores, visible_gpus
 from charlab.studies.executors.ray import Ray
+from charlab.studies.executors.slurm import Slurm
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot
 
@@ -90,3 +96,16 @@ def test_how_many_cells_run_at_once(executor, expected, monkeypatch):
     monkeypatch.setattr(local, "usable_cores", lambda: list(range(8)))
     monkeypatch.setattr(ray, "usable_cores", lambda: list(range(8)))
     assert executor().at_once == expected
+
+
+@pytest.mark.parametrize("part", ["100%j", "x%t", "a\\\\b"])
+def test_slurm_refuses_a_folder_that_it_would_read_as_a_pattern(part, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: "sbatch")
+    settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
+    settings.pop("_target_")
+    Slurm(**settings).check(Path("outputs"))
+    with pytest.raises(UserError, match="which SLURM takes for a pattern"):
+        Slurm(**settings).check(Path("outputs") / part)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match="needs sbatch"):
+        Slurm(**settings).check(Path("outputs"))

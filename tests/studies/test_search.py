@@ -117,6 +117,14 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert len(trainer.batches) == 2
 
 
+@pytest.mark.parametrize("output", ["50%25 off", "what?", "a%20b", "{a}#b"])
+def test_a_folder_is_not_read_as_a_part_of_an_address(run, trainer, tmp_path, output):
+    assert run(output=output) == 0
+    assert (tmp_path / output / "searches" / "mine" / "trials.db").is_file()
+    assert run(output=output) == 0
+    assert len(trainer.batches) == 2
+
+
 def test_it_goes_on_where_it_was_interrupted(run, trainer):
     assert run() == 0
     whole = [cell.run for cell in trainer.cells]
@@ -197,6 +205,8 @@ def define(**changes):
         ({"parameters": None}, "search.parameters (in search/x.yaml) must be"),
         ({"tria": 3}, "There is no key search.tria (in search/x.yaml); did you mean search.trials?"),
         ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is sought"),
+        ({"parameters": {"seed": {"choices": [1, 2]}}}, "has seed, which all trials of a search share"),
+        ({"parameters": {"data.dev_fraction": {"low": 0.1, "high": 0.2}}}, "has data.dev_fraction, which all trials"),
         ({"name": "a/b"}, "is no name for a folder"),
     ],
 )

@@ -1,5 +1,6 @@
 """Studies on a real SLURM cluster: one must be running, and `sbatch` be there."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,20 @@ def test_a_cancelled_job_is_the_only_one_that_is_submitted_again(tmp_path):
     assert "3 of 4 finished" in output
     assert sweep.outcomes()[killed.key].fate in ("killed", "interrupted"), output
     assert_only_missing_runs(sweep, killed)
+
+
+def test_an_array_is_submitted_in_pieces_that_the_cluster_takes(tmp_path, monkeypatch):
+    """The cluster is the real one, but for the size that it says it takes."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "scontrol").write_text("#!/bin/sh\necho 'MaxArraySize            = 3'\n")
+    (tmp_path / "bin" / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    sweep = Sweep(tmp_path, "launcher=slurm")
+    code, output = sweep.run()
+    assert code == 0, output
+    arrays = {path.name.partition("_")[0] for path in (sweep.folder / "jobs").glob("*_*")}
+    assert len(arrays) == 2
+    assert len(sweep.finished()) == 4
 
 
 def test_an_interrupted_sweep_cancels_its_jobs(tmp_path):

@@ -303,6 +303,63 @@ def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], 
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
+        (["optimizer.lr=1e-3,"], "optimizer.lr=1e-3, cannot be read"),
+        (["optimizer.lr=,1e-3"], "optimizer.lr=,1e-3 cannot be read"),
+        (["optimizer.betas=[0.9,0.9"], "optimizer.betas=[0.9,0.9 cannot be read"),
+        (["scheduler=glob(zzz*)"], "scheduler=glob(zzz*) has no values"),
+        (["optimizer.lr=range(3,1)"], "optimizer.lr=range(3,1) has no values"),
+        (["seed=range(3,1)"], "seed=range(3,1) has no values"),
+        (["optimizer.lr=range(1,2,0)"], "optimizer.lr=range(1,2,0)"),
+        (["optimizer.lr=choice(1e-3,choice(2,3))"], "optimizer.lr=choice(1e-3,choice(2,3))"),
+        (["optimizer.lr=interval(0,1)"], "is a range to search, but a sweep tries single values"),
+        (["optimizer.lr=1e-4,0.0001"], "optimizer.lr=1e-4,0.0001 has 0.0001 twice"),
+        (["optimizer.lr=0.1,0.2", "optimizer.lr=0.01"], "optimizer.lr is given twice, by optimizer.lr=0.1,0.2 and"),
+        (["optimizer.lr=0.1,0.2", "optimizer.lr=1,2"], "optimizer.lr is given twice, by optimizer.lr=0.1,0.2 and"),
+        (["seed=1,2", "seed=3"], "seed is given twice, by seed=1,2 and seed=3"),
+    ],
+)
+def test_a_mistaken_sweep_is_told_in_a_sentence(
+    train: Callable[..., int], work: Path, capfd: pytest.CaptureFixture[str], typed: list[str], sentence: str
+) -> None:
+    assert train("-m", "model=bigram", "data=play", *typed) == 2
+    output = capfd.readouterr()
+    assert output.out == ""
+    assert sentence in output.err
+    assert output.err.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_a_study_file_that_is_a_list(
+    train: Callable[..., int], work: Path, conf: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (conf / "study" / "listed.yaml").write_text("- model=gpt\n- model=gru\n")
+    assert train("-m", "study=listed") == 2
+    output = capfd.readouterr()
+    assert "study/listed.yaml" in output.err
+    assert output.err.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_a_long_name_is_shortened_and_shown_whole(
+    runs: MadeUpRuns, train: Callable[..., int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    texts = [tmp_path / f"{letter * 200}.txt" for letter in "ab"]
+    for text in texts:
+        text.write_text(f"To be, or not to be {text.name[0]}.\n" * 100)
+    command = ["-m", "model=bigram", "data=textfile", f"data.path={texts[0]},{texts[1]}", "trainer.accelerator=cpu"]
+    assert train(*command, "dry_run=true") == 0
+    output = capfd.readouterr().out
+    assert "Too few seeds" not in output  # there is one, and nothing is compared
+    assert all(f"path={text}" in output for text in texts)
+    assert train(*command) == 0
+    assert len(set(runs.keys)) == 2
+    assert all(len(part.encode()) <= 120 for key in runs.keys for part in key.split("/"))
+    assert len(list(Path("outputs/studies").glob("*/cells/*/305.json"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
         (["study=mine,other"], "study=mine,other has several values, but concerns the whole of a sweep"),
         (["study=mnie"], "There is no study=mnie; did you mean mine?"),
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),

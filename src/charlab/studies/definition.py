@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from charlab.configuration.diagnosis import one_sentence
 from charlab.configuration.nearest import nearest, similar
+from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.studies.plan import Arm, Budget, Expectation
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FIRST_SEED = 305  # the seeds of a study that gives only their number begin with it
 FOLDER = re.compile(r"\w[\w.+=-]*")
+LONGEST_NAME = 120  # bytes; file systems take 255, with endings such as .lock
+SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Rerun = Literal["older", "diverged", "timed out", "all"]
 
@@ -79,8 +85,11 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     """
     values = _values(node, choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
-    if name is not None and not FOLDER.fullmatch(name):
-        raise UserError(f"study.name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+    if name is not None and (not FOLDER.fullmatch(name) or shortened(name) != name):
+        raise UserError(
+            f"study.name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only, "
+            f"{LONGEST_NAME} at most."
+        )
     arms = _arms(values, choice) if choice is not None else ()
     shared = {key: values[key] for key in ("hypothesis", "metric", "protocol", "margin", "budget", "records")}
     return Definition(
@@ -102,7 +111,8 @@ def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"study{_place(choice)} cannot be resolved: {one_sentence(error)}") from None
-    assert isinstance(plain, dict)
+    if not isinstance(plain, dict):
+        raise UserError(f"study{_place(choice)} must have settings by their names, not {display(plain)}.")
     values = {str(key): value for key, value in plain.items()}
     for key in values:
         if key not in TYPES:
@@ -139,8 +149,11 @@ def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
 def _arm(name: str, value: Any, choice: str) -> Arm:
     where = f"The arm {name}{_place(choice)}"
     expect: Expectation = "improve"
-    if not FOLDER.fullmatch(name):
-        raise UserError(f"{where} has no name for a folder: use letters, digits and the signs _ . + = - only.")
+    if not FOLDER.fullmatch(name) or shortened(name) != name:
+        raise UserError(
+            f"{where} has no name for a folder: use letters, digits and the signs _ . + = - only, "
+            f"{LONGEST_NAME} at most."
+        )
     if isinstance(value, Mapping):
         for key in map(str, value):
             if key not in ("overrides", "expect"):
@@ -179,8 +192,36 @@ def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
     for combination in itertools.product(*grid.values()):
         factors = dict(zip(short, (text.strip("\"'") for text in combination), strict=True))
         overrides = tuple(f"{key}={value}" for key, value in zip(keys, combination, strict=True))
-        arms.append(Arm("+".join(itertools.starmap(_factor_name, factors.items())), overrides, factors=factors))
+        name = shortened("+".join(itertools.starmap(_factor_name, factors.items())))
+        arms.append(Arm(name, overrides, factors=factors))
     return arms
+
+
+def shortened(name: str) -> str:
+    """Return a name that fits every file system: the end of one that is too long becomes a hash."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{encoded[: LONGEST_NAME - 9].decode(errors='ignore')}~{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
+def read(override: str) -> Override:
+    """Return the parsed override.
+
+    Raises:
+        UserError: if Hydra cannot read it.
+    """
+    try:
+        parsed = parse(override)
+        value = parsed.value()
+    except HydraException:
+        raise UserError(
+            f"{override} cannot be read: give one value, or several with commas between them; quote a value that has "
+            "signs of its own, and close what you open."
+        ) from None
+    if isinstance(value, ChoiceSweep) and any(isinstance(part, Sweep) for part in value.list):
+        raise UserError(f"{override} has several values within several: list them all in one choice.")
+    return parsed
 
 
 def leaf(key: str) -> str:

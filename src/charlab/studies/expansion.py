@@ -6,10 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
 
 from charlab.configuration.build import plain
 from charlab.configuration.compose import (
@@ -19,13 +22,13 @@ from charlab.configuration.compose import (
     hydra_config,
     resolve_values,
 )
+from charlab.configuration.diagnosis import one_sentence
 from charlab.configuration.nearest import listed
-from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.runs.identity import Identity, fingerprint, meaning, sources
 from charlab.runs.store import place
 from charlab.studies.cell import write_cell
-from charlab.studies.definition import Definition, check_names, grid_arms, leaf
+from charlab.studies.definition import Definition, check_names, grid_arms, leaf, read, shortened
 from charlab.studies.outcome import cell_path
 from charlab.studies.plan import Arm, Cell, Plan
 
@@ -58,11 +61,12 @@ class Expansion:
         self.given = [override for override in [*fixed, *typed] if _key(override) != "force"]
         self.output_dir = Path()
 
-    def plan(self, command: str) -> Plan:
-        """Returns the plan.
+    def plan(self, command: str, console: Console | None = None) -> Plan:
+        """Return the plan.
 
         Args:
             command: what makes the study again.
+            console: where to show a bar while arms are composed, if it is a terminal.
 
         Raises:
             UserError: if an arm does not compose, is no other than a further one, or changes what all must share.
@@ -74,7 +78,8 @@ class Expansion:
         else:
             arms, seeds = definition.arms, definition.seeds
             self._check_typed()
-        configs = [self._compose(arm, seeds[0] if seeds else None) for arm in arms]
+        bar = partial(track, console=console, transient=True, disable=console is None or not console.is_terminal)
+        configs = [self._compose(arm, seeds[0] if seeds else None) for arm in bar(arms, "composing")]
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
         _check_distinct(arms, [_meaning(config) for config in configs])
@@ -83,12 +88,14 @@ class Expansion:
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
         again = bool({"older", "all"} & set(definition.rerun))
-        runs = {arm.name: _runs(config, seeds, again=again) for arm, config in zip(arms, configs, strict=True)}
+        found = zip(arms, bar(configs, "looking for runs"), strict=True)
+        runs = {arm.name: _runs(config, seeds, again=again) for arm, config in found}
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
+        overrides = [self._overrides(arm) for arm in arms]
         cells = tuple(
-            Cell(arm.name, seed, run, (*self.flags, *self._overrides(arm, seed)), code, processes(config))
+            Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config))
             for seed in seeds
-            for arm, config in zip(arms, configs, strict=True)
+            for arm, config, given in zip(arms, configs, overrides, strict=True)
             for run, code in [runs[arm.name][seed]]
         )
         return Plan(
@@ -119,11 +126,11 @@ class Expansion:
             folder = self.output_dir / "runs" / cell.run
             write_cell(cell_path(study, cell, ".yaml"), run_values(config), folder, own, cell.code)
 
-    def _overrides(self, arm: Arm, seed: int | None) -> list[str]:
+    def _overrides(self, arm: Arm) -> list[str]:
         own = self.composer.prepare(arm.overrides)
         shared = self.composer.prepare(self.definition.overrides)
-        typed = [override for override in self.given if not parse(override).is_sweep_override()]
-        return merged(shared, typed, own, [] if seed is None else [f"seed={seed}"])
+        typed = [override for override in self.given if not read(override).is_sweep_override()]
+        return merged(shared, typed, own)
 
     def _compose(self, arm: Arm, seed: int | None) -> DictConfig:
         for override in arm.overrides:
@@ -131,7 +138,7 @@ class Expansion:
             if key.partition("/")[0] in SHARED_KEYS or key.partition(".")[0] in SHARED_KEYS or key in SHARED_KEYS:
                 raise UserError(f"The arm {arm.name} sets {key}, which all arms of a study share: leave it out there.")
         try:
-            config = self.composer.job(self._overrides(arm, seed))
+            config = self.composer.job(merged(self._overrides(arm), [] if seed is None else [f"seed={seed}"]))
         except UserError as error:
             raise UserError(f"The arm {arm.name} does not compose: {error}") from None
         with hydra_config(config):
@@ -142,31 +149,54 @@ class Expansion:
         for override in self.given:
             if _key(override) == "seed":
                 raise UserError(f"{override} has no place in a study, which sets the seeds: give study.seeds=[…].")
-            if parse(override).is_sweep_override():
+            if read(override).is_sweep_override():
                 raise UserError(f"{override} has several values, but a study's arms stand in its file: add them there.")
 
     def _found(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
         """Returns the arms and seeds of an ordinary sweep; no seeds if none are given."""
         factors = self._factors()
         seeds = tuple(_integer(seed) for seed in factors.pop("seed", []))
-        for seed in seeds:
-            if seeds.count(seed) > 1:
-                raise UserError(f"seed={seed} is given twice: give each seed once.")
         arms = grid_arms(factors) if factors else [Arm("only", ())]
         check_names(arms)
         return tuple(arms), seeds
 
     def _factors(self) -> dict[str, list[str]]:
-        """Returns what an ordinary sweep varies: by key, the values as they were typed."""
-        varied = [override for override in self.given if parse(override).is_sweep_override()]
-        jobs = {override.partition("=")[0]: self.composer.expand([override]) for override in varied}
-        return {key: [job[0].partition("=")[2] for job in found] for key, found in jobs.items()}
+        """Return what an ordinary sweep varies: by key, its values.
+
+        Raises:
+            UserError: if a value cannot be found, or is given twice.
+        """
+        varied = [override for override in self.given if read(override).is_sweep_override()]
+        for override in varied:
+            for later in self.given[self.given.index(override) + 1 :]:
+                if _key(later) == _key(override):
+                    raise UserError(f"{_key(override)} is given twice, by {override} and {later}: keep one of them.")
+        return {override.partition("=")[0]: self._values(override) for override in varied}
+
+    def _values(self, override: str) -> list[str]:
+        if not read(override).is_discrete_sweep():
+            raise UserError(
+                f"{override} is a range to search, but a sweep tries single values: list some, or put the range into a "
+                "file conf/search/NAME.yaml and give search=NAME."
+            )
+        try:
+            values = [job[0].partition("=")[2] for job in self.composer.expand([override])]
+        except UserError:
+            raise
+        except Exception as error:  # Hydra evaluates it, and catches nothing
+            raise UserError(f"{override} has no values: {one_sentence(error)}") from None
+        if not values:
+            raise UserError(f"{override} has no values: nothing matches, or its end comes before its start.")
+        for i, value in enumerate(values):
+            if value in values[:i]:
+                raise UserError(f"{override} has {value} twice: give each value once.")
+        return values
 
     def _sweep_name(self) -> str:
         """Returns a name that the same sweep always has, whatever its seeds."""
         kept = sorted(override for override in self.given if _key(override) != "seed")
-        leaves = [leaf(key) for key in self._factors() if key != "seed"] or ["one"]
-        return f"sweep-{'+'.join(leaves)}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
+        leaves = shortened("+".join(leaf(key) for key in self._factors() if key != "seed") or "one")
+        return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
 
 
 def run_values(config: DictConfig) -> dict[str, Any]:
@@ -236,9 +266,9 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int,
     Where only other code has finished the run, its folder is named, unless it is to be run again.
     """
     runs, found_sources = {}, None
-    for seed in seeds:
-        config.seed = seed
-        with hydra_config(config):
+    with hydra_config(config):
+        for seed in seeds:
+            config.seed = seed
             found_sources = found_sources or sources(config)
             found = place(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]

@@ -22,11 +22,11 @@ from charlab.runs.record import Record
 from charlab.runs.store import place
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
+from charlab.studies.display import showing
 from charlab.studies.executors import Executor
 from charlab.studies.expansion import PROGRAM, merged, processes, run_values
 from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Arm, Cell, Plan
-from charlab.studies.progress import showing
 from charlab.studies.search_definition import SearchDefinition, define_search
 
 if TYPE_CHECKING:
@@ -93,11 +93,12 @@ class _Trials:
             UserError: if it holds the trials of another search.
         """
         import optuna
+        from sqlalchemy import URL
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna = optuna
         self.study: optuna.Study = optuna.create_study(
-            storage=f"sqlite:///{self.folder / STORAGE}",
+            storage=URL.create("sqlite", database=str(self.folder / STORAGE)).render_as_string(),
             study_name=self.definition.name,
             direction="minimize",
             load_if_exists=True,

@@ -31,6 +31,11 @@ TYPES: dict[str, Any] = {
     "time_limit": PositiveFloat | None,
 }
 """By key of `conf/search/_base.yaml`: the type of its value."""
+FIXED = (
+    *("seed", "data.seed", "data.dev_fraction", "output_dir", "force"),
+    *("dry_run", "study", "search", "hydra", "launcher"),
+)
+"""Keys and groups that no search may seek."""
 PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
 
 
@@ -119,6 +124,9 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     if not values["parameters"]:
         raise UserError(f"search.parameters{where} is empty: name what is sought, optimizer.lr for instance.")
     parameters = {str(key): _parameter(str(key), value, where) for key, value in values["parameters"].items()}
+    for key in parameters:
+        if key in FIXED or key.partition(".")[0] in FIXED or key.partition("/")[0] in FIXED:
+            raise UserError(f"search.parameters{where} has {key}, which all trials of a search share: leave it out.")
     for override in values["overrides"]:
         if override.lstrip("+~").partition("=")[0] in parameters:
             raise UserError(f"search.overrides{where} has {override}, which is sought: leave it out there.")

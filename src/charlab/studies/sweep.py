@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,18 +18,16 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.extras import missing_extra
 from charlab.configuration.loader import typed_overrides
 from charlab.configuration.location import conf_folder
-from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.quantities import count
-from charlab.studies.definition import Rerun, define
+from charlab.studies.definition import Rerun, define, read
+from charlab.studies.display import print_cells, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
+from charlab.studies.executors.local import Local
 from charlab.studies.expansion import PROGRAM, Expansion
-from charlab.studies.links import link_runs
 from charlab.studies.outcome import STOP_FILE, Outcome, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
-from charlab.studies.progress import showing
 from charlab.studies.state import CellResult, StudyResults, read_results
-from charlab.studies.summary import print_cells, print_summary
 
 NOT_CHOSEN = "_base"  # the option of the group `study` that is no study
 OWN_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
@@ -53,9 +53,9 @@ def hand_over(overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not _is_own(override):
-            several = not equals or parse(override).is_sweep_override()
+            several = not equals or read(override).is_sweep_override()
             handed.append(override if several else f"{key}=choice({UNFIT.get(value, value)})")
-        elif parse(override).is_sweep_override():
+        elif read(override).is_sweep_override():
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
         else:
             handed.append(override)
@@ -67,7 +67,7 @@ def handed_over(arguments: Sequence[str]) -> list[str]:
     typed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
-        single = value.startswith("choice(") and len(list(parse(argument).sweep_string_iterator())) == 1
+        single = value.startswith("choice(") and len(list(read(argument).sweep_string_iterator())) == 1
         if not _is_own(argument):
             chosen = value[len("choice(") : -1]
             typed.append(f"{key}={FITTED.get(chosen, chosen)}" if single else argument)
@@ -96,7 +96,7 @@ def sweep(
     Raises:
         UserError: if something in it is wrong; nothing has been written then.
     """
-    console = console or Console()
+    console, started = console or Console(), time.monotonic()
     choices = config.hydra.runtime.choices
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None else [])):
         if (absent := missing_extra(part)) is not None:
@@ -110,14 +110,17 @@ def sweep(
         return None
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
-    plan = expansion.plan(_command(config, typed))
+    plan = expansion.plan(_command(config, typed), console)
     executor.check(expansion.output_dir)
     again = (*definition.rerun, "all") if "force=true" in map(str.lower, typed) else definition.rerun
     if config.dry_run:
         rehearse(plan, expansion.output_dir, console, again=again, at_once=executor.at_once)
         return None
 
+    ran: list[Cell] = []
+
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
+        ran.extend(cells)
         expansion.write(folder, cells)
         executor.run(folder, cells)
 
@@ -126,6 +129,8 @@ def sweep(
         from charlab.studies.report.program import make_report  # here, since it imports matplotlib
 
         make_report(results, console=console)
+    if ran and isinstance(executor, Local):
+        print_shares(results, ran, time.monotonic() - started, executor.at_once, console)
     return results
 
 
@@ -176,13 +181,32 @@ def conduct(
                 _tell_never_begun(folder, due)
         finally:
             results = read_results(plan, output_dir)
-            link_runs(results)
+            _link_runs(results)
             print_summary(results, console)
     return results
 
 
 def _folder(plan: Plan, output_dir: Path) -> Path:
     return output_dir.absolute() / "studies" / plan.name
+
+
+def _link_runs(results: StudyResults) -> None:
+    """Make `runs/ARM/SEED` in the study's folder a link to that run's folder, for TensorBoard; remove former links."""
+    home = results.folder / "runs"
+    wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
+    for link in home.glob("*/*"):
+        if link.is_symlink() and link not in wanted:
+            link.unlink()
+    for link, folder in wanted.items():
+        target = os.path.relpath(folder.absolute(), link.parent)
+        if link.is_symlink() and os.readlink(link) == target:
+            continue
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(target), target_is_directory=True)
+    for arm in home.glob("*"):
+        if arm.is_dir() and not any(arm.iterdir()):
+            arm.rmdir()
 
 
 def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:

@@ -2,14 +2,17 @@
 
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from charlab.studies import progress
+from charlab.runs.record import Record
+from charlab.studies import display
+from charlab.studies.display import Progress, print_shares, seconds_left, showing
 from charlab.studies.outcome import Outcome, cell_lock, held
 from charlab.studies.plan import Cell
-from charlab.studies.progress import Progress, seconds_left, showing
+from charlab.studies.state import CellResult, StudyResults
 
 CELLS = [Cell(arm, seed, f"{arm}/{seed}", ()) for seed in (1, 2) for arm in ("a", "b")]
 A1, B1, A2, B2 = CELLS
@@ -43,7 +46,7 @@ def test_cells_are_counted_by_their_outcomes(tmp_path):
 
 
 def test_a_file_gets_a_line_for_each_cell(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(display, "SECONDS_BETWEEN_LOOKS", 0.01)
     output = io.StringIO()
     with showing(tmp_path, CELLS, Console(file=output, width=40)):
         for cell in CELLS:
@@ -63,3 +66,15 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
     assert "a/1 finished" not in shown
     assert "2/4 cells" in shown
     assert "1 done, 0 running, 1 failed" in shown
+
+
+def test_the_part_of_the_time_that_was_training():
+    record = Record(Path("run"), "mine", "f", "finished", time={"training_s": 6.0, "evaluation_s": 2.0})
+    cells = (
+        CellResult(A1, "finished", record=record),
+        CellResult(B1, "failed"),
+        CellResult(A2, "finished", record=record),
+    )
+    output = io.StringIO()
+    print_shares(StudyResults(None, cells, Path("study")), [A1, B1], 10.0, 2, Console(file=output, width=200))
+    assert output.getvalue() == "2 cells in 0:00:10, 2 at a time: 30% of the time was training, 10% evaluation.\n"

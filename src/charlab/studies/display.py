@@ -1,0 +1,268 @@
+"""What a study shows on the terminal: its cells while they run, and afterwards those that have no result."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from charlab.quantities import clock, count
+from charlab.studies.definition import SHORTENED
+from charlab.studies.expansion import PROGRAM
+from charlab.studies.outcome import Outcome, cell_path
+from charlab.studies.plan import Cell
+from charlab.studies.state import CellResult, StudyResults
+
+SECONDS_BETWEEN_LOOKS = 0.5
+STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}
+
+
+@contextmanager
+def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[None]:
+    """Show the progress of these cells while the block runs: a bar on a terminal, a line per cell elsewhere.
+
+    Everything is read from the study's folder, so it does not matter where the cells run.
+    """
+    progress = Progress(study, cells)
+    draws = console.is_terminal and not console.is_dumb_terminal
+    live = Live(console=console, auto_refresh=False, transient=True) if draws else None
+    stopped = threading.Event()
+
+    def watch() -> None:
+        while True:
+            last = stopped.is_set()
+            for cell, outcome in progress.look():
+                if live is None or outcome.fate != "finished":
+                    console.print(progress.line(cell, outcome), markup=False, highlight=False, soft_wrap=True)
+            if live is not None:
+                live.update(progress.bar(), refresh=True)
+            if last:
+                return
+            stopped.wait(SECONDS_BETWEEN_LOOKS)
+
+    thread = threading.Thread(target=watch, name="progress", daemon=True)
+    if live is not None:
+        live.start()
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+        if live is not None:
+            live.stop()
+
+
+class Progress:
+    """The progress of a study's cells since this was made.
+
+    Args:
+        study: the study's folder.
+        cells: those to be run.
+    """
+
+    def __init__(self, study: Path, cells: Sequence[Cell]) -> None:
+        self.study, self.cells = study, cells
+        self._former = {cell: Outcome.load(study, cell) for cell in cells}
+        self._started = time.monotonic()
+        self._running_since: dict[Cell, float] = {}
+        self._most_at_once = 1
+        self.ended: dict[Cell, Outcome] = {}
+
+    def look(self) -> list[tuple[Cell, Outcome]]:
+        """Read the outcomes again; return those that are new."""
+        new = []
+        for cell in self.cells:
+            if cell in self.ended:
+                continue
+            outcome = Outcome.load(self.study, cell)
+            if outcome is None or outcome == self._former[cell]:
+                continue
+            if outcome.fate == "running":
+                self._running_since.setdefault(cell, time.monotonic())
+                continue
+            self._running_since.pop(cell, None)
+            self.ended[cell] = outcome
+            new.append((cell, outcome))
+        self._most_at_once = max(self._most_at_once, len(self._running_since))
+        return new
+
+    @property
+    def running(self) -> list[Cell]:
+        """The cells that run now."""
+        return list(self._running_since)
+
+    @property
+    def failed(self) -> int:
+        """How many have ended without a result."""
+        return sum(outcome.fate != "finished" for outcome in self.ended.values())
+
+    def seconds_left(self) -> float | None:
+        """Return how long the rest will take, judging by the finished cells; None before the first has finished."""
+        took = {cell: outcome.seconds for cell, outcome in self.ended.items() if outcome.fate == "finished"}
+        now = time.monotonic()
+        left = {cell: 0.0 for cell in self.cells if cell not in self.ended}
+        left |= {cell: now - since for cell, since in self._running_since.items()}
+        return seconds_left(took, left, self._most_at_once)
+
+    def line(self, cell: Cell, outcome: Outcome) -> str:
+        """Return the line for a cell that has ended."""
+        reason = outcome.reason.strip().splitlines()
+        why = f" ({reason[-1].strip()})" if reason else ""
+        count = f"{len(self.ended)}/{len(self.cells)}"
+        took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else nobody looked
+        return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
+
+    def bar(self) -> RenderableType:
+        """Return what a terminal shows."""
+        done = len(self.ended) - self.failed
+        counts = [f"{done} done", f"{len(self._running_since)} running"]
+        counts += [f"{self.failed} failed"] if self.failed else []
+        times = [clock(time.monotonic() - self._started), *self._left()]
+        grid = Table.grid(padding=(0, 2), expand=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(ratio=1)
+        grid.add_column(justify="right", no_wrap=True)
+        bar = ProgressBar(total=max(1, len(self.cells)), completed=len(self.ended))
+        grid.add_row(Text(f"{len(self.ended)}/{len(self.cells)} cells", style="bold"), bar, Text("  ".join(times)))
+        running = "running: " + "  ".join(cell.key for cell in self.running) if self.running else ""
+        return Group(grid, Text("   ".join([", ".join(counts), running]).rstrip(), no_wrap=True, overflow="ellipsis"))
+
+    def _left(self) -> list[str]:
+        seconds = self.seconds_left()
+        return [f"{clock(seconds)} left"] if seconds else []
+
+
+def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once: int) -> float | None:
+    """Return how long the remaining cells will take.
+
+    Args:
+        took: seconds that each finished cell has taken; an arm without one counts as an average arm.
+        left: seconds that each remaining cell has been running for.
+        at_once: how many run at a time.
+
+    Returns:
+        Seconds, or None if no cell has finished.
+    """
+    if not took:
+        return None
+    by_arm: dict[str, list[float]] = defaultdict(list)
+    for cell, seconds in took.items():
+        by_arm[cell.arm].append(seconds)
+    average = statistics.fmean(took.values())
+    expected = [
+        max(0.0, (statistics.fmean(by_arm[cell.arm]) if cell.arm in by_arm else average) - since)
+        for cell, since in left.items()
+    ]
+    return max([sum(expected) / at_once, *expected]) if expected else 0.0
+
+
+def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
+    """Print every cell, what is known of it, and how long those to be run may take.
+
+    Args:
+        results: of the study so far.
+        todo: the cells that would be run now.
+        at_once: how many at a time.
+        console: where to print.
+    """
+    table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
+    due = {result.cell.key for result in todo}
+    for result in results.cells:
+        notes = [note for note, holds in (("older code", result.older), ("to run", result.cell.key in due)) if holds]
+        status = f"[{STYLES.get(result.status, 'red')}]{result.status}[/]" + "".join(f", {note}" for note in notes)
+        table.add_row(escape(result.cell.arm), str(result.cell.seed), status, escape(result.cell.run))
+    console.print(table)
+    for arm in results.plan.arms:
+        if SHORTENED.search(arm.name):
+            values = ", ".join(f"{key}={value}" for key, value in arm.factors.items())
+            console.print(f"{arm.name}: {values}", markup=False, highlight=False, soft_wrap=True)
+    _print_notes(results, console)
+    plan = results.plan
+    cells = f"{count(len(plan.cells), 'cell')}: {count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}"
+    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{_time(results, todo, at_once)}.", soft_wrap=True)
+
+
+def print_summary(results: StudyResults, console: Console) -> None:
+    """Print how many cells have finished, and for each other one the reason and the command that runs it alone."""
+    console.print(f"[bold]{escape(results.plan.name)}[/]: {_counts(results)}", soft_wrap=True)
+    _print_notes(results, console)
+    for result in results.cells:
+        if result.status in ("finished", "missing", "running", "corrupt"):
+            continue
+        reason = result.reason.strip().splitlines()
+        console.print(
+            f"[red]{escape(result.cell.key)} {result.status}[/]: {escape(reason[-1] if reason else 'no reason known')}",
+            soft_wrap=True,
+        )
+        console.print(f"  again: python {PROGRAM} {escape(shlex.join(result.cell.overrides))}", soft_wrap=True)
+        log = cell_path(results.folder, result.cell, ".log")
+        if log.exists():
+            console.print(f"  log:   {escape(str(log))}", soft_wrap=True)
+    older = sum(result.older for result in results.cells)
+    if older:
+        console.print(
+            f"{older} of these results {'is' if older == 1 else 'are'} of older code; "
+            r"study.rerun=\[older] makes them again.",
+            soft_wrap=True,
+        )
+
+
+def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, at_once: int, console: Console) -> None:
+    """Print what part of the time was training.
+
+    Args:
+        results: of the study.
+        cells: those that have just been run.
+        seconds: how long everything took, from planning to the report.
+        at_once: how many cells ran at a time.
+        console: where to print.
+    """
+    ran = {cell.key for cell in cells}
+    records = [result.record for result in results.cells if result.cell.key in ran and result.record is not None]
+    available = seconds * min(at_once, len(cells))
+    training = sum(record.time.get("training_s", 0.0) for record in records)
+    evaluation = sum(record.time.get("evaluation_s", 0.0) for record in records)
+    console.print(
+        f"{count(len(cells), 'cell')} in {clock(seconds)}, {at_once} at a time: "
+        f"{training / available:.0%} of the time was training, {evaluation / available:.0%} evaluation.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _counts(results: StudyResults) -> str:
+    counts = Counter(result.status for result in results.cells)
+    finished = counts.pop("finished", 0)
+    others = "".join(f", {number} {status}" for status, number in counts.items())
+    return f"{finished} of {len(results.cells)} finished{others}"
+
+
+def _print_notes(results: StudyResults, console: Console) -> None:
+    """Print which files cannot be read."""
+    for result in results.cells:
+        if result.status in ("finished", "missing", "corrupt") and result.reason:
+            console.print(f"[red]{escape(result.cell.key)}[/]: {escape(result.reason)}", soft_wrap=True)
+
+
+def _time(results: StudyResults, todo: Sequence[CellResult], at_once: int) -> str:
+    """Return how long the cells may take, by the finished ones of the same arm, or of any."""
+    if not todo:
+        return ""
+    took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
+    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
+    if seconds is None:
+        return ", how long that takes is not known before the first has finished"
+    return f", about {clock(seconds)} {f'with {at_once} at a time' if at_once > 1 else 'one after the other'}"
