@@ -195,7 +195,7 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
         looks: by arm.
         width: of the figure in inches.
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
 
     row_height = 0.4 if len(judgments) <= 6 else 0.3
     figure, [axes] = new_figure(width, row_height * len(judgments) + 0.56, left=0.12, right=0.12, bottom=0.4)
@@ -204,6 +204,7 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     low, high = _difference_limits(comparisons, margin)
     if max(-low, high) > _SEVERAL_MARGINS * margin:
         axes.set_xscale("symlog", linthresh=2 * margin, linscale=0.6)
+        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=2 * margin, subs=(1, 3)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set_xlim(low, high)
     axes.set_ylim(0.55 - len(judgments), 0.75)
