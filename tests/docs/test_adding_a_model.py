@@ -15,7 +15,7 @@ PAGE = ROOT / "docs" / "adding-a-model.md"
 
 @pytest.fixture
 def copy(tmp_path):
-    for name in ("src", "conf", "scripts", "tests"):
+    for name in ("src", "conf", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "local"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
@@ -37,7 +37,8 @@ def test_the_page_adds_a_model_with_two_files_and_no_edit(copy):
     assert all(after[path] == contents for path, contents in before.items())
 
     (commands,) = re.findall(r"```sh\n(.*?)```", page, flags=re.S)
-    train, test = (re.sub("^python", sys.executable, line) for line in commands.strip().splitlines())
+    programs = {"charlab": f"{sys.executable} -m charlab", "python": sys.executable}
+    train, test = (re.sub(r"^\w+", lambda word: programs[word[0]], line) for line in commands.strip().splitlines())
     environment = os.environ | {"PYTHONPATH": str(copy / "src")}
     result = subprocess.run(train, shell=True, cwd=copy, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import charlab
-from charlab import cli
+from charlab.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,16 +65,14 @@ def test_there_are_commands_of_every_kind():
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "study=" not in line])
 def test_a_command_works_as_it_stands(line, folder, run, monkeypatch, capfd):
     monkeypatch.chdir(folder)
-    program, *arguments = shortened(shlex.split(line)[1:], run)
-    assert getattr(cli, program)(arguments) == 0, capfd.readouterr().err
+    assert main(shortened(shlex.split(line)[1:], run)) == 0, capfd.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_study_is_planned_as_it_stands(folder, monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(folder)
     (line,) = (line for line in COMMANDS if "dry_run" in line)
-    program, *arguments = shlex.split(line)[1:]
-    assert getattr(cli, program)([*arguments, *PLAY, "--config-dir", str(folder / "conf")]) == 0
+    assert main([*shlex.split(line)[1:], *PLAY, "--config-dir", str(folder / "conf")]) == 0
     assert "24 cells: 3 arms × 8 seeds" in capfd.readouterr().out
 
 

@@ -186,4 +186,4 @@ def test_a_loss_within_a_time_has_its_command(records, tmp_path):
     records("benchmark-four_minutes", 1.4963, overrides=["model.ngrams.orders=[2,3]"])
     text = page(tmp_path)
     assert row(text, "four minutes")[5:7] == ["128", "1.4963"]
-    assert "python scripts/train.py experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text
+    assert "charlab train experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text

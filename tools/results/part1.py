@@ -40,7 +40,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
         "These commands repeat the runs:",
         "",
         "```sh",
-        *(f"python scripts/train.py {shlex.join(translate(run.overrides)[0])}" for run in ranked),
+        *(f"charlab train {shlex.join(translate(run.overrides)[0])}" for run in ranked),
         "```",
     ]
     machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})

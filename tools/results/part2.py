@@ -203,7 +203,7 @@ def _published() -> list[str]:
 def _command(budget: float) -> list[str]:
     """Return the command that makes the table, where a study is shipped for its budget."""
     study = STUDIES.get(budget)
-    return ["```sh", f"python scripts/train.py -m study={study}", "```", ""] if study else []
+    return ["```sh", f"charlab train -m study={study}", "```", ""] if study else []
 
 
 def _mean(runs: Sequence[Record], protocol: str, figure: str) -> float:

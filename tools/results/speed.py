@@ -74,7 +74,7 @@ def _run(run: Record) -> str:
 
 
 def _command(run: Record) -> str:
-    return f"python scripts/train.py {shlex.join(translate(run.overrides)[0])}"
+    return f"charlab train {shlex.join(translate(run.overrides)[0])}"
 
 
 def _row(record: dict[str, Any], figure: dict[str, Any]) -> str:
