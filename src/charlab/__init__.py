@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
+
 if TYPE_CHECKING:
     from charlab.api import load, requalify, run, study
 

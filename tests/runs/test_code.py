@@ -368,3 +368,18 @@ def test_looking_for_a_module_is_not_loading_it(loaded):
     assert changed(before, now()) == ["studentlab.activations"]
     importlib.import_module("studentlab.activations")
     assert changed(before, now()) == ["studentlab.activations"]
+
+
+def test_an_edit_between_a_models_import_and_its_first_run_is_seen(tmp_path):
+    (tmp_path / "mine.py").write_text("import charlab\nclass Net: x = 1\n")
+    code = """
+import time
+import mine
+time.sleep(0.05)  # more than the clock of a file system is late
+open("mine.py", "w").write("class Net: x = 2\\n")
+from charlab.runs.code import sources_of
+sources_of({"_target_": "mine.Net"}, ())
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(tmp_path)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "mine.py was edited after mine had been imported" in done.stderr

@@ -12,18 +12,15 @@ import importlib.util
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
-from importlib.abc import MetaPathFinder
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from charlab.errors import UserError
+from charlab.loaded import LOADED
 from charlab.runs import definitions
 
 EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
@@ -362,56 +359,3 @@ def _imports(tree: ast.Module) -> list[str]:
 
     visit(tree)
     return list(names)
-
-
-# --- What this process has loaded ------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Load:
-    at: int  # when the import began, in nanoseconds since the epoch
-    reloaded: bool = False
-    digest: str | None = None  # of its source, once that was looked at
-
-
-class Loaded(MetaPathFinder):
-    """Notes when modules are loaded, so that a file that was edited since is noticed. It finds none itself."""
-
-    def __init__(self) -> None:
-        self._loads: dict[str, _Load] = {}
-        self._since = time.time_ns()
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Note the time; let other finders find the module."""
-        self._loads[fullname] = _Load(time.time_ns(), reloaded=target is not None)
-
-    def check(self, name: str, digest: str, file: Path, importers: Iterable[str] = ()) -> None:
-        """Raise `UserError` if a loaded module is not what its file holds now.
-
-        Args:
-            name: of the module.
-            digest: of the file's source now.
-            file: where that is.
-            importers: modules that import it, which have to be reloaded after it.
-        """
-        load = self._loads.setdefault(name, _Load(self._since))
-        if load.digest is None:
-            modified = file.stat().st_mtime_ns
-            edited = load.at < modified <= time.time_ns()
-            load.digest = None if edited else digest
-        if load.digest != digest:
-            raise UserError(
-                f"{file} was edited after {name} had been imported: restart the kernel or program, "
-                f"or call importlib.reload on the module, and run again."
-            )
-        for importer in importers if load.reloaded else ():
-            other = self._loads.get(importer, _Load(self._since))
-            if importer in sys.modules and other.at < load.at:
-                raise UserError(
-                    f"{name} was reloaded, but {importer}, which imports it, still holds the former version: "
-                    f"restart the kernel or program, or reload {importer} as well."
-                )
-
-
-LOADED = Loaded()
-sys.meta_path.insert(0, LOADED)
