@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks import gpu, inference, training
 from benchmarks.pairs import FILE_NAME, measure, save
-from charlab.configuration.nearest import nearest
+from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 
 ROOT = Path(__file__).parents[1]

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from omegaconf import DictConfig
@@ -72,11 +71,10 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[DictConfig]:
         seen.append(config)
         behave(config.seed)
 
-    divergence = SimpleNamespace(DivergedError=Diverged)
-    monkeypatch.setitem(sys.modules, "charlab.runs.train", SimpleNamespace(train=train))
-    monkeypatch.setitem(sys.modules, "charlab.training.callbacks.divergence", divergence)
-    monkeypatch.setitem(sys.modules, "charlab.runs.evaluate", SimpleNamespace(evaluate_run=other))
-    monkeypatch.setitem(sys.modules, "charlab.runs.generate", SimpleNamespace(generate_from_run=other))
+    monkeypatch.setattr("charlab.runs.train.train", train)
+    monkeypatch.setattr("charlab.training.callbacks.divergence.DivergedError", Diverged)
+    monkeypatch.setattr("charlab.runs.evaluate.evaluate_run", other)
+    monkeypatch.setattr("charlab.runs.generate.generate_from_run", other)
     return seen
 
 

@@ -18,16 +18,23 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import charlab.runs.store  # registers the resolver in `hydra.run.dir`
-from charlab.configuration.compose import Composer, check_output_folder, hydra_config, leave_out_sweep, resolve_values
-from charlab.configuration.diagnosis import find_user_error
-from charlab.configuration.loader import HYDRA_VERSION, search_path
-from charlab.configuration.location import conf_folder
+from charlab.configuration.compose import (
+    VERSION_BASE,
+    Composer,
+    check_output_folder,
+    conf_folder,
+    config_loader,
+    hydra_config,
+    leave_out_sweep,
+    resolve_values,
+    typed_overrides,
+)
+from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
 
@@ -114,10 +121,12 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
 
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a model of the user's own, as `python -m` finds it
     try:
         prepared = _checked(config_name, arguments)
         with _command_line(prepared):
-            hydra.main(version_base=HYDRA_VERSION, config_path=str(conf_folder()), config_name=config_name)(task)()
+            hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -138,6 +147,20 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
 
 
 class _ArgumentParser(ArgumentParser):
+    """Hydra's options (https://hydra.cc/docs/advanced/hydra-command-line-flags), mistakes in which are a sentence."""
+
+    def __init__(self) -> None:
+        super().__init__(add_help=False)
+        self.add_argument("overrides", nargs="*")
+        for flags in ("--help -h", "--hydra-help", "--version", "--resolve", "--run -r", "--multirun -m"):
+            self.add_argument(*flags.split(), action="store_true")
+        self.add_argument("--shell-completion", "-sc", action="store_true")
+        self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
+        self.add_argument("--info", "-i", nargs="?", const="all")
+        for options in ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
+            self.add_argument(*options.split())
+        self.add_argument("--experimental-rerun")
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.capitalize()}; see --help.")
 
@@ -148,9 +171,9 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     Raises:
         UserError: if it is not.
     """
-    options = _ArgumentParser(parents=[get_args_parser()], add_help=False).parse_intermixed_args(arguments)
-    path = search_path(options.config_path, options.config_dir)
-    composer = Composer(options.config_name or config_name, path, VALUES[config_name])
+    options = _ArgumentParser().parse_intermixed_args(arguments)
+    loader = config_loader(Path(options.config_path)) if options.config_path else None
+    composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     overrides = composer.prepare(typed)
     flags = [argument for argument in arguments if argument not in options.overrides]
@@ -161,7 +184,7 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             or "hydra.mode=MULTIRUN" in overrides
             or (not shows and config_name == "train" and _is_study(overrides))
         )
-        jobs = [] if sweep else [composer.job(overrides, complete=not shows)]
+        jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
         if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # a file of the user's says so
             sweep = True
         if sweep and not shows and _makes_study(composer.master(overrides)):
@@ -174,6 +197,10 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             check_output_folder(job, sweep=sweep)
         if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
             raise SystemExit(0)
+        if not sweep:
+            composer.build()
+        undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they have got a + by now
+        overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     return [*overrides, *flags]  # Hydra has the overrides in one piece
 
 

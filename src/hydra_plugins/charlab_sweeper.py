@@ -21,7 +21,7 @@ class CharlabSweeper(Sweeper):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep the configuration of the sweep."""
-        self._config, self._search_path = config, hydra_context.config_loader.get_search_path()
+        self._config, self._config_loader = config, hydra_context.config_loader
 
     def sweep(self, arguments: list[str]) -> None:
         """Run the study, search or ordinary sweep that the configuration and the arguments describe.
@@ -32,7 +32,7 @@ class CharlabSweeper(Sweeper):
         from charlab.configuration.compose import Composer  # here, since Hydra imports this file whenever it starts
         from charlab.studies.sweep import sweep
 
-        composer = Composer(self._config.hydra.job.config_name, self._search_path)
+        composer = Composer(self._config.hydra.job.config_name, self._config_loader)
         results = sweep(self._config, composer, arguments)
         if results is not None and not results.finished:
             raise SystemExit(1)

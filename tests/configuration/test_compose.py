@@ -6,8 +6,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from charlab.configuration import location
-from charlab.configuration.compose import check_output_folder, compose
+from charlab.configuration import compose as composing
+from charlab.configuration.compose import check_output_folder, compose, conf_folder
 from charlab.errors import UserError
 
 
@@ -86,15 +86,15 @@ def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path)
 
 
 def test_where_the_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (location.conf_folder() / "model").is_dir()
-    module = tmp_path / "site-packages" / "charlab" / "configuration" / "location.py"
-    monkeypatch.setattr(location, "__file__", str(module))
+    assert (conf_folder() / "model").is_dir()
+    module = tmp_path / "site-packages" / "charlab" / "configuration" / "compose.py"
+    monkeypatch.setattr(composing, "__file__", str(module))
     with pytest.raises(UserError, match="install charlab again"):
-        location.conf_folder()
+        conf_folder()
     installed = tmp_path / "site-packages" / "charlab" / "conf"
     installed.mkdir(parents=True)
     (installed / "train.yaml").touch()
-    assert location.conf_folder() == installed
+    assert conf_folder() == installed
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,15 @@ import importlib.util
 import pytest
 
 from charlab import cli
-from charlab.configuration import extras
-from charlab.configuration.extras import EXTRAS, missing_extra
+from charlab.configuration import messages
+from charlab.configuration.messages import EXTRAS, missing_extra
 
 
 @pytest.fixture
 def nothing_installed(monkeypatch):
     modules = {module for _, module in EXTRAS.values()}
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in modules else find_spec(name))
+    monkeypatch.setattr(messages, "find_spec", lambda name: None if name in modules else find_spec(name))
 
 
 @pytest.mark.usefixtures("nothing_installed")

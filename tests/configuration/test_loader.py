@@ -21,10 +21,3 @@ def test_what_was_composed_may_be_changed(composer: Composer) -> None:
     composer.job(["model.width=9"]).model.part.steps = 9
     config = composer.job([])
     assert (config.seed, config.model.width, config.model.part.steps) == (1, 8, 3)
-
-
-def test_files_that_are_remembered_stay_as_they_were(conf: Path, composer: Composer) -> None:
-    composer.loader.remember()
-    assert composer.job([]).model.width == 8
-    widen(conf, 9)
-    assert composer.job([]).model.width == 8

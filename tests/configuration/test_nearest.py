@@ -1,4 +1,4 @@
-from charlab.configuration.nearest import nearest, similar
+from charlab.configuration.messages import nearest, similar
 
 
 def test_the_most_similar_words_are_named_first() -> None:

@@ -8,16 +8,14 @@ has to be a parameter.
 import warnings
 from collections.abc import Iterator
 
+import hydra
 import pytest
-from hydra._internal.config_repository import CachingConfigRepository
-from hydra._internal.defaults_list import create_defaults_list
-from omegaconf import DictConfig, OmegaConf
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from charlab.configuration import programs
-from charlab.configuration.check import _INSTRUCTIONS
-from charlab.configuration.compose import Composer, compose
-from charlab.configuration.loader import Loader, _hydra_version, search_path
-from charlab.configuration.location import conf_folder
+from charlab.configuration.check import INSTRUCTIONS
+from charlab.configuration.compose import VERSION_BASE, Composer, compose, conf_folder
 from charlab.configuration.signatures import signature
 from charlab.errors import UserError
 
@@ -41,30 +39,19 @@ def constructions(node: object) -> Iterator[dict[str, object]]:
             yield from constructions(child)
 
 
-@pytest.fixture(scope="module")
-def loader() -> Loader:
-    return Loader(search_path())
-
-
-def composed(name: str, loader: Loader) -> DictConfig:
-    """Returns what a file and those in its defaults list say, without Hydra's own node, which takes long."""
-    repository = CachingConfigRepository(loader.repository)
-    with _hydra_version(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "In .*Defaults list is missing `_self_`")  # about primary files, as here
-        files = create_defaults_list(repository, name, [], prepend_hydra=False, skip_missing=False).defaults
-        return loader._compose_config_from_defaults_list(files, repository)
-
-
 @pytest.mark.parametrize("name", PARTS)
-def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str, loader: Loader) -> None:
-    for node in constructions(OmegaConf.to_container(composed(name, loader), resolve=False)):
+def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str) -> None:
+    with initialize_config_dir(str(FOLDER), **VERSION_BASE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "In .*Defaults list is missing `_self_`")  # about primary files, as here
+        composed = hydra.compose(name)
+    for node in constructions(OmegaConf.to_container(composed, resolve=False)):
         target = str(node["_target_"])
-        keys, known = set(node) - _INSTRUCTIONS, signature(target)
+        keys, known = set(node) - INSTRUCTIONS, signature(target)
         assert known is not None, f"{target} cannot be read"
         if target.startswith("charlab."):
             assert keys | CHOSEN == (known.configured - LEFT_OUT.get(name, set())) | CHOSEN, target
         else:
-            assert keys <= set(known.parameters), target
+            assert keys <= set(known.annotations), target
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate"])

@@ -181,8 +181,8 @@ class TestDenoiser:
     @pytest.mark.parametrize(
         ("options", "named"),
         [
-            ({"causal": True}, r"model\.mixer=Attention.*model\.mixer\.causal=false"),
-            ({"mixer": RunningAverage, "position": None}, "model.mixer=RunningAverage looks to the left only"),
+            ({"causal": True}, r"mixer=Attention.*model\.mixer\.causal=false"),
+            ({"mixer": RunningAverage, "position": None}, "mixer=RunningAverage looks to the left only"),
             ({"num_steps": 0}, "num_steps of MaskedDiffusion must be an integer ≥ 1 or none"),
         ],
     )

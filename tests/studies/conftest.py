@@ -8,9 +8,7 @@ from typing import cast
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.compose import Composer
-from charlab.configuration.loader import search_path
-from charlab.configuration.location import conf_folder
+from charlab.configuration.compose import Composer, conf_folder
 from charlab.studies.definition import Definition, define
 
 OWN = conf_folder()
@@ -51,7 +49,7 @@ def write_study(conf: Path, text_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def composer(conf: Path) -> Composer:
-    return Composer("train", search_path(additional=conf))
+    return Composer("train", config_dir=str(conf))
 
 
 @pytest.fixture

@@ -110,7 +110,7 @@ def test_a_mistake_in_a_study_is_told_in_a_sentence(
     ("body", "sentence"),
     [
         ("arms: {a: [], a: [x=1]}", "Two arms are named a (in study/mine.yaml, line 4): give each a name of its own."),
-        ("margin: 1\nmargin: 2", "The key margin stands twice (in study/mine.yaml, line 5): keep one of them."),
+        ("margin: 1\nmargin: 2", "The key margin is there twice (in study/mine.yaml, line 5): keep one of them."),
     ],
 )
 def test_what_stands_twice_is_named(write_study: Write, composer: Composer, body: str, sentence: str) -> None:

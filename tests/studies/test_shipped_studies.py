@@ -7,9 +7,8 @@ import pytest
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from charlab.configuration.compose import Composer
+from charlab.configuration.compose import Composer, conf_folder
 from charlab.configuration.former import translate
-from charlab.configuration.location import conf_folder
 from charlab.studies import expansion
 from charlab.studies.definition import define
 from charlab.studies.paired import minimum_seeds
@@ -25,9 +24,7 @@ STUDIES = sorted(path.stem for path in (conf_folder() / "study").glob("*.yaml") 
 
 @pytest.fixture(scope="module")
 def composer() -> Composer:
-    composer = Composer()
-    composer.loader.remember()
-    return composer
+    return Composer()
 
 
 @pytest.mark.slow

@@ -361,7 +361,7 @@ def test_a_long_name_is_shortened_and_shown_whole(
     ("typed", "sentence"),
     [
         (["study=mine,other"], "study=mine,other has several values, but concerns the whole of a sweep"),
-        (["study=mnie"], "There is no study=mnie; did you mean mine?"),
+        (["study=mnie"], "There is no study=mnie in charlab's own configuration"),
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
         (["study=mine", "model.typo=1"], "There is no key model.typo"),
         (["study=mine", "output_dir=../text.txt"], "cannot be made, since"),
@@ -379,7 +379,7 @@ def test_a_mistake_ends_before_anything_is_written(
 
 
 def test_a_mistake_is_found_without_torch(conf: Path, work: Path, write_study: Callable[..., str]) -> None:
-    write_study(arms="{learned: [], rot: [model.typo=1]}")
+    write_study(arms="{learned: [], rot: [plot.typo=1]}")
     program = f"""
 import sys
 from charlab import cli
@@ -389,5 +389,5 @@ assert not slow, slow
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith("The arm rot does not compose: There is no key model.typo")
+    assert done.stderr.startswith("The arm rot does not compose: There is no key plot.typo")
     assert list(work.iterdir()) == []

@@ -2,8 +2,7 @@
 
 import pytest
 
-from charlab.configuration.compose import Composer
-from charlab.configuration.location import conf_folder
+from charlab.configuration.compose import Composer, conf_folder
 from charlab.runs.archive import Archive
 from charlab.studies import expansion
 from charlab.studies.definition import define

@@ -8,7 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.diagnosis import find_user_error
+from charlab.configuration.messages import find_user_error
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -26,4 +26,7 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
     try:
         return instantiate(node, *arguments, **more)
     except InstantiationException as error:
-        raise find_user_error(error) or error from None
+        mistake = find_user_error(error)
+        if mistake is None:
+            raise
+        raise mistake from None

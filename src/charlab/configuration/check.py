@@ -1,210 +1,225 @@
-"""Checking a composed configuration: every key is known, every value is of its type.
+"""Checking a composed configuration: every key is known, every value is of its type, every part can be built.
 
-The schema is what is there anyway: the signatures of the `_target_`s, and the keys that the configuration's own files
-declare where nothing is constructed.
+The constructors are the schema. What needs no import is checked first, then the model, data and whatever else is built
+from torch alone, then what needs Lightning; so a mistake is told as soon as it can be known.
 """
 
 from __future__ import annotations
 
+import re
 import typing
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
-from omegaconf import Container, DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import (
-    InterpolationKeyError,
-    InterpolationToMissingValueError,
-    OmegaConfBaseException,
-)
+from omegaconf import Container, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
 
-from charlab.configuration.constraints import check_constraints
-from charlab.configuration.loader import Source, typed_overrides
-from charlab.configuration.nearest import nearest, similar
+from charlab.configuration.messages import all_keys, similar, unknown_key
 from charlab.configuration.signatures import Signature, signature
 from charlab.errors import UserError
 from charlab.types import display, fits, requirement
 
-_INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
-_OWN_VALUES = [("trainer.precision", "auto")]  # what charlab adds to another library's argument
-_LATER = object()  # a value that is known only once the program runs
+if TYPE_CHECKING:
+    from charlab.configuration.compose import Composition
+
+INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
+LATER = object()
+"""In place of a value that is known only once the program runs."""
+LIGHTNING_FREE = ("model", "optimizer", "scheduler")
+"""Parts that are checked before Lightning is imported."""
+OWN_VALUES = (("trainer.precision", "auto"),)
+"""What charlab adds to the values of another library's parameter."""
+COMPONENTS = ("callbacks", "logger")
+"""Groups of parts by names of the user's own."""
+STUDIES = ("study", "search", "launcher")  # they check themselves, when a sweep begins
+_LONGEST_NAME = 200  # bytes; file systems take 255
 
 
-def check(config: DictConfig, sources: Collection[Source], values: Mapping[str, Any], *, complete: bool = True) -> None:
-    """Checks a composed configuration, Hydra's own node excepted.
+def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
+    """Return a configuration, Hydra's own node excepted, as dictionaries and lists, all interpolations resolved.
 
     Args:
-        config: with Hydra's node, which interpolations may refer to.
-        sources: the files that it was composed of.
-        values: types of the values that nothing is constructed with, by dotted name.
+        config: with Hydra's node, to which interpolations may refer.
+        composition: what it is made of.
         complete: whether values may no longer be missing (`???`).
+
+    Raises:
+        UserError: for a value that is missing or refers to nothing.
+    """
+    whole = OmegaConf.to_container(config, resolve=False)
+
+    def value(node: Any, key: Any, raw: Any, path: str) -> Any:
+        if raw == "???":
+            if complete:
+                raise UserError(f"{path} is missing: give {path}=….")
+            return LATER
+        if not isinstance(raw, dict | list) and not (isinstance(raw, str) and "${" in raw):
+            return raw
+        try:
+            found = node[key]
+        except InterpolationToMissingValueError:
+            return LATER
+        except InterpolationKeyError:
+            raise UserError(
+                f"{path}{composition.place(path)} refers to {raw}, which does not exist"
+                f"{similar(str(raw).strip('${}'), all_keys(whole))}"
+            ) from None
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0].rstrip(".")
+            raise UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.") from None
+        if isinstance(found, Container):
+            return content(found, raw if isinstance(raw, dict | list) else OmegaConf.to_container(found), path)
+        return LATER if found is None and "${hydra:" in str(raw) else found
+
+    def content(node: Any, raw: Any, path: str) -> Any:
+        if isinstance(raw, list):
+            return [value(node, index, part, f"{path}[{index}]") for index, part in enumerate(raw)]
+        kept = {key: part for key, part in raw.items() if path or key != "hydra"} if isinstance(raw, dict) else {}
+        return {str(key): value(node, key, part, _join(path, key)) for key, part in kept.items()}
+
+    tree: dict[str, Any] = content(config, whole, "")
+    return tree
+
+
+def check_values(tree: dict[str, Any], composition: Composition, values: Mapping[str, Any]) -> None:
+    """Check what nothing is constructed with. Nothing is imported.
+
+    Args:
+        tree: the configuration, resolved.
+        composition: what it is made of.
+        values: types by dotted name.
 
     Raises:
         UserError: for the first mistake found.
     """
-    _Check(config, sources, complete).run(values)
+    for path, annotation in values.items():
+        parent, _, key = path.rpartition(".")
+        node: Any = tree
+        for part in parent.split(".") if parent else ():
+            node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or key not in node:
+            raise UserError(f"The configuration has no {path}: do not delete it.")
+        _check_value(node[key], path, annotation, composition)
+    _check_keys(tree, "", composition, values)
+    _check_folders(tree, names_folder=values.get("name") is str)
+    for group in COMPONENTS:
+        for key, component in (tree.get(group) or {}).items():
+            if component is not None and not (isinstance(component, dict) and "_target_" in component):
+                raise UserError(
+                    f"{group}.{key} must be a mapping with a _target_, or null, which leaves it out; "
+                    f"change what is in it with {group}.{key}.KEY=…."
+                )
 
 
-class _Check:
-    def __init__(self, config: DictConfig, sources: Collection[Source], complete: bool) -> None:
-        self.config = config
-        self.sources = sources
-        self.complete = complete
-        self.declared = frozenset().union(*(source.keys for source in sources if not source.overlay))
-        typed = {override.lstrip("+~").partition("=")[0] for override in typed_overrides(config)}
-        self.typed = typed - {str(group) for group in config.hydra.runtime.choices}
-
-    def run(self, values: Mapping[str, Any]) -> None:
-        for path, annotation in values.items():
-            parent, _, key = path.rpartition(".")
-            node = OmegaConf.select(self.config, parent) if parent else self.config
-            if not isinstance(node, DictConfig) or node._get_node(key, validate_access=False) is None:
-                raise UserError(f"The configuration has no {path}: do not delete it.")
-            self.check_value(node, key, path, annotation)
-        self.check_mapping(self.config, "")
-        check_constraints(self.config)
-
-    def check_mapping(self, node: DictConfig, path: str) -> None:
-        """Checks a mapping of which nothing is constructed, and what is within it."""
-        for key in map(str, node):
-            inner = _join(path, key)
-            if inner == "hydra":
-                continue
-            value = self.value(node, key, inner)
-            added = bool(path) and isinstance(value, DictConfig) and "_target_" in value  # a further callback, say
-            if inner not in self.declared and not added:
-                raise self.unknown(inner, self.children(path))
-            if isinstance(value, DictConfig) and "_target_" not in value:
-                self.check_mapping(value, inner)
-            else:
-                self.check_constructions(value, inner)
-
-    def check_constructions(self, value: Any, path: str) -> None:
-        """Checks whatever is constructed within a value."""
-        if isinstance(value, DictConfig) and "_target_" in value:
-            self.check_construction(value, path)
-        elif isinstance(value, DictConfig):
-            for key in map(str, value):
-                self.check_constructions(self.value(value, key, _join(path, key)), _join(path, key))
-        elif isinstance(value, ListConfig):
-            for index in range(len(value)):
-                self.check_constructions(self.value(value, index, f"{path}[{index}]"), f"{path}[{index}]")
-
-    def check_construction(self, node: DictConfig, path: str) -> None:
-        """Checks a mapping with a `_target_` against the signature of that."""
-        target = self.value(node, "_target_", f"{path}._target_")
-        if not isinstance(target, str):
-            raise UserError(f"{path}._target_ must be the dotted name of a class or function, not {display(target)}.")
-        try:
-            known = signature(target)
-        except UserError as error:
-            raise UserError(f"{path}._target_{self.place(f'{path}._target_')}: {error}") from None
-        given = set(map(str, node)) - _INSTRUCTIONS
-        for key in map(str, node):
-            if key in given:
-                self.check_argument(node, key, _join(path, key), known)
-        if known is not None and (lacking := sorted(known.required - given)):
-            raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
-
-    def check_argument(self, node: DictConfig, key: str, path: str, known: Signature | None) -> None:
-        if known is None or (known.open and key not in known.parameters):
-            self.check_constructions(self.value(node, key, path), path)
-        elif key in known.supplied:
-            raise UserError(f"{path} cannot be configured{self.place(path)}: the program supplies it.")
-        elif key not in known.parameters:
-            raise self.unknown(path, set(known.parameters) - known.supplied)
-        else:
-            self.check_value(node, key, path, known.parameters[key].annotation)
-
-    def check_value(self, node: DictConfig, key: str, path: str, annotation: Any) -> None:
-        """Checks a value against its type, and what is constructed within it."""
-        value = self.value(node, key, path)
-        self.check_constructions(value, path)
-        if (path, value) in _OWN_VALUES:
-            return
-        if value is _LATER or ("_target_" in node and _is_constructed(value)):
-            return
-        plain = OmegaConf.to_container(value, resolve=True) if isinstance(value, Container) else value
-        if not fits(plain, annotation):
-            hint = similar(plain, _choices(annotation)) if isinstance(plain, str) else "."
-            raise UserError(f"{path}{self.place(path)} must be {requirement(plain, annotation)}{hint}")
-
-    def value(self, node: DictConfig | ListConfig, key: str | int, path: str) -> Any:
-        """Returns a value with its interpolations resolved, or `_LATER` if it is known only once the program runs."""
-        if OmegaConf.is_missing(node, key):
-            if self.complete:
-                raise UserError(f"{path} is missing: give {path}=….")
-            return _LATER
-        text = str(node._get_node(key)._value())  # type: ignore[arg-type, union-attr]
-        try:
-            value = node[key]  # type: ignore[index]
-        except InterpolationToMissingValueError:
-            return _LATER
-        except InterpolationKeyError:
-            raise UserError(
-                f"{path}{self.place(path)} refers to {text}, which does not exist"
-                f"{similar(text.strip('${}'), all_keys(self.config))}"
-            ) from None
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{path}{self.place(path)} cannot be resolved: {reason}.") from None
-        return _LATER if value is None and "${hydra:" in text else value
-
-    def unknown(self, path: str, siblings: Collection[str]) -> UserError:
-        return unknown_key(path, siblings, all_keys(self.config), self.place(path))
-
-    def children(self, path: str) -> set[str]:
-        prefix = f"{path}." if path else ""
-        return {key[len(prefix) :].partition(".")[0] for key in self.declared if key.startswith(prefix)} - {"hydra"}
-
-    def place(self, path: str) -> str:
-        """Returns the file in which `path` was set last, " (in a file)"; nothing if it was typed."""
-        if any(path == key or path.startswith(f"{key}.") for key in self.typed):
-            return ""
-        files = [source.name for source in self.sources if path in source.keys]
-        return f" (in {files[-1]}.yaml)" if files else ""
+def _check_keys(node: dict[str, Any], path: str, composition: Composition, values: Mapping[str, Any]) -> None:
+    """Check the keys of a mapping of which nothing is constructed."""
+    for key, value in node.items():
+        inner = _join(path, key)
+        constructed = isinstance(value, dict) and "_target_" in value
+        further = bool(path) and constructed  # a callback of the user's own, say
+        known = any(name == inner or name.startswith(f"{inner}.") for name in values)
+        if not known and not further and inner not in composition.declared:
+            names = {name[len(path) + 1 if path else 0 :].partition(".")[0] for name in composition.declared}
+            siblings = {name for name in names if _join(path, name) in composition.declared} - {"hydra"}
+            raise unknown_key(inner, siblings, composition.declared, composition.place(inner))
+        if isinstance(value, dict) and not constructed and inner not in STUDIES:
+            _check_keys(value, inner, composition, values)
 
 
-def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str], place: str = "") -> UserError:
-    """Returns the error for a key that does not exist, with what may have been meant.
+def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
+    """Check what folders are named by, and the seed."""
+    name, seed = tree.get("name"), tree.get("seed")
+    if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
+        raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+    if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
+        raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+    if tree.get("output_dir") == "":  # runs would go to the root of the file system
+        raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+    if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
+        raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
+
+
+def check_parts(tree: dict[str, Any], composition: Composition, built: dict[str, Any]) -> None:
+    """Check whatever is constructed against its signature, and build the model and what it is trained with.
 
     Args:
-        path: the key, dotted.
-        siblings: names that are known in its stead.
-        everywhere: all keys of the configuration, dotted, among which the same name may stand elsewhere.
-        place: where it was set, " (in a file)".
+        tree: the configuration, resolved and with its values checked.
+        composition: what it is made of.
+        built: models that have been built already; it is added to.
+
+    Raises:
+        UserError: for the first mistake found.
     """
-    parent, _, leaf = path.rpartition(".")
-    elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
-    if elsewhere:
-        hint = similar(elsewhere[0], elsewhere)
-    else:
-        prefix = f"{parent}." if parent else ""
-        hint = nearest(leaf, siblings, prefix)
-    return UserError(f"There is no key {path}{place}{hint}")
+    parts = {key: value for key, value in tree.items() if key not in STUDIES and isinstance(value, dict)}
+    first = {key: parts[key] for key in LIGHTNING_FREE if key in parts}
+    for key, part in first.items():
+        _check_constructions(part, key, composition)
+    if first.get("model", {}).get("_target_") and "data" in parts:
+        from charlab.configuration.building import build_data_and_objective, build_model
+
+        model = build_model(tree, built)
+        for key in ("data", "objective"):
+            _check_constructions(parts.get(key), key, composition)
+        build_data_and_objective(tree, model)
+    for key, part in parts.items():
+        if key not in first:
+            _check_constructions(part, key, composition)
 
 
-def all_keys(config: DictConfig) -> list[str]:
-    """Returns the dotted paths of all keys, Hydra's own excepted."""
-    return list(_keys(config, ""))
+def _check_constructions(value: Any, path: str, composition: Composition) -> None:
+    """Check whatever is constructed within a value."""
+    if isinstance(value, list):
+        for index, part in enumerate(value):
+            _check_constructions(part, f"{path}[{index}]", composition)
+    elif isinstance(value, dict) and "_target_" in value:
+        _check_construction(value, path, composition)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            _check_constructions(part, _join(path, key), composition)
 
 
-def _keys(node: Any, path: str) -> Iterator[str]:
-    if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing() or node._is_interpolation()):
-        for key, value in node.items_ex(resolve=False):
-            if (path or key != "hydra") and key not in _INSTRUCTIONS:
-                yield _join(path, key)
-                yield from _keys(value, _join(path, key))
+def _check_construction(node: dict[str, Any], path: str, composition: Composition) -> None:
+    """Check a mapping with a `_target_` against the signature of that."""
+    target = node["_target_"]
+    if not isinstance(target, str):
+        raise UserError(f"{path}._target_ must be the dotted name of a class or function, not {display(target)}.")
+    try:
+        known = signature(target)
+    except UserError as error:
+        raise UserError(f"{path}._target_{composition.place(f'{path}._target_')}: {error}") from error.__cause__
+    given = [key for key in node if key not in INSTRUCTIONS]
+    for key in given:
+        _check_argument(node[key], key, _join(path, key), known, composition)
+    if known is not None and (lacking := sorted(known.required - set(given))):
+        raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
+
+
+def _check_argument(value: Any, key: str, path: str, known: Signature | None, composition: Composition) -> None:
+    if known is not None and key in known.supplied:
+        raise UserError(f"{path} cannot be configured{composition.place(path)}: the program supplies it.")
+    if known is not None and key not in known.annotations and not known.open:
+        everywhere = composition.declared if "." in path else ()
+        raise unknown_key(path, set(known.annotations) - known.supplied, everywhere, composition.place(path))
+    _check_constructions(value, path, composition)
+    if known is not None and key in known.annotations and not _is_constructed(value):
+        _check_value(value, path, known.annotations[key], composition)
+
+
+def _check_value(value: Any, path: str, annotation: Any, composition: Composition) -> None:
+    if value is not LATER and (path, value) not in OWN_VALUES and not fits(value, annotation):
+        hint = similar(value, _choices(annotation)) if isinstance(value, str) else "."
+        raise UserError(f"{path}{composition.place(path)} must be {requirement(value, annotation)}{hint}")
 
 
 def _is_constructed(value: Any) -> bool:
     """Return whether a value, or one in its list, is built from a `_target_`: its type is known only then."""
-    if isinstance(value, ListConfig):
+    if isinstance(value, list):
         return any(map(_is_constructed, value))
-    return isinstance(value, DictConfig) and "_target_" in value
+    return isinstance(value, dict) and "_target_" in value
 
 
-def _choices(annotation: Any) -> list[str]:
-    """Returns the texts that a type lists, `Literal["a", "b"] | None` included."""
+def _choices(annotation: Any) -> Collection[str]:
+    """Return the texts that a type lists, `Literal["a", "b"] | None` included."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
         return [choice for choice in arguments if isinstance(choice, str)]

@@ -1,34 +1,49 @@
-"""Composing and checking configurations.
+"""Composing configurations with Hydra, and checking them.
 
 >>> config = compose(["experiment=part1/bigram", "trainer.max_steps=100"])
 """
 
 from __future__ import annotations
 
-import functools
+import itertools
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.config_search_path import ConfigSearchPath
+import hydra
+from hydra import initialize_config_dir, version
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
-from charlab.configuration import modules, programs
-from charlab.configuration.check import check
-from charlab.configuration.diagnosis import COMPOSITION_ERRORS, diagnose, find_user_error, one_sentence
+from charlab.configuration import programs
+from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.former import translate
-from charlab.configuration.loader import Loader, search_path, typed_overrides
-from charlab.configuration.overrides import prepare
+from charlab.configuration.messages import (
+    COMPOSITION_ERRORS,
+    all_keys,
+    diagnose,
+    find_user_error,
+    keys_set,
+    one_sentence,
+)
+from charlab.configuration.overrides import parse, prepare
+from charlab.configuration.signatures import accepts
 from charlab.errors import UserError
+
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""An argument of Hydra 1.3, which behaves as the one before unless it is told; Hydra 1.4 wants none."""
 
 NO_KEYS_OF_A_RUN = ("study", "search", "launcher", "dry_run")
 """Keys of `conf/train.yaml` that mean nothing to a single run."""
@@ -37,12 +52,12 @@ NO_KEYS_OF_A_RUN = ("study", "search", "launcher", "dry_run")
 def compose(
     overrides: Sequence[str] = (), config_name: str = "train", *, return_hydra_config: bool = False
 ) -> DictConfig:
-    """Returns a composed and checked configuration.
+    """Return a composed and checked configuration.
 
     May be called any number of times, also from within a Hydra application, of whose state it changes nothing.
 
     Args:
-        overrides: what one would type after `python scripts/train.py`.
+        overrides: what one would type after `charlab train`.
         config_name: the program's configuration: train, evaluate or generate.
         return_hydra_config: whether Hydra's own node is part of it, with the folder of the run (`hydra.run.dir`).
 
@@ -59,21 +74,44 @@ def compose(
     return config
 
 
-def resolve_values(config: DictConfig) -> None:
-    """Puts what they stand for in place of the interpolations at the top of `config`.
+def conf_folder() -> Path:
+    """Return the absolute path of the `conf` folder: inside the installed package, or next to `src` in a checkout.
 
-    They may refer to Hydra's own node, as `name` does, which is not always there later on.
+    Raises:
+        UserError: if there is none.
     """
-    for key in map(str, config):
-        if key != "hydra" and OmegaConf.is_interpolation(config, key):
-            config[key] = config[key]
+    here = Path(__file__).resolve()
+    installed, checkout = here.parents[1] / "conf", here.parents[3] / "conf"
+    for folder in (installed, checkout):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"The configuration is in neither {installed} nor {checkout}: install charlab again.")
 
 
-def leave_out_sweep(config: DictConfig) -> None:
-    """Takes what concerns a sweep out of the configuration of one of its runs, which is the same without a sweep."""
-    with open_dict(config):
-        for key in NO_KEYS_OF_A_RUN:
-            config.pop(key, None)
+def config_loader(folder: Path | None = None) -> ConfigLoader:
+    """Return Hydra's loader for a folder of configuration files, charlab's own by default.
+
+    Files of a folder `conf` in the working folder are found as well (`hydra_plugins/charlab_search_path.py`).
+    """
+    with _hydra():
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
+            return GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Have Hydra behave as the version that charlab is written for; leave another application's state as it was."""
+    running = GlobalHydra.instance().hydra
+    chosen = version.VersionBase.instance()
+    former = chosen.version_base
+    if VERSION_BASE:
+        version.setbase(ver=VERSION_BASE["version_base"])
+    try:
+        yield
+    finally:
+        chosen.version_base = former
+        GlobalHydra.instance().hydra = running
 
 
 class Composer:
@@ -81,46 +119,101 @@ class Composer:
 
     Args:
         config_name: of the program's configuration.
-        path: where the files are looked for; None for charlab's own.
+        loader: where the files are looked for; None for charlab's own, and those of the working folder.
         values: types of the values that nothing is constructed with, by dotted name; None for those of the program of
             that name.
+        config_dir: a folder with further files, as Hydra's `--config-dir` has it.
     """
 
     def __init__(
         self,
         config_name: str = "train",
-        path: ConfigSearchPath | None = None,
+        loader: ConfigLoader | None = None,
         values: Mapping[str, Any] | None = None,
+        config_dir: str | None = None,
     ) -> None:
-        self.config_name = config_name
+        self.config_name, self.loader = config_name, loader or config_loader()
         self.values = programs.VALUES[config_name] if values is None else values
-        self.loader = Loader(path if path is not None else search_path())
-        modules.forget()
+        self._further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
+        self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
+        self._built: dict[str, Any] = {}
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
-        """Returns overrides as Hydra wants them; see `configuration.overrides.prepare`."""
-        groups, list_groups = self.loader.groups_of(self.config_name)
-        present, notes = translate(overrides)
+        """Return overrides as Hydra wants them; see `configuration.overrides.prepare`."""
+        overrides, notes = translate(overrides)
         for note in notes:
             _tell_once(note)
-        return [prepare(override, list_groups, groups) for override in present]
+        groups, list_groups = self._groups
+        return [prepare(override, list_groups, groups, self._texts) for override in overrides]
 
-    def job(self, overrides: Sequence[str], *, complete: bool = True) -> DictConfig:
-        """Returns the configuration of a single job, Hydra's node included.
+    @cached_property
+    def _groups(self) -> tuple[set[str], set[str]]:
+        """The groups that the program chooses from, and those of them that it takes several options of."""
+        sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
+        content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
+        listed = content.get("defaults", []) if isinstance(content, dict) else []
+        chosen: dict[str, Any] = {}
+        for entry in listed:
+            chosen |= entry if isinstance(entry, dict) else {}
+        chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
+        return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
+
+    @cached_property
+    def _texts(self) -> set[str]:
+        """The keys whose values are text, whatever they look like."""
+        return {"data.path", *(path for path, annotation in self.values.items() if annotation is str)}
+
+    def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
+        """Return the configuration of a single job, Hydra's node included.
 
         Args:
             overrides: prepared ones.
             complete: whether values may no longer be missing (`???`).
+            build: whether its parts are built at once to see whether they can be; else `build` does that.
 
         Raises:
             UserError: if something in it is wrong.
         """
-        config = self._load(list(overrides), multirun=False)
-        self._check(config, complete=complete)
+        config = self._checked(overrides, complete=complete)
+        if build and complete:
+            self.build()
         return config
 
+    def build(self, count: int | None = None) -> None:
+        """Build the parts of each configuration that was only composed so far.
+
+        Args:
+            count: how many of these, in the order in which they were composed; None for all.
+
+        Raises:
+            UserError: if one cannot be built.
+        """
+        now, self._unbuilt = self._unbuilt[:count], [] if count is None else self._unbuilt[count:]
+        for tree, composition in now:
+            check_parts(tree, composition, self._built)
+
+    def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
+        """Return the configurations of all jobs of a sweep, Hydra's nodes included.
+
+        Hydra's basic sweeper is followed; of any other only what is fixed is checked.
+
+        Args:
+            overrides: prepared ones.
+
+        Raises:
+            UserError: if something in one of them is wrong.
+        """
+        master = Composition(self, overrides, multirun=True).load()
+        if master.hydra.runtime.choices["hydra/sweeper"] != "basic":
+            return [self._checked(overrides, complete=False, multirun=True)]
+        swept = self.expand(typed_overrides(master), master.hydra.sweeper.params)
+        fixed = typed_overrides(master, "hydra")
+        configs = [self._checked([*fixed, *job]) for job in swept]
+        self.build()  # after all that can be said without importing torch
+        return configs
+
     def master(self, overrides: Sequence[str]) -> DictConfig:
-        """Returns the configuration of a sweep as a whole, unchecked, Hydra's node included.
+        """Return the configuration of a sweep as a whole, unchecked, Hydra's node included.
 
         What is swept over is left out, and so are values of single keys: these may be keys of an option that the
         sweep chooses, while the master configuration has another.
@@ -131,37 +224,16 @@ class Composer:
         Raises:
             UserError: if an option does not exist.
         """
+        whole = Composition(self, overrides, multirun=True)
         chosen = []
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            if key.startswith(("hydra", "study.", "search.", "launcher.")) or self.loader.is_group(key):
+            if key.startswith(("hydra", "study.", "search.", "launcher.")) or whole.is_group(key):
                 chosen.append(override)
-        return self._load(chosen, multirun=True)
-
-    def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
-        """Returns the configurations of all jobs of a sweep, Hydra's nodes included.
-
-        Hydra's basic sweeper is followed; of one that chooses values as it goes along only what is fixed is checked.
-
-        Args:
-            overrides: prepared ones.
-
-        Raises:
-            UserError: if something in one of them is wrong.
-        """
-        master = self._load(list(overrides), multirun=True)
-        if not master.hydra.sweeper._target_.endswith("BasicSweeper"):
-            self._check(master, complete=False)
-            return [master]
-        configs = []
-        for job in self.expand(typed_overrides(master), master.hydra.sweeper.params):
-            config = self._load([*typed_overrides(master, "hydra"), *job], multirun=False)
-            self._check(config, complete=True)
-            configs.append(config)
-        return configs
+        return Composition(self, chosen, multirun=True).load()
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
-        """Returns the overrides of each job of a sweep, as Hydra's basic sweeper makes them.
+        """Return the overrides of each job of a sweep: one for each combination of values.
 
         Args:
             overrides: prepared ones, some of which have several values.
@@ -173,28 +245,232 @@ class Composer:
         arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-            return BasicSweeper.split_arguments(parsed, max_batch_size=None)[0]
+            choices: dict[str, list[str]] = {}
+            for override in parsed:
+                key = override.get_key_element()
+                if not override.is_sweep_override():
+                    values = [override.get_value_element_as_str()]
+                elif override.is_discrete_sweep():
+                    values = list(override.sweep_string_iterator())
+                else:
+                    raise UserError(f"{override.input_line} is a range to search, not to sweep: give single values.")
+                choices[key] = [f"{key}={value}" for value in values]
         except HydraException as error:
             raise UserError(one_sentence(error)) from None
+        return [list(job) for job in itertools.product(*choices.values())]
 
-    def _load(self, overrides: list[str], *, multirun: bool) -> DictConfig:
-        try:
-            return self.loader.load(self.config_name, overrides, multirun=multirun)
-        except COMPOSITION_ERRORS as error:
-            raise diagnose(error, self.loader, self.config_name, overrides, multirun=multirun) from None
-
-    def _check(self, config: DictConfig, *, complete: bool) -> None:
+    def _checked(self, overrides: Sequence[str], *, complete: bool = True, multirun: bool = False) -> DictConfig:
+        composition = Composition(self, overrides, multirun=multirun)
+        config = composition.load()
         with hydra_config(config):
-            check(config, self.loader.sources, self.values, complete=complete)
+            tree = resolved(config, composition, complete=complete)
+        check_values(tree, composition, self.values)
+        if complete:
+            self._unbuilt.append((tree, composition))
+        return config
 
 
-@functools.cache
+class Composition:
+    """One composition: what it is made of, and where each of its values was set.
+
+    Attributes:
+        overrides: as Hydra got them, with a `+` before parameters that only a signature declares.
+        text_keys: keys whose values are text.
+    """
+
+    def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
+        self.composer, self.multirun = composer, multirun
+        self.overrides = [*composer._further, *overrides]
+        self.text_keys = composer._texts
+        self._found_in: list[Path] = []
+
+    def load(self) -> DictConfig:
+        """Return the composed configuration, Hydra's node included.
+
+        Raises:
+            UserError: if Hydra cannot compose it.
+        """
+        try:
+            return self._load(self.overrides)
+        except COMPOSITION_ERRORS as error:
+            added = self._with_undeclared(error)
+            if added != self.overrides:
+                self.overrides = added
+                return self.load()
+            raise diagnose(error, self) from None
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
+        with _hydra():
+            config = self.composer.loader.load_configuration(self.composer.config_name, list(overrides), mode)
+        sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
+        self._found_in = [Path(str(source.path)) for source in sources]
+        return config
+
+    def _with_undeclared(self, error: Exception) -> list[str]:
+        """Return the overrides with a `+` before the one that failed, if a constructor has a parameter of that name."""
+        found = list(self.overrides)
+        for index, override in enumerate(found):
+            key = override.partition("=")[0]
+            parent, _, leaf = key.rpartition(".")
+            if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
+                choices = [other for other in found if self.is_group(other.lstrip("+~").partition("=")[0])]
+                try:
+                    node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
+                except COMPOSITION_ERRORS:
+                    return found
+                target = node.get("_target_") if isinstance(node, DictConfig) else None
+                if isinstance(target, str) and accepts(target, leaf):
+                    found[index] = f"+{override}"
+        return found
+
+    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Return what other overrides compose to, as dictionaries and lists, with nothing in them resolved."""
+        return cast("dict[str, Any]", OmegaConf.to_container(self._load([*self.composer._further, *overrides])))
+
+    @property
+    def _searching(self) -> list[str]:
+        return [override for override in self.overrides if override.startswith("hydra.searchpath=")]
+
+    def _members(self, group: str, kind: ObjectType) -> list[str]:
+        loader, name = self.composer.loader, self.composer.config_name
+        with _hydra():
+            return loader.get_group_options(group, kind, config_name=name, overrides=self._searching)
+
+    def is_group(self, name: str) -> bool:
+        """Return whether there is a group of that name."""
+        return bool(name) and bool(self._members(name, ObjectType.CONFIG) or self._members(name, ObjectType.GROUP))
+
+    def groups(self, parent: str = "") -> list[str]:
+        """Return the names of all groups, nested ones with slashes."""
+        children = [f"{parent}/{child}" if parent else child for child in self._members(parent, ObjectType.GROUP)]
+        return [name for child in children for name in [child, *self.groups(child)]]
+
+    def options(self, group: str) -> list[str]:
+        """Return the options of a group, those in its subfolders with slashes.
+
+        A subfolder may be a group of its own, of parts of what is chosen here; its files, unlike those of experiments,
+        belong to a package of their own and are left out.
+        """
+        nested = [
+            f"{child}/{option}"
+            for child in self._members(group, ObjectType.GROUP)
+            for option in self.options(f"{group}/{child}")
+            if any("@package _global_" in text for text in self._texts_of(f"{group}/{child}/{option}"))
+        ]
+        options = [*self._members(group, ObjectType.CONFIG), *nested]
+        return [option for option in options if not option.rpartition("/")[2].startswith("_")]
+
+    def exists(self, group: str, option: str) -> bool:
+        """Return whether a group has that option."""
+        folder, _, name = f"{group}/{option}".rpartition("/")
+        return name in self._members(folder, ObjectType.CONFIG)
+
+    @property
+    def _folders(self) -> list[Path]:
+        """The folders of configuration files, in the order in which they are searched."""
+        if not self._found_in:
+            self._load(self._searching)
+        return self._found_in
+
+    def searched(self) -> list[str]:
+        """Return the folders of configuration files as they are shown to a user."""
+        own, here = conf_folder(), Path.cwd() / "conf"
+        shown = ["charlab's own configuration" if folder == own else str(folder) for folder in self._folders]
+        return shown if here in self._folders or own not in self._folders else [*shown, f"{here} (no such folder)"]
+
+    def _texts_of(self, name: str) -> list[str]:
+        files = [folder / f"{name}.yaml" for folder in self._folders]
+        return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+
+    def file_chooses(self, name: str, option: str) -> bool:
+        """Return whether a file's defaults list chooses that option ("model/gpt") in place of another."""
+        group, _, choice = option.rpartition("/")
+        wanted = {f"override /{group}": choice}
+        return any(
+            wanted in (OmegaConf.to_container(OmegaConf.create(text)) or {}).get("defaults", [])  # type: ignore[union-attr]
+            for text in self._texts_of(name)
+        )
+
+    @cached_property
+    def _files(self) -> list[tuple[str, bool, set[str]]]:
+        """By file, in order: its name, whether it changes the whole rather than declaring a part, the keys it sets."""
+        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
+        with _hydra():
+            loader = self.composer.loader
+            defaults = loader.compute_defaults_list(self.composer.config_name, self.overrides, mode).defaults
+        found = []
+        for default in defaults:
+            name, package = default.config_path or "", default.package or ""
+            for text in self._texts_of(name)[:1] if not name.startswith("hydra/") else []:
+                content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
+                if isinstance(content, dict):
+                    content.pop("defaults", None)
+                keys = {f"{package}.{key}" if package else key for key in all_keys(content)}
+                parents = (
+                    {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
+                )
+                found.append((name, "/" in name and not package, keys | parents))
+        return found
+
+    @cached_property
+    def declared(self) -> set[str]:
+        """The dotted keys that configuration files declare, rather than set."""
+        return set().union(*(keys for _, overlay, keys in self._files if not overlay))
+
+    def place(self, path: str) -> str:
+        """Return the file in which `path` was set last, " (in a file)"; "" if it was typed."""
+        typed = {key for override in self.overrides for key in _typed_keys(override)}
+        if any(path == key or path.startswith(f"{key}.") for key in typed if not self.is_group(key)):
+            return ""
+        files = [name for name, _, keys in self._files if path in keys]
+        return f" (in {files[-1]}.yaml)" if files else ""
+
+
+def _typed_keys(override: str) -> list[str]:
+    key = override.lstrip("+~").partition("=")[0]
+    try:
+        return [key, *keys_set(key, parse(override).value())]
+    except HydraException:
+        return [key]
+
+
+def _url(config_dir: str) -> str:
+    folder = Path(config_dir).resolve()
+    if not folder.is_dir():
+        raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
+    return f"file://{folder}"
+
+
+def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:
+    """Return what was typed to compose `config`, of the task's values or of Hydra's, with nothing in it resolved."""
+    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
+
+
+def resolve_values(config: DictConfig) -> None:
+    """Replace the interpolations at the top of `config` by their values.
+
+    They may refer to Hydra's own node, as `name` does, which is not always there later on.
+    """
+    for key in map(str, config):
+        if key != "hydra" and OmegaConf.is_interpolation(config, key):
+            config[key] = config[key]
+
+
+def leave_out_sweep(config: DictConfig) -> None:
+    """Remove what concerns a sweep from the configuration of one of its runs, which is the same without a sweep."""
+    with open_dict(config):
+        for key in NO_KEYS_OF_A_RUN:
+            config.pop(key, None)
+
+
+@cache
 def _tell_once(note: str) -> None:
     print(note, file=sys.stderr)
 
 
 def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
-    """Checks that the folder in which a job will leave what it writes is known and can be made.
+    """Check that the folder in which a job will leave what it writes is known and can be made.
 
     Its name depends on the text that is trained on, so this reads the text.
 
@@ -226,7 +502,7 @@ def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
 
 @contextmanager
 def hydra_config(config: DictConfig) -> Iterator[None]:
-    """Lets `${hydra:…}` refer to this configuration's node for as long as the context lasts."""
+    """Let `${hydra:…}` refer to this configuration's node while the block runs."""
     instance = HydraConfig.instance()
     former = instance.cfg
     instance.set_config(config)
@@ -236,8 +512,14 @@ def hydra_config(config: DictConfig) -> Iterator[None]:
         instance.cfg = former
 
 
+def register_resolver(name: str, resolver: Any) -> None:
+    """Register what `${name:…}` stands for in every configuration."""
+    register: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver  # with Hydra 1.4
+    register(name, resolver, replace=True)
+
+
 def _chosen(group: str, *, _root_: DictConfig) -> str:
-    """Returns the option chosen of a group, fit for a file name; the resolver behind `${chosen:model}`."""
+    """Return the option chosen of a group, fit for a file name; the resolver behind `${chosen:model}`."""
     hydra = _root_.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     choice = hydra.runtime.choices.get(group) if hydra is not None else None
     if choice is None:
@@ -245,4 +527,4 @@ def _chosen(group: str, *, _root_: DictConfig) -> str:
     return str(choice).replace("/", "-")
 
 
-OmegaConf.register_new_resolver("chosen", _chosen, replace=True)
+register_resolver("chosen", _chosen)

@@ -154,13 +154,13 @@ class Backbone(AutoregressiveModel):
 
         mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # OmegaConf's list is a Sequence, but no list
         if not mixers:
-            raise UserError("model.mixer is an empty list: name at least one mixer.")
+            raise UserError("mixer is an empty list: name at least one mixer.")
         used = mixers[:num_layers]
         if score_position is not None and not any(map(_has_scores, used)):
             names = " and ".join(dict.fromkeys(_constructor(part).__name__ for part in used))
             raise UserError(
-                f"model.position={type(score_position).__name__} acts on attention scores, but model.mixer={names} "
-                "has none: choose another position or another mixer."
+                f"position={type(score_position).__name__} acts on attention scores, but mixer={names} "
+                "has none: choose another of either, model/position=none for instance."
             )
         blocks = [
             Block(

@@ -57,7 +57,6 @@ class MaskedDiffusion(InfillingModel):
 
     context_length: int
     likelihood = "bound"
-    looks_both_ways = True  # read when a configuration is checked
 
     @checked
     def __init__(
@@ -101,7 +100,7 @@ class MaskedDiffusion(InfillingModel):
         for block in self.denoiser.blocks:
             if getattr(block.mixer, "causal", True):
                 raise UserError(
-                    f"model.mixer={type(block.mixer).__name__} looks to the left only, but masked diffusion fills in "
+                    f"mixer={type(block.mixer).__name__} looks to the left only, but masked diffusion fills in "
                     f"from both sides: use model/mixer=bidirectional_attention, or model.mixer.causal=false."
                 )
 

@@ -28,8 +28,6 @@ class EmbeddingPosition(nn.Module, ABC):
 class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
-    needs_scores = True  # read when a configuration is checked, as is `Mixer.has_scores`
-
     def check(self, num_heads: int, head_dim: int) -> None:
         """Raise `UserError` if attention of this shape cannot use the encoding."""
 
@@ -67,13 +65,11 @@ class Sinusoidal(EmbeddingPosition):
         base: the longest wavelength is 2π · base.
     """
 
-    even_size = "embed_dim"  # read by the check of a configuration
-
     @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
         super().__init__()
         if embed_dim % 2:
-            raise UserError(f"position=sinusoidal needs an even embed_dim, not {embed_dim}: use {embed_dim + 1}.")
+            raise UserError(f"position=Sinusoidal needs an even embed_dim, not {embed_dim}: use {embed_dim + 1}.")
         self.table: Tensor
         cos, sin = _cos_and_sin(embed_dim, context_length, base)
         self.register_buffer("table", torch.stack([sin, cos], dim=-1).flatten(-2), persistent=False)  # (C, D)
@@ -95,8 +91,6 @@ class Rotary(ScorePosition):
         base: the longest wavelength is 2π · base.
     """
 
-    even_size = "head_dim"  # read by the check of a configuration
-
     @checked
     def __init__(self, embed_dim: PositiveInt, context_length: PositiveInt, *, base: PositiveFloat) -> None:
         super().__init__()
@@ -104,7 +98,7 @@ class Rotary(ScorePosition):
 
     def check(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
-            raise UserError(f"position=rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
+            raise UserError(f"position=Rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
         if not hasattr(self, f"cos_{head_dim}"):  # the table depends on the size of the heads
             cos, sin = _cos_and_sin(head_dim, self.context_length, self.base)
             self.register_buffer(f"cos_{head_dim}", cos, persistent=False)

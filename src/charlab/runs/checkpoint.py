@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from torch import nn
 
 from charlab.configuration.build import build
-from charlab.configuration.diagnosis import one_sentence
+from charlab.configuration.messages import one_sentence
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel

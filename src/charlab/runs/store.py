@@ -12,6 +12,7 @@ import filelock
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from charlab.configuration.compose import register_resolver
 from charlab.errors import UserError
 from charlab.runs.code import changed
 from charlab.runs.identity import Identity, identify, members_of_other_code
@@ -254,4 +255,4 @@ def clear(folder: Path) -> None:
 
 
 # The folder of a run is named by its identity; Hydra resolves that before the run begins.
-OmegaConf.register_new_resolver("fingerprint", lambda *, _root_: place(_root_).folder.name, replace=True)
+register_resolver("fingerprint", lambda *, _root_: place(_root_).folder.name)

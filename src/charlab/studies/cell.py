@@ -19,7 +19,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from charlab.configuration.diagnosis import find_user_error
+from charlab.configuration.messages import find_user_error
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.definitions import extract, names_in, provide

@@ -14,8 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from charlab.configuration.diagnosis import one_sentence
-from charlab.configuration.nearest import nearest, similar
+from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.studies.plan import Arm, Budget, Expectation

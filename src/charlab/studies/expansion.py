@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,8 +23,7 @@ from charlab.configuration.compose import (
     hydra_config,
     resolve_values,
 )
-from charlab.configuration.diagnosis import one_sentence
-from charlab.configuration.nearest import listed
+from charlab.configuration.messages import listed, one_sentence
 from charlab.errors import UserError
 from charlab.runs.identity import Identity, fingerprint, meaning, sources
 from charlab.runs.store import place
@@ -72,7 +72,6 @@ class Expansion:
             UserError: if an arm does not compose, is no other than a further one, or changes what all must share.
         """
         definition, sweep = self.definition, not self.definition.arms
-        self.composer.loader.remember()
         if sweep:
             arms, seeds = self._found()
         else:
@@ -80,6 +79,9 @@ class Expansion:
             self._check_typed()
         bar = partial(track, console=console, transient=True, disable=console is None or not console.is_terminal)
         configs = [self._compose(arm, seeds[0] if seeds else None) for arm in bar(arms, "composing")]
+        for arm in bar(arms, "checking"):  # after all that can be said without importing torch
+            with _naming(arm):
+                self.composer.build(1)
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
         _check_distinct(arms, [_meaning(config) for config in configs])
@@ -137,10 +139,10 @@ class Expansion:
             key = _key(override)
             if key.partition("/")[0] in SHARED_KEYS or key.partition(".")[0] in SHARED_KEYS or key in SHARED_KEYS:
                 raise UserError(f"The arm {arm.name} sets {key}, which all arms of a study share: leave it out there.")
-        try:
-            config = self.composer.job(merged(self._overrides(arm), [] if seed is None else [f"seed={seed}"]))
-        except UserError as error:
-            raise UserError(f"The arm {arm.name} does not compose: {error}") from None
+        with _naming(arm):
+            config = self.composer.job(
+                merged(self._overrides(arm), [] if seed is None else [f"seed={seed}"]), build=False
+            )
         with hydra_config(config):
             resolve_values(config)
         return config
@@ -210,6 +212,14 @@ def processes(config: DictConfig) -> int | None:
     """Return how many processes a run takes; None if that depends on the machine."""
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
     return devices * nodes if isinstance(devices, int) and isinstance(nodes, int) and devices > 0 else None
+
+
+@contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"The arm {arm.name} does not compose: {error}") from None
 
 
 def merged(*groups: Sequence[str]) -> list[str]:

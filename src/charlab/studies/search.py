@@ -78,7 +78,6 @@ class _Trials:
         self.definition, self.composer = definition, composer
         self._cells: dict[int, Cell] = {}
         self._values: dict[str, dict[str, Any]] = {}
-        composer.loader.remember()
         shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})

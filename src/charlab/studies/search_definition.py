@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from charlab.configuration.diagnosis import one_sentence
-from charlab.configuration.nearest import nearest
+from charlab.configuration.messages import nearest, one_sentence
 from charlab.errors import UserError
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 

@@ -14,10 +14,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build
-from charlab.configuration.compose import Composer
-from charlab.configuration.extras import missing_extra
-from charlab.configuration.loader import typed_overrides
-from charlab.configuration.location import conf_folder
+from charlab.configuration.compose import Composer, conf_folder, typed_overrides
+from charlab.configuration.messages import missing_extra
 from charlab.errors import UserError
 from charlab.quantities import count
 from charlab.studies.definition import Rerun, define, read

@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.utils import get_object
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from charlab.configuration.build import build
-from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.types import Fraction
+
+if TYPE_CHECKING:
+    from charlab.data.datamodule import CharacterDataModule
 
 
 def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:

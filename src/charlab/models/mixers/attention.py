@@ -10,10 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlab.errors import UserError
 from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.cache import Cache
-from charlab.models.mixers.contract import Mixer
+from charlab.models.mixers.contract import Mixer, check_divides
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveFloat, PositiveInt, Probability, checked
 
@@ -60,15 +59,10 @@ class Attention(Mixer):
         causal: bool = True,
     ) -> None:
         super().__init__()
-        if head_dim is None and embed_dim % num_heads:
-            raise UserError(
-                f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them, or set head_dim."
-            )
+        if head_dim is None:
+            check_divides("num_heads", num_heads, "embed_dim", embed_dim)
         num_key_value_heads = num_key_value_heads or num_heads
-        if num_heads % num_key_value_heads:
-            raise UserError(
-                f"num_key_value_heads={num_key_value_heads} does not divide num_heads={num_heads}: change one of them."
-            )
+        check_divides("num_key_value_heads", num_key_value_heads, "num_heads", num_heads)
         self.context_length, self.causal = context_length, causal
         self.num_heads, self.num_key_value_heads = num_heads, num_key_value_heads
         self.head_dim = head_dim or embed_dim // num_heads

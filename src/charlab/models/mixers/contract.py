@@ -8,6 +8,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from charlab.errors import UserError
+
 
 class Mixer(nn.Module, ABC):
     """Maps (B, T, D) to (B, T, D); the output at a position depends on no later position.
@@ -37,3 +39,12 @@ class Mixer(nn.Module, ABC):
 
         The given state must not change.
         """
+
+
+def check_divides(part: str, size: int, whole: str, total: int) -> None:
+    """Raise `UserError` unless `size`, the parameter named `part`, divides `total`, the one named `whole`."""
+    if total % size:
+        divisors = [d for d in range(1, total + 1) if total % d == 0]
+        near = [*[d for d in divisors if d < size][-1:], *[d for d in divisors if d > size][:1]]
+        which = f"does is {near[0]}" if len(near) == 1 else f"do are {near[0]} and {near[1]}"
+        raise UserError(f"{part}={size} does not divide {whole}={total}; the nearest that {which}.")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.linear import Linear, StackedLinear
 from charlab.models.mixers.cache import Cache
-from charlab.models.mixers.contract import Mixer
+from charlab.models.mixers.contract import Mixer, check_divides
 from charlab.models.positions import ScorePosition
 from charlab.types import PositiveInt, checked
 
@@ -49,12 +49,13 @@ class FullValueAttention(Mixer):
         projection: bool = True,
     ) -> None:
         super().__init__()
-        if head_dim is None and embed_dim % num_heads:
-            raise UserError(
-                f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them, or set head_dim."
-            )
+        if head_dim is None:
+            check_divides("num_heads", num_heads, "embed_dim", embed_dim)
         if num_heads > 1 and not projection:
-            raise UserError(f"projection=false leaves num_heads={num_heads} heads too wide: change one of them.")
+            raise UserError(
+                f"projection=false leaves num_heads={num_heads} heads side by side, wider than the embedding: "
+                f"set one to true or the other to 1."
+            )
         self.context_length, self.num_heads = context_length, num_heads
         self.head_dim = head_dim or embed_dim // num_heads
         self.position = position if position is not None else ScorePosition()

@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from charlab.errors import UserError
 from charlab.models.initialization import undecayed
 from charlab.models.linear import Linear, StackedLinear
-from charlab.models.mixers.contract import Mixer
+from charlab.models.mixers.contract import Mixer, check_divides
 from charlab.models.precision import full_precision
 from charlab.types import PositiveInt, checked
 
@@ -53,8 +52,7 @@ class LinearAttention(Mixer):
         decay: Literal["gated", "fixed"],
     ) -> None:
         super().__init__()
-        if embed_dim % num_heads:
-            raise UserError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}: change one of them.")
+        check_divides("num_heads", num_heads, "embed_dim", embed_dim)
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
         self.projection = Linear(embed_dim, embed_dim, bias=False)

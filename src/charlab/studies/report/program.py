@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from charlab.configuration.nearest import nearest
+from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import UNKNOWN, duration, fixed, interval, probability, signed

@@ -1,0 +1,232 @@
+"""Building a model, and what it is trained with, to see whether they can be built.
+
+On torch's device `meta`, where tensors have a shape and no values: it takes a fraction of a second for a model of any
+size, and shapes that do not fit are found there as they would be in training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import CodeType, TracebackType
+from typing import Any
+
+import hydra
+import torch
+from hydra.errors import InstantiationException
+
+from charlab.configuration.build import build
+from charlab.configuration.check import INSTRUCTIONS, LATER
+from charlab.configuration.messages import one_sentence
+from charlab.configuration.signatures import code_of, find, signature
+from charlab.errors import UserError
+from charlab.models.contract import AutoregressiveModel, LanguageModel
+
+VOCAB_SIZE = 65  # of the model that is tried; no shape depends on which number it is
+BATCH_SIZE = 2
+SMALL = 20_000_000  # parameters of a model that is built on the CPU, where it cannot be on meta
+
+_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, hydra) if module.__file__)
+_CHARLAB = str(Path(__file__).parents[1])
+
+
+def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | None:
+    """Return the model of a configuration, once it has computed the loss of a window and has an optimizer.
+
+    Args:
+        tree: the configuration, resolved.
+        built: models that have been built already, by their description; it is added to.
+
+    Returns:
+        The model, without values; None if it cannot be built before the run.
+
+    Raises:
+        UserError: if the model, its optimizer or its learning-rate schedule cannot be built.
+    """
+    described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
+    if described not in built:
+        built[described] = _model(tree)
+    model: LanguageModel | None = built[described]
+    optimizer = None
+    if model is not None and any(parameter.requires_grad for parameter in model.parameters()):
+        try:
+            optimizer = _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], model))
+        except _NotOnMetaError:  # it looks at the weights, as EM does
+            if _size(model) <= SMALL:
+                on_cpu = _attempt(tree, "model", partial(_construct, tree), "cpu")
+                _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], on_cpu), "cpu")
+    if not _takes(tree["scheduler"], "optimizer"):
+        _attempt(tree, "scheduler", lambda: build(tree["scheduler"]))
+    elif optimizer is not None:
+        _attempt(tree, "scheduler", lambda: build({**tree["scheduler"], "_partial_": True})(optimizer))
+    return model
+
+
+def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
+    """Return an optimizer of charlab's, which takes a model, or of another library, which takes parameters."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return build({**node, "_partial_": True})(weights if _takes(node, "params") else model)
+
+
+def _takes(node: dict[str, Any], name: str) -> bool:
+    """Return whether the first parameter of what a node builds has that name."""
+    known = signature(node["_target_"]) if "_target_" in node else None
+    return known is not None and next(iter(known.annotations), None) == name
+
+
+def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
+    """Build the data module, without reading any text, and the objective.
+
+    Raises:
+        UserError: if one cannot be built, or the model has no such objective.
+    """
+    data = _attempt(tree, "data", lambda: build(tree["data"]))
+    if tree.get("objective") is not None:
+        objective = _attempt(tree, "objective", lambda: build(tree["objective"]))
+        if model is not None and data is not None and hasattr(objective, "check"):
+            _attempt(tree, "objective", lambda: objective.check(model, data.order))
+
+
+class _NotOnMetaError(Exception):
+    """Something needs the values that tensors on meta do not have."""
+
+
+def _model(tree: dict[str, Any]) -> LanguageModel | None:
+    context_length = tree["data"].get("context_length")
+    if tree["model"].get("runs") or not isinstance(context_length, int):  # runs: members that are finished models
+        return None
+    model: LanguageModel | None = None
+    for device in ("meta", "cpu"):
+        try:
+            model = _attempt(tree, "model", partial(_construct, tree), device)
+            _attempt(tree, "model", partial(_read_window, model, context_length), device)
+            return model
+        except _NotOnMetaError:
+            if model is None or _size(model) > SMALL:
+                return None
+    return model
+
+
+def _size(model: LanguageModel) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _construct(tree: dict[str, Any]) -> LanguageModel:
+    model = build(tree["model"], VOCAB_SIZE)
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"_target_={tree['model']['_target_']} is not a charlab LanguageModel: name a class that is.")
+    return model
+
+
+def _read_window(model: Any, context_length: int) -> None:
+    """Compute the loss of a batch of windows, and check the shapes on the way to it."""
+    if model.context_length is not None and context_length > model.context_length:
+        raise UserError(
+            f"data.context_length={context_length} is more than the model looks at, "
+            f"context_length={model.context_length}: lower the one or raise the other."
+        )
+    window = torch.zeros((BATCH_SIZE, context_length + 1), dtype=torch.long)
+    if isinstance(model, AutoregressiveModel):
+        logits = model(window[:, :-1])
+        _check_shape(model.forward, logits, (BATCH_SIZE, context_length, VOCAB_SIZE), "windows, characters, vocabulary")
+    _check_shape(model.loss, model.loss(window), (), "a single number")
+
+
+def _check_shape(method: Any, value: Any, expected: tuple[int, ...], meaning: str) -> None:
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    if shape != expected:
+        code = method.__func__.__code__
+        raise UserError(
+            f"{code.co_filename}, line {code.co_firstlineno}: {method.__qualname__} returns {shape} "
+            f"where {expected} ({meaning}) is expected."
+        )
+
+
+def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device: str = "meta") -> Any:
+    """Return what `action` does on a device; None if the part depends on what is known only in a run.
+
+    Raises:
+        UserError: if it fails, with the dotted path of what failed.
+        _NotOnMetaError: if it fails because tensors on meta have no values.
+    """
+    if _contains_later(tree[path]):
+        return None
+    try:
+        with torch.device(device), torch.random.fork_rng(devices=()), torch.no_grad():
+            return action()
+    except Exception as raised:
+        error: BaseException = raised
+        while isinstance(error, InstantiationException) and error.__cause__ is not None:
+            error = error.__cause__
+        if isinstance(error, UserError):
+            raise UserError(_with_path(str(error), _failing_node(error, tree, path), tree)) from None
+        if device == "meta" and "meta" in str(error).lower():
+            raise _NotOnMetaError from None
+        where = _failing_node(error, tree, path)
+        raise UserError(f"{_frame(error)}, with {where}: {type(error).__name__}: {one_sentence(error)}") from error
+
+
+def _frame(error: BaseException) -> str:
+    """Return where an error was raised: in the user's own code, if any is to blame, or else in charlab's."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
+    users = [frame for frame in frames if not frame.filename.startswith(_CHARLAB)]
+    frame = (users or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+
+
+def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
+    """Return the dotted path of the node whose constructor has raised an error, or a call of it."""
+    constructors = [(code, where, node) for where, node in _nodes(tree[path], path) if (code := _code(node))]
+    found = path
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        same = [(where, node) for code, where, node in constructors if code is trace.tb_frame.f_code]
+        values = trace.tb_frame.f_locals
+        fitting = [w for w, node in same if all(values.get(k, v) == v for k, v in node.items() if _is_plain(v))]
+        found = (fitting or [where for where, _ in same] or [found])[0]
+        trace = trace.tb_next
+    return found
+
+
+def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict) and "_target_" in value:
+        yield path, value
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _nodes(part, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
+
+
+def _code(node: dict[str, Any]) -> CodeType | None:
+    function: Any = code_of(find(node["_target_"]))
+    return function.__code__ if function is not None else None
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, int | float | str)
+
+
+def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
+    """Return a constructor's sentence with the dotted path of each parameter that it names.
+
+    A parameter is known by an underscore in its name or the value that follows: num_heads, bias=true.
+    """
+    enclosing = {"": tree} | dict(_nodes(tree[path.partition(".")[0].partition("[")[0]], path.partition(".")[0]))
+    chain = sorted((where for where in enclosing if where and path.startswith(where)), key=len, reverse=True)
+
+    def dotted(match: re.Match[str]) -> str:
+        for where in chain:
+            if match[0] in enclosing[where] and match[0] not in INSTRUCTIONS - {"_target_"}:
+                return f"{where}.{match[0]}"
+        return match[0]
+
+    told = re.sub(r"(?<![\w./])(\w+(?==)|[a-z]+(_[a-z]+)+)(?![\w/(]|\.\w)", dotted, sentence)
+    return told if told != sentence or f"{path}" in told or "line " in told else f"{path}: {sentence}"
+
+
+def _contains_later(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return value is LATER or any(map(_contains_later, parts))

@@ -1,0 +1,302 @@
+"""From a mistake to one sentence that says what is wrong, where, and what may have been meant."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+from collections.abc import Collection, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml  # type: ignore[import-untyped]
+from hydra.core.override_parser.types import Override, Sweep
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
+
+from charlab.configuration.overrides import parse
+from charlab.errors import UserError
+
+if TYPE_CHECKING:
+    from charlab.configuration.compose import Composition
+
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
+"""What Hydra raises while it composes what a user has written."""
+
+EXTRAS = {
+    "launcher=slurm": ("slurm", "submitit"),
+    "launcher=ray": ("ray", "ray"),
+    "search": ("search", "optuna"),
+}
+"""By what needs it: the extra, and a module that comes with it."""
+
+FORMER_KEYS = {"learning_rate": "lr", "ema": "averaging=ema"}
+"""Names that people bring with them, and what they are called here."""
+
+_MOST_NAMED = 12
+_DUPLICATE = "found duplicate key "
+_INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
+_PROGRAMS_OWN = (FileNotFoundError, FileExistsError, ConnectionError, ChildProcessError, ProcessLookupError)
+
+
+def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the end of a sentence: the known words most like `word`, if any is like it.
+
+    A word in a folder may be meant without that. Each word is shown with `prefix` before it.
+    """
+    names = sorted(set(known), reverse=True)
+    spellings = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
+    matches = difflib.get_close_matches(word.lower(), spellings, n=3, cutoff=0.6)
+    close = dict.fromkeys(prefix + spellings[match] for match in matches)
+    return f"; did you mean {listed(close, 'or')}?" if close else "."
+
+
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the end of a sentence: the known words most like `word`, or all of them if none is.
+
+    Each word is shown with `prefix` before it.
+    """
+    names = sorted(set(known))
+    inside = [name for name in names if name.startswith(f"{word}/")]  # the word is a folder of options
+    hint = "." if inside else similar(word, names, prefix)
+    if hint != "." or not names:
+        return hint
+    shown = [prefix + name for name in inside or names]
+    if len(shown) > _MOST_NAMED:
+        return f"; known are {', '.join(shown[:_MOST_NAMED])} and {len(shown) - _MOST_NAMED} more."
+    return f"; known {'is' if len(shown) == 1 else 'are'} {listed(shown, 'and')}."
+
+
+def listed(words: Iterable[str], conjunction: str) -> str:
+    """Return the words as an enumeration: "a, b or c"."""
+    *head, last = words
+    return f"{', '.join(head)} {conjunction} {last}" if head else last
+
+
+def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str], place: str = "") -> UserError:
+    """Return the error for a key that does not exist, with what may have been meant.
+
+    Args:
+        path: the key, dotted.
+        siblings: names that are known in its stead.
+        everywhere: all keys of the configuration, dotted, among which the same name may be elsewhere.
+        place: where it was set, " (in a file)".
+    """
+    parent, _, leaf = path.rpartition(".")
+    prefix = f"{parent}." if parent else ""
+    former = FORMER_KEYS.get(leaf, "")
+    if former in siblings:
+        return UserError(f"There is no key {path}{place}; did you mean {prefix}{former}?")
+    if "=" in former:
+        return UserError(f"There is no key {path}{place}; did you mean {former}?")
+    elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
+    hint = similar(elsewhere[0], elsewhere) if elsewhere else nearest(leaf, siblings, prefix)
+    return UserError(f"There is no key {path}{place}{hint}")
+
+
+def missing_extra(part: str) -> UserError | None:
+    """Return the error for a part whose extra is not installed, or None if it needs none or it is.
+
+    Args:
+        part: a choice such as "launcher=ray", or what else needs an extra.
+    """
+    if part not in EXTRAS:
+        return None
+    extra, module = EXTRAS[part]
+    try:
+        installed = find_spec(module) is not None
+    except ModuleNotFoundError:
+        installed = False
+    return None if installed else UserError(f'{part} needs an extra: pip install "charlab[{extra}]".')
+
+
+def find_user_error(error: BaseException | None) -> UserError | None:
+    """Return the user's error that caused this one, or None if there is none.
+
+    An error of the operating system is one, such as a full or a vanished disk: no change of the program mends it.
+    """
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
+            advice = "close some files" if error.errno == errno.EMFILE else "choose another output_dir"
+            return UserError(f"{error.strerror}: {error.filename or advice}.")
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def one_sentence(error: BaseException) -> str:
+    """Return the error's message on one line, with its cause's."""
+    messages = [str(part) for part in (error, error.__cause__) if part is not None and str(part)]
+    text = ": ".join(messages) or type(error).__name__
+    lines = [line.strip() for line in text.splitlines()]
+    told = [line for line in lines if line and not line.startswith(_INTERNAL)]
+    return " ".join(told).rstrip(".") + "."
+
+
+def diagnose(error: Exception, composition: Composition) -> UserError:
+    """Return the error to show for one that Hydra raised while composing."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
+        return _duplicate_key(error)
+    if "Cannot merge DictConfig with ListConfig" in str(error):
+        return UserError(
+            "A list is laid over a mapping, or a mapping over a list: leave the part that is laid over out of the "
+            "defaults list, as conf/model/hybrid.yaml does."
+        )
+    parsed = []
+    for typed in composition.overrides:
+        try:
+            parsed.append(parse(typed))
+        except HydraException as failure:
+            return _unreadable(typed, failure)
+    for override in parsed:
+        mistake = _mistaken_choice(override, composition)
+        if mistake is not None:
+            return mistake
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_file(error.missing_cfg_file, composition, parsed)
+    choices = [o for o in parsed if composition.is_group(o.key_or_group) and not isinstance(o.value(), Sweep | dict)]
+    try:
+        base = composition.plain([o.input_line or "" for o in choices])
+    except COMPOSITION_ERRORS as failure:
+        return _mistaken_group(failure, choices) or UserError(one_sentence(failure))
+    for override in parsed:
+        if override not in choices and not override.is_sweep_override():
+            for key in keys_set(override.key_or_group, override.value()):
+                mistake = _mistaken_key(key, override, base)
+                if mistake is not None:
+                    return mistake
+    return UserError(one_sentence(error))
+
+
+def _duplicate_key(error: MarkedYAMLError) -> UserError:
+    """Return the error for a key that a file has twice; OmegaConf takes none of the two."""
+    key, mark = str(error.problem).removeprefix(_DUPLICATE), error.problem_mark
+    file = Path(mark.name)
+    place = f"{file.parent.name}/{file.name}, line {mark.line + 1}"
+    path = _path_to(yaml.compose(file.read_text(encoding="utf-8")), mark.line, key) or key
+    if path == f"arms.{key}":
+        return UserError(f"Two arms are named {key} (in {place}): give each a name of its own.")
+    return UserError(f"The key {path} is there twice (in {place}): keep one of them.")
+
+
+def _path_to(node: Node, line: int, key: str) -> str | None:
+    """Return the dotted path of a key on that line of a YAML file."""
+    for name, value in node.value if isinstance(node, MappingNode) else ():
+        if name.value == key and name.start_mark.line == line:
+            return key
+        inner = _path_to(value, line, key)
+        if inner is not None:
+            return f"{name.value}.{inner}"
+    return None
+
+
+def _unreadable(override: str, failure: HydraException) -> UserError:
+    key, equals, _ = override.partition("=")
+    if not equals:
+        return UserError(f"{override!r} is not of the form key=value.")
+    if not re.fullmatch(r"[+~]{0,2}[\w./@:$-]+", key):
+        return UserError(f"{override!r} has no key that could be meant: write key=value.")
+    evaluated = re.search(r"while evaluating '.*': (.*)", str(failure))
+    if evaluated is not None:
+        return UserError(f"The value of {override!r} cannot be read: {evaluated[1]}.")
+    return UserError(
+        f"The value of {override!r} cannot be read: close its brackets and quotes, "
+        f"or put quotes within quotes to have it taken as text, '{key}=\"…\"'."
+    )
+
+
+def _mistaken_choice(override: Override, composition: Composition) -> UserError | None:
+    """Return the error for an override that chooses something unknown, or more than may be chosen."""
+    key, typed = override.key_or_group, override.input_line or ""
+    if not key:
+        return UserError(f"{typed!r} has no key before its =: write key=value.")
+    if override.is_sweep_override() and not composition.multirun:
+        values = typed.partition("=")[2]
+        text = ", or quote it if it is one text" if key in composition.text_keys else ""
+        return UserError(
+            f"{typed} has several values: sweep over them with -m, or make them a list, {key}=[{values}]{text}."
+        )
+    if not composition.is_group(key):
+        return UserError(f"There is no group {key}{nearest(key, composition.groups())}") if "/" in key else None
+    if override.is_delete() or override.is_sweep_override():
+        return None
+    value = override.value()
+    for choice in value if isinstance(value, list) else [value]:
+        if not (isinstance(choice, dict) or (isinstance(choice, str) and composition.exists(key, choice))):
+            named = str(choice) if choice is not None else "null"
+            return _unknown_option(key, named, "", composition)
+    return None
+
+
+def _unknown_option(group: str, option: str, place: str, composition: Composition) -> UserError:
+    hint = nearest(option, composition.options(group))
+    return UserError(f"There is no {group}={option}{place} in {listed(composition.searched(), 'or')}{hint}")
+
+
+def _missing_file(missing: str, composition: Composition, parsed: list[Override]) -> UserError:
+    """Return the error for an option that a file names and that does not exist."""
+    group, _, option = missing.rpartition("/")
+    absent = missing_extra(f"launcher={option}") if group == "hydra/launcher" else None
+    if absent is not None:
+        return absent
+    if not group:
+        return UserError(f"There is no configuration {missing}.yaml{nearest(option, composition.options(''))}")
+    chosen = [f"{o.key_or_group}/{o.value()}" for o in parsed if composition.is_group(o.key_or_group)]
+    naming = [name for name in [*chosen, "local/default"] if composition.file_chooses(name, missing)]
+    return _unknown_option(group, option, f" (in {naming[0]}.yaml)" if naming else "", composition)
+
+
+def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | None:
+    """Return the error for a group that cannot be chosen the way it was."""
+    message = str(error)
+    for override in choices:
+        key, typed = override.get_key_element(), override.input_line or ""
+        if f"Could not override '{key}'" in message or f"Could not delete '{key.lstrip('~')}" in message:
+            return UserError(f"{typed} has nothing to change: what else was chosen has no {override.key_or_group}.")
+        if override.is_add() and f"{override.key_or_group}" in message:
+            return UserError(f"{typed} chooses again what is chosen already: leave out the +.")
+        if override.is_force_add():
+            return UserError(f"{typed} chooses an option of a group: leave out the ++.")
+    return None
+
+
+def keys_set(key: str, value: object) -> list[str]:
+    """Return the dotted keys that an override sets: one, or those of the mapping that it gives."""
+    if not isinstance(value, dict) or not value:
+        return [key]
+    return [inner for name, part in value.items() for inner in keys_set(f"{key}.{name}", part)]
+
+
+def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> UserError | None:
+    """Return the error for an override of a key that the chosen configuration does not have."""
+    parts = key.split(".")
+    node: object = base
+    for depth, part in enumerate(parts):
+        path = ".".join(parts[: depth + 1])
+        if not isinstance(node, dict):
+            return UserError(f"There is no key {path}: {'.'.join(parts[:depth])} is a single value.")
+        if part not in node:
+            if override.is_add() or override.is_force_add():
+                return None
+            siblings = {str(name) for name in node if not str(name).startswith("_")}
+            if depth == 0:
+                groups = {str(group) for group in base["hydra"]["runtime"]["choices"]}  # type: ignore[index]
+                siblings = siblings - {"hydra"} | {group for group in groups if "/" not in group}
+            return unknown_key(path, siblings, all_keys(base))
+        node = node[part]
+    if override.is_add():
+        return UserError(f"{override.input_line} adds what is there already: leave out the +.")
+    return None
+
+
+def all_keys(tree: object, path: str = "") -> list[str]:
+    """Return the dotted paths of all keys of a plain configuration, Hydra's own excepted."""
+    found = []
+    for key, value in tree.items() if isinstance(tree, dict) else ():
+        if (path or key != "hydra") and not str(key).startswith("_"):
+            inner = f"{path}.{key}" if path else str(key)
+            found += [inner, *all_keys(value, inner)]
+    return found

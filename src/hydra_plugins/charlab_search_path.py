@@ -1,0 +1,21 @@
+"""Hydra's way to a user's own configuration. Hydra accepts such plugins from this namespace only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+
+
+class CharlabSearchPath(SearchPathPlugin):
+    """Appends a folder `conf` of the working folder to charlab's own configuration."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        """Append the folder, for charlab's programs only."""
+        from charlab.configuration.compose import conf_folder  # imported late: Hydra imports this file at its start
+
+        mains = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
+        own, further = conf_folder(), Path.cwd() / "conf"
+        if mains and mains[0] in (str(own), f"file://{own}") and further.is_dir() and further.resolve() != own:
+            search_path.append("working folder", f"file://{further}")

@@ -1,0 +1,280 @@
+"""What cannot be built is refused before the run, with the dotted path of the node and in one sentence."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlab.configuration.compose import Composer, compose, conf_folder
+from charlab.errors import UserError
+
+from .conftest import write
+
+MODELS = """
+import torch
+from torch import nn
+from charlab.models.contract import AutoregressiveModel
+from charlab.models.mixers.contract import Mixer
+from charlab.types import PositiveInt
+
+class Table(AutoregressiveModel):
+    context_length = None
+
+    def __init__(self, vocab_size, *, width: PositiveInt):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.embedding, self.readout = nn.Embedding(vocab_size, width), nn.Linear(width, vocab_size)
+
+    def forward(self, tokens):
+        return self.readout(self.embedding(tokens))
+
+    def init_state(self, batch_size):
+        return None
+
+    def extend(self, tokens, state):
+        return self(tokens), None
+
+class Transposed(Table):
+    def forward(self, tokens):
+        return super().forward(tokens).transpose(1, 2)
+
+class Misfit(Table):
+    def forward(self, tokens):
+        wrong = self.embedding(tokens)[..., 1:]
+        return self.readout(wrong)
+
+class Itemized(Table):
+    def forward(self, tokens):
+        return super().forward(tokens) * (1 if tokens.sum().item() >= 0 else 2)
+
+class ItemizedMisfit(Misfit):
+    def forward(self, tokens):
+        return super().forward(tokens) * tokens.sum().item()
+
+class Broken(Table):
+    def __init__(self, vocab_size, *, width: PositiveInt):
+        super().__init__(vocab_size, width=width)
+        raise RuntimeError("no such luck")
+
+class Plain(nn.Module):
+    def __init__(self, vocab_size):
+        super().__init__()
+
+class Scoreless(Mixer):
+    def __init__(self, embed_dim, context_length):
+        super().__init__()
+"""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A module of the user's own, on the path, and configurations for its models next to it."""
+    folder = write(tmp_path_factory.mktemp("own"), {"own_models.py": MODELS})
+    for name in re.findall(r"class (\w+)\(", MODELS):
+        width = "" if name == "Plain" else ", width: 5"
+        write(folder, {f"conf/model/{name}.yaml": f"{{_target_: own_models.{name}{width}}}"})
+    mixer = "defaults: [gpt, override mixer: scoreless, override position: alibi, _self_]\nnum_layers: 1"
+    write(folder, {"conf/model/newcomer.yaml": mixer})
+    write(folder, {"conf/optimizer/rmsprop.yaml": "{_target_: torch.optim.RMSprop, lr: 0.1}"})
+    write(folder, {"conf/scheduler/step.yaml": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 3}"})
+    write(folder, {"conf/model/mixer/scoreless.yaml": "{_target_: own_models.Scoreless, _partial_: true}"})
+    sys.path.insert(0, str(folder))
+    yield folder / "own_models.py"
+    sys.path.remove(str(folder))
+
+
+def mistake(*overrides: str, conf: Path | None = None) -> str:
+    composer = Composer(config_dir=str(conf) if conf else None)
+    with pytest.raises(UserError) as raised:
+        composer.job(composer.prepare(overrides))
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+GPT = ("model=gpt", "model.num_layers=1")
+ROTARY = ("model/position=rotary", "model.embed_dim=12", "model.num_layers=1")
+GRU = ("model/mixer=min_gru", "model.num_layers=1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            [*GPT, "model.mixer.num_heads=5"],
+            "model.mixer.num_heads=5 does not divide model.embed_dim=128; the nearest that do are 4 and 8.",
+        ),
+        (
+            [*GPT, "model.embed_dim=8", "model.mixer.num_heads=16"],
+            "model.mixer.num_heads=16 does not divide model.embed_dim=8; the nearest that does is 8.",
+        ),
+        (
+            ["model=hybrid", "model.mixer.1.num_heads=3"],
+            "model.mixer[1].num_heads=3 does not divide model.embed_dim=128; the nearest that do are 2 and 4.",
+        ),
+        (
+            [*GPT, "model.mixer.num_heads=4", "model.mixer.num_key_value_heads=8"],
+            "model.mixer.num_key_value_heads=8 does not divide model.mixer.num_heads=4; the nearest that does is 4.",
+        ),
+        (
+            ["scheduler=warmup_stable_decay", "scheduler.warmup=0.5", "scheduler.decay=0.6"],
+            "scheduler.warmup=0.5 and scheduler.decay=0.6 exceed the whole budget: make them sum to at most 1.",
+        ),
+        (
+            ["model.mixer.projection=false", "model.num_layers=1"],
+            "model.mixer.projection=false leaves model.mixer.num_heads=6 heads side by side, wider than the embedding: "
+            "set one to true or the other to 1.",
+        ),
+        (
+            ["model=s4d", "model.mixer.min_step=0.2"],
+            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: exchange them.",
+        ),
+        (
+            ["model/position=alibi", *GRU],
+            "model.position=ALiBi acts on attention scores, but model.mixer=MinGRU has none: "
+            "choose another of either, model/position=none for instance.",
+        ),
+        (
+            ["model=masked_diffusion", "model/mixer=attention", "model.num_layers=1"],
+            "model.mixer=Attention looks to the left only, but masked diffusion fills in from both sides: "
+            "use model/mixer=bidirectional_attention, or model.mixer.causal=false.",
+        ),
+        (
+            ["model=s4d", "model.mixer.state_dim=7"],
+            "model.mixer.state_dim=7 is odd, but S4D's states come in conjugate pairs: make it even.",
+        ),
+        (
+            [*ROTARY, "model.mixer.num_heads=4"],
+            "model.position=Rotary needs an even model.mixer.head_dim, not 3: "
+            "change model.mixer.num_heads or model.embed_dim.",
+        ),
+        (
+            [*ROTARY, "model.mixer.num_heads=4", "model.mixer.head_dim=5"],
+            "model.position=Rotary needs an even model.mixer.head_dim, not 5: "
+            "change model.mixer.num_heads or model.embed_dim.",
+        ),
+        (
+            ["model/position=sinusoidal", "model.embed_dim=5", *GRU],
+            "model.position=Sinusoidal needs an even model.embed_dim, not 5: use 6.",
+        ),
+        (
+            ["model=gpt", "data.context_length=64", "model.context_length=32"],
+            "data.context_length=64 is more than the model looks at, model.context_length=32: "
+            "lower the one or raise the other.",
+        ),
+        (["model=gpt", "optimizer=em"], "The rows of embedding.weight are not log-probabilities"),
+        (
+            ["model=masked_diffusion", "objective=label_smoothing"],
+            "objective=label_smoothing is for models that give the next character's logits",
+        ),
+        (["data.train_fraction=0.95"], "data.train_fraction=0.95 and data.validation_fraction=0.1 have to be above"),
+    ],
+)
+def test_rules_about_several_values(overrides: list[str], sentence: str) -> None:
+    assert mistake(*overrides).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [*GPT, "model.mixer.num_heads=5", "model.mixer.head_dim=64"],
+        ["scheduler=warmup_stable_decay", "scheduler.warmup=0.4", "scheduler.decay=0.6"],
+        ["data.train_fraction=0.7", "data.validation_fraction=0.3"],
+        ["model.mixer.num_heads=1", "model.mixer.projection=false", "model.num_layers=1"],
+        ["model/position=alibi", "model.embed_dim=12", "model.num_layers=1"],
+        ["model/position=sinusoidal", "model.embed_dim=6", *GRU],
+        ["model/position=learned", "model.embed_dim=5", *GRU],
+        ["model/position=none", *GRU],
+        ["model=mamba", "model.mixer.state_dim=7", "model.num_layers=1"],
+        ["model=hybrid", "model/position=rotary"],
+        ["model=hmm", "model.parameterization=log_probabilities", "optimizer=em"],
+    ],
+)
+def test_rules_that_are_kept(overrides: list[str]) -> None:
+    compose(overrides)
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml")))
+def test_every_model_of_charlab_can_be_built(model: str) -> None:
+    generator = torch.get_rng_state()
+    compose([f"model={model}"])
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_a_users_shape_error_shows_his_own_line_first(own: Path) -> None:
+    lines = MODELS.splitlines()
+    place = (
+        f"{own}, line {lines.index('        return self.readout(wrong)') + 1}, in forward, with model: RuntimeError: "
+    )
+    assert mistake("model=Misfit", conf=own.parent / "conf").startswith(place + "a and b must have same reduction dim")
+
+
+def test_a_users_forward_of_another_shape(own: Path) -> None:
+    line = MODELS.splitlines().index("class Transposed(Table):") + 2
+    assert mistake("model=Transposed", "data.context_length=7", conf=own.parent / "conf") == (
+        f"{own}, line {line}: Transposed.forward returns (2, 65, 7) where (2, 7, 65) (windows, characters, vocabulary) "
+        "is expected."
+    )
+
+
+def test_a_model_that_cannot_live_on_meta_is_built_on_the_cpu(own: Path) -> None:
+    Composer(config_dir=str(own.parent / "conf")).job(["model=Itemized"])
+    assert "in forward, with model: RuntimeError" in mistake("model=ItemizedMisfit", conf=own.parent / "conf")
+
+
+def test_optimizers_and_schedulers_of_torch_are_built_too(own: Path) -> None:
+    overrides = ["model=bigram", "optimizer=rmsprop", "scheduler=step"]
+    Composer(config_dir=str(own.parent / "conf")).job(overrides)
+    assert "Invalid learning rate" in mistake(*overrides, "optimizer.lr=-1", conf=own.parent / "conf")
+    assert mistake(*overrides, "scheduler.step_siz=3", conf=own.parent / "conf") == (
+        "There is no key scheduler.step_siz; did you mean scheduler.step_size?"
+    )
+
+
+def test_a_users_constructor_that_fails(own: Path) -> None:
+    told = mistake("model=Broken", conf=own.parent / "conf")
+    assert told.endswith("in __init__, with model: RuntimeError: no such luck.")
+    assert told.startswith(str(own))
+
+
+def test_a_class_that_is_no_language_model(own: Path) -> None:
+    assert "own_models.Plain is not a charlab LanguageModel" in mistake("model=Plain", conf=own.parent / "conf")
+
+
+def test_a_newcomers_mixer_takes_part(own: Path) -> None:
+    told = mistake("model=newcomer", conf=own.parent / "conf")
+    assert "model.position=ALiBi acts on attention scores, but model.mixer=Scoreless has none" in told
+
+
+def test_a_study_builds_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from charlab.configuration import building
+
+    built: list[str] = []
+    construct: Callable[..., object] = building._construct
+    monkeypatch.setattr(
+        building, "_construct", lambda tree: (built.append(tree["model"]["_target_"]), construct(tree))[1]
+    )
+    composer = Composer()
+    for rate in ("1e-3", "1e-2"):
+        composer.job(["model=bigram", f"optimizer.lr={rate}"])
+    assert built.count("charlab.models.bigram.Bigram") == 1
+
+
+def test_a_mistake_in_a_model_does_without_lightning() -> None:
+    program = """
+import sys
+from charlab.configuration.compose import compose
+from charlab.errors import UserError
+for overrides in (["model.embed_dim=x"], ["model=gpt", "model.mixer.num_heads=5"], ["optimizer.lr=-1"], ["+model.x=1"]):
+    try:
+        compose(overrides)
+    except UserError as error:
+        print(error)
+assert "lightning" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 4
