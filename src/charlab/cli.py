@@ -236,3 +236,8 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
             del os.environ["HYDRA_FULL_ERROR"]
         else:
             os.environ["HYDRA_FULL_ERROR"] = full
+
+
+if __name__ == "__main__":
+    print("Run `python -m charlab train …` or `charlab train …`; `charlab --help` lists the commands.", file=sys.stderr)
+    sys.exit(2)
