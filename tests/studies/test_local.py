@@ -104,7 +104,7 @@ def test_slurm_refuses_a_folder_that_it_would_read_as_a_pattern(part, monkeypatc
     settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
     settings.pop("_target_")
     Slurm(**settings).check(Path("outputs"))
-    with pytest.raises(UserError, match="which SLURM takes for a pattern"):
+    with pytest.raises(UserError, match="a pattern to SLURM"):
         Slurm(**settings).check(Path("outputs") / part)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="needs sbatch"):

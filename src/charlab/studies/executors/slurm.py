@@ -24,16 +24,7 @@ SECONDS_OF_WARNING = 10  # between SLURM's signal and the end of a job
 class Slurm:
     """Runs each cell as a job of an array; the jobs go on when this process is killed.
 
-    Args:
-        timeout_min: minutes after which SLURM ends a job.
-        cpus_per_task: cores of a cell.
-        gpus_per_node: GPUs of a cell; None to request none.
-        mem_gb: memory of a cell; None for the cluster's default.
-        partition: None for the cluster's default.
-        account: None for the user's default.
-        array_parallelism: most jobs that run at a time.
-        setup: shell commands before each job.
-        additional_parameters: further options of sbatch.
+    Its arguments are submitit's, without the prefix of those that are SLURM's own: see conf/launcher/slurm.yaml.
     """
 
     def __init__(
@@ -52,25 +43,17 @@ class Slurm:
         self.cpus_per_task = cpus_per_task
         self.at_once = max(1, len(usable_cores()) // (cpus_per_task or 1))
         general = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "gpus_per_node": gpus_per_node}
-        own = {
-            "partition": partition,
-            "account": account,
-            "array_parallelism": array_parallelism,
-            "setup": setup,
-            "additional_parameters": additional_parameters,
-        }
-        parameters = {**general, "mem_gb": mem_gb, **{f"slurm_{name}": value for name, value in own.items()}}
-        self.parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
+        own = {"partition": partition, "account": account, "array_parallelism": array_parallelism, "setup": setup}
+        parameters: dict[str, Any] = {"mem_gb": mem_gb, "slurm_additional_parameters": additional_parameters}
+        parameters |= general | {f"slurm_{name}": value for name, value in own.items()}
+        self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
     def check(self, output_dir: Path) -> None:
         """Refuse a machine without sbatch, and a folder with characters that are patterns in the names of logs."""
         if shutil.which("sbatch") is None:
             raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
         if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
-            raise UserError(
-                f"{output_dir.absolute()} has a % or a backslash, which SLURM takes for a pattern: choose another "
-                "output_dir for launcher=slurm."
-            )
+            raise UserError(f"{output_dir.absolute()} has a % or a \\, a pattern to SLURM: choose another output_dir.")
 
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; see `Executor`."""
