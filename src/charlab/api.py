@@ -44,7 +44,7 @@ def run(*overrides: str, **parts: Any) -> Record:
         DivergedError: if the loss stops being a number.
     """
     for override in overrides:
-        if override.startswith(("study=", "search=")):
+        if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
             raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, nodes):
         config = compose([*chosen, *overrides], return_hydra_config=True)

@@ -113,6 +113,12 @@ def test_sys_exit_before_the_run_is_finished(study, code):
     assert "so far" in outcome.reason
 
 
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_process_that_was_asked_to_end(study, code):
+    outcome = fate_of(study, f"record('running'); sys.exit({code})")
+    assert (outcome.fate, outcome.exit_code) == ("interrupted", code)
+
+
 def test_a_run_left_elsewhere_is_not_finished(study):
     outcome = fate_of(study, "pass")
     assert outcome.fate == "failed"

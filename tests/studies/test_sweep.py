@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -13,8 +14,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import charlab
 from charlab import cli
 from charlab.configuration.overrides import parse
+from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies import sweep
 from charlab.studies.definition import Rerun
@@ -329,6 +332,16 @@ def test_a_mistaken_sweep_is_told_in_a_sentence(
     assert list(work.iterdir()) == []
 
 
+def test_a_single_run_is_no_study(work: Path) -> None:
+    for override in ("study=demo", "search=lr", "dry_run=true"):
+        sentence = f'charlab.run trains one model: for {override}, call charlab.study("{override}").'
+        with pytest.raises(UserError, match=re.escape(sentence)):
+            charlab.run(override)
+    with pytest.raises(UserError, match="There is no study=dmeo.*did you mean demo"):
+        charlab.study("dmeo")
+    assert list(work.iterdir()) == []
+
+
 def test_a_study_file_that_is_a_list(
     train: Callable[..., int], work: Path, conf: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -382,6 +395,7 @@ def test_a_mistake_is_found_without_torch(conf: Path, work: Path, write_study: C
     write_study(arms="{learned: [], rot: [plot.typo=1]}")
     program = f"""
 import sys
+import charlab
 from charlab import cli
 assert cli.train(["--config-dir", {str(conf)!r}, "study=mine"]) == 2
 slow = {{"torch", "lightning", "torchmetrics", "matplotlib", "scipy", "pandas"}} & set(sys.modules)

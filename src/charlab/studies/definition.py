@@ -73,7 +73,7 @@ class Definition:
 
 
 def define(node: DictConfig, choice: str | None) -> Definition:
-    """Returns the study that a configuration's `study` describes.
+    """Return the study that a configuration's `study` describes.
 
     Args:
         node: a composed one.
@@ -105,7 +105,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
 
 
 def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
-    """Returns the values by key, each of its type."""
+    """Return the values by key, each of its type."""
     try:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
@@ -179,7 +179,7 @@ def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
 
 
 def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
-    """Returns an arm for each combination of values, named after them.
+    """Return an arm for each combination of values, named after them.
 
     Args:
         grid: for each key its values, as on the command line.
@@ -224,12 +224,12 @@ def read(override: str) -> Override:
 
 
 def leaf(key: str) -> str:
-    """Returns the last part of a dotted key or of a group's name."""
+    """Return the last part of a dotted key or of a group's name."""
     return re.split(r"[./]", key.lstrip("+"))[-1]
 
 
 def check_names(arms: list[Arm]) -> None:
-    """Checks that no two arms have the same name, in the eyes of a file system that takes a and A for one.
+    """Check that no two arms have the same name, in the eyes of a file system that takes a and A for one.
 
     Raises:
         UserError: if two have.
@@ -243,7 +243,7 @@ def check_names(arms: list[Arm]) -> None:
 
 
 def _factor_name(key: str, value: str) -> str:
-    """Returns a part of an arm's name: `model=gpt` is gpt, `optimizer.lr=0.1` is lr=0.1."""
+    """Return a part of an arm's name: `model=gpt` is gpt, `optimizer.lr=0.1` is lr=0.1."""
     readable = re.sub(r"[^\w.+-]+", "-", value).strip("-") or "empty"
     named = readable[0].isalpha() and readable not in ("true", "false", "null")
     return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
@@ -260,7 +260,7 @@ def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
 
 
 def _typed(value: Any) -> str:
-    """Returns a YAML value as one would type it."""
+    """Return a YAML value as one would type it."""
     return display(value) if value is None or isinstance(value, bool) else str(value)
 
 

@@ -155,7 +155,7 @@ class Expansion:
                 raise UserError(f"{override} has several values, but a study's arms stand in its file: add them there.")
 
     def _found(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
-        """Returns the arms and seeds of an ordinary sweep; no seeds if none are given."""
+        """Return the arms and seeds of an ordinary sweep; no seeds if none are given."""
         factors = self._factors()
         seeds = tuple(_integer(seed) for seed in factors.pop("seed", []))
         arms = grid_arms(factors) if factors else [Arm("only", ())]
@@ -195,7 +195,7 @@ class Expansion:
         return values
 
     def _sweep_name(self) -> str:
-        """Returns a name that the same sweep always has, whatever its seeds."""
+        """Return a name that the same sweep always has, whatever its seeds."""
         kept = sorted(override for override in self.given if _key(override) != "seed")
         leaves = shortened("+".join(leaf(key) for key in self._factors() if key != "seed") or "one")
         return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
@@ -223,7 +223,7 @@ def _naming(arm: Arm) -> Iterator[None]:
 
 
 def merged(*groups: Sequence[str]) -> list[str]:
-    """Returns the overrides of all groups, of those with the same key the last only, as Hydra takes an option once."""
+    """Return the overrides of all groups, of those with the same key the last only, as Hydra takes an option once."""
     by_key: dict[str, str] = {}
     for override in [override for group in groups for override in group]:
         key = override.partition("=")[0]
@@ -244,7 +244,7 @@ def _integer(seed: str) -> int:
 
 
 def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[int, ...]:
-    """Returns the one seed of a sweep over other things."""
+    """Return the one seed of a sweep over other things."""
     seeds = {config.seed for config in configs}
     if len(seeds) > 1:
         raise UserError(f"The runs of this sweep have the seeds {listed(map(str, sorted(seeds)), 'and')}: give seed=….")
@@ -252,7 +252,7 @@ def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[in
 
 
 def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
-    """Checks that no two arms mean the same run."""
+    """Check that no two arms mean the same run."""
     seen: dict[str, Arm] = {}
     for arm, meant in zip(arms, meanings, strict=True):
         former = seen.setdefault(meant, arm)
@@ -265,7 +265,7 @@ def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
 
 
 def _meaning(config: DictConfig) -> str:
-    """Returns what the fingerprint covers, without what takes time: the text, and the precision of the device."""
+    """Return what the fingerprint covers, without what takes time: the text, and the precision of the device."""
     with hydra_config(config):
         return json.dumps(meaning(config), sort_keys=True)
 
@@ -288,7 +288,7 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int,
 
 
 def _windows(config: DictConfig) -> dict[str, Any]:
-    """Returns what decides which windows a run sees, and in which order."""
+    """Return what decides which windows a run sees, and in which order."""
     data = plain(config.data)
     data.pop("path", None)
     return data

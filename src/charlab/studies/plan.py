@@ -124,7 +124,7 @@ class Plan:
         return not self.sweep or min(len(self.arms), len(self.seeds)) > 1
 
     def continuing(self, former: Plan) -> Plan:
-        """Returns this plan with what `former`, of the same study, knows of its past.
+        """Return this plan with what `former`, of the same study, knows of its past.
 
         A plan that shares no run with the former one is another study, whatever its name.
 
@@ -142,21 +142,21 @@ class Plan:
         )
 
     def cell(self, key: str) -> Cell:
-        """Returns the cell of that key: the arm's name and the seed, with a slash between them."""
+        """Return the cell of that key: the arm's name and the seed, with a slash between them."""
         return next(cell for cell in self.cells if cell.key == key)
 
     def arm(self, name: str) -> Arm:
-        """Returns the arm of that name."""
+        """Return the arm of that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def save(self, folder: Path) -> None:
-        """Writes the plan into the study's folder, atomically."""
+        """Write the plan into the study's folder, atomically."""
         text = json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """Reads the plan in a study's folder.
+        """Read the plan in a study's folder.
 
         Raises:
             UserError: if there is none, or it is corrupt or of another version.
@@ -177,7 +177,7 @@ class Plan:
 
 
 def _amendments(former: Plan, plan: Plan) -> list[str]:
-    """Returns a sentence for each thing that decides verdicts and is no longer as it was."""
+    """Return a sentence for each thing that decides verdicts and is no longer as it was."""
     said = [
         f"The {name} was {_shown(getattr(former, name))} at first, and is now {_shown(getattr(plan, name))}."
         for name in ("hypothesis", "baseline", "metric", "protocol", "margin", "budget")
@@ -196,7 +196,7 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
 
 
 def _runs_by_arm(plan: Plan) -> dict[str, dict[int, str]]:
-    """Returns the folder of each run, by arm and seed."""
+    """Return the folder of each run, by arm and seed."""
     return {arm.name: {cell.seed: cell.run for cell in plan.cells if cell.arm == arm.name} for arm in plan.arms}
 
 

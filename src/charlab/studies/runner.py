@@ -24,6 +24,7 @@ from charlab.studies.plan import Cell, Plan
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_END = 15.0  # that a process has after a signal to save and close its files
 END_OF_LOG = 1500  # characters
+ASKED_TO_END = (130, 143)  # exit codes after SIGINT and SIGTERM, when the run has saved what it had
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -196,6 +197,8 @@ class _Attempt:
             if -exit_code == signal.SIGKILL and _out_of_memory_kills() > kills:
                 reason += ", perhaps out of memory: the system killed a process for that at the same time"
             return "killed", f"{reason}."
+        if exit_code in ASKED_TO_END:
+            return "interrupted", f"The process was asked to end (exit code {exit_code}); it goes on where it stopped."
         record = None
         with contextlib.suppress(UserError):
             record = Record.load(self.run_folder)

@@ -86,7 +86,7 @@ class _Trials:
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
     def open(self) -> None:
-        """Opens the database, or makes it.
+        """Open the database, or makes it.
 
         Raises:
             UserError: if it holds the trials of another search.
@@ -113,7 +113,7 @@ class _Trials:
         self.study.set_user_attr("meant", meant)
 
     def next(self, count: int) -> dict[int, Cell]:
-        """Returns the cells of the trials to be run now, by the trials' numbers; none if there are enough.
+        """Return the cells of the trials to be run now, by the trials' numbers; none if there are enough.
 
         Those that a former process has left unfinished come first.
         """
@@ -147,7 +147,7 @@ class _Trials:
             write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides, cell.code)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
-        """Returns what `run_cell` needs to know."""
+        """Return what `run_cell` needs to know."""
         return Plan(
             name=self.definition.name,
             hypothesis="",
@@ -161,7 +161,7 @@ class _Trials:
         )
 
     def tell(self, batch: Mapping[int, Cell]) -> bool:
-        """Writes down what became of trials; returns whether each has ended, so that others can follow."""
+        """Write down what became of trials; return whether each has ended, so that others can follow."""
         states = self.optuna.trial.TrialState
         all_ended = True
         for number, cell in batch.items():
@@ -176,7 +176,7 @@ class _Trials:
         return all_ended
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
-        """Returns the nats per character of a cell, or why it has none; neither if it can go on."""
+        """Return the nats per character of a cell, or why it has none; neither if it can go on."""
         try:
             record = Record.load(self.output_dir / "runs" / cell.run)
         except UserError:
@@ -193,12 +193,12 @@ class _Trials:
         return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
 
     def best(self) -> optuna.trial.FrozenTrial | None:
-        """Returns the best trial that has a result."""
+        """Return the best trial that has a result."""
         done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.value is not None]
         return min(done, key=lambda trial: (trial.value, trial.number), default=None)
 
     def print(self, console: Console) -> None:
-        """Prints the best trials, what became of those without a result, and how to train the best one again."""
+        """Print the best trials, what became of those without a result, and how to train the best one again."""
         found = self.study.get_trials(deepcopy=False)
         done = sorted((trial for trial in found if trial.value is not None), key=lambda trial: trial.value or 0.0)
         table = Table("trial", f"nats/char ({self.definition.split})", *self.spaces, box=None, pad_edge=False)
@@ -257,7 +257,7 @@ class _Trials:
 
 
 def _typed(value: Any) -> str:
-    """Returns a suggested value as one would type it, such that the same number is read back."""
+    """Return a suggested value as one would type it, such that the same number is read back."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)

@@ -62,7 +62,7 @@ class Parameter:
         return self.choices[0] if self.choices else self.low
 
     def distribution(self) -> BaseDistribution:
-        """Returns what Optuna calls it."""
+        """Return what Optuna calls it."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -90,7 +90,7 @@ class SearchDefinition:
 
 
 def define_search(node: DictConfig, choice: str) -> SearchDefinition:
-    """Returns the search that a configuration's `search` describes.
+    """Return the search that a configuration's `search` describes.
 
     Args:
         node: a composed one.
@@ -165,6 +165,6 @@ def _parameter(key: str, value: Any, where: str) -> Parameter:
 
 
 def _divides(step: float, length: float) -> bool:
-    """Returns whether a whole number of steps has that length, but for rounding."""
+    """Return whether a whole number of steps has that length, but for rounding."""
     count = length / step
     return abs(count - round(count)) < 1e-9 * max(1.0, count)
