@@ -146,6 +146,12 @@ def test_records_in_an_archive_count(study, tmp_path: Path) -> None:
     assert [result.folder for result in after.cells] == [None] * len(plan.cells)
     pd.testing.assert_frame_equal(after.curves("arm"), curves)
     assert after.samples("arm") == sample != ""
+    # The same runs by the fingerprints of today, with the former ones, which the archive knows them by.
+    today = tuple(replace(cell, run=f"made_up/{index:012d}", former=cell.run) for index, cell in enumerate(plan.cells))
+    former = read_results(replace(plan, cells=today), tmp_path / "outputs", tmp_path / "records")
+    assert former.values("arm") == before.values("arm")
+    pd.testing.assert_frame_equal(former.curves("arm"), curves)
+    assert former.samples("arm") == sample
     (tmp_path / "records" / "runs.jsonl").write_text("{")
     with pytest.raises(UserError, match=r"runs\.jsonl is corrupt: restore it"):
         read_results(plan, tmp_path / "outputs", tmp_path / "records")

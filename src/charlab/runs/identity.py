@@ -249,3 +249,46 @@ def _precision(trainer: Any) -> str:
 def _has_no_gpu() -> bool:
     """Return whether this is a Linux machine without the driver of any GPU."""
     return sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
+
+
+FORMER_DATA = (
+    *("_target_", "context_length", "train_fraction", "validation_fraction", "dev_fraction", "order", "seed"),
+)
+
+
+def former_fingerprint(config: DictConfig) -> str:
+    """Return the fingerprint that the first version of charlab gave this run, by which its records are kept.
+
+    It covered the model, data, optimizer, schedule, objective, averaging, seed, budget, precision and clipping alone.
+    """
+    values = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
+    values |= {key: plain(config[key]) for key in ("objective", "averaging") if config[key] is not None}
+    data = {key: config.data[key] for key in FORMER_DATA if key in config.data}
+    accumulated = config.trainer.accumulate_grad_batches or 1
+    data["batch_size"] = config.data.get("batch_size", 0) // accumulated
+    if data.get("order") == "random":
+        del data["order"]
+    if data.get("dev_fraction"):
+        data["dev_split"] = "first"
+    steps = config.trainer.max_steps
+    trainer = {
+        "max_steps": None if steps in (None, -1) else steps,
+        "max_seconds": config.budget.max_seconds,
+        "accumulate_grad_batches": accumulated,
+        "gradient_clip_val": config.trainer.gradient_clip_val,
+        "precision": _precision(config.trainer),
+    }
+    corpus = {"corpus": load_corpus(config).sha256}
+    whole = {**_without_idle_dropout(values), "data": data | corpus, "seed": config.seed, "trainer": trainer}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_idle_dropout(value: Any) -> Any:
+    """Return a configuration without the dropout of n-grams that is 0: runs are kept from before there was one."""
+    if isinstance(value, list):
+        return [_without_idle_dropout(part) for part in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("_target_") == "charlab.models.ngram_embedding.NGramEmbedding" and value.get("dropout") == 0:
+        value = {key: part for key, part in value.items() if key != "dropout"}
+    return {key: _without_idle_dropout(part) for key, part in value.items()}

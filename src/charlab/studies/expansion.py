@@ -25,7 +25,7 @@ from charlab.configuration.compose import (
 )
 from charlab.configuration.messages import listed, one_sentence
 from charlab.errors import UserError
-from charlab.runs.identity import Identity, fingerprint, meaning, sources
+from charlab.runs.identity import Identity, fingerprint, former_fingerprint, meaning, sources
 from charlab.runs.store import place
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Definition, check_names, grid_arms, leaf, read, shortened
@@ -91,14 +91,15 @@ class Expansion:
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
         again = bool({"older", "all"} & set(definition.rerun))
         found = zip(arms, bar(configs, "looking for runs"), strict=True)
-        runs = {arm.name: _runs(config, seeds, again=again) for arm, config in found}
+        kept = not again and Path(definition.records).exists()
+        runs = {arm.name: _runs(config, seeds, again=again, kept=kept) for arm, config in found}
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
         overrides = [self._overrides(arm) for arm in arms]
         cells = tuple(
-            Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config))
+            Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config), former)
             for seed in seeds
             for arm, config, given in zip(arms, configs, overrides, strict=True)
-            for run, code in [runs[arm.name][seed]]
+            for run, code, former in [runs[arm.name][seed]]
         )
         return Plan(
             name=definition.name or self._sweep_name(),
@@ -270,12 +271,13 @@ def _meaning(config: DictConfig) -> str:
         return json.dumps(meaning(config), sort_keys=True)
 
 
-def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int, tuple[str, str]]:
-    """Return for each seed the folder of its run, below that of all runs, and the hash of today's code for it.
+def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool, kept: bool) -> dict[int, tuple[str, str, str]]:
+    """Return for each seed the folder of its run, below that of all runs, today's code for it, and its former folder.
 
     Where only other code has finished the run, its folder is named, unless it is to be run again.
     """
-    runs, found_sources = {}, None
+    runs: dict[int, tuple[str, str, str]] = {}
+    found_sources = None
     with hydra_config(config):
         for seed in seeds:
             config.seed = seed
@@ -283,7 +285,8 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool) -> dict[int,
             found = place(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
             folder = ended[-1].folder if ended and found.record is None and not again else found.folder
-            runs[seed] = f"{config.name}/{folder.name}", found.identity.code
+            former = f"{config.name}/{former_fingerprint(config)}" if kept else ""
+            runs[seed] = f"{config.name}/{folder.name}", found.identity.code, former
     return runs
 
 

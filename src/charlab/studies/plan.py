@@ -49,6 +49,7 @@ class Cell:
         overrides: what `scripts/train.py` needs to make this run alone, after the program's name.
         code: the hash of the code that it was planned with; empty if it is not known.
         processes: how many processes train it together; None if that is known only where it runs.
+        former: its run's folder by the fingerprint of the first version of charlab, which kept records have; or "".
     """
 
     arm: str
@@ -57,6 +58,7 @@ class Cell:
     overrides: tuple[str, ...]
     code: str = ""
     processes: int | None = 1
+    former: str = ""
 
     @property
     def key(self) -> str:

@@ -49,6 +49,11 @@ class CellResult:
     seconds: float | None = None
 
     @property
+    def archived_as(self) -> str:
+        """What the archive knows its run by."""
+        return f"{self.record.name}/{self.record.fingerprint}" if self.record is not None else self.cell.run
+
+    @property
     def ended(self) -> bool:
         """Whether it has a result that counts for its arm or against it."""
         return self.status in ("finished", "diverged")
@@ -77,7 +82,7 @@ def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellR
                 found.append(Record.load(home / cell.run))
             except UserError as error:
                 unreadable[home] = str(error)
-    archived = archive.record(cell.run)
+    archived = archive.record(cell.run) or archive.record(cell.former)
     found += [archived] if archived is not None else []
     corrupt = " ".join(unreadable.values())
     outcome = Outcome.load(study, cell)
@@ -224,7 +229,7 @@ class StudyResults:
             if path is not None and path.exists():
                 frames.append(pd.read_csv(path)[list(COLUMNS)].assign(seed=result.cell.seed))
             elif result.archive is not None:
-                frames.append(result.archive.curves(result.cell.run).assign(seed=result.cell.seed))
+                frames.append(result.archive.curves(result.archived_as).assign(seed=result.cell.seed))
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
@@ -233,7 +238,7 @@ class StudyResults:
             path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
             if path is not None and path.exists():
                 return path.read_text(encoding="utf-8", errors="replace")
-            if result.archive is not None and (sample := result.archive.sample(result.cell.run)):
+            if result.archive is not None and (sample := result.archive.sample(result.archived_as)):
                 return sample
         return ""
 
