@@ -337,7 +337,7 @@ def test_a_single_run_is_no_study(work: Path) -> None:
         sentence = f'charlab.run trains one model: for {override}, call charlab.study("{override}").'
         with pytest.raises(UserError, match=re.escape(sentence)):
             charlab.run(override)
-    with pytest.raises(UserError, match="There is no study=dmeo.*did you mean demo"):
+    with pytest.raises(UserError, match=r"There is no study=dmeo.*did you mean demo"):
         charlab.study("dmeo")
     assert list(work.iterdir()) == []
 
