@@ -236,8 +236,11 @@ class Watch(Callback):
 
 def test_overfitted_batches_repeat(run_tiny):
     Watch.seen.clear()
-    run_tiny("trainer.overfit_batches=2", "trainer.max_steps=3", f"+callbacks.watch={{_target_: {__name__}.Watch}}")
+    record = run_tiny(
+        "trainer.overfit_batches=2", "trainer.max_steps=3", f"+callbacks.watch={{_target_: {__name__}.Watch}}"
+    )
     seen = Watch.seen
     assert len(seen) == 6
+    assert record.callbacks == [f"{__name__}.Watch"]
     for later in (2, 4):
         assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[later : later + 2]))

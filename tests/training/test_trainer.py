@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from charlab.configuration.compose import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
-from charlab.training.trainer import build_trainer, check_callback
+from charlab.training.trainer import build_trainer, check_callback, check_precision
 from tests.training import small
 
 LISTED = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
@@ -147,3 +147,21 @@ def test_a_monitor_may_read_dev_text_and_whatever_a_user_logs():
     for monitor in ("dev/nll", "train/loss", "train/nll", "my/own"):
         check_callback("callbacks.mine", EarlyStopping(monitor), data)
     check_callback("callbacks.mine", Callback(), data)
+
+
+class NeedsFloat32(small.SmallAttention):
+    def loss(self, window, *, generator=None):
+        if torch.is_autocast_enabled("cpu"):
+            raise NotImplementedError("no kernel for BFloat16")
+        return super().loss(window, generator=generator)
+
+
+def test_a_model_that_lacks_kernels_for_half_precision_is_told_before_training(tmp_path):
+    trainer = build(tmp_path, precision="bf16-mixed")
+    with pytest.raises(UserError, match=r"NeedsFloat32 cannot compute in .*bf16-mixed.*no kernel.*32-true"):
+        check_precision(NeedsFloat32(5), trainer)
+    model = small.SmallAttention(5)
+    state = torch.get_rng_state()
+    check_precision(model, trainer)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(weight.grad is None for weight in model.parameters())

@@ -256,7 +256,7 @@ def evaluate(
 
     mean = NegativeLogLikelihood(sync_on_compute=world_size > 1).to(device)
     mean.update(torch.empty(0))  # a rank may have no batch
-    per_character = torch.zeros(len(ids) - 1 if protocol.covers else 0, device=device)
+    per_character = torch.zeros(len(ids) - 1 if protocol.covers else 0, dtype=_dtype(), device=device)
     variance = 0.0  # of the sum over all characters
     with evaluation_mode(model), untouched_randomness(device):
         for batch in batches:
@@ -278,6 +278,12 @@ def evaluate(
         standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
         per_character=per_character.cpu().numpy() if protocol.covers else None,
     )
+
+
+def _dtype() -> torch.dtype:
+    """Return float32 or, where torch's default is more precise, that; half precision would lose figures."""
+    default = torch.get_default_dtype()
+    return default if default == torch.float64 else torch.float32
 
 
 def _sum_over_ranks(value: float, device: torch.device) -> float:

@@ -55,6 +55,7 @@ class Record:
         metrics: one entry per protocol and split; `scripts/evaluate.py` adds to them.
         scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the
             last one shorter: what it takes to ask whether a difference would hold on other text.
+        callbacks: classes of those that neither charlab nor Lightning has, which may do anything to training.
         best: step and nll of the evaluation that was the best on the dev split, whose weights `checkpoints/best.ckpt`
             holds; None without such a split. What is reported above is of the final weights.
         causality: whether the model looks at what it is to predict.
@@ -86,6 +87,7 @@ class Record:
     peak_memory_bytes: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scenes: list[float] = field(default_factory=list)
+    callbacks: list[str] = field(default_factory=list)
     best: dict[str, Any] | None = None
     causality: dict[str, Any] = field(default_factory=dict)
     floor: dict[str, float] = field(default_factory=dict)

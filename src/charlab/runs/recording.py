@@ -28,6 +28,7 @@ from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.flops import count_flops
 from charlab.training.loggers import TensorBoardLogger
 
+KNOWN = ("charlab.", "lightning.")  # whose callbacks they are
 # What TensorBoard shows besides the final metrics of each run.
 HYPERPARAMETERS = (
     "model",
@@ -82,6 +83,7 @@ def begin_record(
         git_commit=git_commit(),
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         floor={split: floor for split in data.splits if (floor := data.floor(split)) is not None},
+        callbacks=[name for part in trainer.callbacks if not (name := _class_name(part)).startswith(KNOWN)],
         started=now(),
     )
     if (folder / LAST).exists():  # killed before: go on with its clock
@@ -92,6 +94,10 @@ def begin_record(
                 record.begun_by = [*former.begun_by, former.code]
     record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
     return record
+
+
+def _class_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def score_validation(record: Record, model: LanguageModel, data: CharacterDataModule, device: torch.device) -> None:

@@ -126,6 +126,8 @@ def _costs(record: Record) -> RenderableType:
     parts = {"set-up": "setup_s", "training": "training_s", "evaluation": "evaluation_s"}
     times = [f"{part} {_duration(record.time[key])}" for part, key in parts.items() if key in record.time]
     grid.add_row("time", " · ".join(times))
+    if record.callbacks:
+        grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:
         best = f"{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
         grid.add_row("best on dev", best)

@@ -44,7 +44,7 @@ from charlab.training.module import decorating
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
-from charlab.training.trainer import build_trainer, check_callback, set_threads
+from charlab.training.trainer import build_trainer, check_callback, check_precision, set_threads
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
@@ -113,6 +113,7 @@ class _Run:
         elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
             self.resumed_step = -1
         self.trainer = self._build_trainer()
+        check_precision(self.model, self.trainer)
 
     def execute(self, overrides: Sequence[str]) -> Record:
         """Train, evaluate, and return the finished record."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import logging
 import math
@@ -28,6 +29,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule, divided
 from charlab.errors import UserError
+from charlab.models.contract import CountedModel, LanguageModel
+from charlab.models.inference import untouched_randomness
+from charlab.models.mixture import Mixture
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
@@ -40,7 +44,6 @@ REFUSED = {
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: sweep over "
     "optimizer.lr with -m",
 }
-ONLY_DIVIDES = ("devices", "num_nodes", "strategy", "accumulate_grad_batches")
 
 
 def build_trainer(
@@ -112,6 +115,33 @@ def build_trainer(
         ) from error
     divided(data.batch_size, trainer.world_size, accumulated)
     return trainer
+
+
+def check_precision(model: LanguageModel, trainer: Trainer) -> None:
+    """Raise `UserError` if a model cannot compute in half precision on a CPU, which lacks some kernels.
+
+    A copy of the model, which is on the CPU, computes the loss of one short window and its gradient.
+    """
+    if (
+        str(trainer.precision) not in ("bf16-mixed", "bf16-true", "16-true")
+        or trainer.strategy.root_device.type != "cpu"
+    ):
+        return
+    weights = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    if not weights or isinstance(model, CountedModel | Mixture):
+        return
+    copied = trainer.precision_plugin.convert_module(copy.deepcopy(model))
+    with untouched_randomness(torch.device("cpu")):
+        try:
+            with trainer.precision_plugin.train_step_context():
+                loss = copied.loss(torch.zeros(1, 3, dtype=torch.long))
+            loss.backward()
+        except RuntimeError as error:  # NotImplementedError is one
+            reason = str(error).strip().partition("\n")[0].rstrip(".")
+            raise UserError(
+                f"{type(model).__name__} cannot compute in trainer.precision={trainer.precision} on a CPU ({reason}): "
+                "set trainer.precision=32-true."
+            ) from error
 
 
 def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
