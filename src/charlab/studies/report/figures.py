@@ -204,7 +204,8 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     low, high = _difference_limits(comparisons, margin)
     if max(-low, high) > _SEVERAL_MARGINS * margin:
         axes.set_xscale("symlog", linthresh=2 * margin, linscale=0.6)
-        axes.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=2 * margin, subs=(1, 3)))
+        ticks = SymmetricalLogLocator(base=10, linthresh=2 * margin, subs=(1, 3)).tick_values(low, high)
+        axes.set_xticks([tick for tick in ticks if low < tick < high and (tick == 0 or abs(tick) >= margin)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
     axes.set_xlim(low, high)
     axes.set_ylim(0.55 - len(judgments), 0.75)
