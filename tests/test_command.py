@@ -47,3 +47,10 @@ def test_further_processes_of_a_run_know_their_command(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert (record := next(tmp_path.glob("runs/*/*/record.json"))), result.stdout
     assert '"status": "finished"' in record.read_text()
+
+
+def test_the_module_cli_names_the_command_instead():
+    done = subprocess.run([sys.executable, "-m", "charlab.cli", "model=bigram"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "charlab train" in done.stderr
+    assert done.stderr.count("\n") == 1

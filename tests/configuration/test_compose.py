@@ -121,3 +121,17 @@ def test_what_is_not_finite_is_refused_where_it_means_nothing(overrides: list[st
 
 def test_infinity_stays_where_it_means_no_limit() -> None:
     assert compose(["trainer.gradient_clip_val=inf"]).trainer.gradient_clip_val == float("inf")
+
+
+def test_a_folder_conf_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as raised:
+        compose(["experiment=mine"])
+    assert f"There is no experiment=mine in charlab's own configuration or {tmp_path}/conf (no such folder)" in str(
+        raised.value
+    )
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    assert compose(["model=bigram", "experiment=mine"]).name == "mine"
+    with pytest.raises(UserError, match=f"in charlab's own configuration or {tmp_path}/conf; did you mean mine"):
+        compose(["experiment=mnie"])

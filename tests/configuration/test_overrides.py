@@ -4,7 +4,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from charlab.configuration.compose import compose
 from charlab.configuration.overrides import parse, prepare
+from charlab.errors import UserError
 
 
 @given(st.text())
@@ -57,3 +59,17 @@ def test_null_chooses_nothing_of_a_group() -> None:
     assert prepare("callbacks=null", {"logger"}, {"logger", "callbacks"}) == "~callbacks"
     assert prepare("~callbacks", {"logger"}, {"logger", "callbacks"}) == "~callbacks"
     assert prepare("seed=null", {"logger"}, {"logger", "callbacks"}) == "seed=null"
+
+
+@pytest.mark.parametrize("value", ["1984", "1e5", "true", "null", "~", "a.txt"])
+def test_the_value_of_a_text_key_is_text(value: str) -> None:
+    assert parse(prepare(f"data.path={value}", text_keys={"data.path"})).value() == value
+
+
+def test_a_text_that_hydra_cannot_express_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.path=\?\?\? cannot be expressed.*give data\.path=\./\?\?\?"):
+        prepare("data.path=???", text_keys={"data.path"})
+    with pytest.raises(UserError, match=r"prompt=\?\?\? cannot be expressed"):
+        prepare("prompt=???")
+    with pytest.raises(UserError, match=r"make them a list, data\.path=\[a,b\.txt\], or quote it if it is one text"):
+        compose(["data=textfile", "data.path=a,b.txt"])

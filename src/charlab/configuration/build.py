@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import hydra
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.messages import find_user_error
+
+HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -23,6 +26,8 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
         UserError: if the constructor raised it; Hydra would wrap it in an error of its own.
     """
     more.setdefault("_convert_", node.get("_convert_", "all"))
+    if HYDRA_1_4:  # it asks who trusts the targets: a configuration is its user's, a checkpoint's is looked at before
+        more["_execution_whitelist_"] = sorted(_targets(plain(node) if isinstance(node, DictConfig) else node))
     try:
         return instantiate(node, *arguments, **more)
     except InstantiationException as error:
@@ -30,3 +35,9 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
         if mistake is None:
             raise
         raise mistake from None
+
+
+def _targets(node: Any) -> set[str]:
+    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    named = {node["_target_"]} if isinstance(node, dict) and isinstance(node.get("_target_"), str) else set()
+    return named.union(*map(_targets, parts))

@@ -326,7 +326,7 @@ class Composition:
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Return what other overrides compose to, as dictionaries and lists, with nothing in them resolved."""
-        return cast("dict[str, Any]", OmegaConf.to_container(self._load([*self.composer._further, *overrides])))
+        return cast("dict[str, Any]", OmegaConf.to_container(self._load([*self._searching, *overrides])))
 
     @property
     def _searching(self) -> list[str]:

@@ -140,7 +140,7 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         return error
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
-    if "Cannot merge DictConfig with ListConfig" in str(error):
+    if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):
         return UserError(
             "A list is laid over a mapping, or a mapping over a list: leave the part that is laid over out of the "
             "defaults list, as conf/model/hybrid.yaml does."
