@@ -19,7 +19,7 @@ install: .venv/installed ## create .venv with charlab and everything that its te
 	@touch .venv/runtime $@
 
 .venv/runtime: pyproject.toml constraints.txt
-	@tools/install.sh "$(PYTHON)" .venv constraints.txt -e .
+	@tools/install.sh "$(PYTHON)" .venv constraints.txt --compile-bytecode -e .  # so that the first import is quick
 	@touch $@
 
 quickstart: .venv/runtime ## train a small transformer in two minutes: no GPU, no download of a text

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# tools/install.sh PYTHON ENVIRONMENT CONSTRAINTS REQUIREMENT...: create a virtual environment and fill it with uv.
+# tools/install.sh PYTHON ENVIRONMENT CONSTRAINTS ARGUMENT...: create a virtual environment and run `uv pip
+# install ARGUMENT...` in it.
 #
 # uv comes from the machine or, if the machine has none, from pip into the environment. It does not read pip's settings,
 # so the two that say where packages come from (--find-links, --index-url) are handed on. The environment keeps pip.
@@ -23,4 +24,4 @@ setting() { sed -n "s/^.*\.$1='\(.*\)'\$/\1/p" <<<"$settings" | tail -n 1; }
 links=${UV_FIND_LINKS-$(setting find-links)} index=${UV_DEFAULT_INDEX-$(setting index-url)}
 [ -z "$links" ] || export UV_FIND_LINKS=$links
 [ -z "$index" ] || export UV_DEFAULT_INDEX=$index
-"$uv" pip install --compile-bytecode --python "$environment/bin/python" -c "$constraints" "$@"
+"$uv" pip install --python "$environment/bin/python" -c "$constraints" "$@"
