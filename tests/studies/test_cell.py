@@ -1,5 +1,6 @@
 """The file of a cell holds all that its process needs."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -105,7 +106,10 @@ def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path) -> None:
 
 def run(cell: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "charlab.studies.cell", str(cell)]
-    return subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    return subprocess.run(
+        command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.slow

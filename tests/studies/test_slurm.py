@@ -49,7 +49,8 @@ def test_an_array_is_submitted_in_pieces_that_the_cluster_takes(tmp_path, monkey
     sweep = Sweep(tmp_path, "launcher=slurm")
     code, output = sweep.run()
     assert code == 0, output
-    arrays = [path for path in (sweep.folder / "jobs").iterdir() if not path.name.startswith(".")]
+    names = [path.name for path in (sweep.folder / "jobs").iterdir()]
+    arrays = {name.partition("_")[0] for name in names if not name.startswith(".")}
     assert len(arrays) == 2
     assert len(sweep.finished()) == 4
 

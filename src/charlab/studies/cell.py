@@ -5,6 +5,7 @@ The file holds all that the process needs, so it can run on any machine that see
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -52,6 +53,8 @@ def run(file: Path) -> int:
     """Train the configuration in a cell's file; return the exit code."""
     described = yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # as in the program: an encoding without "≤" must not end the run
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
