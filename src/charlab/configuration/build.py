@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.messages import find_user_error
+from charlab.configuration.signatures import find
 
 HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
 
@@ -39,5 +40,8 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
 
 def _targets(node: Any) -> set[str]:
     parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    named = {node["_target_"]} if isinstance(node, dict) and isinstance(node.get("_target_"), str) else set()
+    named = set()
+    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
+        found = find(node["_target_"])  # torch.nn.LayerNorm is defined in a module of another name
+        named = {node["_target_"], f"{found.__module__}.{found.__qualname__}"}
     return named.union(*map(_targets, parts))
