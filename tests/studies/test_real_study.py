@@ -25,7 +25,8 @@ TINY = (
 
 @pytest.mark.slow
 def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_study: Callable[..., str]) -> None:
-    arms = "{learned: [], rotary: [model/position=rotary], raises: [model.context_length=4]}"
+    stop = "'+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: nothing}'"
+    arms = f"{{learned: [], rotary: [model/position=rotary], raises: [{stop}]}}"
     write_study("seeds: [1, 2]", arms=arms)
     command = [
         sys.executable,
