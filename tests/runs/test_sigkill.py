@@ -23,16 +23,11 @@ MORE = (
 
 
 def event_steps(folder):
-    """Returns the steps of every value of the training loss in the raw event files, in the order of the files."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    """Returns the steps of the training loss, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return [
-        event.step
-        for path in sorted(folder.glob("events.out.tfevents.*"))
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-        if value.tag == "train/loss"
-    ]
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    return [event.step for event in accumulator.Scalars("train/loss")]
 
 
 @pytest.mark.slow

@@ -94,6 +94,7 @@ class LanguageModelModule(LightningModule):
         self._training_over = False
         self._averages: list[KeepsAverage] = []
         self._evaluation = ExitStack()
+        self._was_training = False  # before the evaluation at hand
         self._variance: dict[str, float] = {}
         splits = ("train", "validation", "dev", "test")
         self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
@@ -221,6 +222,7 @@ class LanguageModelModule(LightningModule):
 
     def on_validation_model_eval(self) -> None:
         super().on_validation_model_eval()
+        self._was_training = self.training_clock.running
         self._evaluation = ExitStack()
         self._evaluation.enter_context(self._averaged())
         self._evaluation.enter_context(untouched_randomness(self.device))
@@ -251,6 +253,13 @@ class LanguageModelModule(LightningModule):
         when = {"step": step, "characters": self.characters_seen, "seconds": self.training_seconds}
         self.log_dict({name: torch.tensor(float(value), dtype=torch.float64) for name, value in when.items()})
         self._evaluation.close()
+        self.training_clock.stop()  # logging the figures, and the checkpoint that follows, are no training either
+        self.evaluation_clock.start()
+
+    def on_validation_end(self) -> None:
+        self.evaluation_clock.stop()
+        if self._was_training:
+            self.training_clock.start()
 
     def test_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
         """Score the test split by `blocks`, as `test/nll`."""

@@ -89,7 +89,7 @@ class TrainingMetrics(Callback):
         when = {"characters": module.characters_seen, "seconds": module.training_seconds}
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, **when}, step=trainer.global_step)
-        module.log("train/loss", loss, logger=False, prog_bar=True)  # for progress bars and other callbacks
+        module.log("train/loss", loss, logger=False)  # for other callbacks; a progress bar would read it every step
         self._loss_sum, self._batches, self._gradient_norm = 0.0, 0, None
         self._characters, self._seconds = module.characters_seen, seconds
 
