@@ -42,6 +42,8 @@ def seen():
 class Spy(Bigram):
     def __init__(self, vocab_size, *, does):
         super().__init__(vocab_size)
+        if "PYTHONSAFEPATH" not in os.environ:  # not in a cell: the configuration is checked
+            return
         print(json.dumps(seen()), flush=True)
         if does == "sleep":
             time.sleep(600)
