@@ -403,7 +403,7 @@ class TestSeveralMixers:
     @pytest.mark.parametrize("mixer", [scan, [scan], [scan, RunningAverage]], ids=["one", "a list of one", "two"])
     def test_an_encoding_of_scores_needs_scores(self, mixer, position):
         name = getattr(position, "func", position).__name__
-        with pytest.raises(UserError, match=rf"model\.position={name} .*model\.mixer=SelectiveScan"):
+        with pytest.raises(UserError, match=rf"position={name} .*mixer=SelectiveScan"):
             make(mixer=mixer, position=position)
 
     @pytest.mark.parametrize(
