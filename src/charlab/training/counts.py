@@ -1,4 +1,4 @@
-"""Training of models that are fitted to a text as a whole: those that count, and mixtures with such members."""
+"""Lightning modules for models that are fitted to the whole text at once: count-based models and mixtures."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from charlab.training.module import LanguageModelModule
 
 
 def module_for(model: LanguageModel) -> type[LanguageModelModule]:
-    """Returns the Lightning module that trains a model."""
+    """Return the class of Lightning module that trains `model`."""
     if isinstance(model, Mixture):
         return MixtureModule
     return CountsModule if isinstance(model, CountedModel) else LanguageModelModule
 
 
 class CountsModule(LanguageModelModule):
-    """Counts the whole training text before the first step; with nothing to be trained by gradients, there is no step.
+    """Count the whole training text before the first step.
 
-    Then there is no optimizer and no schedule either.
+    A model without trainable parameters takes no step and has neither optimizer nor schedule.
     """
 
     @property
     def has_gradients(self) -> bool:
-        """Whether anything is left to train after counting."""
+        """Whether any parameter is left to train after counting."""
         return any(parameter.requires_grad for parameter in self.model.parameters())
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self.trainer.global_step == 0:  # a resumed run has its counts from the checkpoint
+        if self.trainer.global_step == 0:  # a resumed run loads its counts from the checkpoint
             self.count()
 
     def count(self) -> None:
-        """Fits what counts."""
+        """Fit the counts to the train split."""
         ids = self.trainer.datamodule.ids("train", self.device)
         cast(CountedModel, self.model).fit(ids)
         if not self.has_gradients:
@@ -55,20 +55,20 @@ class CountsModule(LanguageModelModule):
         return super().configure_optimizers() if self.has_gradients else None
 
     def configure_gradient_clipping(self, *args: Any, **kwargs: Any) -> None:
-        if self.has_gradients:  # else Lightning would say that there is nothing to clip
+        if self.has_gradients:  # else Lightning would warn that there is nothing to clip
             super().configure_gradient_clipping(*args, **kwargs)
 
 
 class MixtureModule(CountsModule):
-    """Trains the members of a mixture, unless they are finished, and weighs them by how well they predict dev text.
+    """Train the members of a mixture, unless they are frozen, and fit the mixture weights to the dev split.
 
-    Whenever the mixture is evaluated, used or saved, its weights are those that make the dev split likeliest under the
-    members as they are then. They have no influence on the members' training. Without a dev split, which is text
-    that the members are not trained on, all members weigh the same; weights that the user gives stay.
+    The weights maximize the likelihood of the dev split under the current members, and are refitted whenever the
+    mixture is evaluated or saved. They do not affect the members' training. Without a dev split (text that the members
+    are not trained on) all members weigh the same. Weights set by the user are kept.
     """
 
     model: Mixture
-    _weighed_step: int | None = None  # the optimizer step that the weights belong to
+    _weighed_step: int | None = None  # the optimizer step at which the weights were fitted
 
     def count(self) -> None:
         if not self.model.frozen:
@@ -82,7 +82,7 @@ class MixtureModule(CountsModule):
                 self._fit_weights()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        with self.evaluating():  # what is to be saved refers to the tensor of weights, and has the new ones with it
+        with self.evaluating():  # refits the tensor that `checkpoint` refers to
             pass
         super().on_save_checkpoint(checkpoint)
 

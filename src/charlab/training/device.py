@@ -1,4 +1,4 @@
-"""The device and the precision that `auto` means on this machine."""
+"""Resolve the device and the precision that `auto` means on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Accelerator = Literal["auto", "cpu", "gpu", "mps"]
 
 
 def resolve_device(accelerator: str) -> Literal["cpu", "cuda", "mps"]:
-    """Return the kind of device that `accelerator` means on this machine.
+    """Return the device type that `accelerator` means on this machine.
 
     Raises:
-        UserError: if there is none.
+        UserError: if torch can use no such device.
     """
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     present = {"cpu": True, "gpu": cuda, "mps": mps, "auto": True}
@@ -29,13 +29,13 @@ def resolve_device(accelerator: str) -> Literal["cpu", "cuda", "mps"]:
 
 
 def resolve_precision(precision: str | int | None, device: str) -> str:
-    """Return the precision that a run computes in, by Lightning's name.
+    """Return the precision of a run, by Lightning's name.
 
-    "auto" is 32-true on a CPU and mps, bf16-mixed on a GPU that computes with it natively, and 16-mixed, with loss
-    scaling, on one that does not (a T4).
+    "auto" is 32-true on a CPU and on mps, bf16-mixed on a GPU with native bfloat16, and 16-mixed (with loss scaling)
+    on an older GPU such as a T4.
 
     Raises:
-        UserError: if the device cannot compute with it.
+        UserError: if the device does not support the precision.
     """
     aliases = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed", "None": "32-true"}
     name = aliases.get(str(precision), str(precision))

@@ -1,4 +1,4 @@
-"""How many floating-point operations a training step takes, counted rather than estimated by a formula."""
+"""Count the floating-point operations of a training step, rather than estimate them by a formula."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from charlab.models.contract import LanguageModel
 
 
 def count_flops(model: LanguageModel, *, batch_size: int, window_length: int) -> int | None:
-    """Returns the operations of one forward and backward pass; a multiplication with an addition counts as two.
+    """Return the floating-point operations of one forward and backward pass; a multiply-add counts as two.
 
-    Torch counts matrix products, convolutions and attention, which make up nearly all of the work, on a copy of the
-    model that has shapes but no numbers. None for a model that needs numbers to run, or whose work torch cannot
-    count.
+    Torch counts matrix products, convolutions and attention, which are nearly all of the work, on a copy of the model
+    on the meta device, which holds shapes but no values.
 
     Args:
-        model: left as it is.
+        model: the model, which is not changed.
         batch_size: windows in a step.
-        window_length: T + 1 characters.
+        window_length: characters in a window, T + 1.
+
+    Returns:
+        The number of operations; None if the model cannot run on the meta device, or torch cannot count its work.
     """
     try:
         shapes = copy.deepcopy(model).to("meta")

@@ -1,7 +1,7 @@
-"""Lightning's loggers, as a run that may be killed and go on needs them.
+"""Lightning's loggers, set up for runs that may be killed and resumed.
 
-CSV: the file is cut back to where it was when the checkpoint was written. TensorBoard: `purge_step` tells it to forget
-what came after. Trackers: the run is known by the name of its folder and is continued.
+When a run resumes, the CSV file is truncated to its length at the time of the checkpoint, TensorBoard discards later
+events (`purge_step`), and trackers continue the run that has the name of the run's folder.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "character
 def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step: int | None) -> Logger:
     """Return a logger for a run.
 
-    Where the configuration leaves them open, it writes into the run's folder and goes by that folder's name.
+    By default, it writes into the run's folder and takes its name from that folder.
 
     Args:
-        name: its key in the configuration.
-        node: its part of the configuration.
+        name: key of the logger in the configuration.
+        node: configuration of the logger.
         folder: the run's folder.
-        resumed_step: the optimizer step of the checkpoint that the run goes on from; None for a new one, and −1 where
-            there may be logs of an attempt that ended before its first checkpoint.
+        resumed_step: optimizer step of the checkpoint that the run resumes from; None for a new run, −1 if an earlier
+            attempt may have left logs but no checkpoint.
 
     Raises:
-        UserError: if it is no logger of Lightning's kind, or a library is missing.
+        UserError: if `node` does not describe a Lightning logger, or its package is not installed.
     """
     kind = get_class(node["_target_"])
     known = inspect.signature(kind).parameters
@@ -62,7 +62,7 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
     try:
         if issubclass(kind, lightning.MLFlowLogger):
             chosen["save_dir"] = str(folder / "mlruns")
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # which it asks for, of files in a folder
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow requires it for a file store
             chosen["run_id"] = _former_run({**chosen, **given}, folder.name)
         logger = build({**chosen, **given})
     except ModuleNotFoundError as error:
@@ -73,7 +73,7 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
 
 
 def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
-    """Close loggers for good, so that another run in this process begins its own."""
+    """Close loggers for good, so that the next run in this process starts new ones."""
     for logger in loggers:
         logger.finalize("success" if succeeded else "failed")
         if isinstance(logger, lightning.WandbLogger) and rank_zero_only.rank == 0:
@@ -81,7 +81,7 @@ def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
 
 
 def _former_run(settings: Mapping[str, Any], name: str) -> str | None:
-    """Return MLflow's own id of the run that an earlier attempt began; None if there was none."""
+    """Return MLflow's id of the run that an earlier attempt started; None if there is none."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(settings.get("tracking_uri") or f"file:{settings['save_dir']}")
@@ -93,19 +93,19 @@ def _former_run(settings: Mapping[str, Any], name: str) -> str | None:
 
 
 class CSVLogger(Logger):
-    """Writes `metrics.csv`: one line per measurement, with the columns step, characters, seconds, metric, value.
+    """Write `metrics.csv`: one line per measurement, with the columns step, characters, seconds, metric, value.
 
-    The format is long rather than wide because different things are measured at different steps: a wide file would
-    be mostly empty cells, through which pandas and spreadsheets draw broken lines, and its columns would have to be
-    known before the first measurement. In pandas, one curve is `df[df.metric == "train/loss"].plot("step", "value")`
-    and the wide table is `df.pivot(index="step", columns="metric", values="value")`. Numbers are written in full, so
-    that equal files mean equal runs.
+    The format is long rather than wide because metrics are measured at different steps: a wide file would be mostly
+    empty cells, which break the lines of plots, and would need all columns before the first measurement. In pandas,
+    `df[df.metric == "train/loss"].plot("step", "value")` plots one curve and
+    `df.pivot(index="step", columns="metric", values="value")` returns the wide table. Numbers are written in full
+    precision, so equal files mean equal runs.
 
-    Two metrics are columns of their own and say when the others were measured: `characters`, the characters that
-    training had scored, and `seconds`, the training clock.
+    Two columns say when a metric was measured: `characters`, the characters scored in training so far, and `seconds`,
+    the training clock.
 
     Args:
-        save_dir: the folder of the file.
+        save_dir: folder to write the file into.
     """
 
     file_name: ClassVar[str] = "metrics.csv"
@@ -118,12 +118,12 @@ class CSVLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Empty: a run's folder has its name already."""
+        """Empty: the run's folder already has the name."""
         return ""
 
     @property
     def version(self) -> str:
-        """Empty, as the name."""
+        """Empty, like the name."""
         return ""
 
     @property
@@ -133,7 +133,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Write `metrics`, measured after `step` optimizer steps; those that are None are left out."""
+        """Write the metrics measured after `step` optimizer steps, except those that are None."""
         values = {name: float(value) for name, value in metrics.items() if value is not None and name != "epoch"}
         characters, seconds = values.pop("characters", None), values.pop("seconds", None)
         when = (
@@ -147,25 +147,25 @@ class CSVLogger(Logger):
             if self._file.tell() == 0:
                 self._file.write(_csv_lines([self.columns]))
         self._file.write(_csv_lines([(*when, metric, repr(value)) for metric, value in values.items()]))
-        self._file.flush()  # a SIGKILL loses nothing that the operating system has
+        self._file.flush()  # once the operating system has the data, a SIGKILL loses nothing
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run's record has them."""
+        """Do nothing: the run's record holds the hyperparameters."""
 
     def finalize(self, status: str) -> None:
-        """Close the file; logging again opens it again."""
+        """Close the file; logging reopens it."""
         self._close()
 
     def position(self) -> int:
-        """Return the size of the file in bytes, once it is safely on the disk; 0 if there is none yet."""
+        """Flush the file to disk and return its size in bytes; 0 if there is no file yet."""
         if self._file is not None:
             os.fsync(self._file.fileno())
         return self.path.stat().st_size if self.path.exists() else 0
 
     @rank_zero_only
     def rewind(self, position: int) -> None:
-        """Cut the file back to a former `position`, or remove it; one that has become shorter stays as it is."""
+        """Truncate the file to an earlier `position`; remove it at position 0, and leave a shorter file unchanged."""
         self._close()
         if position == 0:
             self.path.unlink(missing_ok=True)
@@ -185,42 +185,42 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 
 
 class TensorBoardLogger(lightning.TensorBoardLogger):
-    """Lightning's, with the loss curves first, and a row for the run among the hyperparameters when it has ended.
+    """Lightning's logger, with loss curves listed first and a row per finished run in the HParams tab.
 
-    TensorBoard sorts by name, so whatever is no loss goes under `watch/` and `views/`.
+    TensorBoard sorts tags by name, so tags that are not losses go under `watch/` and `views/`.
     """
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Write `metrics`, measured after `step` optimizer steps; those that are None are left out."""
+        """Write the metrics measured after `step` optimizer steps, except those that are None."""
         named = {f"watch/{name}" if name in WATCHED else name: v for name, v in metrics.items() if v is not None}
         super().log_metrics(named, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
-        """Write a text, shown line by line in a fixed-width font."""
+        """Write a text, displayed line by line in a fixed-width font."""
         lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-        self.experiment.add_text(tag, "\n".join(f"    {line}" for line in lines), step)  # a code block
+        self.experiment.add_text(tag, "\n".join(f"    {line}" for line in lines), step)  # Markdown's code block
 
     @rank_zero_only
     def log_image(self, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
-        """Write an image in red, green and blue."""
+        """Write an RGB image."""
         self.experiment.add_image(f"views/{tag}", image, step, dataformats="HWC")
 
     @rank_zero_only
     def log_outcome(
         self, hparams: Mapping[str, Any], metrics: Mapping[str, float | None], step: int, *, succeeded: bool
     ) -> None:
-        """Add an ended run to the HParams tab, which compares all runs below TensorBoard's folder.
+        """Add an ended run to the HParams tab, which compares all runs below TensorBoard's log directory.
 
-        No experiment summary is written, in which `SummaryWriter.add_hparams` describes all columns: TensorBoard
-        believes the first one that it finds, and then hides what other runs have besides.
+        `SummaryWriter.add_hparams` would also write an experiment summary that declares all columns. TensorBoard reads
+        only the first such summary it finds, and hides every column that only other runs have, so none is written.
 
         Args:
-            hparams: nested ones get dotted names. A key has one type in all runs: numbers stay numbers, all else is
-                text; what is None or not finite is left out.
-            metrics: final figures.
-            step: optimizer steps done.
+            hparams: hyperparameters; nested ones get dotted names. A key has the same type in all runs: numbers stay
+                numbers, everything else becomes text. Values that are None or not finite are left out.
+            metrics: final metrics.
+            step: number of optimizer steps.
             succeeded: whether the run finished.
         """
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -249,7 +249,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush what was logged; the run's record has the hyperparameters."""
+        """Flush the events; Lightning's `hparams.yaml` is not written, as the run's record holds them."""
         self.experiment.flush()
 
 

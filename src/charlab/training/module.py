@@ -29,38 +29,39 @@ from charlab.training.objectives import Objective
 from charlab.training.ranks import from_every_rank, own_part
 from charlab.training.schedules import Schedule
 
-NUM_DRAWS = 4  # of a bound, of which an evaluation takes the mean
-NEVER = 10**18  # as a scheduler's frequency: the module steps it itself
+NUM_DRAWS = 4  # samples of a bound that an evaluation averages
+NEVER = 10**18  # frequency of a scheduler that the module steps itself
 
 
 class LanguageModelModule(LightningModule):
-    """Trains a model on windows of text by its loss, or another objective, and evaluates it.
+    """Train a language model on windows of text, and evaluate it.
 
-    An evaluation logs `train/nll`, `validation/nll` and, with a dev split, `dev/nll`, in nats per character. Where a
-    callback or the optimizer keeps an average of the weights, the average is what is evaluated, what a checkpoint
-    holds as the model's weights (besides those that training goes on with), and what the model has in the end.
+    An evaluation logs `train/nll`, `validation/nll` and, with a dev split, `dev/nll`, in nats per character. If a
+    callback or the optimizer averages the weights, the average is evaluated, saved in checkpoints as the model's
+    weights (next to those that training resumes with), and left in the model when training ends.
 
     Args:
-        model: what is trained.
-        optimizer: `optimizer(model)` returns a torch optimizer over the model's parameters.
-        schedule: learning rate as a multiple of the optimizer's own, over the course of the budget; or a partial of
-            one of torch's schedulers, which is stepped after each epoch (`ReduceLROnPlateau`: after each evaluation,
-            by `dev/nll`).
-        max_seconds: budget in seconds of the training clock, besides the trainer's own limits; None for no limit.
-        objective: what is minimized; None for the model's own loss.
-        model_config: the configuration of the model; checkpoints hold it so that `charlab.load` can build the model.
+        model: the model to train.
+        optimizer: function from the model to a torch optimizer over its parameters.
+        schedule: function from the spent share of the budget to a multiple of the learning rate; or a partial of one
+            of torch's schedulers, which is stepped after each epoch (`ReduceLROnPlateau`: after each evaluation, by
+            `dev/nll`).
+        max_seconds: budget in seconds of the training clock, in addition to the trainer's own limits; None for no
+            limit.
+        objective: the objective to minimize; None for the model's own loss.
+        model_config: configuration of the model, saved in checkpoints so that `charlab.load` can build the model.
 
     Attributes:
-        compute_loss: the objective, or a compiled form of it.
-        max_steps: optimizer steps that the trainer allows; None without a limit. Known once training starts.
+        compute_loss: the objective, or its compiled form.
+        max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
         characters_seen: characters scored in training so far, over all ranks.
-        micro_batches: batches read so far on each rank; with gradient accumulation several make a step.
-        last_loss: the latest batch's loss, in nats per character. Reading it waits for the device.
-        evaluated_step: the step of the latest evaluation.
-        scores: the latest evaluation, by split.
-        results: the same, ready for the run's record.
-        best: step and nll of the evaluation that was lowest on the dev split; None without one.
-        compilation_clock: seconds of compiling, which count neither as training nor as evaluation.
+        micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
+        last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
+        evaluated_step: optimizer step of the latest evaluation.
+        scores: scores of the latest evaluation, by split.
+        results: the same scores as entries of the run's record.
+        best: step and nll of the evaluation with the lowest nll on the dev split; None without a dev split.
+        compilation_clock: seconds spent compiling, which count neither as training nor as evaluation.
     """
 
     def __init__(
@@ -90,17 +91,17 @@ class LanguageModelModule(LightningModule):
         self.best: dict[str, Any] | None = None
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
         self.compilation_clock = Stopwatch()
-        self._is_counted = False  # whether the batch at hand is
+        self._is_counted = False  # whether the current batch is in the totals
         self._training_over = False
         self._averages: list[KeepsAverage] = []
         self._evaluation = ExitStack()
-        self._was_training = False  # before the evaluation at hand
+        self._was_training = False  # before the current evaluation
         self._variance: dict[str, float] = {}
         splits = ("train", "validation", "dev", "test")
         self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
 
     def configure_callbacks(self) -> list[Callback]:
-        """Return what every training needs: its metrics, and its random numbers in checkpoints."""
+        """Return the callbacks that every training needs, unless the trainer already has them."""
         from charlab.training.callbacks.checkpointing import RandomStates
         from charlab.training.callbacks.metrics import TrainingMetrics
 
@@ -123,7 +124,7 @@ class LanguageModelModule(LightningModule):
         scheduler = self.schedule(optimizer)
         if not isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
-        # Lightning steps it after the callbacks of an evaluation, when the checkpoint of that step is written already.
+        # The module steps it: Lightning would do so after the callbacks, which have already written the checkpoint.
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
 
@@ -135,8 +136,8 @@ class LanguageModelModule(LightningModule):
     ) -> None:
         """Clip the gradient norm to `gradient_clip_val`.
 
-        Lightning's own refuses fused optimizers in every mixed precision, although bfloat16 has no scale that they
-        would undo too late.
+        Lightning's own method refuses fused optimizers in every mixed precision, although bfloat16 does not scale the
+        loss.
         """
         if gradient_clip_val is None:
             return
@@ -150,11 +151,11 @@ class LanguageModelModule(LightningModule):
 
     @property
     def training_seconds(self) -> float:
-        """Seconds spent in training so far, over all attempts at this run; evaluation is left out."""
+        """Seconds spent in training so far, over all attempts at this run, without evaluation."""
         return self.training_clock.seconds
 
     def budget_spent(self, step: int) -> float:
-        """Return the share of the budget that is spent at the middle of the step after `step` others, from 0 to 1."""
+        """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`."""
         shares = [0.0]
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
@@ -163,13 +164,13 @@ class LanguageModelModule(LightningModule):
         return min(max(shares), 1.0)
 
     def budget_seconds(self) -> float:
-        """Return the training seconds by the clock of rank 0, which decides for all; all ranks have to ask together."""
+        """Return the training seconds on rank 0, which decides for all ranks. A collective call."""
         return self.trainer.strategy.broadcast(self.training_seconds)
 
     def on_train_start(self) -> None:
         parts = [*self.trainer.optimizers, *self.trainer.callbacks]
         self._averages = [part for part in parts if isinstance(part, KeepsAverage)]
-        self.training_clock.start()  # after the callbacks' own beginnings, such as compiling
+        self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._is_counted = False
@@ -186,7 +187,7 @@ class LanguageModelModule(LightningModule):
 
     def on_train_end(self) -> None:
         self.training_clock.stop()
-        for average in self._averages:  # for good: the callbacks' own endings, such as the last checkpoint, are over
+        for average in self._averages:  # for good, as the callbacks have already saved the last checkpoint
             average.eval()
         self._averages = []
 
@@ -196,7 +197,7 @@ class LanguageModelModule(LightningModule):
     def evaluating(self) -> Iterator[None]:
         """Put the model into evaluation mode, with averaged weights if there are any, while the block runs.
 
-        The time counts as evaluation rather than training.
+        The time counts as evaluation, not as training.
         """
         precision = self.trainer.precision_plugin.forward_context()
         with self._averaged(), evaluation_mode(self.model), torch.no_grad(), precision:
@@ -204,7 +205,7 @@ class LanguageModelModule(LightningModule):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """Put averaged weights in place, and let the evaluation clock run, while the block runs."""
+        """Swap in the averaged weights and run the evaluation clock while the block runs."""
         was_counting = self.training_clock.running
         self.training_clock.stop()
         self.evaluation_clock.start()
@@ -218,7 +219,7 @@ class LanguageModelModule(LightningModule):
                 self.training_clock.start()
 
     def prepare_evaluation(self) -> None:
-        """Do what a model needs before it is evaluated or saved; called with averaged weights in place."""
+        """Prepare the model for evaluation or saving. A hook, called with averaged weights in place."""
 
     def on_validation_model_eval(self) -> None:
         super().on_validation_model_eval()
@@ -253,7 +254,7 @@ class LanguageModelModule(LightningModule):
         when = {"step": step, "characters": self.characters_seen, "seconds": self.training_seconds}
         self.log_dict({name: torch.tensor(float(value), dtype=torch.float64) for name, value in when.items()})
         self._evaluation.close()
-        self.training_clock.stop()  # logging the figures, and the checkpoint that follows, are no training either
+        self.training_clock.stop()  # logging and the checkpoint that follows are not training either
         self.evaluation_clock.start()
 
     def on_validation_end(self) -> None:
@@ -262,12 +263,12 @@ class LanguageModelModule(LightningModule):
             self.training_clock.start()
 
     def test_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
-        """Score the test split by `blocks`, as `test/nll`."""
+        """Score the test split with the protocol `blocks` and log it as `test/nll`."""
         nll, _ = self._score(window, batch_idx)
         self._log_nll("test", nll)
 
     def predict_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, " B*T"]:
-        """Return −log p of each validation character in order, in nats, given its block."""
+        """Return −log p, in nats, of each validation character given its block, in order."""
         nll, _ = self._score(window, batch_idx)
         return nll.flatten()
 
@@ -285,7 +286,7 @@ class LanguageModelModule(LightningModule):
         return cast(NegativeLogLikelihood, self._metrics[f"{split}_nll"])
 
     def _result(self, split: str) -> Score:
-        """Return the score of a split over all ranks, as `evaluate` would."""
+        """Return the score of a split over all ranks, equal to what `evaluate` returns."""
         data, metric = self.trainer.datamodule, self._metric(split)
         estimate = Estimate(num_batches=data.estimate_batches, batch_size=data.batch_size, seed=data.seed)
         protocol = Blocks() if split == "dev" else estimate
@@ -334,7 +335,7 @@ class LanguageModelModule(LightningModule):
         self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint["training_over"]:  # killed while it was being evaluated: the averages stay in place
+        if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
             self.trainer.should_stop = True
         else:
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
@@ -342,7 +343,7 @@ class LanguageModelModule(LightningModule):
 
 @contextmanager
 def decorating(what: str) -> Iterator[None]:
-    """Turn an error in the block into a warning: what only decorates a run must not end it."""
+    """Turn an error in the block into a warning: a failed plot or sample must not end the run."""
     try:
         yield
     except Exception as error:
@@ -352,21 +353,21 @@ def decorating(what: str) -> Iterator[None]:
 
 @runtime_checkable
 class KeepsAverage(Protocol):
-    """A part of training that keeps an average of the weights: the callback `Averaging`, a schedule-free optimizer."""
+    """A callback or optimizer that averages the weights: `Averaging`, or a schedule-free optimizer."""
 
     def eval(self) -> Any:
-        """Put the average in place of the weights that are trained."""
+        """Replace the trained weights by their average."""
 
     def train(self) -> Any:
-        """Put the weights that are trained back in place."""
+        """Restore the trained weights."""
 
 
 @contextmanager
 def averages_in_place(model: nn.Module, keepers: Sequence[KeepsAverage]) -> Iterator[None]:
-    """Give the model averaged weights while the block runs; afterwards it has those that are trained, to the bit.
+    """Give the model its averaged weights while the block runs, then restore the trained weights exactly.
 
-    Schedule-free optimizers compute either from the other, so by themselves they would leave rounding errors behind,
-    and how often a run is evaluated would change what it learns.
+    Schedule-free optimizers compute the trained weights from the average, with rounding errors. Without an exact copy,
+    the number of evaluations would change what a run learns.
     """
     if not keepers:
         yield
@@ -385,10 +386,10 @@ def averages_in_place(model: nn.Module, keepers: Sequence[KeepsAverage]) -> Iter
 
 
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
-    """Return by how much the gradients are larger than those of the loss at the time they are looked at.
+    """Return the factor by which the gradients are scaled when they are measured or clipped.
 
-    In float16 the loss is scaled. Lightning takes that back before gradients are measured or clipped, but for a
-    fused optimizer, which does so itself, later. Reading the scale waits for the device.
+    In float16 the loss is scaled. Lightning unscales the gradients before they are measured or clipped, except for a
+    fused optimizer, which unscales them in its step. Reading the scale synchronizes with the device.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -397,7 +398,7 @@ def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
 
 
 class Stopwatch:
-    """Adds up the time between `start` and `stop`, each of which may be called twice without harm."""
+    """Add up the time between `start` and `stop`; a repeated call of either has no effect."""
 
     def __init__(self) -> None:
         self._total = 0.0
@@ -405,12 +406,12 @@ class Stopwatch:
 
     @property
     def running(self) -> bool:
-        """Whether it counts at present."""
+        """Whether the stopwatch is running."""
         return self._since is not None
 
     @property
     def seconds(self) -> float:
-        """Seconds counted so far, the running stretch included."""
+        """Seconds so far, including the time since an open `start`."""
         return self._total + (time.perf_counter() - self._since if self._since is not None else 0.0)
 
     @seconds.setter
@@ -420,12 +421,12 @@ class Stopwatch:
             self._since = time.perf_counter()
 
     def start(self) -> None:
-        """Go on counting."""
+        """Start, or continue, the stopwatch."""
         if self._since is None:
             self._since = time.perf_counter()
 
     def stop(self) -> None:
-        """Stop counting, once the device has finished what was asked of it so far."""
+        """Stop the stopwatch once the device has finished its queued work."""
         if self._since is not None:
             if torch.cuda.is_initialized():
                 torch.cuda.synchronize()

@@ -17,8 +17,8 @@ from charlab.training.optimizers import Betas, Decayed, decay_groups, fused
 from charlab.training.stepping import GradientOptimizer
 from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
-# Of the polynomial a·x + b·x³ + c·x⁵. Jordan chose them for the steepest slope at 0, which grows small singular values
-# fastest; the others end up near 1, not at 1.
+# Coefficients of the polynomial a·x + b·x³ + c·x⁵. Jordan chose them for the steepest slope at 0, so that small
+# singular values grow fastest; the price is that the others end up near 1 rather than at 1.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -35,22 +35,22 @@ class Muon(GradientOptimizer):
     matches the root mean square of Adam's updates, so one `lr`, about the size of AdamW's, suits matrices of all shapes
     (arXiv 2502.16982, equation 4).
 
-    Hidden matrices are the weights of linear and recurrent layers, with those stacked in a `StackedLinear` or recurrent
-    layer separated. Adam updates everything else: modules named `readout`, embeddings, gains, biases. Both follow one
-    schedule, each with its own rate.
+    Hidden matrices are the weights of linear and recurrent layers; matrices stacked in a `StackedLinear` or recurrent
+    layer are updated separately. Adam updates everything else: modules named `readout`, embeddings, gains, biases. Both
+    follow the same schedule, each with its own learning rate.
 
     Matrices of equal shape, transposed if needed, are orthogonalized together.
 
     Args:
-        model: whose parameters are optimized.
-        lr: learning rate of the matrices.
+        model: the model to optimize.
+        lr: learning rate of the hidden matrices.
         momentum: μ, the decay rate of the running mean of gradients.
-        iterations: Newton–Schulz iterations; the coefficients are made for 5.
-        adam_lr: learning rate of the rest.
-        betas: Adam's decay rates of the running means of the gradient and of its square.
-        eps: Adam's; added to the denominator.
-        weight_decay: share of a weight, times its learning rate, by which it shrinks at each step.
-        decayed: "all" parameters, or "matrices" only (no biases, no norms' gains).
+        iterations: Newton–Schulz iterations; the coefficients are tuned for 5.
+        adam_lr: learning rate of all other parameters.
+        betas: Adam's decay rates for the running means of the gradient and its square.
+        eps: term added to the denominator of Adam's update.
+        weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay, with the learning rate of each.
+        decayed: parameters that decay: "all", or "matrices" only (no biases, no norms' gains).
 
     Raises:
         UserError: if the model has no hidden matrix.
@@ -82,7 +82,7 @@ class Muon(GradientOptimizer):
         super().__init__(groups + [group | others for group in decay_groups(rest, weight_decay, decayed)], {})
 
     def update(self, group: dict[str, Any]) -> None:
-        """Update a group: by Muon if it is of hidden matrices, else by Adam."""
+        """Update a group: hidden matrices by Muon, other parameters by Adam."""
         parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
         if parameters:
             (self._step_hidden if group["hidden"] else self._step_others)(parameters, group)
@@ -136,21 +136,22 @@ class Muon(GradientOptimizer):
 
 
 def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Tensor, "N m n"]:
-    """Return matrices with the singular vectors of the given ones and singular values near 1.
+    """Return matrices with the same singular vectors and with singular values near 1.
 
-    Newton–Schulz iterations X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X act on the singular values alone (Jordan et al. 2024). Five
-    iterations take those of at least 1/500 of the matrix's norm into [0.68, 1.21]; smaller ones grow 3.4-fold in each.
+    Newton–Schulz iterations X ← a·X + b·(XXᵀ)X + c·(XXᵀ)²X change only the singular values (Jordan et al. 2024). Five
+    iterations map those of at least 1/500 of the matrix's norm into [0.68, 1.21]; smaller ones grow 3.4-fold per
+    iteration.
 
-    Products are in bfloat16 on a GPU that supports it, else in the matrices' own precision: on most CPUs bfloat16 is
-    many times slower.
+    Products are computed in bfloat16 on a GPU that supports it, else in the precision of `matrices`, because bfloat16
+    is many times slower on most CPUs.
 
     Args:
-        matrices: faster for m ≤ n; the result of a transposed matrix is transposed.
+        matrices: the matrices, preferably with m ≤ n, which is faster; transposing one transposes its result.
         iterations: number of iterations.
     """
     a, b, c = COEFFICIENTS
     x = matrices.to(_product_dtype(matrices))
-    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)  # as Jordan's code; no singular value exceeds 1
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)  # as in Jordan's code; no singular value exceeds 1
     if x.shape[-1] >= 2 * x.shape[-2] and x.dtype != torch.bfloat16:
         x = _factor(x @ x.mT, iterations) @ x
     else:
@@ -161,10 +162,10 @@ def orthogonalize(matrices: Float[Tensor, "N m n"], iterations: int) -> Float[Te
 
 
 def _factor(gram: Float[Tensor, "N m m"], iterations: int) -> Float[Tensor, "N m m"]:
-    """Return the polynomial P of XXᵀ for which P·X is the result of the iterations.
+    """Return the polynomial P of XXᵀ such that P·X is the result of all iterations.
 
-    All products are m × m, half the work for n = 4 m. But they square the smallest singular values, for which bfloat16
-    has too few digits.
+    All products are m × m, which halves the work for n = 4 m. But they square the smallest singular values, which
+    bfloat16 is too coarse for.
     """
     factor = growth = _growth(gram)
     for _ in range(iterations - 1):
@@ -175,7 +176,7 @@ def _factor(gram: Float[Tensor, "N m m"], iterations: int) -> Float[Tensor, "N m
 
 
 def _growth(gram: Float[Tensor, "N m m"]) -> Float[Tensor, "N m m"]:
-    """Return a + b·G + c·G², the factor of an iteration for G = XXᵀ."""
+    """Return a + b·G + c·G², the factor of one iteration for G = XXᵀ."""
     a, b, c = COEFFICIENTS
     growth = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     growth.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -183,7 +184,7 @@ def _growth(gram: Float[Tensor, "N m m"]) -> Float[Tensor, "N m m"]:
 
 
 def hidden_matrices(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
-    """Return the weights to orthogonalize, each with the heights of its stacked matrices."""
+    """Return the weights to orthogonalize, each with the numbers of rows of its stacked matrices."""
     found: dict[Tensor, tuple[int, ...]] = {}
     embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding)}
     for name, module in model.named_modules():

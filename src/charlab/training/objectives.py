@@ -1,4 +1,4 @@
-"""What training minimizes. What is reported stays the model's `nll`."""
+"""Objectives that training minimizes. Evaluations report the model's `nll` whatever the objective."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ Order = Literal["random", "contiguous"]
 
 
 class Objective:
-    """The model's own loss; a subclass is another one."""
+    """The model's own loss, and the base class of all other objectives."""
 
     def __call__(self, model: LanguageModel, window: Int[Tensor, "B T+1"]) -> Float[Tensor, ""]:
-        """Returns the loss in nats per character; an optimizer may ask several times for that of a batch."""
+        """Return the loss in nats per character. An optimizer may call this several times per batch."""
         return model.loss(window)
 
     def check(self, model: LanguageModel, order: Order) -> None:
-        """Raises `UserError` if the model, or the order in which windows are served, has no such loss."""
+        """Raise `UserError` if the objective does not support the model or the order of the windows."""
 
     def begin_batch(self, part: int) -> None:
-        """Called before each micro-batch, of which `part` is the number within its optimizer step."""
+        """Prepare for a micro-batch; `part` is its number within the optimizer step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a resumed run needs to go on: numbers and tensors."""
+        """Return the state that a resumed run needs, made of numbers and tensors."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` returned."""
+        """Restore the state that `state_dict` returned."""
 
 
 class LabelSmoothing(Objective):
-    """Cross-entropy with targets that are right with probability 1 − amount and else any character.
+    """Cross-entropy with smoothed targets (Szegedy et al., arXiv 1512.00567, section 7).
 
-    (Szegedy et al., arXiv 1512.00567, section 7.) `train/loss` is this loss, not the negative log-likelihood.
+    The target distribution puts 1 − amount on the correct character and spreads the rest uniformly over all characters.
+    `train/loss` is this loss, not the negative log-likelihood.
 
     Args:
-        amount: probability that is spread over all characters alike.
+        amount: probability that is spread over all characters.
     """
 
     def __init__(self, *, amount: Probability) -> None:
@@ -63,7 +64,7 @@ class LabelSmoothing(Objective):
 
 @runtime_checkable
 class CarriesState(Protocol):
-    """A model whose state at the end of a window can begin the next one."""
+    """A model whose state at the end of one window can be the initial state of the next."""
 
     def init_state(self, batch_size: int) -> Any: ...
 
@@ -71,16 +72,16 @@ class CarriesState(Protocol):
 
 
 class TruncatedBackpropagation(Objective):
-    """Truncated backpropagation through time (Williams & Peng 1990): each window begins with the state of the last.
+    """Truncated backpropagation through time (Williams & Peng 1990): each window starts from the previous state.
 
-    The windows of a row have to continue one another. The gradient goes back as far as the window's beginning, the
-    state remembers what was read before. A resumed run goes on with the state that it had.
+    Each window must continue the previous one in its row of the batch. Gradients flow back to the start of the window,
+    while the state carries information from earlier windows. Checkpoints hold the state.
     """
 
     def __init__(self) -> None:
         self._part = 0
         self._begins_with: Any = None
-        self._ends_with: dict[int, Any] = {}  # by the rows of which they are: those of each micro-batch of a step
+        self._ends_with: dict[int, Any] = {}  # by the number of the micro-batch, whose rows the states belong to
 
     def check(self, model: LanguageModel, order: Order) -> None:
         if not isinstance(model, CarriesState):

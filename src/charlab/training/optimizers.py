@@ -1,14 +1,14 @@
 """Optimizers: functions from a model to a torch optimizer over its parameters.
 
-Keyword-only arguments come from the configuration. Unless a function says otherwise, they mean:
+Keyword-only arguments come from the configuration. The functions share these arguments, and document only deviations:
 
-    model: whose parameters are optimized.
+    model: the model to optimize.
     lr: learning rate.
-    betas: decay rates of the running means of the gradient and of its square.
-    eps: added to the denominator.
+    betas: decay rates for the running means of the gradient and its square.
+    eps: term added to the denominator.
     weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay.
-    decayed: what decays: "all" parameters, or "matrices" only (no biases, no norms' gains). Decay rates, steps,
-        frequencies and readouts of state-space layers never do.
+    decayed: parameters that decay: "all", or "matrices" only (no biases, no norms' gains). Decay rates, steps,
+        frequencies and readouts of state-space layers never decay.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def sgd(
     """Stochastic gradient descent, with or without momentum.
 
     Args:
-        momentum: decay rate of the running sum of gradients; 0 for none.
+        momentum: decay rate of the running sum of gradients; 0 disables momentum.
         nesterov: whether to use Nesterov's momentum (Sutskever et al. 2013).
-        weight_decay: factor of the weights that is added to the gradient.
+        weight_decay: L2 penalty; weight_decay times the weights is added to the gradient.
     """
     return torch.optim.SGD(
         parameter_groups(model, weight_decay, decayed), lr=lr, momentum=momentum, nesterov=nesterov, **fused(model)
@@ -65,7 +65,7 @@ def adam(
     """Adam (Kingma & Ba 2015, algorithm 1).
 
     Args:
-        weight_decay: factor of the weights that is added to the gradient.
+        weight_decay: L2 penalty; weight_decay times the weights is added to the gradient.
     """
     groups = parameter_groups(model, weight_decay, decayed)
     return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), eps=eps, **fused(model))
@@ -96,12 +96,12 @@ def lion(
     """Lion: updates along the sign of a running mean (Chen et al., arXiv 2302.06675, algorithm 2).
 
     Args:
-        lr: learning rate; about a fifth of AdamW's.
-        betas: weight of the running mean in the update, and its decay rate.
-        weight_decay: as for AdamW; about five times its value.
+        lr: learning rate, about a fifth of AdamW's.
+        betas: weight of the running mean in the update, and the decay rate of the running mean.
+        weight_decay: decoupled weight decay, about five times AdamW's.
 
     Raises:
-        UserError: if the library that has it is not installed.
+        UserError: if pytorch-optimizer is not installed.
     """
     _require_library("lion")
     from pytorch_optimizer import Lion
@@ -118,21 +118,22 @@ def schedule_free_adamw(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """AdamW with averaged weights instead of a decaying rate (Defazio et al., arXiv 2405.15682).
+    """AdamW with averaged weights instead of a decaying learning rate (Defazio et al., arXiv 2405.15682).
 
-    The average is evaluated and saved. The rate needs no decay, but a warmup helps.
+    The average is evaluated and saved. The learning rate needs no decay, but warmup helps.
 
     Args:
-        betas: weight of the average in the point of the gradient, and decay rate of the running mean of its square.
+        betas: weight of the average in the point where the gradient is taken, and the decay rate of the running mean
+            of its square.
 
     Raises:
-        UserError: if the library that has it is not installed.
+        UserError: if pytorch-optimizer is not installed.
     """
     _require_library("schedule_free_adamw")
     from pytorch_optimizer import ScheduleFreeAdamW
 
     class ScheduleFree(ScheduleFreeAdamW):
-        """The library's, without the 1e-15 that it adds to the mean square: as if `eps` were at least 3.2e-8."""
+        """The library's optimizer without the 1e-15 it adds to the mean square, which acts like an `eps` of 3.2e-8."""
 
         apply_ams_bound = staticmethod(partial(ScheduleFreeAdamW.apply_ams_bound, exp_avg_sq_eps=0.0))
         apply_ams_bound_foreach = staticmethod(partial(ScheduleFreeAdamW.apply_ams_bound_foreach, exp_avg_sq_eps=0.0))
@@ -154,15 +155,15 @@ def sam(
 ) -> torch.optim.Optimizer:
     """Sharpness-aware minimization (Foret et al., arXiv 2010.01412, algorithm 1) with AdamW's steps.
 
-    The gradient is taken where the loss near the weights is highest, to first order. So each step computes two
-    gradients and takes twice as long. Accumulation and float16's scaled loss are not supported.
+    The gradient is taken at the point within `rho` of the weights where the loss is highest, to first order. Each step
+    computes two gradients, so it takes twice as long. Gradient accumulation and float16 are not supported.
 
     Args:
         rho: radius of the neighborhood.
-        adaptive: whether the radius is relative to each weight's size (Kwon et al., arXiv 2102.11600).
+        adaptive: whether the radius scales with the size of each weight (Kwon et al., arXiv 2102.11600).
 
     Raises:
-        UserError: if the library that has it is not installed.
+        UserError: if pytorch-optimizer is not installed.
     """
     _require_library("sam")
     from charlab.training.sharpness import SharpnessAwareMinimization
@@ -180,22 +181,22 @@ def from_parameters(
     weight_decay: NonNegativeFloat,
     decayed: Decayed,
 ) -> torch.optim.Optimizer:
-    """Any optimizer class of any library that takes parameter groups.
+    """Build an optimizer of any library from parameter groups.
 
     Args:
-        constructor: `constructor(groups)` returns the optimizer; a `_partial_` of its class in a configuration.
-        weight_decay: of the groups that decay.
+        constructor: function from parameter groups to the optimizer; in a configuration, a `_partial_` of its class.
+        weight_decay: weight decay of the group that decays.
     """
     return constructor(parameter_groups(model, weight_decay, decayed))
 
 
 def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim.Optimizer]:
-    """Return a function from a model to the optimizer that a part of a configuration describes.
+    """Return a function from a model to the optimizer that `node` describes.
 
-    One of torch's own classes, which takes parameters first, gets those of the model that are trained.
+    A class whose first argument is `params`, such as torch's own, gets the model's trainable parameters.
 
     Raises:
-        UserError: if it is no optimizer.
+        UserError: if `node` does not describe an optimizer (raised when the function is called).
     """
     made = get_object(node["_target_"])
     factory = build({**node, "_partial_": True})
@@ -214,12 +215,12 @@ def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Return the model's trainable parameters, with those that decay in a separate group."""
+    """Return the model's trainable parameters, split into groups with and without weight decay."""
     return decay_groups([p for p in model.parameters() if p.requires_grad], weight_decay, decayed)
 
 
 def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
-    """Return the parameters, with those that decay in a separate group.
+    """Split parameters into groups with and without weight decay.
 
     A parameter marked by `charlab.models.initialization.undecayed` never decays.
     """
@@ -233,9 +234,10 @@ def decay_groups(parameters: Sequence[Tensor], weight_decay: float, decayed: Dec
 
 
 def fused(model: nn.Module) -> dict[str, bool]:
-    """Return the argument for fused kernels, if torch has them for the model's device.
+    """Return the argument `fused`: true if torch has fused kernels for the model's device.
 
-    A GPU without bfloat16 trains in float16 with a scaled loss, which fused optimizers unscale too late for clipping.
+    A GPU without bfloat16 trains in float16 with a scaled loss, and fused optimizers unscale the gradients only after
+    they are clipped.
     """
     devices = {parameter.device for parameter in model.parameters()}
     scaled = any(device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0) for device in devices)

@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other, beside gradients."""
+"""Communication between the processes of a run, other than of gradients."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import torch.distributed
 
 
 def from_every_rank(value: Any) -> list[Any]:
-    """Returns what each process gave, in the order of their ranks; all of them have to call this.
+    """Return the value of every process, in order of rank. A collective call.
 
     Args:
-        value: anything that can be pickled; with tensors on the CPU.
+        value: anything that can be pickled; tensors must be on the CPU.
     """
     if not _are_several():
         return [value]
@@ -21,7 +21,7 @@ def from_every_rank(value: Any) -> list[Any]:
 
 
 def own_part(values: list[Any]) -> Any:
-    """Returns what this process had given to `from_every_rank`; None if the run had fewer processes then."""
+    """Return this rank's entry of what `from_every_rank` returned; None if the run had fewer processes then."""
     rank = torch.distributed.get_rank() if _are_several() else 0
     return values[rank] if rank < len(values) else None
 

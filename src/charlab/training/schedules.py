@@ -1,8 +1,7 @@
-"""Learning-rate schedules: a multiple of the optimizer's rate for each share of the budget that is spent.
+"""Learning-rate schedules: functions from the spent share of the budget to a multiple of the learning rate.
 
-The budget may be steps or seconds; a schedule does not know which. So the same schedule ends where the run ends. It
-is read at the middle of each step, so that neither the first step of a rise from 0 nor the last of a fall to 0 is
-wasted.
+The budget may be in steps or in seconds; a schedule does not know which, so it always ends with the run. It is
+evaluated at the middle of each step, so that no step has a learning rate of 0.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ if TYPE_CHECKING:
 
 
 def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
-    """Return the schedule that a part of a configuration describes, or a partial of one of torch's schedulers.
+    """Return the schedule that `node` describes, or a partial of one of torch's schedulers.
 
     Raises:
-        UserError: if it is neither, or chooses by a dev split that `data` does not have.
+        UserError: if `node` describes neither, or a scheduler that needs a dev split, which `data` does not have.
     """
     made = get_object(node["_target_"])
     if isinstance(made, type) and issubclass(made, LRScheduler):
@@ -44,14 +43,14 @@ def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
 
 
 class Schedule(Protocol):
-    """A function from the share of the budget that is spent, in [0, 1], to a multiple of the learning rate."""
+    """A function from the spent share of the budget, in [0, 1], to a multiple of the learning rate."""
 
     def __call__(self, spent: float) -> float: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Constant:
-    """The optimizer's own rate throughout."""
+    """A constant learning rate."""
 
     def __call__(self, spent: float) -> float:
         return 1.0
@@ -59,11 +58,11 @@ class Constant:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupCosine:
-    """A linear rise, then half a cosine down (Loshchilov & Hutter 2017, equation 5, without restarts).
+    """Linear warmup, then cosine decay (Loshchilov & Hutter 2017, equation 5, without restarts).
 
     Args:
-        warmup: share of the budget in which the rate rises.
-        final: the last rate, as a multiple of the highest.
+        warmup: share of the budget for warmup.
+        final: final learning rate, as a multiple of the peak.
     """
 
     warmup: Fraction
@@ -78,12 +77,12 @@ class WarmupCosine:
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay:
-    """A linear rise, a plateau, a linear fall (Hu et al., arXiv 2404.06395).
+    """Linear warmup, a plateau, then linear decay (Hu et al., arXiv 2404.06395).
 
     Args:
-        warmup: share of the budget in which the rate rises.
-        decay: share of the budget, at its end, in which it falls.
-        final: the last rate, as a multiple of the highest.
+        warmup: share of the budget for warmup.
+        decay: share of the budget, at its end, for decay.
+        final: final learning rate, as a multiple of the peak.
     """
 
     warmup: Fraction

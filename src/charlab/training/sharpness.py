@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization, as Lightning calls an optimizer."""
+"""Sharpness-aware minimization in the form that Lightning calls an optimizer."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from charlab.errors import UserError
 class SharpnessAwareMinimization(SAM):
     """The library's SAM, with both gradients computed by the closure.
 
-    The library wants the first gradient to be there before `step` is called. Lightning computes gradients in the
-    closure only, which clips them as well.
+    The library expects the first gradient before `step` is called, but Lightning computes and clips gradients only in
+    the closure.
     """
 
     repeats_closure = True
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Takes a step along the gradient at the weights where the loss within the radius is highest.
+        """Take a step along the gradient at the point within the radius where the loss is highest.
 
         Args:
-            closure: computes the loss and its gradients; called at the weights, then at the perturbed ones.
+            closure: computes the loss and its gradients; called at the weights, then at the perturbed weights.
 
         Raises:
-            UserError: if there is no closure, as with a scaled loss.
+            UserError: if there is no closure, as is the case with a scaled loss.
         """
         if closure is None:
             raise UserError(

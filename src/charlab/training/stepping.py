@@ -1,4 +1,4 @@
-"""What a step of any optimizer that works on gradients alone does around its own mathematics."""
+"""A base class for optimizers that need only gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class GradientOptimizer(torch.optim.Optimizer):
-    """An optimizer that says only how a group of parameters changes along the gradients that are there."""
+    """Base class for optimizers; a subclass implements `update` for a group of parameters."""
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -20,10 +20,10 @@ class GradientOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Changes all parameters that have a gradient.
+        """Update all parameters that have a gradient.
 
         Args:
-            closure: computes the loss and its gradients, as for any optimizer.
+            closure: reevaluates the model and returns the loss.
         """
         loss = None
         if closure is not None:
@@ -35,4 +35,4 @@ class GradientOptimizer(torch.optim.Optimizer):
 
     @abstractmethod
     def update(self, group: dict[str, Any]) -> None:
-        """Changes the parameters of one group, in place; called without gradients being recorded."""
+        """Update the parameters of one group in place. Called under `torch.no_grad`."""

@@ -1,4 +1,4 @@
-"""Lightning's Trainer for a run of charlab, from its part of the configuration."""
+"""Build Lightning's Trainer from the configuration of a run."""
 
 from __future__ import annotations
 
@@ -56,20 +56,21 @@ def build_trainer(
     evaluate_every: int,
     max_seconds: float | None = None,
 ) -> Trainer:
-    """Return the Trainer that `conf/trainer/*.yaml` describes, with what only a run knows filled in.
+    """Return the Trainer that `conf/trainer/*.yaml` describes, with the settings that depend on the run.
 
     Args:
         node: the arguments of Lightning's Trainer, with its `_target_`.
-        folder: where the run writes.
-        data: what it trains on; set up.
-        callbacks: besides those of `node`.
-        loggers: unless `node` sets `logger: false`.
-        evaluate_every: optimizer steps between two evaluations, while the two settings of Lightning's are null.
-        max_seconds: the budget in seconds of training, or None.
+        folder: the run's folder.
+        data: the data to train on, set up.
+        callbacks: callbacks in addition to those of `node`.
+        loggers: the run's loggers, which `logger: false` in `node` turns off.
+        evaluate_every: optimizer steps between evaluations, unless Lightning's `val_check_interval` or
+            `check_val_every_n_epoch` is set.
+        max_seconds: budget in seconds of training, or None.
 
     Raises:
-        UserError: if there is no budget, the device, strategy or batch does not exist or fit, or a callback is
-            refused.
+        UserError: if there is no budget, the machine lacks the device or does not support the strategy, or the batch
+            cannot be divided evenly.
     """
     settings = dict(node)
     device = resolve_device(settings["accelerator"])
@@ -118,9 +119,9 @@ def build_trainer(
 
 
 def check_precision(model: LanguageModel, trainer: Trainer) -> None:
-    """Raise `UserError` if a model cannot compute in half precision on a CPU, which lacks some kernels.
+    """Raise `UserError` if a model cannot compute in half precision on a CPU, for which torch lacks some kernels.
 
-    A copy of the model, which is on the CPU, computes the loss of one short window and its gradient.
+    A copy of the model on the CPU computes the loss and gradient of one short window.
     """
     if (
         str(trainer.precision) not in ("bf16-mixed", "bf16-true", "16-true")
@@ -145,12 +146,12 @@ def check_precision(model: LanguageModel, trainer: Trainer) -> None:
 
 
 def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
-    """Raise `UserError` if something is no callback, or one that a run cannot have.
+    """Raise `UserError` unless `callback` is a callback that a run may have.
 
     Args:
-        name: its key in the configuration.
-        callback: what was built.
-        data: what the run trains on; set up.
+        name: key of the callback in the configuration.
+        callback: the object to check.
+        data: the data to train on, set up.
     """
     kind = type(callback)
     if not isinstance(callback, Callback):
@@ -167,7 +168,13 @@ def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
 
 
 def check_monitor(what: str, monitor: str, data: CharacterDataModule) -> None:
-    """Raise `UserError` if something chooses by text that is for reporting, or by a dev split that does not exist."""
+    """Raise `UserError` if a choice depends on text that is only for reporting, or on a missing dev split.
+
+    Args:
+        what: the setting that makes the choice, for the message.
+        monitor: the metric that it depends on.
+        data: the data to train on, set up.
+    """
     how = "set data.dev_fraction (0.05, say) for a dev split, and monitor dev/nll"
     if monitor.partition("/")[0] in ("validation", "test"):
         raise UserError(
@@ -178,7 +185,7 @@ def check_monitor(what: str, monitor: str, data: CharacterDataModule) -> None:
 
 
 def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
-    """Return the callbacks without charlab's own progress display and checkpoints where these are not wanted."""
+    """Return the callbacks with charlab's progress display and checkpoints added or removed as the settings ask."""
     others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
     if others or not settings["enable_progress_bar"]:
         callbacks = [part for part in callbacks if not isinstance(part, ProgressDisplay)]
@@ -198,7 +205,7 @@ def _refuse_strategy(strategy: Any) -> None:
 
 
 def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -> int:
-    """Return how many micro-batches of each device make an epoch, by Lightning's rules."""
+    """Return the number of micro-batches per device in an epoch, by Lightning's rules."""
     accumulated = settings["accumulate_grad_batches"]
     length = data.steps_per_epoch * accumulated
     for key in ("overfit_batches", "limit_train_batches"):
@@ -218,7 +225,7 @@ def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -
 
 
 def _built(value: Any) -> Any:
-    """Return a value with whatever it describes, a profiler or a plugin, built."""
+    """Return a setting with every node in it (a profiler, a plugin) instantiated."""
     if isinstance(value, Mapping) and "_target_" in value:
         return build(dict(value))
     return [_built(part) for part in value] if isinstance(value, list) else value
@@ -231,7 +238,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _quieten_lightning(*, shows_profile: bool) -> None:
-    """Keep Lightning from advising on what is meant as it is; what was asked for is shown."""
+    """Silence Lightning's advice about deliberate choices, but show a requested profile."""
     for part in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(part).setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
@@ -239,7 +246,7 @@ def _quieten_lightning(*, shows_profile: bool) -> None:
     rank_zero.setLevel(logging.INFO if shows_profile else logging.ERROR)
     for message in (
         ".*does not have many workers.*",
-        ".*`srun` command is available.*",  # a study starts its cells itself
+        ".*`srun` command is available.*",  # a study starts its own cells
         ".*this fit will run with no optimizer.*",
         ".*`training_step` returned `None`.*",
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
@@ -250,23 +257,23 @@ def _quieten_lightning(*, shows_profile: bool) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step, which needs the same again.
+    """Let the C library keep freed memory for the next step, which needs the same amount.
 
-    By default glibc returns large blocks to the system, which fills every page with zeros when it is touched again: a
+    By default glibc returns large blocks to the system, which zeroes every page when it is used again. That takes a
     seventh of each step of a small transformer. Without glibc this does nothing.
     """
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # of mallopt(3), in malloc.h
+        trim_threshold, mmap_threshold = -1, -3  # parameters of mallopt(3), from malloc.h
         largest = 2**31 - 1
-        for threshold in (32 * 2**20, largest):  # some versions refuse the larger one
+        for threshold in (32 * 2**20, largest):  # some versions of glibc refuse the larger one
             mallopt(mmap_threshold, threshold)
         mallopt(trim_threshold, largest)
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of processor threads that torch computes with; None leaves it alone."""
+    """Set the number of CPU threads that torch uses; None keeps torch's default."""
     if threads is not None:
         torch.set_num_threads(threads)
