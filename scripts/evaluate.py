@@ -1,4 +1,4 @@
-"""Computes the perplexity of a trained model: `python scripts/evaluate.py --help`."""
+"""Compute the perplexity of a trained model: `python scripts/evaluate.py --help`."""
 
 import sys
 

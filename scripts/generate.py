@@ -1,4 +1,4 @@
-"""Writes text with a trained model: `python scripts/generate.py --help`."""
+"""Generate text with a trained model: `python scripts/generate.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Writes the report on a study: `python scripts/report.py --help`."""
+"""Write the report on a study: `python scripts/report.py --help`."""
 
 import sys
 

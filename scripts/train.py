@@ -1,4 +1,4 @@
-"""Trains a language model: `python scripts/train.py --help`."""
+"""Train a language model: `python scripts/train.py --help`."""
 
 import sys
 

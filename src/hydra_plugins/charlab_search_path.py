@@ -1,4 +1,4 @@
-"""Hydra's way to a user's own configuration. Hydra accepts such plugins from this namespace only."""
+"""Add users' own configuration to Hydra's search path. Hydra discovers plugins in this namespace only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 
 class CharlabSearchPath(SearchPathPlugin):
-    """Appends a folder `conf` of the working folder to charlab's own configuration."""
+    """Append the folder `conf` in the working directory to the search path, after charlab's own configuration."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder, for charlab's programs only."""
-        from charlab.configuration.compose import conf_folder  # imported late: Hydra imports this file at its start
+        from charlab.configuration.compose import conf_folder  # imported here: Hydra imports this file at startup
 
         mains = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
         own, further = conf_folder(), Path.cwd() / "conf"

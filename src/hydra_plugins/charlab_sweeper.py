@@ -1,4 +1,4 @@
-"""Hydra's way into studies: Hydra accepts a sweeper from this namespace only."""
+"""Connect Hydra's sweeps to studies. Hydra discovers sweepers in this namespace only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from omegaconf import DictConfig
 
 
 class CharlabSweeper(Sweeper):
-    """Hands a sweep over to `charlab.studies`, which runs what is missing and lets no run end another.
+    """Run a sweep with `charlab.studies`, which skips finished runs and continues after a run fails.
 
     Args:
-        params: values to sweep over besides those on the command line, by key.
+        params: values to sweep over by key, in addition to those on the command line.
     """
 
     def __init__(self, params: dict[str, Any] | None = None) -> None:
         super().__init__()
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep the configuration of the sweep."""
+        """Store the configuration of the sweep."""
         self._config, self._config_loader = config, hydra_context.config_loader
 
     def sweep(self, arguments: list[str]) -> None:
@@ -29,7 +29,7 @@ class CharlabSweeper(Sweeper):
         Raises:
             SystemExit: with 1, if a cell of a study has not finished.
         """
-        from charlab.configuration.compose import Composer  # here, since Hydra imports this file whenever it starts
+        from charlab.configuration.compose import Composer  # imported here: Hydra imports this file at startup
         from charlab.studies.sweep import sweep
 
         composer = Composer(self._config.hydra.job.config_name, self._config_loader)

@@ -1,1 +1,1 @@
-"""Composing and checking configurations, without torch."""
+"""Compose and check configurations without importing torch."""

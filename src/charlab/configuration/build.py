@@ -1,4 +1,4 @@
-"""From a configuration to what it describes."""
+"""Build the objects that a configuration describes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
-    """Returns a mapping of a configuration as dictionaries and lists, with everything that it refers to filled in."""
+    """Return a configuration node as plain dictionaries and lists, with all interpolations resolved."""
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
 def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> Any:
-    """Call what `_target_` names with the node's other keys, as plain lists and dictionaries, and these arguments.
+    """Call the node's `_target_` with its other keys, as plain lists and dictionaries, and the given arguments.
 
     Raises:
-        UserError: if the constructor raised it; Hydra would wrap it in an error of its own.
+        UserError: if the constructor raises one. Hydra would wrap it in an `InstantiationException`.
     """
     more.setdefault("_convert_", node.get("_convert_", "all"))
-    if HYDRA_1_4:  # it asks who trusts the targets: a configuration is its user's, a checkpoint's is looked at before
+    if HYDRA_1_4:  # requires a whitelist of targets; users trust their own configs, and checkpoints are checked earlier
         more["_execution_whitelist_"] = sorted(_targets(plain(node) if isinstance(node, DictConfig) else node))
     try:
         return instantiate(node, *arguments, **more)
@@ -42,6 +42,6 @@ def _targets(node: Any) -> set[str]:
     parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
     named = set()
     if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-        found = find(node["_target_"])  # torch.nn.LayerNorm is defined in a module of another name
+        found = find(node["_target_"])  # the defining module may have another name, as for torch.nn.LayerNorm
         named = {node["_target_"], f"{found.__module__}.{found.__qualname__}"}
     return named.union(*map(_targets, parts))

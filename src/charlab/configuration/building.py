@@ -1,7 +1,7 @@
-"""Building a model, and what it is trained with, to see whether they can be built.
+"""Build the model, optimizer, schedule, data module and objective before a run, to find errors early.
 
-On torch's device `meta`, where tensors have a shape and no values: it takes a fraction of a second for a model of any
-size, and shapes that do not fit are found there as they would be in training.
+They are built on torch's `meta` device, where tensors have shapes but no values. This takes a fraction of a second for
+a model of any size and finds the same shape mismatches as training would.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from charlab.configuration.signatures import code_of, find, signature
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 
-VOCAB_SIZE = 65  # of the model that is tried; no shape depends on which number it is
+VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
 BATCH_SIZE = 2
-SMALL = 20_000_000  # parameters of a model that is built on the CPU, where it cannot be on meta
+SMALL = 20_000_000  # most parameters of a model that is built on the CPU if it cannot be built on meta
 
 _LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, hydra) if module.__file__)
 _CHARLAB = str(Path(__file__).parents[1])
 
 
 def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | None:
-    """Return the model of a configuration, once it has computed the loss of a window and has an optimizer.
+    """Build the model of a configuration, compute the loss of one batch, and build its optimizer and schedule.
 
     Args:
-        tree: the configuration, resolved.
-        built: models that have been built already, by their description; it is added to.
+        tree: the resolved configuration.
+        built: cache of models by their description; updated in place.
 
     Returns:
-        The model, without values; None if it cannot be built before the run.
+        The model, on the meta device where possible; None if it cannot be built before the run.
 
     Raises:
         UserError: if the model, its optimizer or its learning-rate schedule cannot be built.
@@ -55,7 +55,7 @@ def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | 
     if model is not None and any(parameter.requires_grad for parameter in model.parameters()):
         try:
             optimizer = _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], model))
-        except _NotOnMetaError:  # it looks at the weights, as EM does
+        except _NotOnMetaError:  # the optimizer reads the weights, as EM does
             if _size(model) <= SMALL:
                 on_cpu = _attempt(tree, "model", partial(_construct, tree), "cpu")
                 _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], on_cpu), "cpu")
@@ -67,13 +67,13 @@ def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | 
 
 
 def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
-    """Return an optimizer of charlab's, which takes a model, or of another library, which takes parameters."""
+    """Build an optimizer: charlab's own take the model, those of other libraries take its parameters."""
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return build({**node, "_partial_": True})(weights if _takes(node, "params") else model)
 
 
 def _takes(node: dict[str, Any], name: str) -> bool:
-    """Return whether the first parameter of what a node builds has that name."""
+    """Return whether the first parameter of the node's `_target_` has that name."""
     known = signature(node["_target_"]) if "_target_" in node else None
     return known is not None and next(iter(known.annotations), None) == name
 
@@ -82,7 +82,7 @@ def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) 
     """Build the data module, without reading any text, and the objective.
 
     Raises:
-        UserError: if one cannot be built, or the model has no such objective.
+        UserError: if one of them cannot be built, or the model does not support the objective.
     """
     data = _attempt(tree, "data", lambda: build(tree["data"]))
     if tree.get("objective") is not None:
@@ -92,12 +92,12 @@ def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) 
 
 
 class _NotOnMetaError(Exception):
-    """Something needs the values that tensors on meta do not have."""
+    """Raised when code needs the values of tensors, which meta tensors do not have."""
 
 
 def _model(tree: dict[str, Any]) -> LanguageModel | None:
     context_length = tree["data"].get("context_length")
-    if tree["model"].get("runs") or not isinstance(context_length, int):  # runs: members that are finished models
+    if tree["model"].get("runs") or not isinstance(context_length, int):  # runs: the members are finished runs
         return None
     model: LanguageModel | None = None
     for device in ("meta", "cpu"):
@@ -123,7 +123,7 @@ def _construct(tree: dict[str, Any]) -> LanguageModel:
 
 
 def _read_window(model: Any, context_length: int) -> None:
-    """Compute the loss of a batch of windows, and check the shapes on the way to it."""
+    """Compute the loss of a batch of windows, and check the shapes of the logits and the loss."""
     if model.context_length is not None and context_length > model.context_length:
         raise UserError(
             f"data.context_length={context_length} is more than the model looks at, "
@@ -147,11 +147,11 @@ def _check_shape(method: Any, value: Any, expected: tuple[int, ...], meaning: st
 
 
 def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device: str = "meta") -> Any:
-    """Return what `action` does on a device; None if the part depends on what is known only in a run.
+    """Run `action` on a device and return its result; None if the part depends on values known only during a run.
 
     Raises:
-        UserError: if it fails, with the dotted path of what failed.
-        _NotOnMetaError: if it fails because tensors on meta have no values.
+        UserError: if the action fails; the message has the dotted path of the part that failed.
+        _NotOnMetaError: if it fails because meta tensors have no values.
     """
     if _contains_later(tree[path]):
         return None
@@ -171,7 +171,7 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
 
 
 def _frame(error: BaseException) -> str:
-    """Return where an error was raised: in the user's own code, if any is to blame, or else in charlab's."""
+    """Return where an error was raised: the innermost frame of the user's code, or else of charlab's."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
     users = [frame for frame in frames if not frame.filename.startswith(_CHARLAB)]
     frame = (users or frames)[-1]
@@ -179,7 +179,7 @@ def _frame(error: BaseException) -> str:
 
 
 def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
-    """Return the dotted path of the node whose constructor has raised an error, or a call of it."""
+    """Return the dotted path of the node whose constructor raised the error."""
     constructors = [(code, where, node) for where, node in _nodes(tree[path], path) if (code := _code(node))]
     found = path
     trace: TracebackType | None = error.__traceback__
@@ -210,9 +210,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
-    """Return a constructor's sentence with the dotted path of each parameter that it names.
+    """Return a constructor's error message with each parameter name replaced by its dotted path.
 
-    A parameter is known by an underscore in its name or the value that follows: num_heads, bias=true.
+    A word counts as a parameter name if it contains an underscore (`num_heads`) or a value follows it (`bias=true`).
     """
     enclosing = {"": tree} | dict(_nodes(tree[path.partition(".")[0].partition("[")[0]], path.partition(".")[0]))
     chain = sorted((where for where in enclosing if where and path.startswith(where)), key=len, reverse=True)

@@ -1,7 +1,7 @@
-"""Checking a composed configuration: every key is known, every value is of its type, every part can be built.
+"""Check a composed configuration: every key is known, every value has the right type, every part can be built.
 
-The constructors are the schema. What needs no import is checked first, then the model, data and whatever else is built
-from torch alone, then what needs Lightning; so a mistake is told as soon as it can be known.
+The constructors are the schema. Checks that need no imports run first, then those of the parts that need only torch
+(the model and the data, for example), then those that need Lightning, so each mistake is reported as early as possible.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ if TYPE_CHECKING:
 
 INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
 LATER = object()
-"""In place of a value that is known only once the program runs."""
+"""Placeholder for a value that is known only while the program runs."""
 LIGHTNING_FREE = ("model", "optimizer", "scheduler")
-"""Parts that are checked before Lightning is imported."""
+"""Parts checked before Lightning is imported."""
 OWN_VALUES = (("trainer.precision", "auto"),)
-"""What charlab adds to the values of another library's parameter."""
+"""Values that charlab accepts in addition to those that another library's parameter allows."""
 COMPONENTS = ("callbacks", "logger")
-"""Groups of parts by names of the user's own."""
-STUDIES = ("study", "search", "launcher")  # they check themselves, when a sweep begins
-_LONGEST_NAME = 200  # bytes; file systems take 255
+"""Groups of parts under names that users choose."""
+STUDIES = ("study", "search", "launcher")  # checked by charlab.studies when a sweep begins
+_LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
 def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
-    """Return a configuration, Hydra's own node excepted, as dictionaries and lists, all interpolations resolved.
+    """Return a configuration as plain dictionaries and lists, resolved and without Hydra's own node.
 
     Args:
-        config: with Hydra's node, to which interpolations may refer.
-        composition: what it is made of.
-        complete: whether values may no longer be missing (`???`).
+        config: the configuration with Hydra's node, which interpolations may refer to.
+        composition: the composition that produced it.
+        complete: whether a missing value (`???`) is an error.
 
     Raises:
-        UserError: for a value that is missing or refers to nothing.
+        UserError: if a value is missing or an interpolation refers to a key that does not exist.
     """
     whole = OmegaConf.to_container(config, resolve=False)
 
@@ -82,12 +82,12 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
 
 
 def check_values(tree: dict[str, Any], composition: Composition, values: Mapping[str, Any]) -> None:
-    """Check what nothing is constructed with. Nothing is imported.
+    """Check the keys and values that are not constructor arguments, without importing anything.
 
     Args:
-        tree: the configuration, resolved.
-        composition: what it is made of.
-        values: types by dotted name.
+        tree: the resolved configuration.
+        composition: the composition that produced it.
+        values: types by dotted key.
 
     Raises:
         UserError: for the first mistake found.
@@ -112,11 +112,11 @@ def check_values(tree: dict[str, Any], composition: Composition, values: Mapping
 
 
 def _check_keys(node: dict[str, Any], path: str, composition: Composition, values: Mapping[str, Any]) -> None:
-    """Check the keys of a mapping of which nothing is constructed."""
+    """Check the keys of a mapping that has no `_target_`."""
     for key, value in node.items():
         inner = _join(path, key)
         constructed = isinstance(value, dict) and "_target_" in value
-        further = bool(path) and constructed  # a callback of the user's own, say
+        further = bool(path) and constructed  # for example, a callback that the user added
         known = any(name == inner or name.startswith(f"{inner}.") for name in values)
         if not known and not further and inner not in composition.declared:
             names = {name[len(path) + 1 if path else 0 :].partition(".")[0] for name in composition.declared}
@@ -127,25 +127,25 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
 
 
 def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
-    """Check what folders are named by, and the seed."""
+    """Check the values that folders are named after, and the seed."""
     name, seed = tree.get("name"), tree.get("seed")
     if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
         raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
-    if tree.get("output_dir") == "":  # runs would go to the root of the file system
+    if tree.get("output_dir") == "":  # runs would be written to the root of the file system
         raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
     if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
         raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 
 
 def check_parts(tree: dict[str, Any], composition: Composition, built: dict[str, Any]) -> None:
-    """Check whatever is constructed against its signature, and build the model and what it is trained with.
+    """Check every part against the signature of its `_target_`, then build the model and the parts that train it.
 
     Args:
-        tree: the configuration, resolved and with its values checked.
-        composition: what it is made of.
-        built: models that have been built already; it is added to.
+        tree: the resolved configuration, already checked by `check_values`.
+        composition: the composition that produced it.
+        built: cache of models; updated in place.
 
     Raises:
         UserError: for the first mistake found.
@@ -167,7 +167,7 @@ def check_parts(tree: dict[str, Any], composition: Composition, built: dict[str,
 
 
 def _check_constructions(value: Any, path: str, composition: Composition) -> None:
-    """Check whatever is constructed within a value."""
+    """Check every mapping with a `_target_` inside a value."""
     if isinstance(value, list):
         for index, part in enumerate(value):
             _check_constructions(part, f"{path}[{index}]", composition)
@@ -179,7 +179,7 @@ def _check_constructions(value: Any, path: str, composition: Composition) -> Non
 
 
 def _check_construction(node: dict[str, Any], path: str, composition: Composition) -> None:
-    """Check a mapping with a `_target_` against the signature of that."""
+    """Check a mapping with a `_target_` against the signature of its target."""
     target = node["_target_"]
     if not isinstance(target, str):
         raise UserError(f"{path}._target_ must be the dotted name of a class or function, not {display(target)}.")
@@ -212,14 +212,14 @@ def _check_value(value: Any, path: str, annotation: Any, composition: Compositio
 
 
 def _is_constructed(value: Any) -> bool:
-    """Return whether a value, or one in its list, is built from a `_target_`: its type is known only then."""
+    """Return whether a value, or an item of a list, has a `_target_`; its type is unknown until it is built."""
     if isinstance(value, list):
         return any(map(_is_constructed, value))
     return isinstance(value, dict) and "_target_" in value
 
 
 def _choices(annotation: Any) -> Collection[str]:
-    """Return the texts that a type lists, `Literal["a", "b"] | None` included."""
+    """Return the strings that a type allows, also inside a union such as `Literal["a", "b"] | None`."""
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
         return [choice for choice in arguments if isinstance(choice, str)]

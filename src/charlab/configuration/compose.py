@@ -1,4 +1,4 @@
-"""Composing configurations with Hydra, and checking them.
+"""Compose configurations with Hydra and check them.
 
 >>> config = compose(["experiment=part1/bigram", "trainer.max_steps=100"])
 """
@@ -43,10 +43,10 @@ from charlab.configuration.signatures import accepts
 from charlab.errors import UserError
 
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
-"""An argument of Hydra 1.3, which behaves as the one before unless it is told; Hydra 1.4 wants none."""
+"""Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
 
 NO_KEYS_OF_A_RUN = ("study", "search", "launcher", "dry_run")
-"""Keys of `conf/train.yaml` that mean nothing to a single run."""
+"""Keys of `conf/train.yaml` that have no effect on a single run."""
 
 
 def compose(
@@ -54,15 +54,15 @@ def compose(
 ) -> DictConfig:
     """Return a composed and checked configuration.
 
-    May be called any number of times, also from within a Hydra application, of whose state it changes nothing.
+    Safe to call repeatedly and from within another Hydra application, whose global state it leaves unchanged.
 
     Args:
-        overrides: what one would type after `charlab train`.
-        config_name: the program's configuration: train, evaluate or generate.
-        return_hydra_config: whether Hydra's own node is part of it, with the folder of the run (`hydra.run.dir`).
+        overrides: overrides as typed after `charlab train`.
+        config_name: name of the program's configuration: train, evaluate or generate.
+        return_hydra_config: whether to include Hydra's own node, which has the run's folder (`hydra.run.dir`).
 
     Raises:
-        UserError: if a group, option, key or value is not known, or values do not fit together.
+        UserError: if a group, option, key or value is unknown, or values are incompatible.
     """
     composer = Composer(config_name)
     config = composer.job(composer.prepare(overrides))
@@ -78,7 +78,7 @@ def conf_folder() -> Path:
     """Return the absolute path of the `conf` folder: inside the installed package, or next to `src` in a checkout.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it is in neither place.
     """
     here = Path(__file__).resolve()
     installed, checkout = here.parents[1] / "conf", here.parents[3] / "conf"
@@ -91,7 +91,7 @@ def conf_folder() -> Path:
 def config_loader(folder: Path | None = None) -> ConfigLoader:
     """Return Hydra's loader for a folder of configuration files, charlab's own by default.
 
-    Files of a folder `conf` in the working folder are found as well (`hydra_plugins/charlab_search_path.py`).
+    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`).
     """
     with _hydra():
         GlobalHydra.instance().clear()
@@ -101,7 +101,7 @@ def config_loader(folder: Path | None = None) -> ConfigLoader:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Have Hydra behave as the version that charlab is written for; leave another application's state as it was."""
+    """Set the version base that charlab is written for, and restore another application's Hydra state on exit."""
     running = GlobalHydra.instance().hydra
     chosen = version.VersionBase.instance()
     former = chosen.version_base
@@ -115,14 +115,14 @@ def _hydra() -> Iterator[None]:
 
 
 class Composer:
-    """Composes and checks the configurations of one program.
+    """Compose and check the configurations of one program.
 
     Args:
-        config_name: of the program's configuration.
-        loader: where the files are looked for; None for charlab's own, and those of the working folder.
-        values: types of the values that nothing is constructed with, by dotted name; None for those of the program of
-            that name.
-        config_dir: a folder with further files, as Hydra's `--config-dir` has it.
+        config_name: name of the program's configuration.
+        loader: loader of the configuration files; by default, of charlab's own and those in the working directory.
+        values: types of the values that are not constructor arguments, by dotted key; by default, those of the program
+            named `config_name`.
+        config_dir: an additional folder of configuration files, as for Hydra's `--config-dir`.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Composer:
         self._built: dict[str, Any] = {}
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
-        """Return overrides as Hydra wants them; see `configuration.overrides.prepare`."""
+        """Translate former names and return the overrides in Hydra's grammar; see `configuration.overrides.prepare`."""
         overrides, notes = translate(overrides)
         for note in notes:
             _tell_once(note)
@@ -148,7 +148,7 @@ class Composer:
 
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
-        """The groups that the program chooses from, and those of them that it takes several options of."""
+        """The groups in the program's defaults list, and those of them that accept several options."""
         sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
         content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
         listed = content.get("defaults", []) if isinstance(content, dict) else []
@@ -160,19 +160,19 @@ class Composer:
 
     @cached_property
     def _texts(self) -> set[str]:
-        """The keys whose values are text, whatever they look like."""
+        """The keys whose values are always text, even if they look like numbers."""
         return {"data.path", *(path for path, annotation in self.values.items() if annotation is str)}
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
-        """Return the configuration of a single job, Hydra's node included.
+        """Return the checked configuration of a single job, including Hydra's node.
 
         Args:
-            overrides: prepared ones.
-            complete: whether values may no longer be missing (`???`).
-            build: whether its parts are built at once to see whether they can be; else `build` does that.
+            overrides: prepared overrides.
+            complete: whether a missing value (`???`) is an error.
+            build: whether to build the parts now, as a check; otherwise a later call of `build` does so.
 
         Raises:
-            UserError: if something in it is wrong.
+            UserError: if the configuration is invalid.
         """
         config = self._checked(overrides, complete=complete)
         if build and complete:
@@ -180,10 +180,10 @@ class Composer:
         return config
 
     def build(self, count: int | None = None) -> None:
-        """Build the parts of each configuration that was only composed so far.
+        """Build the parts of the configurations that have been composed but not yet built.
 
         Args:
-            count: how many of these, in the order in which they were composed; None for all.
+            count: number of configurations to build, in the order of composition; None for all.
 
         Raises:
             UserError: if one cannot be built.
@@ -193,15 +193,16 @@ class Composer:
             check_parts(tree, composition, self._built)
 
     def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
-        """Return the configurations of all jobs of a sweep, Hydra's nodes included.
+        """Return the checked configurations of all jobs of a sweep, including Hydra's nodes.
 
-        Hydra's basic sweeper is followed; of any other only what is fixed is checked.
+        The jobs are those of Hydra's basic sweeper. With any other sweeper, only the overrides that do not vary are
+        checked.
 
         Args:
-            overrides: prepared ones.
+            overrides: prepared overrides.
 
         Raises:
-            UserError: if something in one of them is wrong.
+            UserError: if one of the configurations is invalid.
         """
         master = Composition(self, overrides, multirun=True).load()
         if master.hydra.runtime.choices["hydra/sweeper"] != "basic":
@@ -209,17 +210,17 @@ class Composer:
         swept = self.expand(typed_overrides(master), master.hydra.sweeper.params)
         fixed = typed_overrides(master, "hydra")
         configs = [self._checked([*fixed, *job]) for job in swept]
-        self.build()  # after all that can be said without importing torch
+        self.build()  # last: it imports torch, and the checks above do not
         return configs
 
     def master(self, overrides: Sequence[str]) -> DictConfig:
-        """Return the configuration of a sweep as a whole, unchecked, Hydra's node included.
+        """Return the unchecked configuration of a sweep as a whole, including Hydra's node.
 
-        What is swept over is left out, and so are values of single keys: these may be keys of an option that the
-        sweep chooses, while the master configuration has another.
+        Swept overrides are left out, and so are overrides of single keys: such a key may belong to an option that only
+        the jobs choose.
 
         Args:
-            overrides: prepared ones.
+            overrides: prepared overrides.
 
         Raises:
             UserError: if an option does not exist.
@@ -233,14 +234,14 @@ class Composer:
         return Composition(self, chosen, multirun=True).load()
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
-        """Return the overrides of each job of a sweep: one for each combination of values.
+        """Return the overrides of each job of a sweep: one job per combination of values.
 
         Args:
-            overrides: prepared ones, some of which have several values.
-            params: further ones, by key.
+            overrides: prepared overrides; some may have several values.
+            params: additional overrides by key.
 
         Raises:
-            UserError: if one of them cannot be expanded.
+            UserError: if an override cannot be expanded.
         """
         arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
@@ -271,11 +272,11 @@ class Composer:
 
 
 class Composition:
-    """One composition: what it is made of, and where each of its values was set.
+    """One composition: its overrides and files, and where each value was set.
 
     Attributes:
-        overrides: as Hydra got them, with a `+` before parameters that only a signature declares.
-        text_keys: keys whose values are text.
+        overrides: the overrides passed to Hydra, with a `+` before parameters that only a signature declares.
+        text_keys: keys whose values are always text.
     """
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
@@ -285,7 +286,7 @@ class Composition:
         self._found_in: list[Path] = []
 
     def load(self) -> DictConfig:
-        """Return the composed configuration, Hydra's node included.
+        """Return the composed configuration, including Hydra's node.
 
         Raises:
             UserError: if Hydra cannot compose it.
@@ -308,7 +309,7 @@ class Composition:
         return config
 
     def _with_undeclared(self, error: Exception) -> list[str]:
-        """Return the overrides with a `+` before the one that failed, if a constructor has a parameter of that name."""
+        """Return the overrides with a `+` before the one that failed, if its key is a parameter of the constructor."""
         found = list(self.overrides)
         for index, override in enumerate(found):
             key = override.partition("=")[0]
@@ -325,7 +326,7 @@ class Composition:
         return found
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
-        """Return what other overrides compose to, as dictionaries and lists, with nothing in them resolved."""
+        """Compose with other overrides; return plain, unresolved dictionaries and lists."""
         return cast("dict[str, Any]", OmegaConf.to_container(self._load([*self._searching, *overrides])))
 
     @property
@@ -338,19 +339,19 @@ class Composition:
             return loader.get_group_options(group, kind, config_name=name, overrides=self._searching)
 
     def is_group(self, name: str) -> bool:
-        """Return whether there is a group of that name."""
+        """Return whether a group of that name exists."""
         return bool(name) and bool(self._members(name, ObjectType.CONFIG) or self._members(name, ObjectType.GROUP))
 
     def groups(self, parent: str = "") -> list[str]:
-        """Return the names of all groups, nested ones with slashes."""
+        """Return the names of all groups, with slashes in nested ones."""
         children = [f"{parent}/{child}" if parent else child for child in self._members(parent, ObjectType.GROUP)]
         return [name for child in children for name in [child, *self.groups(child)]]
 
     def options(self, group: str) -> list[str]:
-        """Return the options of a group, those in its subfolders with slashes.
+        """Return the options of a group, with slashes in those of its subfolders.
 
-        A subfolder may be a group of its own, of parts of what is chosen here; its files, unlike those of experiments,
-        belong to a package of their own and are left out.
+        Files of a subfolder count only if their package is `_global_`, as in `experiment`. Otherwise the subfolder is a
+        group of its own, for parts of the chosen option.
         """
         nested = [
             f"{child}/{option}"
@@ -362,19 +363,19 @@ class Composition:
         return [option for option in options if not option.rpartition("/")[2].startswith("_")]
 
     def exists(self, group: str, option: str) -> bool:
-        """Return whether a group has that option."""
+        """Return whether a group has an option of that name."""
         folder, _, name = f"{group}/{option}".rpartition("/")
         return name in self._members(folder, ObjectType.CONFIG)
 
     @property
     def _folders(self) -> list[Path]:
-        """The folders of configuration files, in the order in which they are searched."""
+        """The folders of configuration files, in search order."""
         if not self._found_in:
             self._load(self._searching)
         return self._found_in
 
     def searched(self) -> list[str]:
-        """Return the folders of configuration files as they are shown to a user."""
+        """Return the folders of configuration files as shown to users."""
         own, here = conf_folder(), Path.cwd() / "conf"
         shown = ["charlab's own configuration" if folder == own else str(folder) for folder in self._folders]
         return shown if here in self._folders or own not in self._folders else [*shown, f"{here} (no such folder)"]
@@ -384,7 +385,7 @@ class Composition:
         return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
 
     def file_chooses(self, name: str, option: str) -> bool:
-        """Return whether a file's defaults list chooses that option ("model/gpt") in place of another."""
+        """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""
         group, _, choice = option.rpartition("/")
         wanted = {f"override /{group}": choice}
         return any(
@@ -394,7 +395,7 @@ class Composition:
 
     @cached_property
     def _files(self) -> list[tuple[str, bool, set[str]]]:
-        """By file, in order: its name, whether it changes the whole rather than declaring a part, the keys it sets."""
+        """For each file in order: its name, whether it only overrides keys of other files, and the keys it sets."""
         mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
         with _hydra():
             loader = self.composer.loader
@@ -415,11 +416,11 @@ class Composition:
 
     @cached_property
     def declared(self) -> set[str]:
-        """The dotted keys that configuration files declare, rather than set."""
+        """The dotted keys that configuration files declare; files that only override them do not count."""
         return set().union(*(keys for _, overlay, keys in self._files if not overlay))
 
     def place(self, path: str) -> str:
-        """Return the file in which `path` was set last, " (in a file)"; "" if it was typed."""
+        """Return the last file that set `path`, as " (in FILE.yaml)"; "" if it was set on the command line."""
         typed = {key for override in self.overrides for key in _typed_keys(override)}
         if any(path == key or path.startswith(f"{key}.") for key in typed if not self.is_group(key)):
             return ""
@@ -443,14 +444,14 @@ def _url(config_dir: str) -> str:
 
 
 def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:
-    """Return what was typed to compose `config`, of the task's values or of Hydra's, with nothing in it resolved."""
+    """Return the unresolved overrides that `config` was composed with, either the task's or Hydra's."""
     return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
 
 
 def resolve_values(config: DictConfig) -> None:
-    """Replace the interpolations at the top of `config` by their values.
+    """Replace the top-level interpolations of `config` with their values.
 
-    They may refer to Hydra's own node, as `name` does, which is not always there later on.
+    Some, such as `name`, refer to Hydra's own node, which may be removed later.
     """
     for key in map(str, config):
         if key != "hydra" and OmegaConf.is_interpolation(config, key):
@@ -458,7 +459,7 @@ def resolve_values(config: DictConfig) -> None:
 
 
 def leave_out_sweep(config: DictConfig) -> None:
-    """Remove what concerns a sweep from the configuration of one of its runs, which is the same without a sweep."""
+    """Remove the keys of the sweep from a run's configuration, so that it equals that of the run on its own."""
     with open_dict(config):
         for key in NO_KEYS_OF_A_RUN:
             config.pop(key, None)
@@ -470,29 +471,29 @@ def _tell_once(note: str) -> None:
 
 
 def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
-    """Check that the folder in which a job will leave what it writes is known and can be made.
+    """Check that a job's output folder can be resolved and created.
 
-    Its name depends on the text that is trained on, so this reads the text.
+    The folder's name depends on the training text, so this reads the text.
 
     Args:
-        config: with Hydra's node.
-        sweep: whether the job is one of several.
+        config: the job's configuration with Hydra's node.
+        sweep: whether the job is part of a sweep.
 
     Raises:
-        UserError: if it is not.
+        UserError: if the folder cannot be resolved or created.
     """
     node = config.hydra
     try:
         with hydra_config(config):
             folder = Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
     except (InterpolationToMissingValueError, MissingMandatoryValue):
-        return  # a user's own pattern, with the number of the job perhaps
+        return  # a pattern that the user has set, perhaps with the job's number
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
     existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
-            pass  # asking for permissions is not enough: root has all of them, and yet makes nothing in /proc
+            pass  # checking permissions is not enough: root has all of them but cannot create folders in /proc
     except OSError as error:
         reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
         raise UserError(
@@ -502,7 +503,7 @@ def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
 
 @contextmanager
 def hydra_config(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:…}` refer to this configuration's node while the block runs."""
+    """Make `${hydra:…}` refer to this configuration's node while the block runs."""
     instance = HydraConfig.instance()
     former = instance.cfg
     instance.set_config(config)
@@ -513,13 +514,13 @@ def hydra_config(config: DictConfig) -> Iterator[None]:
 
 
 def register_resolver(name: str, resolver: Any) -> None:
-    """Register what `${name:…}` stands for in every configuration."""
+    """Register the resolver behind `${name:…}` for every configuration."""
     register: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver  # with Hydra 1.4
     register(name, resolver, replace=True)
 
 
 def _chosen(group: str, *, _root_: DictConfig) -> str:
-    """Return the option chosen of a group, fit for a file name; the resolver behind `${chosen:model}`."""
+    """Return the chosen option of a group, usable in a file name; the resolver behind `${chosen:model}`."""
     hydra = _root_.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
     choice = hydra.runtime.choices.get(group) if hydra is not None else None
     if choice is None:

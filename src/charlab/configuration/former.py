@@ -1,4 +1,4 @@
-"""Former names of overrides, and what they are called now."""
+"""Translate former names of overrides to the current ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     "callbacks.metrics=null": ("trainer.log_every_n_steps=0",),
     "~callbacks.metrics": ("trainer.log_every_n_steps=0",),
 }
-"""By whole override: what takes its place."""
+"""Replacements of whole overrides."""
 
 KEYS: dict[str, str] = {
     "hydra.launcher.n_jobs": "launcher.at_once",
@@ -27,7 +27,7 @@ KEYS: dict[str, str] = {
     "callbacks.evaluation.num_batches": "estimate_batches",
     "callbacks.metrics.every_n_steps": "trainer.log_every_n_steps",
 }
-"""By key, or by the beginning of keys if it ends with a dot: what takes its place."""
+"""Replacements of keys; a name that ends with a dot is a prefix."""
 
 VALUES: dict[str, dict[str, str]] = {
     "trainer.precision": {
@@ -37,14 +37,14 @@ VALUES: dict[str, dict[str, str]] = {
         "float16": "16-mixed",
     },
 }
-"""By key: former values, each alone or in a list with commas, and what takes their place."""
+"""Replacements of values by key; values separated by commas are replaced one by one."""
 
 
 def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return overrides by their present names, and a sentence for each one that has changed.
+    """Return overrides with their current names, and a note for each one that changed.
 
     Args:
-        overrides: as typed, or as a study's file has them.
+        overrides: overrides from the command line or a study's file.
     """
     translated: list[str] = []
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""From a mistake to one sentence that says what is wrong, where, and what may have been meant."""
+"""Turn a mistake into one sentence that says what is wrong, where, and what the user may have meant."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from charlab.configuration.compose import Composition
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
-"""What Hydra raises while it composes what a user has written."""
+"""Exceptions that Hydra raises when a user's configuration does not compose."""
 
 EXTRAS = {
     "launcher=slurm": ("slurm", "submitit"),
     "launcher=ray": ("ray", "ray"),
     "search": ("search", "optuna"),
 }
-"""By what needs it: the extra, and a module that comes with it."""
+"""For each part that needs an extra: the extra's name and a module that it installs."""
 
 FORMER_KEYS = {"learning_rate": "lr", "ema": "averaging=ema"}
-"""Names that people bring with them, and what they are called here."""
+"""Names from other libraries, and their names in charlab."""
 
 _MOST_NAMED = 12
 _DUPLICATE = "found duplicate key "
@@ -42,9 +42,9 @@ _PROGRAMS_OWN = (FileNotFoundError, FileExistsError, ConnectionError, ChildProce
 
 
 def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the end of a sentence: the known words most like `word`, if any is like it.
+    """Return the end of a sentence that suggests the known words closest to `word`, or "." if none is close.
 
-    A word in a folder may be meant without that. Each word is shown with `prefix` before it.
+    A known word with slashes also matches by its last part alone. Each suggestion is shown with `prefix` before it.
     """
     names = sorted(set(known), reverse=True)
     spellings = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
@@ -54,7 +54,7 @@ def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the end of a sentence: the known words most like `word`, or all of them if none is.
+    """Return the end of a sentence that suggests the known words closest to `word`, or lists all if none is close.
 
     Each word is shown with `prefix` before it.
     """
@@ -70,19 +70,19 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def listed(words: Iterable[str], conjunction: str) -> str:
-    """Return the words as an enumeration: "a, b or c"."""
+    """Return the words joined as in "a, b or c"."""
     *head, last = words
     return f"{', '.join(head)} {conjunction} {last}" if head else last
 
 
 def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str], place: str = "") -> UserError:
-    """Return the error for a key that does not exist, with what may have been meant.
+    """Return the error for a key that does not exist, with a suggestion.
 
     Args:
-        path: the key, dotted.
-        siblings: names that are known in its stead.
-        everywhere: all keys of the configuration, dotted, among which the same name may be elsewhere.
-        place: where it was set, " (in a file)".
+        path: the dotted key.
+        siblings: names that exist at the same level.
+        everywhere: all dotted keys of the configuration, to suggest the same name in another place.
+        place: where the key was set, as " (in FILE.yaml)"; "" for the command line.
     """
     parent, _, leaf = path.rpartition(".")
     prefix = f"{parent}." if parent else ""
@@ -97,10 +97,10 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
 
 
 def missing_extra(part: str) -> UserError | None:
-    """Return the error for a part whose extra is not installed, or None if it needs none or it is.
+    """Return the error for a part whose extra is not installed; None if the part can be used.
 
     Args:
-        part: a choice such as "launcher=ray", or what else needs an extra.
+        part: a key of `EXTRAS`, such as "launcher=ray"; any other part needs no extra.
     """
     if part not in EXTRAS:
         return None
@@ -113,9 +113,9 @@ def missing_extra(part: str) -> UserError | None:
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
-    """Return the user's error that caused this one, or None if there is none.
+    """Return the user error that caused this one; None if no user error did.
 
-    An error of the operating system is one, such as a full or a vanished disk: no change of the program mends it.
+    Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
@@ -126,7 +126,7 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 
 def one_sentence(error: BaseException) -> str:
-    """Return the error's message on one line, with its cause's."""
+    """Return the message of an error and its cause on one line."""
     messages = [str(part) for part in (error, error.__cause__) if part is not None and str(part)]
     text = ": ".join(messages) or type(error).__name__
     lines = [line.strip() for line in text.splitlines()]
@@ -135,7 +135,7 @@ def one_sentence(error: BaseException) -> str:
 
 
 def diagnose(error: Exception, composition: Composition) -> UserError:
-    """Return the error to show for one that Hydra raised while composing."""
+    """Return the error to show to the user for an error that Hydra raised while composing."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
@@ -172,7 +172,7 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
 
 
 def _duplicate_key(error: MarkedYAMLError) -> UserError:
-    """Return the error for a key that a file has twice; OmegaConf takes none of the two."""
+    """Return the error for a key that appears twice in a file, which OmegaConf rejects."""
     key, mark = str(error.problem).removeprefix(_DUPLICATE), error.problem_mark
     file = Path(mark.name)
     place = f"{file.parent.name}/{file.name}, line {mark.line + 1}"
@@ -183,7 +183,7 @@ def _duplicate_key(error: MarkedYAMLError) -> UserError:
 
 
 def _path_to(node: Node, line: int, key: str) -> str | None:
-    """Return the dotted path of a key on that line of a YAML file."""
+    """Return the dotted path of a key on a given line of a YAML file."""
     for name, value in node.value if isinstance(node, MappingNode) else ():
         if name.value == key and name.start_mark.line == line:
             return key
@@ -209,7 +209,7 @@ def _unreadable(override: str, failure: HydraException) -> UserError:
 
 
 def _mistaken_choice(override: Override, composition: Composition) -> UserError | None:
-    """Return the error for an override that chooses something unknown, or more than may be chosen."""
+    """Return the error for an override that chooses an unknown option, or several where only one is allowed."""
     key, typed = override.key_or_group, override.input_line or ""
     if not key:
         return UserError(f"{typed!r} has no key before its =: write key=value.")
@@ -237,7 +237,7 @@ def _unknown_option(group: str, option: str, place: str, composition: Compositio
 
 
 def _missing_file(missing: str, composition: Composition, parsed: list[Override]) -> UserError:
-    """Return the error for an option that a file names and that does not exist."""
+    """Return the error for an option that a file names but that does not exist."""
     group, _, option = missing.rpartition("/")
     absent = missing_extra(f"launcher={option}") if group == "hydra/launcher" else None
     if absent is not None:
@@ -250,7 +250,7 @@ def _missing_file(missing: str, composition: Composition, parsed: list[Override]
 
 
 def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | None:
-    """Return the error for a group that cannot be chosen the way it was."""
+    """Return the error for a group override that does not fit the other choices."""
     message = str(error)
     for override in choices:
         key, typed = override.get_key_element(), override.input_line or ""
@@ -264,7 +264,7 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
 
 
 def keys_set(key: str, value: object) -> list[str]:
-    """Return the dotted keys that an override sets: one, or those of the mapping that it gives."""
+    """Return the dotted keys that an override sets: one, or one per entry if its value is a mapping."""
     if not isinstance(value, dict) or not value:
         return [key]
     return [inner for name, part in value.items() for inner in keys_set(f"{key}.{name}", part)]
@@ -293,7 +293,7 @@ def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> User
 
 
 def all_keys(tree: object, path: str = "") -> list[str]:
-    """Return the dotted paths of all keys of a plain configuration, Hydra's own excepted."""
+    """Return the dotted paths of all keys of a plain configuration, except Hydra's own."""
     found = []
     for key, value in tree.items() if isinstance(tree, dict) else ():
         if (path or key != "hydra") and not str(key).startswith("_"):

@@ -1,7 +1,7 @@
-"""What a user types as key=value, made fit for Hydra's grammar.
+"""Rewrite overrides typed as key=value to fit Hydra's grammar.
 
-Hydra reads a value such as `a,b` as a sweep and chokes on many texts, file names with accents among them. Here
-values that can mean but one thing are rewritten so that Hydra takes them as meant.
+Hydra reads a value such as `a,b` as a sweep and cannot parse many texts, such as file names with accents. Values with
+only one possible meaning are rewritten so that Hydra reads them that way.
 """
 
 import re
@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from charlab.errors import UserError
 
 TEXT_KEYS = ("prompt", "infill")
-"""Keys whose values are always one text, commas and brackets included."""
+"""Keys whose values are always a single text, even with commas and brackets."""
 
 _KEY_AND_VALUE = re.compile(r"(?P<key>\+{0,2}[\w./@$-]+)=(?P<value>.*)", re.DOTALL)
 _QUOTED = re.compile(r"""(?P<quote>["'])(\\.|(?!(?P=quote))[^\\])*(?P=quote)""", re.DOTALL)
@@ -26,18 +26,18 @@ def prepare(
     groups: Collection[str] = (),
     text_keys: Collection[str] = (),
 ) -> str:
-    """Return an override as Hydra wants it.
+    """Return an override that Hydra parses as the user meant it.
 
-    - `logger=tensorboard,csv` becomes `logger=[tensorboard,csv]`, `~logger` and `logger=null` become `logger=[]`, for
-      `list_groups`, of which several options may be chosen.
-    - `callbacks=null` becomes `~callbacks`, for the other `groups`.
-    - The values of `TEXT_KEYS` are quoted, unless they are quoted as a whole already.
-    - Those of other `text_keys` are quoted if Hydra would read a number, true, false or null.
-    - A value that Hydra's grammar cannot read is quoted, unless a bracket, a quote or a comma in it shows that it was
-      meant as a list, a mapping or a sweep; that is then an error to be reported.
+    - For `list_groups`, which accept several options, `logger=tensorboard,csv` becomes `logger=[tensorboard,csv]`, and
+      `~logger` and `logger=null` become `logger=[]`.
+    - For the other `groups`, `callbacks=null` becomes `~callbacks`.
+    - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
+    - Values of other `text_keys` are quoted if Hydra would read a number, true, false or null.
+    - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
+      then meant as a list, a mapping or a sweep, and Hydra reports the error.
 
     Raises:
-        UserError: for a text that cannot be expressed.
+        UserError: if Hydra's grammar cannot express the text.
     """
     match = _KEY_AND_VALUE.fullmatch(override)
     if match is None:
@@ -63,8 +63,8 @@ def prepare(
 
 
 def quoted(text: str) -> str:
-    """Return `text` in quotes, such that Hydra and OmegaConf give back the very same text."""
-    # A backslash before "${" makes OmegaConf take it literally; those that are there already are doubled.
+    """Return `text` in quotes, so that Hydra and OmegaConf read back exactly the same text."""
+    # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
     literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
     return QuotedString(literal, Quote.double).with_quotes()
 
@@ -73,7 +73,7 @@ def parse(override: str) -> Override:
     """Return the parsed override.
 
     Raises:
-        HydraException: if it is none.
+        HydraException: if it is not a valid override.
     """
     return OverridesParser.create().parse_override(override)
 
@@ -87,7 +87,7 @@ def _is_readable(override: str) -> bool:
 
 
 def _is_no_text(override: str) -> bool:
-    """Return whether Hydra reads a single value, which is no text."""
+    """Return whether Hydra reads a single value that is not text."""
     try:
         parsed = parse(override)
     except HydraException:

@@ -1,4 +1,4 @@
-"""Those values of each program's configuration which no constructor annotates, by dotted name."""
+"""The types of those values in each program's configuration that are not constructor arguments, by dotted key."""
 
 from typing import Annotated, Any, Literal
 
@@ -59,7 +59,7 @@ GENERATE: dict[str, Any] = {
     "prompt": str | None,
     "length": NonNegativeInt,
     "infill": str | None,
-    "temperature": Annotated[float, Ge(0), Le(LARGEST)],  # what is 0 in float32 is greedy
+    "temperature": Annotated[float, Ge(0), Le(LARGEST)],  # a value that rounds to 0 in float32 is greedy
     "top_k": PositiveInt | None,
     "top_p": Annotated[float, Gt(0), Le(1)] | None,
     "greedy": bool,
@@ -76,4 +76,4 @@ REPORT: dict[str, Any] = {
 }
 
 VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE, "report": REPORT}
-"""By program: the type of each value."""
+"""The types of the values, by program."""

@@ -1,7 +1,7 @@
-"""What a `_target_` takes, as Python's `inspect` sees it.
+"""Inspect which arguments a `_target_` accepts.
 
-A convention keeps code and configuration apart: what the program supplies when it builds something is before the `*`
-of a signature, what a configuration supplies is after it.
+By convention, the program supplies the parameters before the `*` of a signature, and the configuration supplies the
+keyword-only ones after it.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Signature:
     """The parameters of a class's constructor or of a function.
 
     Attributes:
-        annotations: of each parameter, Any where there is none or it cannot be evaluated.
-        open: whether other names are taken too (`**kwargs`).
+        annotations: annotation of each parameter; Any if it has none or it cannot be evaluated.
+        open: whether other names are accepted too (`**kwargs`).
         configured: names of the parameters that a configuration supplies: the keyword-only ones.
-        required: those of them without a default.
-        supplied: names of the parameters that only the program may supply; known for charlab's own code alone.
+        required: names of the configured parameters without a default.
+        supplied: names of the parameters that only the program may supply; empty for code outside charlab.
     """
 
     annotations: dict[str, Any]
@@ -44,10 +44,10 @@ class Signature:
 
 
 def signature(target: str) -> Signature | None:
-    """Return the signature of a `_target_`, or None if Python does not know it.
+    """Return the signature of a `_target_`; None if Python cannot determine it.
 
     Raises:
-        UserError: if there is no such class or function, or importing its module fails.
+        UserError: if no such class or function exists, or importing its module fails.
     """
     constructor = find(target)
     if not callable(constructor):
@@ -66,13 +66,13 @@ def signature(target: str) -> Signature | None:
         open=any(p.kind is Parameter.VAR_KEYWORD for p in every.values()),
         configured=frozenset(keywords),
         required=frozenset(name for name, p in keywords.items() if p.default is Parameter.empty),
-        # A signature without a * says nothing of who supplies what, but the first argument is always the program's.
+        # A signature without a * does not follow the convention, but the program always supplies the first argument.
         supplied=frozenset(positional if keywords else positional[:1]) if own else frozenset(),
     )
 
 
 def accepts(target: str, name: str) -> bool:
-    """Return whether a configuration may give a `_target_` a parameter of that name."""
+    """Return whether a configuration may pass a `_target_` a parameter of that name."""
     try:
         known = signature(target)
     except UserError:
@@ -84,22 +84,22 @@ def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
     function = code_of(constructor)
     try:
         return typing.get_type_hints(function, include_extras=True) if function is not None else {}
-    except Exception:  # a name that is imported for type checkers alone, perhaps
+    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
         return {}
 
 
 def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Return the function that runs when a class or function is called, without its decorators."""
+    """Return the function that runs when a class or function is called, unwrapped from its decorators."""
     function = constructor.__init__ if inspect.isclass(constructor) else constructor
     function = inspect.unwrap(function)
     return function if inspect.isfunction(function) or inspect.ismethod(function) else None
 
 
 def find(target: str) -> Any:
-    """Return what a dotted name stands for, importing its module.
+    """Import and return the object with a dotted name.
 
     Raises:
-        UserError: if there is nothing of that name, or importing fails.
+        UserError: if nothing has that name, or importing fails.
     """
     top, *rest = target.split(".")
     found = _import(top, target)
@@ -118,7 +118,7 @@ def find(target: str) -> Any:
 
 
 def _import(name: str, target: str) -> ModuleType | None:
-    """Return a module, or None if there is none of that name."""
+    """Import and return a module; None if no module has that name."""
     importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
@@ -128,7 +128,7 @@ def _import(name: str, target: str) -> ModuleType | None:
         raise UserError(f"{target} needs the module {error.name}, which is not installed: install it.") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}, is not Python: {error.msg}.") from error
-    except Exception as error:  # whatever a user's module may raise
+    except Exception as error:  # a user's module may raise any exception
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"Importing {name} failed in {last.filename}, line {last.lineno}: {type(error).__name__}: {error}"
@@ -136,7 +136,7 @@ def _import(name: str, target: str) -> ModuleType | None:
 
 
 def _public_names(owner: Any) -> set[str]:
-    """Return the names that a `_target_` may go on with: classes, functions and submodules."""
+    """Return the public names inside an object that can continue a `_target_`: classes, functions and submodules."""
     within = {name for _, name, _ in pkgutil.iter_modules(getattr(owner, "__path__", []))}
     made = {name for name, value in vars(owner).items() if callable(value)} if hasattr(owner, "__dict__") else set()
     return {name for name in within | made if not name.startswith("_")}
