@@ -1,4 +1,4 @@
-"""The LightningDataModule: a corpus, split by position, served as random windows."""
+"""The LightningDataModule: a corpus, split by position and served as windows."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ from charlab.types import Fraction, PositiveInt, checked
 
 
 class CharacterDataModule(LightningDataModule):
-    """Random windows of a corpus for training, and all of its validation text in order.
+    """Windows of a corpus for training and evaluation.
 
-    The text is split by position: train, validation and, if the fractions leave something over, a rest that is never
-    looked at. A `dev` split, for choosing between models without touching the validation text, is cut from the
-    beginning of train: the end of it, which the validation text goes on from, tells most about that. What travels to
-    the device in a training step is where its windows start; they are cut out there, from ids that stay on the device.
-    There are no workers, and Lightning has no sampler to replace.
+    The text is split by position into train and validation; the rest, if any, is unused. The optional `dev` split, for
+    choosing between models without touching the validation split, is the beginning of the train split: its end
+    continues into the validation split, so it is the best text to train on. A training batch holds only the starts of
+    its windows, which are cut out of ids that stay on the device. There are no workers and no sampler.
 
     Args:
-        estimate_batches: batches of random windows that an estimate reads of train and of validation text.
-        corpus: loads the text, in `setup`; a corpus that is loaded already will do as well.
-        path: the file that the user names (`data.path=FILE`). It is here because the key is this node's; the corpus's
-            loader is what reads it (`corpus.path: ${data.path}`), and a corpus that reads no file has no such key.
-        context_length: T; a window is T+1 characters.
-        batch_size: windows in an optimizer step. Devices and accumulated micro-batches divide it between them, and
-            window w of step s is the same whoever computes it.
-        epoch_steps: optimizer steps in an epoch; None for as many as it takes to score as many characters as the
-            train text has.
-        train_fraction: part of the text to learn from, dev included.
-        validation_fraction: part of the text that follows, to report on.
-        dev_fraction: part of the text, the first of the train split, to make choices on; 0 for none.
-        test_fraction: part of the text that follows the validation split, to be looked at once; 0 for none.
-        order: "random" windows, or "contiguous" ones: each continues the window in its row of the batch before.
-        seed: the run's seed; the windows' own is derived from it.
+        estimate_batches: batches of random windows in an estimate of the train or validation loss.
+        corpus: loader of the text, called by `setup`, or a loaded corpus.
+        path: the file set by `data.path=FILE`. It is not read here: the corpus's loader reads it
+            (`corpus.path: ${data.path}`). A corpus without a file has no such key.
+        context_length: T; a window has T+1 characters.
+        batch_size: windows in an optimizer step, divided between devices and accumulated micro-batches. The windows of
+            a step do not depend on the division.
+        epoch_steps: optimizer steps in an epoch; None for as many as score the number of characters in the train split.
+        train_fraction: fraction of the text to train on, including the dev split.
+        validation_fraction: fraction of the text, after the train split, to report on.
+        dev_fraction: fraction of the text, at the beginning of the train split, to choose models by; 0 for none.
+        test_fraction: fraction of the text, after the validation split, to test on once; 0 for none.
+        order: "random" windows, or "contiguous" windows, each of which continues the previous one in its row of the
+            batch.
+        seed: the run's seed, from which the seed of the windows is derived.
 
     Attributes:
-        corpus: the text; after `setup`.
-        vocabulary: the characters of the whole text; after `setup`.
-        splits: (N,) ids on the CPU, of the smallest integer type, by name: "train", "validation" and, if
-            their fractions are not 0, "dev" and "test"; after `setup`.
+        corpus: the corpus; available after `setup`.
+        vocabulary: the characters of the whole text; available after `setup`.
+        splits: ids of each split, (N,) on the CPU, in the smallest integer type: "train", "validation" and, if their
+            fractions are not 0, "dev" and "test"; available after `setup`.
 
     Raises:
-        UserError: if a size is not positive, or the fractions do not fit into one text.
+        UserError: if a size is not positive, or the fractions add up to more than the whole text.
     """
 
     corpus: Corpus
@@ -78,8 +77,8 @@ class CharacterDataModule(LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # more processes than batches to evaluate
-        # As they are written: in floating point, 0.7 + 0.1 is less than 0.8, which is a character less sometimes.
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer batches than processes
+        # In decimal, as written: in floating point 0.7 + 0.1 < 0.8, which can make a split one character shorter.
         fractions = (train_fraction, validation_fraction, dev_fraction, test_fraction)
         train, validation, dev, test = (Decimal(str(part)) for part in fractions)
         if not (dev < train and validation > 0 and train + validation + test <= 1):
@@ -105,13 +104,13 @@ class CharacterDataModule(LightningDataModule):
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self._slices: dict[str, slice] = {}
         self._starts: Starts | None = None
-        self._served = 0  # micro-batches that a resumed run has seen already
+        self._served = 0  # micro-batches that a resumed run has already seen
 
     def setup(self, stage: str | None = None) -> None:
-        """Loads the corpus and splits it; does nothing the second time.
+        """Load the corpus and split it; later calls do nothing.
 
         Raises:
-            UserError: if the corpus cannot be loaded, or a split of it is shorter than one window.
+            UserError: if the corpus cannot be loaded, or a split is shorter than one window.
         """
         if self._slices:
             return
@@ -135,7 +134,7 @@ class CharacterDataModule(LightningDataModule):
         self._slices = slices
 
     def ids(self, split: str, device: torch.device | str = "cpu") -> Int[Tensor, " N"]:
-        """Returns the ids of a split on `device`; they are copied there once.
+        """Return the ids of a split on `device`, cached per device.
 
         Raises:
             UserError: if there is no such split.
@@ -151,9 +150,10 @@ class CharacterDataModule(LightningDataModule):
         return self._ids_on_device[key]
 
     def floor(self, split: str) -> float | None:
-        """Returns the mean −log p of a split's characters but the first, in nats, under the process that made them.
+        """Return the floor of a split: its mean −log p under the process that generated it, in nats per character.
 
-        No model can be below it in expectation. None if the corpus has no known floor.
+        No model can have a lower loss in expectation. The first character is left out, as no model predicts it. None
+        if the corpus has no known floor.
         """
         if self.corpus.floor_per_character is None:
             return None
@@ -161,26 +161,26 @@ class CharacterDataModule(LightningDataModule):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch."""
+        """Number of optimizer steps in an epoch."""
         return self.epoch_steps or math.ceil(len(self.splits["train"]) / (self.batch_size * self.context_length))
 
     @property
     def micro_batch_size(self) -> int:
-        """Windows that a device computes at a time: its share of a step's, divided by the accumulated micro-batches.
+        """Number of windows in a micro-batch of one device.
 
         Raises:
-            UserError: if the batch cannot be divided evenly.
+            UserError: if the batch cannot be divided evenly between devices and accumulated micro-batches.
         """
         if self.trainer is None:
             return self.batch_size
         return divided(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def train_dataloader(self) -> Starts:
-        """Return the starts of each micro-batch's windows.
+        """Return the starts of the windows of each micro-batch.
 
-        An epoch goes on where the one before ended, but with `overfit_batches`, which repeats its batches.
+        An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches.
         """
-        size, parts = self.micro_batch_size, self.batch_size // self.micro_batch_size  # of all devices
+        size, parts = self.micro_batch_size, self.batch_size // self.micro_batch_size  # per step, over all devices
         rank = self.trainer.global_rank if self.trainer else 0
         accumulated = self.trainer.accumulate_grad_batches if self.trainer else 1
         length = self.steps_per_epoch * accumulated
@@ -206,20 +206,20 @@ class CharacterDataModule(LightningDataModule):
         return {"micro_batches": self._starts.counter if self._starts is not None else self._served}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on where the datamodule that gave this state stopped."""
+        """Continue after the micro-batches that the state counts."""
         self._served = state_dict["micro_batches"]
 
     @property
     def evaluated(self) -> list[str]:
-        """The splits that are evaluated while a model trains, in the order of `val_dataloader`."""
+        """The splits that are evaluated during training, in the order of `val_dataloader`."""
         return [split for split in ("train", "validation", "dev") if split in self.splits]
 
     def val_dataloader(self) -> list[EvaluationWindows]:
-        """Return the windows of an evaluation: a sample of train and of validation text, and all of dev, if any."""
+        """Return the windows of an evaluation: samples of train and validation, and the whole dev split, if any."""
         return [self._blocks(split) if split == "dev" else self._sample(split) for split in self.evaluated]
 
     def test_dataloader(self) -> EvaluationWindows:
-        """Return the windows that predict each character of the test split but the first once.
+        """Return windows that predict every character of the test split, except the first, exactly once.
 
         Raises:
             UserError: if there is no test split.
@@ -229,7 +229,7 @@ class CharacterDataModule(LightningDataModule):
         return self._blocks("test")
 
     def predict_dataloader(self) -> EvaluationWindows:
-        """Return the windows that predict each validation character but the first once, in order."""
+        """Return windows that predict every validation character, except the first, exactly once and in order."""
         return self._blocks("validation")
 
     def _sample(self, split: str) -> EvaluationWindows:
@@ -248,7 +248,7 @@ class CharacterDataModule(LightningDataModule):
         return EvaluationWindows(ids, groups, self.micro_batch_size, rank, world_size)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
-        """Cut out the windows of a training batch, (B,) starts, on the device; pass on others, (B, T+1) windows."""
+        """Gather the windows of a training batch of (B,) starts; return a batch of (B, T+1) windows unchanged."""
         if batch.ndim == 2:
             return batch
         return gather_windows(self.ids("train", batch.device), batch, self.context_length)
@@ -258,12 +258,12 @@ DRAWN_AT_ONCE = 64  # micro-batches
 
 
 class Starts(Iterator[Int[Tensor, " B"]]):
-    """Where the windows of one micro-batch after the other start: (B,) int64, without end.
+    """Infinite iterator over micro-batches of window starts, (B,) int64.
 
-    It has the length of an epoch, by which Lightning counts. The next epoch goes on where the last one ended.
+    Its length is that of an epoch, as Lightning expects. The next epoch continues where the last one ended.
 
     Args:
-        draw: `draw(counter)` returns the starts of a micro-batch, and nothing but the counter decides on them.
+        draw: function from the number of a micro-batch to its starts; it must be pure.
         length: micro-batches in an epoch.
         counter: number of the first micro-batch.
     """
@@ -278,7 +278,7 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         return self.length
 
     def __next__(self) -> Int[Tensor, " B"]:
-        if self.counter not in self._ahead:  # one by one, between a model's large arrays, takes six times as long
+        if self.counter not in self._ahead:  # drawing one by one is six times as slow
             self._ahead = {counter: self.draw(counter) for counter in range(self.counter, self.counter + DRAWN_AT_ONCE)}
         starts = self._ahead.pop(self.counter)
         self.counter += 1
@@ -289,12 +289,12 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         return {"counter": self.counter}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where the loader that gave this state stopped."""
+        """Continue after the micro-batches that the state counts."""
         self.counter = state["counter"]
 
 
 def divided(batch_size: int, devices: int, accumulated: int) -> int:
-    """Return the windows in a micro-batch.
+    """Return the number of windows in a micro-batch of one device.
 
     Raises:
         UserError: if `batch_size` cannot be divided evenly.
@@ -312,15 +312,16 @@ def divided(batch_size: int, devices: int, accumulated: int) -> int:
 
 
 class EvaluationWindows:
-    """Windows of a text in a fixed order, as batches on the CPU: (≤ B, T+1) int64.
+    """Batches of windows of a text in a fixed order, on the CPU: (≤ B, T+1) int64.
 
-    Processes take batches in turn; a batch has the same number, and the same windows, however many they are.
+    Batches are distributed round-robin over the processes. The windows of a batch do not depend on the number of
+    processes.
 
     Args:
         ids: (N,) the text.
-        groups: starts of windows of one length T each.
-        batch_size: windows in a batch, at most.
-        rank: number of this process.
+        groups: pairs of window starts and their length T.
+        batch_size: maximum number of windows in a batch.
+        rank: rank of this process.
         world_size: number of processes.
     """
 

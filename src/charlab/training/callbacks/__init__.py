@@ -1,1 +1,1 @@
-"""What happens around the training steps: evaluation, checkpoints, what a person sees."""
+"""Lightning callbacks: checkpoints, compilation, metrics, progress, samples, attention maps and weight averaging."""

@@ -1,4 +1,4 @@
-"""Pictures of what each attention head looks at."""
+"""Plot the attention weights of every head."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from charlab.training.loggers import TensorBoardLogger
 from charlab.training.module import LanguageModelModule, decorating
 from charlab.types import PositiveInt
 
-VISIBLE = str.maketrans({"\n": "⏎", " ": "␣", "\t": "⇥", "\r": "␍"})  # how blank characters label an axis
+VISIBLE = str.maketrans({"\n": "⏎", " ": "␣", "\t": "⇥", "\r": "␍"})  # axis labels of whitespace characters
 
 
 class AttentionMaps(Callback):
-    """Draws the attention weights of the first validation window, every few optimizer steps and at the end.
+    """Plot the attention weights on the first validation window, every few optimizer steps and at the end.
 
-    Any part of a model that has a method `attention_weights(x: (B, T, D)) -> (B, H, T, T)` is drawn: one image of all
-    its heads, under `attention/` and the part's name. A model without such a part costs nothing. Training does not
-    notice: neither its random numbers nor its clock move.
+    Every module with a method `attention_weights(x: (B, T, D)) -> (B, H, T, T)` is plotted: one image of all its heads,
+    logged as `attention/` followed by the module's name. Plotting affects neither the random numbers nor the clock of
+    training.
 
     Args:
-        every_n_steps: optimizer steps between two drawings; None for those at the end only.
-        length: characters of the window that are shown, at most the context length; up to 64 label the axes.
+        every_n_steps: optimizer steps between plots; None to plot at the end only.
+        length: number of characters of the window to show, at most the context length; up to 64 label the axes.
     """
 
     def __init__(self, *, every_n_steps: PositiveInt | None = None, length: PositiveInt = 32) -> None:
@@ -48,7 +48,7 @@ class AttentionMaps(Callback):
                 self._log(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last maps, once the last checkpoint is written."""
+        """Plot the final maps, after the last checkpoint is written."""
         with decorating("attention map"):
             self._log(trainer, pl_module)
 
@@ -80,10 +80,10 @@ class AttentionMaps(Callback):
 
 
 def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H S S"]]:
-    """Returns the attention weights of every part of `model` that can tell them, by the part's name.
+    """Return the attention weights of every module of `model` that exposes them, by the module's name.
 
-    Each part is asked about the input that it got when the model scored `window`: all characters but the last, if the
-    model is autoregressive. Of what a model reads beyond the window (masked diffusion fills it up) nothing is shown.
+    The weights are those on the module's input when the model scores `window`: all characters but the last, if the
+    model is autoregressive. Positions beyond the window, with which masked diffusion pads it, are left out.
     """
     parts = {name: part for name, part in model.named_modules() if hasattr(part, "attention_weights")}
     inputs: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[st
     with ExitStack() as hooks, torch.no_grad():
         for name, part in parts.items():
             remember = partial(_remember, inputs, name)
-            hooks.enter_context(part.register_forward_pre_hook(remember))  # removed on leaving
+            hooks.enter_context(part.register_forward_pre_hook(remember))  # removed when the block ends
         model.nll(window[None])
         length = len(window)
         return {name: parts[name].attention_weights(x)[0, :, :length, :length] for name, x in inputs.items()}
@@ -103,12 +103,12 @@ def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: 
 
 
 def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) -> UInt8[np.ndarray, "height width 3"]:
-    """Returns a picture with a square for each head: a row is a query, its columns the weights of the keys.
+    """Return an image with one panel per head, in which rows are queries and columns are keys.
 
     Args:
         weights: attention weights in [0, 1].
-        text: the T characters whose positions are shown.
-        title: what stands above.
+        text: the T characters of the window.
+        title: title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import PowerNorm
@@ -134,7 +134,7 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
         if head >= num_heads:
             panel.set_axis_off()
             continue
-        # A square-root scale: one weight near 1 would otherwise leave the spread of all others white.
+        # On a linear scale, one weight near 1 would leave all others white.
         image = panel.imshow(weights[head], cmap="Blues", norm=PowerNorm(0.5, vmin=0.0, vmax=1.0))
         panel.set_title(f"head {head + 1}", fontsize=8)
         panel.spines[:].set_color("0.8")
@@ -142,7 +142,7 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
     if length <= 64:
         style = {"fontsize": 190 * square / 3.2 / length, "family": "monospace", "parse_math": False}
         labels = list(text.translate(VISIBLE))
-        for panel in panels[-1]:  # the others share their ticks, and show no labels
+        for panel in panels[-1]:  # the other panels share these ticks and show no labels
             panel.set_xticks(range(length), labels, **style)
         for panel in panels[:, 0]:
             panel.set_yticks(range(length), labels, **style)
@@ -153,7 +153,7 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
     figure.supxlabel("looked at (key)", fontsize=8)
     figure.supylabel("looking (query)", fontsize=8)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a box stands in for it
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())
     return np.ascontiguousarray(pixels[:, :, :3])

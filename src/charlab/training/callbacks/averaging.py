@@ -1,4 +1,4 @@
-"""Averages of the weights over the course of training."""
+"""Average the weights over training."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from charlab.types import Fraction, PositiveInt
 
 
 class Averaging(Callback):
-    """Keeps an average of the weights, which is what is evaluated, saved and used in the end; training goes on beside.
+    """Keep an average of the weights, which is evaluated, saved and used after training.
 
-    At its n-th update the average moves toward the weights by max(1 − decay, 1/n) of the way. So at first it is the
-    mean of all weights so far, and then an exponential moving average (Polyak & Juditsky 1992) that owes nothing to
-    where it began. With a decay of 1 it stays the mean: stochastic weight averaging (Izmailov et al., arXiv
-    1803.05407), which starts late and wants a constant learning rate.
+    The n-th update moves the average toward the weights by max(1 − decay, 1/n) of the difference. The average is first
+    the mean of all weights so far and then an exponential moving average (Polyak & Juditsky 1992) without bias toward
+    its initial value. With a decay of 1 it remains the mean: stochastic weight averaging (Izmailov et al., arXiv
+    1803.05407), which should start late and use a constant learning rate.
 
-    Of a trainer's callbacks it has to be the first, so that the others find it up to date. Lightning's own
-    `WeightAveraging` knows no evaluation but its own, and uses the initial weights until averaging begins.
+    This must be the trainer's first callback, so that the other callbacks see the updated average. Lightning's own
+    `WeightAveraging` applies the average in Lightning's evaluations only, and uses the initial weights until averaging
+    starts.
 
     Args:
-        decay: share of the average that is kept in the long run.
-        start: share of the budget after which averaging begins; until then the weights themselves are used.
-        every_n_steps: optimizer steps between two updates.
+        decay: share of the average that an update keeps in the long run.
+        start: share of the budget after which averaging starts; until then the weights themselves are used.
+        every_n_steps: optimizer steps between updates.
     """
 
     def __init__(self, *, decay: Fraction, start: Fraction, every_n_steps: PositiveInt) -> None:
@@ -60,11 +61,11 @@ class Averaging(Callback):
             torch._foreach_lerp_(self._average, self._weights, max(1 - self.decay, 1 / self._updates))
 
     def eval(self) -> None:
-        """Exchanges the weights that are trained for their average, if there is one yet."""
+        """Swap the trained weights for their average, if there is one yet."""
         self._exchange()
 
     def train(self) -> None:
-        """Exchanges them back."""
+        """Swap the trained weights back."""
         self._exchange()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Checkpoints from which a killed run goes on, to the same bits."""
+"""Checkpoints from which a killed run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
 
 class Terminated(BaseException):
-    """A signal asked the process to end, and training has ended after a step whose checkpoint is written.
+    """Raised after the last checkpoint when a signal has asked the process to end.
 
     Attributes:
-        signal: its number.
-        step: the optimizer step of the checkpoint.
+        signal: number of the signal.
+        step: optimizer step of the checkpoint.
     """
 
     def __init__(self, signum: int, step: int) -> None:
@@ -43,26 +43,26 @@ class Terminated(BaseException):
 
 
 class Checkpointing(ModelCheckpoint):
-    """Writes `checkpoints/last.ckpt` now and then, at the end of training, and when a signal asks the process to end.
+    """Write `checkpoints/last.ckpt` periodically, at the end of training, and when a signal asks the process to end.
 
-    A checkpoint that falls due at a step that is evaluated is written after the evaluation, so that a run that goes on
-    from it neither repeats nor misses that. Where there is a dev split, an evaluation that is the best on it so far
-    makes a checkpoint too, of which `checkpoints/best.ckpt` is a copy. A run killed between the two makes the copy when
-    it goes on.
+    If a checkpoint is due at a step that is also evaluated, it is written after the evaluation, so that a resumed run
+    neither repeats nor misses the evaluation. With a dev split, every evaluation that is the best so far also writes a
+    checkpoint, and `checkpoints/best.ckpt` is a copy of it. If a run is killed before the copy is made, the resumed run
+    makes it.
 
-    SIGTERM and Ctrl-C end training after the step at hand (`Terminated`), SIGUSR1 (SLURM's warning) only makes a
-    checkpoint.
+    SIGTERM and Ctrl-C end training after the current step (`Terminated`). SIGUSR1, SLURM's warning, writes a checkpoint
+    and training continues.
 
     Args:
-        every_n_steps: optimizer steps between two checkpoints, or None.
-        every_n_seconds: seconds between two checkpoints, or None.
+        every_n_steps: optimizer steps between checkpoints, or None.
+        every_n_seconds: seconds between checkpoints, or None.
     """
 
     def __init__(self, *, every_n_steps: PositiveInt | None, every_n_seconds: PositiveFloat | None) -> None:
         super().__init__(filename="last", save_top_k=0, enable_version_counter=False)
         self.every_n_steps, self.every_n_seconds = every_n_steps, every_n_seconds
-        self._last_step = 0  # seen
-        self._last_time = time.monotonic()  # of a checkpoint
+        self._last_step = 0  # latest optimizer step
+        self._last_time = time.monotonic()  # of the latest checkpoint
         self._due = False
         self._signal: int | None = None
         self._ending: int | None = None
@@ -72,7 +72,7 @@ class Checkpointing(ModelCheckpoint):
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
         self._due, self._signal, self._ending = False, None, None
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Lightning gives the former handlers back
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Lightning restores the previous handlers
                 if hasattr(signal, name):
                     signal.signal(getattr(signal, name), self._note)
         if trainer.global_step == 0 and not trainer.fast_dev_run:
@@ -84,7 +84,7 @@ class Checkpointing(ModelCheckpoint):
         self, trainer: Trainer, pl_module: LanguageModelModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step == self._last_step or trainer.fast_dev_run:  # in the middle of accumulating a gradient
+        if step == self._last_step or trainer.fast_dev_run:  # gradients are still being accumulated
             return
         self._last_step = step
         due = self._due or self._signal is not None
@@ -92,7 +92,7 @@ class Checkpointing(ModelCheckpoint):
             due = True
         if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
             due = True
-        # Clocks differ, and so may the signals that processes get, but all of them have to save together.
+        # Clocks and signals may differ between processes, but all of them must save together.
         self._due, self._ending = trainer.strategy.broadcast((due, self._signal))
         if self._due and not validation_follows(trainer, batch_idx):
             self.save(trainer, pl_module)
@@ -105,7 +105,7 @@ class Checkpointing(ModelCheckpoint):
             self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Do nothing: the end of an epoch is a step like others."""
+        """Do nothing: checkpoints do not depend on epochs."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         if not trainer.fast_dev_run:
@@ -113,10 +113,11 @@ class Checkpointing(ModelCheckpoint):
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Write the checkpoint in place of the former one, unless training has diverged.
+        """Replace the last checkpoint, unless training has diverged.
 
         Raises:
-            Terminated: if a signal asked for it.
+            DivergedError: if training has diverged.
+            Terminated: if a signal has asked the process to end.
         """
         for callback in trainer.callbacks:
             if isinstance(callback, Divergence):
@@ -134,12 +135,12 @@ class Checkpointing(ModelCheckpoint):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Do nothing: the module knows which evaluation was the best."""
+        """Do nothing: the module keeps the best evaluation."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LanguageModelModule, checkpoint: dict[str, Any]) -> None:
         positions = {}
         for logger in trainer.loggers if trainer.is_global_zero else []:
-            logger.save()  # else a kill could lose what was logged before the checkpoint
+            logger.save()  # otherwise a kill could lose lines logged before the checkpoint
             if isinstance(logger, CSVLogger):
                 positions["metrics.csv"] = logger.position()
         checkpoint["log_positions"] = positions
@@ -160,7 +161,7 @@ class Checkpointing(ModelCheckpoint):
         return Path(self.dirpath)
 
     def _note(self, signum: int, frame: Any) -> None:
-        """Take note of a signal; a second one of the same kind does what it did before."""
+        """Note a signal, and restore its default effect for the second time it is sent."""
         if signum == getattr(signal, "SIGUSR1", None):
             self._due = True
             return
@@ -168,7 +169,7 @@ class Checkpointing(ModelCheckpoint):
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
 
     def _try(self, trainer: Trainer) -> None:
-        """Write a checkpoint and read it back, so that one that cannot be read is not found out hours later."""
+        """Write a trial checkpoint before training, so that an unreadable one fails now rather than hours later."""
         trial = self._folder / "trial.ckpt"
         trainer.save_checkpoint(trial)
         trainer.strategy.barrier("trial")
@@ -196,15 +197,15 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
 
 
 def _best_step(module: LanguageModelModule) -> int | None:
-    """Return the step of the evaluation that was the best on the dev split; None if there is no such split."""
+    """Return the step of the best evaluation on the dev split; None without a dev split."""
     return module.best["step"] if module.best is not None else None
 
 
 class RandomStates(Callback):
-    """Keeps the state of each process's random-number generators (dropout) in checkpoints."""
+    """Save the state of every process's random-number generators in checkpoints."""
 
     def __init__(self) -> None:
-        self._states: list[Any] | None = None  # of the processes of the run that goes on
+        self._states: list[Any] | None = None  # one per process of the resumed run
         self._device = torch.device("cpu")
 
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -221,7 +222,7 @@ class RandomStates(Callback):
 
 
 def _random_state(device: torch.device) -> dict[str, Any]:
-    """Return the state of every global generator that a training step might draw from."""
+    """Return the state of every global generator that a training step may use."""
     name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
     state: dict[str, Any] = {
         "python": random.getstate(),
@@ -247,9 +248,9 @@ def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes checkpoints atomically, and reads them without running code in them.
+    """Write checkpoints atomically, and read them without executing code.
 
-    The first two that it writes are read back.
+    The first two checkpoints are verified: they must be readable without executing code.
     """
 
     def __init__(self) -> None:
@@ -271,7 +272,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def _verify(checkpoint: dict[str, Any]) -> None:
-    """Raise `UserError` if a part of a checkpoint could not be read back without running code."""
+    """Raise `UserError` if a part of a checkpoint cannot be read back without executing code."""
     parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
     parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
     for name, part in parts.items():
@@ -289,10 +290,11 @@ def _verify(checkpoint: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint of charlab holds, on the CPU.
+    """Return the contents of a charlab checkpoint, with all tensors on the CPU.
 
     Raises:
-        UserError: if the file is missing, unreadable, truncated, holds code (not run then), or is no such checkpoint.
+        UserError: if the file is missing, unreadable, truncated, contains code (which is not executed), or is not a
+            charlab checkpoint.
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,4 @@
-"""Compiling the loss that training minimizes."""
+"""Compile the training loss."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from charlab.training.module import LanguageModelModule
 Compile = bool | Literal["auto", "cuda_graphs"]
 Loss = Callable[[LanguageModel, Tensor], Tensor]
 
-# Floating-point operations per second that small models reach in training: on one core, and on a GPU. A rough guess
-# of a run's length is enough, but two attempts at a run have to make the same one, so it is not measured.
+# Floating-point operations per second that small models reach in training, per CPU core and per GPU. These are fixed
+# rather than measured: a rough guess is enough, but two attempts at a run must decide alike.
 SPEED = {"cpu": 60e9, "cuda": 30e12}
-# Seconds of training from which on compiling saves more than it takes, where nothing like it was compiled before.
+# Seconds of training above which compilation saves more time than it takes, with an empty cache.
 WORTHWHILE = {"cpu": 600.0, "cuda": 180.0}
 
 
 class Compilation(Callback):
-    """Lets torch compile the training loss, forward and backward, into kernels made for it.
+    """Compile the forward and backward pass of the training loss with `torch.compile`.
 
-    It is compiled beside the model, which stays as it is: the state dict keeps its keys, and evaluation and
-    generation, whose windows vary in length, run uncompiled. Training windows have one shape, so there is one graph.
-    This is done before the training clock starts, and leaves no trace in weights, gradients or random numbers.
+    The model itself is not changed: the state dict keeps its keys, and evaluation and generation, whose windows vary in
+    length, run uncompiled. All training windows have the same shape, so one graph suffices. Compilation happens before
+    the training clock starts and changes no weights, gradients or random numbers.
 
-    Compiled code rounds differently. So a run that goes on from a checkpoint is compiled if it was so before, unless
-    the choice says otherwise.
+    Compiled code rounds differently, so with "auto" a resumed run is compiled if and only if it was compiled before.
 
-    torch keeps what it has compiled for later processes, in the folder that TORCHINDUCTOR_CACHE_DIR names.
+    torch caches compiled code for later processes in the folder TORCHINDUCTOR_CACHE_DIR.
 
-    With CUDA graphs a GPU is told once what a step consists of, and then repeats it, which saves what it takes to
-    launch every kernel anew. All steps share their memory, so each has to be over before the next one begins.
+    CUDA graphs record the kernels of a step once and then replay them, which saves the time to launch each kernel. All
+    steps share the same memory, so each step must finish before the next one starts.
 
     Args:
-        choice: true, false, "auto": where the run's budget is so long that it pays; or "cuda_graphs": with those.
+        choice: true, false, "auto" (compile if the budget is long enough for it to save time), or "cuda_graphs"
+            (compile, and use CUDA graphs).
 
     Attributes:
         compiled: whether the loss is compiled; None before training.
@@ -56,10 +56,10 @@ class Compilation(Callback):
         self.compiled: bool | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Decides and compiles.
+        """Compile the loss if the choice asks for it.
 
         Raises:
-            UserError: if the model has to be compiled and cannot be.
+            UserError: if the loss must be compiled, and cannot be.
         """
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             return
@@ -99,7 +99,7 @@ class Compilation(Callback):
         return pays
 
     def _compile(self, trainer: Trainer, module: LanguageModelModule) -> None:
-        """Has the loss compiled by computing it and its gradient once."""
+        """Compile the loss by computing it and its gradient on one batch."""
         data, model, objective = trainer.datamodule, module.model, module.objective
         starts = torch.zeros(data.micro_batch_size, dtype=torch.long, device=module.device)
         window = gather_windows(data.ids("train", module.device), starts, data.context_length)
@@ -110,7 +110,7 @@ class Compilation(Callback):
         state = objective.state_dict()
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
         with untouched_randomness(module.device):
-            for _ in range(3 if self.choice == "cuda_graphs" else 1):  # a graph is recorded after a try or two
+            for _ in range(3 if self.choice == "cuda_graphs" else 1):  # torch records a graph after warm-up calls
                 with trainer.precision_plugin.train_step_context():
                     loss = compute_loss(model, window)
                 torch.autograd.grad(loss, weights, allow_unused=True)
@@ -137,7 +137,7 @@ class Compilation(Callback):
 
 
 def _in_one_piece(compiled: Loss) -> Loss:
-    """Returns a loss that says where a step begins, and that the next step does not overwrite."""
+    """Return a loss that marks the start of each step and whose value the next step does not overwrite."""
 
     def loss(model: LanguageModel, window: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()
@@ -147,7 +147,7 @@ def _in_one_piece(compiled: Loss) -> Loss:
 
 
 def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
-    """Returns about how many seconds the whole run trains: 0 if its budget is in steps whose work is unknown."""
+    """Return a rough estimate of the run's training time in seconds; 0 if the work of its steps is unknown."""
     lengths = []
     if module.max_steps is not None:
         data = trainer.datamodule
@@ -160,5 +160,5 @@ def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first two lines of a long message: what was tried, and what went wrong."""
+    """Return the first two lines of a message, which say what failed and why."""
     return " ".join(" ".join(str(error).strip().splitlines()[:2]).split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""Stopping a run whose loss, or whose weights, are no longer numbers."""
+"""Stop a run whose loss or weights are no longer finite."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from charlab.types import PositiveInt
 
 
 class DivergedError(RuntimeError):
-    """The training loss, or a weight, became infinite or not a number."""
+    """Raised when the training loss or a weight becomes infinite or NaN."""
 
 
 class Divergence(Callback):
-    """Stops training when the loss is not finite; `Checkpointing` asks, before it writes weights, whether they are.
+    """Stop training when the loss is not finite; `Checkpointing` also checks the weights before it saves them.
 
-    A loss is that of the weights before the update which follows it, so it can be finite where they no longer are.
+    The loss is computed before the update of the weights, so it may be finite when the weights no longer are.
 
     Args:
-        every_n_steps: how often to look where looking makes training wait: for a GPU, or for other processes. One
-            process on a CPU looks at every step.
+        every_n_steps: steps between checks on a GPU or with several processes, where a check has to wait for them. A
+            single process on a CPU checks every step.
     """
 
     def __init__(self, *, every_n_steps: PositiveInt) -> None:
@@ -46,7 +46,7 @@ class Divergence(Callback):
             raise self._diverged("The loss on train text became infinite or nan", trainer)
 
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Raises `DivergedError` if the latest loss is not finite, on whichever rank: on all of them then."""
+        """Raise `DivergedError` on all ranks if the latest loss is not finite on any rank."""
         if pl_module.last_loss is None:
             return
         loss = trainer.strategy.reduce(pl_module.last_loss, reduce_op="mean").item()
@@ -55,9 +55,9 @@ class Divergence(Callback):
         self.last_finite_loss = loss
 
     def check_weights(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        """Raises `DivergedError` if a weight is no number, on whichever rank: all have the same.
+        """Raise `DivergedError` if a weight is NaN or +inf. All ranks hold the same weights.
 
-        A weight of −inf may be the logarithm of a probability of 0.
+        A weight of −inf is allowed, because it may be the log of a probability of 0.
         """
         lost = [(weight.isnan() | weight.isposinf()).any() for weight in pl_module.model.parameters()]
         if lost and torch.stack(lost).any():

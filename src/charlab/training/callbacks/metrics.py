@@ -1,4 +1,4 @@
-"""What is measured of training itself: loss, learning rate, gradient norm and speed."""
+"""Metrics of training itself: loss, learning rate, gradient norm and speed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from charlab.training.ranks import from_every_rank, own_part
 
 
 class TrainingMetrics(Callback):
-    """Logs `train/loss` and what belongs to it every `log_every_n_steps` optimizer steps, and after the last one.
+    """Log `train/loss`, learning rate, gradient norm and speed every `log_every_n_steps` steps and after the last one.
 
-    `train/loss` is the mean over all batches since the previous logging, over all ranks, in nats per character; in
-    between it is summed on the device, so that only a step that is logged waits for it. When the budget is spent, the
-    trainer is told to stop, which makes it evaluate once more.
+    `train/loss` is the mean over all batches since the previous log entry and over all ranks, in nats per character. It
+    is summed on the device, so that only logged steps synchronize with the device. When the budget is spent, this
+    callback tells the trainer to stop, and the trainer evaluates once more.
 
-    It is a callback, and hands its figures to the loggers itself, so that they are logged, at the step that they belong
-    to, before a checkpoint of that step is written.
+    The callback passes its metrics to the loggers directly, so that they are logged at the right step, and before a
+    checkpoint of that step is written.
     """
 
     def __init__(self) -> None:
         self._loss_sum: Tensor | float = 0.0
         self._batches = 0
-        self._characters = 0  # characters seen and training seconds at the previous logging
+        self._characters = 0  # characters seen and training seconds at the previous log entry
         self._seconds = 0.0
         self._step = 0
         self._gradient_norm: Tensor | None = None
@@ -37,9 +37,9 @@ class TrainingMetrics(Callback):
         self._step = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note what this step uses; gradients are complete here and not yet clipped."""
+        """Note the learning rate and gradient norm; gradients are complete here and not yet clipped."""
         assert isinstance(pl_module, LanguageModelModule)
-        if not optimizer.param_groups:  # Lightning's stand-in for none
+        if not optimizer.param_groups:  # Lightning's placeholder for no optimizer
             return
         self._learning_rate = optimizer.param_groups[0]["lr"]
         step = trainer.global_step + 1
@@ -51,7 +51,7 @@ class TrainingMetrics(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(pl_module, LanguageModelModule)
-        if pl_module.last_loss is None:  # a model that is not trained by gradients
+        if pl_module.last_loss is None:  # the model is not trained by gradients
             return
         self._loss_sum = self._loss_sum + pl_module.last_loss.float()
         self._batches += 1
@@ -89,7 +89,7 @@ class TrainingMetrics(Callback):
         when = {"characters": module.characters_seen, "seconds": module.training_seconds}
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, **when}, step=trainer.global_step)
-        module.log("train/loss", loss, logger=False)  # for other callbacks; a progress bar would read it every step
+        module.log("train/loss", loss, logger=False)  # for other callbacks, not for a progress bar
         self._loss_sum, self._batches, self._gradient_norm = 0.0, 0, None
         self._characters, self._seconds = module.characters_seen, seconds
 

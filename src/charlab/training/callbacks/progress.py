@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar in a terminal or a notebook, a line now and then in a log file."""
+"""Show the progress of a run: a bar on a terminal or in a notebook, periodic lines in a log file."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressDisplay(LightningProgressBar):
-    """Shows loss, perplexity, speed and remaining time of a run, on rank 0.
+    """Show loss, perplexity, speed and remaining time of a run, on rank 0.
 
-    A terminal and a notebook get a bar that is redrawn four times a second; between two refreshes a step costs one
-    look at the clock. Anything else (a pipe, a log file of a cluster, a notebook without ipywidgets) gets a line
-    every ten seconds.
+    A terminal or notebook shows a bar that is redrawn four times a second; between refreshes a step only reads the
+    clock. Any other output (a pipe, a cluster's log file, a notebook without ipywidgets) gets a line every ten seconds.
 
     Args:
-        console: where to write; standard output by default.
+        console: console to write to; standard output by default.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -52,14 +51,14 @@ class ProgressDisplay(LightningProgressBar):
         self._started, self._ended = 0.0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts the bar on the screen."""
+        """Show the bar."""
         assert isinstance(pl_module, LanguageModelModule)
         if not (trainer.is_global_zero and self.enabled):
             return
         self._module, self._started, self._ended = pl_module, time.monotonic(), False
         self._history.clear()
         self._read(trainer, pl_module)
-        if self._draws_bar:  # the bar's own thread redraws it during evaluations too, from figures read by this one
+        if self._draws_bar:  # rich's thread redraws the bar during evaluations too, but never reads the device
             refreshes_per_second = 1 / SECONDS_BETWEEN_REFRESHES
             self._live = Live(get_renderable=self._bar, console=self.console, refresh_per_second=refreshes_per_second)
             self._live.start(refresh=True)
@@ -75,49 +74,49 @@ class ProgressDisplay(LightningProgressBar):
             self._print_line()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the state after the last step; the bar stays up for what other callbacks do at the end."""
+        """Show the state after the last step. The bar stays visible while other callbacks finish."""
         assert isinstance(pl_module, LanguageModelModule)
         if trainer.is_global_zero and self.enabled:
             self._ended = True
             self._read(trainer, pl_module)
             if self._live is not None:
-                self._live.refresh()  # a notebook keeps what was drawn last
+                self._live.refresh()  # a notebook keeps the last state
             else:
                 self._print_line()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Gives the terminal back."""
+        """Remove the bar, so that the terminal is usable again."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the terminal back."""
+        """Remove the bar, so that the terminal is usable again."""
         self._stop()
 
     def disable(self) -> None:
-        """Show nothing from now on."""
+        """Turn the display off."""
         self.enabled = False
 
     def enable(self) -> None:
-        """Show what there is again."""
+        """Turn the display on again."""
         self.enabled = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a line with the nats per character on each split."""
+        """Write a line with the nll of every split, in nats per character."""
         if isinstance(pl_module, LanguageModelModule) and trainer.is_global_zero and self.enabled:
             self.show_scores(trainer.global_step, pl_module.scores)
 
     def show_line(self, line: str) -> None:
-        """Writes a line, above the bar if there is one."""
+        """Write a line, above the bar if there is one."""
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def show_scores(self, step: int, scores: Mapping[str, Score]) -> None:
-        """Writes a line with the nats per character on each split, above the bar."""
+        """Write a line with the nll of every split, in nats per character, above the bar."""
         figures = [f"{split} {'≤ ' * (score.likelihood == 'bound')}{score.nll:.3f}" for split, score in scores.items()]
         protocols = ", ".join(dict.fromkeys(score.protocol for score in scores.values()))
         self.show_line(f"step {step:,}  {'  '.join(figures)}  ({protocols})")
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
-        """Reads the figures to be shown. The loss waits for the device, so this is never done every step."""
+        """Read the figures to show. Not called every step, since reading the loss synchronizes with the device."""
         step, seconds = trainer.global_step, module.training_seconds
         shares = [step / module.max_steps if module.max_steps else 0.0]
         shares.append(seconds / module.max_seconds if module.max_seconds else 0.0)
@@ -183,7 +182,7 @@ class ProgressDisplay(LightningProgressBar):
 
 
 def show_line(trainer: Trainer, line: str) -> None:
-    """Lets the trainer's progress display, if it has one, write a line."""
+    """Write a line through the trainer's progress display, if it has one."""
     display = _display_of(trainer)
     if display is not None and trainer.is_global_zero:
         display.show_line(line)

@@ -1,4 +1,4 @@
-"""Text that the model writes while it learns."""
+"""Sample text from the model during training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from charlab.types import PositiveFloat, PositiveInt
 
 
 class SampleText(Callback):
-    """Draws a text from the model every few optimizer steps and at the end.
+    """Sample a text from the model every few optimizer steps and at the end.
 
-    Every text goes to the loggers under `sample`, the last one also to `samples.txt` in the trainer's
-    `default_root_dir`. A text begins after a newline or, where the corpus has none, after its most frequent
-    character. All are drawn with the same random numbers, so that what differs is what was learned. Training
-    does not notice: neither its random numbers nor its clock move.
+    Every text is logged as `sample`, and the last one is also written to `samples.txt` in the trainer's
+    `default_root_dir`. A text starts after a newline or, if the corpus has none, after its most frequent character. All
+    texts use the same random numbers, so that they differ only by what the model has learned. Sampling affects neither
+    the random numbers nor the clock of training.
 
     Args:
-        every_n_steps: optimizer steps between two texts; None for the last one only.
+        every_n_steps: optimizer steps between samples; None to sample at the end only.
         length: characters in a text.
-        temperature: divides the logits before drawing.
-        seed: of the random numbers that the texts are drawn with.
+        temperature: divisor of the logits.
+        seed: seed of the random numbers.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SampleText(Callback):
                 self._log(trainer, self._draw(trainer, pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last text, for the loggers and for the run's folder, once the last checkpoint is written."""
+        """Sample the last text, after the last checkpoint is written; log it and write it to `samples.txt`."""
         if not trainer.is_global_zero:
             return
         with decorating("sample"):
