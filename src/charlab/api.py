@@ -1,4 +1,4 @@
-"""charlab in Python and in notebooks: what `charlab.run` and `charlab.load` do."""
+"""The Python API, for scripts and notebooks: `charlab.run`, `study`, `load` and `requalify`."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ __all__ = ["load", "requalify", "run", "study"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:
-    """Train and evaluate one model, as `charlab train OVERRIDES` does, and return the run's record.
+    """Train and evaluate one model, like `charlab train OVERRIDES`, and return the run's record.
 
     >>> record = charlab.run("data=play", model=functools.partial(Mine, width=64))
 
     Args:
-        overrides: what would stand on the command line, one string each.
-        parts: classes, or `functools.partial` of classes with plain arguments, in place of an option of the
-            configuration (`model`, `optimizer`, `scheduler`, `objective`, `averaging`) or, by name, among several
-            (`callbacks`, `logger`).
+        overrides: command-line arguments, one string each.
+        parts: classes, or `functools.partial` of classes with plain arguments, to use as `model`, `optimizer`,
+            `scheduler`, `objective` or `averaging`; or dictionaries of them, by name, to add to `callbacks` or
+            `logger`.
 
     Raises:
-        UserError: if an override or a part is wrong; nothing has been written then.
-        DivergedError: if the loss stops being a number.
+        UserError: if an override or a part is invalid, before anything is written.
+        DivergedError: if the loss becomes infinite or NaN.
     """
     for override in overrides:
         if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
@@ -69,20 +69,20 @@ def run(*overrides: str, **parts: Any) -> Record:
 
 
 def study(name: str, *overrides: str) -> StudyResults | None:
-    """Run a study, or go on with it, as `python scripts/train.py -m study=NAME OVERRIDES` does.
+    """Run or resume a study, like `charlab train study=NAME OVERRIDES`.
 
     >>> results = charlab.study("demo", "launcher.at_once=2")
     >>> results = charlab.study("model=bigram", "optimizer.lr=1e-3,1e-2")
 
     Args:
-        name: the study's; or an override, of an ordinary sweep or a search.
-        overrides: further command line arguments, one string each.
+        name: name of the study; or the first override of an ordinary sweep or a search.
+        overrides: further command-line arguments, one string each.
 
     Returns:
-        The study's results, some of which may have failed; None for a dry run or a search.
+        The study's results, in which some runs may have failed; None for a dry run or a search.
 
     Raises:
-        UserError: if something in it is wrong; nothing has been written then.
+        UserError: if the study or an override is invalid, before anything is written.
     """
     composer = Composer()
     given = composer.prepare([name if "=" in name else f"study={name}", *overrides])
@@ -95,10 +95,13 @@ NAMED = ("callbacks", "logger")
 
 @contextmanager
 def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, dict[str, Any]]]]:
-    """Yield overrides that choose Python objects as options of the configuration, and what each option holds.
+    """Make Python objects available as options of the configuration while the block runs.
+
+    Yields:
+        The overrides that choose the options, and the node of each option.
 
     Raises:
-        UserError: if an object is neither a class nor a partial of one, or has arguments that no file could hold.
+        UserError: if an object is neither a class nor a partial of one, or a configuration cannot hold its arguments.
     """
     nodes: dict[str, dict[str, Any]] = {}
     overrides: list[str] = []
@@ -123,7 +126,7 @@ def _name(node: Mapping[str, Any]) -> str:
 
 
 def _typed(value: Any) -> str:
-    """Return a value as one would type it on the command line."""
+    """Return a value in the syntax of the command line."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{key}:{_typed(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list):
@@ -135,12 +138,12 @@ def node_of(value: Any, key: str, *, partial: bool = False) -> dict[str, Any]:
     """Return the configuration of a class, or of a `functools.partial` of one.
 
     Args:
-        value: the object.
-        key: what it is given as, for errors.
-        partial: whether the program calls it with further arguments.
+        value: the class or partial.
+        key: its key in the configuration, for error messages.
+        partial: whether charlab will call it with further arguments.
 
     Raises:
-        UserError: if it is something else, or cannot be found by its name.
+        UserError: if `value` is neither, or cannot be imported by its name.
     """
     called, arguments = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
     name = getattr(called, "__qualname__", "")
@@ -164,7 +167,7 @@ def node_of(value: Any, key: str, *, partial: bool = False) -> dict[str, Any]:
 
 
 def _plain(value: Any, key: str) -> Any:
-    """Return an argument as a configuration file would hold it."""
+    """Return an argument in the form that a configuration holds."""
     if isinstance(value, list | tuple):
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The programs behind `scripts/`: Hydra applications that end in one sentence where the user is to blame.
+"""The command-line programs: Hydra applications that report a user's error in one sentence.
 
-A configuration is composed and checked before Hydra writes anything and before torch, which takes seconds to import.
-Exit codes: 0 done, 1 failed, 2 the user's error, 130 interrupted.
+The configuration is composed and checked before Hydra writes anything and before torch is imported, which is slow.
+Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -40,28 +40,28 @@ from charlab.errors import UserError
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
-    """Runs `scripts/train.py` with these arguments, the command line's by default; returns the exit code."""
+    """Run `charlab train` with `arguments` (the command line's by default) and return the exit code."""
     return _main("train", _train, arguments)
 
 
 def evaluate(arguments: Sequence[str] | None = None) -> int:
-    """Runs `scripts/evaluate.py` with these arguments, the command line's by default; returns the exit code."""
+    """Run `charlab evaluate` with `arguments` (the command line's by default) and return the exit code."""
     return _main("evaluate", _evaluate, arguments)
 
 
 def generate(arguments: Sequence[str] | None = None) -> int:
-    """Runs `scripts/generate.py` with these arguments, the command line's by default; returns the exit code."""
+    """Run `charlab generate` with `arguments` (the command line's by default) and return the exit code."""
     return _main("generate", _generate, arguments)
 
 
 def report(arguments: Sequence[str] | None = None) -> int:
-    """Runs `scripts/report.py` with these arguments, the command line's by default; returns the exit code."""
+    """Run `charlab report` with `arguments` (the command line's by default) and return the exit code."""
     given = sys.argv[1:] if arguments is None else arguments
-    # Hydra would take study=NAME for the choice of a file, which a study made of an ordinary sweep does not have.
+    # Hydra would read study=NAME as the choice of a config file, and an ordinary sweep has none.
     return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in given])
 
 
-# Hydra's tasks. Launchers send them to other processes by name, so they are neither nested nor wrapped.
+# Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
 
 
 def _train(config: DictConfig) -> object:
@@ -94,9 +94,9 @@ def _report(config: DictConfig) -> object:
 
 
 def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:
-    """Runs a job. Of a `UserError`, and of an error that is an outcome rather than a defect, only the sentence is said.
+    """Run a job; for a `UserError`, or an error of type `outcome`, print the message without a traceback.
 
-    In a sweep both are left to Hydra, which goes on with the other jobs and names the first that failed.
+    In a sweep both errors are left to Hydra, which continues with the other jobs and reports the first failure.
     """
     try:
         return run()
@@ -105,7 +105,7 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
         if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
             raise
         print(mistake or error, file=sys.stderr)
-        raise SystemExit(2 if mistake else 1) from None  # past Hydra, which would add a line of its own
+        raise SystemExit(2 if mistake else 1) from None  # Hydra would add a line to another exception
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
@@ -114,7 +114,7 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
     try:
         code = _run(config_name, task, list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader, `head` perhaps, has had enough
+    except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
@@ -122,7 +122,7 @@ def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Seq
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
     if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a model of the user's own, as `python -m` finds it
+        sys.path.append(os.getcwd())  # so that the user's own modules are importable, as with `python -m`
     try:
         prepared = _checked(config_name, arguments)
         with _command_line(prepared):
@@ -147,7 +147,7 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
 
 
 class _ArgumentParser(ArgumentParser):
-    """Hydra's options (https://hydra.cc/docs/advanced/hydra-command-line-flags), mistakes in which are a sentence."""
+    """Parser of Hydra's flags (https://hydra.cc/docs/advanced/hydra-command-line-flags) that raises `UserError`."""
 
     def __init__(self) -> None:
         super().__init__(add_help=False)
@@ -166,10 +166,10 @@ class _ArgumentParser(ArgumentParser):
 
 
 def _checked(config_name: str, arguments: list[str]) -> list[str]:
-    """Returns the arguments as Hydra wants them, once what they ask for is known to be right.
+    """Check the configuration that the arguments describe, and return the arguments in the form that Hydra expects.
 
     Raises:
-        UserError: if it is not.
+        UserError: if an argument or the configuration is invalid.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     loader = config_loader(Path(options.config_path)) if options.config_path else None
@@ -178,14 +178,14 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     overrides = composer.prepare(typed)
     flags = [argument for argument in arguments if argument not in options.overrides]
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
-        shows = bool(options.cfg or options.help or options.info)  # there, values may still be missing
+        shows = bool(options.cfg or options.help or options.info)  # these show a configuration that may lack values
         sweep = (
             options.multirun
             or "hydra.mode=MULTIRUN" in overrides
             or (not shows and config_name == "train" and _is_study(overrides))
         )
         jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
-        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # a file of the user's says so
+        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a file of the user's
             sweep = True
         if sweep and not shows and _makes_study(composer.master(overrides)):
             from charlab.studies.sweep import hand_over
@@ -199,13 +199,13 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             raise SystemExit(0)
         if not sweep:
             composer.build()
-        undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they have got a + by now
+        undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
         overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
-    return [*overrides, *flags]  # Hydra has the overrides in one piece
+    return [*overrides, *flags]  # Hydra requires the overrides to be contiguous
 
 
 def _is_answered(job: DictConfig) -> bool:
-    """Return whether the run is finished already; its table is printed then, before torch is imported."""
+    """Return whether the run is already finished; if so, print its table without importing torch."""
     with hydra_config(job):
         resolve_values(job)
         folder = Path(job.hydra.run.dir)
@@ -213,7 +213,7 @@ def _is_answered(job: DictConfig) -> bool:
 
 
 def _is_study(overrides: Sequence[str]) -> bool:
-    """Returns whether these overrides ask for a study or a search, a sweep though nobody has said -m."""
+    """Return whether the overrides ask for a study or a search, which are sweeps even without -m."""
     return any(
         override.startswith(("study=", "search=")) or override.lower() == "dry_run=true" for override in overrides
     )
@@ -225,7 +225,7 @@ def _makes_study(master: DictConfig) -> bool:
 
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Gives Hydra, which reads `sys.argv`, these arguments, and has it pass on exceptions as they are."""
+    """Set `sys.argv`, which Hydra reads, and let Hydra pass exceptions on, while the block runs."""
     former, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv, os.environ["HYDRA_FULL_ERROR"] = [former[0], *arguments], "1"
     try:

@@ -1,9 +1,9 @@
-"""The one kind of error that a user, rather than the program, is responsible for."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(ValueError):
-    """Something the user gave is wrong.
+    """Raised when something that the user provided is invalid.
 
-    The message is one sentence that says what is wrong, where, and how to mend it. Every entry point prints it
-    without a traceback and exits with code 2. It is a `ValueError`, so that library callers may catch it as such.
+    The message is one sentence that says what is wrong, where it was set, and how to fix it. Every entry point prints
+    it without a traceback and exits with code 2. It is a `ValueError`, so library callers may catch it as one.
     """

@@ -1,4 +1,4 @@
-"""Writing files so that a reader finds either the former content or the new one, whole."""
+"""Atomic file writes: a reader sees either the old content or the new content, never a part."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from charlab.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Lets `write` fill a new file, which takes the place of `path` once it is safely on the disk.
+    """Write a temporary file with `write`, and move it to `path` once it is on disk.
 
     Args:
-        path: the file to be replaced or made; its folder is made as well.
-        write: called with the new file, open for writing bytes.
+        path: the file to create or replace. Its folder is created if needed.
+        write: function that writes the contents, called with the file open for writing bytes.
 
     Raises:
-        UserError: if the disk is full or the folder cannot be written to; `path` is then as it was.
+        UserError: if the disk is full or the folder is not writable; `path` is then unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the files that `write_atomically` had begun below `folder` when its process was killed.
+    """Remove the temporary files that killed calls of `write_atomically` left below `folder`.
 
-    Nobody else may be writing there.
+    No other process may be writing there.
     """
     for path in folder.glob("**/.*.????????"):
         if path.is_file():

@@ -1,6 +1,6 @@
-"""When this process loaded which module, so that a file that was edited since is noticed.
+"""Record when this process loads each module, in order to notice files that are edited afterwards.
 
-`import charlab` starts it: a user's model may be imported, and edited, long before its first run.
+`import charlab` starts the recording, since a user may import and edit a model long before its first run.
 """
 
 from __future__ import annotations
@@ -20,28 +20,31 @@ from charlab.errors import UserError
 class _Load:
     at: int  # when the import began, in nanoseconds since the epoch
     reloaded: bool = False
-    digest: str | None = None  # of its source, once that was looked at
+    digest: str | None = None  # of the source that was loaded, once known
 
 
 class Loaded(MetaPathFinder):
-    """Notes when modules are loaded; it finds none itself. What was there before counts as loaded when it began."""
+    """Meta path finder that records load times and finds no modules itself.
+
+    Modules loaded before this finder was created count as loaded at its creation.
+    """
 
     def __init__(self) -> None:
         self._loads: dict[str, _Load] = {}
         self._since = time.time_ns()
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        """Note the time; let other finders find the module."""
+        """Record the time and leave the module to the other finders."""
         self._loads[fullname] = _Load(time.time_ns(), reloaded=target is not None)
 
     def check(self, name: str, digest: str, file: Path, importers: Iterable[str] = ()) -> None:
-        """Raise `UserError` if a loaded module is not what its file holds now.
+        """Raise `UserError` if a loaded module differs from the current source in its file.
 
         Args:
-            name: of the module.
-            digest: of the file's source now.
-            file: where that is.
-            importers: modules that import it, which have to be reloaded after it.
+            name: name of the module.
+            digest: digest of the current source.
+            file: file of the source.
+            importers: modules that import this one, and must be reloaded after it.
         """
         load = self._loads.setdefault(name, _Load(self._since))
         if load.digest is None:

@@ -1,4 +1,4 @@
-"""How numbers, durations, sizes and lists are written."""
+"""Format numbers, durations, sizes and lists."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _MEMORY_UNITS = {"GiB": 2**30, "MiB": 2**20, "KiB": 2**10}
 
 
 def fixed(value: float | None, digits: int = 4) -> str:
-    """Return a value with this many decimals."""
+    """Return a value with a fixed number of decimals."""
     if value is None or math.isnan(value):
         return UNKNOWN
     return f"{value:.{digits}f}" if math.isfinite(value) else ("∞" if value > 0 else "−∞")
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """Return a value with this many decimals and its sign, a true minus sign."""
+    """Return a value with a fixed number of decimals and an explicit sign (U+2212 for minus)."""
     text = fixed(value, digits)
     if text == UNKNOWN or text.startswith("−"):
         return text
@@ -33,25 +33,25 @@ def interval(ends: tuple[float, float], digits: int = 4) -> str:
 
 
 def with_error(value: float | None, half_width: float | None, digits: int = 4) -> str:
-    """Return a mean ± the half-width of its interval, if it has one."""
+    """Return a mean, followed by ± the half-width of its interval if there is one."""
     error = "" if half_width is None or not math.isfinite(half_width) else f" ± {half_width:.{digits}f}"
     return fixed(value, digits) + error
 
 
 def nats(value: float) -> str:
-    """Return a difference for use in a sentence: four decimals, or two significant digits if it is tiny."""
+    """Return a difference for use in a sentence: four decimals, or two significant digits if below 0.001."""
     return (f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}").replace("-", "−")
 
 
 def probability(p: float) -> str:
-    """Return a p-value with no more digits than matter."""
+    """Return a p-value with two to four decimals, or "< 0.0001"."""
     if math.isnan(p):
         return UNKNOWN
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
 def amount(value: float | None) -> str:
-    """Return a count: in full below ten million, with three digits and an SI prefix above."""
+    """Return a count: in full below ten million, else with three significant digits and an SI prefix."""
     if value is None or math.isnan(value):
         return UNKNOWN
     if abs(value) < 1e7:
@@ -61,7 +61,7 @@ def amount(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration in its natural unit: 0.7 s, 44 s, 10 min, 6.0 h."""
+    """Return a duration in a readable unit: 0.7 s, 44 s, 10 min, 6.0 h."""
     if seconds is None or math.isnan(seconds):
         return UNKNOWN
     if seconds < 180:
@@ -75,7 +75,7 @@ def clock(seconds: float) -> str:
 
 
 def memory(size: float | None) -> str:
-    """Return a number of bytes in its natural unit."""
+    """Return a number of bytes in a readable unit: B, KiB, MiB or GiB."""
     if size is None or math.isnan(size):
         return UNKNOWN
     unit, factor = next(((u, f) for u, f in _MEMORY_UNITS.items() if size >= f), ("B", 1))
@@ -88,7 +88,7 @@ def count(number: int, noun: str) -> str:
 
 
 def joined(words: Sequence[str], conjunction: str = "and", most: int = 8) -> str:
-    """Return a list for use in a sentence; beyond `most` words, the first ones and how many more."""
+    """Return a list for use in a sentence, cut after `most` words: "a, b and 3 more"."""
     if len(words) > most:
         return f"{', '.join(words[:most])} {conjunction} {len(words) - most} more"
     return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

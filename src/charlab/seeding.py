@@ -1,17 +1,17 @@
-"""Independent streams of random numbers, all derived from the run's one seed.
+"""Independent streams of random numbers, all derived from the run's seed.
 
-Every purpose (initial weights, data order, dropout, evaluation, sampling) has a seed of its own, so that none of
-them can shift another: a model that draws more numbers for its initial weights still sees the same windows.
+Every purpose (initial weights, data order, dropout, evaluation, sampling) has its own seed, so that one cannot affect
+another: a model that draws more numbers for its initial weights still sees the same windows.
 """
 
 import hashlib
 
 
 def derive_seed(seed: int, purpose: str) -> int:
-    """Returns a seed in [0, 2⁶³) for `purpose`, a pure function of both arguments.
+    """Return a seed in [0, 2⁶³) for `purpose`. A pure function of its arguments.
 
     Args:
-        seed: the run's seed; any integer, 0 included.
+        seed: the run's seed, any integer.
         purpose: a short name, such as "initialization" or "dropout".
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()

@@ -1,7 +1,7 @@
-"""Types for the arguments of constructors, and the check that a value is of its type.
+"""Types for the arguments of constructors, and checks that values fit them.
 
-pydantic judges values, strictly but for what YAML cannot express: a list fits a tuple, and text fits a path. An
-annotation reads as it would anywhere else: `width: PositiveInt`, `betas: tuple[Probability, Probability]`.
+pydantic validates values in strict mode, except for types that YAML cannot express: a list fits a tuple, and text fits
+a path. Annotations are ordinary types: `width: PositiveInt`, `betas: tuple[Probability, Probability]`.
 """
 
 import functools
@@ -34,7 +34,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 SMALLEST, LARGEST = 2.0**-126, (2 - 2**-23) * 2.0**127
-"""The smallest and the largest positive number that float32 holds in full precision."""
+"""The smallest and largest positive numbers that float32 represents in full precision."""
 
 
 def _held_by_float32(value: float) -> float:
@@ -50,7 +50,7 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), _FLOAT32]
 NonNegativeFloat = Annotated[float, Ge(0), _FLOAT32]
 PositiveOrInfinite = Annotated[float, Gt(0)]
-"""For a limit, where infinity means none."""
+"""For a limit; infinity means no limit."""
 Probability = Annotated[float, Ge(0), Lt(1)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 
@@ -61,23 +61,23 @@ _SIGNS = {Ge: ("≥", "ge"), Gt: (">", "gt"), Le: ("≤", "le"), Lt: ("<", "lt")
 
 
 def convert(value: Any, annotation: Any) -> Any:
-    """Return `value` as the annotated type, a list as the tuple that it stands for.
+    """Return `value` converted to the annotated type, such as a list to a tuple.
 
-    Values of types that pydantic cannot judge are returned as they are.
+    If pydantic cannot validate the type, the value is returned unchanged.
 
     Raises:
-        ValidationError: if it does not fit.
+        ValidationError: if the value does not fit.
     """
-    if isinstance(value, Real) and not isinstance(value, int | float):  # a scalar of numpy's
+    if isinstance(value, Real) and not isinstance(value, int | float):  # a numpy scalar
         value = int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, abc.Sequence) and not isinstance(value, str | bytes | list | tuple):
-        value = list(value)  # OmegaConf's list, as hydra.utils.instantiate passes it on
+        value = list(value)  # an OmegaConf list, as hydra.utils.instantiate passes it
     adapter = _adapter(annotation)
     return value if adapter is None else adapter.validate_python(value)
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Return whether `value` is of the annotated type; see `convert`."""
+    """Return whether `value` fits the annotated type; see `convert`."""
     try:
         convert(value, annotation)
     except ValidationError:
@@ -90,15 +90,15 @@ def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     try:
         return TypeAdapter(_for_yaml(annotation), config=_CONFIG)
     except PydanticUserError as error:
-        if error.code == "type-adapter-config-unused":  # a dataclass or a pydantic model, which has its own
+        if error.code == "type-adapter-config-unused":  # a dataclass or pydantic model has its own config
             return TypeAdapter(annotation)
         return None
-    except SchemaError:  # a protocol, which isinstance() does not take
+    except SchemaError:  # a protocol that isinstance() does not support
         return None
 
 
 def _for_yaml(annotation: Any) -> Any:
-    """Return the annotation with every container and path, which YAML knows as lists and text, taken leniently."""
+    """Return the annotation with containers and paths made lenient, as YAML has only lists and text."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[(_for_yaml(arguments[0]), *arguments[1:])]
@@ -118,14 +118,14 @@ def _for_yaml(annotation: Any) -> Any:
 
 
 def _same_type(choices: tuple[Any, ...], value: Any) -> Any:
-    """Refuse true for 1, which pydantic takes as equal."""
+    """Reject true for 1, which pydantic considers equal."""
     if not any(type(value) is type(choice) for choice in choices):
         raise ValueError("of another type")
     return value
 
 
 def describe(annotation: Any) -> str:
-    """Return in words what `annotation` asks for: "an integer ≥ 1 or none"."""
+    """Return a description of the annotated type, such as "an integer ≥ 1 or none"."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         bounds = [part for part in arguments[1:] if type(part) in _SIGNS]
@@ -154,7 +154,7 @@ def describe(annotation: Any) -> str:
 
 
 def requirement(value: Any, annotation: Any) -> str:
-    """Return what `value`, which does not fit, would have to be: "an integer ≥ 1, not 0"."""
+    """Return what is required instead of `value`, which does not fit: "an integer ≥ 1, not 0"."""
     wanted = f"{describe(annotation)}, not {display(value)}"
     if isinstance(value, float) and not math.isnan(value) and fits(1.0, annotation) and value > 0:
         if value > LARGEST:
@@ -165,14 +165,14 @@ def requirement(value: Any, annotation: Any) -> str:
 
 
 def display(value: Any) -> str:
-    """Return a value as it is shown to a user."""
+    """Return a value as shown to a user."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     return repr(value)
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Decorate a function or constructor: an argument that does not fit its annotation raises `UserError`."""
+    """Decorate a function or constructor to raise `UserError` for an argument that does not fit its annotation."""
     signature = inspect.signature(function)
     owner = function.__qualname__.removesuffix(".__init__")
 

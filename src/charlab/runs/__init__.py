@@ -1,1 +1,1 @@
-"""What a run leaves behind, and how it is made, continued and read back."""
+"""Train, resume, record and load runs."""

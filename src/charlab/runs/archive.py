@@ -1,4 +1,4 @@
-"""Finished runs without their folders: every record in one file, every learning curve in another."""
+"""An archive of finished runs: all records in one file, all learning curves in another."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUNS, CURVES = "runs.jsonl", "curves.csv.gz"
-COLUMNS = ("step", "characters", "seconds", "metric", "value")  # of a run's metrics.csv
+COLUMNS = ("step", "characters", "seconds", "metric", "value")  # those of metrics.csv
 
 
 class Archive:
-    """The runs kept in a folder. A run is known by NAME/FINGERPRINT, the path that it has below `outputs/runs`.
+    """The archived runs in a folder, by NAME/FINGERPRINT, which is their path below `outputs/runs`.
 
-    `runs.jsonl` has one line per run: all that its `record.json` holds, and the text that it wrote. `curves.csv.gz` has
-    the rows of every `metrics.csv`, each behind its run. Both are sorted by run, so equal runs give equal bytes.
+    `runs.jsonl` has one line per run: the contents of its `record.json` and its sample text. `curves.csv.gz` has the
+    rows of every `metrics.csv`, with a column for the run. Both files are sorted by run, so equal runs give equal
+    bytes.
 
     Args:
-        folder: where the two files are; an archive without them is empty.
+        folder: folder of the two files; without them, the archive is empty.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -54,7 +55,7 @@ class Archive:
         """Return the record of a run; None if it is not in the archive."""
         if run not in self._lines:
             return None
-        values = json.loads(json.dumps(self._lines[run]))  # a copy that the caller may change
+        values = json.loads(json.dumps(self._lines[run]))  # a copy, so that the caller may change it
         del values["sample"]
         return Record.of(values, self.folder / run)
 
@@ -64,11 +65,11 @@ class Archive:
         return [record for record in found if record is not None]
 
     def sample(self, run: str) -> str:
-        """Return the text that a run wrote when it finished, "" if it wrote none."""
+        """Return the text that a run sampled when it finished; "" if there is none."""
         return self._lines.get(run, {}).get("sample", "")
 
     def curves(self, run: str) -> pd.DataFrame:
-        """Return what a run has measured, with the columns `COLUMNS`; no rows if it is not in the archive."""
+        """Return the measurements of a run, with the columns `COLUMNS`; no rows if it is not in the archive."""
         import pandas as pd
 
         return self._curves.get(run, pd.DataFrame(columns=list(COLUMNS)))

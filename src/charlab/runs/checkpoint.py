@@ -1,4 +1,4 @@
-"""Reading a trained model back, without a Trainer."""
+"""Load a trained model, without a Trainer."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def load(
     device: str | torch.device = "cpu",
     trust: bool = False,
 ) -> tuple[LanguageModel, Vocabulary]:
-    """Returns the trained model of a run, in evaluation mode, and its vocabulary.
+    """Return the trained model of a run, in evaluation mode, and its vocabulary.
 
     Args:
         run: the run's folder, or a checkpoint file.
-        checkpoint: which of the folder's checkpoints: the last one, or the best one on the dev split.
-        device: where the model is put.
-        trust: whether code may be imported from the run's folder, where the model's class was defined in a notebook
-            or script and is not defined in this one.
+        checkpoint: the checkpoint to load from the folder: the last one, or the best one on the dev split.
+        device: device to put the model on.
+        trust: whether to import code from the run's folder if the model's class was defined in a notebook or script
+            and is not defined in the current one.
 
     Raises:
-        UserError: if there is no such checkpoint, or it is truncated, holds code or belongs to another model.
+        UserError: if there is no such checkpoint, or it is truncated, contains code or does not fit the model.
     """
     model, contents = load_with_checkpoint(run, checkpoint, trust=trust)
-    start = contents.get("start")  # checkpoints of former versions have none
+    start = contents.get("start")  # checkpoints of earlier versions have none
     return model.to(device).eval(), Vocabulary(contents["vocabulary"], start if isinstance(start, str) else None)
 
 
 def load_with_checkpoint(
     run: str | Path, checkpoint: Literal["last", "best"] = "last", *, trust: bool = False
 ) -> tuple[LanguageModel, dict[str, Any]]:
-    """Returns the trained model of a run, on the CPU, and what else the checkpoint holds; see `load`."""
+    """Return the trained model of a run, on the CPU, and the contents of its checkpoint; see `load`."""
     path = Path(run)
     if not path.exists():
         raise UserError(f"There is no run {path}: name the folder of one, as scripts/train.py printed it.")
@@ -76,10 +76,10 @@ def load_with_checkpoint(
 
 
 def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:
-    """Define what the model needs of the notebook or script that it was trained from.
+    """Define the classes that the model needs from the notebook or script that trained it.
 
     Raises:
-        UserError: if that is not defined here and the run's folder is not trusted or does not have it.
+        UserError: if a class is not defined here, and the run's folder is not trusted or does not have it.
     """
     missing = definitions.missing_from_main(config)
     if not missing:
@@ -92,10 +92,10 @@ def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:
 
 
 def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:
-    """Returns an untrained model from its part of a configuration.
+    """Return the untrained model that `config` describes.
 
     Raises:
-        UserError: if that part does not name a language model, or gives sizes that do not fit.
+        UserError: if `config` does not describe a language model, or its sizes do not fit.
     """
     model = build(config, len(vocabulary))
     if not isinstance(model, LanguageModel):
@@ -104,10 +104,10 @@ def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel
 
 
 def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -> None:
-    """Puts a checkpoint's weights into the model.
+    """Load a checkpoint's weights into the model.
 
     Raises:
-        UserError: if they are another model's.
+        UserError: if the weights do not fit the model.
     """
     prefix = "model."
     weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
@@ -125,12 +125,12 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
 
 
 def _refuse_code(config: Any, path: Path) -> None:
-    """Makes sure that building the model of a checkpoint calls nothing but modules and charlab's own functions.
+    """Refuse a checkpoint whose configuration calls anything but modules and charlab's own functions.
 
-    A checkpoint comes from anywhere, and `_target_` can name any function of any library.
+    A checkpoint may come from an untrusted source, and `_target_` can name any function of any library.
 
     Raises:
-        UserError: if it names one.
+        UserError: if `_target_` names something else.
     """
     parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
     for part in parts:
@@ -140,7 +140,7 @@ def _refuse_code(config: Any, path: Path) -> None:
     target = config["_target_"]
     try:
         constructor = get_object(target)
-    except Exception as error:  # whatever importing a user's module may raise
+    except Exception as error:  # importing a user's module can raise any exception
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
     if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
