@@ -1,6 +1,6 @@
-"""The code of a run: which source its figures come from, as a hash that comments and Python versions leave alone.
+"""The code of a run: a hash of the source behind its figures, independent of comments and of Python's version.
 
-Nothing is imported: source files are parsed and their imports followed. Parsing is cached by content.
+Nothing is imported: source files are parsed, and their imports are followed. Results are cached by content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from charlab.loaded import LOADED
 from charlab.runs import definitions
 
 EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
-"""What the figures of every run come from, whatever its configuration names."""
+"""Modules that compute the figures of every run, whatever its configuration."""
 
 TRAINING = tuple(
     f"charlab.{module}"
@@ -33,43 +33,43 @@ TRAINING = tuple(
         *("training.device", "seeding"),
     )
 )
-"""What every run is trained by."""
+"""Modules that train every run."""
 
 OBSERVERS = {
     *("charlab", "charlab.configuration", "charlab.errors", "charlab.files", "charlab.training.loggers"),
     *("charlab.training.callbacks.metrics", "charlab.training.callbacks.progress"),
 }
-"""Parts of charlab that change no figure though much imports them; the package itself only opens doors."""
+"""Parts of charlab that are widely imported but change no figure; the package itself only re-exports names."""
 
 PLATFORM = {
     *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
     *("hydra", "omegaconf", "pydantic", "pydantic_core", "annotated_types", "jaxtyping", "typing_extensions", "rich"),
 }
-"""Packages whose versions a record shows without making another run of it."""
+"""Packages whose versions are recorded but are not part of the hash."""
 
 CHARLAB = "charlab"
-FORMAT = 1  # of the cache: another one whenever the normal form or what is read of a file changes
+FORMAT = 1  # of the cache; increase it whenever `_normal` or `_imports` changes
 MOST_CACHED = 5000  # files
 
 
 def code_hash(sources: Mapping[str, str]) -> str:
-    """Return 12 hexadecimal digits that two runs share exactly if they run the same code."""
+    """Return a hash of 12 hexadecimal digits that is equal for two runs if and only if they run the same code."""
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING) -> dict[str, str]:
-    """Return what a run's figures come from: a digest of each module, the version of each distribution.
+    """Return the sources of a run's figures: the digest of each module and the version of each distribution.
 
-    Followed are the imports of every class that the configuration names and of `always`, as far as they lead to
-    charlab or to the user's own files. A package installed from an index counts by its version, one installed from a
-    folder by its source, a class of a notebook or script by what `definitions.extract` finds.
+    The imports of `always` and of every class that the configuration names are followed through charlab and the user's
+    own files. A package installed from an index is represented by its version, one installed from a folder by its
+    source, and a class of a notebook or script by the result of `definitions.extract`.
 
     Args:
-        config: a resolved configuration, without what only observes.
-        always: modules that count besides.
+        config: a resolved configuration, without keys that only observe.
+        always: modules to include in any case.
 
     Raises:
-        UserError: if a file is not Python, or a module was edited after this process had loaded it.
+        UserError: if a file is not valid Python, or a module was edited after this process loaded it.
     """
     survey = _Survey()
     survey.follow(always, versions=False)
@@ -89,17 +89,17 @@ def changed(former: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 class _Survey:
-    """Follows imports from module to module."""
+    """Follow imports from module to module, and collect the sources."""
 
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self._specs: dict[str, ModuleSpec | None] = {}
-        self._followed: dict[str, int] = {}  # by module: whether versions counted when it was followed
+        self._followed: dict[str, int] = {}  # by module: whether versions were collected
         self._importers: dict[str, set[str]] = {}
         self._cache = _Cache()
 
     def follow(self, names: Iterable[str], *, versions: bool) -> None:
-        """Add everything that these dotted names, of modules or of what is in them, lead to."""
+        """Add everything that is reachable from dotted names of modules or of objects in them."""
         pending = [(name, "") for name in names]
         while pending:
             dotted, importer = pending.pop()
@@ -115,7 +115,7 @@ class _Survey:
         self._cache.save()
 
     def follow_main(self, names: Sequence[str]) -> None:
-        """Add these names of the notebook or script that was run, and what they lead to."""
+        """Add names defined in the notebook or script that was run, and everything that is reachable from them."""
         tree = _parse(definitions.extract(names), definitions.FILE_NAME)
         self.found[definitions.MAIN] = digest = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
@@ -124,7 +124,7 @@ class _Survey:
         self.follow(_imports(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
-        """Yield the modules that importing a dotted name executes: packages first."""
+        """Yield the modules that importing a dotted name executes, packages first."""
         parts = dotted.split(".")
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[:length])
@@ -142,13 +142,13 @@ class _Survey:
                 folders = getattr(self._spec(parent), "submodule_search_locations", None)
                 spec = PathFinder.find_spec(name, folders) if folders is not None else None
             else:
-                with contextlib.suppress(ValueError):  # a module that was made by hand has no spec
+                with contextlib.suppress(ValueError):  # a module created by hand has no spec
                     spec = importlib.util.find_spec(name)
             self._specs[name] = spec
         return self._specs[name]
 
     def _read(self, name: str, *, versions: bool) -> list[str]:
-        """Take a module's digest, or its distribution's version; return the dotted names that it imports."""
+        """Record the digest of a module or the version of its distribution; return the dotted names it imports."""
         spec, top = self._spec(name), name.partition(".")[0]
         places = [spec.origin] if spec and spec.has_location else list((spec and spec.submodule_search_locations) or ())
         if not places or places[0] is None:
@@ -172,14 +172,14 @@ class _Survey:
         return [absolute for imported in imports if (absolute := _absolute(imported, package))]
 
     def check_loaded(self) -> None:
-        """Raise `UserError` if this process has loaded other source than the files now hold."""
+        """Raise `UserError` if a module that this process has loaded differs from its file."""
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
                 LOADED.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
 
 
 def _absolute(imported: str, package: str) -> str:
-    """Return the dotted name behind one that may begin with dots; empty if it leaves the package."""
+    """Return the absolute form of a name that may be relative; "" if it leaves the package."""
     name = imported.lstrip(".")
     for _ in range(len(imported) - len(name) - 1):
         package = package.rpartition(".")[0]
@@ -190,9 +190,9 @@ def _absolute(imported: str, package: str) -> str:
 
 @cache
 def _distribution(top: str) -> tuple[str, str | None]:
-    """Return name and version of the distribution that a top-level module came with.
+    """Return the name and version of the distribution that provides a top-level module.
 
-    The version is None where the source counts: of a distribution that was installed from a folder or a repository.
+    The version is None if the distribution was installed from a folder or repository, so that its source counts.
     """
     from importlib import metadata
 
@@ -209,7 +209,7 @@ def _distribution(top: str) -> tuple[str, str | None]:
 
 
 class _Cache:
-    """What was read of files before, by the hash of their contents; it is only there to save time."""
+    """A cache of the digests and imports of files, by the hash of their contents. It only saves time."""
 
     def __init__(self) -> None:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
@@ -218,7 +218,7 @@ class _Cache:
         self._new = False
 
     def parsed(self, file: Path) -> tuple[str, list[str]]:
-        """Return the digest of a source file and the names that it imports."""
+        """Return the digest of a source file and the names it imports."""
         if self._known is None:
             self._known = {}
             with contextlib.suppress(OSError, ValueError, TypeError):
@@ -248,9 +248,9 @@ class _Cache:
 
 
 def digest_of(source: str | bytes | ast.Module) -> str:
-    """Return 12 hexadecimal digits of a hash of Python source without comments, docstrings and layout.
+    """Return a hash, 12 hexadecimal digits, of Python source without comments, docstrings and layout.
 
-    The same source has the same digest whichever version of Python parses it.
+    The digest does not depend on the version of Python that parses the source.
     """
     tree = source if isinstance(source, ast.Module) else _parse(source, "<source>")
     return hashlib.sha256("".join(_normal(tree)).encode("ascii", "backslashreplace")).hexdigest()[:12]
@@ -259,7 +259,7 @@ def digest_of(source: str | bytes | ast.Module) -> str:
 def _parse(source: str | bytes, name: str) -> ast.Module:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes, for instance: said when the module is imported
+            warnings.simplefilter("ignore")  # importing the module shows them
             return ast.parse(source, name)
     except (SyntaxError, ValueError) as error:
         line = f", line {error.lineno}," if isinstance(error, SyntaxError) and error.lineno else ""
@@ -267,9 +267,9 @@ def _parse(source: str | bytes, name: str) -> ast.Module:
 
 
 def _normal(node: Any) -> Iterator[str]:
-    """Yield the parts of a text that stands for a syntax tree in every version of Python.
+    """Yield the parts of a serialized syntax tree, the same in every version of Python.
 
-    Fields that are empty are left out, so that those which later versions add change nothing until they are used.
+    Empty fields are left out, so that fields added by later versions change nothing until they are used.
     """
     if isinstance(node, ast.Constant):
         yield f"{type(node.value).__name__}:{node.value!a}"
@@ -282,7 +282,7 @@ def _normal(node: Any) -> Iterator[str]:
             if value is None or value == [] or field in ("ctx", "kind", "type_comment", "type_ignores"):
                 continue
             if isinstance(value, ast.JoinedStr) and not value.values:
-                continue  # f"{x:}", whose empty format is None elsewhere
+                continue  # f"{x:}", whose empty format is None in other versions
             yield field + "="
             yield from _normal(value)
             yield ";"
@@ -298,7 +298,7 @@ def _normal(node: Any) -> Iterator[str]:
 
 
 def _statements(value: Any) -> Any:
-    """Return a list of statements without docstrings, other bare constants, `pass` and what only type checkers read."""
+    """Return a list of statements without docstrings, other bare constants, `pass` and blocks for type checkers."""
     if not isinstance(value, list) or not value or not isinstance(value[0], ast.stmt):
         return value
     kept: list[ast.stmt] = []
@@ -320,7 +320,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _normal_text(node: ast.JoinedStr) -> Iterator[str]:
-    """Yield an f-string with neighbouring literal parts joined, which versions of Python cut at different places."""
+    """Yield the parts of an f-string with adjacent literals joined, as versions of Python split them differently."""
     yield "JoinedStr["
     literal = ""
     for part in node.values:
@@ -334,7 +334,7 @@ def _normal_text(node: ast.JoinedStr) -> Iterator[str]:
 
 
 def _imports(tree: ast.Module) -> list[str]:
-    """Return the dotted names that a module imports anywhere, those of its own package with leading dots."""
+    """Return the dotted names that a module imports anywhere; relative imports keep their leading dots."""
     names: dict[str, None] = {}
 
     def visit(node: ast.AST) -> None:

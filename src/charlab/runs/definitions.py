@@ -1,4 +1,4 @@
-"""Classes of a notebook or script: their source, gathered into a module that other processes can import."""
+"""Extract classes defined in a notebook or script into a module that other processes can import."""
 
 from __future__ import annotations
 import __future__
@@ -23,16 +23,16 @@ MAIN = "__main__"
 GENERATED = ("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__replace__")
 HEADER = '"""What this run uses of the notebook or script that it was started from."""\n\n'
 
-_provided: dict[str, str] = {}  # by name in `__main__`: the source that `provide` took it from
+_provided: dict[str, str] = {}  # by name in `__main__`: the source that `provide` imported it from
 
 
 def names_in(config: Any) -> list[str]:
-    """Return which names of `__main__` a configuration has Hydra call, sorted."""
+    """Return the names in `__main__` that Hydra calls for a configuration, sorted."""
     return sorted({target.split(".")[1] for target in targets(config) if target.startswith(f"{MAIN}.")})
 
 
 def targets(config: Any) -> Iterator[str]:
-    """Yield the dotted names that a configuration has Hydra import."""
+    """Yield the dotted names that Hydra imports for a configuration."""
     parts = config.values() if isinstance(config, Mapping) else config if isinstance(config, list | tuple) else ()
     if isinstance(config, Mapping) and isinstance(config.get("_target_"), str):
         yield config["_target_"]
@@ -43,22 +43,22 @@ def targets(config: Any) -> Iterator[str]:
 
 
 def missing_from_main(config: Any) -> list[str]:
-    """Return which names of `__main__` a configuration needs that this process has not defined."""
+    """Return the names in `__main__` that a configuration needs and this process does not define."""
     return [name for name in names_in(config) if not hasattr(sys.modules[MAIN], name)]
 
 
 def are_provided(names: Iterable[str]) -> bool:
-    """Return whether all these names of `__main__` came from a run's folder."""
+    """Return whether all `names` were imported into `__main__` from a run's folder."""
     return all(name in _provided for name in names)
 
 
 def extract(names: Iterable[str]) -> str:
-    """Return the source of a module that defines these names of `__main__` with everything that they refer to.
+    """Return the source of a module that defines names in `__main__` and everything they refer to.
 
-    Definitions are taken as they were when they were executed; imports and literal constants as they are now.
+    Definitions are taken from the source that was executed; imports and literal constants from their current values.
 
     Raises:
-        UserError: if something cannot be followed, such as an object that is no literal.
+        UserError: if a reference cannot be followed, such as one to an object that is not a literal.
     """
     names = list(names)
     if are_provided(names):
@@ -70,16 +70,16 @@ def extract(names: Iterable[str]) -> str:
 
 
 def save(config: Any, folder: Path) -> None:
-    """Write what a configuration uses of `__main__` into a run's folder; nothing if it uses none of it."""
+    """Write the definitions that a configuration uses from `__main__`, if any, into a run's folder."""
     if names := names_in(config):
         text = extract(names)
         write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
 
 
 def provide(text: str, folder: Path) -> None:
-    """Import a source that `extract` returned, from a file in a run's folder, and define its names in `__main__`.
+    """Import the source `text` from a file in a run's folder, and define its names in `__main__`.
 
-    This runs code: only where it was written by this user, or is trusted.
+    This executes code: call it only for source that this user wrote or trusts.
     """
     file = folder / FILE_NAME
     if not file.exists() or file.read_text(encoding="utf-8") != text:
@@ -88,7 +88,7 @@ def provide(text: str, folder: Path) -> None:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef):
@@ -97,7 +97,7 @@ def provide(text: str, folder: Path) -> None:
 
 
 class _Gathering:
-    """Follows names from definition to definition."""
+    """Follow names from definition to definition, and collect their source."""
 
     def __init__(self) -> None:
         self.main = sys.modules[MAIN]
@@ -114,7 +114,7 @@ class _Gathering:
         return HEADER + "\n".join(head) + "\n\n\n" + "\n\n\n".join(self.definitions.values()) + "\n"
 
     def add(self, name: str, user: str) -> None:
-        """Add what `name` stands for; `user` is what refers to it."""
+        """Add the definition of `name`, which `user` refers to."""
         if name in self._begun:
             return
         self._begun.add(name)
@@ -169,7 +169,7 @@ def _origin(value: Any, name: str) -> tuple[str, str] | None:
 
 
 def _literal(value: Any) -> str | None:
-    """Return the text of a literal, the same in every process; None if a value is none."""
+    """Return the source of a literal, the same in every process; None if the value is not a literal."""
     if isinstance(value, set | frozenset) and value:
         parts = [_literal(part) for part in value]
         return None if None in parts else f"{type(value).__name__}(({', '.join(sorted(map(str, parts)))},))"
@@ -182,9 +182,9 @@ def _literal(value: Any) -> str | None:
 
 
 def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
-    """Return the source of a class or function of `__main__`, as it was executed, and the code within it."""
+    """Return the source of a class or function of `__main__`, as it was executed, and the code objects in it."""
     code = list(_code_of(value))
-    files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # some have no code
+    files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # none without methods
     for file in files:
         lines = linecache.getlines(file)
         node = next((node for node in _top_level(lines) if _is(node, value, code)), None)
@@ -205,10 +205,10 @@ _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:
-    """Return the classes and functions that a source defines at its top level, the last one first."""
+    """Return the top-level classes and functions of a source, the last one first."""
     try:
         body = ast.parse("".join(lines)).body
-    except (SyntaxError, ValueError):  # not Python, as of a notebook's magics
+    except (SyntaxError, ValueError):  # not Python, such as a notebook's magics
         return []
     return [node for node in reversed(body) if isinstance(node, _Definition)]
 
@@ -225,7 +225,7 @@ def _lines_of(node: _Definition) -> range:
 
 
 def _code_of(value: Any) -> Iterator[CodeType]:
-    """Yield the code of a function, or of the functions of a class, as far as it was written in `__main__`."""
+    """Yield the code objects of a function, or of a class's functions, that were defined in `__main__`."""
     if isinstance(value, type):
         generated = GENERATED if hasattr(value, "__dataclass_fields__") else ()
         for part in (part for name, part in vars(value).items() if name not in generated):
@@ -241,7 +241,7 @@ def _code_of(value: Any) -> Iterator[CodeType]:
 
 
 def _global_names(source: str) -> tuple[list[str], list[str]]:
-    """Return the names that a definition looks up outside of itself: when it is executed, and when it is called."""
+    """Return the global names that a definition looks up when it is executed, and those when it is called."""
     at_once: set[str] = set()
     later: set[str] = set()
 

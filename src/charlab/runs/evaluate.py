@@ -1,4 +1,4 @@
-"""The perplexity of a trained model, by any protocol."""
+"""Evaluate a trained model by any protocol."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from charlab.training.device import resolve_device
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
-    """Scores a run's model on the text that it was trained on the other part of, prints the figures and returns them.
+    """Score a run's model on a split of its corpus, print the figures and return the score.
 
-    They are added to the record of the run if it is finished, unless they are of another checkpoint than its last.
+    The figures of a finished run's last checkpoint are added to its record.
 
     Args:
         config: a composed `conf/evaluate.yaml`.
-        console: where to print; standard output by default.
+        console: console to print to; standard output by default.
 
     Raises:
-        UserError: if there is no such run, checkpoint or split, or the corpus is no longer the same text.
+        UserError: if there is no such run, checkpoint or split, or the text of the corpus has changed.
     """
     record = Record.load(Path(config.run))
     device = torch.device(resolve_device(config.device))
@@ -64,7 +64,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     if config.checkpoint == "last":
         try:
             _keep(record.folder, metrics[0])
-        except UserError as error:  # a read-only folder, perhaps
+        except UserError as error:  # for example, a read-only folder
             console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     return score
 
@@ -73,10 +73,10 @@ def _keep(folder: Path, entry: dict[str, Any]) -> None:
     """Add an entry to the metrics of a finished run.
 
     Raises:
-        UserError: if the run's figures come from other code, or its folder cannot be written to.
+        UserError: if the run's own figures come from different code, or its folder is not writable.
     """
     with locked(folder):
-        record = Record.load(folder)  # as it is now
+        record = Record.load(folder)  # reread under the lock
         if record.status != "finished":
             return
         data = {"_target_": record.config["data"]["_target_"]}
@@ -93,7 +93,7 @@ def _keep(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _micro_batch_size(config: Mapping[str, Any]) -> int:
-    """Return how many windows a device of the run computed at a time: what fits in training fits here."""
+    """Return the size of the run's micro-batches: what fits into memory in training fits here."""
     parts = (config["trainer"].get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
     divisor = math.prod(part for part in parts if isinstance(part, int) and part > 0)
     return max(1, config["data"]["batch_size"] // divisor)

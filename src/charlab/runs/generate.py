@@ -1,4 +1,4 @@
-"""Text from a trained model, streamed to the terminal or a file."""
+"""Generate text with a trained model, on a terminal or into a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
     Args:
         config: a composed `conf/generate.yaml`.
-        console: where to print; standard output by default.
+        console: console to print to; standard output by default.
 
     Raises:
         UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, or
@@ -59,7 +59,7 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
 
 def _prompt(typed: str | None, vocabulary: Vocabulary) -> str:
-    """Return the text to continue: the typed one, or else the start of a text, with a note unless it is a newline."""
+    """Return the typed prompt; without one, the character that starts a text, with a note unless it is a newline."""
     if typed:
         return typed
     if vocabulary.start is None:

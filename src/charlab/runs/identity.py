@@ -1,4 +1,4 @@
-"""What makes two runs the same: a fingerprint of the configuration, and the code that runs it."""
+"""The identity of a run: a fingerprint of its configuration, and the code that runs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from charlab.runs.record import FILE_NAME, Record
 
 OBSERVERS = (
     *("hydra", "name", "tags", "output_dir", "force", "resume", "plot", "logger"),
-    *("study", "search", "launcher", "dry_run", "typed", "cell"),  # they concern a sweep
+    *("study", "search", "launcher", "dry_run", "typed", "cell"),  # settings of a sweep
     *(
         f"trainer.{name}"
         for name in (
@@ -41,15 +41,15 @@ OBSERVING_CALLBACKS = {
     *(f"lightning.pytorch.callbacks.{name}" for name in ("LearningRateMonitor", "DeviceStatsMonitor", "ModelSummary")),
     *(f"lightning.pytorch.callbacks.{name}" for name in ("RichModelSummary", "RichProgressBar", "TQDMProgressBar")),
 }
-"""Callbacks that only look. Any other is part of the fingerprint."""
+"""Callbacks that only observe. All others are part of the fingerprint."""
 
-SCHEDULES = "charlab.training.schedules."  # none of them reads what an evaluation finds
+SCHEDULES = "charlab.training.schedules."  # no schedule in this module reads the result of an evaluation
 
 DIVISION = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.accumulate_grad_batches", "compute.threads", "compute.compile"),
 )
-"""Keys that only divide the work or set its pace, and so change nothing where the budget is a number of steps."""
+"""Keys that only divide the work or set its pace. They change no figure if the budget is in steps."""
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
@@ -59,11 +59,11 @@ PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat1
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run is, and by which code.
+    """The identity of a run.
 
     Attributes:
-        fingerprint: see `fingerprint`.
-        sources: digest of each module and version of each distribution that its figures come from.
+        fingerprint: hash of the configuration; see `fingerprint`.
+        sources: digest of each module, and version of each distribution, behind the run's figures.
     """
 
     fingerprint: str
@@ -79,17 +79,17 @@ def identify(config: DictConfig) -> Identity:
     """Return a run's identity.
 
     Raises:
-        UserError: if the corpus cannot be loaded, a run that the model is made of is missing, or a source file cannot
-            be read or was edited since this process loaded it.
+        UserError: if the corpus cannot be loaded, a member of the model is missing, or a source file cannot be read or
+            was edited since this process loaded it.
     """
     return Identity(fingerprint(config), sources(config))
 
 
 def sources(config: DictConfig) -> dict[str, str]:
-    """Return what a run's figures come from, the models of the runs that it is made of included.
+    """Return the sources of a run's figures, including those of an ensemble's members.
 
     Raises:
-        UserError: as `charlab.runs.code.sources_of` does, or if such a run is missing.
+        UserError: if a member is missing, or for the reasons given in `charlab.runs.code.sources_of`.
     """
     values = meaning(config)
     members = [Record.load(Path(run)).config["model"] for run in runs_of(values.get("model", {}))]
@@ -97,7 +97,7 @@ def sources(config: DictConfig) -> dict[str, str]:
 
 
 def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
-    """Return for each run that the model is made of, and that other code has trained, what was changed since."""
+    """Return the members of an ensemble that were trained by different code, each with the sources that differ."""
     found = {}
     for run in runs_of(plain(config.model)):
         record = Record.load(Path(run))
@@ -108,23 +108,23 @@ def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """Return 12 hexadecimal digits that two runs share exactly if their configurations mean the same.
+    """Return a hash of 12 hexadecimal digits that is equal for equivalent configurations only.
 
-    The hash covers the whole resolved configuration but for what only observes and, where the budget is a number of
-    steps, what only divides the work. The corpus counts by its SHA-256, any other file by its content, a run (a member
-    of an ensemble, for instance) by its own fingerprint and code.
+    The hash covers the resolved configuration, except for keys that only observe and, if the budget is in steps, keys
+    that only divide the work. The corpus is represented by its SHA-256, any other file by its contents, and a run (such
+    as a member of an ensemble) by its own fingerprint and code.
 
     Args:
         config: a composed `conf/train.yaml`.
 
     Raises:
-        UserError: if the corpus cannot be loaded, or a run that the model is made of is missing.
+        UserError: if the corpus cannot be loaded, or a member of an ensemble is missing.
     """
     values = meaning(config)
     model = values.get("model")
     if isinstance(model, dict):
         for run in runs_of(model):
-            Record.load(Path(run))  # it has to be there
+            Record.load(Path(run))  # raises if it is missing
     values["data"].pop("path", None)
     values["data"]["corpus"] = load_corpus(config).sha256
     values["trainer"]["precision"] = _precision(config.trainer)
@@ -133,7 +133,7 @@ def fingerprint(config: DictConfig) -> str:
 
 
 def meaning(config: DictConfig) -> dict[str, Any]:
-    """Return the part of a configuration that the fingerprint covers, without reading a file."""
+    """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVERS}
     values = {key: value for key, value in values.items() if value is not None}
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
@@ -159,9 +159,10 @@ def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _reads_evaluations(values: Mapping[str, Any], acting: Sequence[Any]) -> bool:
-    """Return whether anything reads what an evaluation finds, so that it counts how often a run is evaluated.
+    """Return whether training depends on evaluations, so that their frequency is part of the fingerprint.
 
-    The choice of the best checkpoint on a dev split does, and so may a callback or a schedule that waits for a plateau.
+    The choice of the best checkpoint on a dev split depends on them; a callback, or a schedule that waits for a
+    plateau, may.
     """
     schedule = (values.get("scheduler") or {}).get("_target_", SCHEDULES)
     return bool(acting or not schedule.startswith(SCHEDULES) or values["data"].get("dev_fraction"))
@@ -181,7 +182,7 @@ def _drop(values: dict[str, Any], dotted: str) -> None:
 
 
 def _canonical(value: Any) -> Any:
-    """Return a value in which 1.0 and 1 are the same."""
+    """Return a value with integral floats as integers, so that 1.0 and 1 are equal."""
     if isinstance(value, dict):
         return {str(key): _canonical(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -190,7 +191,7 @@ def _canonical(value: Any) -> Any:
 
 
 def _by_content(value: Any) -> Any:
-    """Return a value in which the content stands for the name of a file or of a run's folder."""
+    """Return a value with the path of every file or run's folder replaced by a hash of its contents."""
     if isinstance(value, dict):
         return {key: part if key == "_target_" else _by_content(part) for key, part in value.items()}
     if isinstance(value, list):
@@ -213,15 +214,15 @@ def _sha256(path: str, modified: int, size: int) -> str:
 
 
 def runs_of(model: Mapping[str, Any]) -> list[str]:
-    """Return the folders of the finished runs that a model's configuration is made of: an ensemble's, if any."""
+    """Return the folders of the finished runs that an ensemble consists of; none for any other model."""
     return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
 
 
 def load_corpus(config: DictConfig) -> Corpus:
-    """Return the corpus that `config.data.corpus` names, read once in a process.
+    """Return the corpus that `config.data.corpus` describes, cached per process.
 
     Raises:
-        UserError: if it cannot be found or read.
+        UserError: if the corpus cannot be found or read.
     """
     corpus = plain(config.data)["corpus"]
     files = [value for value in corpus.values() if isinstance(value, str) and os.path.isfile(value)]
@@ -235,7 +236,7 @@ def _load_corpus(corpus_config: str, stamps: tuple[tuple[int, int], ...]) -> Cor
 
 
 def _precision(trainer: Any) -> str:
-    """Return the precision that the run computes in; torch is imported only where a device may decide it."""
+    """Return the precision of a run. Imports torch only if the precision depends on the device."""
     if trainer.precision != "auto":
         return PRECISIONS.get(str(trainer.precision), str(trainer.precision))
     if trainer.accelerator == "cpu" or (trainer.accelerator == "auto" and _has_no_gpu()):
@@ -247,7 +248,7 @@ def _precision(trainer: Any) -> str:
 
 
 def _has_no_gpu() -> bool:
-    """Return whether this is a Linux machine without the driver of any GPU."""
+    """Return whether this is a Linux machine without any GPU driver."""
     return sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
 
 
@@ -257,9 +258,9 @@ FORMER_DATA = (
 
 
 def former_fingerprint(config: DictConfig) -> str:
-    """Return the fingerprint that the first version of charlab gave this run, by which its records are kept.
+    """Return the fingerprint that the first version of charlab gave a run, and under which its records are kept.
 
-    It covered the model, data, optimizer, schedule, objective, averaging, seed, budget, precision and clipping alone.
+    It covered only the model, data, optimizer, schedule, objective, averaging, seed, budget, precision and clipping.
     """
     values = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
     values |= {key: plain(config[key]) for key in ("objective", "averaging") if config[key] is not None}
@@ -284,7 +285,7 @@ def former_fingerprint(config: DictConfig) -> str:
 
 
 def _without_idle_dropout(value: Any) -> Any:
-    """Return a configuration without the dropout of n-grams that is 0: runs are kept from before there was one."""
+    """Return a configuration without a zero dropout of n-grams, which did not exist when old runs were recorded."""
     if isinstance(value, list):
         return [_without_idle_dropout(part) for part in value]
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The members of mixtures: finished runs that an ensemble is made of, and what each member weighs."""
+"""The members of mixtures: the finished runs that an ensemble consists of, and the members' weights."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ class _Member(NamedTuple):
 
 
 class FinishedMembers:
-    """The runs that an ensemble is made of; none for any other model.
+    """The finished runs that an ensemble consists of; none for any other model.
 
     Args:
-        config: the model's part of a configuration.
-        data: what the ensemble is weighed and evaluated on.
+        config: configuration of the model.
+        data: data that the mixture weights are fitted to and the ensemble is evaluated on.
 
     Attributes:
-        config: the same with the members' own configurations in place of the runs, so that the ensemble can be built
-            where these are not.
-        recorded: the same with both.
-        characters_seen: by all of them in training.
-        training_seconds: of all of them.
+        config: the configuration with the members' own configurations in place of the runs, so that the ensemble can be
+            built without the runs.
+        recorded: the configuration with both.
+        characters_seen: characters scored in the training of all members.
+        training_seconds: training time of all members.
 
     Raises:
-        UserError: if a run is not there, is not finished, has another vocabulary, or was trained on text that the
-            ensemble is to be weighed or evaluated on.
+        UserError: if a run is missing, is not finished, has a different vocabulary, or was trained on the dev or
+            validation text of the ensemble.
     """
 
     def __init__(self, config: dict[str, Any], data: CharacterDataModule) -> None:
@@ -53,14 +53,14 @@ class FinishedMembers:
         self.training_seconds = sum(member.record.time["training_s"] for member in self._members)
 
     def fill(self, model: LanguageModel) -> None:
-        """Gives the ensemble, built from `config`, its members' weights, and keeps these from being trained further."""
+        """Load the members' parameters into the ensemble built from `config`, and freeze them."""
         if isinstance(model, Mixture) and self._members:
             for member, finished in zip(model.members.values(), self._members, strict=True):
                 member.load_state_dict(finished.model.state_dict())
             model.freeze()
 
     def print_weights(self, model: LanguageModel, console: Console) -> None:
-        """Prints what each member of a mixture weighs; nothing for any other model."""
+        """Print the weight of each member of a mixture; nothing for any other model."""
         weights = weights_of(model)
         names = [member.record.name for member in self._members] or list(weights)
         if weights:
@@ -69,14 +69,14 @@ class FinishedMembers:
 
 
 def weights_of(model: LanguageModel) -> dict[str, float]:
-    """Returns what each member of a mixture weighs, by name; nothing for any other model."""
+    """Return the weight of each member of a mixture, by name; empty for any other model."""
     if not isinstance(model, Mixture):
         return {}
     return dict(zip(model.members, model.weights.tolist(), strict=True))
 
 
 def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, console: Console) -> None:
-    """Says so if the model is a mixture whose weights cannot be fitted."""
+    """Print a warning if the model is a mixture whose weights cannot be fitted."""
     if isinstance(model, Mixture) and not model.weights_are_given and "dev" not in data.splits:
         console.print(
             "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
@@ -100,7 +100,7 @@ def _read(run: Path, data: CharacterDataModule) -> _Member:
 
 
 def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
-    """Raises `UserError` if the member has been trained on dev or validation text of the ensemble."""
+    """Raise `UserError` if the member was trained on dev or validation text of the ensemble."""
     trained, size = record.config["data"], len(data.corpus.text)
     first, end = (int(Decimal(str(trained[key])) * size) for key in ("dev_fraction", "train_fraction"))
     dev = len(data.splits.get("dev", ()))
@@ -115,7 +115,7 @@ def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
 
 
 def _difference(theirs: str, ours: Vocabulary) -> str:
-    """Returns in words which characters differ."""
+    """Return a description of the characters that differ."""
     more, fewer = set(theirs) - set(ours.characters), set(ours.characters) - set(theirs)
     parts = [f"{word} {''.join(sorted(those))!r}" for word, those in (("with", more), ("without", fewer)) if those]
     return " and ".join(parts)

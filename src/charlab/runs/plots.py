@@ -1,4 +1,4 @@
-"""The loss plot of a run."""
+"""Plot the loss of a run."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colors that all common kinds of color blindness tell apart (Okabe and Ito 2008).
+# Distinguishable with all common kinds of color blindness (Okabe and Ito 2008).
 COLORS = {"train": "#0072B2", "validation": "#D55E00", "dev": "#009E73"}
 INK, FAINT_INK = "0.25", "0.55"
 
 
 class Curve(NamedTuple):
-    """What was measured of one metric."""
+    """The measurements of one metric."""
 
     steps: Int[np.ndarray, " N"]
     values: Float[np.ndarray, " N"]
 
 
 def read_metrics(folder: Path) -> dict[str, Curve]:
-    """Returns the curves in a run's `metrics.csv` by the metric's name; none if there is no such file."""
+    """Return the curves in a run's `metrics.csv`, by the name of the metric; empty if there is no such file."""
     path = folder / "metrics.csv"
     points: dict[str, list[tuple[int, float]]] = {}
     if path.exists():
@@ -43,7 +43,7 @@ def read_metrics(folder: Path) -> dict[str, Curve]:
 
 
 def plot_loss(folder: Path, *, title: str, **options: Any) -> Path:
-    """Draws a run's `metrics.csv` to `loss.png`, and returns its path; for the options see `draw_loss`."""
+    """Plot a run's `metrics.csv` to `loss.png`, and return its path; see `draw_loss` for the options."""
     figure = draw_loss(read_metrics(folder), title=title, **options)
     path = folder / "loss.png"
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
@@ -59,15 +59,15 @@ def draw_loss(
     leaks: bool = False,
     log_steps: bool = False,
 ) -> Figure:
-    """Draws a run's training and validation loss over its optimizer steps.
+    """Plot a run's training and validation loss over its optimizer steps.
 
     Args:
-        metrics: curves by name, as `read_metrics` gives them.
+        metrics: curves by name, as returned by `read_metrics`.
         title: the run's name.
-        floor: the entropy of the corpus in nats per character, which no model can be below.
+        floor: the entropy of the corpus in nats per character, a lower bound on the loss of any model.
         likelihood: "bound" if the losses are upper bounds.
-        leaks: whether the model saw what it had to predict, so that its loss says nothing.
-        log_steps: whether the steps are scaled logarithmically.
+        leaks: whether the model sees what it has to predict, so that its loss is meaningless.
+        log_steps: whether to use a logarithmic scale for the steps.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -80,7 +80,7 @@ def draw_loss(
     if raw is not None:
         axes.plot(*raw, color=COLORS["train"], alpha=0.3, linewidth=0.8)
     for split, curve in curves.items():
-        width = 2.6 if split == "train" else 1.6  # where they coincide, both are seen
+        width = 2.6 if split == "train" else 1.6  # so that both show where they coincide
         marker = "o" if len(curve.steps) <= 40 else None
         axes.plot(*curve, color=COLORS[split], linewidth=width, marker=marker, markersize=2 * width, clip_on=False)
     if floor is not None:
@@ -106,13 +106,13 @@ def draw_loss(
 
 
 def _evaluation_curves(metrics: Mapping[str, Curve]) -> tuple[str, dict[str, Curve]]:
-    """Returns the protocol that was used most often, and the loss under it by split."""
+    """Return the protocol with the most evaluations, and its loss curves by split."""
     by_protocol: dict[str, dict[str, Curve]] = {}
     for name, curve in metrics.items():
         match name.split("/"):
             case [split, "nll"] if split in COLORS:
                 by_protocol.setdefault("estimate", {})[split] = curve
-            case [protocol, split, "nll"] if split in COLORS:  # of an older run
+            case [protocol, split, "nll"] if split in COLORS:  # runs of earlier versions
                 by_protocol.setdefault(protocol, {})[split] = curve
     if not by_protocol:
         return "", {}
@@ -121,7 +121,7 @@ def _evaluation_curves(metrics: Mapping[str, Curve]) -> tuple[str, dict[str, Cur
 
 
 def _scale(axes: Axes, raw: Curve | None, curves: dict[str, Curve], floor: float | None, *, log_steps: bool) -> None:
-    """Fits the axes to the curves; rare spikes of single batches may leave the picture."""
+    """Fit the axes to the curves; rare spikes of single batches may be cut off."""
     values = [curve.values[np.isfinite(curve.values)] for curve in curves.values()]
     if raw is not None and np.isfinite(raw.values).any():
         values.append(np.quantile(raw.values[np.isfinite(raw.values)], [0.0, 0.99]))
@@ -133,12 +133,12 @@ def _scale(axes: Axes, raw: Curve | None, curves: dict[str, Curve], floor: float
     axes.set_ylim(low - margin, high + margin)
     last = max([int(curve.steps[-1]) for curve in [raw, *curves.values()] if curve is not None], default=1)
     if log_steps:
-        axes.set_xscale("symlog", linthresh=1)  # step 0 has a place too
+        axes.set_xscale("symlog", linthresh=1)  # a plain log scale cannot show step 0
     axes.set_xlim(0, max(last, 1))
 
 
 def _label_ends(axes: Axes, ends: dict[str, tuple[float, str, str]]) -> None:
-    """Writes each line's name and last value beside its end, moved apart where they would overlap."""
+    """Label the end of each line with its name and last value, without overlap."""
     low, high = axes.get_ylim()
     gap = 0.05 * (high - low)
     previous = -np.inf
@@ -172,7 +172,7 @@ def _decorate(axes: Axes) -> None:
     perplexity.set_ylim(axes.get_ylim())
     shown = _perplexity_ticks(*axes.get_ylim())
     perplexity.set_yticks(np.log(shown), labels=[f"{value:g}" for value in shown])
-    perplexity.spines["right"].set_position(("outward", 100))  # leaves room for the labels at the lines' ends
+    perplexity.spines["right"].set_position(("outward", 100))  # leave room for the labels at the ends of lines
     for scale in (axes, perplexity):
         scale.tick_params(colors=INK, labelsize=9, length=3)
         scale.spines[:].set_color("0.7")
@@ -182,7 +182,7 @@ def _decorate(axes: Axes) -> None:
 
 
 def _perplexity_ticks(low: float, high: float) -> list[float]:
-    """Returns round perplexities whose logarithms lie in [low, high], far enough from each other to be read."""
+    """Return round perplexities whose logs are in [low, high], with enough space between them for labels."""
     shown: list[float] = []
     for value in (base * 10**power for power in range(9) for base in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)):
         if low <= np.log(value) <= high and (not shown or np.log(value / shown[-1]) > 0.06 * (high - low)):

@@ -1,4 +1,4 @@
-"""A run's record: everything that is known about it, in one JSON file."""
+"""The record of a run: everything that is known about it, in one JSON file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from charlab.files import write_atomically
 
 FILE_NAME = "record.json"
 FORMAT = 2
-FORMER_FORMAT = 1  # read, but not resumed: its batch size was that of one device and micro-batch
+FORMER_FORMAT = 1  # can be read but not resumed: its batch size was per device and micro-batch
 SCENE_LENGTH = 2000  # characters
-# Of an entry of `metrics`; the rest says how it was measured.
+# Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
 Status = Literal["running", "finished", "failed", "diverged"]
@@ -27,40 +27,42 @@ Status = Literal["running", "finished", "failed", "diverged"]
 
 @dataclass
 class Record:
-    """What a run was, how far it got, and what came out.
+    """The settings, progress and results of a run.
 
     Attributes:
-        folder: the run's folder; not stored.
-        name: the experiment's name, or model and corpus.
-        fingerprint: see `charlab.runs.identity`.
-        status: "running" also after a kill, until the run is continued.
-        error: why it failed or diverged.
-        overrides: the command line that makes the run again.
+        folder: the run's folder; not saved.
+        name: name of the experiment, or of the model and corpus.
+        fingerprint: hash of the configuration; see `charlab.runs.identity`.
+        status: state of the run. A killed run stays "running" until it is resumed.
+        error: why the run failed or diverged.
+        overrides: command line that reproduces the run.
         config: the resolved configuration.
         seed: the run's seed.
         corpus: name, SHA-256 and number of characters.
-        machine: device, its name, precision, threads, processes.
-        versions: of Python and of the libraries that compute.
-        code: a hash of the source that its figures come from; see `charlab.runs.code`.
-        sources: that source: a digest of each module, the version of each distribution.
-        begun_by: hashes of other code by which it was begun, where it was told to go on by this one.
-        requalified: entries for other code that has repeated its first logged points: `code`, `points`, `date`.
-        git_commit: of the code; None outside a repository.
-        parameters: number of parameters, those of finished members of an ensemble included.
-        steps: optimizer steps done.
+        machine: device, its name, precision, threads and processes.
+        versions: versions of Python and of the libraries that affect numbers.
+        code: hash of the source behind the figures; see `charlab.runs.code`.
+        sources: that source, as the digest of each module and the version of each distribution.
+        begun_by: hashes of earlier code, if the run was resumed with different code (`resume=any_code`).
+        requalified: one entry (`code`, `points`, `date`) for each other code that reproduced the first logged points.
+        git_commit: commit of the code; None outside a repository.
+        parameters: number of parameters, including those of an ensemble's finished members.
+        steps: number of optimizer steps.
         characters_seen: characters scored in training.
-        flops_per_step: floating-point operations of one optimizer step, counted; None where they cannot be.
+        flops_per_step: floating-point operations of an optimizer step; None if they cannot be counted.
         time: seconds spent on `setup_s`, `training_s`, `evaluation_s` and `compilation_s`, over all attempts.
-        peak_memory_bytes: of the device on a GPU, of the process otherwise.
-        metrics: one entry per protocol and split; `scripts/evaluate.py` adds to them.
-        scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by `blocks`, in its order, the
-            last one shorter: what it takes to ask whether a difference would hold on other text.
-        callbacks: classes of those that neither charlab nor Lightning has, which may do anything to training.
-        best: step and nll of the evaluation that was the best on the dev split, whose weights `checkpoints/best.ckpt`
-            holds; None without such a split. What is reported above is of the final weights.
-        causality: whether the model looks at what it is to predict.
-        floor: entropy of each split in nats per character, where it is known.
-        started: when the run first began, and `finished` when it ended (ISO 8601, UTC).
+        peak_memory_bytes: peak memory of the device on a GPU, of the process otherwise.
+        metrics: results, one entry per protocol and split; `charlab evaluate` adds entries.
+        scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by the protocol `blocks`, in
+            order (the last one may be shorter). Studies use them to test whether a difference generalizes to other
+            text.
+        callbacks: classes of callbacks that belong to neither charlab nor Lightning, and may change training.
+        best: step and nll of the best evaluation on the dev split, whose weights are in `checkpoints/best.ckpt`; None
+            without a dev split. `metrics` are those of the final weights.
+        causality: whether the model sees what it has to predict.
+        floor: entropy of each split in nats per character, if known.
+        started: time when the run first started (ISO 8601, UTC).
+        finished: time when the run finished (ISO 8601, UTC).
     """
 
     folder: Path
@@ -95,9 +97,9 @@ class Record:
     finished: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what `record.json` holds: strict JSON, in which numbers that are not finite are null.
+        """Return the contents of `record.json`: strict JSON, in which numbers that are not finite are null.
 
-        Which they are is listed under `not_finite`, by dotted path.
+        The original values are listed under `not_finite`, by dotted path.
         """
         values = asdict(self)
         values.pop("folder")
@@ -106,16 +108,16 @@ class Record:
         return {"format": FORMAT, **values, **({"not_finite": not_finite} if not_finite else {})}
 
     def save(self) -> None:
-        """Write the record into its folder, atomically."""
+        """Write the record into its folder atomically."""
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         write_atomically(self.folder / FILE_NAME, lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, folder: Path) -> Record:
-        """Read the record in `folder`, also one of a former version of charlab.
+        """Return the record in `folder`, which may be from an earlier version of charlab.
 
         Raises:
-            UserError: if there is none, or it is corrupt or of a later version.
+            UserError: if the record is missing, corrupt or from a later version.
         """
         path = folder / FILE_NAME
         try:
@@ -129,11 +131,11 @@ class Record:
 
     @classmethod
     def of(cls, values: dict[str, Any], folder: Path) -> Record:
-        """Return the record that these values, as `record.json` holds them, describe.
+        """Return the record described by the contents of a `record.json`.
 
         Raises:
-            UserError: if they are of a later version.
-            KeyError, TypeError: if they are no record.
+            UserError: if the record is from a later version.
+            KeyError, TypeError: if the values are not a record.
         """
         written = values["format"]
         if written not in (FORMER_FORMAT, FORMAT):
@@ -150,11 +152,11 @@ class Record:
         return record
 
     def is_by(self, code: str) -> bool:
-        """Return whether its figures are those of this code: it trained the run, or has repeated its beginning."""
+        """Return whether `code` trained the run or has reproduced its first points, so that its figures hold for it."""
         return code == self.code or any(entry["code"] == code for entry in self.requalified)
 
     def add_metric(self, entry: dict[str, Any]) -> None:
-        """Adds figures, in place of those that are there by the same protocol and settings on the same split."""
+        """Add an entry to `metrics`, replacing one with the same protocol, settings and split."""
         known = [_measured_how(former) for former in self.metrics]
         if (how := _measured_how(entry)) in known:
             self.metrics[known.index(how)] = entry
@@ -162,10 +164,10 @@ class Record:
             self.metrics.append(entry)
 
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
-        """Returns the figures by one protocol on one split; by several settings, those of the run itself come first.
+        """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
 
         Raises:
-            UserError: if the run has none.
+            UserError: if there is no such entry.
         """
         for entry in self.metrics:
             if entry["protocol"] == protocol and entry["split"] == split:
@@ -174,18 +176,18 @@ class Record:
 
 
 def _measured_how(entry: dict[str, Any]) -> dict[str, Any]:
-    """Returns an entry of `metrics` without its figures."""
+    """Return an entry of `metrics` without its results."""
     return {key: value for key, value in entry.items() if key not in FIGURES}
 
 
 def installed_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the libraries that decide a run's numbers."""
+    """Return the versions of Python and of the libraries that affect a run's numbers."""
     libraries = ("charlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
 
 
 def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
-    """Return a value with None for each number that is not finite; note these by dotted path."""
+    """Return a value with None for each number that is not finite; add these numbers to `not_finite`."""
     if isinstance(value, dict):
         return {str(key): _finite(part, f"{path}.{key}", not_finite) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -197,7 +199,7 @@ def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
 
 
 def _make_batch_global(config: dict[str, Any]) -> None:
-    """Give a former configuration the batch size of today: windows per optimizer step, over all micro-batches."""
+    """Convert the batch size of a format 1 configuration to windows per optimizer step."""
     data, trainer = config.get("data"), config.get("trainer")
     if data and trainer and "batch_size" in data:
         devices, nodes = (trainer.get(key) for key in ("devices", "num_nodes"))
@@ -206,7 +208,7 @@ def _make_batch_global(config: dict[str, Any]) -> None:
 
 
 def git_commit() -> str | None:
-    """Returns the commit of charlab's own code, with "+changes" if files differ from it; None if it is unknown."""
+    """Return the commit of charlab's own code, with "+changes" if files differ from it; None if unknown."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],

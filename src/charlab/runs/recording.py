@@ -1,4 +1,4 @@
-"""What a run's record holds before the first step and after the last one."""
+"""Fill in a run's record before training, and its results after training."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from charlab.training.callbacks.checkpointing import LAST
 from charlab.training.flops import count_flops
 from charlab.training.loggers import TensorBoardLogger
 
-KNOWN = ("charlab.", "lightning.")  # whose callbacks they are
-# What TensorBoard shows besides the final metrics of each run.
+KNOWN = ("charlab.", "lightning.")  # packages whose callbacks are not listed
+# Parts of the configuration that TensorBoard shows next to the final metrics of each run.
 HYPERPARAMETERS = (
     "model",
     "data",
@@ -55,17 +55,17 @@ def begin_record(
     trainer: Trainer,
     device: torch.device,
 ) -> Record:
-    """Return the record of a run that is about to train; of a killed one, with the clock where that has left it.
+    """Return the record of a run that is about to train; a resumed run keeps its start time and clock.
 
     Args:
-        folder: of the run.
+        folder: the run's folder.
         config: a composed `conf/train.yaml`.
         overrides: the command line.
-        model: as it is before training.
-        model_config: its part of the configuration, with finished runs spelled out.
-        data: what it will be trained on.
-        trainer: what will train it.
-        device: where.
+        model: the model before training.
+        model_config: configuration of the model, in which finished runs are expanded.
+        data: the data to train on.
+        trainer: the trainer.
+        device: the device to train on.
     """
     corpus, identity = data.corpus, identify(config)
     record = Record(
@@ -86,7 +86,7 @@ def begin_record(
         callbacks=[name for part in trainer.callbacks if not (name := _class_name(part)).startswith(KNOWN)],
         started=now(),
     )
-    if (folder / LAST).exists():  # killed before: go on with its clock
+    if (folder / LAST).exists():  # resumed after a kill
         with contextlib.suppress(UserError):
             former = Record.load(folder)
             record.started, record.time = former.started, {"setup_s": former.time.get("setup_s", 0.0)}
@@ -101,7 +101,7 @@ def _class_name(value: object) -> str:
 
 
 def score_validation(record: Record, model: LanguageModel, data: CharacterDataModule, device: torch.device) -> None:
-    """Add to the record what the model scores on the whole validation text, by both protocols that cover it."""
+    """Score the model on the whole validation text with `blocks` and `sliding`, and add the scores to the record."""
     ids = data.ids("validation", device)
     sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
     blocks = evaluate(model, ids, Blocks(), **sizes)
@@ -111,7 +111,7 @@ def score_validation(record: Record, model: LanguageModel, data: CharacterDataMo
 
 
 def _keep_characters(record: Record, score: Score) -> None:
-    """Save what each character costs, in nats, and their sums by scene: what studies compare."""
+    """Save the nll of each character, in nats, and its sums by scene, which studies compare."""
     per_character = score.per_character
     assert per_character is not None
     write_atomically(record.folder / "nll.npy", lambda file: np.save(file, per_character))
@@ -120,26 +120,26 @@ def _keep_characters(record: Record, score: Score) -> None:
 
 
 def log_outcome(record: Record, loggers: Sequence[Logger], *, num_logged: int, weights: Mapping[str, float]) -> None:
-    """Write the final figures besides the curves.
+    """Log the final results.
 
     Args:
-        record: with all its metrics.
-        loggers: of the run.
-        num_logged: how many of the metrics, from the first on, were logged in training.
-        weights: what each member of a mixture weighs.
+        record: the record, with all its metrics.
+        loggers: the run's loggers.
+        num_logged: number of metrics, from the first, that were already logged in training.
+        weights: weight of each member of a mixture, by name.
     """
     figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
     new = dict(list(figures.items())[num_logged:]) | {f"weight/{name}": weight for name, weight in weights.items()}
     measured = {name: value for name, value in new.items() if value is not None}
     clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
     for logger in loggers:
-        if not isinstance(logger, TensorBoardLogger):  # which lists them with the hyperparameters
+        if not isinstance(logger, TensorBoardLogger):  # TensorBoard shows them in the HParams tab
             logger.log_metrics({**measured, **clock}, record.steps)
     log_hyperparameters(record, loggers, figures)
 
 
 def log_hyperparameters(record: Record, loggers: Sequence[Logger], figures: Mapping[str, float | None]) -> None:
-    """List the run besides others with its settings and final figures, if it has any."""
+    """Add the run, with its settings and final results, to TensorBoard's table of hyperparameters."""
     hyperparameters = {part: record.config[part] for part in HYPERPARAMETERS}
     for logger in loggers:
         if isinstance(logger, TensorBoardLogger):
@@ -147,7 +147,7 @@ def log_hyperparameters(record: Record, loggers: Sequence[Logger], figures: Mapp
 
 
 def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
-    """Return a record's entry on the machine: what the run computes on, and with how much of it."""
+    """Return the record's entry `machine`: device, precision, threads and processes."""
     return {
         "device": device.type,
         "name": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
@@ -159,7 +159,7 @@ def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that were in use so far: of the device on a GPU, of the process otherwise."""
+    """Return the peak memory use in bytes: of the device on a GPU, of the process otherwise."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -167,7 +167,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def processor() -> str:
-    """Return the processor's name, as far as the system tells."""
+    """Return the name of the processor; "CPU" if the system does not tell."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         for line in lines:
             if line.startswith("model name"):
@@ -176,5 +176,5 @@ def processor() -> str:
 
 
 def now() -> str:
-    """Return the time, to the second, as a record has it."""
+    """Return the current time in the format of a record: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Whether today's code still computes what a finished run has logged."""
+"""Check whether the current code reproduces what a finished run has logged."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ COMPARED = ("train/loss", "gradient_norm", "learning_rate")
 
 
 def requalify(run: str | Path, *, points: int = 3, console: Console | None = None) -> bool:
-    """Repeat the first logged points of a finished run with today's code; return whether their values are the same.
+    """Repeat the first logged steps of a finished run with the current code, and return whether all values are equal.
 
-    If they are, the record keeps the hash of today's code besides its own, and its figures count as today's. Values
-    have to be equal to the last digit, so the machine has to compute as the one of the run did.
+    If they are, the hash of the current code is added to the record, and the run's figures count as those of the
+    current code. Values must be equal to the last digit, so the machine must compute exactly like that of the run.
 
     Args:
         run: the run's folder.
-        points: how many logged steps after the first one are repeated.
-        console: where to print; standard output by default.
+        points: number of logged steps to repeat.
+        console: console to print to; standard output by default.
 
     Raises:
-        UserError: if the run is not finished, has logged nothing, or its configuration no longer composes.
+        UserError: if the run is not finished, has logged nothing, or has a configuration that can no longer be
+            composed.
     """
     console, record = console or Console(), Record.load(Path(run))
     if record.status != "finished":
@@ -75,14 +76,14 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
 
 
 class _Enough(Exception):
-    """The points to be compared have been logged."""
+    """Raised when all points to compare have been logged."""
 
 
 class Stop(Callback):
-    """Ends training after a step.
+    """Stop training after a step.
 
     Args:
-        step: the last one.
+        step: the last optimizer step.
     """
 
     def __init__(self, *, step: int) -> None:
@@ -97,7 +98,7 @@ class Stop(Callback):
 
 
 def _config(record: Record) -> DictConfig:
-    """Return the configuration of a run, from its command line where a former version of charlab has written it."""
+    """Return the configuration of a run, composed from its command line if an earlier version of charlab wrote it."""
     if record.sources:
         return OmegaConf.create(record.config)
     config = compose([*record.overrides, f"data.batch_size={record.config['data']['batch_size']}"])
@@ -106,7 +107,7 @@ def _config(record: Record) -> DictConfig:
 
 
 def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
-    """Return the configuration of a run that writes elsewhere and ends after a step."""
+    """Return the configuration of a run, changed to write into `output_dir` and to stop after `step`."""
     with open_dict(config):
         config.output_dir, config.force = output_dir, False
         decorative = ("samples", "attention_maps", "progress", "checkpointing")
@@ -117,7 +118,7 @@ def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
 
 
 def _points(folder: Path) -> dict[tuple[int, str], float]:
-    """Return what a run has logged, by step and metric."""
+    """Return the values that a run has logged, by step and metric."""
     try:
         with (folder / CURVES).open(newline="", encoding="utf-8") as rows:
             return {(int(row["step"]), row["metric"]): float(row["value"]) for row in csv.DictReader(rows)}

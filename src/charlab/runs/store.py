@@ -1,4 +1,4 @@
-"""Where runs are, and which of them answers for a configuration: the one place that looks for runs."""
+"""Find the run of a configuration. No other module looks for runs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from charlab.runs.identity import Identity, identify, members_of_other_code
 from charlab.runs.record import FILE_NAME, Record
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
-CHANGES_SHOWN = 3  # modules that are named where code differs
+CHANGES_SHOWN = 3  # changed modules named in a message
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folder of a run, and what is known there of it.
+    """The folder of a run, and the records found there.
 
     Attributes:
-        folder: where it is or will be.
-        identity: the run's.
-        record: what the folder holds; None if the run has yet to begin.
-        others: records beside it of the same fingerprint by other code, the latest last.
+        folder: the run's folder, which may not exist yet.
+        identity: the run's identity.
+        record: the record in the folder; None if the run has not started.
+        others: records with the same fingerprint by different code, the latest last.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Place:
 
     @property
     def finished(self) -> Record | None:
-        """The record that answers for the run: finished, by this code, and with its checkpoint; None if none does."""
+        """The record, if the run is finished, was trained by this code and has its checkpoint; else None."""
         record, identity = self.record, self.identity
         if record is None or record.status != "finished" or not (self.folder / CHECKPOINT).is_file():
             return None
@@ -49,14 +49,14 @@ class Place:
 
 
 def place(config: DictConfig, identity: Identity | None = None) -> Place:
-    """Return where the run of a configuration is, or will be, below its `output_dir`.
+    """Return the place of a configuration's run below `output_dir`.
 
-    Runs of equal fingerprint are neighbors: the first has the folder FINGERPRINT, those by other code
+    Runs with equal fingerprints are neighbors: the first is in the folder FINGERPRINT, those by different code are in
     FINGERPRINT-CODE.
 
     Args:
         config: a composed `conf/train.yaml`.
-        identity: of the run, if it is known already.
+        identity: identity of the run, if already known.
 
     Raises:
         UserError: if the corpus cannot be loaded, or a source file cannot be read or was edited since it was loaded.
@@ -76,12 +76,12 @@ def place(config: DictConfig, identity: Identity | None = None) -> Place:
 
 
 def at(folder: Path, config: DictConfig) -> Place:
-    """Return what is known of a configuration's run in a given folder, the only one that is looked at.
+    """Return the place of a configuration's run in a given folder.
 
-    Where it is the folder that `place` names, its neighbors are known as well.
+    Its neighbors are included only if the folder is the one that `place` returns.
 
     Raises:
-        UserError: as `place` does, or if the folder holds a record that cannot be read.
+        UserError: if the folder contains an unreadable record, or for the reasons given in `place`.
     """
     identity = identify(config)
     usual = place(config, identity)
@@ -91,7 +91,7 @@ def at(folder: Path, config: DictConfig) -> Place:
 
 
 def neighbors(folder: Path) -> list[Record]:
-    """Return the readable records in `folder` and in those whose names go on with the hash of a code, by age."""
+    """Return the readable records in `folder` and in its neighbors FOLDER-CODE, the oldest first."""
     records = []
     for candidate in [folder, *folder.parent.glob(f"{folder.name}-*")]:
         with contextlib.suppress(UserError):
@@ -104,17 +104,18 @@ def _when(record: Record) -> str:
 
 
 def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
-    """Return the finished record of a configuration's run and print its table; None if the run is to be trained.
+    """Return the record of a configuration's run and print its table if it is finished; None if it must be trained.
 
-    Neither torch nor Lightning is imported where the configuration or the machine leaves no choice of device.
+    Neither torch nor Lightning is imported if the configuration or the machine determines the device.
 
     Args:
         config: a composed `conf/train.yaml`.
-        folder: of the run.
-        console: where to print; standard output by default.
+        folder: the run's folder.
+        console: console to print to; standard output by default.
 
     Raises:
-        UserError: as `at` does, or if the folder holds a run that this one may neither continue nor replace.
+        UserError: if the folder contains a run that this one may neither resume nor replace, or for the reasons given
+            in `at`.
     """
     if config.force:
         return None
@@ -127,8 +128,8 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
 
 
 def show(record: Record, console: Console) -> None:
-    """Print the table of a run that is finished already."""
-    from charlab.runs.summary import print_summary  # only where there is something to show
+    """Print the table of a run that is already finished."""
+    from charlab.runs.summary import print_summary  # imported only when needed
 
     console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
     console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
@@ -138,7 +139,7 @@ def show(record: Record, console: Console) -> None:
 
 
 def announce(found: Place, config: DictConfig, console: Console) -> None:
-    """Say what there is already of a run that is about to be trained, and which of its members other code has made."""
+    """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     record, identity = found.record, found.identity
     for run, names in members_of_other_code(config).items():
         console.print(
@@ -166,10 +167,11 @@ def announce(found: Place, config: DictConfig, console: Console) -> None:
 
 
 def check_resumable(found: Place, config: DictConfig) -> None:
-    """Check that a run may go on, or begin, in its folder.
+    """Check that a run may start or resume in its folder.
 
     Raises:
-        UserError: if the folder holds another run, or one that this code or this division of the batch may not resume.
+        UserError: if the folder contains a different run, or one that cannot be resumed with the current code or
+            `accumulate_grad_batches`.
     """
     record, identity, folder = found.record, found.identity, found.folder
     if record is None:
@@ -204,7 +206,7 @@ def _did(record: Record) -> str:
 
 
 def _differences(record: Record, identity: Identity) -> str:
-    """Return in words what differs between the code of a record and that of today."""
+    """Return a description of the differences between a record's code and the current code."""
     names = changed(record.sources, identity.sources) if record.sources else []
     if not names:
         return f"code {record.code}, today {identity.code}"
@@ -218,12 +220,12 @@ def _listed(names: Sequence[str]) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps two processes from training the same run at once.
+    """Lock a run's folder, so that two processes never train the same run at once.
 
-    A folder without a record is removed again when the user's mistake ends the run.
+    If a `UserError` ends the run before its record is written, the folder is removed.
 
     Raises:
-        UserError: if another process has it, or it cannot be made.
+        UserError: if another process holds the lock, or the folder is not writable.
     """
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
@@ -236,23 +238,23 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not (folder / FILE_NAME).exists():  # it never began: leave nothing half-written
+        if not (folder / FILE_NAME).exists():  # the run never started: leave no partial folder
             shutil.rmtree(folder, ignore_errors=True)
         raise
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # nobody waits for it: whoever finds it taken gives up at once
+        Path(lock.lock_file).unlink(missing_ok=True)  # safe, because no process waits for this lock
         lock.release()
         with contextlib.suppress(OSError):
             for made in folder.parents[:3]:  # outputs/runs/NAME
-                made.rmdir()  # only if it is empty: the run never began
+                made.rmdir()  # fails unless empty, that is, unless the run never started
 
 
 def clear(folder: Path) -> None:
-    """Removes what an earlier run has left, so that it is done again; Hydra's files are the new run's already."""
+    """Remove an earlier run's files, except `.hydra`, which already belongs to the new run."""
     for path in folder.iterdir() if folder.exists() else ():
         if path.name != ".hydra":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-# The folder of a run is named by its identity; Hydra resolves that before the run begins.
+# `hydra.run.dir` depends on the run's identity, and Hydra resolves it before the run starts.
 register_resolver("fingerprint", lambda *, _root_: place(_root_).folder.name)

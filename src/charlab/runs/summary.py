@@ -1,4 +1,4 @@
-"""What is printed when a run has finished."""
+"""Print the summary of a finished run."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ SAMPLE_LENGTH = 500
 
 
 def print_summary(record: Record, console: Console) -> None:
-    """Prints a run's results, its costs, a sample of its text and where to find more.
+    """Print a run's results, its costs, a sample of its text and the paths of its files.
 
-    What it reads of the record:
+    These attributes of the record are used:
 
     - `metrics`: a list of {protocol, split, nll, bpc, perplexity, likelihood, standard_error}, in nats and bits per
-      character; None where a figure is not finite;
+      character; None if a value is not finite;
     - `causality`: {leaks, reason, honest_nll, honest_error}, or empty if the model was not checked;
-    - `floor`: {split: nats per character}, empty where it is not known;
-    - `best`: {step, nll} of what `checkpoints/best.ckpt` holds, or None;
+    - `floor`: {split: nats per character}, empty if unknown;
+    - `best`: {step, nll} of `checkpoints/best.ckpt`, or None;
     - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
 
     The sample is the beginning of `samples.txt` in the run's folder.
@@ -40,11 +40,11 @@ def print_summary(record: Record, console: Console) -> None:
     if samples.exists():
         console.print(_sample(samples.read_text(encoding="utf-8")))
     for label, value in _places(record.folder).items():
-        console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # stays whole when copied
+        console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # unwrapped, for copying
 
 
 def print_results(record: Record, console: Console) -> None:
-    """Prints a record's figures and, if its model has learned from the text or leaks, what that means."""
+    """Print a record's results, with an explanation if the model leaks or adapts to the text it reads."""
     console.print()
     console.print(_results(record))
     for entry in record.metrics:
@@ -57,10 +57,10 @@ def print_results(record: Record, console: Console) -> None:
 
 
 def _results(record: Record) -> RenderableType:
-    """Returns the table of figures: a row for each split and protocol."""
+    """Return the table of results, with a row for each split and protocol."""
     leaks = bool(record.causality.get("leaks"))
     has_errors = any(entry.get("standard_error") is not None for entry in record.metrics)
-    has_floor = bool(record.floor) and not leaks  # how far a false figure is from the truth means nothing
+    has_floor = bool(record.floor) and not leaks  # the gap of an invalid figure is meaningless
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("split")
     table.add_column("protocol")
@@ -89,7 +89,7 @@ def _figure(value: float | None, pattern: str, otherwise: str = "not finite") ->
 
 
 def _honest(causality: Mapping[str, Any], pattern: str) -> str:
-    """Returns the perplexity of scoring character by character, as text is generated; nothing if it is not known.
+    """Return the perplexity when text is scored character by character, as in generation; "" if unknown.
 
     It is measured on a sample of the text, so it has a standard error.
     """
@@ -117,7 +117,7 @@ def _leak(causality: Mapping[str, Any]) -> RenderableType:
 
 
 def _costs(record: Record) -> RenderableType:
-    """Returns what the run took."""
+    """Return the table of costs: parameters, characters, steps and time."""
     grid = Table.grid(padding=(0, 2))
     grid.add_row("parameters", f"{record.parameters:,}")
     training = record.time.get("training_s", 0.0)
@@ -140,7 +140,7 @@ def _sample(text: str) -> RenderableType:
 
 
 def _places(folder: Path) -> dict[str, str]:
-    """Returns where to look further, for what is there."""
+    """Return the paths of the run's files that exist, and the command that shows its curves."""
     places = {"record": str(folder / FILE_NAME)}
     if (folder / "loss.png").exists():
         places["loss plot"] = str(folder / "loss.png")

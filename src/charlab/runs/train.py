@@ -1,4 +1,4 @@
-"""One run, from its configuration to its record."""
+"""Train one model: a run, from its configuration to its record."""
 
 from __future__ import annotations
 
@@ -48,20 +48,22 @@ from charlab.training.trainer import build_trainer, check_callback, check_precis
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
-    """Trains and evaluates one model, or continues where a killed process stopped, or finds that all is done.
+    """Train and evaluate one model, and return its record.
+
+    A killed run is resumed from its last checkpoint. A finished run is returned at once.
 
     Args:
         config: a composed `conf/train.yaml`.
-        folder: where the run leaves what it writes; nothing else may use it.
+        folder: the run's folder, which nothing else may use.
         overrides: the command line, for the record.
-        console: where to print; standard output by default.
+        console: console to print to; standard output by default.
 
     Raises:
-        UserError: if something the user gave is wrong; a folder that was not there before is not left behind.
-        DivergedError: if the loss stops being a number; the record says where.
+        UserError: if the configuration is invalid; a new folder is then removed.
+        DivergedError: if the loss becomes infinite or NaN; the record says at which step.
     """
     console = console or Console()
-    if rank_zero_only.rank != 0:  # a process that rank 0 has started: the folder is its business
+    if rank_zero_only.rank != 0:  # only rank 0 manages the folder
         return _Run(config, folder, console, fresh=config.force).execute(overrides)
     with store.locked(folder):
         found = store.at(folder, config)
@@ -81,7 +83,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
 
 
 class _Run:
-    """What the steps of a run share. Everything is built before anything is written, so that mistakes cost nothing."""
+    """The state of a run. Everything is built before anything is written, so that user errors leave no trace."""
 
     def __init__(self, config: DictConfig, folder: Path, console: Console, *, fresh: bool) -> None:
         self.started = time.perf_counter()
@@ -104,7 +106,7 @@ class _Run:
             objective=objective,
             model_config=self.members.config,
         )
-        self.module.characters_seen = self.members.characters_seen  # what an ensemble's members took is its cost too
+        self.module.characters_seen = self.members.characters_seen  # includes an ensemble's members
         self.module.training_clock.seconds = self.members.training_seconds
         self.resumed_step: int | None = None
         self.resumes = (folder / LAST).exists() and not fresh
@@ -116,7 +118,7 @@ class _Run:
         check_precision(self.model, self.trainer)
 
     def execute(self, overrides: Sequence[str]) -> Record:
-        """Train, evaluate, and return the finished record."""
+        """Train and evaluate the model, and return the finished record."""
         self.record = record = self._begin(overrides)
         if self.trainer.is_global_zero:
             record.save()
@@ -193,7 +195,7 @@ class _Run:
         return record
 
     def _check_causality(self) -> None:
-        """Says before the first step if the model sees the future; training goes on, for that may be the experiment."""
+        """Warn before the first step if the model sees the future; it is no error, as it may be intended."""
         self.module.evaluation_clock.start()
         if not self.resumes:
             self._check_initial()
@@ -221,7 +223,7 @@ class _Run:
         )
 
     def _fit(self) -> None:
-        """Train, evaluated before the first step and after the last one.
+        """Train the model, and evaluate it before the first step and after the last one.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -240,18 +242,18 @@ class _Run:
         _seed_everything(derive_seed(self.config.seed, f"training on rank {trainer.global_rank}"))
         try:
             trainer.fit(module, datamodule=self.data, ckpt_path=last if self.resumes else None, weights_only=True)
-            if evaluates and module.evaluated_step != trainer.global_step:  # killed between the last step and this
+            if evaluates and module.evaluated_step != trainer.global_step:  # killed before the final evaluation
                 trainer.validate(module, datamodule=self.data, verbose=False)
         except Terminated as end:
             raise self._ended_by(end.signal) from None
-        except SystemExit as end:  # how Lightning ends after Ctrl-C; anything else may end so too
+        except SystemExit as end:  # raised by Lightning after Ctrl-C, but not only then
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
             raise self._ended_by(signal.SIGINT) from None
         self._update_progress()
 
     def _ended_by(self, signum: int) -> BaseException:
-        """Say what is saved and how to go on, and return the exception that ends the process."""
+        """Print what is saved and how to resume, and return the exception that ends the process."""
         if not self.trainer.is_global_zero:
             return SystemExit(0)  # Lightning would kill the first process if another one failed
         last = self.folder / LAST
@@ -273,13 +275,13 @@ class _Run:
         record.best = module.best
 
     def _finish(self) -> None:
-        """Evaluate the final weights on the whole validation text and write what the run leaves behind."""
+        """Evaluate the final weights on the whole validation text, and write the record, plot and summary."""
         record = self.record
         record.metrics = list(self.module.results)
         num_logged = len(record.metrics)
         self.model.to(self.device)
         telling = self._telling("evaluating the final weights on the whole validation text")
-        # In the precision of the weights, whatever training computed in: what scripts/evaluate.py finds as well.
+        # Evaluate in the precision of the weights, not of training, so that `charlab evaluate` gets the same figures.
         with telling, self.module.evaluating(), torch.autocast(self.device.type, enabled=False):
             causality = self._causality()
             score_validation(record, self.model, self.data, self.device)
@@ -302,18 +304,18 @@ class _Run:
             self.members.print_weights(self.model, self.console)
 
     def _telling(self, what: str) -> AbstractContextManager[object]:
-        """Shows what goes on for as long as it does, where somebody watches."""
+        """Show a spinner while the block runs, on a terminal only."""
         watched = self.console.is_terminal and not self.console.is_dumb_terminal
         return self.console.status(what) if watched else contextlib.nullcontext()
 
 
 def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:
-    """Return the parts of a group that may have several; one that was set to null is left out."""
+    """Return the members of a config group, except those set to null."""
     return {str(name): part for name, part in (group or {}).items() if part is not None}
 
 
 def _seed_everything(seed: int) -> None:
-    """Seeds the global generators, from which layers draw initial weights and dropout."""
+    """Seed the global generators, which layers use for initial weights and dropout."""
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  (a user's model may draw from it)
