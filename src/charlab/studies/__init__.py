@@ -1,4 +1,4 @@
-"""Studies: one question each, answered by arms and seeds.
+"""Run and analyze studies: each answers one question by comparing arms over several seeds.
 
 >>> from charlab import studies
 >>> cells = studies.load("position")
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 def load(name: str, output_dir: str = "outputs", studies: str = "docs/studies") -> pd.DataFrame:
-    """Returns a row for each cell of a study: what it is, what came out, what it cost.
+    """Return a table with one row per cell of a study: its settings, results and costs.
 
     Args:
-        name: the study's.
+        name: name of the study.
         output_dir: the folder of all outputs.
-        studies: where studies are kept that were run elsewhere.
+        studies: folder of committed studies, searched if the study is not in `output_dir`.
 
     Raises:
         UserError: if there is no such study.

@@ -1,6 +1,6 @@
-"""The process of one cell: `python -m charlab.studies.cell FILE` trains the configuration in the cell's file.
+"""Run one cell in its own process: `python -m charlab.studies.cell FILE` trains the configuration in the cell's file.
 
-The file holds all that the process needs, so it can run on any machine that sees the same folders.
+The file contains everything that the process needs, so it can run on any machine with access to the same folders.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: S
 
     Args:
         file: where to write it.
-        config: what to train, as dictionaries and lists, without Hydra's node.
-        folder: the run's.
-        overrides: the command line that makes the run alone, for its record.
-        code: the hash of the code that the cell was planned with; "" if any code may run it.
+        config: the run's configuration as plain dictionaries and lists, without Hydra's node.
+        folder: the run's folder.
+        overrides: overrides that reproduce the run on its own, for its record.
+        code: hash of the code that the cell was planned with; "" if any code may run it.
     """
     described = {
         "folder": str(folder.absolute()),
@@ -54,7 +54,7 @@ def run(file: Path) -> int:
     described = yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # as in the program: an encoding without "≤" must not end the run
+        sys.stdout.reconfigure(errors="replace")  # as in cli: a terminal encoding without "≤" must not fail the run
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
@@ -94,7 +94,7 @@ def run(file: Path) -> int:
 
 
 def exit_with(wait_for_end: Callable[[], object]) -> None:
-    """Kill this process, and its group if it leads one, as soon as `wait_for_end` returns in a thread of its own."""
+    """Call `wait_for_end` in a thread; when it returns, kill this process, and its process group if it leads one."""
 
     def watch() -> None:
         wait_for_end()
@@ -106,18 +106,18 @@ def exit_with(wait_for_end: Callable[[], object]) -> None:
 
 
 def exit_with_watcher() -> None:
-    """Exit when the other end of standard input is closed, as the system does however the watcher ends."""
-    if stat.S_ISFIFO(os.fstat(0).st_mode):  # else nobody watches: a person gave the command
+    """Exit when standard input closes, as it does in every case when the watching process ends."""
+    if stat.S_ISFIFO(os.fstat(0).st_mode):  # otherwise a user typed the command, and no process watches
         exit_with(lambda: all(iter(lambda: os.read(0, 4096), b"")))
 
 
 def _without_interpolations(value: Any) -> Any:
-    """Return a value in which every text stands for itself, also one that holds "${"."""
+    """Return a value with every "${" escaped, so that OmegaConf reads each text literally."""
     if isinstance(value, dict):
         return {key: _without_interpolations(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_interpolations(part) for part in value]
-    # A backslash makes OmegaConf take "${" literally; backslashes in front of it are doubled.
+    # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""What a run costs: every cost with its name, its unit and where it is recorded, listed once."""
+"""The costs of a run: the name, the unit and the source of each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class Cost:
     """One cost of a run.
 
     Attributes:
-        heading: of its column in tables.
-        read: from a run's record; None if unknown.
-        write: as tables show it.
-        axis: its label in plots; "" if it is not plotted.
-        budget: the study's budget that it stands for.
+        heading: heading of its column in tables.
+        read: function that reads it from a run's record; None if unknown.
+        write: function that formats it for tables.
+        axis: axis label in plots; "" if it is not plotted.
+        budget: the study's budget that it measures.
         shared: the budget in words.
-        tolerance: by which fraction of the baseline's median an arm's may differ and still share the budget. Whole
-            steps are exact; sizes cannot be matched exactly; a clock is read only after each step.
+        tolerance: largest difference between the medians of an arm and the baseline, as a fraction of the baseline's,
+            at which they share the budget. Steps match exactly, model sizes cannot, and the clock is read only after
+            each step.
     """
 
     heading: str
@@ -75,18 +76,18 @@ BY_BUDGET: Mapping[Budget, str] = {cost.budget: name for name, cost in COSTS.ite
 
 
 def mismatch(plan: Plan, medians: Mapping[str, float]) -> str | None:
-    """Return a sentence if arms do not share the declared budget; None if they do.
+    """Return a warning if the arms do not share the declared budget; None if they do.
 
     Args:
-        plan: the study's.
-        medians: what the finished cells of each arm took of the budget, nan where that is unknown; only arms with
-            finished cells. Without the baseline there is nothing to compare with yet.
+        plan: the study's plan.
+        medians: median cost of the finished cells, by arm; nan if unknown. Arms without finished cells are left out,
+            and without the baseline nothing is compared.
     """
     base = medians.get(plan.baseline)
     if base is None:
         return None
     tolerance = COSTS[BY_BUDGET[plan.budget]].tolerance
-    off = {arm: value for arm, value in medians.items() if not abs(value - base) <= tolerance * base}  # nan, too
+    off = {arm: value for arm, value in medians.items() if not abs(value - base) <= tolerance * base}  # also if nan
     off.pop(plan.baseline, None)
     if not off:
         return None
@@ -99,5 +100,5 @@ def mismatch(plan: Plan, medians: Mapping[str, float]) -> str | None:
 
 
 def _exact(value: float) -> str:
-    """Return an amount with so many digits that amounts that do not match look different."""
+    """Format an amount with enough digits to show that mismatched amounts differ."""
     return "an unknown amount" if math.isnan(value) else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""A study as its YAML file has it, checked."""
+"""Read and check the definition of a study from its YAML file."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from charlab.errors import UserError
 from charlab.studies.plan import Arm, Budget, Expectation
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
-FIRST_SEED = 305  # the seeds of a study that gives only their number begin with it
+FIRST_SEED = 305  # the first seed of a study that gives only the number of seeds
 FOLDER = re.compile(r"\w[\w.+=-]*")
-LONGEST_NAME = 120  # bytes; file systems take 255, with endings such as .lock
+LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Rerun = Literal["older", "diverged", "timed out", "all"]
@@ -44,16 +44,16 @@ TYPES: dict[str, Any] = {
     "rerun": list[Rerun],
     "records": str,
 }
-"""By key of `conf/study/_base.yaml`: the type of its value."""
+"""Types of the values in `conf/study/_base.yaml`, by key."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A study's settings; see `conf/study/_base.yaml`.
+    """The settings of a study; see `conf/study/_base.yaml`.
 
     Attributes:
-        arms: those written out or those that the grid makes, the baseline first; none for an ordinary sweep.
-        seeds: none where an ordinary sweep is to find its own.
+        arms: the arms listed in the file or expanded from its grid, baseline first; empty for an ordinary sweep.
+        seeds: empty if an ordinary sweep determines them.
     """
 
     name: str | None
@@ -73,11 +73,11 @@ class Definition:
 
 
 def define(node: DictConfig, choice: str | None) -> Definition:
-    """Return the study that a configuration's `study` describes.
+    """Return the study that the node `study` of a configuration describes.
 
     Args:
-        node: a composed one.
-        choice: name of the study's file; None for an ordinary sweep, whose arms are found by themselves.
+        node: the composed node.
+        choice: name of the study's file; None for an ordinary sweep, whose arms follow from its overrides.
 
     Raises:
         UserError: for the first mistake found.
@@ -105,7 +105,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
 
 
 def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
-    """Return the values by key, each of its type."""
+    """Return the values by key, after checking their types."""
     try:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
@@ -162,7 +162,7 @@ def _arm(name: str, value: Any, choice: str) -> Arm:
             hint = similar(expect, ("improve", "worsen", "no difference")) if isinstance(expect, str) else "."
             raise UserError(f"{where} has expect={display(expect)}; it must be {describe(Expectation)}{hint}")
         value = value.get("overrides")
-    if value is None:  # nothing is changed, as in a baseline
+    if value is None:  # an arm without overrides, such as a baseline
         value = []
     if not fits(value, list[str]):
         raise UserError(f"{where} must be a list of overrides, each as on the command line, not {display(value)}.")
@@ -179,10 +179,10 @@ def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
 
 
 def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
-    """Return an arm for each combination of values, named after them.
+    """Return an arm for each combination of values, named after the values.
 
     Args:
-        grid: for each key its values, as on the command line.
+        grid: values by key, as on the command line.
     """
     keys = list(grid)
     leaves = [leaf(key) for key in keys]
@@ -197,7 +197,7 @@ def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
 
 
 def shortened(name: str) -> str:
-    """Return a name that fits every file system: the end of one that is too long becomes a hash."""
+    """Return a name short enough for every file system: a hash replaces the end of one that is too long."""
     encoded = name.encode()
     if len(encoded) <= LONGEST_NAME:
         return name
@@ -229,10 +229,10 @@ def leaf(key: str) -> str:
 
 
 def check_names(arms: list[Arm]) -> None:
-    """Check that no two arms have the same name, in the eyes of a file system that takes a and A for one.
+    """Check that arm names are unique, also on file systems that ignore case.
 
     Raises:
-        UserError: if two have.
+        UserError: if two arms have the same name.
     """
     seen: dict[str, str] = {}
     for arm in arms:
@@ -243,7 +243,7 @@ def check_names(arms: list[Arm]) -> None:
 
 
 def _factor_name(key: str, value: str) -> str:
-    """Return a part of an arm's name: `model=gpt` is gpt, `optimizer.lr=0.1` is lr=0.1."""
+    """Return the part of an arm's name for one value: "gpt" for `model=gpt`, "lr=0.1" for `optimizer.lr=0.1`."""
     readable = re.sub(r"[^\w.+-]+", "-", value).strip("-") or "empty"
     named = readable[0].isalpha() and readable not in ("true", "false", "null")
     return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
@@ -260,7 +260,7 @@ def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
 
 
 def _typed(value: Any) -> str:
-    """Return a YAML value as one would type it."""
+    """Return a YAML value as typed on the command line."""
     return display(value) if value is None or isinstance(value, bool) else str(value)
 
 

@@ -1,4 +1,4 @@
-"""What a study shows on the terminal: its cells while they run, and afterwards those that have no result."""
+"""Show a study on the terminal: its progress while cells run, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted
 
 @contextmanager
 def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[None]:
-    """Show the progress of these cells while the block runs: a bar on a terminal, a line per cell elsewhere.
+    """Show the progress of cells while the block runs: a bar on a terminal, one line per finished cell elsewhere.
 
-    Everything is read from the study's folder, so it does not matter where the cells run.
+    Progress is read from the study's folder, so the cells may run on any machine.
     """
     progress = Progress(study, cells)
     draws = console.is_terminal and not console.is_dumb_terminal
@@ -66,11 +66,11 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
 
 
 class Progress:
-    """The progress of a study's cells since this was made.
+    """Track the progress of a study's cells from the creation of this object.
 
     Args:
         study: the study's folder.
-        cells: those to be run.
+        cells: the cells to be run.
     """
 
     def __init__(self, study: Path, cells: Sequence[Cell]) -> None:
@@ -82,7 +82,7 @@ class Progress:
         self.ended: dict[Cell, Outcome] = {}
 
     def look(self) -> list[tuple[Cell, Outcome]]:
-        """Read the outcomes again; return those that are new."""
+        """Read the outcomes again and return the new ones."""
         new = []
         for cell in self.cells:
             if cell in self.ended:
@@ -101,16 +101,16 @@ class Progress:
 
     @property
     def running(self) -> list[Cell]:
-        """The cells that run now."""
+        """The cells that are running."""
         return list(self._running_since)
 
     @property
     def failed(self) -> int:
-        """How many have ended without a result."""
+        """The number of cells that ended without a result."""
         return sum(outcome.fate != "finished" for outcome in self.ended.values())
 
     def seconds_left(self) -> float | None:
-        """Return how long the rest will take, judging by the finished cells; None before the first has finished."""
+        """Estimate the remaining time from the finished cells; return None before the first has finished."""
         took = {cell: outcome.seconds for cell, outcome in self.ended.items() if outcome.fate == "finished"}
         now = time.monotonic()
         left = {cell: 0.0 for cell in self.cells if cell not in self.ended}
@@ -122,11 +122,11 @@ class Progress:
         reason = outcome.reason.strip().splitlines()
         why = f" ({reason[-1].strip()})" if reason else ""
         count = f"{len(self.ended)}/{len(self.cells)}"
-        took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else nobody looked
+        took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else unknown
         return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
     def bar(self) -> RenderableType:
-        """Return what a terminal shows."""
+        """Return the progress bar for a terminal."""
         done = len(self.ended) - self.failed
         counts = [f"{done} done", f"{len(self._running_since)} running"]
         counts += [f"{self.failed} failed"] if self.failed else []
@@ -146,12 +146,12 @@ class Progress:
 
 
 def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once: int) -> float | None:
-    """Return how long the remaining cells will take.
+    """Estimate how long the remaining cells will take.
 
     Args:
-        took: seconds that each finished cell has taken; an arm without one counts as an average arm.
-        left: seconds that each remaining cell has been running for.
-        at_once: how many run at a time.
+        took: duration of each finished cell in seconds; an arm without finished cells counts as an average arm.
+        left: seconds that each remaining cell has been running so far.
+        at_once: number of cells that run at a time.
 
     Returns:
         Seconds, or None if no cell has finished.
@@ -170,12 +170,12 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
 
 
 def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
-    """Print every cell, what is known of it, and how long those to be run may take.
+    """Print the state of every cell, and an estimate of how long the cells to run will take.
 
     Args:
-        results: of the study so far.
-        todo: the cells that would be run now.
-        at_once: how many at a time.
+        results: the study's results so far.
+        todo: the cells that would run now.
+        at_once: number of cells that run at a time.
         console: where to print.
     """
     table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
@@ -196,7 +196,7 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
 
 
 def print_summary(results: StudyResults, console: Console) -> None:
-    """Print how many cells have finished, and for each other one the reason and the command that runs it alone."""
+    """Print how many cells have finished, and for each of the others the reason and the command to run it alone."""
     console.print(f"[bold]{escape(results.plan.name)}[/]: {_counts(results)}", soft_wrap=True)
     _print_notes(results, console)
     for result in results.cells:
@@ -221,13 +221,13 @@ def print_summary(results: StudyResults, console: Console) -> None:
 
 
 def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, at_once: int, console: Console) -> None:
-    """Print what part of the time was training.
+    """Print the fraction of the time that was spent on training.
 
     Args:
-        results: of the study.
-        cells: those that have just been run.
-        seconds: how long everything took, from planning to the report.
-        at_once: how many cells ran at a time.
+        results: the study's results.
+        cells: the cells that have just run.
+        seconds: total time in seconds, from planning to the report.
+        at_once: number of cells that ran at a time.
         console: where to print.
     """
     ran = {cell.key for cell in cells}
@@ -251,14 +251,14 @@ def _counts(results: StudyResults) -> str:
 
 
 def _print_notes(results: StudyResults, console: Console) -> None:
-    """Print which files cannot be read."""
+    """Print which of the study's files cannot be read."""
     for result in results.cells:
         if result.status in ("finished", "missing", "corrupt") and result.reason:
             console.print(f"[red]{escape(result.cell.key)}[/]: {escape(result.reason)}", soft_wrap=True)
 
 
 def _time(results: StudyResults, todo: Sequence[CellResult], at_once: int) -> str:
-    """Return how long the cells may take, by the finished ones of the same arm, or of any."""
+    """Estimate how long the cells will take from finished ones of the same arm, or else of any arm."""
     if not todo:
         return ""
     took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}

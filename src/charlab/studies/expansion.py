@@ -1,4 +1,4 @@
-"""From a study's definition, or an ordinary sweep, to its plan: every arm composed and checked, every cell named."""
+"""Expand a study's definition or an ordinary sweep into a plan: compose and check every arm, and name every cell."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from charlab.studies.outcome import cell_path
 from charlab.studies.plan import Arm, Cell, Plan
 
 PROGRAM = "scripts/train.py"
-# What no arm may change: a seed pairs the arms, and all of a study lies in one place.
+# No arm may change these: seeds pair the arms, and a study has a single output folder.
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force", "dry_run", "study", "search", "hydra", "launcher")
 
 
 class Expansion:
-    """Makes the plan of a study.
+    """Expand the definition of a study into its plan.
 
     Args:
-        definition: the study's.
-        composer: of the training program.
-        typed: overrides, prepared, that hold for every cell; an ordinary sweep's may have several values.
-        flags: options of the program that every cell needs as well, such as `--config-dir`.
+        definition: the study's definition.
+        composer: composer of the training program.
+        typed: prepared overrides for every cell; those of an ordinary sweep may have several values.
+        flags: command-line options that every cell needs, such as `--config-dir`.
         params: values that a configuration file sweeps over, by key.
     """
 
@@ -65,11 +65,11 @@ class Expansion:
         """Return the plan.
 
         Args:
-            command: what makes the study again.
-            console: where to show a bar while arms are composed, if it is a terminal.
+            command: the command that runs the study again.
+            console: where to show a progress bar while arms are checked, on a terminal only.
 
         Raises:
-            UserError: if an arm does not compose, is no other than a further one, or changes what all must share.
+            UserError: if an arm does not compose, equals another arm, or changes a setting that all arms must share.
         """
         definition, sweep = self.definition, not self.definition.arms
         if sweep:
@@ -79,7 +79,7 @@ class Expansion:
             self._check_typed()
         bar = partial(track, console=console, transient=True, disable=console is None or not console.is_terminal)
         configs = [self._compose(arm, seeds[0] if seeds else None) for arm in bar(arms, "composing")]
-        for arm in bar(arms, "checking"):  # after all that can be said without importing torch
+        for arm in bar(arms, "checking"):  # last: it imports torch, and the checks above do not
             with _naming(arm):
                 self.composer.build(1)
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
@@ -121,7 +121,7 @@ class Expansion:
         )
 
     def write(self, study: Path, cells: Sequence[Cell]) -> None:
-        """Write the files of these cells of the plan into the study's folder."""
+        """Write the files of the given cells into the study's folder."""
         for cell in cells:
             config = self._configs[cell.arm]
             config.seed, config.force = cell.seed, "force=true" in cell.overrides
@@ -156,7 +156,7 @@ class Expansion:
                 raise UserError(f"{override} has several values, but a study's arms stand in its file: add them there.")
 
     def _found(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
-        """Return the arms and seeds of an ordinary sweep; no seeds if none are given."""
+        """Return the arms and seeds of an ordinary sweep; the seeds are empty if none are given."""
         factors = self._factors()
         seeds = tuple(_integer(seed) for seed in factors.pop("seed", []))
         arms = grid_arms(factors) if factors else [Arm("only", ())]
@@ -164,10 +164,10 @@ class Expansion:
         return tuple(arms), seeds
 
     def _factors(self) -> dict[str, list[str]]:
-        """Return what an ordinary sweep varies: by key, its values.
+        """Return the values that an ordinary sweep varies, by key.
 
         Raises:
-            UserError: if a value cannot be found, or is given twice.
+            UserError: if values cannot be expanded, or a value is given twice.
         """
         varied = [override for override in self.given if read(override).is_sweep_override()]
         for override in varied:
@@ -186,7 +186,7 @@ class Expansion:
             values = [job[0].partition("=")[2] for job in self.composer.expand([override])]
         except UserError:
             raise
-        except Exception as error:  # Hydra evaluates it, and catches nothing
+        except Exception as error:  # Hydra evaluates the override without catching errors
             raise UserError(f"{override} has no values: {one_sentence(error)}") from None
         if not values:
             raise UserError(f"{override} has no values: nothing matches, or its end comes before its start.")
@@ -196,7 +196,7 @@ class Expansion:
         return values
 
     def _sweep_name(self) -> str:
-        """Return a name that the same sweep always has, whatever its seeds."""
+        """Return a name that depends on what is swept but not on the seeds."""
         kept = sorted(override for override in self.given if _key(override) != "seed")
         leaves = shortened("+".join(leaf(key) for key in self._factors() if key != "seed") or "one")
         return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
@@ -210,7 +210,7 @@ def run_values(config: DictConfig) -> dict[str, Any]:
 
 
 def processes(config: DictConfig) -> int | None:
-    """Return how many processes a run takes; None if that depends on the machine."""
+    """Return the number of processes of a run; None if it depends on the machine."""
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
     return devices * nodes if isinstance(devices, int) and isinstance(nodes, int) and devices > 0 else None
 
@@ -224,7 +224,7 @@ def _naming(arm: Arm) -> Iterator[None]:
 
 
 def merged(*groups: Sequence[str]) -> list[str]:
-    """Return the overrides of all groups, of those with the same key the last only, as Hydra takes an option once."""
+    """Concatenate groups of overrides, keeping only the last one of each key: Hydra accepts each group once."""
     by_key: dict[str, str] = {}
     for override in [override for group in groups for override in group]:
         key = override.partition("=")[0]
@@ -245,7 +245,7 @@ def _integer(seed: str) -> int:
 
 
 def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[int, ...]:
-    """Return the one seed of a sweep over other things."""
+    """Return the single seed of a sweep that does not vary the seed."""
     seeds = {config.seed for config in configs}
     if len(seeds) > 1:
         raise UserError(f"The runs of this sweep have the seeds {listed(map(str, sorted(seeds)), 'and')}: give seed=….")
@@ -253,7 +253,7 @@ def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[in
 
 
 def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
-    """Check that no two arms mean the same run."""
+    """Check that no two arms describe the same run."""
     seen: dict[str, Arm] = {}
     for arm, meant in zip(arms, meanings, strict=True):
         former = seen.setdefault(meant, arm)
@@ -266,15 +266,15 @@ def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
 
 
 def _meaning(config: DictConfig) -> str:
-    """Return what the fingerprint covers, without what takes time: the text, and the precision of the device."""
+    """Return what the fingerprint covers except what is slow to determine: the text and the device's precision."""
     with hydra_config(config):
         return json.dumps(meaning(config), sort_keys=True)
 
 
 def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool, kept: bool) -> dict[int, tuple[str, str, str]]:
-    """Return for each seed the folder of its run, below that of all runs, today's code for it, and its former folder.
+    """Return for each seed the run's folder relative to that of all runs, the code's hash, and the former folder.
 
-    Where only other code has finished the run, its folder is named, unless it is to be run again.
+    If only other code has finished the run, its folder is that of the finished run, unless it is to run again.
     """
     runs: dict[int, tuple[str, str, str]] = {}
     found_sources = None
@@ -291,7 +291,7 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool, kept: bool) 
 
 
 def _windows(config: DictConfig) -> dict[str, Any]:
-    """Return what decides which windows a run sees, and in which order."""
+    """Return the settings that determine which windows a run sees, and in which order."""
     data = plain(config.data)
     data.pop("path", None)
     return data

@@ -1,11 +1,11 @@
-"""Start cells by forking a process that has imported what training needs already (Linux).
+"""Start cells by forking a process that has already imported what training needs (Linux only).
 
     study's process ── keeper ── fork server ── cells
 
-The fork server is `multiprocessing`'s. Its keeper is a process of charlab's own, so that the user's `__main__` is never
-run again. The server imports none of the user's modules, touches no CUDA and runs no parallel region, so a forked cell
-is as good as one in a new interpreter. When the study's process dies, the keeper's standard input closes, and all cells
-end with the keeper.
+The fork server is that of `multiprocessing`. It is started by a keeper, a separate process of charlab, so that the
+user's `__main__` never runs again. The server imports no user modules, does not initialize CUDA and runs no parallel
+region, so a forked cell behaves like one in a new interpreter. When the study's process dies, the keeper's standard
+input closes, and all cells end with the keeper.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ LIBRARIES = ("torch", "torch.utils.tensorboard", "lightning.pytorch", "matplotli
 PARTS = tuple(f"charlab.{part}." for part in ("data", "evaluation", "generation", "models", "training", "runs"))
 KEEPER = "from charlab.studies.forks import keep; keep()"
 
-Stamp = tuple[int, int]  # of a file: time of its last change, size
+Stamp = tuple[int, int]  # modification time and size of a file
 
 
 class Forks:
-    """Starts cells as forks; a context manager that ends them all."""
+    """Start cells as forks; on exit from this context manager, all of them are ended."""
 
     def __init__(self) -> None:
         self._keepers: list[_Keeper] = []
@@ -58,13 +58,13 @@ class Forks:
         """
         with self._lock:
             if not self._keepers or self._keepers[-1].is_outdated():
-                self._keepers.append(_Keeper())  # former ones have cells that still run
+                self._keepers.append(_Keeper())  # earlier keepers may have running cells
             keeper = self._keepers[-1]
         return keeper.start(file, log, slot)
 
 
 class Forked:
-    """A forked process, as `charlab.studies.runner.Process` describes it."""
+    """A forked process that implements `charlab.studies.runner.Process`."""
 
     def __init__(self, pid: int, exit_code: Future[int]) -> None:
         self.pid, self._exit_code = pid, exit_code
@@ -80,28 +80,29 @@ class Forked:
 
 
 class _Keeper:
-    """One end of a keeper: requests and replies are lines of JSON."""
+    """The study's end of the connection to a keeper; requests and replies are lines of JSON."""
 
     def __init__(self) -> None:
-        # With one thread, no library has a pool that a fork would lose. The path is charlab's, without the user's.
+        # With a single thread, no library starts a thread pool, which would not survive a fork. The path has charlab
+        # only, so that no user modules are imported.
         environment = cell_environment(Slot(1)) | {"PYTHONPATH": str(PACKAGE.parent)}
         self._process = subprocess.Popen(
             [sys.executable, "-c", KEEPER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what the imports print; a cell in a new interpreter shows their errors
+            stderr=subprocess.DEVNULL,  # output of imports; a cell in a new interpreter would show their errors
             env=environment,
             start_new_session=True,
         )
         self._files: dict[str, Stamp] = {}
         self._numbers = itertools.count()
-        self._awaited: dict[int, tuple[Future[int], Future[int]]] = {}  # by number of a cell: its pid, its exit code
+        self._awaited: dict[int, tuple[Future[int], Future[int]]] = {}  # pid and exit code by a cell's number
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="forks", daemon=True)
         self._reader.start()
 
     def is_outdated(self) -> bool:
-        """Return whether it has ended or a file that the server has imported has changed since."""
+        """Return whether the keeper has ended, or a file has changed since the server imported it."""
         changed = any(_stamp(path) != tuple(stamp) for path, stamp in self._files.items())
         return changed or self._process.poll() is not None
 
@@ -117,7 +118,7 @@ class _Keeper:
         return Forked(pid.result(), exit_code)
 
     def close(self) -> None:
-        """End the keeper and what is left of its cells."""
+        """End the keeper and its remaining cells."""
         assert self._process.stdin is not None
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -125,7 +126,7 @@ class _Keeper:
         self._reader.join()
 
     def _read(self) -> None:
-        """Pass the keeper's replies on, until it ends."""
+        """Handle the keeper's replies until it ends."""
         assert self._process.stdout is not None
         with self._process.stdout as replies:
             for line in replies:
@@ -139,13 +140,13 @@ class _Keeper:
                 if not pid.done():
                     pid.set_exception(OSError("the fork server could not be started"))
                 if not exit_code.done():
-                    exit_code.set_result(-signal.SIGKILL)  # as cells do when their keeper is gone
+                    exit_code.set_result(-signal.SIGKILL)  # cells are killed when their keeper ends
 
 
 def keep() -> None:
-    """Fork the cells that standard input asks for, until it closes; the program of the keeper."""
+    """Run the keeper: fork the cells requested on standard input until it closes."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what the fork server prints is no reply
+    os.dup2(2, 1)  # keep the fork server's output apart from the replies
 
     def reply(what: str, number: int, value: object) -> None:
         replies.write(json.dumps([what, number, value]) + "\n")
@@ -181,7 +182,7 @@ def keep() -> None:
 
 
 def _send_stamps(sender: Connection) -> None:
-    """Send a stamp of each file that the fork server has imported; its first child does, which has the same modules."""
+    """Send a stamp of each file that the fork server has imported; runs in its first child, with the same modules."""
     paths = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     sender.send({path: _stamp(path) for path in paths if path})
 
@@ -195,7 +196,7 @@ def _stamp(path: str) -> Stamp:
 
 
 def _run_cell(file: str, log: str, cores: list[int], environment: dict[str, str]) -> None:
-    """Become the process of a cell: all that distinguishes a fork from the new interpreter of `start_interpreter`."""
+    """Set up a fork like the new interpreter of `start_interpreter`, then run the cell."""
     os.setsid()
     keeper = parent_process()
     assert keeper is not None

@@ -1,4 +1,4 @@
-"""What a study's folder says about its cells: their outcomes, and the locks that show who is at work."""
+"""Read and write the outcomes of cells in a study's folder, and lock what is running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.studies.plan import Cell
 
-STOP_FILE = "stop"  # in the study's folder: start no further cell
+STOP_FILE = "stop"  # while it is in the study's folder, no more cells start
 SECONDS_TO_PROBE = 2.0  # a status check holds a lock for a moment, so a sweep waits this long for its own
 
 Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
@@ -28,16 +28,16 @@ def cell_path(study: Path, cell: Cell, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell's latest attempt, as far as its run's own record cannot tell.
+    """The outcome of a cell's latest attempt, as far as it is not in the run's own record.
 
     Attributes:
         fate: "killed" by a signal (out of memory, for instance), "timed out" by the study's limit, "interrupted" by
             the user or by the end of the study's process; "failed" if it raised an error or exited early.
         reason: one sentence or the end of a traceback; empty if the cell is running or has finished.
-        seconds: duration of the process, start-up included.
-        exit_code: of the process; negative for a signal; None while it runs.
+        seconds: duration of the process, including startup.
+        exit_code: exit code of the process; negative for a signal; None while it runs.
         host: the machine that it ran on.
-        process: its process id there.
+        process: process ID on that machine.
         started: start time (ISO 8601, UTC).
     """
 
@@ -58,10 +58,9 @@ class Outcome:
     def load(cls, study: Path, cell: Cell) -> Outcome | None:
         """Read the outcome of a cell; None if it was never started or the file cannot be read.
 
-        A watcher that was killed could not write the end of its cell, so "running" counts only while the cell's lock
-        is held.
+        A killed watcher cannot record that its cell has ended, so "running" counts only while the cell's lock is held.
         """
-        held = is_held(cell_lock(study, cell))  # before reading: a cell that ends in between is then read as ended
+        held = is_held(cell_lock(study, cell))  # checked first, so that a cell that ends in between is read as ended
         try:
             outcome = cls(**json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -72,20 +71,20 @@ class Outcome:
 
 
 def cell_lock(study: Path, cell: Cell) -> Path:
-    """Return the file that the process running a cell has locked."""
+    """Return the lock file of the process that runs a cell."""
     return cell_path(study, cell, ".lock")
 
 
 @contextmanager
 def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of a file, which the system releases however the holder ends.
+    """Hold the lock of a file, which the system releases even if the holder is killed.
 
     Args:
-        path: the file; it is kept.
-        timeout: seconds to wait for another holder; negative to wait for ever.
+        path: the lock file, which remains afterwards.
+        timeout: seconds to wait for another holder; negative to wait forever.
 
     Raises:
-        TimeoutError: if it is still held by then.
+        TimeoutError: if the lock is still held after `timeout` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path).acquire(timeout=timeout):
@@ -105,7 +104,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def sweeping(study: Path) -> Iterator[None]:
-    """Keep a second sweep away from a study's folder.
+    """Lock a study's folder against a second sweep.
 
     Raises:
         UserError: if another process is running the study.

@@ -1,7 +1,7 @@
-"""Paired tests over seeds: what can be shown of the difference between a baseline and an arm.
+"""Paired tests over seeds of the difference between a baseline and an arm.
 
-A difference is baseline minus arm for one seed, in a metric of which less is better: positive where the arm is
-better. The functions work on arrays with arms along the last axis, so that thousands of studies are judged at once.
+A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference means
+that the arm is better. Arrays have arms along the last axis, so that thousands of studies can be tested at once.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Verdict = Literal["equivalent", "supported", "refuted", "inconclusive", "none"]
 
 LEVEL = 0.05
 MOST_SEEDS = 10_000  # no study has more
-_SIGN_PATTERNS = 99_999  # of sign flips, at most
+_SIGN_PATTERNS = 99_999  # most random sign flips
 _MINUS_MARGIN, _ZERO, _PLUS_MARGIN = range(3)
 
 
@@ -27,8 +27,8 @@ class Evidence(NamedTuple):
     """One-sided p-values of each arm against −margin, 0 and +margin (the first axis of both arrays, in this order).
 
     Attributes:
-        below: (3, …, arms); small where the difference is shown to be below the threshold.
-        above: (3, …, arms); small where it is shown to be above.
+        below: (3, …, arms); small if the difference is shown to be below the threshold.
+        above: (3, …, arms); small if it is shown to be above the threshold.
     """
 
     below: np.ndarray
@@ -36,12 +36,12 @@ class Evidence(NamedTuple):
 
     @property
     def difference(self) -> np.ndarray:
-        """(…, arms): two-sided p-values; small where there is a difference."""
+        """Two-sided p-values (…, arms), small if there is a difference."""
         return np.minimum(1.0, 2 * np.minimum(self.below[_ZERO], self.above[_ZERO]))
 
     @property
     def equivalence(self) -> np.ndarray:
-        """(…, arms): p-values of two one-sided tests; below 5% where the 90% interval lies inside ±margin."""
+        """P-values of two one-sided tests (…, arms), below 5% if the 90% interval is inside ±margin."""
         return np.maximum(self.above[_MINUS_MARGIN], self.below[_PLUS_MARGIN])
 
     @property
@@ -54,15 +54,15 @@ def t_evidence(mean: np.ndarray, standard_deviation: np.ndarray, n: np.ndarray |
     """Return the evidence of paired t-tests.
 
     Args:
-        mean: (…, arms) of the differences.
-        standard_deviation: (…, arms) of the differences, with n − 1 in the denominator.
-        n: (…, arms) number of pairs; fewer than two show nothing.
+        mean: (…, arms) means of the differences.
+        standard_deviation: (…, arms) standard deviations of the differences, with n − 1 in the denominator.
+        n: (…, arms) numbers of pairs; fewer than two are no evidence.
         margin: the smallest difference that matters.
     """
     thresholds = np.array([-margin, 0.0, margin]).reshape(3, *[1] * np.ndim(mean))
     testable = np.broadcast_to(n, np.shape(mean)) > 1
     degrees = np.maximum(np.subtract(n, 1), 1)
-    with np.errstate(divide="ignore", invalid="ignore"):  # without spread: certain, or nothing where mean = threshold
+    with np.errstate(divide="ignore", invalid="ignore"):  # zero spread: certain, or no evidence if mean = threshold
         t = np.nan_to_num((mean - thresholds) / (standard_deviation / np.sqrt(n)), posinf=np.inf, neginf=-np.inf)
     return Evidence(
         below=np.where(testable, stats.t.cdf(t, degrees), 1.0), above=np.where(testable, stats.t.sf(t, degrees), 1.0)
@@ -70,7 +70,7 @@ def t_evidence(mean: np.ndarray, standard_deviation: np.ndarray, n: np.ndarray |
 
 
 def sign_evidence(differences: np.ndarray, margin: float) -> Evidence:
-    """Return the evidence of exact sign tests of the median of one arm's differences (n,), which may be infinite."""
+    """Return the evidence of exact sign tests on the median of one arm's differences (n,), which may be infinite."""
     thresholds = np.array([[-margin], [0.0], [margin]])
     n = differences.size
     below = (differences < thresholds).sum(axis=1)
@@ -79,7 +79,7 @@ def sign_evidence(differences: np.ndarray, margin: float) -> Evidence:
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Return Holm's adjusted p-values over the last axis (Holm 1979, Scandinavian Journal of Statistics 6)."""
+    """Return Holm-adjusted p-values over the last axis (Holm 1979, Scandinavian Journal of Statistics 6)."""
     order = np.argsort(p_values, axis=-1)
     factors = np.arange(p_values.shape[-1], 0, -1)
     adjusted = np.maximum.accumulate(np.take_along_axis(p_values, order, -1) * factors, axis=-1)
@@ -89,7 +89,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 
 def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarray:
-    """Return the verdict on each arm, as text: the first line of the table that holds.
+    """Return the verdict on each arm as text: the first row of the table that applies.
 
     | verdict      | expected: improve                         | expected: no difference                          |
     |--------------|-------------------------------------------|--------------------------------------------------|
@@ -99,12 +99,13 @@ def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarra
     |              |                                           | the side of zero is beyond the margin            |
     | inconclusive | else                                      | else                                             |
 
-    To *worsen* is to improve with every difference negated. All tests are at 5%; "(Holm)" means over all arms, one
-    family for the differences and one for the equivalences. The bound is one-sided and each arm's own.
+    The rules for *worsen* are those for *improve* with every difference negated. All tests use a level of 5%. "(Holm)"
+    means adjusted over all arms, with one family for the differences and one for the equivalences. Bounds are one-sided
+    and not adjusted.
 
     Args:
-        evidence: of (…, arms).
-        expectations: what was expected of each arm.
+        evidence: evidence of shape (…, arms).
+        expectations: expectation for each arm.
     """
     differs = holm(evidence.difference) < LEVEL
     equivalent = holm(evidence.equivalence) < LEVEL
@@ -131,10 +132,10 @@ def t_interval(mean: float, standard_deviation: float, n: int, confidence: float
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
-    """Return the two-sided p-value of the paired permutation test: each difference (n,) could have had either sign.
+    """Return the two-sided p-value of the paired permutation test, which flips the signs of the differences (n,).
 
-    Exact up to 16 pairs. Beyond that the pattern seen counts with 99,999 drawn ones, always the same (Phipson and Smyth
-    2010, arXiv 1603.05766), so the standard error at p = 0.05 is 0.0007.
+    The test is exact for up to 16 pairs. Beyond that, it uses the observed signs and 99,999 random patterns from a
+    fixed seed (Phipson and Smyth 2010, arXiv 1603.05766), with a standard error of 0.0007 at p = 0.05.
     """
     if differences.size < 2 or not differences.any():
         return 1.0
@@ -153,45 +154,45 @@ def sign_flip_p(differences: np.ndarray) -> float:
 
 
 def minimum_seeds(num_arms: int) -> int:
-    """Return the fewest seeds with which the sign-flip test could find anything: ⌈1 + log₂(arms / 0.05)⌉.
+    """Return the fewest seeds with which the sign-flip test can reach significance: ⌈1 + log₂(arms / 0.05)⌉.
 
-    Its smallest p-value over n pairs is 2^(1 − n), and the smallest of the arms' has to be below 0.05 / arms.
+    With n pairs its smallest p-value is 2^(1 − n), and Holm's method needs one of at most 0.05 / arms.
     """
     return math.ceil(1 + math.log2(num_arms / LEVEL))
 
 
 def power(n: np.ndarray | int, effect: float, standard_deviation: float, level: float) -> np.ndarray:
-    """Return the chance that a one-sided paired t-test over n pairs finds a true difference (noncentral t).
+    """Return the power of a one-sided paired t-test over n pairs, by the noncentral t distribution.
 
     Args:
-        n: number of pairs, at least 2; any shape.
+        n: number of pairs, at least 2; an array of any shape.
         effect: the true difference, in the direction of the test.
-        standard_deviation: of the differences; not 0.
-        level: of the one-sided test.
+        standard_deviation: standard deviation of the differences; not 0.
+        level: significance level of the one-sided test.
     """
     degrees = np.asarray(n) - 1
     return stats.nct.sf(stats.t.isf(level, degrees), degrees, effect / standard_deviation * np.sqrt(n))
 
 
 def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, expectation: Expectation) -> int | None:
-    """Return how many seeds a verdict would need if the spread of the differences stays as it is.
+    """Return how many seeds a conclusive verdict would need if the spread of the differences stays the same.
 
-    For *improve* and *worsen*: so many that the interval from the bound that supports (two-sided 5%, divided by the
-    arms as in Holm's strictest step) to the bound that refutes (one-sided 5%) is shorter than the margin. Then one of
-    the two holds whatever the mean is, so the number is larger than that of any inconclusive study of this spread. A
-    true difference of the margin is then supported, and none refuted, with a power of about 95%.
+    For *improve* and *worsen*: enough seeds to make the interval from the bound that supports (two-sided 5%, divided by
+    the number of arms as in Holm's strictest step) to the bound that refutes (one-sided 5%) shorter than the margin.
+    One of the two then applies for any mean, so every inconclusive study with this spread has fewer seeds. A true
+    difference equal to the margin is then supported, and a true difference of zero refuted, with a power of about 95%.
 
-    For *no difference*: so many that a true difference of zero is supported with a power of at least 80%. A difference
-    about as large as the margin stays inconclusive with any number of seeds.
+    For *no difference*: enough seeds to support a true difference of zero with a power of at least 80%. A difference
+    close to the margin stays inconclusive with any number of seeds.
 
     Args:
-        standard_deviation: of the differences seen.
+        standard_deviation: standard deviation of the observed differences.
         margin: the smallest difference that matters.
-        num_arms: of the study.
-        expectation: of the arm.
+        num_arms: number of arms in the study, without the baseline.
+        expectation: what was expected of the arm.
 
     Returns:
-        The number, at least `minimum_seeds(num_arms)`; None if it is over 10,000.
+        The number of seeds, at least `minimum_seeds(num_arms)`; None if it exceeds 10,000.
     """
     n = np.arange(minimum_seeds(num_arms), MOST_SEEDS + 1)
     if standard_deviation == 0:

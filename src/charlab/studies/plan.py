@@ -1,4 +1,4 @@
-"""A study's plan: the question, the arms that answer it, and the cells that have to be run."""
+"""The plan of a study: its question, its arms, and the cells to run."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Arm:
     """One setting of a study.
 
     Attributes:
-        name: unique within the study; fit for a folder.
-        overrides: what sets it apart, as on the command line.
-        expect: what the hypothesis says that it does, compared with the baseline.
-        factors: its values by the names of what is varied, for tables; empty where the arms are written out.
-        paired: whether a seed gives it the same windows in the same order as the baseline.
+        name: name, unique within the study and usable for a folder.
+        overrides: the overrides that define it, as on the command line.
+        expect: the effect that the hypothesis predicts, compared with the baseline.
+        factors: the varied values by name, for tables; empty if the arms are listed explicitly.
+        paired: whether each seed gives it the same windows in the same order as the baseline.
     """
 
     name: str
@@ -40,16 +40,16 @@ class Arm:
 
 @dataclass(frozen=True)
 class Cell:
-    """An arm with a seed: one run.
+    """One run of a study: an arm with a seed.
 
     Attributes:
         arm: the arm's name.
         seed: the run's seed.
-        run: the run's folder below that of all runs: its name and its fingerprint, with a slash between them.
-        overrides: what `scripts/train.py` needs to make this run alone, after the program's name.
-        code: the hash of the code that it was planned with; empty if it is not known.
-        processes: how many processes train it together; None if that is known only where it runs.
-        former: its run's folder by the fingerprint of the first version of charlab, which kept records have; or "".
+        run: the run's folder relative to that of all runs, as NAME/FINGERPRINT.
+        overrides: arguments of `charlab train` that reproduce this run on its own.
+        code: hash of the code that it was planned with; "" if unknown.
+        processes: number of processes that train it together; None if it depends on the machine.
+        former: the run's folder in records of charlab's first version, whose fingerprints differ; "" if not needed.
     """
 
     arm: str
@@ -62,38 +62,38 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What it is called within the study, and its place below the study's folder."""
+        """The cell's name within the study, ARM/SEED."""
         return f"{self.arm}/{self.seed}"
 
     @property
     def fingerprint(self) -> str:
-        """The fingerprint of its run."""
+        """The fingerprint of the run."""
         return self.run.rpartition("/")[2].partition("-")[0]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study, written down before its first cell runs.
+    """The plan of a study, saved before its first cell runs.
 
     Attributes:
-        name: the study's, and its folder's.
-        hypothesis: what is to be supported or refuted, in a sentence; empty where a sweep states none.
+        name: name of the study and its folder.
+        hypothesis: the sentence to be supported or refuted; "" for a sweep without one.
         baseline: name of the arm that the others are compared with.
-        arms: all of them, the baseline first.
-        cells: arms × seeds, seed by seed, so that a study that is cut short has whole pairs.
-        seeds: those of each arm.
-        planned_seeds: how many there were when the first cell ran; with more, the study is exploratory.
-        looks: how many seeds were finished at each report so far, where that had changed.
-        metric: what is compared, lower is better: "nll", in nats per character.
-        protocol: how it is measured.
+        arms: all arms, baseline first.
+        cells: arms × seeds, seed by seed, so that a study cut short has complete pairs.
+        seeds: seeds that each arm runs with.
+        planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
+        looks: number of finished seeds at each report so far, recorded when it changes.
+        metric: the metric to compare, lower is better: "nll", in nats per character.
+        protocol: the evaluation protocol.
         margin: the smallest difference that matters, in the metric's unit.
-        budget: what the arms must share.
-        time_limit: seconds after which a cell is stopped, or None.
-        fail_fast: whether no further cell is begun once one has failed.
-        records: folder in which finished runs are looked for besides those of the output folder.
-        command: what makes the study again, after `python`.
-        sweep: whether it was made of an ordinary sweep, which states neither hypothesis nor expectation.
-        amendments: what was decided anew after the first cell ran, a sentence each; such a study is exploratory.
+        budget: the cost that the arms must share.
+        time_limit: seconds after which a cell is stopped; None for no limit.
+        fail_fast: whether to start no more cells after the first failure.
+        records: folder searched for finished runs, in addition to the output folder.
+        command: arguments of `python` that run the study again.
+        sweep: whether it is an ordinary sweep, without hypothesis and expectations.
+        amendments: one sentence for each change after the first cell ran; a study with any is exploratory.
     """
 
     name: str
@@ -117,21 +117,21 @@ class Plan:
 
     @property
     def exploratory(self) -> bool:
-        """Whether anything was decided after the first cell ran, or no hypothesis stated: verdicts are then hints."""
+        """Whether the plan changed after the first cell ran or has no hypothesis; verdicts are then only suggestive."""
         return self.sweep or bool(self.amendments) or len(self.seeds) > self.planned_seeds
 
     @property
     def compares(self) -> bool:
-        """Whether arms are compared; an ordinary sweep with one seed, or over nothing but seeds, is only described."""
+        """Whether arms are compared; a sweep with one seed or one arm is only described."""
         return not self.sweep or min(len(self.arms), len(self.seeds)) > 1
 
     def continuing(self, former: Plan) -> Plan:
-        """Return this plan with what `former`, of the same study, knows of its past.
+        """Return this plan with the history of a former plan of the same study.
 
-        A plan that shares no run with the former one is another study, whatever its name.
+        A plan that shares no run with the former one is a different study, even with the same name.
 
         Args:
-            former: the plan by which cells have been run already.
+            former: the plan that cells have already been run by.
         """
         if not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:
             return self
@@ -144,11 +144,11 @@ class Plan:
         )
 
     def cell(self, key: str) -> Cell:
-        """Return the cell of that key: the arm's name and the seed, with a slash between them."""
+        """Return the cell with a key of the form ARM/SEED."""
         return next(cell for cell in self.cells if cell.key == key)
 
     def arm(self, name: str) -> Arm:
-        """Return the arm of that name."""
+        """Return the arm with that name."""
         return next(arm for arm in self.arms if arm.name == name)
 
     def save(self, folder: Path) -> None:
@@ -158,10 +158,10 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """Read the plan in a study's folder.
+        """Read the plan from a study's folder.
 
         Raises:
-            UserError: if there is none, or it is corrupt or of another version.
+            UserError: if the plan does not exist, is corrupt or has another version.
         """
         path = folder / FILE_NAME
         try:
@@ -179,7 +179,7 @@ class Plan:
 
 
 def _amendments(former: Plan, plan: Plan) -> list[str]:
-    """Return a sentence for each thing that decides verdicts and is no longer as it was."""
+    """Return a sentence for each changed setting that affects verdicts."""
     said = [
         f"The {name} was {_shown(getattr(former, name))} at first, and is now {_shown(getattr(plan, name))}."
         for name in ("hypothesis", "baseline", "metric", "protocol", "margin", "budget")
@@ -198,7 +198,7 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
 
 
 def _runs_by_arm(plan: Plan) -> dict[str, dict[int, str]]:
-    """Return the folder of each run, by arm and seed."""
+    """Return the runs' folders by arm and seed."""
     return {arm.name: {cell.seed: cell.run for cell in plan.cells if cell.arm == arm.name} for arm in plan.arms}
 
 

@@ -1,4 +1,4 @@
-"""Run one cell of a study: a process of its own, watched until it ends, with its outcome written down in any case."""
+"""Run one cell of a study in its own process, wait for it to end, and record its outcome however it ends."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from charlab.studies.outcome import STOP_FILE, Fate, Outcome, cell_lock, cell_pa
 from charlab.studies.plan import Cell, Plan
 
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_TO_END = 15.0  # that a process has after a signal to save and close its files
+SECONDS_TO_END = 15.0  # grace period after a signal, for a process to save and close its files
 END_OF_LOG = 1500  # characters
-ASKED_TO_END = (130, 143)  # exit codes after SIGINT and SIGTERM, when the run has saved what it had
+ASKED_TO_END = (130, 143)  # exit codes after SIGINT and SIGTERM, once the run has saved its progress
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A share of a machine, for one cell at a time.
+    """A share of a machine for one cell at a time.
 
     Attributes:
-        threads: most threads that a cell may compute with; None for as many as the machine has cores.
-        cores: the cores to run on; empty to leave the choice to the system.
-        gpus: the value of `CUDA_VISIBLE_DEVICES`; None to leave it as it is.
+        threads: most threads that a cell may compute with; None for one per core of the machine.
+        cores: the cores to run on; empty to let the operating system choose.
+        gpus: value of `CUDA_VISIBLE_DEVICES`; None to leave it unchanged.
     """
 
     threads: int | None = None
@@ -45,7 +45,7 @@ class Slot:
     def environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """Return the environment variables of a process in this slot, based on `base`.
 
-        Thread limits that are lower already stay; OpenMP's also holds for libraries that have none of their own.
+        Lower thread limits in `base` are kept; OpenMP's limit applies to libraries without one of their own.
         """
         variables = dict(base)
         if self.threads is not None:
@@ -58,7 +58,7 @@ class Slot:
 
 
 class Process(Protocol):
-    """A started process, the leader of a group; the part of `subprocess.Popen` that watching needs."""
+    """A started process that leads its process group; the part of `subprocess.Popen` that the runner needs."""
 
     pid: int
     returncode: int | Any
@@ -68,14 +68,14 @@ class Process(Protocol):
 
 
 Start = Callable[[Path, IO[bytes], Slot], Process]
-"""Starts the process of a cell, given its file, the log for its output, and its share of the machine."""
+"""A function that starts a cell's process, given the cell's file, a log for the output, and a share of the machine."""
 
 
 def start_interpreter(file: Path, log: IO[bytes], slot: Slot, command: Sequence[str] = ()) -> Process:
     """Start a cell in a new Python interpreter; `command` replaces `python -m charlab.studies.cell FILE`."""
     return subprocess.Popen(
         list(command) or [sys.executable, "-m", "charlab.studies.cell", str(file)],
-        stdin=subprocess.PIPE,  # never written to: when this process ends, it closes, and the cell exits
+        stdin=subprocess.PIPE,  # never written to: it closes when this process ends, and the cell then exits
         stdout=log,
         stderr=subprocess.STDOUT,
         env=cell_environment(slot),
@@ -85,7 +85,7 @@ def start_interpreter(file: Path, log: IO[bytes], slot: Slot, command: Sequence[
 
 def cell_environment(slot: Slot) -> dict[str, str]:
     """Return the environment variables of a cell's process."""
-    # A study's cell is not a step of a SLURM job; Lightning would take it for one.
+    # Without SLURM's variables, Lightning would take a cell inside a SLURM job for one of the job's tasks.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     inherited["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))  # for the user's own modules
     inherited |= {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "PYTHONSAFEPATH": "1"}
@@ -100,23 +100,23 @@ def run_cell(
     start: Start = start_interpreter,
     stopped: Event | None = None,
 ) -> Outcome | None:
-    """Run a cell in a process of its own, wait for its end and write down its outcome.
+    """Run a cell in its own process, wait for it to end, and record its outcome.
 
-    However the process ends, this returns: the death of a cell is an outcome, not an error.
+    This returns however the process ends: a crash of the cell is an outcome, not an error.
 
     Args:
         study: the study's folder, with its plan and the cell's file.
-        key: the cell's, "ARM/SEED".
-        slot: the cell's share of this machine; the whole machine by default.
-        start: how to start the process.
-        stopped: set from another thread to end the cell.
+        key: the cell's key, "ARM/SEED".
+        slot: the cell's share of this machine; by default, the whole machine.
+        start: function that starts the process.
+        stopped: event that ends the cell when it is set from another thread.
 
     Returns:
         The outcome, or None if the study was stopped before the cell began.
 
     Raises:
-        UserError: if there is no such study or cell.
-        KeyboardInterrupt: on Ctrl-C; the cell is ended first.
+        UserError: if the study or the cell does not exist.
+        KeyboardInterrupt: on Ctrl-C, after the cell has ended.
     """
     try:
         study = study.resolve()
@@ -132,13 +132,13 @@ def run_cell(
                 (study / STOP_FILE).touch()
             return outcome
     except Exception as error:
-        print(f"The cell {key} could not be run: {error}", file=sys.stderr)  # for the log of a cluster's job
+        print(f"The cell {key} could not be run: {error}", file=sys.stderr)  # visible in the log of a cluster job
         raise
 
 
 @dataclass
 class _Attempt:
-    """One attempt at a cell."""
+    """One attempt to run a cell."""
 
     study: Path
     cell: Cell
@@ -158,7 +158,7 @@ class _Attempt:
                 if self.stopped is not None and self.stopped.is_set():
                     return self._outcome("interrupted", "The study was interrupted.", None)
                 return self._outcome("failed", f"The process could not be started: {error}.", None)
-        self._clock = time.monotonic()  # a fork server may have had to be started first
+        self._clock = time.monotonic()  # started here: `start` may have had to start a fork server first
         try:
             self._outcome("running", "", process)
             fate, reason = self._wait(process, time_limit)
@@ -173,7 +173,7 @@ class _Attempt:
         return self._outcome(fate, reason, process)
 
     def _wait(self, process: Process, time_limit: float | None) -> tuple[Fate, str]:
-        """Wait until the process ends, or end it; the fate is "finished" if it ended by itself, in any way."""
+        """Wait until the process ends, or end it; return "finished" if it ended on its own, even with an error."""
         while True:
             left = SECONDS_BETWEEN_LOOKS
             if time_limit is not None:
@@ -191,7 +191,7 @@ class _Attempt:
                 return "interrupted", "The study was interrupted."
 
     def _fate(self, exit_code: int, record_before: int, kills: int) -> tuple[Fate, str]:
-        """Return the fate of a process that ended by itself."""
+        """Return the fate of a process that ended on its own."""
         if exit_code < 0:
             reason = f"Killed by {_signal_name(-exit_code)}"
             if -exit_code == signal.SIGKILL and _out_of_memory_kills() > kills:
@@ -212,7 +212,7 @@ class _Attempt:
         log = self._path(".log").read_text(encoding="utf-8", errors="replace")[-END_OF_LOG:].strip()
         if exit_code == 0 and record is None:
             return "failed", f"{log}\nThe process ended, but left no run in {self.run_folder}.".strip()
-        last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # some readers see only the reason's last line
+        last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # often only a reason's last line is shown
         return (
             "failed",
             f"{log}\nThe process ended with exit code {exit_code} before its run was finished.{last}".strip(),
@@ -243,7 +243,7 @@ class _Attempt:
 
 @contextlib.contextmanager
 def _affinity(cores: Sequence[int]) -> Iterator[None]:
-    """Pin this thread to these cores for the duration, so that processes it starts are; does nothing without cores."""
+    """Pin this thread and the processes that it starts to these cores, if there are any, while the block runs."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -256,7 +256,7 @@ def _affinity(cores: Sequence[int]) -> Iterator[None]:
 
 
 def _end(process: Process, first: signal.Signals) -> None:
-    """Ask a process and its children to end; kill them on timeout or on a second Ctrl-C."""
+    """Send a signal to a process and its children; kill them after a timeout or on a second Ctrl-C."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, first)
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
@@ -265,7 +265,7 @@ def _end(process: Process, first: signal.Signals) -> None:
 
 
 def _kill_rest(process: Process) -> None:
-    """Kill what is left of a process and its children."""
+    """Kill what remains of a process and its children."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -281,7 +281,7 @@ def _signal_name(number: int) -> str:
 
 
 def _out_of_memory_kills() -> int:
-    """Return how many processes the Linux kernel has killed on this machine for want of memory; 0 if unknown."""
+    """Return how many processes the kernel's out-of-memory killer has killed on this machine (Linux); 0 if unknown."""
     try:
         with open("/proc/vmstat", encoding="ascii") as lines:
             return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

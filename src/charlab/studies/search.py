@@ -1,4 +1,4 @@
-"""A search for hyperparameters: trials suggested by Optuna, run as cells, compared on text that reports never use."""
+"""Search for hyperparameters: run Optuna's trials as cells and compare them on text that reports never use."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ BEST_SHOWN = 10
 
 
 def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor, console: Console) -> None:
-    """Run the search that is chosen until it has as many trials as it asks for; print the best of them.
+    """Run the chosen search until it has the requested number of trials, then print the best ones.
 
     Args:
-        config: the sweep's, with Hydra's node.
-        composer: of the training program.
-        typed: overrides, prepared, that hold for every trial.
-        executor: what runs the trials.
+        config: the sweep's configuration with Hydra's node.
+        composer: composer of the training program.
+        typed: prepared overrides for every trial.
+        executor: executor that runs the trials.
         console: where to print.
 
     Raises:
-        UserError: if something in it is wrong.
-        SystemExit: with 1, if no trial has a result.
+        UserError: if the search is invalid.
+        SystemExit: with code 1, if no trial has a result.
     """
     if config.dry_run:
         raise UserError("dry_run=true shows the runs of a study; what a search will try is not known yet.")
@@ -72,7 +72,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
 
 
 class _Trials:
-    """The trials of a search, kept in a database in its folder."""
+    """The trials of a search, stored in a database in its folder."""
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
@@ -86,10 +86,10 @@ class _Trials:
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
     def open(self) -> None:
-        """Open the database, or makes it.
+        """Open the database, or create it.
 
         Raises:
-            UserError: if it holds the trials of another search.
+            UserError: if it contains the trials of another search.
         """
         import optuna
         from sqlalchemy import URL
@@ -113,16 +113,16 @@ class _Trials:
         self.study.set_user_attr("meant", meant)
 
     def next(self, count: int) -> dict[int, Cell]:
-        """Return the cells of the trials to be run now, by the trials' numbers; none if there are enough.
+        """Return the cells of the next trials by trial number; empty if there are enough trials.
 
-        Those that a former process has left unfinished come first.
+        Trials that an earlier process left unfinished come first.
         """
         states = self.optuna.trial.TrialState
         found = self.study.get_trials(deepcopy=False)
         suggested = {trial.number: trial.params for trial in found if trial.state == states.RUNNING}
         while len(suggested) < count and len(self.study.get_trials(deepcopy=False)) < self.definition.trials:
             number = len(self.study.get_trials(deepcopy=False))
-            # A sampler for each trial: what it suggests does not depend on when the search was interrupted.
+            # One sampler per trial, so that suggestions do not depend on interruptions of the search.
             seed = derive_seed(self.definition.seed, f"suggestion of trial {number}") % 2**32
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, self._startup))
             trial = self.study.ask(self.spaces)
@@ -131,23 +131,23 @@ class _Trials:
         cells: dict[str, Cell] = {}
         for number, params in suggested.items():
             cell = self._cell(number, params)
-            cells.setdefault(cell.run, cell)  # two trials of the same values are one run
+            cells.setdefault(cell.run, cell)  # trials with the same values share a run
             batch[number] = cells[cell.run]
         return batch
 
     @property
     def _startup(self) -> int:
-        """How many trials are drawn at random, before what is known of them guides the next."""
+        """The number of random trials before the sampler uses earlier results."""
         return max(3, self.definition.trials // 3)
 
     def write(self, cells: Sequence[Cell]) -> None:
-        """Write the files of these cells into the search's folder."""
+        """Write the files of the given cells into the search's folder."""
         for cell in cells:
             folder = self.output_dir / "runs" / cell.run
             write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides, cell.code)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
-        """Return what `run_cell` needs to know."""
+        """Return the plan that `run_cell` needs."""
         return Plan(
             name=self.definition.name,
             hypothesis="",
@@ -161,7 +161,7 @@ class _Trials:
         )
 
     def tell(self, batch: Mapping[int, Cell]) -> bool:
-        """Write down what became of trials; return whether each has ended, so that others can follow."""
+        """Report the results of trials to Optuna; return whether all have ended, so that more can start."""
         states = self.optuna.trial.TrialState
         all_ended = True
         for number, cell in batch.items():
@@ -170,13 +170,13 @@ class _Trials:
                 self.study.tell(number, value)
             elif reason is None:
                 all_ended = False
-            else:  # what diverges is a bad suggestion, from which the sampler learns; other failures are nobody's
+            else:  # divergence is a bad suggestion that the sampler learns from; other failures are not
                 diverged = reason.startswith("diverged")
                 self.study.tell(number, state=states.PRUNED if diverged else states.FAIL)
         return all_ended
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
-        """Return the nats per character of a cell, or why it has none; neither if it can go on."""
+        """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
         try:
             record = Record.load(self.output_dir / "runs" / cell.run)
         except UserError:
@@ -193,12 +193,12 @@ class _Trials:
         return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
 
     def best(self) -> optuna.trial.FrozenTrial | None:
-        """Return the best trial that has a result."""
+        """Return the best trial with a result."""
         done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.value is not None]
         return min(done, key=lambda trial: (trial.value, trial.number), default=None)
 
     def print(self, console: Console) -> None:
-        """Print the best trials, what became of those without a result, and how to train the best one again."""
+        """Print the best trials, the reasons of those without a result, and the command to train the best one again."""
         found = self.study.get_trials(deepcopy=False)
         done = sorted((trial for trial in found if trial.value is not None), key=lambda trial: trial.value or 0.0)
         table = Table("trial", f"nats/char ({self.definition.split})", *self.spaces, box=None, pad_edge=False)
@@ -257,7 +257,7 @@ class _Trials:
 
 
 def _typed(value: Any) -> str:
-    """Return a suggested value as one would type it, such that the same number is read back."""
+    """Return a suggested value as typed on the command line, so that exactly the same number is read back."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return str(value)

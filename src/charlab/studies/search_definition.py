@@ -1,4 +1,4 @@
-"""A search as its YAML file has it, checked."""
+"""Read and check the definition of a search from its YAML file."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ TYPES: dict[str, Any] = {
     "seed": int,
     "time_limit": PositiveFloat | None,
 }
-"""By key of `conf/search/_base.yaml`: the type of its value."""
+"""Types of the values in `conf/search/_base.yaml`, by key."""
 FIXED = (
     *("seed", "data.seed", "data.dev_fraction", "output_dir", "force"),
     *("dry_run", "study", "search", "hydra", "launcher"),
 )
-"""Keys and groups that no search may seek."""
+"""Keys and groups that a search may not vary."""
 PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """What values a parameter may have: those of a range, ends included, or a few.
+    """The values that a parameter may take: an inclusive range or a list of choices.
 
     Attributes:
-        low: of a range; whole numbers if both ends are.
-        high: its other end.
-        log: whether a tenth and ten times are as far away.
-        step: distance of neighbors; None for any number, or 1 for whole ones.
-        choices: the values, where there is no range.
+        low: lower end of the range; values are integers if both ends are.
+        high: upper end of the range.
+        log: whether to sample on a logarithmic scale.
+        step: distance between values; None for a continuous range, or for integers with a distance of 1.
+        choices: the values if there is no range.
     """
 
     low: float | None = None
@@ -58,11 +58,11 @@ class Parameter:
 
     @property
     def example(self) -> Any:
-        """One of the values."""
+        """One of the possible values."""
         return self.choices[0] if self.choices else self.low
 
     def distribution(self) -> BaseDistribution:
-        """Return what Optuna calls it."""
+        """Return the corresponding Optuna distribution."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
         if self.choices:
@@ -76,7 +76,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class SearchDefinition:
-    """A search's settings; see `conf/search/_base.yaml`."""
+    """The settings of a search; see `conf/search/_base.yaml`."""
 
     name: str
     overrides: tuple[str, ...]
@@ -90,10 +90,10 @@ class SearchDefinition:
 
 
 def define_search(node: DictConfig, choice: str) -> SearchDefinition:
-    """Return the search that a configuration's `search` describes.
+    """Return the search that the node `search` of a configuration describes.
 
     Args:
-        node: a composed one.
+        node: the composed node.
         choice: name of the search's file.
 
     Raises:
@@ -165,6 +165,6 @@ def _parameter(key: str, value: Any, where: str) -> Parameter:
 
 
 def _divides(step: float, length: float) -> bool:
-    """Return whether a whole number of steps has that length, but for rounding."""
+    """Return whether the length is a whole number of steps, up to rounding."""
     count = length / step
     return abs(count - round(count)) < 1e-9 * max(1.0, count)

@@ -1,4 +1,4 @@
-"""What is known of a study's cells so far, read from their records."""
+"""Read the results of a study's cells from their records."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ Status = Literal[
 
 @dataclass(frozen=True)
 class CellResult:
-    """What is known of a cell.
+    """The state and result of a cell.
 
     Attributes:
-        cell: which one.
-        status: "missing" if it was never started.
-        reason: why it has no result, or what is wrong with its files; "" if nothing is.
-        record: of its run, however far that got; None if there is no readable one.
-        folder: of its run, if that exists.
-        archive: where its record was found, if its run has no folder.
-        older: whether other code than the plan's made it.
-        seconds: how long it took, with start-up if that is known; None if it has not ended.
+        cell: the cell.
+        status: the run's status; "missing" if it was never started.
+        reason: why it has no result, or what is wrong with its files; "" if nothing is wrong.
+        record: the run's record, even if unfinished; None if there is no readable record.
+        folder: the run's folder, if it exists.
+        archive: the archive that its record is in, if the run has no folder.
+        older: whether it was run with other code than the plan's.
+        seconds: duration, including startup if known; None if it has not ended.
     """
 
     cell: Cell
@@ -50,22 +50,22 @@ class CellResult:
 
     @property
     def archived_as(self) -> str:
-        """What the archive knows its run by."""
+        """The key of the run in the archive."""
         return f"{self.record.name}/{self.record.fingerprint}" if self.record is not None else self.cell.run
 
     @property
     def ended(self) -> bool:
-        """Whether it has a result that counts for its arm or against it."""
+        """Whether it has a result that counts in its arm's comparison."""
         return self.status in ("finished", "diverged")
 
 
 def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> StudyResults:
-    """Read what there is of a study's cells.
+    """Read the results of a study's cells so far.
 
     Args:
-        plan: the study's.
+        plan: the study's plan.
         output_dir: the folder of all outputs.
-        records: more finished runs, an archive or a folder of run folders; None for the plan's.
+        records: archive or folder of additional finished runs; by default, the plan's.
     """
     kept = records if records is not None else Path(plan.records)
     homes, archive = [output_dir / "runs", kept], Archive(kept)
@@ -107,7 +107,7 @@ def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellR
         if is_held(cell_lock(study, cell)):
             return CellResult(cell, "running", "", begun, folder)
         return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun, folder)
-    if homes[0] in unreadable:  # where the run would go, so it cannot be made again
+    if homes[0] in unreadable:  # a new run would use this folder, so it cannot run again
         return CellResult(cell, "corrupt", corrupt)
     if begun is not None and begun.status == "failed":
         return CellResult(cell, "failed", begun.error or "", begun, folder)
@@ -118,12 +118,12 @@ def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellR
 
 @dataclass(frozen=True)
 class StudyResults:
-    """A study's plan and what its cells have come to.
+    """The results of a study so far.
 
     Attributes:
-        plan: the study's.
-        cells: one for each of the plan's, in its order.
-        folder: the study's own.
+        plan: the study's plan.
+        cells: one result per cell, in the plan's order.
+        folder: the study's folder.
     """
 
     plan: Plan
@@ -140,7 +140,7 @@ class StudyResults:
         return [result for result in self.cells if result.cell.arm == arm]
 
     def figure(self, result: CellResult) -> dict[str, Any]:
-        """Return a finished cell's figures on the validation text by the plan's protocol; {} if it has none."""
+        """Return a finished cell's evaluation on the validation text under the plan's protocol; {} if it has none."""
         if result.record is None or result.status != "finished":
             return {}
         try:
@@ -149,7 +149,7 @@ class StudyResults:
             return {}
 
     def values(self, arm: str) -> dict[int, Value]:
-        """Return what is compared, by seed: nats per character, "diverged", "leaks", or None if there is nothing."""
+        """Return an arm's values by seed: nats per character, "diverged", "leaks", or None without a result."""
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 
     def _value(self, result: CellResult) -> Value:
@@ -162,10 +162,10 @@ class StudyResults:
         figure = self.figure(result)
         if not figure:
             return None
-        return figure["nll"] if figure["nll"] is not None else "diverged"  # a figure that is not finite
+        return figure["nll"] if figure["nll"] is not None else "diverged"  # None: the loss is not finite
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Return the verdict on each arm but the baseline; none with a single arm or a single seed."""
+        """Return the comparison of each arm with the baseline; empty with a single arm or a single seed."""
         from charlab.studies.verdicts import compare
 
         plan = self.plan
@@ -189,7 +189,7 @@ class StudyResults:
         return any(self.figure(result).get("likelihood") == "bound" for result in self.of(arm))
 
     def table(self) -> pd.DataFrame:
-        """Return a row per cell: what it is, what came out, and what it cost."""
+        """Return a table with one row per cell: its settings, results and costs."""
         import pandas as pd
 
         return pd.DataFrame([self._row(result) for result in self.cells])
@@ -220,7 +220,7 @@ class StudyResults:
         }
 
     def curves(self, arm: str) -> pd.DataFrame:
-        """Return what an arm's runs have logged: step, characters, seconds, metric, value, seed."""
+        """Return the logged metrics of an arm's runs, with columns step, characters, seconds, metric, value, seed."""
         import pandas as pd
 
         frames = [pd.DataFrame(columns=[*COLUMNS, "seed"]).astype({"metric": str})]
@@ -233,7 +233,7 @@ class StudyResults:
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
-        """Return the text that the arm's first run generated, if it was kept."""
+        """Return the text that the arm's first run generated, if it was saved."""
         for result in self.of(arm):
             path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
             if path is not None and path.exists():
@@ -243,7 +243,7 @@ class StudyResults:
         return ""
 
     def budgets(self) -> pd.DataFrame:
-        """Return for each arm and cost the median over finished cells, and the range as `_low` and `_high`."""
+        """Return each arm's median costs over finished cells, with the range as columns `_low` and `_high`."""
         table = self.table()
         finished = table[table["status"] == "finished"]
         rows = {}
@@ -259,13 +259,13 @@ class StudyResults:
         return pd.DataFrame.from_dict(rows, orient="index")
 
     def mismatch(self) -> str | None:
-        """Return a sentence if the arms do not share the declared budget; None if they do, as far as is known."""
+        """Return a warning if the arms do not share the declared budget; None if they do, as far as known."""
         finished = {result.cell.arm for result in self.cells if result.status == "finished"}
         medians = self.budgets()[BY_BUDGET[self.plan.budget]]
         return mismatch(self.plan, {str(arm): value for arm, value in medians.items() if arm in finished})
 
     def unpaired(self) -> str | None:
-        """Return a sentence if a seed does not give all arms the same windows in the same order."""
+        """Return a warning if a seed does not give all arms the same windows in the same order."""
         names = [arm.name for arm in self.plan.arms if not arm.paired]
         if not names:
             return None

@@ -27,22 +27,22 @@ from charlab.studies.outcome import STOP_FILE, Outcome, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.state import CellResult, StudyResults, read_results
 
-NOT_CHOSEN = "_base"  # the option of the group `study` that is no study
-OWN_KEYS = ("study", "search", "launcher", "dry_run")  # they concern a sweep as a whole
+NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
+OWN_KEYS = ("study", "search", "launcher", "dry_run")  # settings of the sweep as a whole
 OWN_NODES = ("hydra", "study.", "search.", "launcher.")
 
-UNFIT = {"null": "[[null]]", "": "[[]]"}  # values that no choice may be, and their stand-ins
+UNFIT = {"null": "[[null]]", "": "[[]]"}  # values that Hydra does not accept as choices, and their stand-ins
 FITTED = {stand_in: value for value, stand_in in UNFIT.items()}
 
 Launch = Callable[[Path, Sequence[Cell]], None]
-"""Runs these cells of the study in a folder, and returns when each has ended."""
+"""A function that runs the given cells of the study in a folder and returns when all have ended."""
 
 
 def hand_over(overrides: Sequence[str]) -> list[str]:
-    """Return overrides such that Hydra composes the sweep's own configuration and leaves the cells' to `sweep`.
+    """Rewrite overrides so that Hydra composes only the sweep's own configuration and leaves the cells' to `sweep`.
 
-    Hydra leaves keys with several values out of a sweep's configuration, so each value that is meant for cells becomes
-    a choice of one: cells may have keys that the sweep's configuration lacks.
+    Hydra leaves keys with several values out of a sweep's configuration. A cell may have keys that the sweep's
+    configuration lacks, so each single value for cells is rewritten as a choice from one value.
 
     Raises:
         UserError: if a setting of the sweep as a whole has several values.
@@ -61,7 +61,7 @@ def hand_over(overrides: Sequence[str]) -> list[str]:
 
 
 def handed_over(arguments: Sequence[str]) -> list[str]:
-    """Return what `hand_over` made choices of, as it was typed; the settings of the sweep as a whole are left out."""
+    """Undo `hand_over`: return the overrides as typed, without the settings of the sweep as a whole."""
     typed = []
     for argument in arguments:
         key, _, value = argument.partition("=")
@@ -80,19 +80,19 @@ def _is_own(override: str) -> bool:
 def sweep(
     config: DictConfig, composer: Composer, arguments: Sequence[str], console: Console | None = None
 ) -> StudyResults | None:
-    """Run the study or search that is chosen, or an ordinary sweep as a study, and print what became of it.
+    """Run the chosen study or search, or an ordinary sweep as a study, and print a summary.
 
     Args:
-        config: the sweep's, with Hydra's node.
-        composer: of the training program.
-        arguments: overrides, prepared; those for the cells may come by way of `hand_over`.
-        console: where to print; standard output by default.
+        config: the sweep's configuration with Hydra's node.
+        composer: composer of the training program.
+        arguments: prepared overrides; those for the cells may have been rewritten by `hand_over`.
+        console: where to print; by default, standard output.
 
     Returns:
         The study's results; None for a dry run or a search.
 
     Raises:
-        UserError: if something in it is wrong; nothing has been written then.
+        UserError: if the sweep is invalid; nothing has been written in that case.
     """
     console, started = console or Console(), time.monotonic()
     choices = config.hydra.runtime.choices
@@ -124,7 +124,7 @@ def sweep(
 
     results = conduct(plan, expansion.output_dir, launch, console, again=again)
     if any(result.ended for result in results.cells):
-        from charlab.studies.report.program import make_report  # here, since it imports matplotlib
+        from charlab.studies.report.program import make_report  # imported here: it imports matplotlib
 
         make_report(results, console=console)
     if ran and isinstance(executor, Local):
@@ -133,14 +133,14 @@ def sweep(
 
 
 def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
-    """Print what `conduct` would do with the same arguments, and about how long it would take.
+    """Print what `conduct` would run with the same arguments, and estimate how long it would take.
 
     Args:
-        plan: the study's.
+        plan: the study's plan.
         output_dir: the folder of all outputs.
         console: where to print.
-        again: which cells to run although they have a result.
-        at_once: how many cells run at a time.
+        again: which cells to run again although they have a result.
+        at_once: number of cells that run at a time.
     """
     results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
     _warn_of_few_seeds(plan, console)
@@ -150,20 +150,20 @@ def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[
 def conduct(
     plan: Plan, output_dir: Path, launch: Launch, console: Console, *, again: Sequence[Rerun] = ()
 ) -> StudyResults:
-    """Run the cells of a study that have no result yet, and print what became of each.
+    """Run the cells of a study that have no result yet, and print a summary.
 
     Args:
-        plan: the study's, as if nothing had been run.
+        plan: the study's plan, without the history of earlier runs.
         output_dir: the folder of all outputs.
-        launch: what runs them.
+        launch: function that runs the cells.
         console: where to print.
-        again: which cells to run although they have a result.
+        again: which cells to run again although they have a result.
 
     Returns:
         All results of the study.
 
     Raises:
-        UserError: if another process is running the study, or what it knows of its past cannot be read.
+        UserError: if another process is running the study, or its former plan cannot be read.
     """
     folder = _folder(plan, output_dir)
     plan = _continued(plan, folder)
@@ -189,7 +189,7 @@ def _folder(plan: Plan, output_dir: Path) -> Path:
 
 
 def _link_runs(results: StudyResults) -> None:
-    """Make `runs/ARM/SEED` in the study's folder a link to that run's folder, for TensorBoard; remove former links."""
+    """Link `runs/ARM/SEED` in the study's folder to each run's folder, for TensorBoard; remove outdated links."""
     home = results.folder / "runs"
     wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
     for link in home.glob("*/*"):
@@ -214,7 +214,7 @@ def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
 
 
 def _flags(config: DictConfig) -> list[str]:
-    """Return the options that name the folders of configuration files, such as were given."""
+    """Return the command-line options with folders of configuration files, if any were given."""
     options = {"main": "--config-path", "command-line": "--config-dir"}
     sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
     own = str(conf_folder())
@@ -227,7 +227,7 @@ def _flags(config: DictConfig) -> list[str]:
 
 
 def _command(config: DictConfig, typed: Sequence[str]) -> str:
-    """Return the command that makes the study again, after `python`."""
+    """Return the arguments of `python` that run the study again."""
     passing = ("dry_run=", "study.rerun=", "force=")
     own = [override for override in typed_overrides(config) if _is_own(override)]
     given = [*typed_overrides(config, "hydra"), *own, *typed]
@@ -236,7 +236,7 @@ def _command(config: DictConfig, typed: Sequence[str]) -> str:
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
-    """Return the plan with the study's past since its first cell ran, if one did."""
+    """Return the plan with the study's history, if any of its cells have run before."""
     if not (folder / FILE_NAME).exists():
         return plan
     former = Plan.load(folder)
@@ -245,27 +245,27 @@ def _continued(plan: Plan, folder: Path) -> Plan:
 
 
 def _due(results: StudyResults, again: Sequence[Rerun]) -> list[CellResult]:
-    """Return the cells to run: those without a result, and those that are to get another."""
+    """Return the cells to run: those without a result, and those to run again."""
     return [result for result in results.cells if _is_due(result, results.plan.time_limit, again)]
 
 
 def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
-    if result.status == "timed out":  # only more time would change that
+    if result.status == "timed out":  # only a longer limit can change the result
         return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
     return result.status not in ("finished", "diverged", "corrupt", "running")
 
 
 def _cell_to_run(result: CellResult) -> Cell:
-    """Return a cell, told to train again if it has a result already."""
+    """Return a cell, with an override to train again if it already has a result."""
     if result.ended or result.status == "corrupt":
         return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
     return result.cell
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
-    from charlab.studies.paired import minimum_seeds  # here, since it imports scipy, and most mistakes end before
+    from charlab.studies.paired import minimum_seeds  # imported here: it imports scipy, and most mistakes end earlier
 
     arms = len(plan.arms) - 1
     if arms and plan.compares and len(plan.seeds) < minimum_seeds(arms):

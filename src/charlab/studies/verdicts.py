@@ -1,4 +1,4 @@
-"""Verdicts of a study: the values of its cells in, one comparison per arm out."""
+"""Compare the arms of a study with its baseline, given the values of its cells."""
 
 from __future__ import annotations
 
@@ -31,41 +31,41 @@ Value = float | Literal["diverged", "leaks"] | None
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm compared with the baseline, in the metric's unit.
+    """The comparison of an arm with the baseline, in the metric's unit.
 
-    A difference is baseline minus arm for one seed, in a metric for which less is better: positive where the arm is
-    better. Seeds are in the study's order.
+    A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference
+    means that the arm is better. Seeds are in the study's order.
 
     Attributes:
         arm: the arm's name.
         expectation: what was expected of it.
-        verdict: "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
+        verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
         margin: the smallest difference that matters.
         num_arms: number of arms in the study, without the baseline.
-        seeds: of the study.
+        seeds: the study's seeds.
         planned_seeds: number of seeds when the first cell ran.
         looks: number of seeds that had finished each time results were looked at.
-        differences: by seed; infinite if one cell of the pair diverged.
-        diverged: seeds with which the arm diverged.
-        baseline_diverged: seeds with which the baseline diverged.
-        leaking: seeds with which the arm leaks.
-        baseline_leaking: seeds with which the baseline leaks.
-        absent: seeds for which arm or baseline has no value: not run yet, running, or failed.
+        differences: differences by seed; infinite if one cell of the pair diverged.
+        diverged: seeds for which the arm diverged.
+        baseline_diverged: seeds for which the baseline diverged.
+        leaking: seeds for which the arm leaks.
+        baseline_leaking: seeds for which the baseline leaks.
+        absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
         bound: whether the arm's values are upper bounds.
-        baseline_bound: whether the baseline's are.
-        n: number of finite differences; mean, deviation and intervals are over these.
-        mean: of the differences; nan if there are none.
-        standard_deviation: of the differences, with n − 1 in the denominator; nan for fewer than two.
-        interval_90: two-sided t-interval of the mean; its ends are the one-sided 95% bounds.
-        interval_95: two-sided t-interval of the mean; both are infinite for fewer than two differences.
-        p_difference: two-sided, of the paired t-test (if cells diverged, see `compare`).
-        p_difference_holm: adjusted over the arms.
-        p_equivalence: of the two one-sided t-tests against ±margin.
-        p_equivalence_holm: adjusted over the arms.
-        p_sign_flip: two-sided, of the permutation test; nan if cells diverged, or one of the two is a bound.
-        power: the chance to support a true difference of the margin with this n and spread, at Holm's strictest step.
-        seeds_needed: how many seeds would settle an inconclusive verdict; None if it is not inconclusive or no number
-            up to 10,000 would.
+        baseline_bound: whether the baseline's values are upper bounds.
+        n: number of finite differences, used for the mean, the standard deviation and the intervals.
+        mean: mean difference; nan if there are none.
+        standard_deviation: standard deviation of the differences (n − 1 in the denominator); nan for fewer than two.
+        interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
+        interval_95: two-sided 95% t-interval of the mean; both intervals are infinite for fewer than two differences.
+        p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
+        p_difference_holm: the same, adjusted over the arms.
+        p_equivalence: p-value of the two one-sided t-tests against ±margin.
+        p_equivalence_holm: the same, adjusted over the arms.
+        p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
+        power: power to support a true difference equal to the margin with this n and spread, at Holm's strictest step.
+        seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
+            or the number exceeds 10,000.
     """
 
     arm: str
@@ -99,27 +99,27 @@ class Comparison:
 
     @property
     def minimum_seeds(self) -> int:
-        """The fewest seeds that a study of this many arms needs."""
+        """The fewest seeds that a study with this number of arms needs."""
         return minimum_seeds(self.num_arms)
 
     @property
     def ended(self) -> int:
-        """Number of pairs of which both cells have ended."""
+        """The number of pairs with both cells ended."""
         return len(self.seeds) - len(self.absent)
 
     @property
     def too_few_seeds(self) -> bool:
-        """Whether fewer pairs have ended than a study needs."""
+        """Whether fewer pairs have ended than the study needs."""
         return self.ended < self.minimum_seeds
 
     @property
     def provisional(self) -> bool:
-        """Whether cells are still without a value."""
+        """Whether some cells still have no value."""
         return bool(self.absent)
 
     @property
     def mixed(self) -> bool:
-        """Whether a bound is compared with an exact value, which shows one thing only."""
+        """Whether a bound is compared with an exact value, which can only prove a difference in one direction."""
         return self.bound != self.baseline_bound
 
 
@@ -135,37 +135,40 @@ def compare(
     bounds: Collection[str] = (),
     baseline_bound: bool = False,
 ) -> dict[str, Comparison]:
-    """Compare each arm with the baseline, seed by seed, by the rules of `paired.decide`.
+    """Compare each arm with the baseline over paired seeds, by the rules of `paired.decide`.
 
-    All arms are one family, also those without values: their p-values are 1, so no arm gains by another's absence.
+    p-values are adjusted over all arms. Arms without values count with p-values of 1, so that a missing arm never helps
+    another one.
 
-    *Nothing is dropped silently.* A value that is not finite, or "diverged", is worse than any other, so nothing can be
-    shown in favor of its arm: no improvement, no equivalence, no lack of a worsening. What speaks against that arm is
-    shown by the t-test over the pairs that finished, which flatter it, or by the sign test over all pairs, whichever is
-    stronger. If the baseline diverged, the same holds the other way round; if both did with one seed, that pair shows
-    nothing. A cell that "leaks" leaves its arm without a verdict, and all arms if it is the baseline's. A cell without
-    a value (None, or no entry) leaves its pair out and makes the verdict provisional.
+    *Nothing is dropped silently.* A value that is not finite, or "diverged", is worse than any other value. Nothing can
+    then be shown in favor of its arm: no improvement, no equivalence, no absence of a worsening. Evidence against the
+    arm comes from the t-test over the finished pairs, which are biased in its favor, or from the sign test over all
+    pairs, whichever is stronger. If the baseline diverged, the same applies in the opposite direction; if both diverged
+    for one seed, that pair is no evidence. A cell that "leaks" leaves its arm without a verdict; if it is the
+    baseline's, it leaves all arms without one. A cell without a value (None, or no entry) excludes its pair and makes
+    the verdict provisional.
 
-    *A bound proves one thing only.* If the arm's values are upper bounds and the baseline's are exact, the arm is at
-    least as good as it looks: it can be shown to be better, but neither worse nor the same. If the baseline's are the
-    bounds, the same holds the other way round. Two bounds are compared as they are.
+    *An upper bound can prove a difference in one direction only.* If the arm's values are upper bounds and the
+    baseline's are exact, the arm is at least as good as it appears: it can be shown to be better, but neither worse nor
+    equivalent. If the baseline's values are the bounds, the same applies in the opposite direction. Two bounds are
+    compared directly.
 
     Args:
-        baseline: the baseline's value by seed; less is better.
+        baseline: the baseline's value by seed; lower is better.
         arms: each arm's value by seed; at least one arm.
-        seeds: all of the study's seeds.
-        margin: the smallest difference that matters, over 0.
-        expectations: by arm; "improve" by default.
-        planned_seeds: number of seeds when the first cell ran; by default as many as now.
+        seeds: all seeds of the study.
+        margin: the smallest difference that matters, greater than 0.
+        expectations: expectation by arm; by default, "improve".
+        planned_seeds: number of seeds when the first cell ran; by default, the current number.
         looks: number of seeds that had finished each time results were looked at.
         bounds: names of the arms whose values are upper bounds.
-        baseline_bound: whether the baseline's are.
+        baseline_bound: whether the baseline's values are upper bounds.
 
     Returns:
         A comparison for each arm, in the order given.
 
     Raises:
-        UserError: if arms, seeds, margin or expectations make no study.
+        UserError: if the arms, seeds, margin or expectations are invalid.
     """
     expectations = expectations or {}
     _check(baseline, arms, seeds, margin, expectations)
@@ -181,7 +184,7 @@ def compare(
         comparisons[name] = Comparison(
             arm=name,
             expectation=expected[i],
-            verdict=verdict,  # type: ignore[arg-type]  # numpy's strings are of no literal type
+            verdict=verdict,  # type: ignore[arg-type]  # NumPy strings have no Literal type
             margin=margin,
             num_arms=len(arms),
             seeds=tuple(seeds),
@@ -212,7 +215,7 @@ def compare(
 
 
 class _Pairs:
-    """The cells of the baseline and of one arm, paired by seed."""
+    """The cells of the baseline and one arm, paired by seed."""
 
     def __init__(
         self,
@@ -240,7 +243,7 @@ class _Pairs:
         self.deviation = float(self.finite.std(ddof=1)) if self.n > 1 else math.nan
 
     def evidence(self, margin: float) -> Evidence:
-        """Return (3,) p-values each way."""
+        """Return the evidence, with (3,) p-values in each direction."""
         nothing = np.ones(3)
         if self.leaks:
             return Evidence(below=nothing, above=nothing)
@@ -254,13 +257,13 @@ class _Pairs:
         )
 
     def power(self, margin: float, num_arms: int) -> float:
-        """Return the chance to support a true difference of the margin with this many pairs and this spread."""
+        """Return the power to support a true difference equal to the margin with this number of pairs and spread."""
         if self.n < 2:
             return math.nan
         return 1.0 if self.deviation == 0 else float(power(self.n, margin, self.deviation, LEVEL / 2 / num_arms))
 
     def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
-        """Return how many seeds would settle this arm; None if no number is sure to."""
+        """Return how many seeds would settle the verdict on this arm; None if no number is certain to."""
         if self.any_diverged or self.mixed or self.n < 2:
             return None
         needed = seeds_to_settle(self.deviation, margin, num_arms, expectation)
@@ -268,7 +271,7 @@ class _Pairs:
 
 
 def _number(value: Value) -> float:
-    """Return a cell's value, infinity if it diverged, nan if there is none."""
+    """Return a cell's value as a number: infinity if it diverged, nan if it has none."""
     if value is None or value == "leaks":
         return math.nan
     return math.inf if value == "diverged" or not math.isfinite(float(value)) else float(value)

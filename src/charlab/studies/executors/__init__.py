@@ -1,4 +1,4 @@
-"""Where the cells of a study run: on this machine, on a SLURM cluster, or on Ray."""
+"""Executors that run the cells of a study on this machine, on a SLURM cluster, or on Ray."""
 
 from __future__ import annotations
 
@@ -10,25 +10,29 @@ from charlab.studies.plan import Cell
 
 
 class Executor(Protocol):
-    """Runs cells and knows nothing else of a study.
+    """The interface that runs the cells of a study.
 
     Attributes:
-        at_once: how many cells run at a time, as far as known: for estimates, and for a search to ask for as many.
+        at_once: number of cells that run at a time, as far as known; for time estimates and the batches of a search.
     """
 
     at_once: int
 
     def check(self, output_dir: Path) -> None:
-        """Raise a `UserError` if cells cannot run with their outputs in this folder."""
+        """Check that cells can run with their outputs in this folder.
+
+        Raises:
+            UserError: if they cannot.
+        """
 
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
-        """Run cells; return when each has ended or the study was stopped.
+        """Run cells; return when all have ended or the study was stopped.
 
         Args:
             study: the study's folder, with the cells' files.
-            cells: those to run, in this order.
+            cells: the cells to run, in this order.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C; all cells have been ended then.
+            KeyboardInterrupt: on Ctrl-C, after all cells have ended.
             UserError: if no cell could be started.
         """

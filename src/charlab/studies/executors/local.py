@@ -1,4 +1,4 @@
-"""Cells on this machine: a pool of threads, each of which watches one process at a time."""
+"""Run cells on this machine with a pool of threads, each watching one process at a time."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from charlab.types import PositiveInt
 
 
 class Local:
-    """Runs cells on this machine, with the cores and GPUs dealt out among those that run at the same time.
+    """Run cells on this machine, sharing its cores and GPUs among those that run at the same time.
 
     Args:
-        at_once: cells at a time; None for one per core.
+        at_once: number of cells that run at a time; None for one per core.
     """
 
     def __init__(self, *, at_once: PositiveInt | None) -> None:
@@ -61,7 +61,7 @@ class Local:
 def share(index: int, count: int, cores: Sequence[int], gpus: Sequence[str] = ()) -> Slot:
     """Return one of `count` shares of these cores and GPUs.
 
-    With fewer GPUs than shares, several shares use the same GPU; with more, a share has several.
+    If there are fewer GPUs than shares, several shares use the same GPU; if there are more, a share has several.
     """
     if count <= len(cores):
         mine = cores[index * len(cores) // count : (index + 1) * len(cores) // count]
@@ -79,7 +79,7 @@ def usable_cores() -> list[int]:
 
 
 def _place(core: int) -> tuple[int, int]:
-    """Return package and physical core, which two hardware threads share."""
+    """Return the package and the physical core of a hardware thread."""
     topology = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
     try:
         return int((topology / "physical_package_id").read_text()), int((topology / "core_id").read_text())

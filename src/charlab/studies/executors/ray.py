@@ -1,4 +1,4 @@
-"""Cells as tasks of a Ray cluster."""
+"""Run cells as tasks on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from charlab.studies.runner import Slot, run_cell
 
 
 class Ray:
-    """Runs each cell as a Ray task, on this machine if no cluster is named; the tasks end with this process.
+    """Run each cell as a Ray task, on this machine if no cluster is given; the tasks end with this process.
 
     Args:
-        init: arguments of `ray.init`, used unless Ray is initialized already.
+        init: arguments of `ray.init`, used unless Ray is already initialized.
         remote: arguments of `ray.remote` for each cell.
     """
 

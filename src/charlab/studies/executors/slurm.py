@@ -1,4 +1,4 @@
-"""Cells as jobs of a SLURM cluster, submitted by submitit."""
+"""Run cells as jobs on a SLURM cluster with submitit."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SECONDS_OF_WARNING = 10  # between SLURM's signal and the end of a job
 
 
 class Slurm:
-    """Runs each cell as a job of an array; the jobs go on when this process is killed.
+    """Run each cell as a job of a job array; the jobs continue if this process is killed.
 
-    Its arguments are submitit's, without the prefix of those that are SLURM's own: see conf/launcher/slurm.yaml.
+    The arguments are submitit's, without the prefix `slurm_`; see `conf/launcher/slurm.yaml`.
     """
 
     def __init__(
@@ -49,7 +49,11 @@ class Slurm:
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
     def check(self, output_dir: Path) -> None:
-        """Refuse a machine without sbatch, and a folder with characters that are patterns in the names of logs."""
+        """Check that sbatch exists and that the folder has no characters that SLURM expands in the names of logs.
+
+        Raises:
+            UserError: if sbatch does not exist, or the folder has such characters.
+        """
         if shutil.which("sbatch") is None:
             raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
         if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
@@ -81,14 +85,14 @@ class Slurm:
 
 
 def _longest_array() -> int:
-    """Return how many jobs an array may have on this cluster."""
+    """Return the largest number of jobs in an array on this cluster."""
     answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
     settings = dict(line.replace(" ", "").partition("=")[::2] for line in answer.stdout.splitlines())
     return max(1, int(settings.get("MaxArraySize", "1001")) - 1)
 
 
 def _wait_for_queue(name: str) -> None:
-    """Wait until SLURM says that it has no job of that name; while it does not answer, go on asking."""
+    """Wait until SLURM has no jobs with that name; retry while it does not answer."""
     queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
     while True:
         answer = subprocess.run(queue, capture_output=True, text=True, check=False)
