@@ -105,7 +105,7 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
         if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
             raise
         print(mistake or error, file=sys.stderr)
-        raise SystemExit(2 if mistake else 1) from None  # Hydra would add a line to another exception
+        raise SystemExit(2 if mistake else 1) from None  # Hydra would add its own line to any other exception
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
@@ -185,7 +185,7 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             or (not shows and config_name == "train" and _is_study(overrides))
         )
         jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
-        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a file of the user's
+        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
             sweep = True
         if sweep and not shows and _makes_study(composer.master(overrides)):
             from charlab.studies.sweep import hand_over

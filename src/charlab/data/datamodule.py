@@ -32,7 +32,7 @@ class CharacterDataModule(LightningDataModule):
         estimate_batches: batches of random windows in an estimate of the train or validation loss.
         corpus: loader of the text, called by `setup`, or a loaded corpus.
         path: the file set by `data.path=FILE`. It is not read here: the corpus's loader reads it
-            (`corpus.path: ${data.path}`). A corpus without a file has no such key.
+            (`corpus.path: ${data.path}`). A corpus that reads no file has no key `corpus.path`.
         context_length: T; a window has T+1 characters.
         batch_size: windows in an optimizer step, divided between devices and accumulated micro-batches. The windows of
             a step do not depend on the division.

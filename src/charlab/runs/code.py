@@ -248,7 +248,7 @@ class _Cache:
 
 
 def digest_of(source: str | bytes | ast.Module) -> str:
-    """Return a hash, 12 hexadecimal digits, of Python source without comments, docstrings and layout.
+    """Return a hash of 12 hexadecimal digits of Python source, without comments, docstrings and layout.
 
     The digest does not depend on the version of Python that parses the source.
     """

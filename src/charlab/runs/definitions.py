@@ -184,7 +184,7 @@ def _literal(value: Any) -> str | None:
 def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
     """Return the source of a class or function of `__main__`, as it was executed, and the code objects in it."""
     code = list(_code_of(value))
-    files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # none without methods
+    files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # no code: no methods
     for file in files:
         lines = linecache.getlines(file)
         node = next((node for node in _top_level(lines) if _is(node, value, code)), None)

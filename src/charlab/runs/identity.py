@@ -108,7 +108,7 @@ def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
 
 
 def fingerprint(config: DictConfig) -> str:
-    """Return a hash of 12 hexadecimal digits that is equal for equivalent configurations only.
+    """Return a hash of 12 hexadecimal digits that is equal for two runs if and only if their configurations agree.
 
     The hash covers the resolved configuration, except for keys that only observe and, if the budget is in steps, keys
     that only divide the work. The corpus is represented by its SHA-256, any other file by its contents, and a run (such
@@ -159,7 +159,7 @@ def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _reads_evaluations(values: Mapping[str, Any], acting: Sequence[Any]) -> bool:
-    """Return whether training depends on evaluations, so that their frequency is part of the fingerprint.
+    """Return whether any result depends on evaluations, which makes their frequency part of the fingerprint.
 
     The choice of the best checkpoint on a dev split depends on them; a callback, or a schedule that waits for a
     plateau, may.

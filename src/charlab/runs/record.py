@@ -17,7 +17,7 @@ from charlab.files import write_atomically
 
 FILE_NAME = "record.json"
 FORMAT = 2
-FORMER_FORMAT = 1  # can be read but not resumed: its batch size was per device and micro-batch
+FORMER_FORMAT = 1  # read but not resumed, because its batch size was per device and micro-batch
 SCENE_LENGTH = 2000  # characters
 # Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")

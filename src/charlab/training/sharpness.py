@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization in the form that Lightning calls an optimizer."""
+"""Sharpness-aware minimization, adapted to Lightning's closures."""
 
 from __future__ import annotations
 

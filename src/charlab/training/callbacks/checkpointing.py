@@ -161,7 +161,7 @@ class Checkpointing(ModelCheckpoint):
         return Path(self.dirpath)
 
     def _note(self, signum: int, frame: Any) -> None:
-        """Note a signal, and restore its default effect for the second time it is sent."""
+        """Note a signal. A second SIGTERM or SIGINT has its default effect."""
         if signum == getattr(signal, "SIGUSR1", None):
             self._due = True
             return
