@@ -1,1 +1,1 @@
-"""Compose and check configurations without importing torch."""
+"""Compose and check configurations; torch is imported only to build their parts."""

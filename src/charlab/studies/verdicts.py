@@ -137,7 +137,7 @@ def compare(
 ) -> dict[str, Comparison]:
     """Compare each arm with the baseline over paired seeds, by the rules of `paired.decide`.
 
-    p-values are adjusted over all arms. Arms without values count with p-values of 1, so that a missing arm never helps
+    P-values are adjusted over all arms. Arms without values count with p-values of 1, so that a missing arm never helps
     another one.
 
     *Nothing is dropped silently.* A value that is not finite, or "diverged", is worse than any other value. Nothing can
