@@ -12,6 +12,8 @@ from charlab.errors import UserError
 
 
 def test_composing_twice_gives_the_same_and_leaves_no_trace() -> None:
+    GlobalHydra.instance().clear()  # an application that a test before this one ran may have left it
+    HydraConfig.instance().cfg = None
     overrides = ["model=gpt", "seed=0", "logger=csv,tensorboard"]
     first, second = compose(overrides), compose(overrides)
     assert first == second
