@@ -44,7 +44,8 @@ def fill(text, model=None, vocabulary=LETTERS, **options):
 def test_underscores_are_filled_in_and_the_rest_stays():
     assert fill("a__ é_\n", greedy=True) == ["abc é\n\n"]
     assert fill("a__ é_\n", temperature=0.0, num_samples=2) == ["abc é\n\n"] * 2
-    assert fill("a_", vocabulary=Vocabulary.of("\n _abc"), greedy=True) == ["ab"]  # an underscore of its own
+    assert fill("a_", vocabulary=Vocabulary.of("\n _abc"), greedy=True) == ["ab"]
+    assert fill("_a?_", vocabulary=Vocabulary.of("\n _abc"), blank="?", greedy=True) == ["_ab_"]
 
 
 def test_a_leading_underscore_stands_after_a_newline():
@@ -76,6 +77,8 @@ def test_every_part_of_the_model_gets_its_mode_back():
         ("abc", {}, "has no _: put one for each character"),
         ("", {}, "has no _"),
         ("a_ß", {}, r"Character 3 of the text to be filled in.*U\+00DF"),
+        ("a_", {"blank": "__"}, "blank=__ is not one character"),
+        ("a_", {"blank": ""}, "blank= is not one character"),
         ("a_", {"num_samples": 0}, "num_samples=0"),
         ("a_", {"temperature": -1.0}, "temperature=-1.0"),
         ("a_", {"model": Bigram(len(LETTERS))}, "Bigram model can only continue a text: .*prompt=….*masked_diffusion"),

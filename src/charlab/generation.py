@@ -17,7 +17,6 @@ from charlab.models.inference import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
 START = "\n"  # given before a text that begins with a blank
-BLANK = "_"  # a character to fill in
 
 
 def generate(
@@ -87,6 +86,7 @@ def infill(
     vocabulary: Vocabulary,
     text: str,
     *,
+    blank: str = "_",
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -94,14 +94,15 @@ def infill(
     num_samples: int = 1,
     seed: int = 305,
 ) -> list[str]:
-    """Return `num_samples` texts: `text` with each underscore replaced by a sampled character.
+    """Return `num_samples` texts: `text` with each blank replaced by a sampled character.
 
-    A text that begins with an underscore is filled in as if after a newline, which is not returned.
+    A text that begins with a blank is filled in as if after a newline, which is not returned.
 
     Args:
         model: an infilling model.
         vocabulary: the one that the model was trained with.
-        text: the given text; an underscore is always a blank, even if the vocabulary has one.
+        text: the given text.
+        blank: the character of `text` that marks a blank; choose another one for a text that keeps its underscores.
         temperature: as for `generate`, like all further options.
         top_k: see `generate`.
         top_p: see `generate`.
@@ -110,27 +111,30 @@ def infill(
         seed: see `generate`.
 
     Raises:
-        UserError: if the model can only continue a text, there is no underscore, the text begins with one and the
-            vocabulary has no newline, a character is not in the vocabulary, or an option is out of range.
+        UserError: if the model can only continue a text, `blank` is not one character, there is none in the text, the
+            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, or an option
+            is out of range.
     """
     if not isinstance(model, InfillingModel):
         raise UserError(
             f"A {type(model).__name__} model can only continue a text: use prompt=… instead of infill=…, "
             f"or a run of a model that fills in, such as model=masked_diffusion."
         )
-    if BLANK not in text:
-        raise UserError(f"The text to be filled in has no {BLANK}: put one for each character to fill in.")
-    context = START if text.startswith(BLANK) else ""  # a model's first character must be given
+    if len(blank) != 1:
+        raise UserError(f"blank={blank} is not one character: name the one that marks a blank.")
+    if blank not in text:
+        raise UserError(f"The text to be filled in has no {blank}: put one for each character to fill in.")
+    context = START if text.startswith(blank) else ""  # a model's first character must be given
     if context and context not in vocabulary.characters:
         raise UserError(
-            f"The text to be filled in begins with {BLANK}, and the vocabulary has no newline to put before it: "
+            f"The text to be filled in begins with {blank}, and the vocabulary has no newline to put before it: "
             f"begin with a given character."
         )
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
-    readable = text.replace(BLANK, vocabulary.characters[0])  # blanks are masked, so any character will do
+    readable = text.replace(blank, vocabulary.characters[0])  # blanks are masked, so any character will do
     given = _encode(model, vocabulary, readable, "the text to be filled in")  # (L,)
     tokens = torch.cat([_encode(model, vocabulary, context, "the start"), given]).expand(num_samples, -1)
-    mask = torch.tensor([character == BLANK for character in context + text], device=tokens.device)
+    mask = torch.tensor([character == blank for character in context + text], device=tokens.device)
     with evaluation_mode(model):
         filled = model.infill(tokens, mask.expand_as(tokens), **options)  # (num_samples, L)
     return [vocabulary.decode(row)[len(context) :] for row in filled.tolist()]

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 
+import charlab
 from charlab import cli
 from charlab.runs.record import Record
 from tools.results.__main__ import keep
@@ -53,3 +54,19 @@ def test_an_unfinished_run_keeps_its_record(run):
     record.status = "running"
     record.save()
     assert evaluate(run, "protocol=online").metrics == record.metrics
+
+
+def test_the_text_is_found_from_another_folder_and_where_it_has_moved(tmp_path, monkeypatch, capfd):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "work" / "text.txt").write_text("to be or not to be\n" * 40)
+    monkeypatch.chdir(tmp_path / "work")
+    overrides = ["data=textfile", "data.path=text.txt", "data.context_length=8", "model=bigram", "trainer=cpu"]
+    record = charlab.run(*overrides, "trainer.max_steps=2", "logger=[]", "callbacks=null")
+    folder = record.folder.absolute()
+    monkeypatch.chdir(tmp_path / "other")
+    assert evaluate(folder).metric("blocks") == record.metric("blocks")
+    (tmp_path / "work" / "text.txt").rename(tmp_path / "other" / "moved.txt")
+    assert cli.evaluate([f"run={folder}", "device=cpu"]) == 2
+    assert "data.path=FILE" in capfd.readouterr().err
+    assert evaluate(folder, "data.path=moved.txt").metric("blocks") == record.metric("blocks")

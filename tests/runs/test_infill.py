@@ -41,6 +41,8 @@ def test_blanks_are_filled_in(diffusion_run):
     texts, printed = generated(diffusion_run, f"infill={blanks}")
     assert re.fullmatch(blanks.replace("_", "[a-z\n]"), texts[0])
     assert printed == texts[0] + "\n"
+    texts, _ = generated(diffusion_run, f"infill={blanks.replace('_', '~')}", "blank=~")
+    assert re.fullmatch(blanks.replace("_", "[a-z\n]"), texts[0])
     texts, printed = generated(diffusion_run, f"infill={blanks}", "num_samples=3", "seed=7")
     assert len(set(texts)) == 3
     assert all(f"sample {number}" in printed and text in printed for number, text in enumerate(texts, start=1))

@@ -110,3 +110,10 @@ def test_any_characters_and_number_of_heads_can_be_drawn(num_heads, text):
     assert image.dtype == np.uint8
     assert image.ndim == 3
     assert image.shape[2] == 3
+
+
+def test_the_title_of_many_heads_lies_above_them():
+    weights = np.full((48, 8, 8), 1 / 8)
+    named, unnamed = (draw_heads(weights, "abcdefgh", title=title) for title in ("blocks.0.mixer", ""))
+    rows, _ = np.nonzero((named != unnamed).any(-1))
+    assert 0 < rows.max() < 0.35 * 110  # the panels and their titles begin further down

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 
 from charlab.errors import UserError
 
-TEXT_KEYS = ("prompt", "infill")
+TEXT_KEYS = ("prompt", "infill", "blank")
 """Keys whose values are always a single text, even with commas and brackets."""
 
 _KEY_AND_VALUE = re.compile(r"(?P<key>\+{0,2}[\w./@$-]+)=(?P<value>.*)", re.DOTALL)

@@ -43,6 +43,7 @@ _TRAINED: dict[str, Any] = {
 
 EVALUATE: dict[str, Any] = {
     **_TRAINED,
+    "data.path": str | None,
     "split": Literal["validation", "train", "dev"],
     "protocol": Literal["blocks", "sliding", "estimate", "online"],
     "stride": PositiveInt | None,
@@ -59,6 +60,7 @@ GENERATE: dict[str, Any] = {
     "prompt": str | None,
     "length": NonNegativeInt,
     "infill": str | None,
+    "blank": str,
     "temperature": Annotated[float, Ge(0), Le(LARGEST)],  # a value that rounds to 0 in float32 is greedy
     "top_k": PositiveInt | None,
     "top_p": Annotated[float, Gt(0), Le(1)] | None,

@@ -43,9 +43,16 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     device = torch.device(resolve_device(config.device))
     model, _ = load(config.run, checkpoint=config.checkpoint, device=device, trust=config.trust)
     trained = OmegaConf.create(record.config)
+    if config.data.path is not None:
+        if "path" not in trained.data.corpus:
+            raise UserError(f"The text of {config.run} is not from a file: leave out data.path.")
+        trained.data.path = trained.data.corpus.path = config.data.path
     corpus = load_corpus(trained)
     if corpus.sha256 != record.corpus["sha256"]:
-        raise UserError(f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it.")
+        raise UserError(
+            f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it, "
+            "or say where it is with data.path=FILE."
+        )
     data: CharacterDataModule = build(trained.data, corpus=corpus)
     data.setup()
     context_length = config.context_length or data.context_length

@@ -41,7 +41,8 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
         "seed": config.seed,
     }
     if config.infill is not None:
-        texts = infill(model, vocabulary, config.infill, num_samples=config.num_samples, **options)
+        options |= {"num_samples": config.num_samples, "blank": config.blank}
+        texts = infill(model, vocabulary, config.infill, **options)
         return _print(texts, console)
     prompt = _prompt(config.prompt, vocabulary)
     options["overflow"] = config.overflow

@@ -73,7 +73,7 @@ def begin_record(
         name=config.name,
         fingerprint=identity.fingerprint,
         overrides=list(overrides),
-        config=plain(config) | {"model": model_config},
+        config=plain(config) | {"model": model_config, "data": _located(plain(config.data))},
         seed=config.seed,
         corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
         machine=describe_machine(device, trainer),
@@ -178,3 +178,14 @@ def processor() -> str:
 def now() -> str:
     """Return the current time in the format of a record: ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _located(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
+
+    def located(value: Any) -> Any:
+        path = Path(value).expanduser() if isinstance(value, str) else None
+        return str(path.absolute()) if path is not None and path.is_file() else value
+
+    corpus = {key: located(value) for key, value in data["corpus"].items()}
+    return data | {"corpus": corpus} | ({"path": located(data["path"])} if "path" in data else {})

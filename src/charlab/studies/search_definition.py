@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -151,8 +152,8 @@ def _parameter(key: str, value: Any, where: str) -> Parameter:
     low: Any = value.get("low")
     high: Any = value.get("high")
     step: Any = value.get("step")
-    if not (fits(low, float) and fits(high, float) and low < high):
-        raise UserError(f"{given} must have a low below its high, each a number such as 1.0e-3.")
+    if not (fits(low, float) and fits(high, float) and low < high and math.isfinite(high - low)):
+        raise UserError(f"{given} must have a low below its high, each a finite number such as 1.0e-3.")
     if not fits(value.get("log", False), bool) or not fits(step, PositiveFloat | None):
         raise UserError(f"{given} must have true or false for log, and a number above 0 for step.")
     log = value.get("log", False)

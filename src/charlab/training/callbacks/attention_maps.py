@@ -149,9 +149,10 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
     bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.7 / width, 0.3, 0.1 / width, 0.4)))
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    figure.suptitle(title, fontsize=10)
-    figure.supxlabel("looked at (key)", fontsize=8)
-    figure.supylabel("looking (query)", fontsize=8)
+    # In inches, as for the panels: at a fraction of the size, those of many heads would lie on the panels.
+    figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
+    figure.supxlabel("looked at (key)", fontsize=8, y=0.1 / height)
+    figure.supylabel("looking (query)", fontsize=8, x=0.1 / width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         canvas.draw()
