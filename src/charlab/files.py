@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -40,14 +40,18 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         ) from error
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed calls of `write_atomically` left below `folder`.
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove the temporary files that killed calls of `write_atomically` left in a folder.
 
-    No other process may be writing there.
+    Args:
+        folder: the folder. No other process may be writing there.
+        names: the files that were written, relative to the folder; the last part may be a pattern.
     """
-    for path in folder.glob("**/.*.????????"):
-        if path.is_file():
-            path.unlink(missing_ok=True)
+    for name in names:
+        parent, pattern = (folder / name).parent, f".{Path(name).name}.{'[a-z0-9_]' * 8}"
+        for path in parent.glob(pattern):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import charlab
+from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
@@ -220,6 +221,21 @@ def test_a_run_that_never_began_leaves_no_folder_either(run_tiny, tmp_path):
     with pytest.raises(UserError, match=r"cannot train on cpu with trainer\.strategy=nope"):
         run_tiny("trainer.strategy=nope")
     assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_that_was_there_before_is_kept_whatever_happens(run_tiny, overrides, tmp_path):
+    thesis = tmp_path / "thesis"
+    (thesis / "checkpoints").mkdir(parents=True)
+    kept = [thesis / name for name in ("chapter.tex", "metrics.csv", "checkpoints/mine.ckpt", ".notes.abcdefgh")]
+    for path in kept:
+        path.write_text("mine")
+    assert cli.train([*overrides, "trainer.strategy=nope", f"hydra.run.dir={thesis}"]) == 2
+    assert sorted(path for path in thesis.rglob("*") if path.is_file()) == sorted(kept)
+    kept = [path for path in kept if path.name != "metrics.csv"]  # the name of a run's own file
+    for _ in range(2):  # into a folder without a run, and into that of a run
+        assert cli.train([*overrides, "trainer.max_steps=1", "force=true", f"hydra.run.dir={thesis}"]) == 0
+        assert [path.read_text() for path in kept if path.parent == thesis] == ["mine"] * 2
+        (thesis / "loss.png").write_text("old")
 
 
 def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finished_run):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -158,10 +157,14 @@ def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory use in bytes: of the device on a GPU, of the process otherwise."""
+def peak_memory(device: torch.device) -> int | None:
+    """Return the peak memory use in bytes: of the device on a GPU, of the process otherwise; None if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

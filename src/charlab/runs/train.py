@@ -77,7 +77,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         run = _Run(config, folder, console, fresh=fresh)
         if fresh:
             store.clear(folder)
-        remove_leftovers(folder)
+        remove_leftovers(folder, store.WRITTEN)
         definitions.save(plain(config), folder)
         return run.execute(overrides)
 

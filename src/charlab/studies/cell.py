@@ -98,7 +98,7 @@ def exit_with(wait_for_end: Callable[[], object]) -> None:
 
     def watch() -> None:
         wait_for_end()
-        if os.getpgrp() == os.getpid():
+        if os.name == "posix" and os.getpgrp() == os.getpid():
             os.killpg(os.getpid(), signal.SIGKILL)
         os._exit(1)
 
