@@ -51,6 +51,16 @@ def behave(seed: int) -> None:
             raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
         case 9:
             raise PermissionError(errno.EACCES, "Permission denied", "record.json")
+        case 10:
+            try:
+                raise PermissionError(errno.EACCES, "Permission denied", "record.json")
+            except OSError:
+                {}["missing"]
+        case 13:
+            try:
+                raise OSError(errno.ENOSPC, "No space left on device", "last.ckpt")
+            except OSError:
+                raise RuntimeError("unexpected pos")  # noqa: B904  (as torch.save does)
         case 7:
             try:
                 raise UserError("num_heads is wrong.")
@@ -106,6 +116,7 @@ def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: 
         (6, 2, "No space left on device: last.ckpt."),
         (7, 2, "num_heads is wrong."),
         (9, 2, "Permission denied: record.json."),
+        (13, 2, "No space left on device: last.ckpt."),
     ],
 )
 def test_a_failure_with_a_sentence(
@@ -118,6 +129,13 @@ def test_a_failure_with_a_sentence(
 def test_a_run_that_diverges(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
     assert train("seed=5") == 1
     assert capfd.readouterr() == ("", "The loss is not a number.\n")
+
+
+def test_a_defect_while_an_error_is_handled_shows_its_traceback(
+    runs: list[DictConfig], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.generate(["run=x", "seed=10"]) == 1
+    assert "KeyError: 'missing'" in capfd.readouterr().err
 
 
 def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytest.CaptureFixture[str]) -> None:

@@ -341,6 +341,16 @@ def test_epochs_of_a_limited_length_do_not_repeat_each_other() -> None:
         torch.testing.assert_close(batch, expected_windows(data, counter))
 
 
+def test_reloaded_loaders_go_on_with_new_windows() -> None:
+    data, module = make(), Recorder()
+
+    make_trainer(max_epochs=3, limit_train_batches=2, reload_dataloaders_every_n_epochs=1).fit(module, datamodule=data)
+
+    assert len(module.trained) == 6
+    for counter, batch in enumerate(module.trained):
+        torch.testing.assert_close(batch, expected_windows(data, counter))
+
+
 def test_lightning_fetches_no_batch_that_it_does_not_train_on(monkeypatch: pytest.MonkeyPatch) -> None:
     data = make()
     loaders = []
@@ -385,6 +395,14 @@ def test_processes_share_the_batches_of_an_evaluation() -> None:
     shared = [batch for pair in zip(*parts, strict=True) for batch in pair]
 
     assert torch.equal(torch.cat(shared), torch.cat(alone))
+
+
+def test_every_process_has_a_batch_of_each_split_if_only_an_empty_one() -> None:
+    shapes = []
+    for rank in range(4):  # 13 dev characters to predict: two windows of 6 and one of 1
+        part = as_part_of(prepared(dev_fraction=0.07, batch_size=4), rank, 4, 1).val_dataloader()[2]
+        shapes.append([tuple(batch.shape) for batch in part])
+    assert shapes == [[(1, 7)], [(1, 7)], [(1, 2)], [(0, 7)]]
 
 
 def test_the_test_split_follows_validation_and_has_to_be_there_to_be_scored() -> None:

@@ -11,7 +11,7 @@ import torch
 
 import charlab
 from charlab.data.windows import gather_windows, window_starts
-from charlab.evaluation.protocols import Estimate, evaluate
+from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
 from charlab.runs.record import Record
 from charlab.seeding import derive_seed
@@ -70,6 +70,24 @@ def test_two_processes_and_accumulation_learn_what_one_loop_learns_from_the_same
         alone = evaluate(model, part, Estimate(num_batches=2, seed=305), context_length=8, batch_size=4)
         assert record.metric("estimate", split)["nll"] == pytest.approx(alone.nll, rel=1e-6)
         assert record.metric("estimate", split)["characters"] == alone.characters
+
+
+def test_a_split_with_fewer_batches_than_processes_is_scored_by_all(text_path, tmp_path):
+    size = int(0.02 * len(text_path.read_text()))  # of the dev split: one window in all
+    few = ("data.batch_size=8", "data.dev_fraction=0.02", "estimate_batches=1", f"data.context_length={size - 1}")
+    done = subprocess.run(
+        command(tmp_path, text_path, *BIGRAM, *few),
+        capture_output=True,
+        text=True,
+        timeout=300,  # seconds; waiting for each other, the processes would never end
+    )
+    assert done.returncode == 0, done.stderr
+    record = only_record(tmp_path)
+    model, vocabulary = charlab.load(record.folder)
+    ids = torch.from_numpy(vocabulary.encode(text_path.read_text()))
+    dev = evaluate(model, ids[:size], Blocks(), context_length=size - 1, batch_size=8)
+    assert record.metric("blocks", "dev")["nll"] == pytest.approx(dev.nll, rel=1e-6)
+    assert record.metric("blocks", "dev")["characters"] == dev.characters == size - 1
 
 
 def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(text_path, tmp_path):

@@ -42,6 +42,7 @@ def build(folder, data=None, callbacks=(), **changes) -> Trainer:
     node = {**LISTED, "accelerator": "cpu", **changes}
     options = {"evaluate_every": 5, "max_seconds": changes.pop("max_seconds", None)}
     node.pop("max_seconds", None)
+    node["callbacks"] = node.pop("callbacks_of_trainer", node["callbacks"])
     return build_trainer(node, folder, data or small.datamodule(), list(callbacks), [], **options)
 
 
@@ -131,6 +132,28 @@ class NoCallback:
 def test_a_callback_that_a_run_cannot_have_is_named(callback, message):
     with pytest.raises(UserError, match=rf"callbacks\.mine.*{message}"):
         check_callback("callbacks.mine", callback, small.datamodule())
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        ("BatchSizeFinder", "set it yourself"),
+        ("EarlyStopping", "for reporting alone"),
+    ],
+)
+def test_the_trainers_own_callbacks_are_checked_too(tmp_path, callback, message):
+    node = {"_target_": f"lightning.pytorch.callbacks.{callback}"}
+    if callback == "EarlyStopping":
+        node["monitor"] = "validation/nll"
+    with pytest.raises(UserError, match=rf"trainer\.callbacks\[1\].*{message}"):
+        build(tmp_path, callbacks_of_trainer=[{"_target_": "lightning.pytorch.callbacks.Timer"}, node])
+    with pytest.raises(UserError, match=rf"trainer\.callbacks\[0\].*{message}"):
+        build(tmp_path, callbacks_of_trainer=node)
+
+
+def test_a_logger_is_chosen_in_its_group(tmp_path):
+    with pytest.raises(UserError, match="group logger"):
+        build(tmp_path, logger={"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": str(tmp_path)})
 
 
 def test_a_monitor_may_read_dev_text_and_whatever_a_user_logs():

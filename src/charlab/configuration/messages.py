@@ -116,12 +116,17 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     """Return the user error that caused this one; None if no user error did.
 
     Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
+    A cause may be implicit (raised in an `except` block) only of a `RuntimeError` such as torch raises when it cannot
+    finish a file, or of another error of the operating system: a `KeyError` in an `except` block is a bug.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
             advice = "close some files" if error.errno == errno.EMFILE else "choose another output_dir"
             return UserError(f"{error.strerror}: {error.filename or advice}.")
-        error = error.__cause__ or error.__context__
+        implicit = None
+        if not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError)):
+            implicit = error.__context__
+        error = error.__cause__ or implicit
     return error
 
 

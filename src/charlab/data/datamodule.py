@@ -198,7 +198,7 @@ class CharacterDataModule(LightningDataModule):
             first = (rank * accumulated + part) * size
             return starts[first : first + size]
 
-        self._starts = Starts(draw, length, self._served)
+        self._starts = Starts(draw, length, self.state_dict()["micro_batches"])
         return self._starts
 
     def state_dict(self) -> dict[str, int]:
@@ -207,7 +207,7 @@ class CharacterDataModule(LightningDataModule):
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue after the micro-batches that the state counts."""
-        self._served = state_dict["micro_batches"]
+        self._served, self._starts = state_dict["micro_batches"], None
 
     @property
     def evaluated(self) -> list[str]:
@@ -315,7 +315,8 @@ class EvaluationWindows:
     """Batches of windows of a text in a fixed order, on the CPU: (≤ B, T+1) int64.
 
     Batches are distributed round-robin over the processes. The windows of a batch do not depend on the number of
-    processes.
+    processes. A process for which no batch is left has one without windows, (0, T+1), because all processes must take
+    part in the reductions of each split.
 
     Args:
         ids: (N,) the text.
@@ -340,7 +341,7 @@ class EvaluationWindows:
             if length
             for first in range(0, len(starts), batch_size)
         ]
-        self.batches = batches[rank::world_size]
+        self.batches = batches[rank::world_size] or [(starts[:0], length) for starts, length in batches[:1]]
 
     def __len__(self) -> int:
         return len(self.batches)

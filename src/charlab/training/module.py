@@ -273,6 +273,8 @@ class LanguageModelModule(LightningModule):
         return nll.flatten()
 
     def _score(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> tuple[Float[Tensor, "B T"], float]:
+        if not len(window):
+            return torch.zeros(0, window.shape[1] - 1, device=window.device), 0.0
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         draws = NUM_DRAWS if self.model.likelihood == "bound" else 1
         return score_window(self.model, window, number=number, num_draws=draws)

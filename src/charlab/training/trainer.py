@@ -77,9 +77,17 @@ def build_trainer(
     settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
     settings["precision"] = resolve_precision(settings["precision"], device)
     settings["default_root_dir"] = settings["default_root_dir"] or folder
+    if not isinstance(settings["logger"], bool | None):
+        raise UserError(
+            "trainer.logger can only turn the loggers on or off: choose a logger in the group logger (logger=wandb, "
+            "say), or add one with +logger.NAME={_target_: …}."
+        )
     settings["logger"] = [] if settings["logger"] is False else list(loggers)
     settings = {key: _built(value) for key, value in settings.items()}
-    settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *_listed(settings["callbacks"])], settings)
+    own = _listed(settings["callbacks"])
+    for number, callback in enumerate(own):
+        check_callback(f"trainer.callbacks[{number}]", callback, data)
+    settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
     plugins = _listed(settings["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
