@@ -71,5 +71,6 @@ def test_a_text_that_hydra_cannot_express_is_refused() -> None:
         prepare("data.path=???", text_keys={"data.path"})
     with pytest.raises(UserError, match=r"prompt=\?\?\? cannot be expressed"):
         prepare("prompt=???")
-    with pytest.raises(UserError, match=r"make them a list, data\.path=\[a,b\.txt\], or quote it if it is one text"):
+    quoted = r"""make them a list, data\.path=\[a,b\.txt\], or quote it if it is one text, 'data\.path="a,b\.txt"'"""
+    with pytest.raises(UserError, match=quoted):
         compose(["data=textfile", "data.path=a,b.txt"])

@@ -158,6 +158,13 @@ def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert TextFile(path="~/mine.txt").load().text == "abc"
 
 
+def test_a_tilde_before_no_user_is_a_sign_of_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "~nobody-of-this-name", b"abc")
+
+    assert TextFile(path="~nobody-of-this-name").load().text == "abc"
+
+
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"empty\.txt is empty"):
         TextFile(path=str(write(tmp_path / "empty.txt", b""))).load()

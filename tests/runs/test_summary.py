@@ -115,6 +115,11 @@ def test_a_model_that_took_no_time_has_no_speed(tmp_path):
     assert "per second" not in shown
 
 
+def test_a_sample_that_is_not_utf8_is_shown_with_replaced_characters(tmp_path):
+    (tmp_path / "samples.txt").write_bytes(b"caf\xe9 au lait")
+    assert "caf\ufffd au lait" in printed(record(tmp_path))
+
+
 def test_the_sample_has_500_characters_and_no_control_codes(tmp_path):
     (tmp_path / "samples.txt").write_text("[bold]a[/]\x1b[2J\x07" + "x" * 600, encoding="utf-8")
     shown = printed(record(tmp_path), width=1000)

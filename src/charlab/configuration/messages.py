@@ -220,7 +220,7 @@ def _mistaken_choice(override: Override, composition: Composition) -> UserError 
         return UserError(f"{typed!r} has no key before its =: write key=value.")
     if override.is_sweep_override() and not composition.multirun:
         values = typed.partition("=")[2]
-        text = ", or quote it if it is one text" if key in composition.text_keys else ""
+        text = f""", or quote it if it is one text, '{key}="{values}"'""" if key in composition.text_keys else ""
         return UserError(
             f"{typed} has several values: sweep over them with -m, or make them a list, {key}=[{values}]{text}."
         )

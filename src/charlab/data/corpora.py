@@ -27,9 +27,14 @@ PACKED = {
 """How packed files begin."""
 
 
+def home_expanded(path: str) -> Path:
+    """Return a path with a leading ~ replaced by the home folder; `~x` is a file of that name unless x is a user."""
+    return Path(os.path.expanduser(path))  # pathlib's raises for an unknown user
+
+
 def data_folder() -> Path:
     """Return the data folder: the environment variable CHARLAB_DATA, or else `data`."""
-    return Path(os.environ.get("CHARLAB_DATA") or "data").expanduser()
+    return home_expanded(os.environ.get("CHARLAB_DATA") or "data")
 
 
 class TextFile:
@@ -40,7 +45,7 @@ class TextFile:
     """
 
     def __init__(self, *, path: str) -> None:
-        self.path = Path(path).expanduser()
+        self.path = home_expanded(path)
 
     def load(self) -> Corpus:
         """Return the text, named after the file.
@@ -95,7 +100,7 @@ class PublishedText:
         self.sha256 = sha256
         self.archive_sha256 = archive_sha256
         self.encoding = encoding
-        self.path = None if path is None else Path(path).expanduser()
+        self.path = None if path is None else home_expanded(path)
 
     def load(self) -> Corpus:
         """Return the text.

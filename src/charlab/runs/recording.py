@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from charlab.configuration.build import plain
+from charlab.data.corpora import home_expanded
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Score, Sliding, evaluate
@@ -187,7 +188,7 @@ def _located(data: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
 
     def located(value: Any) -> Any:
-        path = Path(value).expanduser() if isinstance(value, str) else None
+        path = home_expanded(value) if isinstance(value, str) else None
         return str(path.absolute()) if path is not None and path.is_file() else value
 
     corpus = {key: located(value) for key, value in data["corpus"].items()}

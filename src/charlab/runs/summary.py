@@ -38,7 +38,7 @@ def print_summary(record: Record, console: Console) -> None:
     console.print(_costs(record))
     samples = record.folder / "samples.txt"
     if samples.exists():
-        console.print(_sample(samples.read_text(encoding="utf-8")))
+        console.print(_sample(samples.read_text(encoding="utf-8", errors="replace")))
     for label, value in _places(record.folder).items():
         console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # unwrapped, for copying
 
