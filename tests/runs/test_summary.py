@@ -149,3 +149,13 @@ def test_the_table_fits_into_80_columns(tmp_path, likelihood):
     ]
     shown = printed(record(tmp_path, metrics=metrics, floor={"validation": 1.0}))
     assert row(shown, "validation", "sliding")[-1] == "+0.5000"
+
+
+def test_the_table_and_the_main_figure_come_last(tmp_path):
+    (tmp_path / "samples.txt").write_text("a sample\n" * 30, encoding="utf-8")
+    metrics = [entry("train", "estimate", 1.4), entry("validation", "estimate", 1.5), entry("validation", "sliding", 2)]
+    lines = printed(record(tmp_path, metrics=metrics)).rstrip().splitlines()
+    assert lines[-1].split() == ["result", f"{math.exp(2):.3f}", "perplexity", "on", "validation", "(sliding)"]
+    assert all(" sliding " in "\n".join(lines[-8:]) and len(line) <= 80 for line in lines[-8:])
+    leaks = {"leaks": True, "reason": "It looks ahead."}
+    assert "result " not in printed(record(tmp_path, metrics=metrics, causality=leaks))

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 import charlab
 from charlab import cli
@@ -184,6 +185,7 @@ def test_another_seed_is_another_run(run_tiny, finished_run):
         (["trainer.max_steps=-1"], "budget"),
         (["data.batch_size=5"], "batch_size=4 or data.batch_size=6"),
         (["trainer.accelerator=gpu"], "gpu"),
+        (["compute.threads=10000"], "cores of this machine"),
         (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
     ],
 )
@@ -196,7 +198,10 @@ def test_what_cannot_run_leaves_nothing_behind(run_tiny, tmp_path, more, message
     assert not list(tmp_path.glob("outputs/runs/*")), "something was left behind"
 
 
-def test_two_processes_do_not_train_the_same_run(run_tiny, interrupt_at):
+@pytest.mark.parametrize("rank", [0, 1])  # of something else, such as a cluster's job
+def test_two_processes_do_not_train_the_same_run(run_tiny, monkeypatch, rank):
+    monkeypatch.setattr(rank_zero_only, "rank", rank)
+
     def start_again(self, window, batch_idx):
         run_tiny()
 

@@ -143,6 +143,16 @@ def test_what_cannot_be_compiled_is_trained_as_it_is(tmp_path, monkeypatch, disp
     assert said.startswith("not compiled: torch cannot compile CannotBeCompiled here (")
 
 
+def test_a_folder_of_compiled_code_that_cannot_be_used_does_not_end_a_run(tmp_path, monkeypatch, display):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(compilation, "WORTHWHILE", {"cpu": 0.0})
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))
+    torch.compiler.reset()
+    module = train(tmp_path, Bigram, display, compile="auto")
+    assert module.compute_loss is module.objective
+    assert "not compiled: torch cannot compile Bigram here (" in display.console.file.getvalue()
+
+
 def test_what_cannot_be_compiled_and_has_to_be_is_an_error(tmp_path):
     sentence = r"torch cannot compile CannotBeCompiled here \(.*\): set compute.compile=false\.$"
     with pytest.raises(UserError, match=sentence):

@@ -1,4 +1,6 @@
 import io
+import os
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -150,3 +152,18 @@ def test_a_loss_that_is_not_a_number_is_shown(tmp_path):
     display = ProgressDisplay(log_file())
     small.fit(tmp_path, Diverges, [display], max_steps=1)
     assert "loss nan" in display.console.file.getvalue()
+
+
+def test_a_reader_that_stops_reading_does_not_end_a_run():
+    program = (
+        "from charlab.training.callbacks.progress import Output\n"
+        "output = Output()\n"
+        "for step in range(3): output.print(step)\n"
+        "import sys; print('done', file=sys.stderr)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == ["Nothing reads the output any more: the run goes on without it.", "done"]

@@ -80,6 +80,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
         ({"strategy": "nope"}, "invalid strategy"),
         ({"devices": 3}, "3 devices"),
+        ({"num_nodes": 2}, "NODE_RANK"),
         ({"accumulate_grad_batches": 2, "limit_train_batches": 3}, "middle of an optimizer step"),
         ({"limit_train_batches": 0.001}, "leaves no batch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from charlab.quantities import clock
 from charlab.runs.record import FILE_NAME, Record
 
 SAMPLE_LENGTH = 500
+PARTIAL = ("estimate", "online")  # protocols that measure a part of the text, or another thing
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -32,15 +33,20 @@ def print_summary(record: Record, console: Console) -> None:
     - `best`: {step, nll} of `checkpoints/best.ckpt`, or None;
     - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
 
-    The sample is the beginning of `samples.txt` in the run's folder.
+    The sample is the beginning of `samples.txt` in the run's folder. The results come last, where a terminal of few
+    rows still shows them.
     """
-    print_results(record, console)
-    console.print(_costs(record))
+    console.print()
     samples = record.folder / "samples.txt"
     if samples.exists():
         console.print(_sample(samples.read_text(encoding="utf-8", errors="replace")))
     for label, value in _places(record.folder).items():
         console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # unwrapped, for copying
+    console.print()
+    console.print(_costs(record))
+    print_results(record, console)
+    if record.metrics and not record.causality.get("leaks"):
+        console.print(_main_figure(record.metrics))
 
 
 def print_results(record: Record, console: Console) -> None:
@@ -131,7 +137,16 @@ def _costs(record: Record) -> RenderableType:
     if record.best is not None:
         best = f"{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
         grid.add_row("best on dev", best)
-    return Group(grid, Text())
+    return grid
+
+
+def _main_figure(metrics: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Return the line that names the one result to quote: of the whole validation text, by the last protocol."""
+    whole = [entry for entry in metrics if entry["split"] == "validation" and entry["protocol"] not in PARTIAL]
+    entry = (whole or metrics)[-1]
+    bound = "≤ " if entry["likelihood"] == "bound" else ""
+    figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
+    return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")
 
 
 def _sample(text: str) -> RenderableType:

@@ -37,6 +37,7 @@ from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint
 from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
+from charlab.training.callbacks.progress import Output
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device
 from charlab.training.loggers import CSVLogger, build_logger, close
@@ -44,7 +45,7 @@ from charlab.training.module import decorating
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
-from charlab.training.trainer import build_trainer, check_callback, check_precision, set_threads
+from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes, set_threads
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
@@ -62,8 +63,10 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         UserError: if the configuration is invalid; a new folder is then removed.
         DivergedError: if the loss becomes infinite or NaN; the record says at which step.
     """
-    console = console or Console()
-    if rank_zero_only.rank != 0:  # only rank 0 manages the folder
+    console = console or Output()
+    if not has_several_processes(config.trainer):
+        rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
+    elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
         return _Run(config, folder, console, fresh=config.force).execute(overrides)
     with store.locked(folder):
         found = store.at(folder, config)

@@ -6,6 +6,7 @@ import copy
 import ctypes
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -44,6 +46,8 @@ REFUSED = {
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: sweep over "
     "optimizer.lr with -m",
 }
+
+MOST_THREADS = 256  # on fewer cores too, so that a command for a larger machine can be tried on a small one
 
 
 def build_trainer(
@@ -123,7 +127,30 @@ def build_trainer(
             "devices=1."
         ) from error
     divided(data.batch_size, trainer.world_size, accumulated)
+    _check_nodes(trainer)
     return trainer
+
+
+def has_several_processes(node: Mapping[str, Any]) -> bool:
+    """Return whether a run with these settings of `conf/trainer/*.yaml` is more than one process."""
+    devices = node["devices"]
+    if devices in ("auto", -1, "-1"):
+        device = resolve_device(node["accelerator"])
+        several = device == "cuda" and torch.cuda.device_count() > 1
+    else:
+        several = len(devices) > 1 if isinstance(devices, Sequence) and devices != "1" else int(devices) > 1
+    return several or node["num_nodes"] > 1
+
+
+def _check_nodes(trainer: Trainer) -> None:
+    """Raise `UserError` if nothing tells this process which of several nodes it is on: it would wait for the others."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "NODE_RANK" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} needs the same command on every node, with the environment "
+            "variables NODE_RANK, MASTER_ADDR and MASTER_PORT or started by srun or torchrun: set them, or "
+            "trainer.num_nodes=1."
+        )
 
 
 def check_precision(model: LanguageModel, trainer: Trainer) -> None:
@@ -282,6 +309,16 @@ def keep_freed_memory() -> None:
 
 
 def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads that torch uses; None keeps torch's default."""
+    """Set the number of CPU threads that torch uses; None keeps torch's default.
+
+    Raises:
+        UserError: if there are so many that they would only wait for each other.
+    """
     if threads is not None:
+        cores = os.cpu_count() or 1
+        if threads > max(MOST_THREADS, cores):
+            raise UserError(
+                f"compute.threads={threads} is far more than the {cores} cores of this machine, and training would "
+                f"hardly move: set at most {cores}."
+            )
         torch.set_num_threads(threads)

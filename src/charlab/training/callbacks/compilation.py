@@ -75,7 +75,7 @@ class Compilation(Callback):
         pl_module.compilation_clock.start()
         try:
             self._compile(trainer, pl_module)
-        except TorchDynamoException as error:
+        except (TorchDynamoException, OSError) as error:  # OSError: the folder of compiled code cannot be used
             reason = f"torch cannot compile {type(pl_module.model).__name__} here ({_reason(error)})"
             if self.choice == "auto" and was_compiled is None:
                 show_line(trainer, f"not compiled: {reason}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -27,6 +29,15 @@ SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 10.0
 
 
+class Output(Console):
+    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it."""
+
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()  # turns standard output off
+        print("Nothing reads the output any more: the run goes on without it.", file=sys.stderr)
+
+
 class ProgressDisplay(LightningProgressBar):
     """Show loss, perplexity, speed and remaining time of a run, on rank 0.
 
@@ -39,7 +50,7 @@ class ProgressDisplay(LightningProgressBar):
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
-        self.console = console or Console()
+        self.console = console or Output()
         self.enabled = True
         draws_widgets = self.console.is_jupyter and find_spec("ipywidgets") is not None
         self._draws_bar = draws_widgets or (self.console.is_terminal and not self.console.is_dumb_terminal)
