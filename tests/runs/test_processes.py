@@ -104,7 +104,10 @@ def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(t
         time.sleep(0.002)
     assert process.wait() == -signal.SIGKILL
     assert only_record(tmp_path / "killed").status == "running"
-    subprocess.run(command(tmp_path / "killed", text_path, *TINY, *more), check=True, capture_output=True)
+    again = subprocess.run(
+        command(tmp_path / "killed", text_path, *TINY, *more), check=True, capture_output=True, text=True
+    )
+    assert again.stdout.count("continuing from step") == 1
     whole, killed = only_record(tmp_path / "whole"), only_record(tmp_path / "killed")
     assert_same_outcome(killed, whole)
     assert event_steps(killed.folder) == list(range(1, 25))

@@ -29,6 +29,8 @@ import json, os, signal, sys, time, torch
 from charlab.models.bigram import Bigram
 
 def seen():
+    with open(f"/proc/{os.getppid()}/environ", encoding="utf-8") as file:
+        variables = dict(line.split("=", 1) for line in file.read().split(chr(0)) if "=" in line)
     return {
         "leader": os.getpid() == os.getpgrp() == os.getsid(0),
         "cores": sorted(os.sched_getaffinity(0)),
@@ -37,6 +39,7 @@ def seen():
         "cuda": torch.cuda.is_initialized(),
         "preloaded": "charlab.training.module" in sys.modules,
         "server": os.getppid(),
+        "server_path": variables.get("PYTHONPATH"),
     }
 
 class Spy(Bigram):
@@ -101,7 +104,7 @@ def test_a_fork_is_like_a_new_process(study, forks, monkeypatch):
     outcome = run(study, "train", forks, Slot(1, (core,)))
     assert (outcome.fate, outcome.exit_code) == ("finished", 0), log(study, "train")
     seen = said(study, "train")
-    server = seen.pop("server")
+    server, _ = seen.pop("server"), seen.pop("server_path")
     assert seen == {
         "leader": True,
         "cores": [core],
@@ -166,6 +169,22 @@ def test_a_changed_file_replaces_the_server(study, forks):
     finally:
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert said(study, "die")["server"] != former
+
+
+def test_the_server_finds_what_the_users_path_has(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
+    with Forks() as forks:
+        run(study, "die", forks)
+    entries = said(study, "die")["server_path"].split(os.pathsep)
+    assert entries[1:] == [str(tmp_path / "modules")]
+
+
+def test_without_a_server_cells_start_in_new_interpreters_and_that_is_said_once(study, monkeypatch, capfd):
+    monkeypatch.setattr("charlab.studies.forks.KEEPER", "raise SystemExit('there is no server here')")
+    with Forks() as forks:
+        assert run(study, "train", forks).fate == "finished", log(study, "train")
+        assert run(study, "die", forks).fate == "killed"
+    assert capfd.readouterr().err.count("there is no server here") == 1
 
 
 def test_a_cell_ends_with_its_keeper(study):

@@ -85,6 +85,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"limit_train_batches": 0.001}, "leaves no batch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
+        ({"barebones": True}, "loggers and checkpoints, which charlab needs"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, settings, message):

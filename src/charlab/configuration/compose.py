@@ -134,7 +134,7 @@ class Composer:
     ) -> None:
         self.config_name, self.loader = config_name, loader or config_loader()
         self.values = programs.VALUES[config_name] if values is None else values
-        self._further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
+        self.further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
         self._built: dict[str, Any] = {}
 
@@ -144,7 +144,7 @@ class Composer:
         for note in notes:
             _tell_once(note)
         groups, list_groups = self._groups
-        return [prepare(override, list_groups, groups, self._texts) for override in overrides]
+        return [prepare(override, list_groups, groups, self.text_keys) for override in overrides]
 
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
@@ -159,7 +159,7 @@ class Composer:
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
 
     @cached_property
-    def _texts(self) -> set[str]:
+    def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
         return {"data.path", *(path for path, annotation in self.values.items() if annotation is str)}
 
@@ -281,8 +281,8 @@ class Composition:
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
         self.composer, self.multirun = composer, multirun
-        self.overrides = [*composer._further, *overrides]
-        self.text_keys = composer._texts
+        self.overrides = [*composer.further, *overrides]
+        self.text_keys = composer.text_keys
         self._found_in: list[Path] = []
 
     def load(self) -> DictConfig:

@@ -235,7 +235,8 @@ class _Run:
         trainer, module, last = self.trainer, self.module, self.folder / LAST
         evaluates = trainer.limit_val_batches > 0 and not trainer.fast_dev_run
         if self.resumes:
-            self.console.print(f"continuing from step {self.resumed_step:,}", highlight=False)
+            if trainer.is_global_zero:
+                self.console.print(f"continuing from step {self.resumed_step:,}", highlight=False)
         else:
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):

@@ -18,6 +18,7 @@ import pkgutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import Future
 from multiprocessing import get_context, parent_process
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from charlab.studies import cell
-from charlab.studies.runner import Slot, cell_environment
+from charlab.studies.runner import END_OF_LOG, Process, Slot, cell_environment, start_interpreter
 
 PACKAGE = Path(__file__).parents[1]
 LIBRARIES = ("torch", "torch.utils.tensorboard", "lightning.pytorch", "matplotlib.figure", "charlab.studies.forks")
@@ -42,6 +43,7 @@ class Forks:
     def __init__(self) -> None:
         self._keepers: list[_Keeper] = []
         self._lock = threading.Lock()
+        self._impossible = False
 
     def __enter__(self) -> Forks:
         return self
@@ -50,17 +52,30 @@ class Forks:
         for keeper in self._keepers:
             keeper.close()
 
-    def start(self, file: Path, log: IO[bytes], slot: Slot) -> Forked:
+    def start(self, file: Path, log: IO[bytes], slot: Slot) -> Process:
         """Start a cell; see `charlab.studies.runner.Start`.
 
+        If the fork server cannot be started, this prints why, once, and each cell starts in a new interpreter.
+
         Raises:
-            OSError: if the fork server cannot be started.
+            OSError: if no process can be started.
         """
         with self._lock:
+            if self._impossible:
+                return start_interpreter(file, log, slot)
             if not self._keepers or self._keepers[-1].is_outdated():
                 self._keepers.append(_Keeper())  # earlier keepers may have running cells
             keeper = self._keepers[-1]
-        return keeper.start(file, log, slot)
+        try:
+            return keeper.start(file, log, slot)
+        except OSError:
+            if keeper.has_started:
+                raise
+        with self._lock:
+            if not self._impossible:
+                self._impossible = True
+                print(f"Cells start in new interpreters, as none can be forked: {keeper.errors()}", file=sys.stderr)
+        return start_interpreter(file, log, slot)
 
 
 class Forked:
@@ -83,14 +98,16 @@ class _Keeper:
     """The study's end of the connection to a keeper; requests and replies are lines of JSON."""
 
     def __init__(self) -> None:
-        # With a single thread, no library starts a thread pool, which would not survive a fork. The path has charlab
-        # only, so that no user modules are imported.
-        environment = cell_environment(Slot(1)) | {"PYTHONPATH": str(PACKAGE.parent)}
+        # With a single thread, no library starts a thread pool, which would not survive a fork. The path is that of a
+        # new interpreter, where a cluster's packages may be, without what the user's program has added to it.
+        entries = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        environment = cell_environment(Slot(1)) | {"PYTHONPATH": os.pathsep.join(filter(None, entries))}
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
         self._process = subprocess.Popen(
             [sys.executable, "-c", KEEPER],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # output of imports; a cell in a new interpreter would show their errors
+            stderr=self._errors,
             env=environment,
             start_new_session=True,
         )
@@ -105,6 +122,17 @@ class _Keeper:
         """Return whether the keeper has ended, or a file has changed since the server imported it."""
         changed = any(_stamp(path) != tuple(stamp) for path, stamp in self._files.items())
         return changed or self._process.poll() is not None
+
+    @property
+    def has_started(self) -> bool:
+        """Whether the fork server has been started."""
+        return bool(self._files)
+
+    def errors(self) -> str:
+        """Return the end of what a keeper that has ended wrote to standard error."""
+        self._process.wait()
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace").strip()[-END_OF_LOG:]
 
     def start(self, file: Path, log: IO[bytes], slot: Slot) -> Forked:
         request = {"file": str(file), "log": log.name, "cores": slot.cores, "environment": cell_environment(slot)}
@@ -124,6 +152,7 @@ class _Keeper:
             self._process.stdin.close()
         self._process.wait()
         self._reader.join()
+        self._errors.close()
 
     def _read(self) -> None:
         """Handle the keeper's replies until it ends."""
@@ -157,6 +186,7 @@ def keep() -> None:
     receiver, sender = context.Pipe(duplex=False)
     first = context.Process(target=_send_stamps, args=(sender,))
     first.start()
+    sender.close()  # so that `recv` ends if the child does not send anything
     reply("files", -1, receiver.recv())
     first.join()
     cells: dict[int, Any] = {}

@@ -394,7 +394,7 @@ def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
     fused optimizer, which unscales them in its step. Reading the scale synchronizes with the device.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+    if scaler is None or not optimizer.defaults.get("fused"):
         return 1.0
     return float(scaler.get_scale())
 

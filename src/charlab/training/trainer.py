@@ -81,6 +81,11 @@ def build_trainer(
     settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
     settings["precision"] = resolve_precision(settings["precision"], device)
     settings["default_root_dir"] = settings["default_root_dir"] or folder
+    if settings["barebones"]:
+        raise UserError(
+            "trainer.barebones=true turns off loggers and checkpoints, which charlab needs: leave it out, and turn off "
+            "what you do not need by itself (callbacks.samples=null, say)."
+        )
     if not isinstance(settings["logger"], bool | None):
         raise UserError(
             "trainer.logger can only turn the loggers on or off: choose a logger in the group logger (logger=wandb, "

@@ -58,7 +58,8 @@ class Averaging(Callback):
         if self._updates == 1:
             self._average = [weight.detach().clone() for weight in self._weights]
         else:
-            torch._foreach_lerp_(self._average, self._weights, max(1 - self.decay, 1 / self._updates))
+            for average, weight in zip(self._average, self._weights, strict=True):
+                average.lerp_(weight, max(1 - self.decay, 1 / self._updates))
 
     def eval(self) -> None:
         """Swap the trained weights for their average, if there is one yet."""
