@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from charlab.configuration.messages import find_user_error
 from charlab.errors import UserError
 from charlab.files import remove_leftovers, write_atomically
 
@@ -80,3 +81,24 @@ write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIG
     assert len(list(kept[0].parent.iterdir())) == 2
     remove_leftovers(tmp_path, ["record.json", "checkpoints/*.ckpt"])
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "make it writable"),
+        *((number, "see that the disk answers") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
+    ],
+)
+def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words):
+    def fail(file):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(UserError, match=words):
+        write_atomically(tmp_path / "file", fail)
+    mistake = find_user_error(OSError(number, os.strerror(number), "metrics.csv"))
+    assert str(mistake).startswith(f"{os.strerror(number)} (metrics.csv): ")
+    assert words in str(mistake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable, Iterable
@@ -35,9 +36,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
         os.replace(file.name, path)
     except OSError as error:
         kept = "the former one is whole" if path.exists() else "nothing was left behind"
-        raise UserError(
-            f"Could not write {path} ({error.strerror or error}); {kept}: free some space or choose another output_dir."
-        ) from error
+        raise UserError(f"Could not write {path} ({error.strerror or error}); {kept}: {advice(error)}.") from error
+
+
+def advice(error: OSError) -> str:
+    """Return what to do about an error of the operating system while a run writes."""
+    match error.errno:
+        case errno.EFBIG:
+            return "raise the limit on the size of a file (ulimit -f)"
+        case errno.EMFILE | errno.ENFILE:
+            return "close some files or raise the limit on open ones (ulimit -n)"
+        case errno.ENOSPC | errno.EDQUOT:
+            return "free some space or choose another output_dir"
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return "make it writable or choose another output_dir"
+    return "see that the disk answers, or choose another output_dir"
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 import charlab
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
+from charlab.training.callbacks.checkpointing import read_resumable
 
 
 @pytest.fixture
@@ -47,6 +48,28 @@ def test_a_truncated_checkpoint_is_refused(finished_run, tmp_path, keep):
     path.write_bytes(data[: int(keep * len(data))])
     with pytest.raises(UserError, match=r"last\.ckpt"):
         charlab.load(path)
+
+
+@pytest.mark.parametrize("missing", ["global_step", "loops", "progress", "log_positions"])
+def test_a_checkpoint_that_lacks_what_training_needs_is_not_resumed(checkpoint, tmp_path, missing):
+    assert read_resumable_of(checkpoint, tmp_path).keys() == checkpoint.keys()
+    del checkpoint[missing]
+    with pytest.raises(UserError, match=rf"lacks {missing}, .*force=true"):
+        read_resumable_of(checkpoint, tmp_path)
+
+
+def read_resumable_of(checkpoint, folder):
+    torch.save(checkpoint, folder / "last.ckpt")
+    return read_resumable(folder / "last.ckpt")
+
+
+def test_a_truncated_checkpoint_is_called_so(checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    data = (tmp_path / "last.ckpt").read_bytes()
+    for keep in (0, 1, len(data) // 2, len(data) - 1):
+        (tmp_path / "last.ckpt").write_bytes(data[:keep])
+        with pytest.raises(UserError, match=r"truncated or corrupt|no checkpoint at all"):
+            read_resumable(tmp_path / "last.ckpt")
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import re
 from collections.abc import Collection, Iterable
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
 
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
+from charlab.files import advice
 
 if TYPE_CHECKING:
     from charlab.configuration.compose import Composition
@@ -121,8 +121,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
-            advice = "close some files" if error.errno == errno.EMFILE else "choose another output_dir"
-            return UserError(f"{error.strerror}: {error.filename or advice}.")
+            where = f" ({error.filename})" if error.filename else ""
+            return UserError(f"{error.strerror}{where}: {advice(error)}.")
         implicit = None
         if not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError)):
             implicit = error.__context__

@@ -34,7 +34,7 @@ from charlab.runs.record import FILE_NAME, Record
 from charlab.runs.recording import begin_record, log_hyperparameters, log_outcome, now, peak_memory, score_validation
 from charlab.runs.summary import print_summary
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint
+from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint, read_resumable
 from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
@@ -114,7 +114,7 @@ class _Run:
         self.resumed_step: int | None = None
         self.resumes = (folder / LAST).exists() and not fresh
         if self.resumes:
-            self.resumed_step = read_checkpoint(folder / LAST)["global_step"]
+            self.resumed_step = read_resumable(folder / LAST)["global_step"]
         elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
             self.resumed_step = -1
         self.trainer = self._build_trainer()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import pickle
 import random
@@ -27,6 +28,11 @@ from charlab.training.ranks import from_every_rank, own_part
 from charlab.types import PositiveFloat, PositiveInt
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
+
+RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to go on
+    *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
+    *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
+)
 
 
 class Terminated(BaseException):
@@ -304,10 +310,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
         ) from error
-    except OSError as error:
+    except PermissionError as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error.strerror}): make it readable.") from error
     except Exception as error:  # unpickling corrupt bytes can raise any exception
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a truncated file gives EINVAL
+            raise UserError(
+                f"The checkpoint {path} cannot be read ({error.strerror}): see that the disk answers, and try again."
+            ) from error
         raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
         raise UserError(f"The file {path} is not a checkpoint of charlab: use one that it wrote.")
+    return checkpoint
+
+
+def read_resumable(path: Path) -> dict[str, Any]:
+    """Return the contents of the checkpoint from which a run resumes; see `read_checkpoint`.
+
+    Raises:
+        UserError: also if a part is missing that only training needs.
+    """
+    checkpoint = read_checkpoint(path)
+    missing = [part for part in RESUMED if part not in checkpoint]
+    if missing:
+        raise UserError(
+            f"The checkpoint {path} lacks {', '.join(missing)}, without which training cannot go on: start anew with "
+            "force=true."
+        )
     return checkpoint
