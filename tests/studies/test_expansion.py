@@ -181,18 +181,23 @@ def test_a_run_by_other_code_is_marked_or_made_again(
         assert [result.older for result in read_results(first, outputs).cells] == [False] * 4
         student.edit(folder / "studentparts.py", "1.0 * x", "2.0 * x")
         student.reload()
-        results = read_results(plan(), outputs)
+        results = read_results(plan(rerun=[]), outputs)
         assert [(result.cell.key, result.status) for result in results.cells if result.older] == [
             ("mine/1", "finished"),
             ("mine/2", "finished"),
         ]
-        results = read_results(plan(rerun=["older"]), outputs)
-        assert {result.cell.key: result.status for result in results.cells} == {
-            "learned/1": "finished",
-            "mine/1": "missing",
-            "learned/2": "finished",
-            "mine/2": "missing",
-        }
+        statuses = {"learned/1": "finished", "mine/1": "missing", "learned/2": "finished", "mine/2": "missing"}
+        again: list[dict[str, object]] = [{}, {"rerun": ["older"]}, {"rerun": ["all"]}]
+        for settings in again:
+            results = read_results(plan(**settings), outputs)
+            assert {result.cell.key: result.status for result in results.cells} == statuses
+        former = Record.load(outputs / "runs" / first.cell("mine/2").run)
+        former.status = "diverged"
+        former.save()
+        assert plan(rerun=["diverged"]).cell("mine/1").run == first.cell("mine/1").run
+        assert (
+            plan(rerun=["diverged"]).cell("mine/2").run == f"{first.cell('mine/2').run}-{results.cells[-1].cell.code}"
+        )
         student.edit(folder / "studentparts.py", "2.0 * x", "1.0 * x")
         student.reload()
         assert plan() == first

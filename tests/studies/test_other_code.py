@@ -61,17 +61,27 @@ def test_an_edit_is_caught_marked_and_made_again(outputs: Path, capfd: pytest.Ca
     assert (first.seed, first.status) == (1, "finished")
     kept = (first.folder / "record.json").read_bytes()
 
-    assert sweep(outputs) == 0  # today's code runs what is missing, and marks what there is
+    assert sweep(outputs, "study.rerun=[]") == 0  # today's code runs what is missing, and marks what there is
     assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out
     same, second = records(outputs)
     assert (same.seed, second.seed) == (1, 2)
     assert second.code != first.code
 
-    assert sweep(outputs, "study.rerun=[older]") == 0
-    assert "older code" not in capfd.readouterr().out
+    assert sweep(outputs) == 0
+    printed = capfd.readouterr().out
+    assert " ".join(printed.split()).startswith(
+        "Other code has run 1 cell of this study (changed since: studentparts): the former runs are kept"
+    )
+    assert "older code" not in printed
     former, again, second = records(outputs)
     assert (former.seed, again.seed, second.seed) == (1, 1, 2)
     assert (former.folder, (former.folder / "record.json").read_bytes()) == (first.folder, kept)
     assert again.code == second.code != former.code
     assert again.fingerprint == former.fingerprint
     assert again.metric("blocks")["nll"] != former.metric("blocks")["nll"]
+
+    kept = {record.folder: (record.folder / "record.json").read_bytes() for record in records(outputs)}
+    student.edit(outputs.parent / "student" / "studentparts.py", "return 2.0 * x", "return 4.0 * x")
+    assert sweep(outputs, "force=true") == 0  # new runs beside those by other code, which force does not replace
+    assert len(records(outputs)) == 5
+    assert {folder: (folder / "record.json").read_bytes() for folder in kept} == kept

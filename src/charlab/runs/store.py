@@ -160,7 +160,7 @@ def announce(found: Place, config: DictConfig, console: Console) -> None:
     for other in found.others[-1:]:
         hint = "" if other.status == "finished" else " resume=any_code continues it with today's code."
         console.print(
-            f"Other code has {_did(other)} this run ({_differences(other, identity)}): it is kept in {other.folder}, "
+            f"Other code has {_did(other)} this run ({differences(other, identity)}): it is kept in {other.folder}, "
             f"and the run is trained anew in {found.folder}.{hint}",
             soft_wrap=True,
             highlight=False,
@@ -194,7 +194,7 @@ def check_resumable(found: Place, config: DictConfig) -> None:
     if not record.is_by(identity.code) and not (begun and config.get("resume") == "any_code"):
         way = "continue it with resume=any_code, " if begun else ""
         raise UserError(
-            f"Other code has {_did(record)} the run in {folder} ({_differences(record, identity)}): "
+            f"Other code has {_did(record)} the run in {folder} ({differences(record, identity)}): "
             f"{way}choose another hydra.run.dir, or replace it with force=true."
         )
     former, now = (_accumulation(settings) for settings in (record.config, OmegaConf.to_container(config)))
@@ -214,7 +214,7 @@ def _did(record: Record) -> str:
     return "finished" if record.status == "finished" else "begun"
 
 
-def _differences(record: Record, identity: Identity) -> str:
+def differences(record: Record, identity: Identity) -> str:
     """Return a description of the differences between a record's code and the current code."""
     names = changed(record.sources, identity.sources) if record.sources else []
     if not names:

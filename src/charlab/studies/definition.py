@@ -25,7 +25,7 @@ FOLDER = re.compile(r"\w[\w.+=-]*")
 LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
-Rerun = Literal["older", "diverged", "timed out", "all"]
+Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 
 TYPES: dict[str, Any] = {
     "name": str | None,

@@ -25,10 +25,11 @@ from charlab.configuration.compose import (
 )
 from charlab.configuration.messages import listed, one_sentence
 from charlab.errors import UserError
+from charlab.quantities import count
 from charlab.runs.identity import Identity, fingerprint, former_fingerprint, meaning, sources
-from charlab.runs.store import place
+from charlab.runs.store import differences, place
 from charlab.studies.cell import write_cell
-from charlab.studies.definition import Definition, check_names, grid_arms, leaf, read, shortened
+from charlab.studies.definition import Definition, Rerun, check_names, grid_arms, leaf, read, shortened
 from charlab.studies.outcome import cell_path
 from charlab.studies.plan import Arm, Cell, Plan
 
@@ -60,6 +61,7 @@ class Expansion:
         fixed = [f"{key}={value}" for key, value in (params or {}).items()]
         self.given = [override for override in [*fixed, *typed] if _key(override) != "force"]
         self.output_dir = Path()
+        self.notes: list[str] = []  # to be shown before anything else, once there is a plan
 
     def plan(self, command: str, console: Console | None = None) -> Plan:
         """Return the plan.
@@ -89,10 +91,11 @@ class Expansion:
         check_output_folder(configs[0], sweep=False)
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
-        again = bool({"older", "all"} & set(definition.rerun))
         found = zip(arms, bar(configs, "looking for runs"), strict=True)
-        kept = not again and Path(definition.records).exists()
-        runs = {arm.name: _runs(config, seeds, again=again, kept=kept) for arm, config in found}
+        kept = not {"older", "all"} & set(definition.rerun) and Path(definition.records).exists()
+        moved: list[str] = []
+        runs = {arm.name: _runs(config, seeds, definition.rerun, moved, kept=kept) for arm, config in found}
+        self.notes = [_told(moved)] if moved else []
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
         overrides = [self._overrides(arm) for arm in arms]
         cells = tuple(
@@ -271,10 +274,13 @@ def _meaning(config: DictConfig) -> str:
         return json.dumps(meaning(config), sort_keys=True)
 
 
-def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool, kept: bool) -> dict[int, tuple[str, str, str]]:
+def _runs(
+    config: DictConfig, seeds: Sequence[int], again: Sequence[Rerun], moved: list[str], *, kept: bool
+) -> dict[int, tuple[str, str, str]]:
     """Return for each seed the run's folder relative to that of all runs, the code's hash, and the former folder.
 
-    If only other code has finished the run, its folder is that of the finished run, unless it is to run again.
+    If only other code has ended the run, its folder is that of the ended run, unless it is to run again: a run is never
+    replaced by one of other code. What differs is then added to `moved`.
     """
     runs: dict[int, tuple[str, str, str]] = {}
     found_sources = None
@@ -284,10 +290,24 @@ def _runs(config: DictConfig, seeds: Sequence[int], *, again: bool, kept: bool) 
             found_sources = found_sources or sources(config)
             found = place(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
-            folder = ended[-1].folder if ended and found.record is None and not again else found.folder
-            former = f"{config.name}/{former_fingerprint(config)}" if kept else ""
+            folder, former = found.folder, f"{config.name}/{former_fingerprint(config)}" if kept else ""
+            if ended and found.record is None:
+                if {"edited", "older", "all", ended[-1].status} & set(again):
+                    moved.append(differences(ended[-1], found.identity))
+                    former = ""
+                else:
+                    folder = ended[-1].folder
             runs[seed] = f"{config.name}/{folder.name}", found.identity.code, former
     return runs
+
+
+def _told(moved: Sequence[str]) -> str:
+    """Return a message about cells that other code has run, given what differs in each."""
+    others = "" if len(set(moved)) == 1 else ", for instance"
+    return (
+        f"Other code has run {count(len(moved), 'cell')} of this study ({moved[0]}{others}): the former runs are kept, "
+        f"and today's code runs {'it' if len(moved) == 1 else 'them'} anew (study.rerun=[] keeps the former figures)."
+    )
 
 
 def _windows(config: DictConfig) -> dict[str, Any]:

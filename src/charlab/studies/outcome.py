@@ -51,19 +51,23 @@ class Outcome:
 
     def save(self, study: Path, cell: Cell) -> None:
         """Write the outcome into the study's folder, atomically."""
-        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(asdict(self) | {"run": cell.run}, indent=2, ensure_ascii=False) + "\n"
         write_atomically(cell_path(study, cell, ".json"), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, study: Path, cell: Cell) -> Outcome | None:
-        """Read the outcome of a cell; None if it was never started or the file cannot be read.
+        """Read the outcome of a cell's run; None if it was never started or the file cannot be read.
 
         A killed watcher cannot record that its cell has ended, so "running" counts only while the cell's lock is held.
         """
         held = is_held(cell_lock(study, cell))  # checked first, so that a cell that ends in between is read as ended
         try:
-            outcome = cls(**json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+            values = json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8"))
+            run = values.pop("run", cell.run)
+            outcome = cls(**values)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+        if run != cell.run:  # the outcome of another run, as of one by other code
             return None
         if outcome.fate == "running" and not held:
             return replace(outcome, fate="interrupted", reason="The process that ran the cell is gone.")

@@ -107,10 +107,14 @@ def sweep(
         search(config, composer, typed, executor, console)
         return None
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
+    if "force=true" in map(str.lower, typed):
+        definition = replace(definition, rerun=(*definition.rerun, "all"))
     expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
     plan = expansion.plan(_command(config, typed), console)
+    for note in expansion.notes:
+        console.print(note, soft_wrap=True, markup=False, highlight=False)
     executor.check(expansion.output_dir)
-    again = (*definition.rerun, "all") if "force=true" in map(str.lower, typed) else definition.rerun
+    again = definition.rerun
     if config.dry_run:
         rehearse(plan, expansion.output_dir, console, again=again, at_once=executor.at_once)
         return None
