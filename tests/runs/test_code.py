@@ -267,6 +267,21 @@ def test_a_package_from_an_index_counts_by_its_version(project, tmp_path):
     (mine / "mine.py").write_text("import studentlab.models\n")
     assert sources(site, mine, target="mine.Net").keys() == {"mine", "student-lab"}
     assert sources(site, mine, target="torch.nn.Linear", always=["mine"]).keys() == {"mine"}
+    (mine / "mine.py").write_text("""
+def needs_it():
+    import studentlab.models
+
+def leads_to_it():
+    return needs_it
+
+def alone():
+    return 1
+
+class Alone:
+    pass
+""")
+    reached = {name: sources(site, mine, target=f"mine.{name}").keys() for name in ("leads_to_it", "alone", "Alone")}
+    assert reached == {"leads_to_it": {"mine", "student-lab"}, "alone": {"mine"}, "Alone": {"mine"}}
 
 
 def test_the_platform_counts_for_nothing():
@@ -277,8 +292,20 @@ def test_charlab_counts_as_far_as_it_is_reached():
     found = sources_of({"model": {"_target_": "charlab.models.bigram.Bigram"}})
     assert {"charlab.models.bigram", "charlab.models.contract", "charlab.training.module"} <= found.keys()
     assert {"charlab.seeding", "charlab.data.windows", "charlab.evaluation.protocols"} <= found.keys()
-    apart = ("charlab.models.rnn", "charlab.runs", "charlab.studies", "charlab.api", "charlab.cli")
+    assert {"charlab.evaluation.online", "charlab.training.callbacks.metrics"} <= found.keys()
+    conduct = {"charlab.runs", "charlab.runs.train", "charlab.runs.recording", "charlab.runs.members"}
+    assert {name for name in found if name.startswith("charlab.runs")} == conduct
+    apart = ("charlab.models.rnn", "charlab.studies", "charlab.api", "charlab.cli")
     assert not [name for name in found if name.startswith(apart)]
+
+
+def test_an_extra_counts_only_where_it_is_used():
+    optimizer = "charlab.training.optimizers."
+    used = {name: sources_of({"optimizer": {"_target_": optimizer + name}}) for name in ("adamw", "sgd", "lion")}
+    extras = {name: [part for part in found if not part.startswith("charlab")] for name, found in used.items()}
+    assert extras == {"adamw": [], "sgd": [], "lion": ["pytorch_optimizer"]}
+    corpus = {"data": {"_target_": "charlab.data.corpora.PublishedText"}}
+    assert [name for name in sources_of(corpus) if not name.startswith("charlab")] == []
 
 
 def test_what_only_shows_a_run_does_not_count():

@@ -152,6 +152,25 @@ def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
     assert with_file(files["a"]) not in (a, with_file(files["c"]))
 
 
+def test_a_file_that_is_named_like_a_value_is_none(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = fingerprint(config)
+    for value in (config.data.order, config.name, "auto", "all", "random", "true", "words"):
+        (tmp_path / value).write_text(f"{value}")
+    assert fingerprint(config) == before
+    other = copy.deepcopy(config)
+    with open_dict(other):
+        other.model.embedding_file = "words"
+    former = fingerprint(other)
+    (tmp_path / "words").write_text("edited")
+    assert fingerprint(other) != former
+
+
+def test_the_names_of_a_precision_are_one(overrides):
+    named = {fingerprint(compose([*overrides, f"trainer.precision={name}"])) for name in ("32", "32-true", "float32")}
+    assert len(named) == 1
+
+
 def test_a_number_is_the_same_with_and_without_a_point(overrides):
     assert fingerprint(compose([*overrides, "optimizer.lr=1"])) == fingerprint(
         compose([*overrides, "optimizer.lr=1.0"])

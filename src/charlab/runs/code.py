@@ -23,7 +23,10 @@ from charlab.errors import UserError
 from charlab.loaded import LOADED
 from charlab.runs import definitions
 
-EVALUATION = ("charlab.evaluation.protocols", "charlab.evaluation.causality", "charlab.data.datamodule")
+EVALUATION = (
+    *("charlab.evaluation.protocols", "charlab.evaluation.online", "charlab.evaluation.causality"),
+    "charlab.data.datamodule",
+)
 """Modules that compute the figures of every run, whatever its configuration."""
 
 TRAINING = tuple(
@@ -35,20 +38,24 @@ TRAINING = tuple(
 )
 """Modules that train every run."""
 
+CONDUCT = ("charlab.runs.train", "charlab.runs.recording", "charlab.runs.members")
+"""Modules that decide what is done in which order in every run. Their imports are not followed: most show a run."""
+
 OBSERVERS = {
     *("charlab", "charlab.configuration", "charlab.errors", "charlab.files", "charlab.training.loggers"),
-    *("charlab.training.callbacks.metrics", "charlab.training.callbacks.progress"),
+    "charlab.training.callbacks.progress",
 }
 """Parts of charlab that are widely imported but change no figure; the package itself only re-exports names."""
 
 PLATFORM = {
     *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
     *("hydra", "omegaconf", "pydantic", "pydantic_core", "annotated_types", "jaxtyping", "typing_extensions", "rich"),
+    *("pooch", "tensorboard", "matplotlib"),  # they download, log and draw
 }
 """Packages whose versions are recorded but are not part of the hash."""
 
 CHARLAB = "charlab"
-FORMAT = 1  # of the cache; increase it whenever `_normal` or `_imports` changes
+FORMAT = 2  # of the cache; increase it whenever `_normal` or `_imports` changes
 MOST_CACHED = 5000  # files
 
 
@@ -57,7 +64,7 @@ def code_hash(sources: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING) -> dict[str, str]:
+def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING + CONDUCT) -> dict[str, str]:
     """Return the sources of a run's figures: the digest of each module and the version of each distribution.
 
     The imports of `always` and of every class that the configuration names are followed through charlab and the user's
@@ -94,7 +101,7 @@ class _Survey:
     def __init__(self) -> None:
         self.found: dict[str, str] = {}
         self._specs: dict[str, ModuleSpec | None] = {}
-        self._followed: dict[str, int] = {}  # by module: whether versions were collected
+        self._followed: dict[tuple[str, str], int] = {}  # by module and object named in it: whether with versions
         self._importers: dict[str, set[str]] = {}
         self._cache = _Cache()
 
@@ -109,9 +116,13 @@ class _Survey:
                 if name in OBSERVERS:
                     if name != CHARLAB:
                         break
-                elif self._followed.get(name, -1) < versions:
-                    self._followed[name] = versions
-                    pending += [(imported, name) for imported in self._read(name, versions=versions)]
+                else:
+                    # A configuration names a single object of a module; who imports a module may use all of it.
+                    named = "" if importer else dotted.removeprefix(name).lstrip(".").partition(".")[0]
+                    if self._followed.get((name, named), -1) < versions:
+                        self._followed[name, named] = versions
+                        imports = self._read(name, named, versions=versions)
+                        pending += [(imported, name) for imported in imports] if name not in CONDUCT else []
         self._cache.save()
 
     def follow_main(self, names: Sequence[str]) -> None:
@@ -147,8 +158,11 @@ class _Survey:
             self._specs[name] = spec
         return self._specs[name]
 
-    def _read(self, name: str, *, versions: bool) -> list[str]:
-        """Record the digest of a module or the version of its distribution; return the dotted names it imports."""
+    def _read(self, name: str, named: str, *, versions: bool) -> list[str]:
+        """Record the digest of a module or the version of its distribution; return the dotted names it imports.
+
+        If `named` is given, imports within functions that this object of the module does not lead to are left out.
+        """
         spec, top = self._spec(name), name.partition(".")[0]
         places = [spec.origin] if spec and spec.has_location else list((spec and spec.submodule_search_locations) or ())
         if not places or places[0] is None:
@@ -166,7 +180,7 @@ class _Survey:
             self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         if file.suffix != ".py":
             return []
-        digest, imports = self._cache.parsed(file)
+        digest, imports = self._cache.parsed(file, named)
         self.found[name] = digest
         package = name if spec is not None and spec.submodule_search_locations is not None else name.rpartition(".")[0]
         return [absolute for imported in imports if (absolute := _absolute(imported, package))]
@@ -217,18 +231,18 @@ class _Cache:
         self._known: dict[str, tuple[str, list[str]]] | None = None
         self._new = False
 
-    def parsed(self, file: Path) -> tuple[str, list[str]]:
-        """Return the digest of a source file and the names it imports."""
+    def parsed(self, file: Path, named: str = "") -> tuple[str, list[str]]:
+        """Return the digest of a source file and the names it imports; `named` as in `_imports`."""
         if self._known is None:
             self._known = {}
             with contextlib.suppress(OSError, ValueError, TypeError):
                 read = json.loads(self._path.read_text(encoding="utf-8"))
                 self._known = {key: (str(digest), list(imports)) for key, (digest, imports) in read.items()}
         contents = file.read_bytes()
-        key = hashlib.sha256(contents).hexdigest()
+        key = f"{hashlib.sha256(contents).hexdigest()} {named}"
         if key not in self._known:
             tree = _parse(contents, str(file))
-            self._known[key] = (digest_of(tree), _imports(tree))
+            self._known[key] = (digest_of(tree), _imports(tree, named))
             self._new = True
         return self._known[key]
 
@@ -333,11 +347,17 @@ def _normal_text(node: ast.JoinedStr) -> Iterator[str]:
     yield ascii(literal) + "]"
 
 
-def _imports(tree: ast.Module) -> list[str]:
-    """Return the dotted names that a module imports anywhere; relative imports keep their leading dots."""
+def _imports(tree: ast.Module, named: str = "") -> list[str]:
+    """Return the dotted names that a module imports; relative imports keep their leading dots.
+
+    If `named` is a function or class of the module, imports within functions that it does not lead to are left out.
+    """
     names: dict[str, None] = {}
+    idle = _idle_functions(tree, named)
 
     def visit(node: ast.AST) -> None:
+        if node in idle:
+            return
         match node:
             case ast.If(test=test, orelse=orelse) if _is_type_checking(test):
                 for statement in orelse:
@@ -359,3 +379,21 @@ def _imports(tree: ast.Module) -> list[str]:
 
     visit(tree)
     return list(names)
+
+
+def _idle_functions(tree: ast.Module, named: str) -> set[ast.AST]:
+    """Return the module's functions that are mentioned neither by `named`, nor by other code that it leads to."""
+    functions = {part.name: part for part in tree.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)}
+    classes = {part.name for part in tree.body if isinstance(part, ast.ClassDef)}
+    if named not in functions and named not in classes:
+        return set()
+    reached: list[ast.AST] = [part for part in tree.body if part not in functions.values()]
+    for function in functions.values():  # evaluated when the module is imported
+        reached += [*function.decorator_list, function.args]
+    reached += [functions.pop(named)] if named in functions else []
+    while reached:
+        for node in ast.walk(reached.pop()):
+            name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+            if name in functions:
+                reached.append(functions.pop(name))
+    return set(functions.values())

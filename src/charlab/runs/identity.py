@@ -53,8 +53,15 @@ DIVISION = (
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
 ENSEMBLE = "charlab.models.mixture.Ensemble"
-PRECISIONS = {"32-true": "float32", "64-true": "float64", "bf16-mixed": "bfloat16", "16-mixed": "float16"}
+PRECISIONS = {
+    **dict.fromkeys(("32", "32-true"), "float32"),
+    **dict.fromkeys(("64", "64-true"), "float64"),
+    **dict.fromkeys(("bf16", "bf16-mixed"), "bfloat16"),
+    **dict.fromkeys(("16", "16-mixed"), "float16"),
+}
+"""Other names of a precision, as Lightning understands them."""
 
 
 @dataclass(frozen=True)
@@ -190,13 +197,19 @@ def _canonical(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _by_content(value: Any) -> Any:
-    """Return a value with the path of every file or run's folder replaced by a hash of its contents."""
+def _by_content(value: Any, key: str = "") -> Any:
+    """Return a value with the path of every file or run's folder replaced by a hash of its contents.
+
+    A text is a path if it has a separator or a suffix, or if its key says so (`path`, `file`, `words_file`, `runs`, …);
+    any other, such as "auto", means the same whatever the working folder contains.
+    """
     if isinstance(value, dict):
-        return {key: part if key == "_target_" else _by_content(part) for key, part in value.items()}
+        return {name: part if name == "_target_" else _by_content(part, name) for name, part in value.items()}
     if isinstance(value, list):
-        return [_by_content(part) for part in value]
+        return [_by_content(part, key) for part in value]
     if not isinstance(value, str) or not value or "\0" in value or "\n" in value:
+        return value
+    if key.rpartition("_")[2] not in PATH_KEYS and not os.path.dirname(value) and not os.path.splitext(value)[1]:
         return value
     if os.path.isfile(os.path.join(value, FILE_NAME)):
         record = Record.load(Path(value))
