@@ -113,10 +113,10 @@ def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: 
     [
         (2, 2, "The text is too short."),
         (4, 130, "Interrupted."),
-        (6, 2, "No space left on device: last.ckpt."),
+        (6, 2, "No space left on device (last.ckpt): free some space or choose another output_dir."),
         (7, 2, "num_heads is wrong."),
-        (9, 2, "Permission denied: record.json."),
-        (13, 2, "No space left on device: last.ckpt."),
+        (9, 2, "Permission denied (record.json): allow access to it or choose another output_dir."),
+        (13, 2, "No space left on device (last.ckpt): free some space or choose another output_dir."),
     ],
 )
 def test_a_failure_with_a_sentence(

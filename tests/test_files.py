@@ -89,7 +89,7 @@ write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIG
         (errno.EFBIG, "ulimit -f"),
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOSPC, "free some space"),
-        (errno.EROFS, "make it writable"),
+        (errno.EROFS, "allow access to it"),
         *((number, "see that the disk answers") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
     ],
 )

@@ -49,7 +49,7 @@ def advice(error: OSError) -> str:
         case errno.ENOSPC | errno.EDQUOT:
             return "free some space or choose another output_dir"
         case errno.EACCES | errno.EPERM | errno.EROFS:
-            return "make it writable or choose another output_dir"
+            return "allow access to it or choose another output_dir"
     return "see that the disk answers, or choose another output_dir"
 
 
