@@ -11,3 +11,15 @@ fingerprint(Composer().job(["data=play"], build=False))
 sys.exit("lightning" in sys.modules)
 """
     subprocess.run([sys.executable, "-c", check], check=True)
+
+
+def test_a_run_needs_no_module_that_only_unix_has() -> None:
+    check = """
+import sys
+sys.modules |= dict.fromkeys(["resource"])  # it cannot be imported
+import torch
+import charlab.runs.train, charlab.studies.runner
+from charlab.runs.recording import peak_memory
+assert peak_memory(torch.device("cpu")) is None
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)
