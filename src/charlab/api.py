@@ -13,7 +13,14 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
-from charlab.configuration.compose import Composer, check_output_folder, compose, hydra_config, leave_out_sweep
+from charlab.configuration.compose import (
+    Composer,
+    check_output_folder,
+    compose,
+    hydra_config,
+    leave_out_sweep,
+    output_folder,
+)
 from charlab.configuration.overrides import quoted
 from charlab.errors import UserError
 from charlab.runs.checkpoint import load
@@ -51,12 +58,14 @@ def run(*overrides: str, **parts: Any) -> Record:
     for key, node in nodes.items():
         if config[key]["_target_"] != node["_target_"]:
             raise UserError(f"{key}={_name(node)} is an option already: give {node['_target_']} another name.")
-    check_output_folder(config, sweep=False)
+    output_folder(config, sweep=False)  # raises if it cannot be resolved
     with hydra_config(config):
         folder = Path(config.hydra.run.dir)
         finished = answer(config, folder)
         if finished is not None:
             return finished
+    check_output_folder(config, sweep=False)
+    with hydra_config(config):
         described = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
         for name, part in described.items():
             (folder / ".hydra").mkdir(parents=True, exist_ok=True)

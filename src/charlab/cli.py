@@ -31,6 +31,7 @@ from charlab.configuration.compose import (
     config_loader,
     hydra_config,
     leave_out_sweep,
+    output_folder,
     resolve_values,
     typed_overrides,
 )
@@ -193,10 +194,10 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
             return [*hand_over(overrides), *flags, "--multirun"]
         if sweep:
             jobs = composer.jobs(overrides)
+        if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
+            raise SystemExit(0)  # before its folder is checked, which may be read-only
         for job in [] if shows else jobs:
             check_output_folder(job, sweep=sweep)
-        if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
-            raise SystemExit(0)
         if not sweep:
             composer.build()
         undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
@@ -206,10 +207,10 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
 
 def _is_answered(job: DictConfig) -> bool:
     """Return whether the run is already finished; if so, print its table without importing torch."""
+    folder = output_folder(job, sweep=False)
     with hydra_config(job):
         resolve_values(job)
-        folder = Path(job.hydra.run.dir)
-    return charlab.runs.store.answer(job, folder) is not None
+    return folder is not None and charlab.runs.store.answer(job, folder) is not None
 
 
 def _is_study(overrides: Sequence[str]) -> bool:

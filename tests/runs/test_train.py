@@ -1,10 +1,13 @@
 """A run from its command line to its record: finished, repeated, interrupted, failed."""
 
 import csv
+import errno
 import json
 import math
 import shutil
+import tempfile
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -17,6 +20,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
+from tests.runs.conftest import TINY
 
 
 def weights(record):
@@ -257,3 +261,21 @@ def test_components_set_to_null_are_left_out(run_tiny):
     assert (folder / "metrics.csv").exists()
     assert not (folder / "samples.txt").exists()
     assert not list(folder.glob("events.out.tfevents.*"))
+
+
+def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(text_path, tmp_path, monkeypatch, capsys):
+    def refuse(*args, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    overrides = [*TINY, f"data.path={text_path}", f"output_dir={tmp_path}", "trainer.max_steps=2"]
+    record = charlab.run(*overrides)
+    temporary = tempfile.TemporaryDirectory
+    monkeypatch.setattr(  # root may write into any folder of a test
+        tempfile, "TemporaryDirectory", lambda **options: (refuse if "dir" in options else temporary)(**options)
+    )
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert charlab.run(*overrides).folder == record.folder
+    assert cli.train(overrides) == 0
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="takes no new folder"):
+        charlab.run(*overrides, "seed=4")

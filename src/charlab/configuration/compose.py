@@ -470,8 +470,8 @@ def _tell_once(note: str) -> None:
     print(note, file=sys.stderr)
 
 
-def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
-    """Check that a job's output folder can be resolved and created.
+def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
+    """Return a job's output folder; None if it is known only when the job starts.
 
     The folder's name depends on the training text, so this reads the text.
 
@@ -480,16 +480,27 @@ def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
         sweep: whether the job is part of a sweep.
 
     Raises:
-        UserError: if the folder cannot be resolved or created.
+        UserError: if the folder cannot be resolved.
     """
     node = config.hydra
     try:
         with hydra_config(config):
-            folder = Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
+            return Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
     except (InterpolationToMissingValueError, MissingMandatoryValue):
-        return  # a pattern that the user has set, perhaps with the job's number
+        return None  # a pattern that the user has set, perhaps with the job's number
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
+
+
+def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
+    """Check that a job's output folder can be resolved and created; see `output_folder`.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    folder = output_folder(config, sweep=sweep)
+    if folder is None:
+        return
     existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))
     try:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
