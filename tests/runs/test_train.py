@@ -255,6 +255,16 @@ def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finish
     assert Record.load(finished_run.folder).status == "finished"
 
 
+@pytest.mark.parametrize("choice", ["trainer.enable_checkpointing=false", "callbacks.checkpointing=null"])
+def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, choice):
+    first = run_tiny(choice)
+    assert first.status == "finished"
+    assert not list(first.folder.glob("checkpoints/*"))
+    capsys.readouterr()
+    assert run_tiny(choice).finished == first.finished
+    assert "This run is finished already" in capsys.readouterr().out
+
+
 def test_components_set_to_null_are_left_out(run_tiny):
     left_out = ("callbacks.attention_maps=null", "callbacks.samples=null", "logger.tensorboard=null")
     folder = run_tiny(*left_out, "trainer.max_steps=1").folder

@@ -48,10 +48,19 @@ class Place:
     others: tuple[Record, ...] = ()
 
     @property
+    def has_lost_checkpoint(self) -> bool:
+        """Whether the run is finished and lacks its checkpoint, although it was not told to write none."""
+        if self.record is None or self.record.status != "finished" or (self.folder / CHECKPOINT).is_file():
+            return False
+        trainer, callbacks = (self.record.config.get(key) for key in ("trainer", "callbacks"))
+        told = isinstance(trainer, dict) and trainer.get("enable_checkpointing") is False
+        return not told and not (isinstance(callbacks, dict) and callbacks.get("checkpointing") is None)
+
+    @property
     def finished(self) -> Record | None:
-        """The record, if the run is finished, was trained by this code and has its checkpoint; else None."""
+        """The record, if the run is finished, was trained by this code and has not lost its checkpoint; else None."""
         record, identity = self.record, self.identity
-        if record is None or record.status != "finished" or not (self.folder / CHECKPOINT).is_file():
+        if record is None or record.status != "finished" or self.has_lost_checkpoint:
             return None
         same = record.fingerprint == identity.fingerprint and record.is_by(identity.code)
         return record if same else None
@@ -149,7 +158,7 @@ def show(record: Record, console: Console) -> None:
 
 def announce(found: Place, config: DictConfig, console: Console) -> None:
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
-    record, identity = found.record, found.identity
+    identity = found.identity
     for run, names in members_of_other_code(config).items():
         console.print(
             f"The run {run} was trained by other code ({_listed(names)}): its weights now work in the changed model.",
@@ -166,7 +175,7 @@ def announce(found: Place, config: DictConfig, console: Console) -> None:
             highlight=False,
             markup=False,
         )
-    if record is not None and record.status == "finished" and not (found.folder / CHECKPOINT).is_file():
+    if found.has_lost_checkpoint:
         console.print(
             f"The finished run in {found.folder} has lost its checkpoint: it is trained again.",
             soft_wrap=True,

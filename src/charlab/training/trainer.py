@@ -97,6 +97,8 @@ def build_trainer(
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
     settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
+    # Lightning would add checkpoints of its own where there are none by choice.
+    settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _listed(settings["plugins"])
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
