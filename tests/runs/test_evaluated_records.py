@@ -62,7 +62,7 @@ def test_the_text_is_found_from_another_folder_and_where_it_has_moved(tmp_path, 
     (tmp_path / "work" / "text.txt").write_text("to be or not to be\n" * 40)
     monkeypatch.chdir(tmp_path / "work")
     overrides = ["data=textfile", "data.path=text.txt", "data.context_length=8", "model=bigram", "trainer=cpu"]
-    record = charlab.run(*overrides, "trainer.max_steps=2", "logger=[]", "callbacks=null")
+    record = charlab.run(*overrides, "trainer.max_steps=2", "logger=[]")
     folder = record.folder.absolute()
     monkeypatch.chdir(tmp_path / "other")
     assert evaluate(folder).metric("blocks") == record.metric("blocks")

@@ -56,7 +56,7 @@ class MadeUpRuns:
             if fate in ("finished", "diverged"):
                 metrics = [{"protocol": "blocks", "split": "validation", "nll": 2.0, "likelihood": "exact"}]
                 folder = study.parents[1] / "runs" / cell.run
-                Record(folder, "mine", cell.fingerprint, fate, metrics=metrics, code=CODE).save()  # type: ignore[arg-type]
+                Record(folder, "mine", cell.fingerprint, fate, metrics=metrics, code=cell.code).save()  # type: ignore[arg-type]
 
 
 def make_plan(*seeds: int, kind: str = "rotary", **more: Any) -> Plan:
