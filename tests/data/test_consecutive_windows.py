@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from charlab.data.corpus import Corpus
+from charlab.data.corpora import Corpus
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.windows import consecutive_starts
 

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from charlab.data.corpus import Corpus
+from charlab.data.corpora import Corpus
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.windows import window_starts
 from charlab.errors import UserError

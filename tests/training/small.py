@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from charlab.data.corpus import Corpus
+from charlab.data.corpora import Corpus
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.mixers.attention import Attention

@@ -1,4 +1,4 @@
-"""Texts from files: the user's own, and published ones, which are verified and downloaded if missing."""
+"""Texts to train on: from the user's own files, or published ones, which are verified and downloaded if missing."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import os
 import sys
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, Self
 
-from charlab.data.corpus import Corpus
+import numpy as np
+
 from charlab.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -25,6 +27,55 @@ PACKED = {
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
 """How packed files begin."""
+
+
+class Corpus:
+    """A text to train on. Two corpora are the same text if and only if their `sha256` is the same.
+
+    Not a dataclass, since Hydra's `instantiate` would take it for a configuration.
+
+    Args:
+        name: a short name for tables, file names and messages.
+        text: the whole text; the datamodule splits it.
+        sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
+        floor_per_character: (len(text),) float64, −log p in nats of each character given all that precede it under
+            the process that generated the text; None if that process is not known.
+        notes: sentences on how the text was changed, printed when a run begins.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        sha256: str,
+        floor_per_character: np.ndarray | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name = name
+        self.text = text
+        self.sha256 = sha256
+        self.floor_per_character = floor_per_character
+        self.notes = tuple(notes)
+
+    @classmethod
+    def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None, notes: Sequence[str] = ()) -> Self:
+        """Return the corpus of `text` with its checksum."""
+        return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character, notes)
+
+    def load(self) -> Self:
+        """Return itself, so that a loaded corpus can be used as a loader."""
+        return self
+
+
+class CorpusLoader(Protocol):
+    """What a configuration's `data.corpus` names: any object with a `load` method."""
+
+    def load(self) -> Corpus:
+        """Return the corpus.
+
+        Raises:
+            UserError: if the text cannot be found or is not the expected one.
+        """
 
 
 def home_expanded(path: str) -> Path:

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from lightning import LightningDataModule
 from torch import Tensor
 
-from charlab.data.corpus import Corpus, CorpusLoader
+from charlab.data.corpora import Corpus, CorpusLoader
 from charlab.data.vocabulary import Vocabulary
 from charlab.data.windows import consecutive_starts, estimate_starts, gather_windows, window_starts
 from charlab.errors import UserError

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
-from charlab.data.corpus import Corpus
+from charlab.data.corpora import Corpus
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.record import FILE_NAME, Record
 

@@ -22,5 +22,5 @@ characters                    dependency
 ============================  ===========================================================================
 
 Files: `lexicon` and `words` (what can be said), `grammar` (in which order), `verse` (in which meter and rhyme),
-`stage` (by whom), `choice` (at what cost), `generator` (writing and reading plays), `loader` (the corpus).
+`stage` (by whom), `choice` (at what cost), `loader` (the corpus).
 """

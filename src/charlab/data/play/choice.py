@@ -24,7 +24,7 @@ class Choice:
         draw_limit: discard draws from here on: modulo `total` they would favor the first strings.
     """
 
-    __slots__ = ("_index", "_lengths", "cumulative", "draw_limit", "texts", "total", "weights")
+    __slots__ = ("cumulative", "draw_limit", "texts", "total", "weights")
 
     def __init__(self, texts: Sequence[str], weights: Sequence[int]) -> None:
         """Raise ValueError if there are no strings, they are out of order, or one is a prefix of another."""
@@ -38,8 +38,6 @@ class Choice:
         self.cumulative = list(accumulate(weights))
         self.total = self.cumulative[-1]
         self.draw_limit = (1 << DRAW_BITS) // self.total * self.total
-        self._index: dict[str, int] | None = None
-        self._lengths: list[int] = []
 
     @classmethod
     def among(cls, texts: Sequence[str], weights: Sequence[int] | None = None) -> Choice:
@@ -50,21 +48,6 @@ class Choice:
     def pick(self, draw: int) -> int:
         """Return the index of the string for a draw below `draw_limit`."""
         return bisect_right(self.cumulative, draw % self.total)
-
-    def find(self, text: str, position: int) -> int | None:
-        """Return the index of the string in `text` at `position`, or None if there is none."""
-        if self._index is None:
-            self._index = {string: index for index, string in enumerate(self.texts)}
-            self._lengths = sorted({len(string) for string in self.texts})
-        for length in self._lengths:
-            index = self._index.get(text[position : position + length])
-            if index is not None:
-                return index
-        return None
-
-    def weight_of_prefix(self, prefix: str) -> int:
-        """Return the sum of the weights of all strings that begin with `prefix`."""
-        return sum(weight for text, weight in zip(self.texts, self.weights, strict=True) if text.startswith(prefix))
 
 
 def character_costs(choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The loader of the embedded corpus."""
+"""The embedded corpus, generated with the exact nll of each character, and its cache."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import contextlib
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from charlab.data.corpora import data_folder
-from charlab.data.corpus import Corpus
-from charlab.data.play.generator import generate_with_nll
+from charlab.data.corpora import Corpus, data_folder
+from charlab.data.play.choice import Choice, character_costs
+from charlab.data.play.stage import tell
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.types import PositiveInt, checked
 
 WORTH_KEEPING = 100_000  # characters: shorter texts are not worth caching
+DRAWS_PER_BLOCK = 1 << 16
 
 
 class Play:
@@ -74,3 +76,69 @@ def _read(path: Path) -> tuple[str, np.ndarray] | None:
 
 def _checksum(characters: np.ndarray, nll: np.ndarray) -> bytes:
     return hashlib.sha256(characters.tobytes() + nll.tobytes()).digest()
+
+
+def generate_with_nll(seed: int, length: int) -> tuple[str, np.ndarray]:
+    """Return the first `length` characters of the plays of `seed`, the same on every machine, and their nll.
+
+    Returns:
+        The text; and −log p(character t | characters before t) under the generator, in nats, (length,) float64: no
+        model can do better in expectation.
+    """
+    draws = _draws(seed)
+    telling = tell()
+    choice = next(telling)
+    chosen = _Chosen()
+    written = 0
+    while written < length:
+        draw = next(draws)
+        while draw >= choice.draw_limit:
+            draw = next(draws)
+        index = choice.pick(draw)
+        written += chosen.add(choice, index)
+        choice = telling.send(index)
+    return chosen.text()[:length], chosen.nll()[:length]
+
+
+def _draws(seed: int) -> Iterator[int]:
+    """Yield uniform integers in [0, 2³²): the output of SHAKE-128 (FIPS 202) on the seed and a block's number."""
+    block = 0
+    while True:
+        digest = hashlib.shake_128(f"charlab play {seed}/{block}".encode()).digest(4 * DRAWS_PER_BLOCK)
+        yield from np.frombuffer(digest, dtype="<u4").tolist()
+        block += 1
+
+
+class _Chosen:
+    """The strings chosen so far, prepared for computing the nll of all of them at once."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._rows: list[int] = []  # for each string, in the table of all strings of all choices so far
+        self._first_rows: dict[Choice, int] = {}
+        self._num_rows = 0
+
+    def add(self, choice: Choice, index: int) -> int:
+        """Add a string, and return its length."""
+        first_row = self._first_rows.get(choice)
+        if first_row is None:
+            first_row = self._first_rows[choice] = self._num_rows
+            self._num_rows += len(choice.texts)
+        text = choice.texts[index]
+        self._rows.append(first_row + index)
+        self._texts.append(text)
+        return len(text)
+
+    def text(self) -> str:
+        return "".join(self._texts)
+
+    def nll(self) -> np.ndarray:
+        if not self._rows:
+            return np.empty(0)
+        costs, lengths = character_costs(list(self._first_rows))
+        rows = np.array(self._rows)
+        lengths = lengths[rows]
+        starts = np.cumsum(lengths) - lengths
+        columns = np.arange(lengths.sum()) - np.repeat(starts, lengths)
+        nll: np.ndarray = costs[np.repeat(rows, lengths), columns]
+        return nll
