@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from charlab.evaluation.score import Score
+from charlab.evaluation.metric import Score
 from charlab.runs.record import Record
 from charlab.runs.summary import print_summary
 

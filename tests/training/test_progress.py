@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from rich.console import Console
 
-from charlab.evaluation.score import Score
+from charlab.evaluation.metric import Score
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks import progress
 from charlab.training.callbacks.progress import ProgressDisplay

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Literal
 
@@ -15,7 +15,15 @@ from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
 from charlab.data.vocabulary import Vocabulary
-from charlab.data.windows import consecutive_starts, estimate_starts, gather_windows, window_starts
+from charlab.data.windows import (
+    Windows,
+    adjacent_windows,
+    consecutive_starts,
+    gather_windows,
+    in_batches,
+    sampled_windows,
+    window_starts,
+)
 from charlab.errors import UserError
 from charlab.types import Fraction, PositiveInt, checked
 
@@ -233,19 +241,16 @@ class CharacterDataModule(LightningDataModule):
         return self._blocks("validation")
 
     def _sample(self, split: str) -> EvaluationWindows:
-        ids = self.splits[split]
-        sizes = {"batch_size": self.batch_size, "num_starts": len(ids) - self.context_length}
-        starts = estimate_starts(self.seed, self.estimate_batches, **sizes)
-        return self._windows(ids, [(starts, self.context_length)])
+        sizes = {"num_characters": len(self.splits[split]), "length": self.context_length}
+        windows = sampled_windows(self.seed, self.estimate_batches, batch_size=self.batch_size, **sizes)
+        return self._evaluation(split, windows)
 
     def _blocks(self, split: str) -> EvaluationWindows:
-        ids, length = self.splits[split], self.context_length
-        number, rest = divmod(len(ids) - 1, length)
-        return self._windows(ids, [(length * np.arange(number), length), (np.array([length * number]), rest)])
+        return self._evaluation(split, adjacent_windows(len(self.splits[split]), self.context_length))
 
-    def _windows(self, ids: Tensor, groups: Sequence[tuple[np.ndarray, int]]) -> EvaluationWindows:
+    def _evaluation(self, split: str, windows: list[Windows]) -> EvaluationWindows:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EvaluationWindows(ids, groups, self.micro_batch_size, rank, world_size)
+        return EvaluationWindows(self.splits[split], in_batches(windows, self.micro_batch_size), rank, world_size)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
         """Gather the windows of a training batch of (B,) starts; return a batch of (B, T+1) windows unchanged."""
@@ -320,32 +325,19 @@ class EvaluationWindows:
 
     Args:
         ids: (N,) the text.
-        groups: pairs of window starts and their length T.
-        batch_size: maximum number of windows in a batch.
+        batches: the windows of all processes, in batches.
         rank: rank of this process.
         world_size: number of processes.
     """
 
-    def __init__(
-        self,
-        ids: Int[Tensor, " N"],
-        groups: Sequence[tuple[np.ndarray, int]],
-        batch_size: int,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
+    def __init__(self, ids: Int[Tensor, " N"], batches: list[Windows], rank: int = 0, world_size: int = 1) -> None:
         self.ids = ids
-        batches = [
-            (starts[first : first + batch_size], length)
-            for starts, length in groups
-            if length
-            for first in range(0, len(starts), batch_size)
-        ]
-        self.batches = batches[rank::world_size] or [(starts[:0], length) for starts, length in batches[:1]]
+        without = [batches[0]._replace(starts=batches[0].starts[:0])]
+        self.batches = batches[rank::world_size] or without
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[Int[Tensor, "B T+1"]]:
-        for starts, length in self.batches:
-            yield gather_windows(self.ids, torch.from_numpy(starts), length)
+        for batch in self.batches:
+            yield gather_windows(self.ids, torch.from_numpy(batch.starts), batch.length)

@@ -1,8 +1,8 @@
-"""Choose the windows of a training step, and cut them out of the text."""
+"""Choose the windows of a training step or an evaluation, and cut them out of the text."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -39,16 +39,6 @@ def window_starts(seed: int, step: int, *, batch_size: int, num_starts: int) -> 
     return (philox.random_raw(batch_size) % np.uint64(num_starts)).astype(np.int64)
 
 
-def estimate_starts(seed: int, num_batches: int, *, batch_size: int, num_starts: int) -> np.ndarray:
-    """Return the starts of the windows of an estimate: (num_batches · batch_size,) int64.
-
-    They are drawn from a different stream than those of training; see `window_starts` for the arguments.
-    """
-    own = derive_seed(seed, "estimate")
-    batches = (window_starts(own, batch, batch_size=batch_size, num_starts=num_starts) for batch in range(num_batches))
-    return np.concatenate(list(batches))
-
-
 def consecutive_starts(seed: int, step: int, *, batch_size: int, num_starts: int, length: int) -> np.ndarray:
     """Return the starts of the windows of one batch in which each window continues the previous one in its row.
 
@@ -76,3 +66,56 @@ def gather_windows(ids: Int[Tensor, " N"], starts: Int[Tensor, " B"], length: in
     """
     windows = ids.unfold(0, length + 1, 1)  # (N − length, length+1), a view without a copy
     return windows[starts].long()
+
+
+class Windows(NamedTuple):
+    """Windows of equal shape that are scored.
+
+    Attributes:
+        starts: (n,) int64, the position of each window's first character in the text.
+        length: T for windows of T+1 characters.
+        scored_from: the first position to score in each window, in 1 … T; earlier ones are context.
+    """
+
+    starts: np.ndarray
+    length: int
+    scored_from: int = 1
+
+
+def sampled_windows(seed: int, num_batches: int, *, batch_size: int, num_characters: int, length: int) -> list[Windows]:
+    """Return `num_batches` · `batch_size` random windows, drawn from a different stream than those of training.
+
+    Args:
+        seed: the run's seed.
+        num_batches: number of batches.
+        batch_size: windows in a batch.
+        num_characters: N, the length of the text.
+        length: T of the windows.
+
+    Raises:
+        UserError: if the text is too short to hold a window.
+    """
+    if num_characters <= length:
+        raise UserError(
+            f"A text of {num_characters} characters is shorter than a window of {length + 1}: "
+            f"use a longer text, or a smaller data.context_length."
+        )
+    own, num_starts = derive_seed(seed, "estimate"), num_characters - length
+    batches = [window_starts(own, batch, batch_size=batch_size, num_starts=num_starts) for batch in range(num_batches)]
+    return [Windows(np.concatenate(batches), length)]
+
+
+def adjacent_windows(num_characters: int, length: int) -> list[Windows]:
+    """Return the windows of a text of N characters that score each but the first once; the last may be shorter."""
+    number, rest = divmod(num_characters - 1, length)
+    last = [Windows(np.array([length * number]), rest)] if rest else []
+    return [Windows(length * np.arange(number), length), *last]
+
+
+def in_batches(windows: list[Windows], batch_size: int) -> list[Windows]:
+    """Return the windows in batches of at most `batch_size`."""
+    return [
+        group._replace(starts=group.starts[first : first + batch_size])
+        for group in windows
+        for first in range(0, len(group.starts), batch_size)
+    ]

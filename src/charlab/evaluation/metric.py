@@ -1,14 +1,19 @@
-"""The metric behind every figure: nats per character."""
+"""The metric behind every figure, nats per character, and the result of an evaluation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torchmetrics import Metric
+
+Setting = int | float | str | None
 
 
 class NegativeLogLikelihood(Metric):
@@ -52,3 +57,81 @@ class NegativeLogLikelihood(Metric):
         if device.type == "mps":
             device = torch.device("cpu")
         return super()._apply(lambda tensor: tensor.to(device), exclude_state)
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model predicts a text, and how it was measured.
+
+    Attributes:
+        protocol: "estimate", "blocks", "sliding" or "online".
+        nll: mean negative log-likelihood, in nats per character.
+        characters: number of characters scored.
+        likelihood: "exact", or "bound" if `nll` is an estimate of an upper bound.
+        settings: what else determines the figure: context length, stride, number of batches, learning rate …
+        standard_error: of `nll`, over the draws by which a bound is estimated; None for exact models. It does not
+            include the choice of the text.
+        per_character: (N−1,) float32, the nll of every character of the text but the first; None for `estimate`,
+            which does not cover the text. For bounds only the sum is meaningful.
+    """
+
+    protocol: str
+    nll: float
+    characters: int
+    likelihood: Literal["exact", "bound"] = "exact"
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    standard_error: float | None = None
+    per_character: np.ndarray | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bpc(self) -> float:
+        """Bits per character."""
+        return self.nll / math.log(2)
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where that is too large for a float."""
+        try:
+            return math.exp(self.nll)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def reason(self) -> str | None:
+        """Why the figure is not finite; None if it is."""
+        if math.isfinite(self.nll):
+            return None
+        if math.isnan(self.nll):
+            return "The model predicts nan: its training has diverged."
+        return (
+            "The model finds this text impossible: one of its characters has probability 0. For a model trained by EM, "
+            "optimizer.smoothing above 0 prevents that."
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all fields but `per_character`, ready for JSON: figures that are not finite are None."""
+        figures = {
+            "nll": self.nll,
+            "bpc": self.bpc,
+            "perplexity": self.perplexity,
+            "standard_error": self.standard_error,
+        }
+        return {
+            "protocol": self.protocol,
+            **{name: None if value is None or not math.isfinite(value) else value for name, value in figures.items()},
+            "characters": self.characters,
+            "likelihood": self.likelihood,
+            **self.settings,
+            **({} if self.reason is None else {"reason": self.reason}),
+        }
+
+    def __str__(self) -> str:
+        relation = "≤" if self.likelihood == "bound" else "="
+        error = "" if self.standard_error is None else f" ± {self.standard_error:.4f}"
+        settings = "".join(f", {name}={value}" for name, value in self.settings.items() if value is not None)
+        return (
+            f"nll {relation} {self.nll:.4f}{error}, bpc {relation} {self.bpc:.4f}, "
+            f"perplexity {relation} {self.perplexity:.4f} "
+            f"({self.protocol}{settings}, {self.characters:,} characters)"
+            + ("" if self.reason is None else f". {self.reason}")
+        )

@@ -18,10 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlab.data.windows import Windows
 from charlab.errors import UserError
+from charlab.evaluation.metric import Setting
 from charlab.evaluation.protocols import Protocol, Share, Sizes, check_covered, check_positive
-from charlab.evaluation.score import Setting
-from charlab.evaluation.scoring import Scored, Windows, nll_of_next, reads_on
+from charlab.evaluation.scoring import Scored, nll_of_next, reads_on
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.types import PositiveFloat, PositiveInt
@@ -102,9 +103,8 @@ class Online(Protocol):
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
         scores, settings = self._score_alone(model, ids, sizes)
-        return scores if share.rank == 0 else iter(
-            ()
-        ), settings  # blocks depend on one another, so one process scores them all
+        # Blocks depend on one another, so one process scores them all.
+        return scores if share.rank == 0 else iter(()), settings
 
     def _score_alone(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes

@@ -14,11 +14,10 @@ import torch.distributed
 from jaxtyping import Int
 from torch import Tensor
 
-from charlab.data.windows import estimate_starts
+from charlab.data.windows import Windows, adjacent_windows, in_batches, sampled_windows
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood
-from charlab.evaluation.score import Score, Setting
-from charlab.evaluation.scoring import Scored, Windows, in_batches, reads_on, score_in_one_pass, score_windows
+from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting
+from charlab.evaluation.scoring import Scored, reads_on, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
 from charlab.types import PositiveInt
@@ -66,8 +65,43 @@ class Protocol(ABC):
 
         By default each window is scored separately, `num_draws` times.
         """
-        batches = in_batches(self.windows(sizes), sizes.batch_size)[share.rank :: share.world_size]
-        return score_windows(model, ids, batches, num_draws), self.settings(sizes)
+        batches = in_batches(self.windows(sizes), sizes.batch_size)
+        numbered = list(enumerate(batches))[share.rank :: share.world_size]
+        return score_windows(model, ids, numbered, num_draws), self.settings(sizes)
+
+    def result(
+        self,
+        model: LanguageModel,
+        sizes: Sizes,
+        nll: float,
+        variance: float,
+        num_draws: int,
+        *,
+        settings: Mapping[str, Setting] | None = None,
+        per_character: np.ndarray | None = None,
+    ) -> Score:
+        """Return the result of an evaluation.
+
+        Args:
+            model: the model that was evaluated.
+            sizes: the sizes of the evaluation.
+            nll: mean over all characters, in nats.
+            variance: of the sum over all characters, if the model estimates a bound.
+            num_draws: number of draws by which a bound was estimated.
+            settings: what `score` returned; the protocol's own by default.
+            per_character: nll of each character.
+        """
+        windows, bound = self.windows(sizes), model.likelihood == "bound"
+        characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
+        return Score(
+            protocol=self.name,
+            nll=nll,
+            characters=characters,
+            likelihood=model.likelihood,
+            settings={**(settings or self.settings(sizes)), **({"num_draws": num_draws} if bound else {})},
+            standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
+            per_character=per_character,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,15 +127,9 @@ class Estimate(Protocol):
             check_positive("batch_size", self.batch_size)
 
     def windows(self, sizes: Sizes) -> list[Windows]:
-        length, batch_size = sizes.context_length, self.batch_size or sizes.batch_size
-        num_starts = sizes.num_characters - length
-        if num_starts < 1:
-            raise UserError(
-                f"A text of {sizes.num_characters} characters is shorter than a window of {length + 1}: "
-                f"use a longer text, or a smaller data.context_length."
-            )
-        starts = estimate_starts(self.seed, self.num_batches, batch_size=batch_size, num_starts=num_starts)
-        return [Windows(starts, length, scored_from=1)]
+        batch_size = self.batch_size or sizes.batch_size
+        text = {"num_characters": sizes.num_characters, "length": sizes.context_length}
+        return sampled_windows(self.seed, self.num_batches, batch_size=batch_size, **text)
 
     def settings(self, sizes: Sizes) -> dict[str, Setting]:
         return {
@@ -124,12 +152,7 @@ class Blocks(Protocol):
 
     def windows(self, sizes: Sizes) -> list[Windows]:
         check_covered(sizes.num_characters)
-        length = sizes.context_length
-        number, rest = divmod(sizes.num_characters - 1, length)
-        blocks = [Windows(length * np.arange(number), length, scored_from=1)]
-        if rest:
-            blocks.append(Windows(np.array([length * number]), rest, scored_from=1))
-        return blocks
+        return adjacent_windows(sizes.num_characters, sizes.context_length)
 
     def settings(self, sizes: Sizes) -> dict[str, Setting]:
         return {"context_length": sizes.context_length}
@@ -205,7 +228,7 @@ class Sliding(Protocol):
                 scored = torch.from_numpy(starts[is_block])[:, None] + torch.arange(scored_from, length + 1)
                 positions = scored.to(ids.device)
                 yield Scored(positions, known[positions - 1], variance=0.0)
-        batches = in_batches(others, sizes.batch_size)[share.rank :: share.world_size]
+        batches = list(enumerate(in_batches(others, sizes.batch_size)))[share.rank :: share.world_size]
         yield from score_windows(model, ids, batches, num_draws=1)
 
     def _stride(self, sizes: Sizes) -> int:
@@ -267,17 +290,8 @@ def evaluate(
     if world_size > 1:
         torch.distributed.all_reduce(per_character)  # each rank has zeros where others scored
         variance = _sum_over_ranks(variance, device)
-    windows = protocol.windows(sizes)
-    characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
-    return Score(
-        protocol=protocol.name,
-        nll=mean.compute().item(),
-        characters=characters,
-        likelihood=model.likelihood,
-        settings={**settings, **({"num_draws": num_draws} if bound else {})},
-        standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
-        per_character=per_character.cpu().numpy() if protocol.covers else None,
-    )
+    nll, kept = mean.compute().item(), per_character.cpu().numpy() if protocol.covers else None
+    return protocol.result(model, sizes, nll, variance, num_draws, settings=settings, per_character=kept)
 
 
 def _dtype() -> torch.dtype:

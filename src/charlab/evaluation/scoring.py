@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple, TypeGuard
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from charlab.data.windows import gather_windows
+from charlab.data.windows import Windows, gather_windows
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.seeding import derive_seed
 
 SEED_OF_DRAWS = 305  # for the draws that estimate bounds, the same at every evaluation
-
-
-class Windows(NamedTuple):
-    """Windows of equal shape.
-
-    Attributes:
-        starts: (n,) int64, the position of each window's first character in the text.
-        length: T for windows of T+1 characters.
-        scored_from: the first position to score in each window, in 1 … T; earlier ones are context.
-    """
-
-    starts: np.ndarray
-    length: int
-    scored_from: int
 
 
 class Scored(NamedTuple):
@@ -57,16 +42,6 @@ def nll_of_next(logits: Float[Tensor, "B n V"], characters: Int[Tensor, "B n"]) 
         logits = logits.float()
     nll = F.cross_entropy(logits.transpose(1, 2), characters.long(), reduction="none")
     return nll.masked_fill(logits.amax(dim=-1).isneginf(), torch.inf)
-
-
-def in_batches(windows: list[Windows], batch_size: int) -> list[tuple[int, Windows]]:
-    """Return the windows in numbered batches of at most `batch_size`."""
-    batches = [
-        group._replace(starts=group.starts[first : first + batch_size])
-        for group in windows
-        for first in range(0, len(group.starts), batch_size)
-    ]
-    return list(enumerate(batches))
 
 
 def score_windows(

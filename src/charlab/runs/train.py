@@ -21,8 +21,7 @@ from rich.console import Console
 from charlab.configuration.build import build, plain
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
-from charlab.evaluation.causality import Causality, check_causality
-from charlab.evaluation.initial import check_initial
+from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions, store

@@ -289,22 +289,13 @@ class LanguageModelModule(LightningModule):
 
     def _result(self, split: str) -> Score:
         """Return the score of a split over all ranks, equal to what `evaluate` returns."""
-        data, metric = self.trainer.datamodule, self._metric(split)
+        data = self.trainer.datamodule
         estimate = Estimate(num_batches=data.estimate_batches, batch_size=data.batch_size, seed=data.seed)
         protocol = Blocks() if split == "dev" else estimate
-        nll = metric.compute().item()
-        sums = torch.stack([metric.characters.double(), torch.tensor(self._variance[split], dtype=torch.float64)])
-        characters, variance = self.trainer.strategy.reduce(sums, reduce_op="sum").tolist()
-        bound = self.model.likelihood == "bound"
         sizes = Sizes(len(data.splits[split]), data.context_length, data.batch_size)
-        return Score(
-            protocol=protocol.name,
-            nll=nll,
-            characters=int(characters),
-            likelihood=self.model.likelihood,
-            settings={**protocol.settings(sizes), **({"num_draws": NUM_DRAWS} if bound else {})},
-            standard_error=math.sqrt(variance) / characters if bound else None,
-        )
+        own_variance = torch.tensor(self._variance[split], dtype=torch.float64)
+        variance = self.trainer.strategy.reduce(own_variance, reduce_op="sum").item()
+        return protocol.result(self.model, sizes, self._metric(split).compute().item(), variance, NUM_DRAWS)
 
     # Checkpoints
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from charlab.errors import UserError
-from charlab.evaluation.initial import check_initial
+from charlab.evaluation.causality import check_initial
 from charlab.models.backbone import Backbone
 from charlab.models.bigram import Bigram
 from charlab.models.hmm import HiddenMarkovModel
