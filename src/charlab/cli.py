@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import traceback
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +38,8 @@ from charlab.configuration.compose import (
 from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
+
+OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
@@ -188,10 +190,11 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
         jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
         if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
             sweep = True
-        if sweep and not shows and _makes_study(composer.master(overrides)):
-            from charlab.studies.sweep import hand_over
+        if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
+            from charlab.studies.sweep import sweep as run_sweep
 
-            return [*hand_over(overrides), *flags, "--multirun"]
+            results = run_sweep(master, composer, overrides, _config_flags(options))
+            raise SystemExit(int(results is not None and not results.finished))
         if sweep:
             jobs = composer.jobs(overrides)
         if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
@@ -220,8 +223,10 @@ def _is_study(overrides: Sequence[str]) -> bool:
     )
 
 
-def _makes_study(master: DictConfig) -> bool:
-    return master.hydra.runtime.choices["hydra/sweeper"] == "charlab"
+def _config_flags(options: Namespace) -> list[str]:
+    """Return the given options that say where configuration files are, with absolute paths."""
+    given = {"--config-path": options.config_path, "--config-dir": options.config_dir}
+    return [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
 
 
 @contextmanager

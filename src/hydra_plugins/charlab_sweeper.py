@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 
 
 class CharlabSweeper(Sweeper):
-    """Run a sweep with `charlab.studies`, which skips finished runs and continues after a run fails.
+    """Hand a sweep over to `charlab.studies`, for programs of your own; `charlab train` does so before Hydra starts.
 
     Args:
         params: values to sweep over by key, in addition to those on the command line.
     """
 
     def __init__(self, params: dict[str, Any] | None = None) -> None:
-        super().__init__()
+        self.params = params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Store the configuration of the sweep."""

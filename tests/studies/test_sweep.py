@@ -16,10 +16,9 @@ from rich.console import Console
 
 import charlab
 from charlab import cli
-from charlab.configuration.overrides import parse
+from charlab.configuration.compose import conf_folder
 from charlab.errors import UserError
 from charlab.runs.record import Record
-from charlab.studies import sweep
 from charlab.studies.definition import Rerun
 from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
@@ -27,6 +26,7 @@ from charlab.studies.plan import Arm, Cell, Plan
 from charlab.studies.report import program
 from charlab.studies.sweep import conduct, rehearse
 
+OWN = conf_folder()
 CODE = "c0dec0dec0de"  # of every plan
 ARMS = (Arm("learned", ()), Arm("rotary", ("model/position=rotary",)))
 
@@ -286,14 +286,31 @@ def test_from_the_command_line(
     assert (len(runs.keys), len(runs.forced)) == (4, 3)
 
 
-@pytest.mark.parametrize(
-    "override", ["a=null", "a=", "a=[null]", "a=[]", "a='null'", "a=1", "a=1,2", "+a.b={c: null}", "~a"]
-)
-def test_every_value_reaches_the_cells_as_it_was_typed(override: str) -> None:
-    handed = sweep.hand_over([override])
-    for argument in handed:
-        parse(argument)  # Hydra's own grammar
-    assert sweep.handed_over(handed) == [override]
+def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], text_path: Path) -> None:
+    kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "+logger.x=null"]
+    assert train("-m", *kept, "~objective", "seed=1,2", "study.name=typed") == 0
+    plan = Plan.load(Path("outputs/studies/typed"))
+    assert list(plan.cell("only/2").overrides[2:]) == [*kept, "~objective", "seed=2"]
+
+
+@pytest.mark.slow
+def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path) -> None:
+    """Hydra itself starts the sweep, by charlab's configuration and another program than charlab's."""
+    (work / "program.py").write_text(f"""
+import hydra
+import charlab.runs.store
+
+@hydra.main(config_path={str(OWN)!r}, config_name="train", version_base="1.3")
+def run(config):
+    raise AssertionError("cells are run by charlab")
+
+run()
+""")
+    command = [sys.executable, "program.py", "-m", "model=bigram", "data=textfile", f"data.path={text_path}"]
+    more = ["trainer.accelerator=cpu", "optimizer.lr=0.1,0.2", "dry_run=true"]
+    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 cells: 2 arms × 1 seed; 0 of 2 finished, 2 missing; 2 to run" in done.stdout
 
 
 def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], text_path: Path) -> None:
@@ -376,6 +393,7 @@ def test_a_long_name_is_shortened_and_shown_whole(
         (["study=mine,other"], "study=mine,other has several values, but concerns the whole of a sweep"),
         (["study=mnie"], "There is no study=mnie in charlab's own configuration"),
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
+        (["study=mine", "+hydra.callbacks.mine._target_=x.Y"], "hydra.callbacks are called for Hydra's own jobs"),
         (["study=mine", "model.typo=1"], "There is no key model.typo"),
         (["study=mine", "output_dir=../text.txt"], "cannot be made, since"),
     ],

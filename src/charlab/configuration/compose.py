@@ -229,7 +229,7 @@ class Composer:
         chosen = []
         for override in overrides:
             key = override.lstrip("+~").partition("=")[0]
-            if key.startswith(("hydra", "study.", "search.", "launcher.")) or whole.is_group(key):
+            if concerns_sweep(override) or whole.is_group(key):
                 chosen.append(override)
         return Composition(self, chosen, multirun=True).load()
 
@@ -441,6 +441,12 @@ def _url(config_dir: str) -> str:
     if not folder.is_dir():
         raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
     return f"file://{folder}"
+
+
+def concerns_sweep(override: str) -> bool:
+    """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key.startswith("hydra") or key.partition(".")[0] in NO_KEYS_OF_A_RUN
 
 
 def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:

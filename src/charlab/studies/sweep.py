@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build
-from charlab.configuration.compose import Composer, conf_folder, typed_overrides
+from charlab.configuration.compose import Composer, concerns_sweep
 from charlab.configuration.messages import missing_extra
 from charlab.errors import UserError
 from charlab.quantities import count
@@ -28,64 +28,25 @@ from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.state import CellResult, StudyResults, read_results
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
-OWN_KEYS = ("study", "search", "launcher", "dry_run")  # settings of the sweep as a whole
-OWN_NODES = ("hydra", "study.", "search.", "launcher.")
-
-UNFIT = {"null": "[[null]]", "": "[[]]"}  # values that Hydra does not accept as choices, and their stand-ins
-FITTED = {stand_in: value for value, stand_in in UNFIT.items()}
 
 Launch = Callable[[Path, Sequence[Cell]], None]
 """A function that runs the given cells of the study in a folder and returns when all have ended."""
 
 
-def hand_over(overrides: Sequence[str]) -> list[str]:
-    """Rewrite overrides so that Hydra composes only the sweep's own configuration and leaves the cells' to `sweep`.
-
-    Hydra leaves keys with several values out of a sweep's configuration. A cell may have keys that the sweep's
-    configuration lacks, so each single value for cells is rewritten as a choice from one value.
-
-    Raises:
-        UserError: if a setting of the sweep as a whole has several values.
-    """
-    handed = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not _is_own(override):
-            several = not equals or read(override).is_sweep_override()
-            handed.append(override if several else f"{key}=choice({UNFIT.get(value, value)})")
-        elif read(override).is_sweep_override():
-            raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
-        else:
-            handed.append(override)
-    return handed
-
-
-def handed_over(arguments: Sequence[str]) -> list[str]:
-    """Undo `hand_over`: return the overrides as typed, without the settings of the sweep as a whole."""
-    typed = []
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        single = value.startswith("choice(") and len(list(read(argument).sweep_string_iterator())) == 1
-        if not _is_own(argument):
-            chosen = value[len("choice(") : -1]
-            typed.append(f"{key}={FITTED.get(chosen, chosen)}" if single else argument)
-    return typed
-
-
-def _is_own(override: str) -> bool:
-    key = override.lstrip("+~").partition("=")[0]
-    return key in OWN_KEYS or key.startswith(OWN_NODES)
-
-
 def sweep(
-    config: DictConfig, composer: Composer, arguments: Sequence[str], console: Console | None = None
+    config: DictConfig,
+    composer: Composer,
+    overrides: Sequence[str],
+    flags: Sequence[str] = (),
+    console: Console | None = None,
 ) -> StudyResults | None:
     """Run the chosen study or search, or an ordinary sweep as a study, and print a summary.
 
     Args:
-        config: the sweep's configuration with Hydra's node.
+        config: the configuration of the sweep as a whole; see `Composer.master`.
         composer: composer of the training program.
-        arguments: prepared overrides; those for the cells may have been rewritten by `hand_over`.
+        overrides: prepared overrides, of the sweep as a whole and of its cells.
+        flags: command-line options that the sweep and each of its cells need, such as `--config-dir`.
         console: where to print; by default, standard output.
 
     Returns:
@@ -95,12 +56,17 @@ def sweep(
         UserError: if the sweep is invalid; nothing has been written in that case.
     """
     console, started = console or Console(), time.monotonic()
+    for override in overrides:
+        if concerns_sweep(override) and read(override).is_sweep_override():
+            raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
+    if config.hydra.callbacks:
+        raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
     choices = config.hydra.runtime.choices
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
     executor: Executor = build(config.launcher)
-    typed = handed_over(arguments)
+    typed = [override for override in overrides if not concerns_sweep(override)]
     if config.search is not None:
         from charlab.studies.search import search
 
@@ -109,8 +75,8 @@ def sweep(
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     if "force=true" in map(str.lower, typed):
         definition = replace(definition, rerun=(*definition.rerun, "all"))
-    expansion = Expansion(definition, composer, typed, _flags(config), config.hydra.sweeper.params)
-    plan = expansion.plan(_command(config, typed), console)
+    expansion = Expansion(definition, composer, typed, flags, config.hydra.sweeper.params)
+    plan = expansion.plan(_command(overrides, flags), console)
     for note in expansion.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
     executor.check(expansion.output_dir)
@@ -217,26 +183,10 @@ def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
         print(f"{never} cells never began; the output of a cluster's jobs is in {folder / 'jobs'}.", file=sys.stderr)
 
 
-def _flags(config: DictConfig) -> list[str]:
-    """Return the command-line options with folders of configuration files, if any were given."""
-    options = {"main": "--config-path", "command-line": "--config-dir"}
-    sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
-    own = str(conf_folder())
-    return [
-        part
-        for source in sources
-        if source.provider in options and source.path != own
-        for part in (options[source.provider], source.path)
-    ]
-
-
-def _command(config: DictConfig, typed: Sequence[str]) -> str:
+def _command(overrides: Sequence[str], flags: Sequence[str]) -> str:
     """Return the arguments of `python` that run the study again."""
-    passing = ("dry_run=", "study.rerun=", "force=")
-    own = [override for override in typed_overrides(config) if _is_own(override)]
-    given = [*typed_overrides(config, "hydra"), *own, *typed]
-    kept = [override for override in given if not override.startswith(passing) and override != "hydra.mode=MULTIRUN"]
-    return shlex.join([PROGRAM, "-m", *_flags(config), *kept])
+    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")
+    return shlex.join([PROGRAM, "-m", *flags, *(given for given in overrides if not given.startswith(passing))])
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
