@@ -287,10 +287,17 @@ def test_from_the_command_line(
 
 
 def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], text_path: Path) -> None:
-    kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "+logger.x=null"]
+    kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "logger=null"]
     assert train("-m", *kept, "~objective", "seed=1,2", "study.name=typed") == 0
     plan = Plan.load(Path("outputs/studies/typed"))
-    assert list(plan.cell("only/2").overrides[2:]) == [*kept, "~objective", "seed=2"]
+    assert list(plan.cell("only/2").overrides[2:]) == [*kept[:-1], "logger=[]", "~objective", "seed=2"]
+
+
+def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    settings = ["data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "optimizer.lr=0.1,0.2"]
+    assert charlab.study("model=bigram", *settings, "dry_run=true") is None
+    assert "2 cells: 2 arms × 1 seed; 0 of 2 finished, 2 missing; 2 to run" in capfd.readouterr().out
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -317,7 +324,7 @@ def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], 
     common = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
     assert train("-m", *common, "optimizer.lr=0.1,0.2", "seed=1,2", "study.name=rates") == 0
     assert runs.keys == ["lr=0.1/1", "lr=0.2/1", "lr=0.1/2", "lr=0.2/2"]
-    assert Plan.load(Path("outputs/studies/rates")).command.endswith("optimizer.lr=0.1,0.2 seed=1,2")
+    assert Plan.load(Path("outputs/studies/rates")).command.endswith("optimizer.lr=0.1,0.2 seed=1,2 study.name=rates")
 
 
 @pytest.mark.parametrize(
