@@ -27,7 +27,12 @@ class Loaded(MetaPathFinder):
     """Meta path finder that records load times and finds no modules itself.
 
     Modules loaded before this finder was created count as loaded at its creation.
+
+    Attributes:
+        reloads: number of modules that this process has reloaded.
     """
+
+    reloads = 0
 
     def __init__(self) -> None:
         self._loads: dict[str, _Load] = {}
@@ -35,6 +40,7 @@ class Loaded(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
         """Record the time and leave the module to the other finders."""
+        self.reloads += target is not None
         self._loads[fullname] = _Load(time.time_ns(), reloaded=target is not None)
 
     def check(self, name: str, digest: str, file: Path, importers: Iterable[str] = ()) -> None:

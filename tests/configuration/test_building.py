@@ -1,5 +1,6 @@
 """What cannot be built is refused before the run, with the dotted path of the node and in one sentence."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -54,6 +55,27 @@ class Itemized(Table):
 class ItemizedMisfit(Misfit):
     def forward(self, tokens):
         return super().forward(tokens) * tokens.sum().item()
+
+class Recurrent(Table):
+    batch_first, bidirectional, states = True, False, 5
+
+    def __init__(self, vocab_size, *, width: PositiveInt):
+        super().__init__(vocab_size, width=width)
+        self.layer = nn.LSTM(width, 5, batch_first=self.batch_first, bidirectional=self.bidirectional)
+        self.readout = nn.Linear(self.states, vocab_size)
+
+    def forward(self, tokens):
+        return self.readout(self.layer(self.embedding(tokens))[0])
+
+class TimeFirst(Recurrent):
+    batch_first = False
+
+    def forward(self, tokens):
+        hidden, _ = self.layer(self.embedding(tokens).transpose(0, 1))
+        return self.readout(hidden[: tokens.shape[1]]).transpose(0, 1)
+
+class RecurrentMisfit(Recurrent):
+    bidirectional = True
 
 class Broken(Table):
     def __init__(self, vocab_size, *, width: PositiveInt):
@@ -225,6 +247,29 @@ def test_a_model_that_cannot_live_on_meta_is_built_on_the_cpu(own: Path) -> None
     assert "in forward, with model: RuntimeError" in mistake("model=ItemizedMisfit", conf=own.parent / "conf")
 
 
+@pytest.mark.parametrize("model", ["Recurrent", "TimeFirst"])
+def test_a_recurrent_layer_of_torch_is_checked_without_its_steps(own: Path, model: str) -> None:
+    composer = Composer(config_dir=str(own.parent / "conf"))
+    composer.job([f"model={model}", "data.context_length=1000000"])  # on meta, torch would take an hour
+
+
+def test_a_misused_recurrent_layer_of_torch(own: Path) -> None:
+    told = mistake("model=RecurrentMisfit", conf=own.parent / "conf")
+    assert "in forward, with model: RuntimeError: a and b must have same reduction dim" in told
+
+
+def test_a_reloaded_model_is_built_again(own: Path) -> None:
+    overrides = ["model=Table", "data.context_length=33"]
+    Composer(config_dir=str(own.parent / "conf")).job(overrides)
+    try:
+        own.write_text(MODELS.replace("nn.Linear(width, vocab_size)", "nn.Linear(width + 1, vocab_size)"))
+        importlib.reload(sys.modules["own_models"])
+        assert "in forward, with model: RuntimeError" in mistake(*overrides, conf=own.parent / "conf")
+    finally:
+        own.write_text(MODELS)
+        importlib.reload(sys.modules["own_models"])
+
+
 def test_optimizers_and_schedulers_of_torch_are_built_too(own: Path) -> None:
     overrides = ["model=bigram", "optimizer=rmsprop", "scheduler=step"]
     Composer(config_dir=str(own.parent / "conf")).job(overrides)
@@ -257,9 +302,8 @@ def test_a_study_builds_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         building, "_construct", lambda tree: (built.append(tree["model"]["_target_"]), construct(tree))[1]
     )
-    composer = Composer()
     for rate in ("1e-3", "1e-2"):
-        composer.job(["model=bigram", f"optimizer.lr={rate}"])
+        compose(["model=bigram", "data.context_length=77", f"optimizer.lr={rate}"])
     assert built.count("charlab.models.bigram.Bigram") == 1
 
 

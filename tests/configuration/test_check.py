@@ -71,7 +71,7 @@ def check_with(composer: Composer, key: str, value: object) -> None:
     with hydra_config(config):
         tree = resolved(config, composition, complete=True)
     check_values(tree, composition, VALUES)
-    check_parts(tree, composition, {})
+    check_parts(tree, composition)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import json
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import CodeType, TracebackType
@@ -18,12 +19,14 @@ from typing import Any
 import hydra
 import torch
 from hydra.errors import InstantiationException
+from torch import nn
 
 from charlab.configuration.build import build
 from charlab.configuration.check import INSTRUCTIONS, LATER
 from charlab.configuration.messages import one_sentence
 from charlab.configuration.signatures import code_of, find, signature
 from charlab.errors import UserError
+from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
@@ -34,12 +37,16 @@ _LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, hydra
 _CHARLAB = str(Path(__file__).parents[1])
 
 
-def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | None:
+_MOST_KEPT = 256
+_MODELS: dict[tuple[Any, ...], LanguageModel | None] = {}
+"""Models that have been checked, on the meta device, where they take no memory; by description and loaded classes."""
+
+
+def build_model(tree: dict[str, Any]) -> LanguageModel | None:
     """Build the model of a configuration, compute the loss of one batch, and build its optimizer and schedule.
 
     Args:
         tree: the resolved configuration.
-        built: cache of models by their description; updated in place.
 
     Returns:
         The model, on the meta device where possible; None if it cannot be built before the run.
@@ -48,9 +55,14 @@ def build_model(tree: dict[str, Any], built: dict[str, Any]) -> LanguageModel | 
         UserError: if the model, its optimizer or its learning-rate schedule cannot be built.
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
-    if described not in built:
-        built[described] = _model(tree)
-    model: LanguageModel | None = built[described]
+    classes = (find(node["_target_"]) for _, node in _nodes(tree["model"], "model"))
+    known = (described, LOADED.reloads, *classes)
+    if known not in _MODELS:
+        if len(_MODELS) == _MOST_KEPT:
+            _MODELS.clear()
+        model = _model(tree)
+        _MODELS[known] = model if model is None else model.to("meta")
+    model = _MODELS[known]
     optimizer = None
     if model is not None and any(parameter.requires_grad for parameter in model.parameters()):
         try:
@@ -130,10 +142,46 @@ def _read_window(model: Any, context_length: int) -> None:
             f"context_length={model.context_length}: lower the one or raise the other."
         )
     window = torch.zeros((BATCH_SIZE, context_length + 1), dtype=torch.long)
-    if isinstance(model, AutoregressiveModel):
-        logits = model(window[:, :-1])
-        _check_shape(model.forward, logits, (BATCH_SIZE, context_length, VOCAB_SIZE), "windows, characters, vocabulary")
-    _check_shape(model.loss, model.loss(window), (), "a single number")
+    seen = []
+
+    def check_logits(_: nn.Module, arguments: tuple[Any, ...], logits: Any) -> None:
+        if not arguments or not isinstance(arguments[0], torch.Tensor):
+            return
+        seen.append(arguments[0].shape == window[:, :-1].shape)
+        expected = (*arguments[0].shape, VOCAB_SIZE)
+        _check_shape(model.forward, logits, expected, "windows, characters, vocabulary")
+
+    with ExitStack() as hooks:
+        for layer in model.modules():
+            if isinstance(layer, nn.RNNBase) and window.is_meta:
+                _shorten(layer, hooks)
+        if isinstance(model, AutoregressiveModel):
+            hooks.enter_context(model.register_forward_hook(check_logits))
+        loss = model.loss(window)
+        if isinstance(model, AutoregressiveModel) and not any(seen):
+            model(window[:, :-1])  # a loss of the model's own need not call it
+    _check_shape(model.loss, loss, (), "a single number")
+
+
+def _shorten(layer: nn.RNNBase, hooks: ExitStack) -> None:
+    """Compute only the first step of torch's own recurrent layer: on meta, torch is slow at the steps."""
+    lengths: list[int] = []
+
+    def first_step(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
+        lengths.append(arguments[0].shape[time(arguments[0])])
+        return arguments[0].narrow(time(arguments[0]), 0, 1), *arguments[1:]
+
+    def all_steps(_: nn.Module, arguments: tuple[Any, ...], results: tuple[torch.Tensor, Any]) -> Any:
+        output, state = results
+        time_first = output.transpose(0, time(output))
+        whole = time_first.new_empty(lengths.pop(), *time_first.shape[1:])
+        return whole.transpose(0, time(output)), state
+
+    def time(sequence: torch.Tensor) -> int:
+        return int(layer.batch_first and sequence.dim() == 3)
+
+    hooks.enter_context(layer.register_forward_pre_hook(first_step))
+    hooks.enter_context(layer.register_forward_hook(all_steps))
 
 
 def _check_shape(method: Any, value: Any, expected: tuple[int, ...], meaning: str) -> None:

@@ -139,13 +139,12 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
         raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 
 
-def check_parts(tree: dict[str, Any], composition: Composition, built: dict[str, Any]) -> None:
+def check_parts(tree: dict[str, Any], composition: Composition) -> None:
     """Check every part against the signature of its `_target_`, then build the model and the parts that train it.
 
     Args:
         tree: the resolved configuration, already checked by `check_values`.
         composition: the composition that produced it.
-        built: cache of models; updated in place.
 
     Raises:
         UserError: for the first mistake found.
@@ -157,7 +156,7 @@ def check_parts(tree: dict[str, Any], composition: Composition, built: dict[str,
     if first.get("model", {}).get("_target_") and "data" in parts:
         from charlab.configuration.building import build_data_and_objective, build_model
 
-        model = build_model(tree, built)
+        model = build_model(tree)
         for key in ("data", "objective"):
             _check_constructions(parts.get(key), key, composition)
         build_data_and_objective(tree, model)

@@ -136,7 +136,6 @@ class Composer:
         self.values = programs.VALUES[config_name] if values is None else values
         self.further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
-        self._built: dict[str, Any] = {}
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
         """Translate former names and return the overrides in Hydra's grammar; see `configuration.overrides.prepare`."""
@@ -190,7 +189,7 @@ class Composer:
         """
         now, self._unbuilt = self._unbuilt[:count], [] if count is None else self._unbuilt[count:]
         for tree, composition in now:
-            check_parts(tree, composition, self._built)
+            check_parts(tree, composition)
 
     def jobs(self, overrides: Sequence[str]) -> list[DictConfig]:
         """Return the checked configurations of all jobs of a sweep, including Hydra's nodes.
