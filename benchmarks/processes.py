@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import os
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pairs import Measurement
+from charlab.curves import FILE_NAME as CURVES
+from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
 
@@ -73,11 +74,11 @@ def run_training(*overrides: str) -> Measurement:
             "sliding": record.metric("sliding")["nll"],
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
-        points = _logged_steps(path.parent / "metrics.csv")
+        points = _logged_steps(path.parent / CURVES)
         stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
         if stretches:
             measured["step_ms"] = 1e3 * statistics.median(stretches)
-            measured["mean_step_ms"] = mean_step_ms(path.parent / "metrics.csv")
+            measured["mean_step_ms"] = mean_step_ms(path.parent / CURVES)
             measured["characters_per_second"] = record.characters_seen / record.steps * 1e3 / measured["step_ms"]
             measured["flops"] = (record.flops_per_step or 0) * 1e3 / measured["step_ms"]  # per second
         return measured
@@ -91,10 +92,9 @@ def mean_step_ms(metrics: Path, after: int = 0) -> float:
 
 
 def _logged_steps(metrics: Path) -> list[tuple[int, float]]:
-    """Return the steps at which the loss was logged, and their seconds on the training clock."""
-    with metrics.open(newline="") as curves:
-        rows = [row for row in csv.DictReader(curves) if row["metric"] == "train/loss"]
-    return [(int(row["step"]), float(row["seconds"])) for row in rows]
+    """Return the step and the training clock of each logged training loss."""
+    rows = read_curves(metrics).query("metric == 'train/loss'")
+    return list(zip(rows["step"], rows["seconds"], strict=True))
 
 
 def run_to_first_step(*overrides: str) -> Measurement:
@@ -106,7 +106,7 @@ def run_to_first_step(*overrides: str) -> Measurement:
         seconds = None
         while seconds is None and process.poll() is None:
             time.sleep(0.002)
-            if any("train/loss" in path.read_text() for path in Path(folder).glob("runs/*/*/metrics.csv")):
+            if any("train/loss" in path.read_text() for path in Path(folder).glob(f"runs/*/*/{CURVES}")):
                 seconds = time.perf_counter() - since
         if process.wait() != 0 or seconds is None:
             raise UserError(f"{' '.join(command)} ended with exit code {process.returncode}: run it by itself.")

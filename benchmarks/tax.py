@@ -88,7 +88,7 @@ def charlab_step_ms(steps: int, overrides: list[str]) -> float:
     brief = (f"trainer.max_steps={steps}", f"trainer.log_every_n_steps={LOG_EVERY}", "compute.compile=false", *QUIET)
     with tempfile.TemporaryDirectory() as folder:
         record = charlab.run(*overrides, *brief, "trainer.accelerator=cpu", f"output_dir={folder}")
-        return mean_step_ms(Path(record.folder) / "metrics.csv", after=WARM_UP)
+        return mean_step_ms(Path(record.folder) / CURVES, after=WARM_UP)
 
 
 if __name__ == "__main__":

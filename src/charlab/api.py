@@ -24,9 +24,9 @@ from charlab.configuration.compose import (
 from charlab.configuration.overrides import quoted
 from charlab.errors import UserError
 from charlab.runs.checkpoint import load
+from charlab.runs.display import answer
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
-from charlab.runs.store import answer
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep

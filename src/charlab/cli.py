@@ -22,7 +22,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import charlab.runs.store  # registers the resolver in `hydra.run.dir`
 from charlab.configuration.compose import (
     VERSION_BASE,
     Composer,
@@ -38,6 +37,7 @@ from charlab.configuration.compose import (
 from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.errors import UserError
+from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 
@@ -213,7 +213,7 @@ def _is_answered(job: DictConfig) -> bool:
     folder = output_folder(job, sweep=False)
     with hydra_config(job):
         resolve_values(job)
-    return folder is not None and charlab.runs.store.answer(job, folder) is not None
+    return folder is not None and answer(job, folder) is not None
 
 
 def _is_study(overrides: Sequence[str]) -> bool:

@@ -1,17 +1,13 @@
 """What makes two runs the same, and what does not."""
 
 import copy
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
-from charlab.runs.archive import Archive
-from charlab.runs.identity import fingerprint, former_fingerprint
+from charlab.runs.identity import fingerprint
 from tests.runs.conftest import TINY
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +194,3 @@ def test_a_text_that_is_edited_is_another(overrides, tmp_path):
     before = fingerprint(config)
     path.write_text("not to be or to be " * 40 + "?")
     assert fingerprint(config) != before
-
-
-@pytest.mark.corpus
-def test_the_kept_runs_are_found_by_the_fingerprint_that_they_had(capsys):
-    """One of each name: its command line, composed today, has the fingerprint that the first version gave it."""
-    kept = {record.name: record for record in Archive(ROOT / "records").records()}
-    assert len(kept) > 20
-    found = {name: former_fingerprint(compose(record.overrides)) for name, record in kept.items()}
-    assert found == {name: record.fingerprint for name, record in kept.items()}

@@ -9,8 +9,8 @@ from rich.console import Console
 import charlab
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
+from charlab.runs.display import print_summary
 from charlab.runs.generate import generate_from_run
-from charlab.runs.summary import print_summary
 from tests.runs.conftest import TINY
 
 

@@ -1,12 +1,13 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from charlab.errors import UserError
-from charlab.runs.plots import Curve, draw_loss, plot_loss, read_metrics
+from charlab.runs.plots import draw_loss, plot_loss
 from charlab.training.loggers import CSVLogger
 
 
@@ -28,8 +29,9 @@ ALL = {
 
 
 def drawn(curves: dict[str, dict[int, float]], **options) -> Figure:
-    metrics = {name: Curve(np.array(list(c)), np.array(list(c.values()))) for name, c in curves.items()}
-    return draw_loss(metrics, title="part1/bigram", **options)
+    rows = [(step, name, value) for name, curve in curves.items() for step, value in curve.items()]
+    table = pd.DataFrame(rows, columns=["step", "metric", "value"])
+    return draw_loss(table, title="part1/bigram", **options)
 
 
 def size(path: Path) -> tuple[int, int]:
@@ -43,17 +45,6 @@ def lines(figure: Figure) -> list[tuple[list[float], list[float]]]:
 
 def texts(figure: Figure) -> list[str]:
     return [text.get_text() for axes in figure.axes for text in axes.texts]
-
-
-def test_metrics_are_read_as_they_were_logged(tmp_path):
-    log(tmp_path, {"train/loss": {1: 0.1 + 0.2, 2: float("nan")}, "estimate/train/nll": {2: 1e-30}})
-    metrics = read_metrics(tmp_path)
-    assert {name: curve.steps.tolist() for name, curve in metrics.items()} == {
-        "train/loss": [1, 2],
-        "estimate/train/nll": [2],
-    }
-    assert np.array_equal(metrics["train/loss"].values, [0.1 + 0.2, np.nan], equal_nan=True)
-    assert metrics["estimate/train/nll"].values[0] == 1e-30
 
 
 SHOWN = ("train/loss", "train/nll", "validation/nll")

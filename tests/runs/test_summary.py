@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from charlab.evaluation.metric import Score
+from charlab.runs.display import print_summary
 from charlab.runs.record import Record
-from charlab.runs.summary import print_summary
 
 
 def entry(split: str, protocol: str, nll: float, **details) -> dict:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from charlab.runs.record import Record
+from charlab.runs.store import Run
 from charlab.studies import display
 from charlab.studies.display import Progress, print_shares, seconds_left, showing
 from charlab.studies.outcome import Outcome, cell_lock, held
@@ -71,9 +72,9 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
 def test_the_part_of_the_time_that_was_training():
     record = Record(Path("run"), "mine", "f", "finished", time={"training_s": 6.0, "evaluation_s": 2.0})
     cells = (
-        CellResult(A1, "finished", record=record),
+        CellResult(A1, "finished", run=Run(record)),
         CellResult(B1, "failed"),
-        CellResult(A2, "finished", record=record),
+        CellResult(A2, "finished", run=Run(record)),
     )
     output = io.StringIO()
     print_shares(StudyResults(None, cells, Path("study")), [A1, B1], 10.0, 2, Console(file=output, width=200))

@@ -34,7 +34,6 @@ def test_a_shipped_study_is_right(
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
     monkeypatch.setattr(expansion, "fingerprint", lambda config: str(hash((expansion._meaning(config), config.seed))))
-    monkeypatch.setattr(expansion, "former_fingerprint", lambda config: None)
     monkeypatch.setattr(expansion, "check_output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     plan = expansion.Expansion(definition, composer, ["trainer.accelerator=cpu"]).plan("")

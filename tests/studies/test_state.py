@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from charlab.errors import UserError
+from charlab.runs.archive import Archive
 from charlab.studies import load
 from charlab.studies.outcome import Outcome, cell_lock, cell_path, held
 from charlab.studies.plan import Arm, Plan
@@ -146,8 +147,13 @@ def test_records_in_an_archive_count(study, tmp_path: Path) -> None:
     assert [result.folder for result in after.cells] == [None] * len(plan.cells)
     pd.testing.assert_frame_equal(after.curves("arm"), curves)
     assert after.samples("arm") == sample != ""
-    # The same runs by the fingerprints of today, with the former ones, which the archive knows them by.
-    today = tuple(replace(cell, run=f"made_up/{index:012d}", former=cell.run) for index, cell in enumerate(plan.cells))
+    # The same runs, requalified by other code, whose fingerprints the plan has.
+    archive = Archive(tmp_path / "records")
+    for index, record in enumerate(archive.records()):
+        record.requalified = [{"code": "0" * 12, "points": 3, "date": "2026-11-29", "fingerprint": f"{index:012d}"}]
+        archive.add(record)
+    keys = [f"{record.name}/{record.fingerprint}" for record in archive.records()]
+    today = tuple(replace(cell, run=f"made_up/{keys.index(cell.run):012d}") for cell in plan.cells)
     former = read_results(replace(plan, cells=today), tmp_path / "outputs", tmp_path / "records")
     assert former.values("arm") == before.values("arm")
     pd.testing.assert_frame_equal(former.curves("arm"), curves)

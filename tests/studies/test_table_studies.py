@@ -18,7 +18,6 @@ def plan(request, module_patch):
     name = STUDIES[request.param]
     composer = Composer()
     module_patch.setattr(expansion, "fingerprint", lambda config: str(hash((expansion._meaning(config), config.seed))))
-    module_patch.setattr(expansion, "former_fingerprint", lambda config: None)
     module_patch.setattr(expansion, "check_output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     return request.param, expansion.Expansion(definition, composer, ["trainer.accelerator=cpu"]).plan("")

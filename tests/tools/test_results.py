@@ -143,9 +143,9 @@ def test_a_kept_run_says_all_that_its_folder_did_but_for_the_machines_folders(wr
     assert record.metrics == run.metrics
     assert record.overrides == run.overrides[:-1]
     assert "/somewhere/else" not in (tmp_path / "kept" / RUNS).read_text()
-    assert archive.sample(key) == (run.folder / "samples.txt").read_text()
-    assert archive.curves(key)["value"].tolist() == [1.6, 1e-05]
-    assert archive.curves(key)["metric"].tolist() == ["train/loss"] * 2
+    assert archive.sample(record) == (run.folder / "samples.txt").read_text()
+    assert archive.curves(record)["value"].tolist() == [1.6, 1e-05]
+    assert archive.curves(record)["metric"].tolist() == ["train/loss"] * 2
 
 
 def test_an_archive_depends_neither_on_order_nor_on_time(write, tmp_path):

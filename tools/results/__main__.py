@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import gzip
 import io
-import json
 import math
 import sys
 from argparse import ArgumentParser
@@ -15,10 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.pairs import FILE_NAME as BENCHMARKS
+from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.files import write_atomically
-from charlab.runs.archive import CURVES, RUNS, Archive
+from charlab.runs.archive import Archive
 from charlab.runs.record import Record
+from charlab.runs.store import Run
 from tools.results.part1 import part1
 from tools.results.part2 import overview, part2
 from tools.results.speed import benchmarks, losses
@@ -92,25 +92,10 @@ def keep(run: Path, archive: Path) -> Record:
     config = {key: value for key, value in record.config.items() if key != "output_dir"}
     overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
     record = dataclasses.replace(record, config=config, overrides=overrides)
-    sample = run / "samples.txt"
-    text = sample.read_text(encoding="utf-8") if sample.exists() else ""
-    with (run / "metrics.csv").open(newline="") as curves:
-        _add(record, thin(curves), text, archive)
+    with (run / CURVES).open(newline="") as curves:
+        rows = thin(curves).splitlines()[1:]
+    Archive(archive).add(record, Run(record).sample(), rows)
     return record
-
-
-def _add(record: Record, curves: str, sample: str, archive: Path) -> None:
-    run, runs, table = f"{record.name}/{record.fingerprint}", archive / RUNS, archive / CURVES
-    lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
-    known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
-    known[run] = json.dumps(record.as_dict() | {"sample": sample}, ensure_ascii=False)
-    rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
-    others = [row for row in rows if row.partition(",")[0] != run]
-    header, *own = curves.splitlines()
-    rows = sorted([*others, *(f"{run},{row}" for row in own)], key=lambda row: row.partition(",")[0])  # stable
-    packed = gzip.compress("".join(f"{row}\n" for row in [f"run,{header}", *rows]).encode(), mtime=0)
-    write_atomically(table, lambda file: file.write(packed))
-    _write(runs, "".join(f"{known[key]}\n" for key in sorted(known)))
 
 
 def _write(path: Path, text: str) -> None:

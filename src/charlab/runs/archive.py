@@ -1,29 +1,31 @@
-"""An archive of finished runs: all records in one file, all learning curves in another."""
+"""An archive of finished runs, as the repository keeps them: one file of records, one of learning curves."""
 
 from __future__ import annotations
 
 import functools
+import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from charlab.curves import COLUMNS, read_curves
 from charlab.errors import UserError
+from charlab.files import write_atomically
 from charlab.runs.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RUNS, CURVES = "runs.jsonl", "curves.csv.gz"
-COLUMNS = ("step", "characters", "seconds", "metric", "value")  # those of metrics.csv
 
 
 class Archive:
-    """The archived runs in a folder, by NAME/FINGERPRINT, which is their path below `outputs/runs`.
+    """Finished runs in two files: their records, and their learning curves.
 
     `runs.jsonl` has one line per run: the contents of its `record.json` and its sample text. `curves.csv.gz` has the
-    rows of every `metrics.csv`, with a column for the run. Both files are sorted by run, so equal runs give equal
-    bytes.
+    rows of every `metrics.csv`, with a column for the run. Both are sorted by NAME/FINGERPRINT, so equal runs give
+    equal bytes.
 
     Args:
         folder: folder of the two files; without them, the archive is empty.
@@ -44,32 +46,66 @@ class Archive:
             raise UserError(f"{path} is corrupt: restore it from version control.") from error
 
     @functools.cached_property
-    def _curves(self) -> Mapping[str, pd.DataFrame]:
-        import pandas as pd
+    def _requalified(self) -> dict[str, str]:
+        """The keys of requalified runs, by the key that today's fingerprint gives them."""
+        return {
+            f"{line['name']}/{entry['fingerprint']}": key
+            for key, line in self._lines.items()
+            for entry in line.get("requalified", ())
+            if "fingerprint" in entry
+        }
 
-        path = self.folder / CURVES
-        table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["run", *COLUMNS])
+    @functools.cached_property
+    def _curves(self) -> Mapping[str, pd.DataFrame]:
+        table = read_curves(self.folder / CURVES)
+        if table.empty:
+            return {}
         return {str(run): rows.drop(columns="run").reset_index(drop=True) for run, rows in table.groupby("run")}
 
     def record(self, run: str) -> Record | None:
-        """Return the record of a run; None if it is not in the archive."""
-        if run not in self._lines:
+        """Return the record of NAME/FINGERPRINT; None if there is none. A requalified run has two fingerprints."""
+        key = self._requalified.get(run, run)
+        if key not in self._lines:
             return None
-        values = json.loads(json.dumps(self._lines[run]))  # a copy, so that the caller may change it
+        values = json.loads(json.dumps(self._lines[key]))  # a copy, so that the caller may change it
         del values["sample"]
-        return Record.of(values, self.folder / run)
+        return Record.of(values, self.folder / key)
 
     def records(self) -> list[Record]:
         """Return the records of all runs, sorted by NAME/FINGERPRINT."""
-        found = (self.record(run) for run in sorted(self._lines))
-        return [record for record in found if record is not None]
+        return [record for record in map(self.record, sorted(self._lines)) if record is not None]
 
-    def sample(self, run: str) -> str:
+    def sample(self, record: Record) -> str:
         """Return the text that a run sampled when it finished; "" if there is none."""
-        return self._lines.get(run, {}).get("sample", "")
+        return self._lines[_key(record)]["sample"]
 
-    def curves(self, run: str) -> pd.DataFrame:
-        """Return the measurements of a run, with the columns `COLUMNS`; no rows if it is not in the archive."""
-        import pandas as pd
+    def curves(self, record: Record) -> pd.DataFrame:
+        """Return the measurements of a run, with the columns `charlab.curves.COLUMNS`."""
+        return self._curves.get(_key(record), read_curves(self.folder / "missing"))
 
-        return self._curves.get(run, pd.DataFrame(columns=list(COLUMNS)))
+    def add(self, record: Record, sample: str | None = None, curves: Sequence[str] | None = None) -> None:
+        """Write a run into the files, or replace the one of that name and fingerprint there.
+
+        Args:
+            record: the run's record.
+            sample: the text that it sampled; None to keep the former one.
+            curves: the lines of its `metrics.csv` below the header; None to keep the former ones.
+        """
+        key, runs, table = _key(record), self.folder / RUNS, self.folder / CURVES
+        lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
+        known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
+        sample = json.loads(known[key])["sample"] if sample is None else sample
+        known[key] = json.dumps(record.as_dict() | {"sample": sample}, ensure_ascii=False)
+        if curves is not None:
+            rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
+            others = [row for row in rows if row.partition(",")[0] != key]
+            rows = sorted([*others, *(f"{key},{row}" for row in curves)], key=lambda row: row.partition(",")[0])
+            text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *rows])
+            packed = gzip.compress(text.encode(), mtime=0)
+            write_atomically(table, lambda file: file.write(packed))
+        text = "".join(f"{known[key]}\n" for key in sorted(known))
+        write_atomically(runs, lambda file: file.write(text.encode()))
+
+
+def _key(record: Record) -> str:
+    return f"{record.name}/{record.fingerprint}"

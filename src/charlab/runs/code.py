@@ -41,7 +41,7 @@ TRAINING = tuple(
 CONDUCT = ("charlab.runs.train", "charlab.runs.recording", "charlab.runs.members")
 """Modules that decide what is done in which order in every run. Their imports are not followed: most show a run."""
 
-OBSERVERS = {
+OBSERVING_MODULES = {
     *("charlab", "charlab.configuration", "charlab.errors", "charlab.files", "charlab.training.loggers"),
     "charlab.training.callbacks.progress",
 }
@@ -113,7 +113,7 @@ class _Survey:
             for name in self._modules(dotted):
                 if importer:
                     self._importers.setdefault(name, set()).add(importer)
-                if name in OBSERVERS:
+                if name in OBSERVING_MODULES:
                     if name != CHARLAB:
                         break
                 else:

@@ -20,10 +20,10 @@ from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION, changed, sources_of
+from charlab.runs.display import print_results
+from charlab.runs.folder import locked
 from charlab.runs.identity import identify, load_corpus
 from charlab.runs.record import Record
-from charlab.runs.store import locked
-from charlab.runs.summary import print_results
 from charlab.training.device import resolve_device
 
 

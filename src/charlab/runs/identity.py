@@ -19,7 +19,7 @@ from charlab.data.corpora import Corpus
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.record import FILE_NAME, Record
 
-OBSERVERS = (
+OBSERVING_KEYS = (
     *("hydra", "name", "tags", "output_dir", "force", "resume", "plot", "logger"),
     *("study", "search", "launcher", "dry_run", "typed", "cell"),  # settings of a sweep
     *(
@@ -141,10 +141,10 @@ def fingerprint(config: DictConfig) -> str:
 
 def meaning(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
-    values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVERS}
+    values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
-    for key in OBSERVERS if by_time else OBSERVERS + DIVISION:
+    for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
         _drop(values, key)
     acting = _acting_callbacks(values)
     if "callbacks" in values:
@@ -263,46 +263,3 @@ def _precision(trainer: Any) -> str:
 def _has_no_gpu() -> bool:
     """Return whether this is a Linux machine without any GPU driver."""
     return sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")))
-
-
-FORMER_DATA = (
-    *("_target_", "context_length", "train_fraction", "validation_fraction", "dev_fraction", "order", "seed"),
-)
-
-
-def former_fingerprint(config: DictConfig) -> str:
-    """Return the fingerprint that the first version of charlab gave a run, and under which its records are kept.
-
-    It covered only the model, data, optimizer, schedule, objective, averaging, seed, budget, precision and clipping.
-    """
-    values = {key: plain(config[key]) for key in ("model", "optimizer", "scheduler")}
-    values |= {key: plain(config[key]) for key in ("objective", "averaging") if config[key] is not None}
-    data = {key: config.data[key] for key in FORMER_DATA if key in config.data}
-    accumulated = config.trainer.accumulate_grad_batches or 1
-    data["batch_size"] = config.data.get("batch_size", 0) // accumulated
-    if data.get("order") == "random":
-        del data["order"]
-    if data.get("dev_fraction"):
-        data["dev_split"] = "first"
-    steps = config.trainer.max_steps
-    trainer = {
-        "max_steps": None if steps in (None, -1) else steps,
-        "max_seconds": config.budget.max_seconds,
-        "accumulate_grad_batches": accumulated,
-        "gradient_clip_val": config.trainer.gradient_clip_val,
-        "precision": _precision(config.trainer),
-    }
-    corpus = {"corpus": load_corpus(config).sha256}
-    whole = {**_without_idle_dropout(values), "data": data | corpus, "seed": config.seed, "trainer": trainer}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _without_idle_dropout(value: Any) -> Any:
-    """Return a configuration without a zero dropout of n-grams, which did not exist when old runs were recorded."""
-    if isinstance(value, list):
-        return [_without_idle_dropout(part) for part in value]
-    if not isinstance(value, dict):
-        return value
-    if value.get("_target_") == "charlab.models.ngram_embedding.NGramEmbedding" and value.get("dropout") == 0:
-        value = {key: part for key, part in value.items() if key != "dropout"}
-    return {key: _without_idle_dropout(part) for key, part in value.items()}

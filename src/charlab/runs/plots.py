@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -10,9 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from charlab.curves import FILE_NAME as CURVES
+from charlab.curves import read_curves
 from charlab.files import write_atomically
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -28,30 +30,16 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, " N"]
 
 
-def read_metrics(folder: Path) -> dict[str, Curve]:
-    """Return the curves in a run's `metrics.csv`, by the name of the metric; empty if there is no such file."""
-    path = folder / "metrics.csv"
-    points: dict[str, list[tuple[int, float]]] = {}
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                points.setdefault(row["metric"], []).append((int(row["step"]), float(row["value"])))
-    return {
-        name: Curve(np.array([step for step, _ in curve]), np.array([value for _, value in curve]))
-        for name, curve in points.items()
-    }
-
-
 def plot_loss(folder: Path, *, title: str, **options: Any) -> Path:
-    """Plot a run's `metrics.csv` to `loss.png`, and return its path; see `draw_loss` for the options."""
-    figure = draw_loss(read_metrics(folder), title=title, **options)
+    """Plot a run's curves to `loss.png`, and return its path; see `draw_loss` for the options."""
+    figure = draw_loss(read_curves(folder / CURVES), title=title, **options)
     path = folder / "loss.png"
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     return path
 
 
 def draw_loss(
-    metrics: Mapping[str, Curve],
+    table: pd.DataFrame,
     *,
     title: str,
     floor: float | None = None,
@@ -62,7 +50,7 @@ def draw_loss(
     """Plot a run's training and validation loss over its optimizer steps.
 
     Args:
-        metrics: curves by name, as returned by `read_metrics`.
+        table: the run's measurements, as returned by `charlab.curves.read_curves`.
         title: the run's name.
         floor: the entropy of the corpus in nats per character, a lower bound on the loss of any model.
         likelihood: "bound" if the losses are upper bounds.
@@ -72,6 +60,9 @@ def draw_loss(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    metrics = {
+        str(name): Curve(rows["step"].to_numpy(), rows["value"].to_numpy()) for name, rows in table.groupby("metric")
+    }
     raw = metrics.get("train/loss")
     protocol, curves = _evaluation_curves(metrics)
 

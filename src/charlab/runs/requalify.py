@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -14,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from charlab.configuration.compose import compose, leave_out_sweep
+from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.runs.identity import identify
 from charlab.runs.record import Record
 from charlab.runs.recording import now
+from charlab.runs.store import Run
 from charlab.runs.train import train
 
-CURVES = "metrics.csv"
 COMPARED = ("train/loss", "gradient_norm", "learning_rate")
 
 
@@ -42,7 +42,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
     console, record = console or Console(), Record.load(Path(run))
     if record.status != "finished":
         raise UserError(f"The run {run} is {record.status}: only a finished run has figures to requalify.")
-    logged = _points(record.folder)
+    logged = _points(Run(record))
     steps = sorted({step for step, metric in logged if metric == COMPARED[0]})[:points]
     if not steps:
         raise UserError(f"The run {run} has logged no {COMPARED[0]} in {CURVES}, so there is nothing to repeat.")
@@ -51,7 +51,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
         code = identify(config).code
         with contextlib.suppress(_Enough):
             train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
-        repeated = _points(Path(folder, "run"))
+        repeated = _points(Run(Record.load(Path(folder, "run"))))
     compared = [key for key in logged if key[0] <= steps[-1] and key[1] in COMPARED]
     for step, metric in compared:
         if repeated.get((step, metric)) != logged[step, metric]:
@@ -117,10 +117,7 @@ def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
     return config
 
 
-def _points(folder: Path) -> dict[tuple[int, str], float]:
+def _points(run: Run) -> dict[tuple[int, str], float]:
     """Return the values that a run has logged, by step and metric."""
-    try:
-        with (folder / CURVES).open(newline="", encoding="utf-8") as rows:
-            return {(int(row["step"]), row["metric"]): float(row["value"]) for row in csv.DictReader(rows)}
-    except FileNotFoundError:
-        return {}
+    curves = run.curves()
+    return dict(zip(zip(curves["step"], curves["metric"], strict=True), curves["value"], strict=True))

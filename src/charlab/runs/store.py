@@ -1,34 +1,102 @@
-"""Find the run of a configuration. No other module looks for runs."""
+"""Find runs: by their configuration, by name, in the folder of outputs and in the archive. No other module does."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import filelock
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from charlab.configuration.compose import register_resolver
+from charlab.curves import FILE_NAME as CURVES
+from charlab.curves import read_curves
 from charlab.errors import UserError
+from charlab.quantities import joined
+from charlab.runs.archive import Archive
 from charlab.runs.code import changed
-from charlab.runs.identity import Identity, identify, members_of_other_code
+from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.identity import Identity, identify
 from charlab.runs.record import FILE_NAME, Record
 
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
-HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
-WRITTEN = (
-    *(FILE_NAME, "definitions.py", "metrics.csv", "nll.npy", "samples.txt", "loss.png"),
-    *("checkpoints/*.ckpt", "events.out.tfevents.*"),
-)
-"""What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
-
-TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHANGES_SHOWN = 3  # changed modules named in a message
+
+
+# --- Runs by name ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that the store found.
+
+    Attributes:
+        record: its record.
+        archive: the archive that holds it; None if it has a folder of its own, `record.folder`.
+    """
+
+    record: Record
+    archive: Archive | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None if only the archive holds it."""
+        return self.record.folder if self.archive is None else None
+
+    def curves(self) -> pd.DataFrame:
+        """Return its measurements, with the columns `charlab.curves.COLUMNS`."""
+        if self.archive is not None:
+            return self.archive.curves(self.record)
+        return read_curves(self.record.folder / CURVES)
+
+    def sample(self) -> str:
+        """Return the text that it sampled when it finished; "" if there is none."""
+        if self.archive is not None:
+            return self.archive.sample(self.record)
+        path = self.record.folder / SAMPLES
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+class Store:
+    """The runs in a folder of outputs, and those that are kept in a folder of records.
+
+    Args:
+        output_dir: folder of all outputs.
+        records: folder of kept runs, as an archive or as folders; None for no further runs.
+    """
+
+    def __init__(self, output_dir: Path, records: Path | None = None) -> None:
+        self.home, self.records = output_dir / "runs", records
+        self.archive = Archive(records) if records is not None else None
+
+    def folder(self, run: str) -> Path:
+        """Return the folder that a run NAME/FOLDER has, or would have, among the outputs."""
+        return self.home / run
+
+    def find(self, run: str) -> tuple[list[Run], dict[Path, str]]:
+        """Return the runs known as NAME/FOLDER, that of the outputs first, and what is wrong with unreadable ones."""
+        found, unreadable = [], {}
+        for home in (self.home, self.records):
+            if home is not None and (home / run / FILE_NAME).exists():
+                try:
+                    found.append(Run(Record.load(home / run)))
+                except UserError as error:
+                    unreadable[home / run] = str(error)
+        archived = self.archive.record(run) if self.archive is not None else None
+        return found + ([Run(archived, self.archive)] if archived is not None else []), unreadable
+
+    def own(self, run: str) -> Record | None:
+        """Return the record of a run of the outputs; None if there is no readable one."""
+        try:
+            return Record.load(self.folder(run))
+        except UserError:
+            return None
+
+
+# --- The run of a configuration --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,69 +189,6 @@ def _when(record: Record) -> str:
     return record.finished or record.started or ""
 
 
-def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
-    """Return the record of a configuration's run and print its table if it is finished; None if it must be trained.
-
-    Neither torch nor Lightning is imported if the configuration or the machine determines the device.
-
-    Args:
-        config: a composed `conf/train.yaml`.
-        folder: the run's folder.
-        console: console to print to; standard output by default.
-
-    Raises:
-        UserError: if the folder contains a run that this one may neither resume nor replace, or for the reasons given
-            in `at`.
-    """
-    if config.force:
-        return None
-    found = at(folder, config)
-    if found.finished is not None:
-        show(found.finished, console or Console())
-        return found.finished
-    check_resumable(found, config)
-    return None
-
-
-def show(record: Record, console: Console) -> None:
-    """Print the table of a run that is already finished."""
-    from charlab.runs.summary import print_summary  # imported only when needed
-
-    console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
-    console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
-    if record.begun_by:
-        console.print(f"It was begun by other code ({', '.join(record.begun_by)}).", highlight=False)
-    print_summary(record, console)
-
-
-def announce(found: Place, config: DictConfig, console: Console) -> None:
-    """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
-    identity = found.identity
-    for run, names in members_of_other_code(config).items():
-        console.print(
-            f"The run {run} was trained by other code ({_listed(names)}): its weights now work in the changed model.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-    for other in found.others[-1:]:
-        hint = "" if other.status == "finished" else " resume=any_code continues it with today's code."
-        console.print(
-            f"Other code has {_did(other)} this run ({differences(other, identity)}): it is kept in {other.folder}, "
-            f"and the run is trained anew in {found.folder}.{hint}",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-    if found.has_lost_checkpoint:
-        console.print(
-            f"The finished run in {found.folder} has lost its checkpoint: it is trained again.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
-
-
 def check_resumable(found: Place, config: DictConfig) -> None:
     """Check that a run may start or resume in its folder.
 
@@ -228,69 +233,12 @@ def differences(record: Record, identity: Identity) -> str:
     names = changed(record.sources, identity.sources) if record.sources else []
     if not names:
         return f"code {record.code}, today {identity.code}"
-    return _listed(names)
+    return changes(names)
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - CHANGES_SHOWN} more" if len(names) > CHANGES_SHOWN else ""
-    return f"changed since: {', '.join(names[:CHANGES_SHOWN])}{more}"
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Lock a run's folder, so that two processes never train the same run at once.
-
-    If a `UserError` ends the run before its record is written, what it wrote is removed, and nothing else.
-
-    Raises:
-        UserError: if another process holds the lock, or the folder is not writable.
-    """
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise UserError(f"Another process is training {folder} right now: wait for it, or change the seed.") from error
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from error
-    own = (*WRITTEN, *TRACKERS)
-    before = set(_matching(folder, own))
-    try:
-        yield
-    except UserError:
-        if not (folder / FILE_NAME).exists():  # the run never started
-            _remove(folder, [path for path in _matching(folder, own) if path not in before])
-            _remove(folder, _matching(folder, HYDRA))  # written for this run just before it began
-        raise
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # safe, because no process waits for this lock
-        lock.release()
-        with contextlib.suppress(OSError):
-            for made in (folder, *folder.parents[:3]):  # outputs/runs/NAME
-                made.rmdir()  # fails unless empty, that is, unless the run never started
-
-
-def clear(folder: Path) -> None:
-    """Remove an earlier run's files, if the folder has its record; never a file that a run does not write.
-
-    Hydra's files stay: they already belong to the new run.
-    """
-    if (folder / FILE_NAME).exists():
-        _remove(folder, _matching(folder, WRITTEN))
-
-
-def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    return [path for pattern in patterns for path in folder.glob(pattern)]
-
-
-def _remove(folder: Path, paths: Sequence[Path]) -> None:
-    """Remove files and folders below a run's folder, and the folders that this leaves empty."""
-    for path in paths:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    for parent in {path.parent for path in paths} | {folder / "checkpoints"}:
-        if parent != folder:
-            with contextlib.suppress(OSError):
-                parent.rmdir()  # fails unless empty
+def changes(names: Sequence[str]) -> str:
+    """Return a description of changed sources: "changed since: a, b, c and 2 more"."""
+    return f"changed since: {joined(names, most=CHANGES_SHOWN)}"
 
 
 # `hydra.run.dir` depends on the run's identity, and Hydra resolves it before the run starts.

@@ -24,14 +24,14 @@ from charlab.errors import UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.files import remove_leftovers
 from charlab.models.contract import LanguageModel
-from charlab.runs import definitions, store
+from charlab.runs import definitions, display, store
 from charlab.runs.checkpoint import build_model
+from charlab.runs.folder import WRITTEN, clear, locked
 from charlab.runs.identity import load_corpus
 from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import FILE_NAME, Record
 from charlab.runs.recording import begin_record, log_hyperparameters, log_outcome, now, peak_memory, score_validation
-from charlab.runs.summary import print_summary
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint, read_resumable
 from charlab.training.callbacks.compilation import Compilation
@@ -67,19 +67,19 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
         return _Run(config, folder, console, fresh=config.force).execute(overrides)
-    with store.locked(folder):
+    with locked(folder):
         found = store.at(folder, config)
         if not config.force:
             if found.finished is not None:
-                store.show(found.finished, console)
+                display.show(found.finished, console)
                 return found.finished
             store.check_resumable(found, config)
-        store.announce(found, config, console)
+        display.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
         run = _Run(config, folder, console, fresh=fresh)
         if fresh:
-            store.clear(folder)
-        remove_leftovers(folder, store.WRITTEN)
+            clear(folder)
+        remove_leftovers(folder, WRITTEN)
         definitions.save(plain(config), folder)
         return run.execute(overrides)
 
@@ -303,7 +303,7 @@ class _Run:
                 log_steps=self.config.plot.log_steps,
             )
         with decorating("summary"):
-            print_summary(record, self.console)
+            display.print_summary(record, self.console)
             self.members.print_weights(self.model, self.console)
 
     def _telling(self, what: str) -> AbstractContextManager[object]:

@@ -26,8 +26,8 @@ from charlab.configuration.compose import (
 from charlab.configuration.messages import listed, one_sentence
 from charlab.errors import UserError
 from charlab.quantities import count
-from charlab.runs.identity import Identity, fingerprint, former_fingerprint, meaning, sources
-from charlab.runs.store import differences, place
+from charlab.runs.identity import Identity, fingerprint, meaning, sources
+from charlab.runs.store import Store, differences, place
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Definition, Rerun, check_names, grid_arms, leaf, read, shortened
 from charlab.studies.outcome import cell_path
@@ -92,17 +92,16 @@ class Expansion:
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
         found = zip(arms, bar(configs, "looking for runs"), strict=True)
-        kept = not {"older", "all"} & set(definition.rerun) and Path(definition.records).exists()
         moved: list[str] = []
-        runs = {arm.name: _runs(config, seeds, definition.rerun, moved, kept=kept) for arm, config in found}
+        runs = {arm.name: _runs(config, seeds, definition.rerun, moved) for arm, config in found}
         self.notes = [_told(moved)] if moved else []
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
         overrides = [self._overrides(arm) for arm in arms]
         cells = tuple(
-            Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config), former)
+            Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config))
             for seed in seeds
             for arm, config, given in zip(arms, configs, overrides, strict=True)
-            for run, code, former in [runs[arm.name][seed]]
+            for run, code in [runs[arm.name][seed]]
         )
         return Plan(
             name=definition.name or self._sweep_name(),
@@ -129,7 +128,7 @@ class Expansion:
             config = self._configs[cell.arm]
             config.seed, config.force = cell.seed, "force=true" in cell.overrides
             own = cell.overrides[len(self.flags) :]
-            folder = self.output_dir / "runs" / cell.run
+            folder = Store(self.output_dir).folder(cell.run)
             write_cell(cell_path(study, cell, ".yaml"), run_values(config), folder, own, cell.code)
 
     def _overrides(self, arm: Arm) -> list[str]:
@@ -275,14 +274,14 @@ def _meaning(config: DictConfig) -> str:
 
 
 def _runs(
-    config: DictConfig, seeds: Sequence[int], again: Sequence[Rerun], moved: list[str], *, kept: bool
-) -> dict[int, tuple[str, str, str]]:
-    """Return for each seed the run's folder relative to that of all runs, the code's hash, and the former folder.
+    config: DictConfig, seeds: Sequence[int], again: Sequence[Rerun], moved: list[str]
+) -> dict[int, tuple[str, str]]:
+    """Return for each seed the run's folder relative to that of all runs, and the code's hash.
 
     If only other code has ended the run, its folder is that of the ended run, unless it is to run again: a run is never
     replaced by one of other code. What differs is then added to `moved`.
     """
-    runs: dict[int, tuple[str, str, str]] = {}
+    runs: dict[int, tuple[str, str]] = {}
     found_sources = None
     with hydra_config(config):
         for seed in seeds:
@@ -290,14 +289,13 @@ def _runs(
             found_sources = found_sources or sources(config)
             found = place(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
-            folder, former = found.folder, f"{config.name}/{former_fingerprint(config)}" if kept else ""
+            folder = found.folder
             if ended and found.record is None:
                 if {"edited", "older", "all", ended[-1].status} & set(again):
                     moved.append(differences(ended[-1], found.identity))
-                    former = ""
                 else:
                     folder = ended[-1].folder
-            runs[seed] = f"{config.name}/{folder.name}", found.identity.code, former
+            runs[seed] = f"{config.name}/{folder.name}", found.identity.code
     return runs
 
 

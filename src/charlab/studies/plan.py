@@ -49,7 +49,6 @@ class Cell:
         overrides: arguments of `charlab train` that reproduce this run on its own.
         code: hash of the code that it was planned with; "" if unknown.
         processes: number of processes that train it together; None if it depends on the machine.
-        former: the run's folder in records of charlab's first version, whose fingerprints differ; "" if not needed.
     """
 
     arm: str
@@ -58,7 +57,6 @@ class Cell:
     overrides: tuple[str, ...]
     code: str = ""
     processes: int | None = 1
-    former: str = ""
 
     @property
     def key(self) -> str:
@@ -169,6 +167,8 @@ class Plan:
             if fields.pop("format") != FORMAT:
                 raise UserError(f"{path} was written by another version of charlab: read it with that one.")
             fields["arms"] = tuple(Arm(**{**arm, "overrides": tuple(arm["overrides"])}) for arm in fields["arms"])
+            for cell in fields["cells"]:
+                cell.pop("former", None)  # written for a while
             fields["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in fields["cells"])
             listed = {key: tuple(fields[key]) for key in ("seeds", "looks", "amendments")}
             return cls(**{**fields, **listed})

@@ -18,8 +18,7 @@ from rich.table import Table
 from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
 from charlab.errors import UserError
 from charlab.runs.identity import identify
-from charlab.runs.record import Record
-from charlab.runs.store import place
+from charlab.runs.store import Store, place
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
 from charlab.studies.display import showing
@@ -143,7 +142,7 @@ class _Trials:
     def write(self, cells: Sequence[Cell]) -> None:
         """Write the files of the given cells into the search's folder."""
         for cell in cells:
-            folder = self.output_dir / "runs" / cell.run
+            folder = Store(self.output_dir).folder(cell.run)
             write_cell(cell_path(self.folder, cell, ".yaml"), self._values[cell.run], folder, cell.overrides, cell.code)
 
     def plan(self, cells: Sequence[Cell]) -> Plan:
@@ -177,10 +176,7 @@ class _Trials:
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
         """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
-        try:
-            record = Record.load(self.output_dir / "runs" / cell.run)
-        except UserError:
-            record = None
+        record = Store(self.output_dir).own(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
                 return None, "leaks: it looks at what it is to predict"

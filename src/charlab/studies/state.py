@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from charlab.curves import COLUMNS
 from charlab.errors import UserError
-from charlab.runs.archive import COLUMNS, Archive
-from charlab.runs.record import FILE_NAME, Record
+from charlab.runs.record import Record
+from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
 from charlab.studies.outcome import Outcome, cell_lock, is_held
 from charlab.studies.plan import Cell, Plan
@@ -32,9 +33,7 @@ class CellResult:
         cell: the cell.
         status: the run's status; "missing" if it was never started.
         reason: why it has no result, or what is wrong with its files; "" if nothing is wrong.
-        record: the run's record, even if unfinished; None if there is no readable record.
-        folder: the run's folder, if it exists.
-        archive: the archive that its record is in, if the run has no folder.
+        run: the run, even if unfinished; None if there is no readable record.
         older: whether it was run with other code than the plan's.
         seconds: duration, including startup if known; None if it has not ended.
     """
@@ -42,16 +41,19 @@ class CellResult:
     cell: Cell
     status: Status
     reason: str = ""
-    record: Record | None = None
-    folder: Path | None = None
-    archive: Archive | None = None
+    run: Run | None = None
     older: bool = False
     seconds: float | None = None
 
     @property
-    def archived_as(self) -> str:
-        """The key of the run in the archive."""
-        return f"{self.record.name}/{self.record.fingerprint}" if self.record is not None else self.cell.run
+    def record(self) -> Record | None:
+        """The run's record; None if there is no readable one."""
+        return self.run.record if self.run is not None else None
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None if it does not exist."""
+        return self.run.folder if self.run is not None else None
 
     @property
     def ended(self) -> bool:
@@ -67,52 +69,40 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
         output_dir: the folder of all outputs.
         records: archive or folder of additional finished runs; by default, the plan's.
     """
-    kept = records if records is not None else Path(plan.records)
-    homes, archive = [output_dir / "runs", kept], Archive(kept)
+    store = Store(output_dir, records if records is not None else Path(plan.records))
     study = output_dir / "studies" / plan.name
-    return StudyResults(plan, tuple(_read(cell, homes, archive, study) for cell in plan.cells), study)
+    return StudyResults(plan, tuple(_read(cell, store, study) for cell in plan.cells), study)
 
 
-def _read(cell: Cell, homes: list[Path], archive: Archive, study: Path) -> CellResult:
-    found: list[Record] = []
-    unreadable: dict[Path, str] = {}
-    for home in homes:
-        if (home / cell.run / FILE_NAME).exists():
-            try:
-                found.append(Record.load(home / cell.run))
-            except UserError as error:
-                unreadable[home] = str(error)
-    archived = archive.record(cell.run) or archive.record(cell.former)
-    found += [archived] if archived is not None else []
+def _read(cell: Cell, store: Store, study: Path) -> CellResult:
+    found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
     outcome = Outcome.load(study, cell)
-    for record in sorted(found, key=lambda record: record.status == "diverged"):
+    for run in sorted(found, key=lambda run: run.record.status == "diverged"):
+        record = run.record
         if record.status == "finished" or record.status == "diverged":
             known = outcome is not None and outcome.fate == record.status
             return CellResult(
                 cell,
                 record.status,
                 corrupt or record.error or "",
-                record,
-                record.folder if record is not archived else None,
-                archive if record is archived else None,
+                run,
                 older=bool(cell.code) and not record.is_by(cell.code),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None
-    folder = begun.folder if begun is not None else None
     if outcome is not None and outcome.fate in ("failed", "killed", "timed out", "interrupted", "diverged"):
-        return CellResult(cell, outcome.fate, corrupt or outcome.reason, begun, folder, seconds=outcome.seconds)
+        return CellResult(cell, outcome.fate, corrupt or outcome.reason, begun, seconds=outcome.seconds)
     if outcome is not None and outcome.fate == "running":
         if is_held(cell_lock(study, cell)):
-            return CellResult(cell, "running", "", begun, folder)
-        return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun, folder)
-    if homes[0] in unreadable:  # a new run would use this folder, so it cannot run again
+            return CellResult(cell, "running", "", begun)
+        return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun)
+    if store.folder(cell.run) in unreadable:  # a new run would use this folder, so it cannot run again
         return CellResult(cell, "corrupt", corrupt)
-    if begun is not None and begun.status == "failed":
-        return CellResult(cell, "failed", begun.error or "", begun, folder)
+    if begun is not None and begun.record.status == "failed":
+        return CellResult(cell, "failed", begun.record.error or "", begun)
     if begun is not None:
-        return CellResult(cell, "interrupted", "It was started outside the study and not finished.", begun, folder)
+        return CellResult(cell, "interrupted", "It was started outside the study and not finished.", begun)
     return CellResult(cell, "missing", corrupt)
 
 
@@ -225,22 +215,14 @@ class StudyResults:
 
         frames = [pd.DataFrame(columns=[*COLUMNS, "seed"]).astype({"metric": str})]
         for result in self.of(arm):
-            path = result.folder / "metrics.csv" if result.folder is not None and result.ended else None
-            if path is not None and path.exists():
-                frames.append(pd.read_csv(path)[list(COLUMNS)].assign(seed=result.cell.seed))
-            elif result.archive is not None:
-                frames.append(result.archive.curves(result.archived_as).assign(seed=result.cell.seed))
+            if result.run is not None and result.ended:
+                frames.append(result.run.curves()[list(COLUMNS)].assign(seed=result.cell.seed))
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
         """Return the text that the arm's first run generated, if it was saved."""
-        for result in self.of(arm):
-            path = result.folder / "samples.txt" if result.folder is not None and result.ended else None
-            if path is not None and path.exists():
-                return path.read_text(encoding="utf-8", errors="replace")
-            if result.archive is not None and (sample := result.archive.sample(result.archived_as)):
-                return sample
-        return ""
+        runs = [result.run for result in self.of(arm) if result.run is not None and result.ended]
+        return next(filter(None, (run.sample() for run in runs)), "")
 
     def budgets(self) -> pd.DataFrame:
         """Return each arm's median costs over finished cells, with the range as columns `_low` and `_high`."""

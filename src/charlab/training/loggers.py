@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 from hydra.utils import get_class
@@ -23,6 +23,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from charlab.configuration.build import build
+from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
 
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
@@ -108,12 +109,9 @@ class CSVLogger(Logger):
         save_dir: folder to write the file into.
     """
 
-    file_name: ClassVar[str] = "metrics.csv"
-    columns: ClassVar = ("step", "characters", "seconds", "metric", "value")
-
     def __init__(self, save_dir: str = ".") -> None:
         super().__init__()
-        self.path = Path(save_dir) / self.file_name
+        self.path = Path(save_dir) / FILE_NAME
         self._file: BinaryIO | None = None
 
     @property
@@ -145,7 +143,7 @@ class CSVLogger(Logger):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("ab")
             if self._file.tell() == 0:
-                self._file.write(_csv_lines([self.columns]))
+                self._file.write(_csv_lines([COLUMNS]))
         self._file.write(_csv_lines([(*when, metric, repr(value)) for metric, value in values.items()]))
         self._file.flush()  # once the operating system has the data, a SIGKILL loses nothing
 

@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
+from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
@@ -148,7 +149,7 @@ class Checkpointing(ModelCheckpoint):
         for logger in trainer.loggers if trainer.is_global_zero else []:
             logger.save()  # otherwise a kill could lose lines logged before the checkpoint
             if isinstance(logger, CSVLogger):
-                positions["metrics.csv"] = logger.position()
+                positions[CURVES] = logger.position()
         checkpoint["log_positions"] = positions
         checkpoint["best_step"] = _best_step(pl_module)
 
@@ -156,8 +157,8 @@ class Checkpointing(ModelCheckpoint):
         if trainer.state.fn != "fit":
             return
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and "metrics.csv" in checkpoint["log_positions"]:
-                logger.rewind(checkpoint["log_positions"]["metrics.csv"])
+            if isinstance(logger, CSVLogger) and CURVES in checkpoint["log_positions"]:
+                logger.rewind(checkpoint["log_positions"][CURVES])
         if checkpoint["global_step"] == checkpoint["best_step"]:
             self._keep_as_best(trainer)
 

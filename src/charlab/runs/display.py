@@ -1,4 +1,4 @@
-"""Print the summary of a finished run."""
+"""What the terminal shows of a run: which runs exist before it trains, and its summary afterwards."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -15,10 +16,64 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.quantities import clock
+from charlab.runs import store
+from charlab.runs.folder import SAMPLES
+from charlab.runs.identity import members_of_other_code
 from charlab.runs.record import FILE_NAME, Record
 
 SAMPLE_LENGTH = 500
 PARTIAL = ("estimate", "online")  # protocols that measure a part of the text, or another thing
+
+
+def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
+    """Return the record of a configuration's run and print its table if it is finished; None if it must be trained.
+
+    Neither torch nor Lightning is imported if the configuration or the machine determines the device.
+
+    Args:
+        config: a composed `conf/train.yaml`.
+        folder: the run's folder.
+        console: console to print to; standard output by default.
+
+    Raises:
+        UserError: if the folder contains a run that this one may neither resume nor replace, or for the reasons given
+            in `charlab.runs.store.at`.
+    """
+    if config.force:
+        return None
+    found = store.at(folder, config)
+    if found.finished is not None:
+        show(found.finished, console or Console())
+        return found.finished
+    store.check_resumable(found, config)
+    return None
+
+
+def show(record: Record, console: Console) -> None:
+    """Print the table of a run that is already finished."""
+    console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
+    console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
+    if record.begun_by:
+        console.print(f"It was begun by other code ({', '.join(record.begun_by)}).", highlight=False)
+    print_summary(record, console)
+
+
+def announce(found: store.Place, config: DictConfig, console: Console) -> None:
+    """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
+    for run, names in members_of_other_code(config).items():
+        told = f"({store.changes(names)}): its weights now work in the changed model."
+        _tell(console, f"The run {run} was trained by other code {told}")
+    for other in found.others[-1:]:
+        did = "finished" if other.status == "finished" else "begun"
+        told = f"Other code has {did} this run ({store.differences(other, found.identity)})"
+        hint = "" if other.status == "finished" else " resume=any_code continues it with today's code."
+        _tell(console, f"{told}: it is kept in {other.folder}, and the run is trained anew in {found.folder}.{hint}")
+    if found.has_lost_checkpoint:
+        _tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
+
+
+def _tell(console: Console, sentence: str) -> None:
+    console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
 def print_summary(record: Record, console: Console) -> None:
@@ -37,7 +92,7 @@ def print_summary(record: Record, console: Console) -> None:
     rows still shows them.
     """
     console.print()
-    samples = record.folder / "samples.txt"
+    samples = record.folder / SAMPLES
     if samples.exists():
         console.print(_sample(samples.read_text(encoding="utf-8", errors="replace")))
     for label, value in _places(record.folder).items():

@@ -1,0 +1,22 @@
+"""The learning curves of a run: a table in its folder, with one measurement per line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE_NAME = "metrics.csv"
+COLUMNS = ("step", "characters", "seconds", "metric", "value")
+
+
+def read_curves(file: Path) -> pd.DataFrame:
+    """Return the table in `file`, with the columns `COLUMNS` and values in full precision; no rows without a file."""
+    import pandas as pd
+
+    try:
+        return pd.read_csv(file, dtype={"metric": str}, converters={"value": float})  # Python's float is exact
+    except (FileNotFoundError, NotADirectoryError, pd.errors.EmptyDataError):
+        return pd.DataFrame(columns=list(COLUMNS)).astype({"step": int, "metric": str, "value": float})

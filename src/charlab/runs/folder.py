@@ -1,0 +1,82 @@
+"""The folder of a run: which files it holds, and the lock under which they are written."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import filelock
+
+from charlab.curves import FILE_NAME as CURVES
+from charlab.errors import UserError
+from charlab.runs.record import FILE_NAME
+
+CHECKPOINT = Path("checkpoints") / "last.ckpt"
+SAMPLES = "samples.txt"
+HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
+WRITTEN = (
+    *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png"),
+    *("checkpoints/*.ckpt", "events.out.tfevents.*"),
+)
+"""What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
+
+TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lock a run's folder, so that two processes never train the same run at once.
+
+    If a `UserError` ends the run before its record is written, what it wrote is removed, and nothing else.
+
+    Raises:
+        UserError: if another process holds the lock, or the folder is not writable.
+    """
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UserError(f"Another process is training {folder} right now: wait for it, or change the seed.") from error
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from error
+    own = (*WRITTEN, *TRACKERS)
+    before = set(_matching(folder, own))
+    try:
+        yield
+    except UserError:
+        if not (folder / FILE_NAME).exists():  # the run never started
+            _remove(folder, [path for path in _matching(folder, own) if path not in before])
+            _remove(folder, _matching(folder, HYDRA))  # written for this run just before it began
+        raise
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # safe, because no process waits for this lock
+        lock.release()
+        with contextlib.suppress(OSError):
+            for made in (folder, *folder.parents[:3]):  # outputs/runs/NAME
+                made.rmdir()  # fails unless empty, that is, unless the run never started
+
+
+def clear(folder: Path) -> None:
+    """Remove an earlier run's files, if the folder has its record; never a file that a run does not write.
+
+    Hydra's files stay: they already belong to the new run.
+    """
+    if (folder / FILE_NAME).exists():
+        _remove(folder, _matching(folder, WRITTEN))
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in folder.glob(pattern)]
+
+
+def _remove(folder: Path, paths: Sequence[Path]) -> None:
+    """Remove files and folders below a run's folder, and the folders that this leaves empty."""
+    for path in paths:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    for parent in {path.parent for path in paths} | {folder / "checkpoints"}:
+        if parent != folder:
+            with contextlib.suppress(OSError):
+                parent.rmdir()  # fails unless empty
