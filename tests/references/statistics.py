@@ -30,15 +30,15 @@ def verdicts(baseline: np.ndarray, arms: np.ndarray, margin: float, expectations
     """The verdicts on arms (m, n) against a baseline (n,), read off DESIGN's sentences, by scipy and statsmodels."""
     different = holm([stats.ttest_rel(baseline, arm).pvalue for arm in arms])
     same = holm([ttost_paired(baseline, arm, -margin, margin)[0] for arm in arms])
+    against = holm([_p_against(baseline - arm, margin, e) for arm, e in zip(arms, expectations, strict=True)])
     result = []
-    for arm, p, p_same, expectation in zip(arms, different, same, expectations, strict=True):
+    for arm, p, p_same, p_against, expectation in zip(arms, different, same, against, expectations, strict=True):
         sign = -1 if expectation == "worsen" else 1
         d = sign * (baseline - arm)
-        lower, upper = stats.ttest_1samp(d, 0.0).confidence_interval(0.90)  # each end is a one-sided 95% bound
         if expectation == "no difference":
             if p_same < 0.05:
                 result.append("supported")
-            elif p < 0.05 and (lower > margin or upper < -margin):
+            elif p < 0.05 and p_against < 0.05:
                 result.append("refuted")
             else:
                 result.append("inconclusive")
@@ -46,11 +46,18 @@ def verdicts(baseline: np.ndarray, arms: np.ndarray, margin: float, expectations
             result.append("equivalent")
         elif p < 0.05 and d.mean() > 0:
             result.append("supported")
-        elif upper < margin:
+        elif p_against < 0.05:
             result.append("refuted")
         else:
             result.append("inconclusive")
     return result
+
+
+def _p_against(d: np.ndarray, margin: float, expectation: str) -> float:
+    """One-sided p-value against the margin in the direction that was expected; either side for no difference."""
+    upper = stats.ttest_1samp(d, margin, alternative="less").pvalue
+    lower = stats.ttest_1samp(d, -margin, alternative="greater").pvalue
+    return {"improve": upper, "worsen": lower, "no difference": min(1 - upper, 1 - lower)}[expectation]
 
 
 def drawn_text_bootstrap(

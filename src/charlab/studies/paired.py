@@ -95,13 +95,12 @@ def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarra
     |--------------|-------------------------------------------|--------------------------------------------------|
     | equivalent   | 90% interval inside ±margin (Holm)        | (is what was expected: supported)                |
     | supported    | difference (two-sided, Holm), mean > 0    | 90% interval inside ±margin (Holm)               |
-    | refuted      | 95% upper bound < margin                  | difference (two-sided, Holm) whose 95% bound on  |
-    |              |                                           | the side of zero is beyond the margin            |
+    | refuted      | 95% upper bound < margin (Holm)           | difference (two-sided, Holm) whose 95% bound on  |
+    |              |                                           | the side of zero is beyond the margin (Holm)     |
     | inconclusive | else                                      | else                                             |
 
     The rules for *worsen* are those for *improve* with every difference negated. All tests use a level of 5%. "(Holm)"
-    means adjusted over all arms, with one family for the differences and one for the equivalences. Bounds are one-sided
-    and not adjusted.
+    means adjusted over all arms, in three families: differences, equivalences and refutations.
 
     Args:
         evidence: evidence of shape (…, arms).
@@ -109,18 +108,41 @@ def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarra
     """
     differs = holm(evidence.difference) < LEVEL
     equivalent = holm(evidence.equivalence) < LEVEL
+    denied = holm(refutation(evidence, expectations)) < LEVEL
     verdicts = np.empty(differs.shape, dtype="<U12")
     for arm, expectation in enumerate(expectations):
         below, above = evidence.mirrored if expectation == "worsen" else evidence
-        same, different = equivalent[..., arm], differs[..., arm]
+        same, different, refuted = equivalent[..., arm], differs[..., arm], denied[..., arm]
         if expectation == "no difference":
-            beyond = np.minimum(below[_MINUS_MARGIN, ..., arm], above[_PLUS_MARGIN, ..., arm]) < LEVEL
-            rules = {"supported": same, "refuted": different & beyond}
+            rules = {"supported": same, "refuted": different & refuted}
         else:
             better = different & (above[_ZERO, ..., arm] < below[_ZERO, ..., arm])
-            rules = {"equivalent": same, "supported": better, "refuted": below[_PLUS_MARGIN, ..., arm] < LEVEL}
+            rules = {"equivalent": same, "supported": better, "refuted": refuted}
         verdicts[..., arm] = np.select(list(rules.values()), list(rules), "inconclusive")
     return verdicts
+
+
+def refutation(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarray:
+    """Return p-values (…, arms), small if the arm cannot be as expected: the one-sided p against the margin.
+
+    For *no difference*, it is the p-value against the margin on the side of the difference.
+    """
+    found = {
+        "improve": evidence.below[_PLUS_MARGIN],
+        "worsen": evidence.above[_MINUS_MARGIN],
+        "no difference": np.minimum(evidence.below[_MINUS_MARGIN], evidence.above[_PLUS_MARGIN]),
+    }
+    return np.stack([found[expectation][..., arm] for arm, expectation in enumerate(expectations)], axis=-1)
+
+
+def holm_levels(p_values: np.ndarray) -> np.ndarray:
+    """Return the level (arms,) at which Holm's method tested each arm, or stopped before it could.
+
+    A p-value is below its level exactly if its adjusted p-value is below 5%.
+    """
+    rejected = holm(p_values) < LEVEL
+    ranks = np.argsort(np.argsort(p_values, kind="stable"), kind="stable")
+    return LEVEL / (p_values.size - np.where(rejected, ranks, rejected.sum()))
 
 
 def t_interval(mean: float, standard_deviation: float, n: int, confidence: float) -> tuple[float, float]:
@@ -174,13 +196,37 @@ def power(n: np.ndarray | int, effect: float, standard_deviation: float, level: 
     return stats.nct.sf(stats.t.isf(level, degrees), degrees, effect / standard_deviation * np.sqrt(n))
 
 
+def power_to_support(n: int, margin: float, standard_deviation: float, num_arms: int) -> float:
+    """Return the power to support a true difference equal to the margin.
+
+    The difference must be shown at Holm's strictest step, and the arm must not be equivalent, which is decided first,
+    at its mildest. So the power is at least this, whatever the other arms do.
+
+    Args:
+        n: number of pairs, at least 2.
+        margin: the smallest difference that matters.
+        standard_deviation: standard deviation of the differences.
+        num_arms: number of arms in the study, without the baseline.
+    """
+    if standard_deviation == 0:
+        return 1.0
+    shares = (np.arange(4_000) + 0.5) / 4_000  # quantiles of the deviation seen, over which the mean is integrated
+    error = standard_deviation / math.sqrt(n)
+    seen = error * np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
+    supported = stats.t.isf(LEVEL / 2 / num_arms, n - 1) * seen
+    inside = margin - stats.t.isf(LEVEL, n - 1) * seen  # equivalent if the mean is within ± this
+    share = stats.norm.sf(supported, margin, error)
+    lost = stats.norm.cdf(inside, margin, error) - stats.norm.cdf(np.maximum(supported, -inside), margin, error)
+    return float((share - np.maximum(lost, 0)).mean())
+
+
 def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, expectation: Expectation) -> int | None:
     """Return how many seeds a conclusive verdict would need if the spread of the differences stays the same.
 
     For *improve* and *worsen*: enough seeds to make the interval from the bound that supports (two-sided 5%, divided by
-    the number of arms as in Holm's strictest step) to the bound that refutes (one-sided 5%) shorter than the margin.
-    One of the two then applies for any mean, so every inconclusive study with this spread has fewer seeds. A true
-    difference equal to the margin is then supported, and a true difference of zero refuted, with a power of about 95%.
+    the number of arms as in Holm's strictest step) to the bound that refutes (one-sided 5%, divided in the same way) shorter
+    than the margin. One of the two then applies for any mean, so every inconclusive study with this spread has fewer
+    seeds. A true difference equal to the margin is then supported, and one of zero refuted, with a power of 95% or more.
 
     For *no difference*: enough seeds to support a true difference of zero with a power of at least 80%. A difference
     close to the margin stays inconclusive with any number of seeds.
@@ -200,6 +246,6 @@ def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, exp
     if expectation == "no difference":
         enough = 2 * power(n, margin, standard_deviation, LEVEL / num_arms) - 1 >= 0.8  # both sides (Bonferroni)
     else:
-        quantiles = stats.t.isf(LEVEL / 2 / num_arms, n - 1) + stats.t.isf(LEVEL, n - 1)
+        quantiles = stats.t.isf(LEVEL / 2 / num_arms, n - 1) + stats.t.isf(LEVEL / num_arms, n - 1)
         enough = quantiles * standard_deviation / np.sqrt(n) < margin
     return int(n[enough.argmax()]) if enough.any() else None

@@ -11,13 +11,14 @@ import numpy as np
 
 from charlab.errors import UserError
 from charlab.studies.paired import (
-    LEVEL,
     Evidence,
     Verdict,
     decide,
     holm,
+    holm_levels,
     minimum_seeds,
-    power,
+    power_to_support,
+    refutation,
     seeds_to_settle,
     sign_evidence,
     sign_flip_p,
@@ -57,13 +58,18 @@ class Comparison:
         mean: mean difference; nan if there are none.
         standard_deviation: standard deviation of the differences (n − 1 in the denominator); nan for fewer than two.
         interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
-        interval_95: two-sided 95% t-interval of the mean; both intervals are infinite for fewer than two differences.
+        interval_95: two-sided 95% t-interval of the mean; intervals are infinite for fewer than two differences.
+        interval: the interval that decides: the t-interval of the mean at the level at which Holm's method tested the
+            arm for this verdict. A verdict is equivalent if it is within ±margin, supported if it excludes 0, and
+            refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
+        confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
         p_difference_holm: the same, adjusted over the arms.
         p_equivalence: p-value of the two one-sided t-tests against ±margin.
         p_equivalence_holm: the same, adjusted over the arms.
         p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
-        power: power to support a true difference equal to the margin with this n and spread, at Holm's strictest step.
+        p_refutation_holm: p-value against an effect of the margin as expected, adjusted over the arms.
+        power: the least power to support a true difference equal to the margin with this n and spread.
         seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
             or the number exceeds 10,000.
     """
@@ -89,10 +95,13 @@ class Comparison:
     standard_deviation: float
     interval_90: tuple[float, float]
     interval_95: tuple[float, float]
+    interval: tuple[float, float]
+    confidence: float
     p_difference: float
     p_difference_holm: float
     p_equivalence: float
     p_equivalence_holm: float
+    p_refutation_holm: float
     p_sign_flip: float
     power: float
     seeds_needed: int | None
@@ -177,10 +186,19 @@ def compare(
              for name, values in arms.items()]  # fmt: skip
     evidence = Evidence(*np.stack([pair.evidence(margin) for pair in pairs], axis=-1))
     verdicts = decide(evidence, expected)
-    difference_holm, equivalence_holm = holm(evidence.difference), holm(evidence.equivalence)
+    families = {
+        "difference": evidence.difference,
+        "equivalence": evidence.equivalence,
+        "refutation": refutation(evidence, expected),
+    }
+    adjusted = {family: holm(p_values) for family, p_values in families.items()}
+    levels = {family: holm_levels(p_values) for family, p_values in families.items()}
     comparisons = {}
     for i, (name, pair) in enumerate(zip(arms, pairs, strict=True)):
         verdict = "none" if pair.leaks or len(seeds) - len(pair.absent) < 2 else str(verdicts[i])
+        family = _family(verdict, expected[i])
+        sides = 1 if family == "difference" else 2  # equivalence and refutation are one-sided
+        confidence = 0.95 if pair.any_diverged or pair.leaks else 1 - sides * float(levels[family][i])
         comparisons[name] = Comparison(
             arm=name,
             expectation=expected[i],
@@ -203,15 +221,25 @@ def compare(
             standard_deviation=pair.deviation,
             interval_90=t_interval(pair.mean, pair.deviation, pair.n, 0.90),
             interval_95=t_interval(pair.mean, pair.deviation, pair.n, 0.95),
+            interval=t_interval(pair.mean, pair.deviation, pair.n, confidence),
+            confidence=confidence,
             p_difference=float(evidence.difference[i]),
-            p_difference_holm=float(difference_holm[i]),
+            p_difference_holm=float(adjusted["difference"][i]),
             p_equivalence=float(evidence.equivalence[i]),
-            p_equivalence_holm=float(equivalence_holm[i]),
+            p_equivalence_holm=float(adjusted["equivalence"][i]),
+            p_refutation_holm=float(adjusted["refutation"][i]),
             p_sign_flip=math.nan if pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
-            power=pair.power(margin, len(arms)),
+            power=power_to_support(pair.n, margin, pair.deviation, len(arms)) if pair.n > 1 else math.nan,
             seeds_needed=pair.seeds_needed(margin, len(arms), expected[i]) if verdict == "inconclusive" else None,
         )
     return comparisons
+
+
+def _family(verdict: str, expectation: Expectation) -> str:
+    """Return the family of tests that decided, or that failed to."""
+    if verdict == "equivalent" or (verdict == "supported" and expectation == "no difference"):
+        return "equivalence"
+    return "refutation" if verdict == "refuted" else "difference"
 
 
 class _Pairs:
@@ -255,12 +283,6 @@ class _Pairs:
             below=nothing if self.baseline_diverged or (self.mixed and self.bound) else below,
             above=nothing if self.diverged or (self.mixed and not self.bound) else above,
         )
-
-    def power(self, margin: float, num_arms: int) -> float:
-        """Return the power to support a true difference equal to the margin with this number of pairs and spread."""
-        if self.n < 2:
-            return math.nan
-        return 1.0 if self.deviation == 0 else float(power(self.n, margin, self.deviation, LEVEL / 2 / num_arms))
 
     def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
         """Return how many seeds would settle the verdict on this arm; None if no number is certain to."""
