@@ -50,6 +50,11 @@ def probability(p: float) -> str:
     return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, to three digits: 95%, 98.3%."""
+    return f"{100 * share:.3g}%"
+
+
 def amount(value: float | None) -> str:
     """Return a count: in full below ten million, else with three significant digits and an SI prefix."""
     if value is None or math.isnan(value):

@@ -223,10 +223,10 @@ def power_to_support(n: int, margin: float, standard_deviation: float, num_arms:
 def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, expectation: Expectation) -> int | None:
     """Return how many seeds a conclusive verdict would need if the spread of the differences stays the same.
 
-    For *improve* and *worsen*: enough seeds to make the interval from the bound that supports (two-sided 5%, divided by
-    the number of arms as in Holm's strictest step) to the bound that refutes (one-sided 5%, divided in the same way) shorter
-    than the margin. One of the two then applies for any mean, so every inconclusive study with this spread has fewer
-    seeds. A true difference equal to the margin is then supported, and one of zero refuted, with a power of 95% or more.
+    For *improve* and *worsen*: enough seeds to make the interval from the bound that supports (two-sided 5%) to the
+    bound that refutes (one-sided 5%), both at Holm's strictest step, shorter than the margin. One of the two then
+    applies for any mean, so every inconclusive study with this spread has fewer seeds. A true difference equal to the
+    margin is then supported, and one of zero refuted, with a power of 95% or more.
 
     For *no difference*: enough seeds to support a true difference of zero with a power of at least 80%. A difference
     close to the margin stays inconclusive with any number of seeds.

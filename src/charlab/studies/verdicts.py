@@ -68,7 +68,7 @@ class Comparison:
         p_equivalence: p-value of the two one-sided t-tests against ±margin.
         p_equivalence_holm: the same, adjusted over the arms.
         p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
-        p_refutation_holm: p-value against an effect of the margin as expected, adjusted over the arms.
+        p_holm: p-value of the test that decided, adjusted over the arms; of the difference if none did.
         power: the least power to support a true difference equal to the margin with this n and spread.
         seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
             or the number exceeds 10,000.
@@ -101,7 +101,7 @@ class Comparison:
     p_difference_holm: float
     p_equivalence: float
     p_equivalence_holm: float
-    p_refutation_holm: float
+    p_holm: float
     p_sign_flip: float
     power: float
     seeds_needed: int | None
@@ -227,7 +227,7 @@ def compare(
             p_difference_holm=float(adjusted["difference"][i]),
             p_equivalence=float(evidence.equivalence[i]),
             p_equivalence_holm=float(adjusted["equivalence"][i]),
-            p_refutation_holm=float(adjusted["refutation"][i]),
+            p_holm=float(adjusted[family][i]),
             p_sign_flip=math.nan if pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
             power=power_to_support(pair.n, margin, pair.deviation, len(arms)) if pair.n > 1 else math.nan,
             seeds_needed=pair.seeds_needed(margin, len(arms), expected[i]) if verdict == "inconclusive" else None,

@@ -44,7 +44,7 @@ def test_verdicts_are_those_of_the_statistics(plain):
     left, right = (np.array(list(plain.values(arm).values())) for arm in ("learned", "rotary"))
     cells = row(contents.verdicts, "rotary")
     assert [cell.text for cell in cells[1:4]] == ["improve", "✓ supported", f"+{(left - right).mean():.4f}"]
-    assert cells[4].text == f"[+{comparison.interval_95[0]:.4f}, +{comparison.interval_95[1]:.4f}]"
+    assert cells[4].text == f"[+{comparison.interval[0]:.4f}, +{comparison.interval[1]:.4f}] at 95%"
     assert cells[6].text == "0.0078"  # 2 / 2⁸
     assert cells[7].text == "8"
     assert contents.judgments[0].comparison == comparison
@@ -67,8 +67,10 @@ def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
 
 def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
     few = gather(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3, planned_seeds=2))
-    assert few.judgments[0].verdict == "supported, too few seeds"
-    assert few.verdicts.rows[0][2].text == "✓ supported, too few seeds"
+    assert few.judgments[0].verdict == "not evidence yet"
+    assert few.judgments[0].reason.startswith("Not evidence yet; supported so far: better than the baseline")
+    assert few.judgments[0].shown == "none"  # neither a tick nor a color
+    assert few.verdicts.rows[0][2].text == "– not evidence yet"
     judged = {judgment.comparison.arm: judgment.verdict for judgment in told.judgments}
     assert judged["counts"] == "supported, exploratory"
     assert judged["wrong axis"] == "no verdict"

@@ -79,7 +79,7 @@ def test_every_pair_is_drawn_with_its_mean_and_interval(plain):
     lines = [(list(line.get_xdata()), line.get_marker()) for line in axes.lines]
     assert (list(comparison.differences.values()), "o") in lines
     assert ([comparison.mean], "D") in lines
-    assert (list(comparison.interval_95), "None") in lines
+    assert (list(comparison.interval), "None") in lines
     assert {"rotary", "none", "supported", "margin ±0.01"} <= set(texts(axes))
     low, high = axes.get_xlim()
     assert (
@@ -98,7 +98,7 @@ def test_diverged_cells_are_drawn_at_the_edge(figures):
 
 def test_a_leaking_arm_is_in_no_comparison_of_costs(figures):
     drawings, found = figures
-    axes = found["cost-training_s"].axes[0]
+    axes = found["costs-training_s"].axes[0]
     heights = [line.get_ydata()[0] for container in axes.containers for line in [container.lines[0]]]
     arms = drawings.contents.arms
     assert heights == pytest.approx([arm.mean for name, arm in arms.items() if name != "wrong axis"])

@@ -54,7 +54,7 @@ FRESH = "if the spread over seeds stays as it is, a fresh study of"
             1.0,
             "no difference",
             "Refuted: the difference is larger than the margin of 0.02 (mean improvement 0.0606 nats per "
-            "character, 95% interval 0.0485 to 0.0727, Holm-adjusted p < 0.0001, n = 8).",
+            "character, 90% interval 0.0509 to 0.0703, Holm-adjusted p < 0.0001, n = 8).",
         ),
         (
             0.01,
@@ -149,7 +149,7 @@ def test_a_verdict_knows_what_weakens_it() -> None:
 )
 def test_only_an_interval_beyond_the_margin_is_said_to_be(improvement, expectation, claim) -> None:
     comparison = one(arm(improvement), expectation)
-    low, high = (abs(end) for end in comparison.interval_95)
+    low, high = (abs(end) for end in comparison.interval)
     assert (min(low, high) > 0.02) == ("more than" in claim)
     assert sentences.reason(comparison).startswith(claim)
 
@@ -157,7 +157,7 @@ def test_only_an_interval_beyond_the_margin_is_said_to_be(improvement, expectati
 def test_no_margin_is_claimed_over_a_baseline_that_diverged() -> None:
     cells = BASELINE | dict.fromkeys(range(2, 8), "diverged")
     comparison = one(arm(0.4, spread=0.01), baseline=cells)
-    assert (comparison.verdict, comparison.interval_95[0] > 0.02) == ("supported", True)
+    assert (comparison.verdict, comparison.interval[0] > 0.02) == ("supported", True)
     assert sentences.reason(comparison).startswith("Supported: better than the baseline (")
 
 

@@ -27,6 +27,7 @@ from charlab.studies.report.tables import (
 )
 
 if TYPE_CHECKING:
+    from charlab.studies.paired import Verdict
     from charlab.studies.plan import Plan
     from charlab.studies.state import CellResult, StudyResults
     from charlab.studies.verdicts import Comparison
@@ -54,6 +55,11 @@ class Judgment(NamedTuple):
     expectation: str
     caution: str
     other_text: str
+
+    @property
+    def shown(self) -> Verdict:
+        """The verdict by whose color and sign the arm is shown; "none" if there are too few seeds for evidence."""
+        return "none" if self.comparison.too_few_seeds else self.comparison.verdict
 
 
 class Unfinished(NamedTuple):
@@ -138,6 +144,7 @@ def gather(results: StudyResults) -> Contents:
     records = [result.record for result in results.cells if result.record is not None and result.ended]
     finished = sum(result.status == "finished" for result in results.cells)
     matches = results.mismatch() is None if plan.compares else None
+    judgments = tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
     return Contents(
         plan=plan,
         summary=f"{count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}, {finished} of {len(plan.cells)} "
@@ -145,8 +152,8 @@ def gather(results: StudyResults) -> Contents:
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
         comparisons=comparisons,
-        judgments=tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items()),
-        verdicts=verdict_table(comparisons, texts, plan) if comparisons else None,
+        judgments=judgments,
+        verdicts=verdict_table(judgments, texts, plan) if judgments else None,
         results=result_table(plan, arms, references(results)),
         budgets=budget_table(plan, arms, matches=matches),
         cells=cell_table(results),
@@ -245,9 +252,9 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
     left_out = f" Not plotted because of false figures: {joined(leaking)}." if leaking else ""
     return {
         "differences": f"Differences from the baseline {plan.baseline}. Circle: one seed. Diamond and bar: mean and "
-        "95% t-interval. Gray: differences too small to matter.",
+        "the interval that decides. Gray: differences too small to matter.",
         "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the picture.",
-        "costs": f"Further left is cheaper, lower is better.{bars}{left_out}",
+        "costs": f"Quality against cost. Further left is cheaper, lower is better.{bars}{left_out}",
     }
 
 

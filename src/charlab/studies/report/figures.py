@@ -39,6 +39,10 @@ PAGE_WIDTH = 4.0  # inches: what a phone shows without making letters smaller
 PAPER_WIDTH = 5.5
 CLOCKS = {"step": "optimizer steps", "characters": "characters seen", "seconds": "training seconds"}
 
+AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.items()} | {
+    f"costs-{name}": f"Loss against {cost.axis}" for name, cost in COSTS.items()
+}  # what the figures for a page show
+
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
 _SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
 _NUM_POINTS = 200  # of a curve, at most
@@ -81,7 +85,7 @@ class Drawings:
         if self.curves["step"]:
             found |= {f"curves-{clock}": self._draw_curves([clock], PAGE_WIDTH, 2.5) for clock in CLOCKS}
         costs = self.contents.compared_costs
-        return found | {f"cost-{cost}": self._draw_costs([cost], PAGE_WIDTH, 2.5) for cost in costs}
+        return found | {f"costs-{cost}": self._draw_costs([cost], PAGE_WIDTH, 2.5) for cost in costs}
 
     def for_paper(self) -> dict[str, Figure]:
         """Return the figures for a paper, panels side by side, by name."""
@@ -227,7 +231,7 @@ def _difference_limits(comparisons: Sequence[Comparison], margin: float) -> tupl
     """Return limits that hold all pairs, and the intervals unless they are many times as long."""
     pairs = [d for comparison in comparisons for d in comparison.differences.values() if math.isfinite(d)]
     reach = max([1.6 * margin, *map(abs, pairs)])
-    ends = [end for comparison in comparisons for end in comparison.interval_95 if abs(end) < 3 * reach]
+    ends = [end for comparison in comparisons for end in comparison.interval if abs(end) < 3 * reach]
     low, high = min([-1.6 * margin, *pairs, *ends]), max([1.6 * margin, *pairs, *ends])
     pad = 0.06 * (high - low)
     return low - pad, high + pad
@@ -237,7 +241,7 @@ def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: fl
     comparison, color = judgment.comparison, look.color
     place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
     axes.annotate(look.label, (0, center + 0.42), color=color, **place)  # type: ignore[arg-type]
-    verdict_color = VERDICT_COLORS.get(comparison.verdict, INK)
+    verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
     axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
     pairs = list(comparison.differences.values())
     finite = [pair for pair in pairs if math.isfinite(pair)]
@@ -249,7 +253,7 @@ def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: fl
                           va="center", fontsize=6.5, color=ALARM)  # fmt: skip
     if comparison.n < 2:
         return
-    left, right = comparison.interval_95
+    left, right = comparison.interval
     axes.plot([max(left, low), min(right, high)], [center - 0.2] * 2, color=color, linewidth=1.8, solid_capstyle="butt")
     for end, edge, marker in ((left, low, "<"), (right, high, ">")):
         if not low <= end <= high:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import re
 import shlex
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from charlab.studies.report.contents import Contents
-from charlab.studies.report.render import Raw, environment
-from charlab.studies.report.sentences import RULES
+from charlab.studies.report.contents import Contents, Judgment, Sample, Unfinished
+from charlab.studies.report.document import Group, Heading, Paragraph, Picture, Points, paper
+from charlab.studies.report.sentences import Notice
 from charlab.studies.report.style import short_names
-from charlab.studies.report.tables import Entry, Table
+from charlab.studies.report.tables import Entry, Span, Table
 
 MOST_ARMS = 10  # four pages have room for no more
 MOST_JUDGMENTS = 6  # beyond that, only the table has them
@@ -44,7 +44,7 @@ _GREEK = {
 _WITHOUT_TYPE = frozenset("ĦħĸĿŀŉŦŧſ")  # letters of Latin Extended-A that TeX's T1 fonts lack
 _IDENTIFYING = ("commit", "code")  # a reviewer could find the repository by them
 _MARKS = {"strong": r"\textbf{%s}", "faint": r"\textcolor{faint}{%s}", "struck": r"\struck{%s}",
-          "alarm": r"\textcolor{alarm}{\textbf{%s}}", "code": r"\texttt{%s}"}  # fmt: skip
+          "alarm": r"\textcolor{alarm}{\textbf{%s}}", "code": r"\texttt{\small %s}"}  # fmt: skip
 
 
 def render_latex(contents: Contents, figures: Collection[str]) -> str:
@@ -53,39 +53,62 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
     What would make it longer than four pages is left to the other formats; see `abridge` for arms.
     """
     short = short_names(list(contents.arms), LONGEST_LABEL)
-    jinja = environment(
-        escape,
-        variable_start_string="<<",
-        variable_end_string=">>",
-        block_start_string="<%",
-        block_end_string="%>",
-        comment_start_string="<#",
-        comment_end_string="#>",
-    )
-    jinja.filters |= {
-        "table": functools.partial(_table, short=short),
-        "lines": _lines,
-        "command": _command,
-        "breakable": functools.partial(escape, breaks=True),
-        "cut": _cut,
-        "label": lambda arm: short.get(arm, arm),
-    }
-    judgments = contents.judgments if len(contents.judgments) <= MOST_JUDGMENTS else ()
-    dropped = ["expected to", *["seeds to settle"] * bool(judgments)]  # columns that the judgments repeat
-    text = jinja.get_template("report.tex.jinja").render(
-        contents=contents,
-        plan=contents.plan,
-        figures=figures,
-        rules=RULES,
-        verdicts=contents.verdicts.without(*dropped) if contents.verdicts else None,
-        judgments=judgments,
-        samples=contents.samples[:MOST_SAMPLES],
-        unfinished=contents.unfinished[:MOST_UNFINISHED],
-        most_unfinished=MOST_UNFINISHED,
-        environment={name: value for name, value in contents.environment.items() if name not in _IDENTIFYING},
-        left_out=len(contents.plan.arms) - len(contents.arms),
-    )
-    return re.sub(r"\n{3,}", "\n\n", text)
+    judged = 0 < len(contents.judgments) <= MOST_JUDGMENTS
+    environment = [f"{name}: {value}" for name, value in contents.environment.items() if name not in _IDENTIFYING]
+    body = [_part(part, short) for part in paper(contents, figures, judged=judged)]
+    small = rf"{{\small {escape(_cut('; '.join(environment)))}.\par}}"
+    return "\n\n".join([_PREAMBLE % escape(contents.plan.name), *body, small, "\\end{document}\n"])
+
+
+_PREAMBLE = r"""%% Written by charlab from the records of a study. Replace every \place{...} by your own text.
+%% Compile with: latexmk -pdf report.tex
+\documentclass[10pt]{article}
+\usepackage{charlab}
+\title{\place{Title} \\[2pt] \large Study \texttt{%s}}
+\author{Anonymous author(s)}
+\begin{document}
+\maketitle
+\suppressfloats[t]
+
+\begin{abstract}
+\place{Abstract: the question, what was done, what was found, what it means; four sentences.}
+\end{abstract}"""
+_LEVELS = {"alarm": r"\notice{alarm}{\bfseries %s}", "caution": r"\notice{caution}{%s}", "note": r"\notice{faint}{%s}"}
+_PARAGRAPHS = {"quote": r"\emph{%s}", "place": r"\place{%s}"}
+
+
+def _part(part: Any, short: Mapping[str, str]) -> str:
+    match part:
+        case Heading(text):
+            return rf"\section{{{escape(text)}}}"
+        case Paragraph(text, style):
+            return _PARAGRAPHS.get(style, "%s") % escape(_cut(text) if style == "faint" else text)
+        case Notice(level, text):
+            return _LEVELS[level] % escape(_cut(text))
+        case Points(items):
+            return _points([escape(item) if isinstance(item, str) else "".join(map(_span, item)) for item in items])
+        case Group("samples", parts):
+            return _samples(parts[:MOST_SAMPLES], short)
+        case Group("commands", parts):
+            written = (
+                rf"\begin{{command}}{{{escape(purpose)}:}}{_command(text)}\end{{command}}" for purpose, text in parts
+            )
+            return "\n".join(written)
+        case Group("unfinished", parts):
+            shown = [_unfinished(one) for one in parts[:MOST_UNFINISHED]]
+            more = f"{len(parts) - len(shown)} more; the table of cells has them all."
+            return _points([*shown, *[more] * (len(parts) > len(shown))])
+        case Group(_, parts):
+            return _points([_judgment(one, short) for one in parts], r"\small")
+        case Picture(name, _, caption):
+            included = rf"\includegraphics[width=\linewidth,height=3.2in,keepaspectratio]{{figures/{name}.pdf}}"
+            return _float("figure", included, rf"\caption{{{escape(caption)}}}")
+        case Table(name, caption):
+            medians = name == "budgets"  # whose ranges are in the other formats
+            caption = caption.replace(", with the range if they differ", "") if medians else caption
+            tabular = rf"\footnotesize\begin{{fitted}}{_table(part, short, faint=not medians)}\end{{fitted}}"
+            return _float("table", rf"\caption{{{escape(caption)}}}", tabular)
+    raise TypeError(part)
 
 
 def abridge(contents: Contents) -> Contents:
@@ -113,10 +136,10 @@ def abridge(contents: Contents) -> Contents:
     )
 
 
-def escape(text: str, *, breaks: bool = False) -> Raw:
+def escape(text: str, *, breaks: bool = False) -> str:
     """Return a text that TeX prints as it is, on one line; with `breaks`, it may break after commas and the like."""
     written = "".join(map(_sign, " ".join(unicodedata.normalize("NFC", text).split())))
-    return Raw(re.sub(r"([,=/.])(?=\S)", r"\1\\allowbreak{}", written) if breaks else written)
+    return re.sub(r"([,=/.])(?=\S)", r"\1\\allowbreak{}", written) if breaks else written
 
 
 def _sign(character: str) -> str:
@@ -131,30 +154,64 @@ def _sign(character: str) -> str:
     return rf"\unknown{{{ord(character):04X}}}"
 
 
-def _table(table: Table, short: dict[str, str], *, faint: bool = True) -> Raw:
+def _float(kind: str, *lines: str) -> str:
+    return "\n".join([rf"\begin{{{kind}}}[t]\centering", *lines, rf"\end{{{kind}}}"])
+
+
+def _points(items: Sequence[str], size: str = "") -> str:
+    return "\n".join([rf"\begin{{points}}{size}", *(rf"\item {item}" for item in items), r"\end{points}"])
+
+
+def _judgment(judgment: Judgment, short: Mapping[str, str]) -> str:
+    arm = judgment.comparison.arm
+    caution = rf" \textbf{{{escape(judgment.caution)}}}" if judgment.caution else ""
+    said = f"(expected to {judgment.expectation}). {_cut(judgment.reason)}"
+    return rf"\textbf{{{escape(short.get(arm, arm))}}} {escape(said)}{caution}"
+
+
+def _unfinished(cell: Unfinished) -> str:
+    last = (cell.reason.splitlines() or [""])[-1]
+    return rf"\textbf{{{escape(cell.cell)}}}: {escape(f'{cell.status}. {_cut(last)}')}"
+
+
+def _samples(samples: Sequence[Sample], short: Mapping[str, str]) -> str:
+    """Return samples side by side, two in a row."""
+    written = [
+        rf"\begin{{minipage}}[t]{{0.49\linewidth}}\textbf{{{escape(short.get(arm, arm))}}}"
+        rf"\begin{{sample}}{_lines(text)}\end{{sample}}\end{{minipage}}"
+        for arm, text in samples
+    ]
+    rows = [r"\hfill".join(written[index : index + 2]) for index in range(0, len(written), 2)]
+    return "\n".join(rf"{row}\par" for row in rows)
+
+
+def _table(table: Table, short: Mapping[str, str], *, faint: bool) -> str:
     """Return a tabular with the short names of arms, without what is faint if so told."""
     heading = " & ".join(escape(column.heading) for column in table.columns)
     rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
     columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]
-    return Raw("\n".join([*lines, r"\end{tabular}"]))
+    return "\n".join([*lines, r"\end{tabular}"])
 
 
-def _entry(entry: Entry, short: dict[str, str], faint: bool) -> str:
-    """Return an entry with its marks; a space at the start of a piece is kept."""
-    pieces = []
-    for text, style in entry.spans if faint or len(entry.spans) == 1 else entry.spans[:1]:
-        inner = escape(short.get(text, text))
-        space = "~" if text.startswith(" ") else ""
-        pieces.append(space + (_MARKS[style] % inner if style in _MARKS else inner))
-    return "".join(pieces)
+def _entry(entry: Entry, short: Mapping[str, str], faint: bool) -> str:
+    spans = entry.spans if faint or len(entry.spans) == 1 else entry.spans[:1]
+    return "".join(_span(Span(short.get(text, text), style)) for text, style in spans)
 
 
-def _lines(text: str) -> Raw:
+def _span(span: Span) -> str:
+    """Return a marked piece; spaces at its ends are kept."""
+    text, style = span
+    inner = escape(text, breaks=style == "code")
+    before, after = ("~" if text[:1] == " " else ""), ("~" if text[-1:] == " " else "")
+    return before + (_MARKS[style] % inner if style in _MARKS else inner) + after
+
+
+def _lines(text: str) -> str:
     """Return the first lines of a text with their indentation."""
     shown = [line[:SAMPLE_COLUMNS] for line in text.split("\n")[:SAMPLE_LINES]]
     written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line) for line in shown]
-    return Raw("\\\\\n".join(line or r"\strut" for line in written))
+    return "\\\\\n".join(line or r"\strut" for line in written)
 
 
 def command_lines(command: str) -> list[str]:
@@ -168,9 +225,9 @@ def command_lines(command: str) -> list[str]:
     return [*(f"{line} \\" for line in lines[:-1]), *lines[-1:]]
 
 
-def _command(text: str) -> Raw:
+def _command(text: str) -> str:
     written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line, breaks=True) for line in command_lines(text)]
-    return Raw("\\\\\n".join(written))
+    return "\\\\\n".join(written)
 
 
 def _cut(text: str) -> str:

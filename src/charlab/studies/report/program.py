@@ -22,9 +22,10 @@ from charlab.quantities import UNKNOWN, duration, fixed, interval, probability, 
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
+from charlab.studies.report.html import TEMPLATES, render_html
 from charlab.studies.report.latex import abridge, render_latex
+from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.method import without_paths
-from charlab.studies.report.render import render_html, render_markdown, source
 from charlab.studies.report.sentences import bound_sign
 from charlab.studies.report.style import drawing, picture
 from charlab.studies.state import StudyResults, read_results
@@ -40,7 +41,8 @@ _FIGURES = ("differences", "curves", "costs")
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
 _NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
-_VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue"}
+_VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue",
+                   "inconclusive": "bold", "none": "dim"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +166,7 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
                 figures = Drawings(results, short).for_paper()
                 pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
             _write_figures(folder / "latex" / "figures", pdf=pdfs)
-            _write(folder / "latex" / _LAYOUT, source(_LAYOUT))
+            _write(folder / "latex" / _LAYOUT, (TEMPLATES / _LAYOUT).read_bytes())
             paper = folder / "latex" / "report.tex"
             files["latex"] = _write_paper(paper, render_latex(short, figures))
             kept = paper if files["latex"] != paper else None
@@ -258,12 +260,12 @@ def _verdicts(contents: Contents) -> Table:
     compared = bool(contents.comparisons)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    headings = ("better by", "95% interval", "p (Holm)") if compared else ("bits/char", "perplexity", "training")
+    headings = ("better by", "interval", "p (Holm)") if compared else ("bits/char", "perplexity", "training")
     for heading in ("nats/char", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     if compared:
         table.add_column("verdict")
-    names = {judgment.comparison.arm: judgment.verdict for judgment in contents.judgments}
+    judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
     for name, arm in contents.arms.items():
         comparison = contents.comparisons.get(name)
         if not compared:
@@ -277,9 +279,9 @@ def _verdicts(contents: Contents) -> Table:
                 Text(name),
                 _figure(arm),
                 bound_sign(comparison) + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
-                Text(interval(comparison.interval_95, 3)) if comparison.n > 1 else UNKNOWN,
-                probability(comparison.p_difference_holm) if comparison.verdict != "none" else UNKNOWN,
-                Text(names[name], _VERDICT_STYLES.get(comparison.verdict, "bold")),
+                Text(interval(comparison.interval, 3)) if comparison.n > 1 else UNKNOWN,
+                probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN,
+                Text(judgments[name].verdict, _VERDICT_STYLES[judgments[name].shown]),
             )
     return table
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from charlab.quantities import count, joined, nats
+from charlab.quantities import count, joined, nats, percent
 from charlab.studies.paired import MOST_SEEDS
 
 if TYPE_CHECKING:
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from charlab.studies.verdicts import Comparison
 
 RULES = (
-    "These rules were fixed before the first cell ran and are applied in this order: equivalent if the 90% interval is "
-    "within ± the margin (Holm-adjusted over the arms); supported if the difference is significant in the expected "
-    "direction (adjusted p < 0.05); refuted if a difference of the margin in that direction is ruled out (95% bound); "
-    "otherwise inconclusive. An arm expected to make no difference is supported if it is equivalent, and refuted if "
-    "its difference is significant and larger than the margin."
+    "These rules were fixed before the first cell ran and are applied in this order: equivalent if the interval is "
+    "within ± the margin; supported if the difference is significant in the expected direction (two-sided, 5%); "
+    "refuted if a difference of the margin in that direction is ruled out (one-sided, 5%); otherwise inconclusive. An "
+    "arm expected to make no difference is supported if it is equivalent, and refuted if its difference is significant "
+    "and larger than the margin. Each of the three tests is Holm-adjusted over the arms; the interval shown is that of "
+    "the test that decided."
 )
 
 _WITHIN = "within the margin of {margin} of the baseline"
@@ -180,12 +181,13 @@ def reason(comparison: Comparison) -> str:
     if verdict == "supported" and _beyond_margin(comparison):
         claim += f" by more than the margin of {comparison.margin:g}"
     remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
-    return f"{verdict.capitalize()}: {claim} ({_figures(comparison)}){remedy}."
+    name = f"Not evidence yet; {verdict} so far" if comparison.too_few_seeds else verdict.capitalize()
+    return f"{name}: {claim} ({_figures(comparison)}){remedy}."
 
 
 def _beyond_margin(comparison: Comparison) -> bool:
     """Return whether the interval of a difference as expected is beyond the margin."""
-    low, high = comparison.interval_95
+    low, high = comparison.interval
     if comparison.diverged or comparison.baseline_diverged:
         return False
     return {"improve": low > comparison.margin, "worsen": high < -comparison.margin}.get(comparison.expectation, False)
@@ -220,21 +222,18 @@ def _figures(comparison: Comparison) -> str:
     if not fates:
         return ", ".join([*figures, *_test(comparison), f"n = {n}"])
     if n > 1:
-        figures.append(f"95% interval {_range(comparison.interval_95)}")
+        figures.append(f"95% interval {_range(comparison.interval)}")
     return "; ".join(fates + ([f"over the other {n}: {', '.join(figures)}"] if n else []))
 
 
 def _test(comparison: Comparison) -> list[str]:
     """Return the interval and the p-value of the test that decided."""
-    verdict, expectation = comparison.verdict, comparison.expectation
-    low, high = comparison.interval_90
-    if verdict == "equivalent" or (verdict, expectation) == ("supported", "no difference"):
-        return [f"90% interval {_range((low, high))}", f"Holm-adjusted {_p(comparison.p_equivalence_holm)}"]
-    if (verdict, expectation) == ("refuted", "improve"):
-        return [f"95% upper bound {nats(high)}"]
-    if (verdict, expectation) == ("refuted", "worsen"):
-        return [f"95% lower bound {nats(low)}"]
-    return [f"95% interval {_range(comparison.interval_95)}", f"Holm-adjusted {_p(comparison.p_difference_holm)}"]
+    low, high = comparison.interval
+    if comparison.verdict == "refuted" and comparison.expectation != "no difference":
+        side, bound = ("upper", high) if comparison.expectation == "improve" else ("lower", low)
+        return [f"{percent((1 + comparison.confidence) / 2)} {side} bound {nats(bound)}"]
+    level = percent(comparison.confidence)
+    return [f"{level} interval {_range(comparison.interval)}", f"Holm-adjusted {_p(comparison.p_holm)}"]
 
 
 def _range(ends: tuple[float, float]) -> str:

@@ -14,6 +14,7 @@ from charlab.quantities import (
     duration,
     fixed,
     interval,
+    percent,
     probability,
     signed,
     with_error,
@@ -25,6 +26,7 @@ from charlab.studies.report.sentences import bound_sign
 if TYPE_CHECKING:
     from charlab.studies.plan import Plan
     from charlab.studies.report.arms import ArmSummary, Cost, Reference
+    from charlab.studies.report.contents import Judgment
     from charlab.studies.state import StudyResults
     from charlab.studies.verdicts import Comparison
 
@@ -105,54 +107,43 @@ def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
     """Return the verdict in words with its gravest caveat, as it may be read on its own."""
     if comparison.verdict == "none":
         return "no verdict"
-    caveats = {
-        "too few seeds": comparison.too_few_seeds,
-        "exploratory": exploratory,
-        "provisional": comparison.provisional,
-    }
-    bound = " (≤)" if comparison.bound or comparison.baseline_bound else ""
-    return ", ".join([comparison.verdict + bound, *[caveat for caveat, holds in caveats.items() if holds][:1]])
+    name = comparison.verdict + (" (≤)" if comparison.bound or comparison.baseline_bound else "")
+    if comparison.too_few_seeds:
+        return "not evidence yet"
+    return f"{name}, exploratory" if exploratory else f"{name}, provisional" if comparison.provisional else name
 
 
-def verdict_table(comparisons: Mapping[str, Comparison], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
+def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
     """Return the verdict on each arm with the figures behind it."""
     left = (Column("arm", "left"), Column("expected to", "left"), Column("verdict", "left"))
-    headings = (
-        "improvement", "95% interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text"
-    )  # fmt: skip
-    rows = tuple(_verdict_row(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
+    headings = ("improvement", "interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text")
+    rows = tuple(_verdict_row(judgment, texts[judgment.comparison.arm]) for judgment in judgments)
     caption = (
         "Improvement: the baseline's nats per character minus the arm's with the same seed, above 0 if the arm is "
-        "better; mean and 95% t-interval over seeds. p: two-sided paired t-test, Holm-adjusted over "
-        f"{count(len(comparisons), 'arm')}, and sign-flip permutation test, not adjusted. The smallest difference "
-        f"that matters is {plan.margin:g}. On other text: 95% interval by block bootstrap over the validation text, "
-        "averaged over seeds first."
+        "better; mean and t-interval over seeds, at the level at which Holm's method tested the verdict over "
+        f"{count(len(judgments), 'arm')}. p: of the paired t-tests that decide, Holm-adjusted, and of the two-sided "
+        f"sign-flip permutation test, not adjusted. The smallest difference that matters is {plan.margin:g}. On other "
+        "text: 95% interval by block bootstrap over the validation text, averaged over seeds first."
     )
-    return Table("verdicts", caption + _bound_note(comparisons), (*left, *map(Column, headings)), rows)
+    if any(judgment.caution for judgment in judgments):
+        caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
+    return Table("verdicts", caption, (*left, *map(Column, headings)), rows)
 
 
-def _bound_note(comparisons: Mapping[str, Comparison]) -> str:
-    """Return what (≤) next to a verdict means, as the end of a caption; "" if no verdict has it."""
-    if not any(comparison.bound or comparison.baseline_bound for comparison in comparisons.values()):
-        return ""
-    return " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, the one shown."
-
-
-def _verdict_row(comparison: Comparison, text: TextInterval | str, plan: Plan) -> tuple[Entry, ...]:
-    name = verdict_name(comparison, exploratory=plan.exploratory)
+def _verdict_row(judgment: Judgment, text: TextInterval | str) -> tuple[Entry, ...]:
+    comparison = judgment.comparison
     judged, needed = comparison.verdict != "none", comparison.seeds_needed
     return (
         entry(comparison.arm, style="strong"),
-        entry(EXPECTED_TO[comparison.expectation]),
-        entry(f"{SYMBOLS[comparison.verdict]} {name}", comparison.verdict, "strong"),
+        entry(judgment.expectation),
+        entry(f"{SYMBOLS[judgment.shown]} {judgment.verdict}", judgment.verdict, "strong"),
         entry(bound_sign(comparison) + signed(comparison.mean), comparison.mean) if comparison.n else _NOTHING,
-        entry(interval(comparison.interval_95)) if comparison.n > 1 else _NOTHING,
-        *(entry(probability(p), p) if judged else _NOTHING
-          for p in (comparison.p_difference_holm, comparison.p_sign_flip)),
+        entry(f"{interval(comparison.interval)} at {percent(comparison.confidence)}") if comparison.n > 1 else _NOTHING,
+        *(entry(probability(p), p) if judged else _NOTHING for p in (comparison.p_holm, comparison.p_sign_flip)),
         entry(f"{comparison.n}", comparison.n),
         _NOTHING if needed is None else entry(f"{needed}", needed),
         _NOTHING if isinstance(text, str) else entry(interval(text.interval_95)),
-    )  # fmt: skip
+    )
 
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:

@@ -1,0 +1,150 @@
+"""A report as a document: its parts in the order of reading, of no format yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any, Literal, NamedTuple
+
+from charlab.studies.report.contents import Contents
+from charlab.studies.report.sentences import RULES
+from charlab.studies.report.tables import Span
+
+Text = str | tuple[Span, ...]
+
+
+class Heading(NamedTuple):
+    """The heading of a section."""
+
+    text: str
+
+
+class Paragraph(NamedTuple):
+    """A paragraph; a "place" is for the author to fill in."""
+
+    text: str
+    style: Literal["plain", "quote", "faint", "rules", "place"] = "plain"
+
+
+class Points(NamedTuple):
+    """A list."""
+
+    items: tuple[Text, ...]
+
+
+class Picture(NamedTuple):
+    """A figure by its name: "differences", "curves" or "costs"."""
+
+    name: str
+    alt: str
+    caption: str
+
+
+class Command(NamedTuple):
+    """A command and what it is for."""
+
+    purpose: str
+    command: str
+
+
+class Group(NamedTuple):
+    """Parts of one kind, next to each other if there is room."""
+
+    kind: Literal["cards", "samples", "commands", "unfinished"]
+    parts: tuple[Any, ...]
+
+
+_ALTS = {
+    "differences": "Differences from the baseline for each arm, seed by seed, with mean, interval and margin",
+    "curves": "Loss on validation text against steps, characters and seconds",
+    "costs": "Loss against cost",
+}
+
+
+def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
+    """Yield the parts of a report for a screen: those above, notices, tables, judgments, samples, unfinished cells.
+
+    Args:
+        contents: what it says.
+        figures: names of the figures that were drawn.
+    """
+    yield from contents.notices
+    if not contents.plan.sweep:
+        yield Heading("Hypothesis")
+        stated = contents.plan.hypothesis
+        yield Paragraph(stated, "quote") if stated else Paragraph("No hypothesis was stated.", "faint")
+    if contents.verdicts:
+        yield Heading("Verdicts")
+        yield Group("cards", contents.judgments)
+        yield from _pictures(contents, figures, "differences")
+        yield contents.verdicts.without()
+        yield Paragraph(RULES, "rules")
+    yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
+    if contents.unfinished or contents.waiting or contents.older:
+        yield Heading("Cells that need attention")
+        yield Group("unfinished", contents.unfinished)
+        yield from (Paragraph(f"{label}: {names}.", "faint") for label, names in contents.waiting.items())
+        if contents.older:
+            yield Paragraph(f"Run by other code than today's: {contents.older}.", "faint")
+    for name, heading in (("curves", "Learning curves"), ("costs", "Quality against cost")):
+        if name in figures:
+            yield Heading(heading)
+            yield from _pictures(contents, figures, name)
+    if contents.samples:
+        yield from (Heading("Samples"), Group("samples", contents.samples))
+    yield from (Heading("Method"), Points(contents.method), Heading("Limits"), Points(contents.limits))
+    yield from (Heading("Reproduce"), _commands(contents), Heading("Cells"), contents.cells)
+    yield Points(tuple(f"{name}: {value}" for name, value in contents.environment.items()))
+
+
+def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iterator[Any]:
+    """Yield the parts of a paper, with places for what only its author knows.
+
+    Args:
+        contents: what it says.
+        figures: names of the figures that were drawn.
+        judged: whether there is room for a sentence on each arm.
+    """
+    plan, verdicts = contents.plan, contents.verdicts
+    yield from contents.notices
+    yield Heading("Hypothesis")
+    none = Paragraph("Hypothesis: none was stated before the runs.", "place")
+    yield Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none
+    yield Paragraph("Why it may be true, and what is already known, with references.", "place")
+    yield Heading("Method")
+    yield Paragraph(" ".join([*contents.method, *[RULES] * bool(verdicts)]))
+    yield Paragraph("What else the reader has to know; an anonymous link to the code.", "place")
+    yield Paragraph("The arms:")
+    yield Points(tuple(_arm(contents, arm) for arm in contents.arms))
+    if left_out := len(plan.arms) - len(contents.arms):
+        yield Paragraph(f"{left_out} more arms are in the other formats of this report and in its tables.")
+    yield Heading("Results")
+    if verdicts:
+        yield verdicts.without("expected to", *["seeds to settle"] * judged)  # which the judgments repeat
+    yield from (contents.results, contents.budgets)
+    yield from _pictures(contents, figures, "differences", "curves", "costs")
+    if judged:
+        yield Group("cards", contents.judgments)
+    yield from (Paragraph(f"{label}: {names}.", "faint") for label, names in contents.waiting.items())
+    if contents.unfinished:
+        yield from (Paragraph("Cells that failed or diverged:"), Group("unfinished", contents.unfinished))
+    yield Paragraph("What this means: where the hypothesis holds, where it does not, and why; one paragraph.", "place")
+    if contents.samples:
+        yield from (Heading("Samples"), Group("samples", contents.samples))
+    yield from (Heading("Limits"), Points(contents.limits))
+    yield Paragraph("What else must be known before anyone relies on this.", "place")
+    yield from (Heading("Reproduce"), _commands(contents))
+
+
+def _pictures(contents: Contents, figures: Collection[str], *names: str) -> Iterator[Picture]:
+    yield from (Picture(name, _ALTS[name], contents.captions[name]) for name in names if name in figures)
+
+
+def _commands(contents: Contents) -> Group:
+    return Group("commands", tuple(Command(purpose, command) for purpose, command in contents.commands.items()))
+
+
+def _arm(contents: Contents, name: str) -> Text:
+    overrides = contents.plan.arm(name).overrides
+    settings = Span(" ".join(overrides), "code") if overrides else Span("the settings shared by all")
+    baseline = " (baseline)" if name == contents.plan.baseline else ""
+    return Span(name, "strong"), Span(f"{baseline}: "), settings
