@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from charlab.studies.plan import Expectation
+from charlab.studies.definition import Expectation
 from charlab.studies.verdicts import Comparison, Value, compare
 
 SEEDS = range(8)

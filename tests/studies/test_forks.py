@@ -16,10 +16,10 @@ import charlab.seeding
 from charlab.configuration.compose import compose
 from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
-from charlab.studies.expansion import run_values
+from charlab.studies.definition import Arm
 from charlab.studies.forks import Forks
 from charlab.studies.outcome import Outcome, cell_path
-from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.plan import Cell, Plan, run_values
 from charlab.studies.runner import Slot, run_cell
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]

@@ -9,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
+from charlab.studies.definition import Expectation
 from charlab.studies.paired import (
     Evidence,
     decide,
@@ -24,7 +25,6 @@ from charlab.studies.paired import (
     t_evidence,
     t_interval,
 )
-from charlab.studies.plan import Expectation
 from tests.references import statistics as reference
 
 STUDIES = 2_000

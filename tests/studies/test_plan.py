@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from charlab.errors import UserError
-from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.definition import Arm
+from charlab.studies.plan import Cell, Plan
 
 
 def make_plan(seeds: tuple[int, ...] = (1, 2), **changes: object) -> Plan:

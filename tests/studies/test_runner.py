@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from charlab.errors import UserError
+from charlab.studies.definition import Arm
 from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
-from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.plan import Cell, Plan
 from charlab.studies.runner import Slot, run_cell, start_interpreter
 
 WRITES_RECORD = """

@@ -13,7 +13,7 @@ from charlab.configuration.compose import conf_folder
 from charlab.errors import UserError
 from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
-from charlab.studies.search_definition import Parameter, define_search
+from charlab.studies.search import Parameter, define_search
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +60,8 @@ class Trainer:
                 {"split": "dev", "protocol": "blocks", "nll": result},
                 {"split": "validation", "protocol": "blocks", "nll": -result},  # what it must not look at
             ]
-            record = {"format": 1, "name": "n", "fingerprint": "f", "status": "finished", "metrics": metrics}
+            known = {"format": 1, "name": "n", "fingerprint": cell.fingerprint, "code": cell.code}
+            record = {**known, "status": "finished", "metrics": metrics}
             (run / "record.json").write_text(json.dumps(record))
 
     @property
@@ -91,18 +92,16 @@ def run(tmp_path, trainer):
 
 
 def trials_in(tmp_path, output="outputs"):
-    storage = f"sqlite:///{tmp_path / output / 'searches' / 'mine' / 'trials.db'}"
-    return optuna.load_study(study_name="mine", storage=storage).trials
+    """Return the values of the trials by key, in the order of the trials."""
+    return json.loads((tmp_path / output / "searches" / "mine" / "trials.json").read_text())["trials"]
 
 
 def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert run() == 0
     assert [len(batch) for batch in trainer.batches] == [2, 2]
-    trials = trials_in(tmp_path)
-    assert [trial.value for trial in trials] == [quadratic(cell) for cell in trainer.cells]
-    for cell, trial in zip(trainer.cells, trials, strict=True):
+    for cell, params in zip(trainer.cells, trials_in(tmp_path), strict=True):
         values = values_of(cell)
-        assert float(values["optimizer.lr"]) == trial.params["optimizer.lr"]
+        assert float(values["optimizer.lr"]) == params["optimizer.lr"]
         assert int(values["data.batch_size"]) in (4, 8, 12, 16)
         assert values["scheduler"] in ("constant", "warmup_cosine")
         assert (values["data.dev_fraction"], values["seed"]) == ("0.05", "305")
@@ -110,6 +109,10 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     output = capsys.readouterr().out
     best = min(trainer.cells, key=quadratic)
     assert "4 of 4 trials, 4 with a result" in output
+    shown = re.findall(r"^([0-3]) +([0-9.]+) ", output, re.MULTILINE)
+    assert shown == sorted(
+        ((str(i), f"{quadratic(c):.4f}") for i, c in enumerate(trainer.cells)), key=lambda row: row[1]
+    )
     (command,) = re.findall(r"python scripts/train.py (.*)", output)
     assert f"optimizer.lr={values_of(best)['optimizer.lr']}" in command
     assert "dev_fraction" not in command
@@ -120,7 +123,7 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
 @pytest.mark.parametrize("output", ["50%25 off", "what?", "a%20b", "{a}#b"])
 def test_a_folder_is_not_read_as_a_part_of_an_address(run, trainer, tmp_path, output):
     assert run(output=output) == 0
-    assert (tmp_path / output / "searches" / "mine" / "trials.db").is_file()
+    assert (tmp_path / output / "searches" / "mine" / "trials.json").is_file()
     assert run(output=output) == 0
     assert len(trainer.batches) == 2
 
@@ -149,9 +152,12 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     fates = iter([Outcome("diverged", "The loss became nan"), Outcome("killed", "Killed by SIGKILL."), math.inf])
     trainer.nll = lambda cell: next(fates, None) or quadratic(cell)
     assert run() == 0
-    states = [trial.state.name for trial in trials_in(tmp_path)]
-    assert states == ["PRUNED", "FAIL", "PRUNED", "COMPLETE"]
     output = capsys.readouterr().out
+    assert run() == 0
+    assert (len(trials_in(tmp_path)), len(trainer.cells)) == (4, 4)
+    again = capsys.readouterr().out
+    assert again
+    assert output.endswith(again)
     assert "4 of 4 trials, 1 with a result" in output
     assert re.search(r"trial 0 \(optimizer.lr=.*\) diverged: The loss became nan", output)
     assert "killed: Killed by SIGKILL." in output
@@ -170,6 +176,30 @@ def test_a_trial_that_has_not_ended_ends_the_search_for_now(run, trainer, tmp_pa
     assert run() == 0
     assert trainer.batches[1] == trainer.batches[0]
     assert len(trials_in(tmp_path)) == 4
+
+
+def test_a_trial_that_other_code_has_run_is_run_again(run, trainer, tmp_path, capsys):
+    assert run() == 0
+    first, tried = list(trainer.cells), trials_in(tmp_path)
+    record = tmp_path / "outputs" / "runs" / first[1].run / "record.json"
+    record.write_text(record.read_text().replace(first[1].code, "0123456789ab"))
+    trainer.nll = lambda cell: 1.0
+    capsys.readouterr()
+    assert run() == 0
+    (again,) = trainer.batches[2]
+    assert (again.arm, again.overrides) == (first[1].arm, first[1].overrides)
+    assert again.run == f"{first[1].run}-{first[1].code}"
+    assert trials_in(tmp_path) == tried
+    output = capsys.readouterr().out
+    assert output.startswith("Other code has run 1 trial of this search (code 0123456789ab, today ")
+    assert re.search(r"^1 +1.0000 ", output, re.MULTILINE)
+
+
+def test_a_file_of_trials_that_cannot_be_read_is_named(run, trainer, tmp_path, capsys):
+    assert run() == 0
+    (tmp_path / "outputs" / "searches" / "mine" / "trials.json").write_text("[")
+    assert run() == 2
+    assert "trials.json is corrupt: delete it to begin the search anew." in capsys.readouterr().err
 
 
 def test_another_search_in_the_same_folder(run, trainer, capsys):

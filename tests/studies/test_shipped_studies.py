@@ -9,7 +9,8 @@ from matplotlib.figure import Figure
 
 from charlab.configuration.compose import Composer, conf_folder
 from charlab.configuration.former import translate
-from charlab.studies import expansion
+from charlab.runs.identity import meaning
+from charlab.studies import plan as planning
 from charlab.studies.definition import define
 from charlab.studies.paired import minimum_seeds
 from charlab.studies.plan import Plan
@@ -33,10 +34,10 @@ def test_a_shipped_study_is_right(
     name: str, composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
-    monkeypatch.setattr(expansion, "fingerprint", lambda config: str(hash((expansion._meaning(config), config.seed))))
-    monkeypatch.setattr(expansion, "check_output_folder", lambda config, sweep: None)
+    monkeypatch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    monkeypatch.setattr(planning, "check_output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
-    plan = expansion.Expansion(definition, composer, ["trainer.accelerator=cpu"]).plan("")
+    plan = planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
     assert plan.name == name
     assert plan.hypothesis.endswith(".")
     assert plan.hypothesis.count(". ") == 0

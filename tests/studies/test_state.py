@@ -11,8 +11,9 @@ import pytest
 from charlab.errors import UserError
 from charlab.runs.archive import Archive
 from charlab.studies import load
+from charlab.studies.definition import Arm
 from charlab.studies.outcome import Outcome, cell_lock, cell_path, held
-from charlab.studies.plan import Arm, Plan
+from charlab.studies.plan import Plan
 from charlab.studies.state import StudyResults, read_results
 from tests.helpers.made_up_study import CODE, MadeUpArm, make_study
 from tools.results.__main__ import keep

@@ -19,10 +19,10 @@ from charlab import cli
 from charlab.configuration.compose import conf_folder
 from charlab.errors import UserError
 from charlab.runs.record import Record
-from charlab.studies.definition import Rerun
+from charlab.studies.definition import Arm, Rerun
 from charlab.studies.executors.local import Local
 from charlab.studies.outcome import Outcome
-from charlab.studies.plan import Arm, Cell, Plan
+from charlab.studies.plan import Cell, Plan
 from charlab.studies.report import program
 from charlab.studies.sweep import conduct, rehearse
 

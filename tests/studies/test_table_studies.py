@@ -4,7 +4,8 @@ import pytest
 
 from charlab.configuration.compose import Composer, conf_folder
 from charlab.runs.archive import Archive
-from charlab.studies import expansion
+from charlab.runs.identity import meaning
+from charlab.studies import plan as planning
 from charlab.studies.definition import define
 from tools.results.__main__ import RECORDS
 from tools.results.part2 import STUDIES, leaders
@@ -17,10 +18,10 @@ def plan(request, module_patch):
     """The plan of a table's study, on whatever text: what tells runs apart is all but the text."""
     name = STUDIES[request.param]
     composer = Composer()
-    module_patch.setattr(expansion, "fingerprint", lambda config: str(hash((expansion._meaning(config), config.seed))))
-    module_patch.setattr(expansion, "check_output_folder", lambda config, sweep: None)
+    module_patch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    module_patch.setattr(planning, "check_output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
-    return request.param, expansion.Expansion(definition, composer, ["trainer.accelerator=cpu"]).plan("")
+    return request.param, planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
 
 
 @pytest.fixture(scope="module")

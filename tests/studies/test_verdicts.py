@@ -12,8 +12,8 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from charlab.errors import UserError
+from charlab.studies.definition import EXPECTATIONS, Expectation
 from charlab.studies.paired import decide, power_to_support, t_evidence
-from charlab.studies.plan import EXPECTATIONS, Expectation
 from charlab.studies.report import sentences
 from charlab.studies.verdicts import Value, compare
 from tests.helpers.comparisons import BASELINE, SEEDS, arm, one

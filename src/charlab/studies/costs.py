@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from charlab.quantities import amount, duration, memory
 from charlab.runs.record import Record
-from charlab.studies.plan import Budget, Plan
+from charlab.studies.definition import Budget
+from charlab.studies.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import hashlib
 import itertools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
 from hydra.errors import HydraException
@@ -17,7 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import parse
 from charlab.errors import UserError
-from charlab.studies.plan import Arm, Budget, Expectation
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FIRST_SEED = 305  # the first seed of a study that gives only the number of seeds
@@ -25,6 +24,9 @@ FOLDER = re.compile(r"\w[\w.+=-]*")
 LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
+Expectation = Literal["improve", "worsen", "no difference"]
+Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
+EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 
 TYPES: dict[str, Any] = {
@@ -45,6 +47,25 @@ TYPES: dict[str, Any] = {
     "records": str,
 }
 """Types of the values in `conf/study/_base.yaml`, by key."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting of a study.
+
+    Attributes:
+        name: name, unique within the study and usable for a folder.
+        overrides: the overrides that define it, as on the command line.
+        expect: the effect that the hypothesis predicts, compared with the baseline.
+        factors: the varied values by name, for tables; empty if the arms are listed explicitly.
+        paired: whether each seed gives it the same windows in the same order as the baseline.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    expect: Expectation = "improve"
+    factors: Mapping[str, str] = field(default_factory=dict)
+    paired: bool = True
 
 
 @dataclass(frozen=True)
@@ -82,13 +103,10 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     Raises:
         UserError: for the first mistake found.
     """
-    values = _values(node, choice)
+    values = settings(node, "study", choice, TYPES)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
-    if name is not None and (not FOLDER.fullmatch(name) or shortened(name) != name):
-        raise UserError(
-            f"study.name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only, "
-            f"{LONGEST_NAME} at most."
-        )
+    if name is not None:
+        check_folder_name(name, f"study.name={name!r} is")
     arms = _arms(values, choice) if choice is not None else ()
     shared = {key: values[key] for key in ("hypothesis", "metric", "protocol", "margin", "budget", "records")}
     return Definition(
@@ -104,26 +122,48 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     )
 
 
-def _values(node: DictConfig, choice: str | None) -> dict[str, Any]:
-    """Return the values by key, after checking their types."""
+def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a node of the configuration by key, after checking their types.
+
+    Args:
+        node: the composed node.
+        group: the node's key and group: study or search.
+        choice: name of the file; None if none was chosen.
+        types: type of each setting.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    place = _place(choice, group)
     try:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"study{_place(choice)} cannot be resolved: {one_sentence(error)}") from None
+        raise UserError(f"{group}{place} cannot be resolved: {one_sentence(error)}") from None
     if not isinstance(plain, dict):
-        raise UserError(f"study{_place(choice)} must have settings by their names, not {display(plain)}.")
+        raise UserError(f"{group}{place} must have settings by their names, not {display(plain)}.")
     values = {str(key): value for key, value in plain.items()}
     for key in values:
-        if key not in TYPES:
-            raise UserError(f"There is no key study.{key}{_place(choice)}{nearest(key, TYPES, 'study.')}")
+        if key not in types:
+            raise UserError(f"There is no key {group}.{key}{place}{nearest(key, types, f'{group}.')}")
     if isinstance(values.get("rerun"), str):
         values["rerun"] = [values["rerun"]]
-    for key, annotation in TYPES.items():
+    for key, annotation in types.items():
         if key not in values:
-            raise UserError(f"study.{key}{_place(choice)} is missing: begin the file with defaults: [_base, _self_].")
+            raise UserError(f"{group}.{key}{place} is missing: begin the file with defaults: [_base, _self_].")
         if not fits(values[key], annotation):
-            raise UserError(f"study.{key}{_place(choice)} must be {describe(annotation)}, not {display(values[key])}.")
+            raise UserError(f"{group}.{key}{place} must be {describe(annotation)}, not {display(values[key])}.")
     return values
+
+
+def check_folder_name(name: str, subject: str) -> None:
+    """Check that a name can be that of a folder on every file system.
+
+    Raises:
+        UserError: if it cannot; the sentence begins with `subject`.
+    """
+    if not FOLDER.fullmatch(name) or shortened(name) != name:
+        allowed = f"letters, digits and the signs _ . + = - only, {LONGEST_NAME} at most"
+        raise UserError(f"{subject} no name for a folder: use {allowed}.")
 
 
 def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
@@ -148,11 +188,7 @@ def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
 def _arm(name: str, value: Any, choice: str) -> Arm:
     where = f"The arm {name}{_place(choice)}"
     expect: Expectation = "improve"
-    if not FOLDER.fullmatch(name) or shortened(name) != name:
-        raise UserError(
-            f"{where} has no name for a folder: use letters, digits and the signs _ . + = - only, "
-            f"{LONGEST_NAME} at most."
-        )
+    check_folder_name(name, f"{where} has")
     if isinstance(value, Mapping):
         for key in map(str, value):
             if key not in ("overrides", "expect"):
@@ -264,5 +300,5 @@ def _typed(value: Any) -> str:
     return display(value) if value is None or isinstance(value, bool) else str(value)
 
 
-def _place(choice: str | None) -> str:
-    return f" (in study/{choice}.yaml)" if choice else ""
+def _place(choice: str | None, group: str = "study") -> str:
+    return f" (in {group}/{choice}.yaml)" if choice else ""

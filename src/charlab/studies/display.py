@@ -20,9 +20,8 @@ from rich.text import Text
 
 from charlab.quantities import clock, count
 from charlab.studies.definition import SHORTENED
-from charlab.studies.expansion import PROGRAM
 from charlab.studies.outcome import Outcome, cell_path
-from charlab.studies.plan import Cell
+from charlab.studies.plan import PROGRAM, Cell
 from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from charlab.studies.plan import Expectation
+from charlab.studies.definition import Expectation
 
 Verdict = Literal["equivalent", "supported", "refuted", "inconclusive", "none"]
 

@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +16,157 @@ from rich.markup import escape
 from rich.table import Table
 
 from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
+from charlab.configuration.messages import nearest
 from charlab.errors import UserError
-from charlab.runs.identity import identify
-from charlab.runs.store import Store, place
+from charlab.files import write_atomically
+from charlab.runs.store import Store
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
+from charlab.studies.definition import Arm, check_folder_name, settings
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.expansion import PROGRAM, merged, processes, run_values
 from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
-from charlab.studies.plan import Arm, Cell, Plan
-from charlab.studies.search_definition import SearchDefinition, define_search
+from charlab.studies.plan import PROGRAM, Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
+from charlab.types import PositiveFloat, PositiveInt, display, fits
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.distributions import BaseDistribution
 
-STORAGE = "trials.db"
+STORAGE = "trials.json"
 BEST_SHOWN = 10
+TYPES: dict[str, Any] = {
+    "name": str | None,
+    "overrides": list[str],
+    "parameters": dict,
+    "trials": PositiveInt,
+    "at_once": PositiveInt | None,
+    "split": str,
+    "dev_fraction": PositiveFloat,
+    "seed": int,
+    "time_limit": PositiveFloat | None,
+}
+"""Types of the values in `conf/search/_base.yaml`, by key."""
+PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The values that a parameter may take: an inclusive range or a list of choices.
+
+    Attributes:
+        low: lower end of the range; values are integers if both ends are.
+        high: upper end of the range.
+        log: whether to sample on a logarithmic scale.
+        step: distance between values; None for a continuous range, or for integers with a distance of 1.
+        choices: the values if there is no range.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def example(self) -> Any:
+        """One of the possible values."""
+        return self.choices[0] if self.choices else self.low
+
+    def distribution(self) -> BaseDistribution:
+        """Return the corresponding Optuna distribution."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+@dataclass(frozen=True)
+class SearchDefinition:
+    """The settings of a search; see `conf/search/_base.yaml`."""
+
+    name: str
+    overrides: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    trials: int
+    at_once: int | None
+    split: str
+    dev_fraction: float
+    seed: int
+    time_limit: float | None
+
+
+def define_search(node: DictConfig, choice: str) -> SearchDefinition:
+    """Return the search that the node `search` of a configuration describes.
+
+    Args:
+        node: the composed node.
+        choice: name of the search's file.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    values, where = settings(node, "search", choice, TYPES), f" (in search/{choice}.yaml)"
+    if values["split"] != "dev":
+        raise UserError(
+            f"search.split={values['split']}{where} is not to be chosen on: what chooses never reports, so choose "
+            "on dev, the first part of the train text."
+        )
+    name = values["name"] or choice.replace("/", "-")
+    check_folder_name(name, f"search.name={name!r} is")
+    if not values["parameters"]:
+        raise UserError(f"search.parameters{where} is empty: name what is sought, optimizer.lr for instance.")
+    parameters = {str(key): _parameter(str(key), value, where) for key, value in values["parameters"].items()}
+    for key in parameters:
+        if is_shared(key) or key == "data.dev_fraction":
+            raise UserError(f"search.parameters{where} has {key}, which all trials of a search share: leave it out.")
+    for override in values["overrides"]:
+        if override.lstrip("+~").partition("=")[0] in parameters:
+            raise UserError(f"search.overrides{where} has {override}, which is sought: leave it out there.")
+    return SearchDefinition(
+        **{**values, "name": name, "overrides": tuple(values["overrides"]), "parameters": parameters}
+    )
+
+
+def _parameter(key: str, value: Any, where: str) -> Parameter:
+    given = f"search.parameters.{key}{where}"
+    if not isinstance(value, dict):
+        raise UserError(f"{given} must be a range, {{low: …, high: …}}, or {{choices: […]}}, not {display(value)}.")
+    for name in map(str, value):
+        if name not in PARAMETER_KEYS:
+            raise UserError(f"{given} has no key {name}{nearest(name, PARAMETER_KEYS)}")
+    if "choices" in value:
+        choices = value["choices"]
+        if len(value) > 1 or not isinstance(choices, list) or len(choices) < 2:
+            raise UserError(f"{given} must have either a range or a list of two choices at least, and nothing else.")
+        if not all(choice is None or isinstance(choice, str | bool | int | float) for choice in choices):
+            raise UserError(f"{given} must have choices that are single values: name a group's options.")
+        return Parameter(choices=tuple(choices))
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    step: Any = value.get("step")
+    if not (fits(low, float) and fits(high, float) and low < high and math.isfinite(high - low)):
+        raise UserError(f"{given} must have a low below its high, each a finite number such as 1.0e-3.")
+    if not fits(value.get("log", False), bool) or not fits(step, PositiveFloat | None):
+        raise UserError(f"{given} must have true or false for log, and a number above 0 for step.")
+    log = value.get("log", False)
+    if log and (low <= 0 or step is not None):
+        raise UserError(f"{given} is logarithmic, so low must be above 0, and there is no step.")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None and ((whole and not isinstance(step, int)) or not _divides(step, high - low)):
+        raise UserError(f"{given} must have a step that leads from low to high.")
+    return Parameter(low, high, log, step)
+
+
+def _divides(step: float, length: float) -> bool:
+    """Return whether the length is a whole number of steps, up to rounding."""
+    count = length / step
+    return abs(count - round(count)) < 1e-9 * max(1.0, count)
 
 
 def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor, console: Console) -> None:
@@ -55,7 +189,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     trials = _Trials(definition, composer, typed)
     executor.check(trials.output_dir)
     with sweeping(trials.folder):
-        trials.open()
+        trials.open(console)
         (trials.folder / STOP_FILE).unlink(missing_ok=True)
         while batch := trials.next(definition.at_once or executor.at_once):
             cells = list(dict.fromkeys(batch.values()))
@@ -71,12 +205,13 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
 
 
 class _Trials:
-    """The trials of a search, stored in a database in its folder."""
+    """The trials of a search: their values are in a file in its folder, their results in the records of their runs."""
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
         self._cells: dict[int, Cell] = {}
         self._values: dict[str, dict[str, Any]] = {}
+        self._moved: list[str] = []  # what differs in the code of each run that other code has ended
         shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
@@ -84,32 +219,55 @@ class _Trials:
         self.output_dir = Path(config.output_dir)
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
-    def open(self) -> None:
-        """Open the database, or create it.
+    def open(self, console: Console) -> None:
+        """Read the trials so far; those that other code has run are run again.
 
         Raises:
-            UserError: if it contains the trials of another search.
+            UserError: if the folder has the trials of another search, or the file cannot be read.
         """
         import optuna
-        from sqlalchemy import URL
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.optuna = optuna
-        self.study: optuna.Study = optuna.create_study(
-            storage=URL.create("sqlite", database=str(self.folder / STORAGE)).render_as_string(),
-            study_name=self.definition.name,
-            direction="minimize",
-            load_if_exists=True,
-        )
+        self.optuna, self.study = optuna, optuna.create_study(direction="minimize")
         self.spaces = {key: parameter.distribution() for key, parameter in self.definition.parameters.items()}
         sought = asdict(self.definition)["parameters"]
-        meant = json.dumps([sought, self.definition.seed, self.definition.split, self.shared], sort_keys=True)
-        former = self.study.user_attrs.get("meant", meant)
-        if former != meant:
+        self.meant = json.dumps([sought, self.definition.seed, self.definition.split, self.shared], sort_keys=True)
+        file = self.folder / STORAGE
+        try:
+            saved = (
+                json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"meant": self.meant, "trials": []}
+            )
+            former, tried = saved["meant"], list(saved["trials"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{file} is corrupt: delete it to begin the search anew.") from error
+        if former != self.meant:
             raise UserError(
                 f"The search in {self.folder} sought something else, or elsewhere: give this one another search.name."
             )
-        self.study.set_user_attr("meant", meant)
+        for number, params in enumerate(tried):
+            state, value = self._end(*self._result(self._cell(number, params)))
+            self.study.add_trial(
+                optuna.trial.create_trial(state=state, value=value, params=params, distributions=self.spaces)
+            )
+        if self._moved:
+            note = f"{edited(self._moved, 'trial', 'search')}."
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
+
+    def _save(self) -> None:
+        """Write the values of all trials, atomically."""
+        tried = [trial.params for trial in self.study.get_trials(deepcopy=False)]
+        text = json.dumps({"meant": self.meant, "trials": tried}, indent=1) + "\n"
+        write_atomically(self.folder / STORAGE, lambda file: file.write(text.encode()))
+
+    def _end(self, value: float | None, reason: str | None) -> tuple[optuna.trial.TrialState, float | None]:
+        """Return a trial's state and value, given its result; see `_result`."""
+        states = self.optuna.trial.TrialState
+        if value is not None:
+            return states.COMPLETE, value
+        if reason is None:
+            return states.RUNNING, None
+        # Divergence is a bad suggestion that the sampler learns from; other failures are not.
+        return (states.PRUNED if reason.startswith("diverged") else states.FAIL), None
 
     def next(self, count: int) -> dict[int, Cell]:
         """Return the cells of the next trials by trial number; empty if there are enough trials.
@@ -126,6 +284,7 @@ class _Trials:
             self.study.sampler = self.optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, self._startup))
             trial = self.study.ask(self.spaces)
             suggested[trial.number] = trial.params
+        self._save()
         batch: dict[int, Cell] = {}
         cells: dict[str, Cell] = {}
         for number, params in suggested.items():
@@ -161,17 +320,13 @@ class _Trials:
 
     def tell(self, batch: Mapping[int, Cell]) -> bool:
         """Report the results of trials to Optuna; return whether all have ended, so that more can start."""
-        states = self.optuna.trial.TrialState
         all_ended = True
         for number, cell in batch.items():
-            value, reason = self._result(cell)
-            if value is not None:
-                self.study.tell(number, value)
-            elif reason is None:
+            state, value = self._end(*self._result(cell))
+            if state is self.optuna.trial.TrialState.RUNNING:
                 all_ended = False
-            else:  # divergence is a bad suggestion that the sampler learns from; other failures are not
-                diverged = reason.startswith("diverged")
-                self.study.tell(number, state=states.PRUNED if diverged else states.FAIL)
+            else:
+                self.study.tell(number, value, state)
         return all_ended
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
@@ -227,15 +382,11 @@ class _Trials:
     def _cell(self, number: int, params: Mapping[str, Any]) -> Cell:
         if number in self._cells:
             return self._cells[number]
-        config = self._compose(params)
-        with hydra_config(config):
-            identity = identify(config)
-            run = f"{config.name}/{place(config, identity).folder.name}"
+        config, seed = self._compose(params), self.definition.seed
+        run, code = find_runs(config, [seed], ["edited"], self._moved)[seed]
         self._values[run] = run_values(config)
         overrides = merged(self.shared, self._overrides(params))
-        self._cells[number] = Cell(
-            f"trial-{number:03d}", self.definition.seed, run, tuple(overrides), identity.code, processes(config)
-        )
+        self._cells[number] = Cell(f"trial-{number:03d}", seed, run, tuple(overrides), code, processes(config))
         return self._cells[number]
 
     def _compose(self, params: Mapping[str, Any]) -> DictConfig:

@@ -18,13 +18,14 @@ from charlab.configuration.compose import Composer, concerns_sweep
 from charlab.configuration.messages import missing_extra
 from charlab.errors import UserError
 from charlab.quantities import count
+from charlab.runs.store import Store
+from charlab.studies.cell import write_cell
 from charlab.studies.definition import Rerun, define, read
 from charlab.studies.display import print_cells, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
-from charlab.studies.expansion import PROGRAM, Expansion
-from charlab.studies.outcome import STOP_FILE, Outcome, sweeping
-from charlab.studies.plan import FILE_NAME, Cell, Plan
+from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
+from charlab.studies.plan import FILE_NAME, PROGRAM, Cell, Plan, Planner
 from charlab.studies.state import CellResult, StudyResults, read_results
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
@@ -75,24 +76,27 @@ def sweep(
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     if "force=true" in map(str.lower, typed):
         definition = replace(definition, rerun=(*definition.rerun, "all"))
-    expansion = Expansion(definition, composer, typed, flags, config.hydra.sweeper.params)
-    plan = expansion.plan(_command(overrides, flags), console)
-    for note in expansion.notes:
+    planner = Planner(definition, composer, typed, flags, config.hydra.sweeper.params)
+    plan = planner.plan(_command(overrides, flags), console)
+    for note in planner.notes:
         console.print(note, soft_wrap=True, markup=False, highlight=False)
-    executor.check(expansion.output_dir)
+    executor.check(planner.output_dir)
     again = definition.rerun
     if config.dry_run:
-        rehearse(plan, expansion.output_dir, console, again=again, at_once=executor.at_once)
+        rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)
         return None
 
     ran: list[Cell] = []
 
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
         ran.extend(cells)
-        expansion.write(folder, cells)
+        for cell in cells:
+            run = Store(planner.output_dir).folder(cell.run)
+            own = cell.overrides[len(flags) :]
+            write_cell(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code)
         executor.run(folder, cells)
 
-    results = conduct(plan, expansion.output_dir, launch, console, again=again)
+    results = conduct(plan, planner.output_dir, launch, console, again=again)
     if any(result.ended for result in results.cells):
         from charlab.studies.report.program import make_report  # imported here: it imports matplotlib
 

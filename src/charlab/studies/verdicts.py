@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from charlab.errors import UserError
+from charlab.studies.definition import EXPECTATIONS, Expectation
 from charlab.studies.paired import (
     Evidence,
     Verdict,
@@ -25,7 +26,6 @@ from charlab.studies.paired import (
     t_evidence,
     t_interval,
 )
-from charlab.studies.plan import EXPECTATIONS, Expectation
 
 Value = float | Literal["diverged", "leaks"] | None
 

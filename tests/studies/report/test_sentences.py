@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from charlab.studies.bootstrap import TextInterval
-from charlab.studies.plan import Expectation
+from charlab.studies.definition import Expectation
 from charlab.studies.report import sentences
 from charlab.studies.verdicts import Value
 from tests.helpers.comparisons import BASELINE, SEEDS, arm, one

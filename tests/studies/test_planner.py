@@ -8,8 +8,7 @@ from charlab.errors import UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.studies.definition import Definition, define
-from charlab.studies.expansion import Expansion, merged
-from charlab.studies.plan import Plan
+from charlab.studies.plan import Plan, Planner, merged
 from charlab.studies.state import read_results
 from tests.helpers import student
 
@@ -24,8 +23,8 @@ def expand(composer: Composer, define_study: Callable[..., Definition]) -> Expan
     """Makes the plan of a study."""
 
     def plan(name: str, *typed: str, **settings: object) -> Plan:
-        expansion = Expansion(define_study(name, **settings), composer, composer.prepare(typed), ["--config-dir", "x"])
-        return expansion.plan("scripts/train.py -m study=mine")
+        planner = Planner(define_study(name, **settings), composer, composer.prepare(typed), ["--config-dir", "x"])
+        return planner.plan("scripts/train.py -m study=mine")
 
     return plan
 
@@ -37,7 +36,7 @@ def expand_sweep(composer: Composer, text_path: Path) -> Expand:
     shared = ["data=textfile", f"data.path={text_path}", "data.context_length=8", "trainer.accelerator=cpu"]
 
     def plan(*typed: str, params: dict[str, str] | None = None) -> Plan:
-        return Expansion(define(base, None), composer, composer.prepare([*shared, *typed]), params=params).plan("")
+        return Planner(define(base, None), composer, composer.prepare([*shared, *typed]), params=params).plan("")
 
     return plan
 
