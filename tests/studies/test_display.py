@@ -11,9 +11,8 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies import display
 from charlab.studies.display import Progress, print_shares, seconds_left, showing
-from charlab.studies.outcome import Outcome, cell_lock, held
 from charlab.studies.plan import Cell
-from charlab.studies.state import CellResult, StudyResults
+from charlab.studies.state import CellResult, Outcome, StudyResults, cell_lock, held
 
 CELLS = [Cell(arm, seed, f"{arm}/{seed}", ()) for seed in (1, 2) for arm in ("a", "b")]
 A1, B1, A2, B2 = CELLS

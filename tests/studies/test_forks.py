@@ -18,9 +18,9 @@ from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm
 from charlab.studies.forks import Forks
-from charlab.studies.outcome import Outcome, cell_path
 from charlab.studies.plan import Cell, Plan, run_values
 from charlab.studies.runner import Slot, run_cell
+from charlab.studies.state import Outcome, cell_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]
 

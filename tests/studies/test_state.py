@@ -12,9 +12,8 @@ from charlab.errors import UserError
 from charlab.runs.archive import Archive
 from charlab.studies import load
 from charlab.studies.definition import Arm
-from charlab.studies.outcome import Outcome, cell_lock, cell_path, held
 from charlab.studies.plan import Plan
-from charlab.studies.state import StudyResults, read_results
+from charlab.studies.state import Outcome, StudyResults, cell_lock, cell_path, held, read_results
 from tests.helpers.made_up_study import CODE, MadeUpArm, make_study
 from tools.results.__main__ import keep
 

@@ -21,9 +21,9 @@ from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Rerun
 from charlab.studies.executors.local import Local
-from charlab.studies.outcome import Outcome
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.report import program
+from charlab.studies.state import Outcome
 from charlab.studies.sweep import conduct, rehearse
 
 OWN = conf_folder()

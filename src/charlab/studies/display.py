@@ -20,9 +20,8 @@ from rich.text import Text
 
 from charlab.quantities import clock, count
 from charlab.studies.definition import SHORTENED
-from charlab.studies.outcome import Outcome, cell_path
 from charlab.studies.plan import PROGRAM, Cell
-from charlab.studies.state import CellResult, StudyResults
+from charlab.studies.state import CellResult, Outcome, StudyResults, cell_path
 
 SECONDS_BETWEEN_LOOKS = 0.5
 STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}

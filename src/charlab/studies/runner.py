@@ -17,9 +17,10 @@ from threading import Event
 from typing import IO, Any, Protocol
 
 from charlab.errors import UserError
-from charlab.runs.record import FILE_NAME, Record
-from charlab.studies.outcome import STOP_FILE, Fate, Outcome, cell_lock, cell_path, held
+from charlab.runs.record import FILE_NAME
+from charlab.runs.store import Store
 from charlab.studies.plan import Cell, Plan
+from charlab.studies.state import STOP_FILE, Fate, Outcome, cell_lock, cell_path, held
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_END = 15.0  # grace period after a signal, for a process to save and close its files
@@ -147,7 +148,7 @@ class _Attempt:
     stopped: Event | None
 
     def run(self, time_limit: float | None) -> Outcome:
-        self.run_folder = self.study.parents[1] / "runs" / self.cell.run
+        self.store = Store(self.study.parents[1])
         self.started, self._clock = datetime.now(UTC).isoformat(timespec="seconds"), time.monotonic()
         kills, record_before = _out_of_memory_kills(), self._record_time()
         with open(self._path(".log"), "wb") as log:
@@ -199,9 +200,7 @@ class _Attempt:
             return "killed", f"{reason}."
         if exit_code in ASKED_TO_END:
             return "interrupted", f"The process was asked to end (exit code {exit_code}); it goes on where it stopped."
-        record = None
-        with contextlib.suppress(UserError):
-            record = Record.load(self.run_folder)
+        record = self.store.own(self.cell.run)
         if exit_code == 0 and record is not None and record.status == "finished":
             return "finished", ""
         if exit_code != 0 and record is not None and self._record_time() != record_before:
@@ -211,7 +210,7 @@ class _Attempt:
                 return "failed", record.error
         log = self._path(".log").read_text(encoding="utf-8", errors="replace")[-END_OF_LOG:].strip()
         if exit_code == 0 and record is None:
-            return "failed", f"{log}\nThe process ended, but left no run in {self.run_folder}.".strip()
+            return "failed", f"{log}\nThe process ended, but left no run in {self.store.folder(self.cell.run)}.".strip()
         last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # often only a reason's last line is shown
         return (
             "failed",
@@ -236,7 +235,7 @@ class _Attempt:
 
     def _record_time(self) -> int:
         try:
-            return (self.run_folder / FILE_NAME).stat().st_mtime_ns
+            return (self.store.folder(self.cell.run) / FILE_NAME).stat().st_mtime_ns
         except OSError:
             return 0
 

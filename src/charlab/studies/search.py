@@ -25,8 +25,8 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, settings
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import PROGRAM, Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
+from charlab.studies.state import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.types import PositiveFloat, PositiveInt, display, fits
 
 if TYPE_CHECKING:

@@ -1,24 +1,138 @@
-"""Read the results of a study's cells from their records."""
+"""The state of a study's cells: how the latest attempt at each ended, which ones run, and the results so far."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import filelock
+
 from charlab.curves import COLUMNS
 from charlab.errors import UserError
+from charlab.files import write_atomically
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
-from charlab.studies.outcome import Outcome, cell_lock, is_held
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from charlab.studies.verdicts import Comparison, Value
+
+STOP_FILE = "stop"  # while it is in the study's folder, no more cells start
+SECONDS_TO_PROBE = 2.0  # a status check holds a lock for a moment, so a sweep waits this long for its own
+
+Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
+
+
+def cell_path(study: Path, cell: Cell, suffix: str) -> Path:
+    """Return the file that belongs to a cell: `.yaml` its configuration, `.json` its outcome, `.log` its output."""
+    return study / "cells" / cell.arm / f"{cell.seed}{suffix}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a cell's latest attempt, as far as it is not in the run's own record.
+
+    Attributes:
+        fate: "killed" by a signal (out of memory, for instance), "timed out" by the study's limit, "interrupted" by
+            the user or by the end of the study's process; "failed" if it raised an error or exited early.
+        reason: one sentence or the end of a traceback; empty if the cell is running or has finished.
+        seconds: duration of the process, including startup.
+        exit_code: exit code of the process; negative for a signal; None while it runs.
+        host: the machine that it ran on.
+        process: process ID on that machine.
+        started: start time (ISO 8601, UTC).
+    """
+
+    fate: Fate
+    reason: str = ""
+    seconds: float = 0.0
+    exit_code: int | None = None
+    host: str = ""
+    process: int | None = None
+    started: str = ""
+
+    def save(self, study: Path, cell: Cell) -> None:
+        """Write the outcome into the study's folder, atomically."""
+        text = json.dumps(asdict(self) | {"run": cell.run}, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(cell_path(study, cell, ".json"), lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, study: Path, cell: Cell) -> Outcome | None:
+        """Read the outcome of a cell's run; None if it was never started or the file cannot be read.
+
+        A killed watcher cannot record that its cell has ended, so "running" counts only while the cell's lock is held.
+        """
+        held = is_held(cell_lock(study, cell))  # checked first, so that a cell that ends in between is read as ended
+        try:
+            values = json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8"))
+            run = values.pop("run", cell.run)
+            outcome = cls(**values)
+        except (OSError, ValueError, TypeError, AttributeError):
+            return None
+        if run != cell.run:  # the outcome of another run, as of one by other code
+            return None
+        if outcome.fate == "running" and not held:
+            return replace(outcome, fate="interrupted", reason="The process that ran the cell is gone.")
+        return outcome
+
+
+def cell_lock(study: Path, cell: Cell) -> Path:
+    """Return the lock file of the process that runs a cell."""
+    return cell_path(study, cell, ".lock")
+
+
+@contextmanager
+def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of a file, which the system releases even if the holder is killed.
+
+    Args:
+        path: the lock file, which remains afterwards.
+        timeout: seconds to wait for another holder; negative to wait forever.
+
+    Raises:
+        TimeoutError: if the lock is still held after `timeout` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(path).acquire(timeout=timeout):
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether the lock of a file is held; False if the file does not exist."""
+    if not path.exists():
+        return False
+    try:
+        with held(path, timeout=0):
+            return False
+    except (TimeoutError, OSError):
+        return True
+
+
+@contextmanager
+def sweeping(study: Path) -> Iterator[None]:
+    """Lock a study's folder against a second sweep.
+
+    Raises:
+        UserError: if another process is running the study.
+    """
+    lock = held(study / "sweep.lock", timeout=SECONDS_TO_PROBE)
+    try:
+        lock.__enter__()
+    except TimeoutError:
+        raise UserError(f"Another process is running the study in {study} right now: wait for it, or end it.") from None
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
 
 Status = Literal[
     "finished", "diverged", "failed", "killed", "timed out", "interrupted", "running", "missing", "corrupt"

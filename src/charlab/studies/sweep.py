@@ -24,9 +24,8 @@ from charlab.studies.definition import Rerun, define, read
 from charlab.studies.display import print_cells, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
-from charlab.studies.outcome import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import FILE_NAME, PROGRAM, Cell, Plan, Planner
-from charlab.studies.state import CellResult, StudyResults, read_results
+from charlab.studies.state import STOP_FILE, CellResult, Outcome, StudyResults, cell_path, read_results, sweeping
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
 
