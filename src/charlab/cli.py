@@ -22,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from charlab.command import remember_call
 from charlab.configuration.compose import (
     VERSION_BASE,
     Composer,
@@ -112,6 +113,7 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
+    remember_call()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
     try:

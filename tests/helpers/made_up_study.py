@@ -87,7 +87,7 @@ def make_study(
             "cells": cells,
             "seeds": numbers,
             "planned_seeds": seeds,
-            "command": f"scripts/train.py -m study={name}",
+            "command": f"-m study={name}",
             **plan,
         }
     )

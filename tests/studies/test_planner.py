@@ -24,7 +24,7 @@ def expand(composer: Composer, define_study: Callable[..., Definition]) -> Expan
 
     def plan(name: str, *typed: str, **settings: object) -> Plan:
         planner = Planner(define_study(name, **settings), composer, composer.prepare(typed), ["--config-dir", "x"])
-        return planner.plan("scripts/train.py -m study=mine")
+        return planner.plan("-m study=mine")
 
     return plan
 

@@ -113,7 +113,7 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert shown == sorted(
         ((str(i), f"{quadratic(c):.4f}") for i, c in enumerate(trainer.cells)), key=lambda row: row[1]
     )
-    (command,) = re.findall(r"python scripts/train.py (.*)", output)
+    (command,) = re.findall(r"charlab train (.*)", output)
     assert f"optimizer.lr={values_of(best)['optimizer.lr']}" in command
     assert "dev_fraction" not in command
     assert run() == 0

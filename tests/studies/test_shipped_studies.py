@@ -56,7 +56,7 @@ def test_commands_of_kept_reports_compose_by_their_present_names(
     report: Path, composer: Composer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blocks = [block.content for block in MarkdownIt().parse(report.read_text()) if block.info == "sh"]
-    cells = [shlex.split(block)[2:] for block in blocks if block.startswith("python scripts/train.py ")]
+    cells = [shlex.split(block)[2:] for block in blocks if block.startswith("charlab train ")]
     plan = Plan.load(report.parent)
     assert cells.pop(0)[:2] == ["-m", f"study={plan.name}"]
     assert len(cells) == len(plan.arms)
@@ -75,6 +75,6 @@ def test_kept_reports_are_those_of_today(report: Path, tmp_path: Path, monkeypat
     write_report(results, tmp_path, ["markdown"])
     written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.suffix in (".md", ".csv")]
     assert len(written) == 5
-    again = f"python scripts/report.py study={report.parent.name} formats=[markdown]"
+    again = f"charlab report study={report.parent.name} formats=[markdown]"
     for path in written:
         assert (tmp_path / path).read_text() == (report.parent / path).read_text(), f"make it again by: {again}"

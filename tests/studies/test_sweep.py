@@ -213,7 +213,7 @@ def test_failures_are_named_with_what_makes_them_again(
         "Too few seeds: 2 seeds cannot show a difference between 1 arm and a baseline; at least 6 are needed.\n"
     )
     assert "mine: 3 of 4 finished, 1 failed\nrotary/2 failed: It has a reason.\n" in output
-    assert "  again: python scripts/train.py model/position=rotary seed=2\n" in output
+    assert "  again: charlab train model/position=rotary seed=2\n" in output
     assert (study / "runs/learned/1/record.json").exists()
     assert not (study / "runs/rotary/2").exists()
 
@@ -279,7 +279,7 @@ def test_from_the_command_line(
     assert train("study=mine", "name=own") == 1  # without -m
     assert runs.keys == ["learned/1", "rotary/1", "learned/2", "rotary/2"]
     plan = Plan.load(Path("outputs/studies/mine"))
-    assert plan.command == f"scripts/train.py -m --config-dir {conf} study=mine name=own"
+    assert plan.command == f"-m --config-dir {conf} study=mine name=own"
     assert plan.cells[0].run.startswith("own/")
     runs.fates = {}
     assert train("-m", "study=mine", "name=own", "force=true") == 0

@@ -27,6 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationToMissingValueError, MissingMandatoryValue, OmegaConfBaseException
 
+from charlab.command import command
 from charlab.configuration import programs
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.former import translate
@@ -545,3 +546,4 @@ def _chosen(group: str, *, _root_: DictConfig) -> str:
 
 
 register_resolver("chosen", _chosen)
+register_resolver("command", command)

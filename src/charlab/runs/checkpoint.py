@@ -11,6 +11,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from torch import nn
 
+from charlab.command import command
 from charlab.configuration.build import build
 from charlab.configuration.messages import one_sentence
 from charlab.data.vocabulary import Vocabulary
@@ -50,7 +51,7 @@ def load_with_checkpoint(
     """Return the trained model of a run, on the CPU, and the contents of its checkpoint; see `load`."""
     path = Path(run)
     if not path.exists():
-        raise UserError(f"There is no run {path}: name the folder of one, as scripts/train.py printed it.")
+        raise UserError(f"There is no run {path}: name the folder of one, as {command('train')} printed it.")
     if path.is_dir():
         folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
         if checkpoint == "best" and not path.exists() and (folder / LAST).exists():

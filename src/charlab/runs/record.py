@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 
@@ -172,7 +173,8 @@ class Record:
         for entry in self.metrics:
             if entry["protocol"] == protocol and entry["split"] == split:
                 return entry
-        raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: run scripts/evaluate.py.")
+        computing = command("evaluate", f"run={self.folder}", f"protocol={protocol}", f"split={split}")
+        raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: compute it by {computing}.")
 
 
 def _measured_how(entry: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 import threading
 import time
@@ -18,9 +17,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charlab.command import command
 from charlab.quantities import clock, count
 from charlab.studies.definition import SHORTENED
-from charlab.studies.plan import PROGRAM, Cell
+from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, Outcome, StudyResults, cell_path
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -205,7 +205,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
             f"[red]{escape(result.cell.key)} {result.status}[/]: {escape(reason[-1] if reason else 'no reason known')}",
             soft_wrap=True,
         )
-        console.print(f"  again: python {PROGRAM} {escape(shlex.join(result.cell.overrides))}", soft_wrap=True)
+        console.print(f"  again: {escape(command('train', *result.cell.overrides))}", soft_wrap=True)
         log = cell_path(results.folder, result.cell, ".log")
         if log.exists():
             console.print(f"  log:   {escape(str(log))}", soft_wrap=True)

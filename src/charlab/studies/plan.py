@@ -34,7 +34,6 @@ from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_nam
 
 FILE_NAME = "plan.json"
 FORMAT = 1
-PROGRAM = "scripts/train.py"
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force")  # seeds pair the arms, and there is one output folder
 
 
@@ -89,7 +88,7 @@ class Plan:
         time_limit: seconds after which a cell is stopped; None for no limit.
         fail_fast: whether to start no more cells after the first failure.
         records: folder searched for finished runs, in addition to the output folder.
-        command: arguments of `python` that run the study again.
+        command: arguments of `charlab train` that run the study again; former plans name `scripts/train.py` first.
         sweep: whether it is an ordinary sweep, without hypothesis and expectations.
         amendments: one sentence for each change after the first cell ran; a study with any is exploratory.
     """

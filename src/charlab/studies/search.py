@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from charlab.command import command
 from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
 from charlab.configuration.messages import nearest
 from charlab.errors import UserError
@@ -25,7 +25,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, settings
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.plan import PROGRAM, Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
+from charlab.studies.plan import Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
 from charlab.studies.state import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.types import PositiveFloat, PositiveInt, display, fits
 
@@ -370,10 +370,9 @@ class _Trials:
         best = self.best()
         if best is not None:
             kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
-            command = shlex.join([*kept, *self._overrides(best.params)])
             console.print(
                 f"The best on the whole train text, to be judged by a study over further seeds:\n"
-                f"  python {PROGRAM} {command}",
+                f"  {command('train', *kept, *self._overrides(best.params))}",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,

@@ -24,7 +24,7 @@ from charlab.studies.definition import Rerun, define, read
 from charlab.studies.display import print_cells, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
-from charlab.studies.plan import FILE_NAME, PROGRAM, Cell, Plan, Planner
+from charlab.studies.plan import FILE_NAME, Cell, Plan, Planner
 from charlab.studies.state import STOP_FILE, CellResult, Outcome, StudyResults, cell_path, read_results, sweeping
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
@@ -187,9 +187,9 @@ def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
 
 
 def _command(overrides: Sequence[str], flags: Sequence[str]) -> str:
-    """Return the arguments of `python` that run the study again."""
+    """Return the arguments of `charlab train` that run the study again."""
     passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")
-    return shlex.join([PROGRAM, "-m", *flags, *(given for given in overrides if not given.startswith(passing))])
+    return shlex.join(["-m", *flags, *(given for given in overrides if not given.startswith(passing))])
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:

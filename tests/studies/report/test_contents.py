@@ -168,7 +168,7 @@ def test_cells_without_a_result_are_named_with_their_command(told):
     failed = found[f"{NASTY}/307"]
     assert failed.status == "failed"
     assert failed.reason.splitlines()[1:] == ['  File "…/lab/x.py", line 3', "RuntimeError: <b>100%</b> & $1"]
-    assert failed.command.startswith("python scripts/train.py model=gpt ")
+    assert failed.command.startswith("charlab train model=gpt ")
     assert failed.command.endswith(" seed=307")
     assert told.waiting == {"Not run yet": f"{LONG} (305)"}
     assert told.older == "counts (all seeds)"
@@ -201,7 +201,7 @@ def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
         shown = gather(plain).commands
     finally:
         object.__setattr__(plain.plan, "command", "scripts/train.py -m study=plain")
-    assert next(iter(shown.values())) == "python scripts/train.py -m study=plain data.path=words.txt"
+    assert next(iter(shown.values())) == "charlab train -m study=plain data.path=words.txt"
     assert shown["One cell of rotary"].endswith("seed=305")
 
 

@@ -114,7 +114,7 @@ def test_only_markdown_has_github_s_marks(folder):
 def test_the_paper_breaks_commands_as_a_shell_allows(paper, told):
     arms = list(told.arms)
     assert [f"One cell of {arm}" in told.commands for arm in arms] == [True] * 6
-    command = "python scripts/train.py " + " ".join(f"data.key_{i}='a b{i}/c.txt'" for i in range(9))
+    command = "charlab train " + " ".join(f"data.key_{i}='a b{i}/c.txt'" for i in range(9))
     lines = latex.command_lines(command)
     assert len(lines) > 2
     assert all(len(line) <= latex.COMMAND_COLUMNS for line in lines)
@@ -134,7 +134,7 @@ def test_markdown_shows_what_users_wrote(text):
     assert LONG in shown
     blocks = [token.content for token in tokens if token.type == "fence"]
     assert any("RuntimeError: <b>100%</b> & $1" in block for block in blocks)
-    assert any(block.startswith("python scripts/train.py -m study=troubled") for block in blocks)
+    assert any(block.startswith("charlab train -m study=troubled") for block in blocks)
     assert not any(child.type.startswith("html") for token in inline for child in token.children)
     struck = [child.type for token in inline for child in token.children].count("s_open")
     assert struck == 3

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlab.command import command
 from charlab.configuration.former import translate
 from charlab.configuration.overrides import quoted
 from charlab.quantities import count, joined
@@ -102,16 +103,16 @@ def commands(results: StudyResults) -> dict[str, str]:
     plan = results.plan
     found = {}
     if plan.command:
-        again = _typed(shlex.split(plan.command))
+        again = _train(shlex.split(plan.command.removeprefix("scripts/train.py ")))
         whole = f"The whole {'sweep' if plan.sweep else 'study'}"
         found[f"{whole}; finished runs are not repeated"] = again
         if any(result.older for result in results.cells):
             found[f"{whole}; runs by older code are repeated"] = f"{again} study.rerun=older"
-    report = ["python", "scripts/report.py", f"study={plan.name}"]
+    report = [f"study={plan.name}"]
     output_dir = relative(f"{results.folder.parents[1]}")
     if output_dir != "outputs":
         report.append(f"output_dir={output_dir if _PLAIN.fullmatch(output_dir) else quoted(output_dir)}")
-    found["This report"] = shlex.join(report)
+    found["This report"] = command("report", *report)
     for arm in plan.arms:
         found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
     return found
@@ -119,12 +120,12 @@ def commands(results: StudyResults) -> dict[str, str]:
 
 def cell_command(cell: Cell) -> str:
     """Return the command that makes a cell's run alone."""
-    return _typed(["scripts/train.py", *cell.overrides])
+    return _train(cell.overrides)
 
 
-def _typed(words: Sequence[str]) -> str:
+def _train(words: Sequence[str]) -> str:
     """Return a command with overrides by their present names, whatever the study's plan calls them."""
-    return relative(f"python {shlex.join(translate(words)[0])}")
+    return relative(command("train", *translate(words)[0]))
 
 
 def relative(text: str) -> str:
