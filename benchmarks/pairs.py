@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from charlab.files import write_atomically
-from charlab.runs.record import git_commit, installed_versions
-from charlab.runs.recording import processor
+from charlab.runs.machine import git_commit, installed_versions, processor
 
 Measurement = Mapping[str, float]
 Side = Callable[[int], Measurement]  # measures once, in a process of its own; its argument is the round, from 0

@@ -19,7 +19,7 @@ import sys
 sys.modules |= dict.fromkeys(["resource"])  # it cannot be imported
 import torch
 import charlab.runs.train, charlab.studies.runner
-from charlab.runs.recording import peak_memory
+from charlab.runs.machine import peak_memory
 assert peak_memory(torch.device("cpu")) is None
 """
     subprocess.run([sys.executable, "-c", check], check=True)

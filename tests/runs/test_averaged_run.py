@@ -6,7 +6,7 @@ import torch
 
 import charlab
 from charlab.evaluation.protocols import Blocks, evaluate
-from charlab.runs.train import _Run
+from charlab.runs.train import _Training
 from charlab.training.callbacks.checkpointing import LAST
 
 
@@ -31,11 +31,11 @@ def test_the_average_is_what_is_reported_and_what_is_loaded(run_tiny, text_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [("averaging=ema",), ("optimizer=schedule_free_adamw",)])
 def test_killed_while_it_is_evaluated_it_reports_the_average_all_the_same(run_tiny, monkeypatch, tmp_path, more):
-    original = _Run._finish
-    monkeypatch.setattr(_Run, "_finish", lambda self: 1 / 0)
+    original = _Training._finish
+    monkeypatch.setattr(_Training, "_finish", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_tiny(*more)
-    monkeypatch.setattr(_Run, "_finish", original)
+    monkeypatch.setattr(_Training, "_finish", original)
     resumed = run_tiny(*more)
     whole = run_tiny(*more, "force=true")
     assert resumed.metrics == whole.metrics

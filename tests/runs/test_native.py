@@ -90,13 +90,13 @@ def test_early_stopping_reads_dev_text_and_ends_a_run(run_tiny):
 @pytest.mark.slow
 def test_a_run_that_was_stopped_early_is_not_trained_on_after_a_kill(run_tiny, monkeypatch, tmp_path):
     whole = run_tiny(*EARLY, f"output_dir={tmp_path / 'whole'}")
-    from charlab.runs.train import _Run
+    from charlab.runs.train import _Training
 
-    original = _Run._finish
-    monkeypatch.setattr(_Run, "_finish", lambda self: 1 / 0)
+    original = _Training._finish
+    monkeypatch.setattr(_Training, "_finish", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_tiny(*EARLY)
-    monkeypatch.setattr(_Run, "_finish", original)
+    monkeypatch.setattr(_Training, "_finish", original)
     resumed = run_tiny(*EARLY)
     assert resumed.steps == whole.steps
     assert_same_outcome(resumed, whole)
@@ -196,11 +196,15 @@ def test_lightnings_arguments_callbacks_and_torchs_parts_work_from_the_command_l
     assert record.metric("blocks")["nll"] > 0
 
 
-def test_fast_dev_run_leaves_no_finished_record(run_tiny):
+def test_fast_dev_run_leaves_no_finished_record(run_tiny, capsys):
     record = run_tiny("trainer.fast_dev_run=true", "trainer.accumulate_grad_batches=1")
-    assert record.status == "running"
+    assert Record.load(record.folder).status == record.status == "tried"
     assert record.steps == 1
+    assert not record.metrics
     assert not (record.folder / "checkpoints").exists()
+    again = run_tiny("trainer.fast_dev_run=true", "trainer.accumulate_grad_batches=1")
+    assert (again.folder, again.status, again.error) == (record.folder, "tried", None)
+    assert "continuing" not in capsys.readouterr().out
 
 
 class Numpy(Callback):

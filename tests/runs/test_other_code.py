@@ -1,5 +1,6 @@
 """The same command after an edit: a new run, said before anything else, and never the old figure."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -11,7 +12,9 @@ import pytest
 import charlab
 from charlab import cli
 from charlab.errors import UserError
+from charlab.runs.archive import Archive
 from charlab.runs.record import Record
+from charlab.runs.store import Store
 from tests.helpers.student import edit, forget, reload, write
 
 
@@ -295,3 +298,27 @@ def test_a_run_is_requalified_by_code_that_repeats_its_first_points(run, student
     assert printed.startswith("This run is finished already")
     assert again.folder == record.folder
     assert read.is_by(again.requalified[0]["code"])
+
+
+def test_a_kept_run_of_a_former_charlab_is_requalified(run, command, tmp_path, capsys):
+    record, _ = run("trainer.log_every_n_steps=1")
+    archive = Archive(tmp_path / "records")
+    curves = (record.folder / "metrics.csv").read_text().splitlines()[1:]
+    rounded = [row if "train/loss" not in row else f"{row[:-1]}{(int(row[-1]) + 1) % 10}" for row in curves]
+    former = dataclasses.replace(record, fingerprint="0" * 12, code=None, sources={}, machine={"name": "another"})
+    archive.add(former, "a sample", rounded)
+    place = tmp_path / "records" / record.name / former.fingerprint
+    capsys.readouterr()
+    assert charlab.requalify(place)
+    assert "up to rounding, on another machine" in " ".join(capsys.readouterr().out.split())
+    archive = Archive(tmp_path / "records")
+    (kept,) = archive.records()
+    assert (kept.fingerprint, kept.code, kept.is_by(record.code)) == (former.fingerprint, None, True)
+    assert archive.sample(kept) == "a sample"
+    assert len(archive.curves(kept)) == len(curves)
+    (found,), _ = Store(tmp_path / "elsewhere", tmp_path / "records").find(f"{record.name}/{record.fingerprint}")
+    assert (found.folder, found.record) == (None, kept)
+    archive.add(dataclasses.replace(former, machine=record.machine))  # where the machine is the same, digits count
+    assert not charlab.requalify(place)
+    with pytest.raises(UserError, match="There is no run in"):
+        charlab.requalify(place.with_name("1" * 12))

@@ -133,8 +133,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     listed = []
     monkeypatch.setattr(LanguageModelModule, "training_step", training_step)
     monkeypatch.setattr(
-        "charlab.runs.train.log_hyperparameters",
-        lambda record, loggers, figures: listed.append((record.steps, figures)),
+        "charlab.runs.train._Training._log_hyperparameters",
+        lambda self, figures: listed.append((self.record.steps, figures)),
     )
     with pytest.raises(DivergedError, match=r"nan at step 7.*last finite loss was \d.*learning rate 0.001"):
         run_tiny()

@@ -146,7 +146,7 @@ class Ensemble(Mixture):
     Args:
         vocab_size: number of distinct characters.
         members: builds them.
-        runs: folders of finished runs to use instead of `members`. `charlab.runs.members` reads them and builds the
+        runs: folders of finished runs to use instead of `members`. `charlab.runs.setup` reads them and builds the
             ensemble with an empty list.
         weights: see `Mixture`.
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
-import subprocess
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +20,7 @@ SCENE_LENGTH = 2000  # characters
 # Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
-Status = Literal["running", "finished", "failed", "diverged"]
+Status = Literal["running", "finished", "failed", "diverged", "tried"]
 
 
 @dataclass
@@ -34,7 +31,8 @@ class Record:
         folder: the run's folder; not saved.
         name: name of the experiment, or of the model and corpus.
         fingerprint: hash of the configuration; see `charlab.runs.identity`.
-        status: state of the run. A killed run stays "running" until it is resumed.
+        status: state of the run. A killed run stays "running" until it is resumed; one that `trainer.fast_dev_run` has
+            only tried out is never "finished".
         error: why the run failed or diverged.
         overrides: command line that reproduces the run.
         config: the resolved configuration.
@@ -45,7 +43,8 @@ class Record:
         code: hash of the source behind the figures; see `charlab.runs.code`.
         sources: that source, as the digest of each module and the version of each distribution.
         begun_by: hashes of earlier code, if the run was resumed with different code (`resume=any_code`).
-        requalified: one entry (`code`, `points`, `date`) for each other code that reproduced the first logged points.
+        requalified: one entry (`code`, `fingerprint`, `points`, `tolerance`, `date`) for each other code that
+            reproduced the first logged points.
         git_commit: commit of the code; None outside a repository.
         parameters: number of parameters, including those of an ensemble's finished members.
         steps: number of optimizer steps.
@@ -177,15 +176,14 @@ class Record:
         raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: compute it by {computing}.")
 
 
+def now() -> str:
+    """Return the current time in the format of a record: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def _measured_how(entry: dict[str, Any]) -> dict[str, Any]:
     """Return an entry of `metrics` without its results."""
     return {key: value for key, value in entry.items() if key not in FIGURES}
-
-
-def installed_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that affect a run's numbers."""
-    libraries = ("charlab", "torch", "lightning", "hydra-core", "omegaconf", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in libraries}
 
 
 def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
@@ -207,20 +205,3 @@ def _make_batch_global(config: dict[str, Any]) -> None:
         devices, nodes = (trainer.get(key) for key in ("devices", "num_nodes"))
         for factor in (trainer.get("accumulate_grad_batches"), devices, nodes):
             data["batch_size"] *= factor if isinstance(factor, int) and factor > 0 else 1
-
-
-def git_commit() -> str | None:
-    """Return the commit of charlab's own code, with "+changes" if files differ from it; None if unknown."""
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"],
-            cwd=Path(__file__).parent,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return described.stdout.strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,22 +17,23 @@ from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.runs.identity import identify
-from charlab.runs.record import Record
-from charlab.runs.recording import now
-from charlab.runs.store import Run
+from charlab.runs.record import Record, now
+from charlab.runs.store import Run, run_at
 from charlab.runs.train import train
 
+ROUNDING = 2.0**-21  # four units in the last place of float32, relative to the value
 COMPARED = ("train/loss", "gradient_norm", "learning_rate")
 
 
 def requalify(run: str | Path, *, points: int = 3, console: Console | None = None) -> bool:
     """Repeat the first logged steps of a finished run with the current code, and return whether all values are equal.
 
-    If they are, the hash of the current code is added to the record, and the run's figures count as those of the
-    current code. Values must be equal to the last digit, so the machine must compute exactly like that of the run.
+    If they are, the hash of the current code and today's fingerprint are added to the record, and the run's figures
+    count as those of the current code. On the machine and with the libraries that the record names, values must be
+    equal to the last digit; elsewhere they may differ by the rounding of float32.
 
     Args:
-        run: the run's folder.
+        run: the run's folder; or ARCHIVE/NAME/FINGERPRINT for one in an archive, such as `records`.
         points: number of logged steps to repeat.
         console: console to print to; standard output by default.
 
@@ -39,22 +41,26 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
         UserError: if the run is not finished, has logged nothing, or has a configuration that can no longer be
             composed.
     """
-    console, record = console or Console(), Record.load(Path(run))
+    console, found = console or Console(), run_at(Path(run))
+    record = found.record
     if record.status != "finished":
         raise UserError(f"The run {run} is {record.status}: only a finished run has figures to requalify.")
-    logged = _points(Run(record))
+    logged = _points(found)
     steps = sorted({step for step, metric in logged if metric == COMPARED[0]})[:points]
     if not steps:
         raise UserError(f"The run {run} has logged no {COMPARED[0]} in {CURVES}, so there is nothing to repeat.")
     with tempfile.TemporaryDirectory() as folder:
         config = _config(record)
-        code = identify(config).code
+        identity = identify(config)
+        code = identity.code
         with contextlib.suppress(_Enough):
             train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
-        repeated = _points(Run(Record.load(Path(folder, "run"))))
+        again = Record.load(Path(folder, "run"))
+        repeated = _points(Run(again))
+    tolerance = 0.0 if _ran_on(again) == _ran_on(record) else ROUNDING
     compared = [key for key in logged if key[0] <= steps[-1] and key[1] in COMPARED]
     for step, metric in compared:
-        if repeated.get((step, metric)) != logged[step, metric]:
+        if not math.isclose(repeated.get((step, metric), math.nan), logged[step, metric], rel_tol=tolerance):
             console.print(
                 f"Today's code ({code}) does not repeat {record.folder}: {metric} at step {step} is "
                 f"{repeated.get((step, metric), 'missing')}, and was {logged[step, metric]}.",
@@ -64,10 +70,13 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
             )
             return False
     if not record.is_by(code):
-        entry = {"code": code, "points": len(steps), "date": now()}
-        dataclasses.replace(record, requalified=[*record.requalified, entry]).save()
+        entry = {"code": code, "fingerprint": identity.fingerprint, "points": len(steps), "tolerance": tolerance}
+        entry["date"] = now()
+        record = dataclasses.replace(record, requalified=[*record.requalified, entry])
+        record.save() if found.archive is None else found.archive.add(record)
+    how = "to the last digit" if tolerance == 0 else "up to rounding, on another machine or with other libraries"
     console.print(
-        f"Today's code ({code}) repeats {len(compared)} values up to step {steps[-1]} of {record.folder}.",
+        f"Today's code ({code}) repeats {len(compared)} values up to step {steps[-1]} of {record.folder} {how}.",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -115,6 +124,10 @@ def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
         config.callbacks = {**kept, "stop": {"_target_": f"{__name__}.{Stop.__name__}", "step": step}}
         config.logger = {"csv": {"_target_": "charlab.training.loggers.CSVLogger"}}
     return config
+
+
+def _ran_on(record: Record) -> tuple[dict[str, Any], dict[str, str]]:
+    return record.machine, {name: version for name, version in record.versions.items() if name != "charlab"}
 
 
 def _points(run: Run) -> dict[tuple[int, str], float]:

@@ -60,6 +60,20 @@ class Run:
         return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
+def run_at(path: Path) -> Run:
+    """Return the run in a folder, or in an archive as ARCHIVE/NAME/FINGERPRINT.
+
+    Raises:
+        UserError: if there is no run, or its record is corrupt.
+    """
+    if not (path / FILE_NAME).exists():
+        archive = Archive(path.absolute().parents[1])
+        record = archive.record(f"{path.absolute().parent.name}/{path.name}")
+        if record is not None:
+            return Run(record, archive)
+    return Run(Record.load(path))
+
+
 class Store:
     """The runs in a folder of outputs, and those that are kept in a folder of records.
 

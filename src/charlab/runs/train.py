@@ -3,48 +3,48 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig
 from rich.console import Console
 
-from charlab.configuration.build import build, plain
-from charlab.data.datamodule import CharacterDataModule
+from charlab.configuration.build import plain
+from charlab.data.corpora import home_expanded
 from charlab.errors import UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
-from charlab.files import remove_leftovers
-from charlab.models.contract import LanguageModel
+from charlab.evaluation.protocols import Blocks, Sliding, evaluate
+from charlab.files import remove_leftovers, write_atomically
+from charlab.quantities import count
 from charlab.runs import definitions, display, store
-from charlab.runs.checkpoint import build_model
 from charlab.runs.folder import WRITTEN, clear, locked
-from charlab.runs.identity import load_corpus
-from charlab.runs.members import FinishedMembers, warn_of_equal_weights, weights_of
+from charlab.runs.identity import identify
+from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
 from charlab.runs.plots import plot_loss
-from charlab.runs.record import FILE_NAME, Record
-from charlab.runs.recording import begin_record, log_hyperparameters, log_outcome, now, peak_memory, score_validation
+from charlab.runs.record import SCENE_LENGTH, Record, now
+from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint, read_resumable
-from charlab.training.callbacks.compilation import Compilation
+from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
-from charlab.training.counts import module_for
-from charlab.training.device import resolve_device
-from charlab.training.loggers import CSVLogger, build_logger, close
+from charlab.training.flops import count_flops
+from charlab.training.loggers import CSVLogger, TensorBoardLogger, close
 from charlab.training.module import decorating
-from charlab.training.objectives import Objective
-from charlab.training.optimizers import optimizer_from
-from charlab.training.schedules import schedule_from
-from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes, set_threads
+from charlab.training.trainer import has_several_processes
+
+KNOWN = ("charlab.", "lightning.")  # packages whose callbacks are not listed
+# Parts of the configuration that TensorBoard shows next to the final metrics of each run.
+HYPERPARAMETERS = (
+    *("model", "data", "optimizer", "scheduler", "objective", "averaging", "trainer", "budget", "compute", "seed"),
+)
 
 
 def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
@@ -66,7 +66,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
     if not has_several_processes(config.trainer):
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
-        return _Run(config, folder, console, fresh=config.force).execute(overrides)
+        return _Training(config, folder, console, fresh=config.force).execute(overrides)
     with locked(folder):
         found = store.at(folder, config)
         if not config.force:
@@ -76,7 +76,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
             store.check_resumable(found, config)
         display.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
-        run = _Run(config, folder, console, fresh=fresh)
+        run = _Training(config, folder, console, fresh=fresh)
         if fresh:
             clear(folder)
         remove_leftovers(folder, WRITTEN)
@@ -84,40 +84,15 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         return run.execute(overrides)
 
 
-class _Run:
-    """The state of a run. Everything is built before anything is written, so that user errors leave no trace."""
+class _Training:
+    """The training of a run: its parts, and the record that it fills in."""
 
     def __init__(self, config: DictConfig, folder: Path, console: Console, *, fresh: bool) -> None:
         self.started = time.perf_counter()
         self.config, self.folder, self.console = config, folder, console
-        self.device = torch.device(resolve_device(config.trainer.accelerator))
-        set_threads(config.compute.threads)
-        self.data: CharacterDataModule = build(
-            config.data, corpus=load_corpus(config), estimate_batches=config.estimate_batches
-        )
-        self.data.setup()
-        self.members = FinishedMembers(plain(config.model), self.data)
-        self.model = self._build_model()
-        objective = build(config.objective) if config.objective is not None else Objective()
-        objective.check(self.model, self.data.order)
-        self.module = module_for(self.model)(
-            self.model,
-            optimizer=optimizer_from(plain(config.optimizer)),
-            schedule=schedule_from(plain(config.scheduler), self.data),
-            max_seconds=config.budget.max_seconds,
-            objective=objective,
-            model_config=self.members.config,
-        )
-        self.module.characters_seen = self.members.characters_seen  # includes an ensemble's members
-        self.module.training_clock.seconds = self.members.training_seconds
-        self.resumed_step: int | None = None
-        self.resumes = (folder / LAST).exists() and not fresh
-        if self.resumes:
-            self.resumed_step = read_resumable(folder / LAST)["global_step"]
-        elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
-            self.resumed_step = -1
-        self.trainer = self._build_trainer()
-        check_precision(self.model, self.trainer)
+        self.parts = parts = Parts(config, folder, fresh=fresh)
+        self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
+        self.device = parts.device
 
     def execute(self, overrides: Sequence[str]) -> Record:
         """Train and evaluate the model, and return the finished record."""
@@ -130,8 +105,8 @@ class _Run:
         try:
             self._check_causality()
             self._fit()
-            if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
-                self._finish()
+            if self.trainer.is_global_zero:
+                self._end_trial() if self.trainer.fast_dev_run else self._finish()
         except BaseException as error:
             record.status = "diverged" if isinstance(error, DivergedError) else record.status
             if isinstance(error, Exception):
@@ -143,63 +118,49 @@ class _Run:
                 with contextlib.suppress(UserError):  # a full disk must not hide the first error
                     record.save()
                     if record.status == "diverged":
-                        log_hyperparameters(record, self.trainer.loggers, {})
+                        self._log_hyperparameters({})
             raise
         finally:
-            close(self.trainer.loggers, succeeded=record.status == "finished")
+            close(self.trainer.loggers, succeeded=record.status in ("finished", "tried"))
         return record
 
-    def _build_model(self) -> LanguageModel:
-        seed = self.config.seed
-        _seed_everything(derive_seed(seed, "initialization"))
-        model = build_model(self.members.config, self.data.vocabulary)
-        self.members.fill(model)
-        if model.context_length is not None and self.data.context_length > model.context_length:
-            raise UserError(
-                f"data.context_length={self.data.context_length} is more than the model's "
-                f"context_length={model.context_length}: lower the one or raise the other."
-            )
-        return model
-
-    def _build_trainer(self) -> Trainer:
-        config = self.config
-        callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
-        for name, part in _chosen(config.callbacks).items():
-            callback = build(part)
-            check_callback(f"callbacks.{name}", callback, self.data)
-            callbacks.append(callback)
-        loggers = [
-            build_logger(name, plain(part), self.folder, self.resumed_step)
-            for name, part in _chosen(config.logger).items()
-        ]
-        return build_trainer(
-            plain(config.trainer),
-            self.folder,
-            self.data,
-            [Compilation(config.compute.compile), *callbacks],
-            loggers,
-            evaluate_every=config.evaluate_every,
-            max_seconds=config.budget.max_seconds,
-        )
-
     def _begin(self, overrides: Sequence[str]) -> Record:
-        record = begin_record(
-            self.folder,
-            self.config,
-            overrides,
-            model=self.model,
-            model_config=self.members.recorded,
-            data=self.data,
-            trainer=self.trainer,
-            device=self.device,
+        """Return the record of the run that is about to train; a resumed run keeps its start time and clock."""
+        config, data, model, trainer = self.config, self.data, self.model, self.trainer
+        corpus, identity = data.corpus, identify(config)
+        record = Record(
+            folder=self.folder,
+            name=config.name,
+            fingerprint=identity.fingerprint,
+            overrides=list(overrides),
+            config=plain(config) | {"model": self.parts.members.recorded, "data": _located(plain(config.data))},
+            seed=config.seed,
+            corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
+            machine=describe_machine(self.device, trainer),
+            versions=installed_versions(),
+            code=identity.code,
+            sources=dict(identity.sources),
+            git_commit=git_commit(),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            floor={split: floor for split in data.splits if (floor := data.floor(split)) is not None},
+            callbacks=[name for part in trainer.callbacks if not (name := _class_name(part)).startswith(KNOWN)],
+            started=now(),
         )
-        record.time["setup_s"] = record.time.get("setup_s", 0.0) + time.perf_counter() - self.started
+        setup = 0.0
+        if (self.folder / LAST).exists():  # resumed after a kill
+            with contextlib.suppress(UserError):
+                former = Record.load(self.folder)
+                record.started, setup = former.started, former.time.get("setup_s", 0.0)
+                if former.code is not None and former.code != record.code:
+                    record.begun_by = [*former.begun_by, former.code]
+        record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
+        record.time["setup_s"] = setup + time.perf_counter() - self.started
         return record
 
     def _check_causality(self) -> None:
         """Warn before the first step if the model sees the future; it is no error, as it may be intended."""
         self.module.evaluation_clock.start()
-        if not self.resumes:
+        if not self.parts.resumes:
             self._check_initial()
         causality = self._causality()
         self.module.evaluation_clock.stop()
@@ -233,18 +194,18 @@ class _Run:
         """
         trainer, module, last = self.trainer, self.module, self.folder / LAST
         evaluates = trainer.limit_val_batches > 0 and not trainer.fast_dev_run
-        if self.resumes:
+        if self.parts.resumes:
             if trainer.is_global_zero:
-                self.console.print(f"continuing from step {self.resumed_step:,}", highlight=False)
+                self.console.print(f"continuing from step {self.parts.resumed_step:,}", highlight=False)
         else:
             for logger in trainer.loggers:
                 if isinstance(logger, CSVLogger):
                     logger.rewind(0)
             if evaluates:
                 trainer.validate(module, datamodule=self.data, verbose=False)
-        _seed_everything(derive_seed(self.config.seed, f"training on rank {trainer.global_rank}"))
+        seed_everything(derive_seed(self.config.seed, f"training on rank {trainer.global_rank}"))
         try:
-            trainer.fit(module, datamodule=self.data, ckpt_path=last if self.resumes else None, weights_only=True)
+            trainer.fit(module, datamodule=self.data, ckpt_path=last if self.parts.resumes else None, weights_only=True)
             if evaluates and module.evaluated_step != trainer.global_step:  # killed before the final evaluation
                 trainer.validate(module, datamodule=self.data, verbose=False)
         except Terminated as end:
@@ -287,10 +248,10 @@ class _Run:
         # Evaluate in the precision of the weights, not of training, so that `charlab evaluate` gets the same figures.
         with telling, self.module.evaluating(), torch.autocast(self.device.type, enabled=False):
             causality = self._causality()
-            score_validation(record, self.model, self.data, self.device)
+            self._score_validation()
         record.causality = causality.as_dict()
         self._update_progress()
-        log_outcome(record, self.trainer.loggers, num_logged=num_logged, weights=weights_of(self.model))
+        self._log_outcome(num_logged)
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
         with decorating("loss plot"):
@@ -304,7 +265,47 @@ class _Run:
             )
         with decorating("summary"):
             display.print_summary(record, self.console)
-            self.members.print_weights(self.model, self.console)
+            self.parts.members.print_weights(self.model, self.console)
+
+    def _end_trial(self) -> None:
+        """Record that `fast_dev_run` has tried out the run, which has no figures."""
+        self.record.status = "tried"
+        self.record.save()
+        steps = count(self.record.steps, "step")
+        self.console.print(f"trainer.fast_dev_run: {steps} went well; a trial has no figures.", highlight=False)
+
+    def _score_validation(self) -> None:
+        """Score the whole validation text by `blocks` and `sliding`, and keep the nll of each character and scene."""
+        record, data = self.record, self.data
+        ids = data.ids("validation", self.device)
+        sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
+        blocks = evaluate(self.model, ids, Blocks(), **sizes)
+        nll = blocks.per_character  # studies compare it
+        assert nll is not None
+        write_atomically(record.folder / "nll.npy", lambda file: np.save(file, nll))
+        record.scenes = np.add.reduceat(nll, np.arange(0, len(nll), SCENE_LENGTH), dtype=np.float64).tolist()
+        sliding = evaluate(self.model, ids, Sliding(blocks=blocks), **sizes)
+        record.metrics += [{"split": "validation", **score.as_dict()} for score in (blocks, sliding)]
+
+    def _log_outcome(self, num_logged: int) -> None:
+        """Log the final results, of which the first `num_logged` were logged in training already."""
+        record = self.record
+        figures = {f"{entry['protocol']}/{entry['split']}/nll": entry["nll"] for entry in record.metrics}
+        new = dict(list(figures.items())[num_logged:])
+        new |= {f"weight/{name}": weight for name, weight in weights_of(self.model).items()}
+        clock = {"characters": record.characters_seen, "seconds": record.time["training_s"]}
+        measured = {name: value for name, value in new.items() if value is not None} | clock
+        for logger in self.trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):  # TensorBoard shows them in the HParams tab
+                logger.log_metrics(measured, record.steps)
+        self._log_hyperparameters(figures)
+
+    def _log_hyperparameters(self, figures: Mapping[str, float | None]) -> None:
+        """Add the run, with its settings and final results, to TensorBoard's table of hyperparameters."""
+        hyperparameters = {part: self.record.config[part] for part in HYPERPARAMETERS}
+        for logger in self.trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_outcome(hyperparameters, figures, self.record.steps, succeeded=bool(figures))
 
     def _telling(self, what: str) -> AbstractContextManager[object]:
         """Show a spinner while the block runs, on a terminal only."""
@@ -312,17 +313,20 @@ class _Run:
         return self.console.status(what) if watched else contextlib.nullcontext()
 
 
-def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:
-    """Return the members of a config group, except those set to null."""
-    return {str(name): part for name, part in (group or {}).items() if part is not None}
-
-
-def _seed_everything(seed: int) -> None:
-    """Seed the global generators, which layers use for initial weights and dropout."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  (a user's model may draw from it)
-
-
 def _end_of_traceback() -> str:
     return "".join(traceback.format_exc().splitlines(keepends=True)[-12:])
+
+
+def _class_name(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _located(data: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
+
+    def located(value: Any) -> Any:
+        path = home_expanded(value) if isinstance(value, str) else None
+        return str(path.absolute()) if path is not None and path.is_file() else value
+
+    corpus = {key: located(value) for key, value in data["corpus"].items()}
+    return data | {"corpus": corpus} | ({"path": located(data["path"])} if "path" in data else {})

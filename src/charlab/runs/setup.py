@@ -1,21 +1,131 @@
-"""The members of mixtures: the finished runs that an ensemble consists of, and the members' weights."""
+"""Build the parts of a run: data, model, optimizer, trainer, and the finished runs that an ensemble consists of."""
 
 from __future__ import annotations
 
+import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from lightning.pytorch import Callback, Trainer
+from omegaconf import DictConfig
 from rich.console import Console
 
+from charlab.configuration.build import build, plain
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
-from charlab.runs.checkpoint import load_with_checkpoint
-from charlab.runs.identity import runs_of
-from charlab.runs.record import Record
+from charlab.runs.checkpoint import build_model, load_with_checkpoint
+from charlab.runs.identity import load_corpus, runs_of
+from charlab.runs.record import FILE_NAME, Record
+from charlab.seeding import derive_seed
+from charlab.training.callbacks.checkpointing import LAST, read_resumable
+from charlab.training.callbacks.compilation import Compilation
+from charlab.training.counts import module_for
+from charlab.training.device import resolve_device
+from charlab.training.loggers import build_logger
+from charlab.training.objectives import Objective
+from charlab.training.optimizers import optimizer_from
+from charlab.training.schedules import schedule_from
+from charlab.training.trainer import build_trainer, check_callback, check_precision, set_threads
+
+
+class Parts:
+    """The parts of a run, built before anything is written, so that a user's error leaves no trace.
+
+    Args:
+        config: a composed `conf/train.yaml`.
+        folder: the run's folder.
+        fresh: whether to ignore what the folder holds.
+
+    Attributes:
+        members: the finished runs that the model consists of, if it is an ensemble.
+        resumes: whether there is a checkpoint to resume from.
+        resumed_step: its step; −1 if the run was killed before its first checkpoint, None for a new run.
+    """
+
+    def __init__(self, config: DictConfig, folder: Path, *, fresh: bool) -> None:
+        self.config, self.folder = config, folder
+        self.device = torch.device(resolve_device(config.trainer.accelerator))
+        set_threads(config.compute.threads)
+        self.data: CharacterDataModule = build(
+            config.data, corpus=load_corpus(config), estimate_batches=config.estimate_batches
+        )
+        self.data.setup()
+        self.members = FinishedMembers(plain(config.model), self.data)
+        self.model = self._build_model()
+        objective = build(config.objective) if config.objective is not None else Objective()
+        objective.check(self.model, self.data.order)
+        self.module = module_for(self.model)(
+            self.model,
+            optimizer=optimizer_from(plain(config.optimizer)),
+            schedule=schedule_from(plain(config.scheduler), self.data),
+            max_seconds=config.budget.max_seconds,
+            objective=objective,
+            model_config=self.members.config,
+        )
+        self.module.characters_seen = self.members.characters_seen  # includes an ensemble's members
+        self.module.training_clock.seconds = self.members.training_seconds
+        self.resumed_step: int | None = None
+        self.resumes = (folder / LAST).exists() and not fresh
+        if self.resumes:
+            self.resumed_step = read_resumable(folder / LAST)["global_step"]
+        elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
+            self.resumed_step = -1
+        self.trainer = self._build_trainer()
+        check_precision(self.model, self.trainer)
+
+    def _build_model(self) -> LanguageModel:
+        seed = self.config.seed
+        seed_everything(derive_seed(seed, "initialization"))
+        model = build_model(self.members.config, self.data.vocabulary)
+        self.members.fill(model)
+        if model.context_length is not None and self.data.context_length > model.context_length:
+            raise UserError(
+                f"data.context_length={self.data.context_length} is more than the model's "
+                f"context_length={model.context_length}: lower the one or raise the other."
+            )
+        return model
+
+    def _build_trainer(self) -> Trainer:
+        config = self.config
+        callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
+        for name, part in _chosen(config.callbacks).items():
+            callback = build(part)
+            check_callback(f"callbacks.{name}", callback, self.data)
+            callbacks.append(callback)
+        loggers = [
+            build_logger(name, plain(part), self.folder, self.resumed_step)
+            for name, part in _chosen(config.logger).items()
+        ]
+        return build_trainer(
+            plain(config.trainer),
+            self.folder,
+            self.data,
+            [Compilation(config.compute.compile), *callbacks],
+            loggers,
+            evaluate_every=config.evaluate_every,
+            max_seconds=config.budget.max_seconds,
+        )
+
+
+def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:
+    """Return the members of a config group, except those set to null."""
+    return {str(name): part for name, part in (group or {}).items() if part is not None}
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators, which layers use for initial weights and dropout."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (a user's model may draw from it)
+
+
+# --- The members of an ensemble ---------------------------------------------------------------------------------------
 
 
 class _Member(NamedTuple):
