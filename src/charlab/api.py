@@ -13,15 +13,10 @@ from typing import Any
 
 from omegaconf import OmegaConf, open_dict
 
-from charlab.configuration.compose import (
-    Composer,
-    check_output_folder,
-    compose,
-    hydra_config,
-    leave_out_sweep,
-    output_folder,
-)
-from charlab.configuration.overrides import quoted
+from charlab.configuration.check import check_output_folder, output_folder
+from charlab.configuration.compose import Composer, compose, leave_out_sweep
+from charlab.configuration.overrides import written
+from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.runs.checkpoint import load
 from charlab.runs.display import answer
@@ -30,7 +25,6 @@ from charlab.runs.requalify import requalify
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
-from charlab.types import display
 
 __all__ = ["load", "requalify", "run", "study"]
 
@@ -119,7 +113,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, di
             nodes[key] = node_of(value, key, partial=key == "optimizer")
             overrides.append(f"{key}={_name(nodes[key])}")
         elif key in NAMED and isinstance(value, Mapping):
-            overrides += [f"+{key}.{name}={_typed(node_of(part, f'{key}.{name}'))}" for name, part in value.items()]
+            overrides += [f"+{key}.{name}={written(node_of(part, f'{key}.{name}'))}" for name, part in value.items()]
         else:
             known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
             raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")
@@ -132,15 +126,6 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, di
 
 def _name(node: Mapping[str, Any]) -> str:
     return node["_target_"].rpartition(".")[2]
-
-
-def _typed(value: Any) -> str:
-    """Return a value in the syntax of the command line."""
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_typed(part)}" for key, part in value.items()) + "}"
-    if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
-    return quoted(value) if isinstance(value, str) else display(value)
 
 
 def node_of(value: Any, key: str, *, partial: bool = False) -> dict[str, Any]:

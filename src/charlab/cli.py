@@ -23,20 +23,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.command import remember_call
-from charlab.configuration.compose import (
-    VERSION_BASE,
-    Composer,
-    check_output_folder,
-    conf_folder,
-    config_loader,
-    hydra_config,
-    leave_out_sweep,
-    output_folder,
-    resolve_values,
-    typed_overrides,
-)
+from charlab.configuration.check import check_output_folder, output_folder
+from charlab.configuration.compose import Composer, config_loader, leave_out_sweep, resolve_values, typed_overrides
 from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
+from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 

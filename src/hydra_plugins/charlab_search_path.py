@@ -13,7 +13,7 @@ class CharlabSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder, for charlab's programs only."""
-        from charlab.configuration.compose import conf_folder  # imported here: Hydra imports this file at startup
+        from charlab.configuration.sources import conf_folder  # imported here: Hydra imports this file at startup
 
         mains = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
         own, further = conf_folder(), Path.cwd() / "conf"

@@ -7,7 +7,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from charlab.configuration.check import check_parts, check_values, resolved
-from charlab.configuration.compose import Composer, Composition, config_loader, hydra_config
+from charlab.configuration.compose import Composer, config_loader
+from charlab.configuration.sources import Composition, hydra_config
 from charlab.errors import UserError
 
 from .conftest import VALUES, write

@@ -6,8 +6,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from charlab.configuration import compose as composing
-from charlab.configuration.compose import VERSION_BASE, check_output_folder, compose, conf_folder
+from charlab.configuration import sources
+from charlab.configuration.check import check_output_folder
+from charlab.configuration.compose import compose
+from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.errors import UserError
 
 
@@ -88,10 +90,10 @@ def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path)
         check(tmp_path, "${nope}")
 
 
-def test_where_the_configuration_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (conf_folder() / "model").is_dir()
-    module = tmp_path / "site-packages" / "charlab" / "configuration" / "compose.py"
-    monkeypatch.setattr(composing, "__file__", str(module))
+    module = tmp_path / "site-packages" / "charlab" / "configuration" / "sources.py"
+    monkeypatch.setattr(sources, "__file__", str(module))
     with pytest.raises(UserError, match="install charlab again"):
         conf_folder()
     installed = tmp_path / "site-packages" / "charlab" / "conf"

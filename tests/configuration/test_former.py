@@ -1,7 +1,7 @@
 import pytest
 
 from charlab.configuration.compose import Composer
-from charlab.configuration.former import translate
+from charlab.configuration.overrides import translate
 
 
 @pytest.mark.parametrize(

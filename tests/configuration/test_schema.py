@@ -14,9 +14,10 @@ from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
 from charlab.configuration import programs
+from charlab.configuration.build import signature
 from charlab.configuration.check import INSTRUCTIONS
-from charlab.configuration.compose import VERSION_BASE, Composer, compose, conf_folder
-from charlab.configuration.signatures import signature
+from charlab.configuration.compose import Composer, compose
+from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.errors import UserError
 
 OVERLAYS = ("experiment", "hydra", "local", "study")  # they construct nothing of their own

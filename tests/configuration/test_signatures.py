@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from charlab.configuration.signatures import find, signature
+from charlab.configuration.build import find, signature
 from charlab.errors import UserError
 
 

@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.compose import Composer, conf_folder
+from charlab.configuration.compose import Composer
+from charlab.configuration.sources import conf_folder
 from charlab.studies.definition import Definition, define
 
 OWN = conf_folder()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from charlab.configuration.compose import conf_folder
+from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.executors import local, ray
 from charlab.studies.executors.local import Local, share, usable_cores, visible_gpus

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from charlab import cli
-from charlab.configuration.compose import conf_folder
+from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.executors.local import Local
 from charlab.studies.search import Parameter, define_search

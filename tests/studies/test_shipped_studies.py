@@ -7,8 +7,9 @@ import pytest
 from markdown_it import MarkdownIt
 from matplotlib.figure import Figure
 
-from charlab.configuration.compose import Composer, conf_folder
-from charlab.configuration.former import translate
+from charlab.configuration.compose import Composer
+from charlab.configuration.overrides import translate
+from charlab.configuration.sources import conf_folder
 from charlab.runs.identity import meaning
 from charlab.studies import plan as planning
 from charlab.studies.definition import define

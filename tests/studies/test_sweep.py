@@ -16,7 +16,7 @@ from rich.console import Console
 
 import charlab
 from charlab import cli
-from charlab.configuration.compose import conf_folder
+from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Rerun

@@ -2,7 +2,8 @@
 
 import pytest
 
-from charlab.configuration.compose import Composer, conf_folder
+from charlab.configuration.compose import Composer
+from charlab.configuration.sources import conf_folder
 from charlab.runs.archive import Archive
 from charlab.runs.identity import meaning
 from charlab.studies import plan as planning

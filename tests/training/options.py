@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from charlab.configuration.build import build
-from charlab.configuration.compose import conf_folder
+from charlab.configuration.sources import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.checkpointing import LAST, Checkpointing

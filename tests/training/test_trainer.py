@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import (
 )
 from omegaconf import OmegaConf
 
-from charlab.configuration.compose import conf_folder
+from charlab.configuration.sources import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.training.trainer import build_trainer, check_callback, check_precision

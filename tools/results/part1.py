@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from charlab.configuration.former import translate
+from charlab.configuration.overrides import translate
 from charlab.runs.record import Record
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charlab.configuration.former import translate
+from charlab.configuration.overrides import translate
 from charlab.runs.record import Record
 
 INTRODUCTION = """\

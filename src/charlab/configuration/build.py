@@ -1,7 +1,21 @@
-"""Build the objects that a configuration describes."""
+"""Build the objects that a configuration describes, and inspect which arguments a `_target_` accepts.
+
+By convention, the program supplies the parameters before the `*` of a signature, and the configuration supplies the
+keyword-only ones after it.
+"""
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+import traceback
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import Parameter
+from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import hydra
@@ -9,10 +23,11 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.messages import find_user_error
-from charlab.configuration.signatures import find
+from charlab.configuration.messages import find_user_error, nearest
+from charlab.errors import UserError
 
 HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
+_VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 
 def plain(node: DictConfig) -> dict[str, Any]:
@@ -45,3 +60,121 @@ def _targets(node: Any) -> set[str]:
         found = find(node["_target_"])  # the defining module may have another name, as for torch.nn.LayerNorm
         named = {node["_target_"], f"{found.__module__}.{found.__qualname__}"}
     return named.union(*map(_targets, parts))
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a class's constructor or of a function.
+
+    Attributes:
+        annotations: annotation of each parameter; Any if it has none or it cannot be evaluated.
+        open: whether other names are accepted too (`**kwargs`).
+        configured: names of the parameters that a configuration supplies: the keyword-only ones.
+        required: names of the configured parameters without a default.
+        supplied: names of the parameters that only the program may supply; empty for code outside charlab.
+    """
+
+    annotations: dict[str, Any]
+    open: bool
+    configured: frozenset[str]
+    required: frozenset[str]
+    supplied: frozenset[str]
+
+
+def signature(target: str) -> Signature | None:
+    """Return the signature of a `_target_`; None if Python cannot determine it.
+
+    Raises:
+        UserError: if no such class or function exists, or importing its module fails.
+    """
+    constructor = find(target)
+    if not callable(constructor):
+        raise UserError(f"{target} is neither a class nor a function: name one.")
+    try:
+        every = inspect.signature(constructor).parameters
+    except (TypeError, ValueError):
+        return None
+    hints = _hints(constructor)
+    parameters = {name: p for name, p in every.items() if p.kind not in _VARIADIC}
+    keywords = {name: p for name, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
+    positional = [n for n, p in parameters.items() if n not in keywords and p.default is Parameter.empty]
+    own = target.partition(".")[0] == "charlab"
+    return Signature(
+        annotations={name: hints.get(name, Any) for name in parameters},
+        open=any(p.kind is Parameter.VAR_KEYWORD for p in every.values()),
+        configured=frozenset(keywords),
+        required=frozenset(name for name, p in keywords.items() if p.default is Parameter.empty),
+        # A signature without a * does not follow the convention, but the program always supplies the first argument.
+        supplied=frozenset(positional if keywords else positional[:1]) if own else frozenset(),
+    )
+
+
+def accepts(target: str, name: str) -> bool:
+    """Return whether a configuration may pass a `_target_` a parameter of that name."""
+    try:
+        known = signature(target)
+    except UserError:
+        return False
+    return known is not None and name in known.annotations and name not in known.supplied
+
+
+def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
+    function = code_of(constructor)
+    try:
+        return typing.get_type_hints(function, include_extras=True) if function is not None else {}
+    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
+        return {}
+
+
+def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Return the function that runs when a class or function is called, unwrapped from its decorators."""
+    function = constructor.__init__ if inspect.isclass(constructor) else constructor
+    function = inspect.unwrap(function)
+    return function if inspect.isfunction(function) or inspect.ismethod(function) else None
+
+
+def find(target: str) -> Any:
+    """Import and return the object with a dotted name.
+
+    Raises:
+        UserError: if nothing has that name, or importing fails.
+    """
+    top, *rest = target.split(".")
+    found = _import(top, target)
+    if found is None:
+        known = ["charlab", "lightning", "torch"]
+        hint = ": install it." if top in known else nearest(top, known)
+        raise UserError(f"There is no module {top} (for {target}) in {Path.cwd()} or among the installed ones{hint}")
+    name = top
+    for part in rest:
+        if not hasattr(found, part) and isinstance(found, ModuleType):
+            _import(f"{name}.{part}", target)
+        if not hasattr(found, part):
+            raise UserError(f"There is no {part} in {name}{nearest(part, _public_names(found))}")
+        found, name = getattr(found, part), f"{name}.{part}"
+    return found
+
+
+def _import(name: str, target: str) -> ModuleType | None:
+    """Import and return a module; None if no module has that name."""
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            return None
+        raise UserError(f"{target} needs the module {error.name}, which is not installed: install it.") from error
+    except SyntaxError as error:
+        raise UserError(f"{error.filename}, line {error.lineno}, is not Python: {error.msg}.") from error
+    except Exception as error:  # a user's module may raise any exception
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"Importing {name} failed in {last.filename}, line {last.lineno}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _public_names(owner: Any) -> set[str]:
+    """Return the public names inside an object that can continue a `_target_`: classes, functions and submodules."""
+    within = {name for _, name, _ in pkgutil.iter_modules(getattr(owner, "__path__", []))}
+    made = {name for name, value in vars(owner).items() if callable(value)} if hasattr(owner, "__dict__") else set()
+    return {name for name in within | made if not name.startswith("_")}

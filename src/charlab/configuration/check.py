@@ -6,21 +6,31 @@ The constructors are the schema. Checks that need no imports run first, then tho
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
 import typing
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import Container, DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, InterpolationToMissingValueError, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationKeyError,
+    InterpolationToMissingValueError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
-from charlab.configuration.messages import all_keys, similar, unknown_key
-from charlab.configuration.signatures import Signature, signature
+from charlab.configuration.build import Signature, signature
+from charlab.configuration.messages import all_keys, find_user_error, one_sentence, similar, unknown_key
+from charlab.configuration.overrides import SWEEP_KEYS
+from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.types import display, fits, requirement
 
 if TYPE_CHECKING:
-    from charlab.configuration.compose import Composition
+    from charlab.configuration.sources import Composition
 
 INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
 LATER = object()
@@ -31,7 +41,6 @@ OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
-STUDIES = ("study", "search", "launcher")  # checked by charlab.studies when a sweep begins
 _LONGEST_NAME = 200  # bytes; file systems allow 255
 
 
@@ -122,7 +131,7 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
             names = {name[len(path) + 1 if path else 0 :].partition(".")[0] for name in composition.declared}
             siblings = {name for name in names if _join(path, name) in composition.declared} - {"hydra"}
             raise unknown_key(inner, siblings, composition.declared, composition.place(inner))
-        if isinstance(value, dict) and not constructed and inner not in STUDIES:
+        if isinstance(value, dict) and not constructed and inner not in SWEEP_KEYS:
             _check_keys(value, inner, composition, values)
 
 
@@ -139,6 +148,48 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
         raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 
 
+def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
+    """Return a job's output folder; None if it is known only when the job starts.
+
+    The folder's name depends on the training text, so this reads the text.
+
+    Args:
+        config: the job's configuration with Hydra's node.
+        sweep: whether the job is part of a sweep.
+
+    Raises:
+        UserError: if the folder cannot be resolved.
+    """
+    node = config.hydra
+    try:
+        with hydra_config(config):
+            return Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
+    except (InterpolationToMissingValueError, MissingMandatoryValue):
+        return None  # a pattern that the user has set, perhaps with the job's number
+    except OmegaConfBaseException as error:
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
+
+
+def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
+    """Check that a job's output folder can be resolved and created; see `output_folder`.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    folder = output_folder(config, sweep=sweep)
+    if folder is None:
+        return
+    existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
+            pass  # checking permissions is not enough: root has all of them but cannot create folders in /proc
+    except OSError as error:
+        reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
+        raise UserError(
+            f"{folder} cannot be made, since {existing} {reason}: choose another place with output_dir=…."
+        ) from None
+
+
 def check_parts(tree: dict[str, Any], composition: Composition) -> None:
     """Check every part against the signature of its `_target_`, then build the model and the parts that train it.
 
@@ -149,12 +200,12 @@ def check_parts(tree: dict[str, Any], composition: Composition) -> None:
     Raises:
         UserError: for the first mistake found.
     """
-    parts = {key: value for key, value in tree.items() if key not in STUDIES and isinstance(value, dict)}
+    parts = {key: value for key, value in tree.items() if key not in SWEEP_KEYS and isinstance(value, dict)}
     first = {key: parts[key] for key in LIGHTNING_FREE if key in parts}
     for key, part in first.items():
         _check_constructions(part, key, composition)
     if first.get("model", {}).get("_target_") and "data" in parts:
-        from charlab.configuration.building import build_data_and_objective, build_model
+        from charlab.configuration.trial_build import build_data_and_objective, build_model
 
         model = build_model(tree)
         for key in ("data", "objective"):

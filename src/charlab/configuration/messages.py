@@ -15,12 +15,12 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
 
-from charlab.configuration.overrides import parse
+from charlab.configuration.overrides import keys_set, parse
 from charlab.errors import UserError
 from charlab.files import advice
 
 if TYPE_CHECKING:
-    from charlab.configuration.compose import Composition
+    from charlab.configuration.sources import Composition
 
 COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
 """Exceptions that Hydra raises when a user's configuration does not compose."""
@@ -266,13 +266,6 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
         if override.is_force_add():
             return UserError(f"{typed} chooses an option of a group: leave out the ++.")
     return None
-
-
-def keys_set(key: str, value: object) -> list[str]:
-    """Return the dotted keys that an override sets: one, or one per entry if its value is a mapping."""
-    if not isinstance(value, dict) or not value:
-        return [key]
-    return [inner for name, part in value.items() for inner in keys_set(f"{key}.{name}", part)]
 
 
 def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> UserError | None:

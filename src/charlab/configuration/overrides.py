@@ -1,23 +1,94 @@
-"""Rewrite overrides typed as key=value to fit Hydra's grammar.
+"""Rewrite overrides typed as key=value: former names to today's, and values to fit Hydra's grammar.
 
 Hydra reads a value such as `a,b` as a sweep and cannot parse many texts, such as file names with accents. Values with
 only one possible meaning are rewritten so that Hydra reads them that way.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from charlab.errors import UserError
+from charlab.types import display
+
+FORMER_OVERRIDES: dict[str, tuple[str, ...]] = {
+    "launcher=basic": ("launcher=local",),
+    "launcher=joblib": ("launcher=local", "launcher.at_once=null"),
+    "hydra.launcher.n_jobs=-1": ("launcher.at_once=null",),
+    "trainer.max_steps=null": ("trainer.max_steps=-1",),
+    "callbacks.evaluation=null": ("trainer.limit_val_batches=0",),
+    "~callbacks.evaluation": ("trainer.limit_val_batches=0",),
+    "callbacks.metrics=null": ("trainer.log_every_n_steps=0",),
+    "~callbacks.metrics": ("trainer.log_every_n_steps=0",),
+}
+"""Replacements of whole overrides."""
+
+FORMER_KEYS: dict[str, str] = {
+    "hydra.launcher.n_jobs": "launcher.at_once",
+    "hydra.launcher.": "launcher.",
+    "hydra/launcher": "launcher",
+    "trainer.max_seconds": "budget.max_seconds",
+    "trainer.threads": "compute.threads",
+    "trainer.compile": "compute.compile",
+    "callbacks.evaluation.every_n_steps": "evaluate_every",
+    "callbacks.evaluation.num_batches": "estimate_batches",
+    "callbacks.metrics.every_n_steps": "trainer.log_every_n_steps",
+}
+"""Replacements of keys; a name that ends with a dot is a prefix."""
+
+FORMER_VALUES: dict[str, dict[str, str]] = {
+    "trainer.precision": {
+        "float32": "32-true",
+        "float64": "64-true",
+        "bfloat16": "bf16-mixed",
+        "float16": "16-mixed",
+    },
+}
+"""Replacements of values by key; values separated by commas are replaced one by one."""
 
 TEXT_KEYS = ("prompt", "infill", "blank")
 """Keys whose values are always a single text, even with commas and brackets."""
 
 _KEY_AND_VALUE = re.compile(r"(?P<key>\+{0,2}[\w./@$-]+)=(?P<value>.*)", re.DOTALL)
 _QUOTED = re.compile(r"""(?P<quote>["'])(\\.|(?!(?P=quote))[^\\])*(?P=quote)""", re.DOTALL)
+
+SWEEP_KEYS = ("study", "search", "launcher", "dry_run")
+"""Keys of `conf/train.yaml` that are settings of a sweep as a whole, without effect on its single runs."""
+
+
+def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return overrides with their current names, and a note for each one that changed.
+
+    Args:
+        overrides: overrides from the command line or a study's file.
+    """
+    translated: list[str] = []
+    notes: list[str] = []
+    for override in overrides:
+        present = FORMER_OVERRIDES.get(override) or (_renamed(override),)
+        translated += present
+        if present != (override,):
+            notes.append(f"{override} is now {' '.join(present)}.")
+    return translated, notes
+
+
+def _renamed(override: str) -> str:
+    key, equals, value = override.partition("=")
+    signs = key[: len(key) - len(key.lstrip("+~"))]
+    name = key[len(signs) :]
+    if name in FORMER_VALUES:
+        value = ",".join(FORMER_VALUES[name].get(part, part) for part in value.split(","))
+    for former, present in FORMER_KEYS.items():
+        if name == former or (former.endswith(".") and name.startswith(former)):
+            name = f"{present}{name[len(former) :]}"
+            break
+    return f"{signs}{name}{equals}{value}"
 
 
 def prepare(
@@ -64,9 +135,22 @@ def prepare(
 
 def quoted(text: str) -> str:
     """Return `text` in quotes, so that Hydra and OmegaConf read back exactly the same text."""
+    return QuotedString(literal(text), Quote.double).with_quotes()
+
+
+def literal(text: str) -> str:
+    """Return `text` with every "${" escaped, so that OmegaConf reads no interpolation."""
     # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
-    literal = re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
-    return QuotedString(literal, Quote.double).with_quotes()
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+
+
+def written(value: Any) -> str:
+    """Return a value in the syntax of the command line, from which Hydra reads back exactly the same value."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{written(part)}" for key, part in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(written, value))}]"
+    return quoted(value) if isinstance(value, str) else display(value)
 
 
 def parse(override: str) -> Override:
@@ -76,6 +160,13 @@ def parse(override: str) -> Override:
         HydraException: if it is not a valid override.
     """
     return OverridesParser.create().parse_override(override)
+
+
+def keys_set(key: str, value: object) -> list[str]:
+    """Return the dotted keys that an override sets: one, or one per entry if its value is a mapping."""
+    if not isinstance(value, dict) or not value:
+        return [key]
+    return [inner for name, part in value.items() for inner in keys_set(f"{key}.{name}", part)]
 
 
 def _is_readable(override: str) -> bool:
@@ -93,3 +184,9 @@ def _is_no_text(override: str) -> bool:
     except HydraException:
         return False
     return not parsed.is_sweep_override() and (parsed.value() is None or isinstance(parsed.value(), int | float | bool))
+
+
+def concerns_sweep(override: str) -> bool:
+    """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
+    key = override.lstrip("+~").partition("=")[0]
+    return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS

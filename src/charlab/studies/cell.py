@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import signal
 import stat
 import sys
@@ -21,6 +20,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from charlab.configuration.messages import find_user_error
+from charlab.configuration.overrides import literal
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.definitions import extract, names_in, provide
@@ -117,8 +117,7 @@ def _without_interpolations(value: Any) -> Any:
         return {key: _without_interpolations(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_interpolations(part) for part in value]
-    # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
+    return literal(value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

@@ -210,7 +210,7 @@ def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
     for key, options in grid.items():
         if not isinstance(options, list) or not options:
             raise UserError(f"study.grid.{key}{_place(choice)} must be a list of values, not {display(options)}.")
-        listed[str(key)] = [_typed(option) for option in options]
+        listed[str(key)] = [typed(option) for option in options]
     return listed
 
 
@@ -295,7 +295,7 @@ def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
     return listed
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """Return a YAML value as typed on the command line."""
     return display(value) if value is None or isinstance(value, bool) else str(value)
 

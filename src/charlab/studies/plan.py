@@ -16,15 +16,11 @@ from rich.console import Console
 from rich.progress import track
 
 from charlab.configuration.build import plain
-from charlab.configuration.compose import (
-    NO_KEYS_OF_A_RUN,
-    Composer,
-    check_output_folder,
-    concerns_sweep,
-    hydra_config,
-    resolve_values,
-)
+from charlab.configuration.check import check_output_folder
+from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import listed, one_sentence
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep
+from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import count
@@ -368,7 +364,7 @@ def is_shared(key: str) -> bool:
 
 def run_values(config: DictConfig) -> dict[str, Any]:
     """Return the part of a composed configuration that describes a single run, resolved."""
-    keys = [str(key) for key in config if key not in ("hydra", *NO_KEYS_OF_A_RUN)]
+    keys = [str(key) for key in config if key not in ("hydra", *SWEEP_KEYS)]
     with hydra_config(config):
         return plain(OmegaConf.masked_copy(config, keys))
 

@@ -15,14 +15,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from charlab.command import command
-from charlab.configuration.compose import Composer, check_output_folder, hydra_config, resolve_values
+from charlab.configuration.check import check_output_folder
+from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import nearest
+from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.store import Store
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
-from charlab.studies.definition import Arm, check_folder_name, settings
+from charlab.studies.definition import Arm, check_folder_name, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
 from charlab.studies.plan import Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
@@ -399,15 +401,8 @@ class _Trials:
         return config
 
     def _overrides(self, params: Mapping[str, Any]) -> list[str]:
-        return self.composer.prepare([f"{key}={_typed(value)}" for key, value in params.items()])
-
-
-def _typed(value: Any) -> str:
-    """Return a suggested value as typed on the command line, so that exactly the same number is read back."""
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return str(value)
+        return self.composer.prepare([f"{key}={typed(value)}" for key, value in params.items()])
 
 
 def _shown(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else _typed(value)
+    return f"{value:.4g}" if isinstance(value, float) else typed(value)

@@ -14,8 +14,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build
-from charlab.configuration.compose import Composer, concerns_sweep
+from charlab.configuration.compose import Composer
 from charlab.configuration.messages import missing_extra
+from charlab.configuration.overrides import concerns_sweep
 from charlab.errors import UserError
 from charlab.quantities import count
 from charlab.runs.store import Store

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from charlab.command import command
-from charlab.configuration.former import translate
-from charlab.configuration.overrides import quoted
+from charlab.configuration.overrides import quoted, translate
 from charlab.quantities import count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
 

@@ -21,10 +21,9 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build
+from charlab.configuration.build import build, code_of, find, signature
 from charlab.configuration.check import INSTRUCTIONS, LATER
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.signatures import code_of, find, signature
 from charlab.errors import UserError
 from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlab.configuration.compose import Composer, compose, conf_folder
+from charlab.configuration.compose import Composer, compose
+from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 
 from .conftest import write
@@ -295,12 +296,12 @@ def test_a_newcomers_mixer_takes_part(own: Path) -> None:
 
 
 def test_a_study_builds_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from charlab.configuration import building
+    from charlab.configuration import trial_build
 
     built: list[str] = []
-    construct: Callable[..., object] = building._construct
+    construct: Callable[..., object] = trial_build._construct
     monkeypatch.setattr(
-        building, "_construct", lambda tree: (built.append(tree["model"]["_target_"]), construct(tree))[1]
+        trial_build, "_construct", lambda tree: (built.append(tree["model"]["_target_"]), construct(tree))[1]
     )
     for rate in ("1e-3", "1e-2"):
         compose(["model=bigram", "data.context_length=77", f"optimizer.lr={rate}"])

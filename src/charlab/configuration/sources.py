@@ -1,0 +1,235 @@
+"""Where a configuration comes from: the files that Hydra finds, and where each of its values was set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import hydra
+from hydra import version
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from charlab.configuration.build import accepts
+from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
+from charlab.configuration.overrides import keys_set, parse
+from charlab.errors import UserError
+
+if TYPE_CHECKING:
+    from charlab.configuration.compose import Composer
+
+VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
+
+
+def conf_folder() -> Path:
+    """Return the absolute path of the `conf` folder: inside the installed package, or next to `src` in a checkout.
+
+    Raises:
+        UserError: if it is in neither place.
+    """
+    here = Path(__file__).resolve()
+    installed, checkout = here.parents[1] / "conf", here.parents[3] / "conf"
+    for folder in (installed, checkout):
+        if (folder / "train.yaml").is_file():
+            return folder
+    raise UserError(f"The configuration is in neither {installed} nor {checkout}: install charlab again.")
+
+
+@contextmanager
+def hydra_state() -> Iterator[None]:
+    """Set the version base that charlab is written for, and restore another application's Hydra state on exit."""
+    running = GlobalHydra.instance().hydra
+    chosen = version.VersionBase.instance()
+    former = chosen.version_base
+    if VERSION_BASE:
+        version.setbase(ver=VERSION_BASE["version_base"])
+    try:
+        yield
+    finally:
+        chosen.version_base = former
+        GlobalHydra.instance().hydra = running
+
+
+@contextmanager
+def hydra_config(config: DictConfig) -> Iterator[None]:
+    """Make `${hydra:…}` refer to this configuration's node while the block runs."""
+    instance = HydraConfig.instance()
+    former = instance.cfg
+    instance.set_config(config)
+    try:
+        yield
+    finally:
+        instance.cfg = former
+
+
+class Composition:
+    """One composition: its overrides and files, and where each value was set.
+
+    Attributes:
+        overrides: the overrides passed to Hydra, with a `+` before parameters that only a signature declares.
+        text_keys: keys whose values are always text.
+    """
+
+    def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
+        self.composer, self.multirun = composer, multirun
+        self.overrides = [*composer.further, *overrides]
+        self.text_keys = composer.text_keys
+        self._found_in: list[Path] = []
+
+    def load(self) -> DictConfig:
+        """Return the composed configuration, including Hydra's node.
+
+        Raises:
+            UserError: if Hydra cannot compose it.
+        """
+        try:
+            return self._load(self.overrides)
+        except COMPOSITION_ERRORS as error:
+            added = self._with_undeclared(error)
+            if added != self.overrides:
+                self.overrides = added
+                return self.load()
+            raise diagnose(error, self) from None
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
+        with hydra_state():
+            config = self.composer.loader.load_configuration(self.composer.config_name, list(overrides), mode)
+        sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
+        self._found_in = [Path(str(source.path)) for source in sources]
+        return config
+
+    def _with_undeclared(self, error: Exception) -> list[str]:
+        """Return the overrides with a `+` before the one that failed, if its key is a parameter of the constructor."""
+        found = list(self.overrides)
+        for index, override in enumerate(found):
+            key = override.partition("=")[0]
+            parent, _, leaf = key.rpartition(".")
+            if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
+                choices = [other for other in found if self.is_group(other.lstrip("+~").partition("=")[0])]
+                try:
+                    node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
+                except COMPOSITION_ERRORS:
+                    return found
+                target = node.get("_target_") if isinstance(node, DictConfig) else None
+                if isinstance(target, str) and accepts(target, leaf):
+                    found[index] = f"+{override}"
+        return found
+
+    def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
+        """Compose with other overrides; return plain, unresolved dictionaries and lists."""
+        return cast("dict[str, Any]", OmegaConf.to_container(self._load([*self._searching, *overrides])))
+
+    @property
+    def _searching(self) -> list[str]:
+        return [override for override in self.overrides if override.startswith("hydra.searchpath=")]
+
+    def _members(self, group: str, kind: ObjectType) -> list[str]:
+        loader, name = self.composer.loader, self.composer.config_name
+        with hydra_state():
+            return loader.get_group_options(group, kind, config_name=name, overrides=self._searching)
+
+    def is_group(self, name: str) -> bool:
+        """Return whether a group of that name exists."""
+        return bool(name) and bool(self._members(name, ObjectType.CONFIG) or self._members(name, ObjectType.GROUP))
+
+    def groups(self, parent: str = "") -> list[str]:
+        """Return the names of all groups, with slashes in nested ones."""
+        children = [f"{parent}/{child}" if parent else child for child in self._members(parent, ObjectType.GROUP)]
+        return [name for child in children for name in [child, *self.groups(child)]]
+
+    def options(self, group: str) -> list[str]:
+        """Return the options of a group, with slashes in those of its subfolders.
+
+        Files of a subfolder count only if their package is `_global_`, as in `experiment`. Otherwise the subfolder is a
+        group of its own, for parts of the chosen option.
+        """
+        nested = [
+            f"{child}/{option}"
+            for child in self._members(group, ObjectType.GROUP)
+            for option in self.options(f"{group}/{child}")
+            if any("@package _global_" in text for text in self._texts_of(f"{group}/{child}/{option}"))
+        ]
+        options = [*self._members(group, ObjectType.CONFIG), *nested]
+        return [option for option in options if not option.rpartition("/")[2].startswith("_")]
+
+    def exists(self, group: str, option: str) -> bool:
+        """Return whether a group has an option of that name."""
+        folder, _, name = f"{group}/{option}".rpartition("/")
+        return name in self._members(folder, ObjectType.CONFIG)
+
+    @property
+    def _folders(self) -> list[Path]:
+        """The folders of configuration files, in search order."""
+        if not self._found_in:
+            self._load(self._searching)
+        return self._found_in
+
+    def searched(self) -> list[str]:
+        """Return the folders of configuration files as shown to users."""
+        own, here = conf_folder(), Path.cwd() / "conf"
+        shown = ["charlab's own configuration" if folder == own else str(folder) for folder in self._folders]
+        return shown if here in self._folders or own not in self._folders else [*shown, f"{here} (no such folder)"]
+
+    def _texts_of(self, name: str) -> list[str]:
+        files = [folder / f"{name}.yaml" for folder in self._folders]
+        return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+
+    def file_chooses(self, name: str, option: str) -> bool:
+        """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""
+        group, _, choice = option.rpartition("/")
+        wanted = {f"override /{group}": choice}
+        return any(
+            wanted in (OmegaConf.to_container(OmegaConf.create(text)) or {}).get("defaults", [])  # type: ignore[union-attr]
+            for text in self._texts_of(name)
+        )
+
+    @cached_property
+    def _files(self) -> list[tuple[str, bool, set[str]]]:
+        """For each file in order: its name, whether it only overrides keys of other files, and the keys it sets."""
+        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
+        with hydra_state():
+            loader = self.composer.loader
+            defaults = loader.compute_defaults_list(self.composer.config_name, self.overrides, mode).defaults
+        found = []
+        for default in defaults:
+            name, package = default.config_path or "", default.package or ""
+            for text in self._texts_of(name)[:1] if not name.startswith("hydra/") else []:
+                content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
+                if isinstance(content, dict):
+                    content.pop("defaults", None)
+                keys = {f"{package}.{key}" if package else key for key in all_keys(content)}
+                parents = (
+                    {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
+                )
+                found.append((name, "/" in name and not package, keys | parents))
+        return found
+
+    @cached_property
+    def declared(self) -> set[str]:
+        """The dotted keys that configuration files declare; files that only override them do not count."""
+        return set().union(*(keys for _, overlay, keys in self._files if not overlay))
+
+    def place(self, path: str) -> str:
+        """Return the last file that set `path`, as " (in FILE.yaml)"; "" if it was set on the command line."""
+        typed = {key for override in self.overrides for key in _typed_keys(override)}
+        if any(path == key or path.startswith(f"{key}.") for key in typed if not self.is_group(key)):
+            return ""
+        files = [name for name, _, keys in self._files if path in keys]
+        return f" (in {files[-1]}.yaml)" if files else ""
+
+
+def _typed_keys(override: str) -> list[str]:
+    key = override.lstrip("+~").partition("=")[0]
+    try:
+        return [key, *keys_set(key, parse(override).value())]
+    except HydraException:
+        return [key]
