@@ -1,18 +1,21 @@
 """Cells that run at once share nothing, as long as there is enough."""
 
 import os
+import re
 import shutil
 import time
 from pathlib import Path
 
 import pytest
+import submitit
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from submitit.core.utils import FailedJobError
 
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
-from charlab.studies.executors import local, ray
+from charlab.studies.executors import local, ray, slurm
 from charlab.studies.executors.local import Local, share, usable_cores, visible_gpus
 from charlab.studies.executors.ray import Ray
 from charlab.studies.executors.slurm import Slurm
@@ -98,14 +101,40 @@ def test_how_many_cells_run_at_once(executor, expected, monkeypatch):
     assert executor().at_once == expected
 
 
+def test_jobs_that_slurm_rejects_are_told_with_what_helps(tmp_path, monkeypatch):
+    class Rejecting:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, **_):
+            pass
+
+        def map_array(self, *_):
+            raise FailedJobError("sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job failed")
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Rejecting)
+    monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
+    sentence = (
+        "SLURM rejected the jobs (invalid partition specified: fast Batch job failed): change what it names by "
+        "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml, and give the command again."
+    )
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])
+
+
+def slurm_executor():
+    settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
+    settings.pop("_target_")
+    return Slurm(**settings)
+
+
 @pytest.mark.parametrize("part", ["100%j", "x%t", "a\\\\b"])
 def test_slurm_refuses_a_folder_that_it_would_read_as_a_pattern(part, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: "sbatch")
-    settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
-    settings.pop("_target_")
-    Slurm(**settings).check(Path("outputs"))
+    executor = slurm_executor()
+    executor.check(Path("outputs"))
     with pytest.raises(UserError, match="a pattern to SLURM"):
-        Slurm(**settings).check(Path("outputs") / part)
+        executor.check(Path("outputs") / part)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UserError, match="needs sbatch"):
-        Slurm(**settings).check(Path("outputs"))
+        executor.check(Path("outputs"))

@@ -94,6 +94,15 @@ def test_what_cannot_be_is_one_sentence(tmp_path, settings, message):
     assert "\n" not in str(raised.value)
 
 
+def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    advice = r"--nodes=1 --ntasks-per-node=1, or, .*set SLURM_JOB_NAME=interactive before the command\.$"
+    with pytest.raises(UserError, match=advice):
+        build(tmp_path)
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert build(tmp_path).world_size == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "interval", "epochs"),
     [

@@ -30,6 +30,7 @@ from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_nam
 
 FILE_NAME = "plan.json"
 FORMAT = 1
+MANY_ARMS = 10  # whose checks take more than a moment
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force")  # seeds pair the arms, and there is one output folder
 
 
@@ -231,7 +232,7 @@ class Planner:
 
         Args:
             command: the command that runs the study again.
-            console: where to show a progress bar while arms are checked, on a terminal only.
+            console: where to show a progress bar while arms are checked, or a line where there is no terminal.
 
         Raises:
             UserError: if an arm does not compose, equals another arm, or changes a setting that all arms must share.
@@ -242,7 +243,10 @@ class Planner:
         else:
             arms, seeds = definition.arms, definition.seeds
             self._check_typed()
-        bar = partial(track, console=console, transient=True, disable=console is None or not console.is_terminal)
+        draws = console is not None and console.is_terminal
+        if console is not None and not draws and len(arms) >= MANY_ARMS:
+            console.print(f"Checking {count(len(arms), 'arm')} …")
+        bar = partial(track, console=console, transient=True, disable=not draws)
         configs = [self._compose(arm, seeds[0] if seeds else None) for arm in bar(arms, "composing")]
         for arm in bar(arms, "checking"):  # last: it imports torch, and the checks above do not
             with _naming(arm):

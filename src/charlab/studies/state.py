@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from charlab.studies.verdicts import Comparison, Value
 
 STOP_FILE = "stop"  # while it is in the study's folder, no more cells start
+GONE = "The process that ran it is gone, perhaps with its job or machine; the study's command resumes it."
 SECONDS_TO_PROBE = 2.0  # a status check holds a lock for a moment, so a sweep waits this long for its own
 
 Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
@@ -80,7 +81,7 @@ class Outcome:
         if run != cell.run:  # the outcome of another run, as of one by other code
             return None
         if outcome.fate == "running" and not held:
-            return replace(outcome, fate="interrupted", reason="The process that ran the cell is gone.")
+            return replace(outcome, fate="interrupted", reason=GONE)
         return outcome
 
 
@@ -210,7 +211,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     if outcome is not None and outcome.fate == "running":
         if is_held(cell_lock(study, cell)):
             return CellResult(cell, "running", "", begun)
-        return CellResult(cell, "interrupted", corrupt or "The process that ran it is gone.", begun)
+        return CellResult(cell, "interrupted", corrupt or GONE, begun)
     if store.folder(cell.run) in unreadable:  # a new run would use this folder, so it cannot run again
         return CellResult(cell, "corrupt", corrupt)
     if begun is not None and begun.record.status == "failed":

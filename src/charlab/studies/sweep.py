@@ -184,7 +184,9 @@ def _link_runs(results: StudyResults) -> None:
 def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
     never = sum(Outcome.load(folder, cell) is None for cell in cells)
     if never and not (folder / STOP_FILE).exists():
-        print(f"{never} cells never began; the output of a cluster's jobs is in {folder / 'jobs'}.", file=sys.stderr)
+        jobs = folder / "jobs"
+        why = f"the output of their jobs in {jobs} may say why, and " if jobs.exists() else ""
+        print(f"{count(never, 'cell')} never began: {why}the study's command runs them.", file=sys.stderr)
 
 
 def _command(overrides: Sequence[str], flags: Sequence[str]) -> str:

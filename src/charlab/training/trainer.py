@@ -128,6 +128,13 @@ def build_trainer(
         if isinstance(error, UserError):
             raise
         reason = " ".join(str(error).split()).partition(". ")[0].rstrip(".")
+        if "SLURM" in str(error):
+            nodes, devices = settings["num_nodes"], settings["devices"]
+            raise UserError(
+                f"The tasks of this SLURM job do not fit trainer.num_nodes={nodes} and trainer.devices={devices} "
+                f"({reason}): submit it with --nodes={nodes} --ntasks-per-node={devices}, or, to train in one process "
+                "of this job, set SLURM_JOB_NAME=interactive before the command."
+            ) from error
         raise UserError(
             f"Lightning cannot train on {device} with trainer.strategy={settings['strategy']} and "
             f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "

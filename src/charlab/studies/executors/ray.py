@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charlab.errors import UserError
+from charlab.quantities import count
 from charlab.studies.executors.local import usable_cores
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell
@@ -56,5 +58,9 @@ class Ray:
         finally:
             if started:
                 ray.shutdown()
-        if len(lost) == len(cells):
-            raise UserError(f"Ray could not run any cell: {' '.join(str(lost[0]).split())}")
+        if lost:
+            reason = " ".join(str(lost[0]).split()).rstrip(".")
+            told = f"Ray has lost {len(lost)} of {count(len(cells), 'cell')} ({reason}): give the command again."
+            if len(lost) == len(cells):
+                raise UserError(told)
+            print(told, file=sys.stderr)

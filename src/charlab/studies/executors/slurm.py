@@ -77,7 +77,11 @@ class Slurm:
                 executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
                 _wait_for_queue(name)
         except FailedJobError as error:
-            raise UserError(f"SLURM rejected the jobs: {' '.join(str(error).split())}") from None
+            reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
+            raise UserError(
+                f"SLURM rejected the jobs ({reason}): change what it names by launcher.KEY=…, with the keys of "
+                "conf/launcher/slurm.yaml, and give the command again."
+            ) from None
         except KeyboardInterrupt:
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
             _wait_for_queue(name)
