@@ -19,6 +19,7 @@ from charlab.configuration.overrides import parse
 from charlab.errors import UserError
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
+FEWEST_AT_A_LOOK = 6  # seeds
 FIRST_SEED = 305  # the first seed of a study that gives only the number of seeds
 FOLDER = re.compile(r"\w[\w.+=-]*")
 LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
@@ -37,6 +38,7 @@ TYPES: dict[str, Any] = {
     "arms": dict,
     "grid": dict | None,
     "seeds": PositiveInt | list[int],
+    "looks": list[PositiveInt] | None,
     "metric": Literal["nll"],
     "protocol": Literal["blocks", "sliding", "estimate"],
     "margin": PositiveFloat,
@@ -75,6 +77,7 @@ class Definition:
     Attributes:
         arms: the arms listed in the file or expanded from its grid, baseline first; empty for an ordinary sweep.
         seeds: empty if an ordinary sweep determines them.
+        looks: number of seeds at each planned look; empty for a study that is tested once.
     """
 
     name: str | None
@@ -83,6 +86,7 @@ class Definition:
     overrides: tuple[str, ...]
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
+    looks: tuple[int, ...]
     metric: str
     protocol: str
     margin: float
@@ -108,6 +112,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     if name is not None:
         check_folder_name(name, f"study.name={name!r} is")
     arms = _arms(values, choice) if choice is not None else ()
+    looks = _looks(values["looks"], choice)
     shared = {key: values[key] for key in ("hypothesis", "metric", "protocol", "margin", "budget", "records")}
     return Definition(
         **shared,
@@ -115,7 +120,8 @@ def define(node: DictConfig, choice: str | None) -> Definition:
         baseline=values["baseline"],
         overrides=tuple(values["overrides"]),
         arms=arms,
-        seeds=_seeds(values["seeds"]) if choice is not None else (),
+        seeds=_seeds(values["seeds"], looks, choice) if choice is not None else (),
+        looks=looks,
         time_limit=values["time_limit"],
         fail_fast=values["fail_fast"],
         rerun=tuple(values["rerun"]),
@@ -285,8 +291,28 @@ def _factor_name(key: str, value: str) -> str:
     return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
 
 
-def _seeds(seeds: int | list[int]) -> tuple[int, ...]:
+def _looks(looks: list[int] | None, choice: str | None) -> tuple[int, ...]:
+    if looks is None:
+        return ()
+    where = f"study.looks={display(looks)}{_place(choice)}"
+    if choice is None:
+        raise UserError(f"{where} needs a study with a hypothesis, and an ordinary sweep has none: leave it out.")
+    if not looks or any(after <= before for before, after in itertools.pairwise(looks)):
+        raise UserError(f"{where} must increase: give the numbers of seeds at which to look, as [6, 9, 12, 16].")
+    if looks[0] < FEWEST_AT_A_LOOK:
+        raise UserError(f"{where} begins with too few seeds for the test: use {FEWEST_AT_A_LOOK} or more.")
+    return tuple(looks)
+
+
+def _seeds(seeds: int | list[int], looks: tuple[int, ...], choice: str) -> tuple[int, ...]:
+    if looks and isinstance(seeds, int):
+        seeds = looks[-1]
     listed = tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if looks and len(listed) != looks[-1]:
+        raise UserError(
+            f"study.seeds{_place(choice)} lists {len(listed)} seeds, but the last of study.looks is at {looks[-1]}: "
+            "make them equal, or leave out the seeds."
+        )
     for seed in listed:
         if listed.count(seed) > 1:
             raise UserError(f"study.seeds has {seed} twice: give each seed once.")

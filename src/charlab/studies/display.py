@@ -24,7 +24,14 @@ from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, Outcome, StudyResults, cell_path
 
 SECONDS_BETWEEN_LOOKS = 0.5
-STYLES = {"finished": "green", "missing": "dim", "running": "cyan", "interrupted": "yellow"}
+STYLES = {
+    "finished": "green",
+    "missing": "dim",
+    "running": "cyan",
+    "interrupted": "yellow",
+    "held back": "cyan",
+    "not needed": "dim",
+}
 
 
 @contextmanager
@@ -193,12 +200,19 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{_time(results, todo, at_once)}.", soft_wrap=True)
 
 
+def print_look(results: StudyResults, console: Console) -> None:
+    """Print which arms the last planned look has settled, and which go on."""
+    found = results.comparisons().values()
+    verdicts = [f"{comparison.arm} {comparison.verdict}" for comparison in found]
+    console.print(f"Look after {results.reached} seeds: {', '.join(verdicts)}.", markup=False, soft_wrap=True)
+
+
 def print_summary(results: StudyResults, console: Console) -> None:
     """Print how many cells have finished, and for each of the others the reason and the command to run it alone."""
     console.print(f"[bold]{escape(results.plan.name)}[/]: {_counts(results)}", soft_wrap=True)
     _print_notes(results, console)
     for result in results.cells:
-        if result.status in ("finished", "missing", "running", "corrupt"):
+        if result.status in ("finished", "missing", "running", "corrupt", "held back", "not needed"):
             continue
         reason = result.reason.strip().splitlines()
         console.print(

@@ -23,7 +23,7 @@ from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
-from charlab.quantities import count
+from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, place
 from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_names, grid_arms, leaf, read, shortened
@@ -78,6 +78,7 @@ class Plan:
         seeds: seeds that each arm runs with.
         planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
         looks: number of finished seeds at each report so far, recorded when it changes.
+        planned_looks: number of seeds at each planned look; empty for a study that is tested once.
         metric: the metric to compare, lower is better: "nll", in nats per character.
         protocol: the evaluation protocol.
         margin: the smallest difference that matters, in the metric's unit.
@@ -98,6 +99,7 @@ class Plan:
     seeds: tuple[int, ...]
     planned_seeds: int
     looks: tuple[int, ...] = ()
+    planned_looks: tuple[int, ...] = ()
     metric: str = "nll"
     protocol: str = "blocks"
     margin: float = 0.01
@@ -166,7 +168,7 @@ class Plan:
             for cell in fields["cells"]:
                 cell.pop("former", None)  # written for a while
             fields["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in fields["cells"])
-            listed = {key: tuple(fields[key]) for key in ("seeds", "looks", "amendments")}
+            listed = {key: tuple(fields.get(key, ())) for key in ("seeds", "looks", "planned_looks", "amendments")}
             return cls(**{**fields, **listed})
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
@@ -181,6 +183,8 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
         for name in ("hypothesis", "baseline", "metric", "protocol", "margin", "budget")
         if getattr(former, name) != getattr(plan, name)
     ]
+    if former.planned_looks != plan.planned_looks:
+        said.append(f"Looks were planned {_planned(former)} at first, and are now {_planned(plan)}.")
     arms, runs = {arm.name: arm for arm in former.arms}, _runs_by_arm(former)
     for arm in plan.arms:
         before = arms.pop(arm.name, None)
@@ -196,6 +200,10 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
 def _runs_by_arm(plan: Plan) -> dict[str, dict[int, str]]:
     """Return the runs' folders by arm and seed."""
     return {arm.name: {cell.seed: cell.run for cell in plan.cells if cell.arm == arm.name} for arm in plan.arms}
+
+
+def _planned(plan: Plan) -> str:
+    return f"after {joined([str(look) for look in plan.planned_looks])} seeds" if plan.planned_looks else "nowhere"
 
 
 def _shown(value: object) -> str:
@@ -278,6 +286,7 @@ class Planner:
             cells=cells,
             seeds=seeds,
             planned_seeds=len(seeds),
+            planned_looks=definition.looks,
             command=command,
             sweep=sweep,
             **{key: getattr(definition, key) for key in shared},

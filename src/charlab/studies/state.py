@@ -136,7 +136,17 @@ def sweeping(study: Path) -> Iterator[None]:
 
 
 Status = Literal[
-    "finished", "diverged", "failed", "killed", "timed out", "interrupted", "running", "missing", "corrupt"
+    "finished",
+    "diverged",
+    "failed",
+    "killed",
+    "timed out",
+    "interrupted",
+    "running",
+    "missing",
+    "corrupt",
+    "held back",  # it has ended, but not all cells of its look have
+    "not needed",  # an earlier look has settled its arm
 ]
 
 
@@ -186,7 +196,27 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
     """
     store = Store(output_dir, records if records is not None else Path(plan.records))
     study = output_dir / "studies" / plan.name
-    return StudyResults(plan, tuple(_read(cell, store, study) for cell in plan.cells), study)
+    results = StudyResults(plan, tuple(_read(cell, store, study) for cell in plan.cells), study)
+    return _at_looks(results) if plan.planned_looks else results
+
+
+def _at_looks(results: StudyResults) -> StudyResults:
+    """Return the results without those that no planned look has shown."""
+    plan, comparisons, reached = results.plan, results.comparisons(), results.reached
+    needed = {
+        arm: len(found.seeds) if found.verdict != "inconclusive" else len(plan.seeds)
+        for arm, found in comparisons.items()
+    }
+    needed[plan.baseline] = max(needed.values(), default=len(plan.seeds))
+
+    def shown(result: CellResult) -> CellResult:
+        index = plan.seeds.index(result.cell.seed)
+        if index >= needed.get(result.cell.arm, len(plan.seeds)):
+            return CellResult(result.cell, "not needed")
+        held_back = result.ended and index >= reached
+        return CellResult(result.cell, "held back", older=result.older) if held_back else result
+
+    return replace(results, cells=tuple(map(shown, results.cells)))
 
 
 def _read(cell: Cell, store: Store, study: Path) -> CellResult:
@@ -237,8 +267,13 @@ class StudyResults:
 
     @property
     def finished(self) -> bool:
-        """Whether every cell has finished."""
-        return all(result.status == "finished" for result in self.cells)
+        """Whether every cell that is needed has finished."""
+        return all(result.status in ("finished", "not needed") for result in self.cells)
+
+    @property
+    def reached(self) -> int:
+        """The number of seeds at the last look that was reached; 0 before the first."""
+        return max((len(found.seeds) for found in self.comparisons().values()), default=0)
 
     def of(self, arm: str) -> list[CellResult]:
         """Return the cells of an arm, in the order of the seeds."""
@@ -285,6 +320,7 @@ class StudyResults:
             expectations={arm.name: arm.expect for arm in others},
             planned_seeds=plan.planned_seeds,
             looks=plan.looks,
+            planned_looks=plan.planned_looks,
             bounds=[arm.name for arm in others if self.is_bound(arm.name)],
             baseline_bound=self.is_bound(plan.baseline),
         )

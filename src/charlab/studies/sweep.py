@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from charlab.quantities import count
 from charlab.runs.store import Store
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Rerun, define, read
-from charlab.studies.display import print_cells, print_shares, print_summary, showing
+from charlab.studies.display import print_cells, print_look, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
 from charlab.studies.plan import FILE_NAME, Cell, Plan, Planner
@@ -118,7 +118,7 @@ def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[
     """
     results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
     _warn_of_few_seeds(plan, console)
-    print_cells(results, _due(results, again), at_once, console)
+    print_cells(results, _due(results, again, plan.seeds), at_once, console)
 
 
 def conduct(
@@ -141,16 +141,25 @@ def conduct(
     """
     folder = _folder(plan, output_dir)
     plan = _continued(plan, folder)
-    due = [_cell_to_run(result) for result in _due(read_results(plan, output_dir), again)]
     _warn_of_few_seeds(plan, console)
+    ran: set[str] = set()
     with sweeping(folder):
         plan.save(folder)
         try:
-            if due:
-                (folder / STOP_FILE).unlink(missing_ok=True)
-                with showing(folder, due, console):
-                    launch(folder, due)
-                _tell_never_begun(folder, due)
+            for seeds in plan.planned_looks or (len(plan.seeds),):
+                due = _due(read_results(plan, output_dir), again, plan.seeds[:seeds], ran)
+                if due:
+                    (folder / STOP_FILE).unlink(missing_ok=True)
+                    cells = [_cell_to_run(result) for result in due]
+                    with showing(folder, cells, console):
+                        launch(folder, cells)
+                    _tell_never_begun(folder, cells)
+                ran |= {result.cell.key for result in due}
+                if plan.planned_looks:
+                    results = read_results(plan, output_dir)
+                    if results.reached < seeds:
+                        break
+                    print_look(results, console)
         finally:
             results = read_results(plan, output_dir)
             _link_runs(results)
@@ -204,30 +213,44 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     return plan.continuing(former) if begun else plan
 
 
-def _due(results: StudyResults, again: Sequence[Rerun]) -> list[CellResult]:
-    """Return the cells to run: those without a result, and those to run again."""
-    return [result for result in results.cells if _is_due(result, results.plan.time_limit, again)]
+def _due(
+    results: StudyResults, again: Sequence[Rerun], seeds: Sequence[int], ran: Collection[str] = ()
+) -> list[CellResult]:
+    """Return the cells to run with these seeds: those without a result and those to run again, except for `ran`."""
+    asked = [result for result in results.cells if result.cell.seed in seeds and result.cell.key not in ran]
+    return [result for result in asked if _is_due(result, results.plan.time_limit, again)]
 
 
 def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
+    if result.status == "not needed":
+        return False
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
     if result.status == "timed out":  # only a longer limit can change the result
         return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
-    return result.status not in ("finished", "diverged", "corrupt", "running")
+    return result.status not in ("finished", "diverged", "corrupt", "running", "held back")
 
 
 def _cell_to_run(result: CellResult) -> Cell:
     """Return a cell, with an override to train again if it already has a result."""
-    if result.ended or result.status == "corrupt":
+    if result.ended or result.status in ("corrupt", "held back"):
         return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
     return result.cell
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
-    from charlab.studies.paired import minimum_seeds  # imported here: it imports scipy, and most mistakes end earlier
+    from charlab.studies.looks import idle_looks  # imported here: it imports scipy, and most mistakes end earlier
+    from charlab.studies.paired import minimum_seeds
 
     arms = len(plan.arms) - 1
+    if plan.planned_looks:
+        for seeds, size in idle_looks(plan.planned_looks, arms).items():
+            console.print(
+                f"[bold yellow]Idle look:[/] after {seeds} seeds, with {count(arms, 'arm')}, a difference must be "
+                f"{size:.1f} standard deviations to be significant; leave the look out, or begin later.",
+                soft_wrap=True,
+            )
+        return
     if arms and plan.compares and len(plan.seeds) < minimum_seeds(arms):
         console.print(
             f"[bold yellow]Too few seeds:[/] {count(len(plan.seeds), 'seed')} cannot show a difference between "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from charlab.errors import UserError
 from charlab.studies.definition import EXPECTATIONS, Expectation
+from charlab.studies.looks import critical_values, sequential_p, spent
 from charlab.studies.paired import (
     Evidence,
     Verdict,
@@ -37,15 +39,19 @@ class Comparison:
     A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference
     means that the arm is better. Seeds are in the study's order.
 
+    At planned looks, everything is of the look that settled the arm, or else of the last one that was reached; p-values
+    are sequential, and intervals are repeated confidence intervals (see `looks`).
+
     Attributes:
         arm: the arm's name.
         expectation: what was expected of it.
         verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
         margin: the smallest difference that matters.
         num_arms: number of arms in the study, without the baseline.
-        seeds: the study's seeds.
+        seeds: the seeds that are compared: the study's, or those of the look.
         planned_seeds: number of seeds when the first cell ran.
         looks: number of seeds that had finished each time results were looked at.
+        planned_looks: number of seeds at each planned look; empty if the study is tested once.
         differences: differences by seed; infinite if one cell of the pair diverged.
         diverged: seeds for which the arm diverged.
         baseline_diverged: seeds for which the baseline diverged.
@@ -82,6 +88,7 @@ class Comparison:
     seeds: tuple[int, ...]
     planned_seeds: int
     looks: tuple[int, ...]
+    planned_looks: tuple[int, ...]
     differences: Mapping[int, float]
     diverged: tuple[int, ...]
     baseline_diverged: tuple[int, ...]
@@ -109,7 +116,7 @@ class Comparison:
     @property
     def minimum_seeds(self) -> int:
         """The fewest seeds that a study with this number of arms needs."""
-        return minimum_seeds(self.num_arms)
+        return self.planned_looks[0] if self.planned_looks else minimum_seeds(self.num_arms)
 
     @property
     def ended(self) -> int:
@@ -141,6 +148,7 @@ def compare(
     expectations: Mapping[str, Expectation] | None = None,
     planned_seeds: int | None = None,
     looks: Collection[int] = (),
+    planned_looks: Sequence[int] = (),
     bounds: Collection[str] = (),
     baseline_bound: bool = False,
 ) -> dict[str, Comparison]:
@@ -162,6 +170,9 @@ def compare(
     equivalent. If the baseline's values are the bounds, the same applies in the opposite direction. Two bounds are
     compared directly.
 
+    *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
+    its verdict and takes no part in later looks.
+
     Args:
         baseline: the baseline's value by seed; lower is better.
         arms: each arm's value by seed; at least one arm.
@@ -170,11 +181,12 @@ def compare(
         expectations: expectation by arm; by default, "improve".
         planned_seeds: number of seeds when the first cell ran; by default, the current number.
         looks: number of seeds that had finished each time results were looked at.
+        planned_looks: number of seeds at each planned look, the last of them all seeds; by default, one test of all.
         bounds: names of the arms whose values are upper bounds.
         baseline_bound: whether the baseline's values are upper bounds.
 
     Returns:
-        A comparison for each arm, in the order given.
+        A comparison for each arm, in the order given; empty if the first planned look has not been reached.
 
     Raises:
         UserError: if the arms, seeds, margin or expectations are invalid.
@@ -182,10 +194,27 @@ def compare(
     expectations = expectations or {}
     _check(baseline, arms, seeds, margin, expectations)
     expected = [expectations.get(name, "improve") for name in arms]
-    pairs = [_Pairs(baseline, values, seeds, mixed=(name in bounds) != baseline_bound, bound=name in bounds)
-             for name, values in arms.items()]  # fmt: skip
-    evidence = Evidence(*np.stack([pair.evidence(margin) for pair in pairs], axis=-1))
-    verdicts = decide(evidence, expected)
+    stages = tuple(planned_looks) or (len(seeds),)
+    evidence = Evidence(np.ones((3, len(arms))), np.ones((3, len(arms))))
+    verdicts, reached = ["inconclusive"] * len(arms), [0] * len(arms)
+    pairs: list[_Pairs] = []
+    for look, n in enumerate(stages):
+        now = [_Pairs(baseline, values, seeds[:n], mixed=(name in bounds) != baseline_bound, bound=name in bounds)
+               for name, values in arms.items()]  # fmt: skip
+        runs = [verdict == "inconclusive" for verdict in verdicts]
+        if planned_looks and any(pair.absent for pair, unsettled in zip(now, runs, strict=True) if unsettled):
+            break
+        found = np.stack([pair.evidence(margin, planned_looks, look) for pair in now], axis=-1)
+        evidence = Evidence(*np.where(runs, np.minimum(evidence, found), evidence))
+        decided = decide(evidence, expected)
+        pairs = pairs or now
+        for i, pair in enumerate(now):
+            if runs[i]:
+                verdicts[i], pairs[i], reached[i] = pair.verdict(str(decided[i])), pair, look
+        if "inconclusive" not in verdicts:
+            break
+    if not pairs:
+        return {}
     families = {
         "difference": evidence.difference,
         "equivalence": evidence.equivalence,
@@ -194,20 +223,22 @@ def compare(
     adjusted = {family: holm(p_values) for family, p_values in families.items()}
     levels = {family: holm_levels(p_values) for family, p_values in families.items()}
     comparisons = {}
-    for i, (name, pair) in enumerate(zip(arms, pairs, strict=True)):
-        verdict = "none" if pair.leaks or len(seeds) - len(pair.absent) < 2 else str(verdicts[i])
+    for i, (name, pair, verdict) in enumerate(zip(arms, pairs, verdicts, strict=True)):
         family = _family(verdict, expected[i])
-        sides = 1 if family == "difference" else 2  # equivalence and refutation are one-sided
-        confidence = 0.95 if pair.any_diverged or pair.leaks else 1 - sides * float(levels[family][i])
+        level = float(levels[family][i]) / (2 if family == "difference" else 1)  # the others are one-sided
+        level = 0.025 if pair.any_diverged or pair.leaks else level
+        interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
+        once = pair.n > 1 and not planned_looks
         comparisons[name] = Comparison(
             arm=name,
             expectation=expected[i],
             verdict=verdict,  # type: ignore[arg-type]  # NumPy strings have no Literal type
             margin=margin,
             num_arms=len(arms),
-            seeds=tuple(seeds),
+            seeds=pair.seeds,
             planned_seeds=len(seeds) if planned_seeds is None else planned_seeds,
             looks=tuple(looks),
+            planned_looks=tuple(planned_looks),
             differences=pair.differences,
             diverged=pair.diverged,
             baseline_diverged=pair.baseline_diverged,
@@ -219,17 +250,17 @@ def compare(
             n=pair.n,
             mean=pair.mean,
             standard_deviation=pair.deviation,
-            interval_90=t_interval(pair.mean, pair.deviation, pair.n, 0.90),
-            interval_95=t_interval(pair.mean, pair.deviation, pair.n, 0.95),
-            interval=t_interval(pair.mean, pair.deviation, pair.n, confidence),
-            confidence=confidence,
+            interval_90=interval(0.05),
+            interval_95=interval(0.025),
+            interval=interval(level),
+            confidence=1 - 2 * level,
             p_difference=float(evidence.difference[i]),
             p_difference_holm=float(adjusted["difference"][i]),
             p_equivalence=float(evidence.equivalence[i]),
             p_equivalence_holm=float(adjusted["equivalence"][i]),
             p_holm=float(adjusted[family][i]),
-            p_sign_flip=math.nan if pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
-            power=power_to_support(pair.n, margin, pair.deviation, len(arms)) if pair.n > 1 else math.nan,
+            p_sign_flip=math.nan if planned_looks or pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
+            power=power_to_support(pair.n, margin, pair.deviation, len(arms)) if once else math.nan,
             seeds_needed=pair.seeds_needed(margin, len(arms), expected[i]) if verdict == "inconclusive" else None,
         )
     return comparisons
@@ -262,7 +293,7 @@ class _Pairs:
         self.leaking = tuple(seed for seed in seeds if arm.get(seed) == "leaks")
         self.baseline_leaking = tuple(seed for seed in seeds if baseline.get(seed) == "leaks")
         self.absent = tuple(seed for seed in seeds if baseline.get(seed) is None or arm.get(seed) is None)
-        self.mixed, self.bound = mixed, bound
+        self.seeds, self.mixed, self.bound = tuple(seeds), mixed, bound
         self.leaks = bool(self.leaking or self.baseline_leaking)
         self.any_diverged = bool(self.diverged or self.baseline_diverged)
         self.finite = np.array([found for found in self.differences.values() if math.isfinite(found)])
@@ -270,19 +301,35 @@ class _Pairs:
         self.mean = float(self.finite.mean()) if self.n else math.nan
         self.deviation = float(self.finite.std(ddof=1)) if self.n > 1 else math.nan
 
-    def evidence(self, margin: float) -> Evidence:
-        """Return the evidence, with (3,) p-values in each direction."""
+    def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
+        """Return the evidence, with (3,) p-values in each direction, for one of the planned looks if there are any."""
         nothing = np.ones(3)
         if self.leaks:
             return Evidence(below=nothing, above=nothing)
-        below, above = t_evidence(np.array(self.mean), np.array(self.deviation), self.n, margin)
+        found = t_evidence(np.array(self.mean), np.array(self.deviation), self.n, margin)
+        if planned_looks:
+            found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
         if self.any_diverged:
             signs = sign_evidence(np.array(list(self.differences.values())), margin)
-            below, above = np.minimum(below, signs.below), np.minimum(above, signs.above)
+            if planned_looks:  # each look has its share of the error rate to itself
+                shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
+                signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
+            found = Evidence(*np.minimum(found, signs))
         return Evidence(
-            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else below,
-            above=nothing if self.diverged or (self.mixed and not self.bound) else above,
+            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
+            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
         )
+
+    def verdict(self, decided: str) -> str:
+        """Return the verdict that was decided, or "none" if there can be none."""
+        return "none" if self.leaks or len(self.seeds) - len(self.absent) < 2 else decided
+
+    def interval(self, level: float, *, planned_looks: Sequence[int], look: int) -> tuple[float, float]:
+        """Return the interval of the mean whose ends are one-sided bounds at this level, over all looks together."""
+        if not planned_looks or self.n < 2:
+            return t_interval(self.mean, self.deviation, self.n, 1 - 2 * level)
+        half_width = float(critical_values(planned_looks, level)[look]) * self.deviation / math.sqrt(self.n)
+        return self.mean - half_width, self.mean + half_width
 
     def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
         """Return how many seeds would settle the verdict on this arm; None if no number is certain to."""

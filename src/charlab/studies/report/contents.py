@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 
 SAMPLE_LENGTH = 400  # characters
 
-_WAITING = {"missing": "Not run yet", "running": "Running"}
+_WAITING = {
+    "missing": "Not run yet",
+    "running": "Running",
+    "held back": "Not shown before all cells of the next look have ended",
+    "not needed": "Not needed",
+}
 
 
 class Judgment(NamedTuple):
@@ -169,8 +174,8 @@ def gather(results: StudyResults) -> Contents:
             for arm in arms
             if (text := results.samples(arm)).strip()
         ),
-        method=tuple(method(plan, records)),
-        limits=tuple(limits(results, records)),
+        method=tuple(method(plan, records, comparisons)),
+        limits=tuple(limits(results, records, comparisons)),
         commands=commands(results),
         environment=environment(records),
         floor=entropy(results),

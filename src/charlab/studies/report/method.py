@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from charlab.runs.record import Record
     from charlab.studies.plan import Cell, Plan
     from charlab.studies.state import StudyResults
+    from charlab.studies.verdicts import Comparison
 
 _PROTOCOLS = {
     "blocks": "every character of the validation text once, in adjacent windows",
@@ -29,8 +30,8 @@ _PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a path that Hydra takes as it is
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
 
-def method(plan: Plan, records: list[Record]) -> list[str]:
-    """Return how the study was done, as far as its plan and records tell."""
+def method(plan: Plan, records: list[Record], comparisons: Mapping[str, Comparison]) -> list[str]:
+    """Return how the study was done, as far as its plan, records and comparisons tell."""
     sentences = []
     texts = {f"{record.corpus.get('name')} ({record.corpus.get('characters', 0):,} characters)" for record in records}
     if texts:
@@ -43,7 +44,9 @@ def method(plan: Plan, records: list[Record]) -> list[str]:
         "The metric is the mean negative log-likelihood, in nats per character, over "
         f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the final weights."
     )
-    if len(plan.seeds) == 1:
+    if plan.planned_looks:
+        sentences += _looks(plan, comparisons)
+    elif len(plan.seeds) == 1:
         sentences.append(f"Every arm was trained with the same seed, {plan.seeds[0]}.")
     else:
         sentences.append(f"Every arm was trained with the same {len(plan.seeds)} seeds, starting at {plan.seeds[0]}.")
@@ -57,8 +60,34 @@ def method(plan: Plan, records: list[Record]) -> list[str]:
     return sentences
 
 
-def limits(results: StudyResults, records: list[Record]) -> list[str]:
-    """Return what the study leaves open, as far as its plan and records tell."""
+def _looks(plan: Plan, comparisons: Mapping[str, Comparison]) -> list[str]:
+    """Return when the study was looked at, and what that saved."""
+    looks = joined([f"{look}" for look in plan.planned_looks])
+    sentences = [
+        f"Looks at the results were planned after {looks} seeds, starting at seed {plan.seeds[0]}. The looks share the "
+        "error rates in proportion to their seeds (Kim and DeMets 1987), and the intervals hold at all looks together "
+        "(Jennison and Turnbull 1989).",
+    ]
+    settled: dict[int, list[str]] = {}
+    for arm, comparison in comparisons.items():
+        if comparison.verdict not in ("inconclusive", "none"):
+            settled.setdefault(len(comparison.seeds), []).append(arm)
+    if settled:
+        when = joined([f"{joined(arms)} after {seeds} seeds" for seeds, arms in sorted(settled.items())])
+        sentences.append(f"An arm takes no part in looks after the one that settles it: {when}.")
+    if saved := _saved(plan, comparisons):
+        sentences.append(f"That saved {saved} of {len(plan.cells)} cells.")
+    return sentences
+
+
+def _saved(plan: Plan, comparisons: Mapping[str, Comparison]) -> int:
+    """Return how many cells planned looks made unnecessary."""
+    left = [0 if c.verdict == "inconclusive" else len(plan.seeds) - len(c.seeds) for c in comparisons.values()]
+    return sum(left) + min(left, default=0)  # the baseline runs as long as any arm does
+
+
+def limits(results: StudyResults, records: list[Record], comparisons: Mapping[str, Comparison]) -> list[str]:
+    """Return what the study leaves open, as far as its plan, records and comparisons tell."""
     texts = sorted({f"{record.corpus.get('name')}" for record in records})
     sentences = [
         *[f"Text: only {joined(texts)}, whose validation split is a small sample of such text."] * bool(texts),
@@ -69,6 +98,11 @@ def limits(results: StudyResults, records: list[Record]) -> list[str]:
         "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
         "chosen; settings tuned for one arm favor it.",
     ]
+    if _saved(results.plan, comparisons) and results.plan.planned_looks:
+        sentences.append(
+            "Looks: an arm is settled early when its mean happens to be far from the limit, so the mean of such an arm "
+            "is biased away from it; the interval is valid."
+        )
     if results.plan.budget == "seconds":
         machines = joined(sorted({_machine(record) for record in records})) or "one machine"
         sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")

@@ -79,6 +79,8 @@ def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> 
     number = len(results.plan.seeds)
     if len(results.plan.arms) == 1:
         return [Notice("note", "There is only one arm, so nothing is compared.")]
+    if not comparisons and (looks := results.plan.planned_looks):
+        return [Notice("note", f"The first look, after {looks[0]} seeds, has not been reached: nothing is shown yet.")]
     if not comparisons:
         text = f"Too few seeds for any verdict: {count(number, 'seed')}. This report only describes these runs."
         return [Notice("alarm", text)]
@@ -143,7 +145,7 @@ def _exploration(plan: Plan) -> list[Notice]:
 
 
 def _cells(results: StudyResults, compares: bool) -> list[Notice]:
-    without = Counter(result.status for result in results.cells if not result.ended)
+    without = Counter(result.status for result in results.cells if not (result.ended or result.status == "not needed"))
     diverged = sum(result.status == "diverged" for result in results.cells)
     older = sum(result.older for result in results.cells)
     total = len(results.cells)
@@ -220,7 +222,8 @@ def _figures(comparison: Comparison) -> str:
         if seeds
     ]
     if not fates:
-        return ", ".join([*figures, *_test(comparison), f"n = {n}"])
+        look = " at this look" if n < max(comparison.planned_looks, default=n) else ""
+        return ", ".join([*figures, *_test(comparison), f"n = {n}{look}"])
     if n > 1:
         figures.append(f"95% interval {_range(comparison.interval)}")
     return "; ".join(fates + ([f"over the other {n}: {', '.join(figures)}"] if n else []))
