@@ -26,7 +26,7 @@ from benchmarks.processes import QUIET, mean_step_ms
 from charlab.configuration.build import build
 from charlab.configuration.compose import compose
 from charlab.runs.identity import load_corpus
-from charlab.training.trainer import keep_freed_memory
+from charlab.training.device import keep_freed_memory
 
 WARM_UP = 20  # steps that are not timed
 LOG_EVERY = 10  # steps

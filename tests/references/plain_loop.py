@@ -18,7 +18,7 @@ from torch import nn
 from charlab.configuration.build import build
 from charlab.configuration.compose import compose
 from charlab.runs.identity import load_corpus
-from charlab.training.trainer import keep_freed_memory
+from charlab.training.device import keep_freed_memory
 
 
 def train(steps: int, overrides: list[str]) -> dict[str, float]:

@@ -8,7 +8,8 @@ from charlab import cli
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.record import Record
-from charlab.training.callbacks.checkpointing import BEST, LAST, Checkpointing
+from charlab.training.callbacks.checkpointing import Checkpointing
+from charlab.training.checkpoint_io import BEST, LAST
 from tests.runs.conftest import TINY
 from tests.runs.test_train import assert_same_outcome, curves
 

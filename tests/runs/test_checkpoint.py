@@ -9,7 +9,7 @@ import torch
 import charlab
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
-from charlab.training.callbacks.checkpointing import read_resumable
+from charlab.training.checkpoint_io import read_resumable
 
 
 @pytest.fixture

@@ -13,8 +13,6 @@ from tests.runs.conftest import TINY
 from tests.runs.test_sigkill import SCRIPT
 from tests.runs.test_train import assert_same_outcome, curves
 
-pytestmark = pytest.mark.slow
-
 MORE = ("trainer.max_steps=400", "evaluate_every=50", "callbacks.checkpointing.every_n_steps=null", "compute.threads=1")
 
 
@@ -47,6 +45,7 @@ def only_record(folder):
     return Record.load(path.parent)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(command, tmp_path, signum, code):
     subprocess.run(command("whole"), check=True, capture_output=True)
@@ -61,6 +60,32 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(comm
     assert_same_outcome(only_record(tmp_path / "ended"), only_record(tmp_path / "whole"))
 
 
+STAGES = {  # what runs when the signal arrives, and what is saved by then
+    "causality check": ("runs.train.check_causality", "nothing is saved yet"),
+    "first validation": ("training.module.score_window", "nothing is saved yet"),
+    "final sample": ("training.callbacks.samples.write_atomically", "step 12 is saved"),
+    "final figures": ("runs.train._Training._score_validation", "step 12 is saved"),
+}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sigterm_outside_training_says_what_is_saved_and_the_same_command_goes_on(
+    run_tiny, tmp_path, capsys, monkeypatch, stage
+):
+    running, saved = STAGES[stage]
+    with monkeypatch.context() as patched:
+        patched.setattr(f"charlab.{running}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit) as ended:
+            run_tiny()
+    assert ended.value.code == 143
+    said = capsys.readouterr().out
+    assert "Ended by SIGTERM" in said
+    assert saved in said
+    assert only_record(tmp_path / "outputs").status == "running"
+    assert run_tiny().status == "finished"
+
+
+@pytest.mark.slow
 def test_slurms_warning_makes_a_checkpoint_and_leaves_no_trace(command, tmp_path):
     slurm = {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "cell", "SLURM_PROCID": "0"}
     slurm |= {"SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1"}

@@ -15,8 +15,9 @@ from charlab.configuration.build import build
 from charlab.configuration.sources import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
-from charlab.training.callbacks.checkpointing import LAST, Checkpointing
+from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.compilation import Compilation
+from charlab.training.checkpoint_io import LAST
 from charlab.training.module import LanguageModelModule
 from charlab.training.objectives import Objective
 from charlab.training.schedules import Schedule, WarmupCosine

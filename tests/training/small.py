@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -47,16 +48,17 @@ class SmallAttention(AutoregressiveModel):
         return self.readout(self.mixer(self.dropout(self.embedding(tokens))))
 
 
-def datamodule(text: str = TEXT, batch_size: int = 4) -> CharacterDataModule:
-    data = CharacterDataModule(
-        corpus=TextInMemory(text),
-        context_length=8,
-        batch_size=batch_size,
-        train_fraction=0.9,
-        validation_fraction=0.1,
-        dev_fraction=0.0,
-        seed=0,
-    )
+def datamodule(text: str = TEXT, batch_size: int = 4, **changes: Any) -> CharacterDataModule:
+    settings = {
+        "context_length": 8,
+        "batch_size": batch_size,
+        "train_fraction": 0.9,
+        "validation_fraction": 0.1,
+        "dev_fraction": 0.0,
+        "seed": 0,
+        **changes,
+    }
+    data = CharacterDataModule(corpus=TextInMemory(text), **settings)
     data.setup()
     return data
 

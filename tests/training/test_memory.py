@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from charlab.training.trainer import keep_freed_memory
+from charlab.training.device import keep_freed_memory
 
 
 def page_faults() -> int:

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
 from tests.training import options, small
@@ -73,3 +74,19 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
     for part in parts:
         options.assert_same_bits(found[part], expected[part])
     assert found["progress"]["micro_batches"] == 6 * OPTIONS[name].get("accumulate_grad_batches", 1)
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+@pytest.mark.parametrize("step", [3, 5, 7])  # before the averaging begins, and in its first and second epoch
+def test_lightnings_averaging_resumes_in_the_middle_of_an_epoch(tmp_path, step):
+    def averaging():
+        return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2, annealing_epochs=3)
+
+    settings = {"epoch_steps": 3, "max_steps": 12}
+    run(tmp_path / "whole", [averaging()], **settings)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [averaging(), options.RaiseAt(step)], **settings)
+    run(tmp_path / "killed", [averaging()], **settings)
+    whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        options.assert_same_bits(killed[part], whole[part])

@@ -1,5 +1,6 @@
 """Module and datamodule in a script of ten lines, with a Trainer of the user's own."""
 
+import json
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
+from tests.evaluation.small_models import Bound
 from tests.training import small
 
 SCRIPT = """
@@ -82,3 +84,31 @@ def test_without_a_test_split_trainer_test_says_how_to_get_one(tmp_path):
     data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
     with pytest.raises(UserError, match=r"no test split: set data\.test_fraction"):
         small.trainer(tmp_path, [], max_steps=1).test(module, data)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_the_figure_of_a_bound_does_not_depend_on_the_micro_batch(tmp_path):
+    scores = []
+    for accumulated in (1, 2, 4):
+        data, module = small.datamodule(), small.module(Bound(1.0))
+        settings = {"limit_val_batches": 1.0, "accumulate_grad_batches": accumulated}
+        small.trainer(tmp_path, [], max_steps=1, **settings).validate(module, data, verbose=False)
+        scores.append(module.scores)
+    assert scores[0] == scores[1] == scores[2]
+    protocol = Estimate(num_batches=data.estimate_batches, batch_size=4, seed=data.seed)
+    score = evaluate(module.model, data.splits["train"], protocol, context_length=8, batch_size=4)
+    assert score.nll == pytest.approx(scores[0]["train"].nll, rel=1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_trainer_test_counts_a_look_where_there_is_a_record(tmp_path):
+    data = small.datamodule(test_fraction=0.05, validation_fraction=0.05)
+    module = small.module(Bigram(len(data.vocabulary)))
+    record = tmp_path / "record.json"
+    for looks in (None, 1, 2):
+        if looks == 1:
+            record.write_text(json.dumps({"status": "finished"}))
+        small.trainer(tmp_path, [], max_steps=1).test(module, data, verbose=False)
+        if looks is not None:
+            assert json.loads(record.read_text()) == {"status": "finished", "test_looks": looks}
+    assert looks == 2

@@ -85,6 +85,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"limit_train_batches": 0.001}, "leaves no batch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
+        ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*no plugin"),
         ({"barebones": True}, "loggers and checkpoints, which charlab needs"),
     ],
 )
@@ -101,6 +102,11 @@ def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path,
         build(tmp_path)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert build(tmp_path).world_size == 1
+
+
+def test_a_folder_that_lightning_could_not_pass_to_other_processes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="quotation mark: choose another output_dir"):
+        build(tmp_path / 'of "mine"', devices=2, strategy="ddp")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,9 @@ class CharacterDataModule(LightningDataModule):
     Attributes:
         corpus: the corpus; available after `setup`.
         vocabulary: the characters of the whole text; available after `setup`.
+        draws_by_batch: whether the model draws random numbers for whole batches when it is evaluated, as estimates of a
+            bound do. Evaluations then read `batch_size` windows at once, however training divides them, so that their
+            figures do not depend on the division.
         splits: ids of each split, (N,) on the CPU, in the smallest integer type: "train", "validation" and, if their
             fractions are not 0, "dev" and "test"; available after `setup`.
 
@@ -66,6 +69,7 @@ class CharacterDataModule(LightningDataModule):
     corpus: Corpus
     vocabulary: Vocabulary
     splits: dict[str, Tensor]
+    draws_by_batch: bool = False
 
     @checked
     def __init__(
@@ -183,6 +187,11 @@ class CharacterDataModule(LightningDataModule):
             return self.batch_size
         return divided(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
+    @property
+    def evaluation_batch_size(self) -> int:
+        """Number of windows in a batch of an evaluation: what fits in training, unless draws depend on the batch."""
+        return self.batch_size if self.draws_by_batch else self.micro_batch_size
+
     def train_dataloader(self) -> Starts:
         """Return the starts of the windows of each micro-batch.
 
@@ -250,7 +259,7 @@ class CharacterDataModule(LightningDataModule):
 
     def _evaluation(self, split: str, windows: list[Windows]) -> EvaluationWindows:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EvaluationWindows(self.splits[split], in_batches(windows, self.micro_batch_size), rank, world_size)
+        return EvaluationWindows(self.splits[split], in_batches(windows, self.evaluation_batch_size), rank, world_size)
 
     def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Int[Tensor, "B T+1"]:
         """Gather the windows of a training batch of (B,) starts; return a batch of (B, T+1) windows unchanged."""

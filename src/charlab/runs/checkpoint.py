@@ -18,7 +18,7 @@ from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions
-from charlab.training.callbacks.checkpointing import BEST, LAST, read_checkpoint
+from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
 
 
 def load(

@@ -18,6 +18,7 @@ from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
+from charlab.models.contract import LanguageModel
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION, changed, sources_of
 from charlab.runs.display import print_results
@@ -62,7 +63,8 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         ids,
         _protocol(config),
         context_length=context_length,
-        batch_size=config.batch_size or _micro_batch_size(record.config),
+        batch_size=config.batch_size
+        or (data.batch_size if model.likelihood == "bound" else _micro_batch_size(record.config)),
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
     metrics = [{"split": config.split, **score.as_dict()}]
@@ -99,8 +101,13 @@ def _keep(folder: Path, entry: dict[str, Any]) -> None:
         record.save()
 
 
-def _micro_batch_size(config: Mapping[str, Any]) -> int:
-    """Return the size of the run's micro-batches: what fits into memory in training fits here."""
+def _batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
+    """Return the size of the batches in which the run itself was evaluated.
+
+    A micro-batch's, because what fits in training fits here; or the whole batch's, if a model draws for whole batches.
+    """
+    if model.likelihood == "bound":
+        return int(config["data"]["batch_size"])
     parts = (config["trainer"].get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
     divisor = math.prod(part for part in parts if isinstance(part, int) and part > 0)
     return max(1, config["data"]["batch_size"] // divisor)

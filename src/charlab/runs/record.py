@@ -56,6 +56,7 @@ class Record:
         scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by the protocol `blocks`, in
             order (the last one may be shorter). Studies use them to test whether a difference generalizes to other
             text.
+        test_looks: number of times that the test split was scored.
         callbacks: classes of callbacks that belong to neither charlab nor Lightning, and may change training.
         best: step and nll of the best evaluation on the dev split, whose weights are in `checkpoints/best.ckpt`; None
             without a dev split. `metrics` are those of the final weights.
@@ -89,6 +90,7 @@ class Record:
     peak_memory_bytes: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)
     scenes: list[float] = field(default_factory=list)
+    test_looks: int = 0
     callbacks: list[str] = field(default_factory=list)
     best: dict[str, Any] | None = None
     causality: dict[str, Any] = field(default_factory=dict)

@@ -23,15 +23,15 @@ from charlab.runs.checkpoint import build_model, load_with_checkpoint
 from charlab.runs.identity import load_corpus, runs_of
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.checkpointing import LAST, read_resumable
 from charlab.training.callbacks.compilation import Compilation
+from charlab.training.checkpoint_io import LAST, read_resumable
 from charlab.training.counts import module_for
-from charlab.training.device import resolve_device
+from charlab.training.device import resolve_device, set_threads
 from charlab.training.loggers import build_logger
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
-from charlab.training.trainer import build_trainer, check_callback, check_precision, set_threads
+from charlab.training.trainer import build_trainer, check_callback, check_precision
 
 
 class Parts:

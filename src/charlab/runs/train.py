@@ -32,9 +32,10 @@ from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.checkpointing import LAST, Terminated, read_checkpoint
+from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
+from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, close
 from charlab.training.module import decorating
@@ -103,10 +104,8 @@ class _Training:
             for note in self.data.corpus.notes:
                 self.console.print(note, soft_wrap=True, markup=False)
         try:
-            self._check_causality()
-            self._fit()
-            if self.trainer.is_global_zero:
-                self._end_trial() if self.trainer.fast_dev_run else self._finish()
+            with raising_terminated():
+                self._conduct()
         except BaseException as error:
             record.status = "diverged" if isinstance(error, DivergedError) else record.status
             if isinstance(error, Exception):
@@ -123,6 +122,33 @@ class _Training:
         finally:
             close(self.trainer.loggers, succeeded=record.status in ("finished", "tried"))
         return record
+
+    def _conduct(self) -> None:
+        """Check, train and evaluate the model.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            SystemExit: after another signal or a lost process, with its exit code.
+        """
+        try:
+            self._check_causality()
+            self._fit()
+            if self.trainer.is_global_zero:
+                self._end_trial() if self.trainer.fast_dev_run else self._finish()
+        except Terminated as end:
+            raise self._ended_by(end.signal) from None
+        except KeyboardInterrupt:
+            raise self._ended_by(signal.SIGINT) from None
+        except RuntimeError as error:
+            if self.trainer.world_size == 1 or not _is_lost_connection(error):
+                raise
+            rank, number = self.trainer.global_rank, self.trainer.world_size
+            self._say(f"Process {rank} of {number} lost the others, one of which has ended: {self._how_to_go_on()}.")
+            raise SystemExit(1) from None
+        except SystemExit as end:  # raised by Lightning after Ctrl-C, but not only then
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            raise self._ended_by(signal.SIGINT) from None
 
     def _begin(self, overrides: Sequence[str]) -> Record:
         """Return the record of the run that is about to train; a resumed run keeps its start time and clock."""
@@ -186,12 +212,7 @@ class _Training:
         )
 
     def _fit(self) -> None:
-        """Train the model, and evaluate it before the first step and after the last one.
-
-        Raises:
-            KeyboardInterrupt: after Ctrl-C.
-            SystemExit: after another signal, with its exit code.
-        """
+        """Train the model, and evaluate it before the first step and after the last one."""
         trainer, module, last = self.trainer, self.module, self.folder / LAST
         evaluates = trainer.limit_val_batches > 0 and not trainer.fast_dev_run
         if self.parts.resumes:
@@ -204,30 +225,28 @@ class _Training:
             if evaluates:
                 trainer.validate(module, datamodule=self.data, verbose=False)
         seed_everything(derive_seed(self.config.seed, f"training on rank {trainer.global_rank}"))
-        try:
-            trainer.fit(module, datamodule=self.data, ckpt_path=last if self.parts.resumes else None, weights_only=True)
-            if evaluates and module.evaluated_step != trainer.global_step:  # killed before the final evaluation
-                trainer.validate(module, datamodule=self.data, verbose=False)
-        except Terminated as end:
-            raise self._ended_by(end.signal) from None
-        except SystemExit as end:  # raised by Lightning after Ctrl-C, but not only then
-            if not isinstance(end.__context__, KeyboardInterrupt):
-                raise
-            raise self._ended_by(signal.SIGINT) from None
+        trainer.fit(module, datamodule=self.data, ckpt_path=last if self.parts.resumes else None, weights_only=True)
+        if evaluates and module.evaluated_step != trainer.global_step:  # killed before the final evaluation
+            trainer.validate(module, datamodule=self.data, verbose=False)
         self._update_progress()
 
     def _ended_by(self, signum: int) -> BaseException:
         """Print what is saved and how to resume, and return the exception that ends the process."""
         if not self.trainer.is_global_zero:
             return SystemExit(0)  # Lightning would kill the first process if another one failed
-        last = self.folder / LAST
-        saved = read_checkpoint(last)["global_step"] if last.exists() else None
         what = "Interrupted" if signum == signal.SIGINT else f"Ended by {signal.Signals(signum).name}"
-        how = "nothing is saved yet, so the same command starts again"
-        if saved is not None:
-            how = f"step {saved:,} is saved, and the same command goes on from there"
-        self.console.print(f"{what} at step {self.trainer.global_step:,}: {how}.", highlight=False, soft_wrap=True)
+        self._say(f"{what} at step {self.trainer.global_step:,}: {self._how_to_go_on()}.")
         return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
+
+    def _how_to_go_on(self) -> str:
+        last = self.folder / LAST
+        if not last.exists():
+            return "nothing is saved yet, so the same command starts again"
+        saved = read_checkpoint(last)["global_step"]
+        return f"step {saved:,} is saved, and the same command goes on from there"
+
+    def _say(self, sentence: str) -> None:
+        self.console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
     def _update_progress(self) -> None:
         record, module = self.record, self.module
@@ -278,7 +297,7 @@ class _Training:
         """Score the whole validation text by `blocks` and `sliding`, and keep the nll of each character and scene."""
         record, data = self.record, self.data
         ids = data.ids("validation", self.device)
-        sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
+        sizes = {"context_length": data.context_length, "batch_size": data.evaluation_batch_size}
         blocks = evaluate(self.model, ids, Blocks(), **sizes)
         nll = blocks.per_character  # studies compare it
         assert nll is not None
@@ -319,6 +338,10 @@ def _end_of_traceback() -> str:
 
 def _class_name(value: object) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
 
 
 def _located(data: dict[str, Any]) -> dict[str, Any]:

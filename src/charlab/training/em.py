@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from charlab.models.hmm import check_log_probabilities
-from charlab.training.stepping import GradientOptimizer
+from charlab.training.optimizers import GradientOptimizer
 from charlab.types import Fraction, NonNegativeFloat, Probability
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -23,10 +26,12 @@ from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood
 from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
 from charlab.evaluation.scoring import score_window
+from charlab.files import write_atomically
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import evaluation_mode, untouched_randomness
+from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
-from charlab.training.ranks import from_every_rank, own_part
+from charlab.training.ranks import RandomStates, from_every_rank, own_part
 from charlab.training.schedules import Schedule
 
 NUM_DRAWS = 4  # samples of a bound that an evaluation averages
@@ -100,9 +105,11 @@ class LanguageModelModule(LightningModule):
         splits = ("train", "validation", "dev", "test")
         self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
 
+    def setup(self, stage: str) -> None:
+        self.trainer.datamodule.draws_by_batch = self.model.likelihood == "bound"
+
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
-        from charlab.training.callbacks.checkpointing import RandomStates
         from charlab.training.callbacks.metrics import TrainingMetrics
 
         present = {type(callback) for callback in self.trainer.callbacks}
@@ -170,7 +177,20 @@ class LanguageModelModule(LightningModule):
     def on_train_start(self) -> None:
         parts = [*self.trainer.optimizers, *self.trainer.callbacks]
         self._averages = [part for part in parts if isinstance(part, KeepsAverage)]
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, StochasticWeightAveraging):
+                self._resume_averaging(callback)
         self.training_clock.start()  # after the callbacks' own start, such as compilation
+
+    def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
+        """Give a resumed run the scheduler that the callback would set at the next epoch, with another rate."""
+        if callback.state_dict()["latest_update_epoch"] < 0:  # the averaging has not begun
+            return
+        rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.trainer.optimizers]
+        callback.on_train_epoch_start(self.trainer, self)  # when Lightning calls it again, it does nothing
+        for optimizer, former in zip(self.trainer.optimizers, rates, strict=True):
+            for group, rate in zip(optimizer.param_groups, former, strict=True):
+                group["lr"] = rate  # the new scheduler has set its first one
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._is_counted = False
@@ -262,6 +282,11 @@ class LanguageModelModule(LightningModule):
         if self._was_training:
             self.training_clock.start()
 
+    def on_test_end(self) -> None:
+        """Count the look at the test split in the run's record, if `default_root_dir` is the folder of a run."""
+        if self.trainer.is_global_zero:
+            count_look(Path(self.trainer.default_root_dir))
+
     def test_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
         """Score the test split with the protocol `blocks` and log it as `test/nll`."""
         nll, _ = self._score(window, batch_idx)
@@ -334,6 +359,16 @@ class LanguageModelModule(LightningModule):
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
 
 
+def count_look(folder: Path) -> None:
+    """Add a look at the test split to the record in `folder`, if there is one."""
+    path = folder / "record.json"
+    if path.exists():
+        record = json.loads(path.read_text(encoding="utf-8"))
+        record["test_looks"] = record.get("test_looks", 0) + 1
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+
 @contextmanager
 def decorating(what: str) -> Iterator[None]:
     """Turn an error in the block into a warning: a failed plot or sample must not end the run."""
@@ -342,40 +377,6 @@ def decorating(what: str) -> Iterator[None]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         logging.getLogger("charlab").warning("The %s failed (%s); the run goes on without it.", what, reason)
-
-
-@runtime_checkable
-class KeepsAverage(Protocol):
-    """A callback or optimizer that averages the weights: `Averaging`, or a schedule-free optimizer."""
-
-    def eval(self) -> Any:
-        """Replace the trained weights by their average."""
-
-    def train(self) -> Any:
-        """Restore the trained weights."""
-
-
-@contextmanager
-def averages_in_place(model: nn.Module, keepers: Sequence[KeepsAverage]) -> Iterator[None]:
-    """Give the model its averaged weights while the block runs, then restore the trained weights exactly.
-
-    Schedule-free optimizers compute the trained weights from the average, with rounding errors. Without an exact copy,
-    the number of evaluations would change what a run learns.
-    """
-    if not keepers:
-        yield
-        return
-    trained = [parameter.detach().clone() for parameter in model.parameters()]
-    for keeper in keepers:
-        keeper.eval()
-    try:
-        yield
-    finally:
-        for keeper in keepers:
-            keeper.train()
-        with torch.no_grad():
-            for parameter, weights in zip(model.parameters(), trained, strict=True):
-                parameter.copy_(weights)
 
 
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:

@@ -13,8 +13,7 @@ from torch.optim.adamw import adamw
 
 from charlab.errors import UserError
 from charlab.models.linear import StackedLinear
-from charlab.training.optimizers import Betas, Decayed, decay_groups, fused
-from charlab.training.stepping import GradientOptimizer
+from charlab.training.optimizers import Betas, Decayed, GradientOptimizer, decay_groups, fused
 from charlab.types import NonNegativeFloat, PositiveFloat, PositiveInt, Probability
 
 # Coefficients of the polynomial a·x + b·x³ + c·x⁵. Jordan chose them for the steepest slope at 0, so that small

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from hydra.utils import get_object
@@ -166,28 +167,28 @@ def sam(
         UserError: if pytorch-optimizer is not installed.
     """
     _require_library("sam")
-    from charlab.training.sharpness import SharpnessAwareMinimization
+    from pytorch_optimizer import SAM
+
+    class SharpnessAwareMinimization(SAM):
+        """The library's SAM, which expects the first gradient before `step`; Lightning computes it in the closure."""
+
+        repeats_closure = True
+
+        def step(self, closure: Callable[[], Any] | None = None) -> Any:
+            if closure is None:
+                raise UserError(
+                    "optimizer=sam needs two gradients a step, which a scaled loss cannot give: set "
+                    "trainer.precision=float32 or bfloat16."
+                )
+            with torch.enable_grad():
+                loss = closure()
+            super().step(closure)
+            return loss
 
     groups = parameter_groups(model, weight_decay, decayed)
     return SharpnessAwareMinimization(
         groups, torch.optim.AdamW, rho=rho, adaptive=adaptive, lr=lr, betas=(betas[0], betas[1]), eps=eps
     )
-
-
-def from_parameters(
-    model: nn.Module,
-    *,
-    constructor: Callable[..., torch.optim.Optimizer],
-    weight_decay: NonNegativeFloat,
-    decayed: Decayed,
-) -> torch.optim.Optimizer:
-    """Build an optimizer of any library from parameter groups.
-
-    Args:
-        constructor: function from parameter groups to the optimizer; in a configuration, a `_partial_` of its class.
-        weight_decay: weight decay of the group that decays.
-    """
-    return constructor(parameter_groups(model, weight_decay, decayed))
 
 
 def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim.Optimizer]:
@@ -251,3 +252,32 @@ def _require_library(optimizer: str) -> None:
             f"optimizer={optimizer} needs the package pytorch-optimizer, which is not installed: "
             "pip install 'charlab[optimizers]'."
         )
+
+
+class GradientOptimizer(torch.optim.Optimizer):
+    """Base class for optimizers; a subclass implements `update` for a group of parameters."""
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: reevaluates the model and returns the loss.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self.update(group)
+        return loss
+
+    @abstractmethod
+    def update(self, group: dict[str, Any]) -> None:
+        """Update the parameters of one group in place. Called under `torch.no_grad`."""

@@ -1,10 +1,14 @@
-"""Communication between the processes of a run, other than of gradients."""
+"""What each process of a run has of its own, and how a checkpoint holds it."""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from typing import Any, cast
 
+import numpy as np
+import torch
 import torch.distributed
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 def from_every_rank(value: Any) -> list[Any]:
@@ -28,3 +32,49 @@ def own_part(values: list[Any]) -> Any:
 
 def _are_several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+class RandomStates(Callback):
+    """Save the state of every process's random-number generators in checkpoints."""
+
+    def __init__(self) -> None:
+        self._states: list[Any] | None = None  # one per process of the resumed run
+        self._device = torch.device("cpu")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._device = pl_module.device
+        own, self._states = own_part(self._states or []), None
+        if own is not None:
+            _restore_random_state(own, self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"states": from_every_rank(_random_state(self._device))}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._states = state_dict["states"]
+
+
+def _random_state(device: torch.device) -> dict[str, Any]:
+    """Return the state of every global generator that a training step may use."""
+    name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    random.setstate(state["python"])
+    name, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps" and "mps" in state:
+        torch.mps.set_rng_state(state["mps"])

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import ctypes
 import logging
 import math
 import os
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,8 +22,8 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
+from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
@@ -34,10 +32,10 @@ from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.inference import untouched_randomness
 from charlab.models.mixture import Mixture
-from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
-from charlab.training.device import resolve_device, resolve_precision
+from charlab.training.checkpoint_io import AtomicCheckpointIO
+from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {
     GradientAccumulationScheduler: "changes the accumulation, which only divides data.batch_size here: change "
@@ -46,8 +44,6 @@ REFUSED = {
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: sweep over "
     "optimizer.lr with -m",
 }
-
-MOST_THREADS = 256  # on fewer cores too, so that a command for a larger machine can be tried on a small one
 
 
 def build_trainer(
@@ -100,6 +96,13 @@ def build_trainer(
     # Lightning would add checkpoints of its own where there are none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _listed(settings["plugins"])
+    for number, plugin in enumerate(plugins):
+        if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
+            kind = type(plugin)
+            raise UserError(
+                f"trainer.plugins[{number}] is a {kind.__module__}.{kind.__name__}, which is no plugin of Lightning's: "
+                "name a Precision, CheckpointIO, ClusterEnvironment or LayerSync."
+            )
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     settings["plugins"] = plugins
@@ -141,7 +144,7 @@ def build_trainer(
             "devices=1."
         ) from error
     divided(data.batch_size, trainer.world_size, accumulated)
-    _check_nodes(trainer)
+    _check_processes(trainer, folder)
     return trainer
 
 
@@ -156,9 +159,14 @@ def has_several_processes(node: Mapping[str, Any]) -> bool:
     return several or node["num_nodes"] > 1
 
 
-def _check_nodes(trainer: Trainer) -> None:
-    """Raise `UserError` if nothing tells this process which of several nodes it is on: it would wait for the others."""
+def _check_processes(trainer: Trainer, folder: Path) -> None:
+    """Raise `UserError` if the other processes could not be started, or would be waited for in vain."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.world_size > 1 and isinstance(environment, LightningEnvironment) and '"' in str(folder):
+        raise UserError(
+            f"Lightning cannot start the other processes of a run in {folder}, whose name has a quotation mark: choose "
+            "another output_dir."
+        )
     if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "NODE_RANK" not in os.environ:
         raise UserError(
             f"trainer.num_nodes={trainer.num_nodes} needs the same command on every node, with the environment "
@@ -303,36 +311,3 @@ def _quieten_lightning(*, shows_profile: bool) -> None:
         ".*is smaller than the logging interval.*",
     ):
         warnings.filterwarnings("ignore", message=message)
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step, which needs the same amount.
-
-    By default glibc returns large blocks to the system, which zeroes every page when it is used again. That takes a
-    seventh of each step of a small transformer. Without glibc this does nothing.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3  # parameters of mallopt(3), from malloc.h
-        largest = 2**31 - 1
-        for threshold in (32 * 2**20, largest):  # some versions of glibc refuse the larger one
-            mallopt(mmap_threshold, threshold)
-        mallopt(trim_threshold, largest)
-
-
-def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads that torch uses; None keeps torch's default.
-
-    Raises:
-        UserError: if there are so many that they would only wait for each other.
-    """
-    if threads is not None:
-        cores = os.cpu_count() or 1
-        if threads > max(MOST_THREADS, cores):
-            raise UserError(
-                f"compute.threads={threads} is far more than the {cores} cores of this machine, and training would "
-                f"hardly move: set at most {cores}."
-            )
-        torch.set_num_threads(threads)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from charlab.errors import UserError
-from charlab.training.module import KeepsAverage, LanguageModelModule
 from charlab.types import Fraction, PositiveInt
+
+if TYPE_CHECKING:
+    from charlab.training.module import LanguageModelModule
 
 
 class Averaging(Callback):
@@ -82,3 +86,37 @@ class Averaging(Callback):
             trained = weight.clone()
             weight.copy_(average)
             average.copy_(trained)
+
+
+@runtime_checkable
+class KeepsAverage(Protocol):
+    """A callback or optimizer that averages the weights: `Averaging`, or a schedule-free optimizer."""
+
+    def eval(self) -> Any:
+        """Replace the trained weights by their average."""
+
+    def train(self) -> Any:
+        """Restore the trained weights."""
+
+
+@contextmanager
+def averages_in_place(model: nn.Module, keepers: Sequence[KeepsAverage]) -> Iterator[None]:
+    """Give the model its averaged weights while the block runs, then restore the trained weights exactly.
+
+    Schedule-free optimizers compute the trained weights from the average, with rounding errors. Without an exact copy,
+    the number of evaluations would change what a run learns.
+    """
+    if not keepers:
+        yield
+        return
+    trained = [parameter.detach().clone() for parameter in model.parameters()]
+    for keeper in keepers:
+        keeper.eval()
+    try:
+        yield
+    finally:
+        for keeper in keepers:
+            keeper.train()
+        with torch.no_grad():
+            for parameter, weights in zip(model.parameters(), trained, strict=True):
+                parameter.copy_(weights)

@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-import errno
-import io
-import pickle
-import random
 import shutil
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
-import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from charlab.curves import FILE_NAME as CURVES
-from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
+from charlab.training.checkpoint_io import BEST, LAST
 from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
-from charlab.training.ranks import from_every_rank, own_part
 from charlab.types import PositiveFloat, PositiveInt
-
-LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
-
-RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to go on
-    *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
-    *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
-)
 
 
 class Terminated(BaseException):
-    """Raised after the last checkpoint when a signal has asked the process to end.
+    """Raised when a signal has asked the process to end; in training, after a last checkpoint.
 
     Attributes:
         signal: number of the signal.
-        step: optimizer step of the checkpoint.
     """
 
-    def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"{signal.Signals(signum).name} at step {step}")
-        self.signal, self.step = signum, step
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signal = signum
+
+
+@contextmanager
+def raising_terminated() -> Iterator[None]:
+    """Raise `Terminated` in the block when SIGTERM arrives, except in training, where `Checkpointing` decides.
+
+    Other threads than the main one never handle signals, and are left alone.
+    """
+
+    def end(signum: int, frame: Any) -> None:
+        signal.signal(signum, signal.SIG_DFL)  # a second one ends the process at once
+        raise Terminated(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 class Checkpointing(ModelCheckpoint):
@@ -73,15 +80,17 @@ class Checkpointing(ModelCheckpoint):
         self._due = False
         self._signal: int | None = None
         self._ending: int | None = None
+        self._former: dict[int, Any] = {}  # the handlers of signals outside training
 
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
         self._due, self._signal, self._ending = False, None, None
         if threading.current_thread() is threading.main_thread():
-            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # Lightning restores the previous handlers
+            for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # after an error, Lightning restores the previous handlers
                 if hasattr(signal, name):
-                    signal.signal(getattr(signal, name), self._note)
+                    signum = getattr(signal, name)
+                    self._former[signum] = signal.signal(signum, self._note) or signal.SIG_DFL
         if trainer.global_step == 0 and not trainer.fast_dev_run:
             self._try(trainer)
             if _best_step(pl_module) == 0:
@@ -115,8 +124,10 @@ class Checkpointing(ModelCheckpoint):
         """Do nothing: checkpoints do not depend on epochs."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        for signum, handler in self._former.items():  # what follows, such as a sample, may be ended at once
+            signal.signal(signum, handler)
         if not trainer.fast_dev_run:
-            self._ending = None
+            self._ending = trainer.strategy.broadcast(self._signal)
             self.save(trainer, pl_module)
 
     def save(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -136,7 +147,7 @@ class Checkpointing(ModelCheckpoint):
             self._keep_as_best(trainer)
         self._due, self._last_time = False, time.monotonic()
         if self._ending is not None:
-            raise Terminated(self._ending, trainer.global_step)
+            raise Terminated(self._ending)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -206,135 +217,3 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
 def _best_step(module: LanguageModelModule) -> int | None:
     """Return the step of the best evaluation on the dev split; None without a dev split."""
     return module.best["step"] if module.best is not None else None
-
-
-class RandomStates(Callback):
-    """Save the state of every process's random-number generators in checkpoints."""
-
-    def __init__(self) -> None:
-        self._states: list[Any] | None = None  # one per process of the resumed run
-        self._device = torch.device("cpu")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
-        self._device = pl_module.device
-        own, self._states = own_part(self._states or []), None
-        if own is not None:
-            _restore_random_state(own, self._device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"states": from_every_rank(_random_state(self._device))}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._states = state_dict["states"]
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
-    """Return the state of every global generator that a training step may use."""
-    name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
-    random.setstate(state["python"])
-    name, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps" and "mps" in state:
-        torch.mps.set_rng_state(state["mps"])
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Write checkpoints atomically, and read them without executing code.
-
-    The first two checkpoints are verified: they must be readable without executing code.
-    """
-
-    def __init__(self) -> None:
-        self._to_verify = 2
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if self._to_verify:
-            self._to_verify -= 1
-            _verify(checkpoint)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def _verify(checkpoint: dict[str, Any]) -> None:
-    """Raise `UserError` if a part of a checkpoint cannot be read back without executing code."""
-    parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
-    parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
-    for name, part in parts.items():
-        file = io.BytesIO()
-        try:
-            torch.save(part, file)
-            file.seek(0)
-            torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.PickleError, AttributeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0].partition(". ")[0]
-            raise UserError(
-                f"A checkpoint could not be read back, because {name} holds more than numbers, text, lists, "
-                f"dictionaries and tensors ({reason}): convert what it holds to those."
-            ) from error
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the contents of a charlab checkpoint, with all tensors on the CPU.
-
-    Raises:
-        UserError: if the file is missing, unreadable, truncated, contains code (which is not executed), or is not a
-            charlab checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no checkpoint {path}: name a run that has trained for a while.") from error
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
-        ) from error
-    except PermissionError as error:
-        raise UserError(f"The checkpoint {path} cannot be read ({error.strerror}): make it readable.") from error
-    except Exception as error:  # unpickling corrupt bytes can raise any exception
-        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a truncated file gives EINVAL
-            raise UserError(
-                f"The checkpoint {path} cannot be read ({error.strerror}): see that the disk answers, and try again."
-            ) from error
-        raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
-        raise UserError(f"The file {path} is not a checkpoint of charlab: use one that it wrote.")
-    return checkpoint
-
-
-def read_resumable(path: Path) -> dict[str, Any]:
-    """Return the contents of the checkpoint from which a run resumes; see `read_checkpoint`.
-
-    Raises:
-        UserError: also if a part is missing that only training needs.
-    """
-    checkpoint = read_checkpoint(path)
-    missing = [part for part in RESUMED if part not in checkpoint]
-    if missing:
-        raise UserError(
-            f"The checkpoint {path} lacks {', '.join(missing)}, without which training cannot go on: start anew with "
-            "force=true."
-        )
-    return checkpoint

@@ -70,12 +70,12 @@ class Compilation(Callback):
             wanted = self._pays(trainer, pl_module)
         if not wanted:
             return
-        from torch._dynamo.exc import TorchDynamoException  # imports the compiler
-
         pl_module.compilation_clock.start()
         try:
             self._compile(trainer, pl_module)
-        except (TorchDynamoException, OSError) as error:  # OSError: the folder of compiled code cannot be used
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, OSError) as error:  # OSError: the folder of compiled code cannot be used
             reason = f"torch cannot compile {type(pl_module.model).__name__} here ({_reason(error)})"
             if self.choice == "auto" and was_compiled is None:
                 show_line(trainer, f"not compiled: {reason}")
