@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
 
 if TYPE_CHECKING:
-    from charlab.api import load, requalify, run, study
+    from charlab.api import evaluate, generate, load, requalify, run, study
 
-__all__ = ["load", "requalify", "run", "study"]
+__all__ = ["evaluate", "generate", "load", "requalify", "run", "study"]
 __version__ = "0.1.0"
 
 

@@ -1,8 +1,10 @@
-"""The Python API, for scripts and notebooks: `charlab.run`, `study`, `load` and `requalify`."""
+"""The Python API, for scripts and notebooks: `charlab.run`, `study`, `evaluate`, `generate`, `load`, `requalify`."""
 
 from __future__ import annotations
 
 import functools
+import io
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,12 +14,14 @@ from types import FunctionType
 from typing import Any
 
 from omegaconf import OmegaConf, open_dict
+from rich.console import Console
 
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
 from charlab.configuration.overrides import written
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
+from charlab.evaluation.protocols import Score
 from charlab.runs.checkpoint import load
 from charlab.runs.display import answer
 from charlab.runs.record import Record
@@ -26,29 +30,34 @@ from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
 
-__all__ = ["load", "requalify", "run", "study"]
+__all__ = ["evaluate", "generate", "load", "requalify", "run", "study"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:
     """Train and evaluate one model, like `charlab train OVERRIDES`, and return the run's record.
 
+    >>> record = charlab.run("model/norm=rms", model="gpt", data="play", trainer={"max_steps": 200})
     >>> record = charlab.run("data=play", model=functools.partial(Mine, width=64))
+
+    A notebook shows the record as a card; `record.plot()` is a matplotlib figure, `record.table()` a DataFrame.
 
     Args:
         overrides: command-line arguments, one string each.
-        parts: classes, or `functools.partial` of classes with plain arguments, to use as `model`, `optimizer`,
-            `scheduler`, `objective` or `averaging`; or dictionaries of them, by name, to add to `callbacks` or
-            `logger`.
+        parts: the same as keywords: an option or value by its key, or a dictionary of them by the keys below it. A
+            `model`, `optimizer`, `scheduler`, `objective` or `averaging` may also be a class, or a `functools.partial`
+            of one with plain arguments, and `callbacks` and `logger` dictionaries of classes by name.
 
     Raises:
         UserError: if an override or a part is invalid, before anything is written.
         DivergedError: if the loss becomes infinite or NaN.
     """
+    parts, typed = _apart(parts)
+    overrides = (*overrides, *typed)
     for override in overrides:
         if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
             raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
-    with _options(parts) as (chosen, nodes):
-        config = compose([*chosen, *overrides], return_hydra_config=True)
+    with _options(parts) as (chosen, nodes, added):
+        config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
     for key, node in nodes.items():
         if config[key]["_target_"] != node["_target_"]:
             raise UserError(f"{key}={_name(node)} is an option already: give {node['_target_']} another name.")
@@ -71,15 +80,19 @@ def run(*overrides: str, **parts: Any) -> Record:
     return train(config, folder, overrides)
 
 
-def study(name: str, *overrides: str) -> StudyResults | None:
+def study(name: str, *overrides: str, **values: Any) -> StudyResults | None:
     """Run or resume a study, like `charlab train study=NAME OVERRIDES`.
 
     >>> results = charlab.study("demo", "launcher.at_once=2")
     >>> results = charlab.study("model=bigram", "optimizer.lr=1e-3,1e-2")
 
+    A notebook shows the results as a report; `results.plot()` is a matplotlib figure, `results.table()` a DataFrame.
+
     Args:
         name: name of the study; or the first override of an ordinary sweep or a search.
         overrides: further command-line arguments, one string each.
+        values: the same as keywords, as in `run`. A class given as `model=Mine` becomes an option of that name, which
+            arms and overrides may choose: `"model=Mine,gpt"`.
 
     Returns:
         The study's results, in which some runs may have failed; None for a dry run or a search.
@@ -87,21 +100,98 @@ def study(name: str, *overrides: str) -> StudyResults | None:
     Raises:
         UserError: if the study or an override is invalid, before anything is written.
     """
-    composer = Composer()
-    given = composer.prepare([name if "=" in name else f"study={name}", *overrides])
-    return sweep(composer.master(given), composer, given)
+    parts, typed = _apart(values)
+    with _options(parts) as (_, _, folder):
+        composer = Composer(config_dir=folder)
+        given = composer.prepare([name if "=" in name else f"study={name}", *overrides, *typed])
+        return sweep(composer.master(given), composer, given)
 
+
+def evaluate(run: Record | Path | str, *overrides: str, **values: Any) -> Score:
+    """Score a run's model, like `charlab evaluate run=RUN OVERRIDES`, and return the score.
+
+    >>> charlab.evaluate(record, protocol="sliding", stride=64)
+
+    Args:
+        run: the run's record or folder.
+        overrides: further command-line arguments, one string each.
+        values: the same as keywords, as in `run`.
+
+    Raises:
+        UserError: if there is no such run, or an override is invalid.
+    """
+    from charlab.runs.evaluate import evaluate_run
+
+    return evaluate_run(compose([_chosen(run), *overrides, *_overrides(values)], "evaluate"))
+
+
+def generate(run: Record | Path | str, *overrides: str, **values: Any) -> str | list[str]:
+    """Return text that a run's model generates, like `charlab generate run=RUN OVERRIDES`, without printing it.
+
+    >>> print(charlab.generate(record, prompt="ROMEO:", length=200, temperature=0.8))
+
+    Args:
+        run: the run's record or folder.
+        overrides: further command-line arguments, one string each.
+        values: the same as keywords, as in `run`.
+
+    Returns:
+        The text with its prompt; a list of texts if `num_samples` is more than one.
+
+    Raises:
+        UserError: if there is no such run, or an override is invalid.
+    """
+    from charlab.runs.generate import generate_from_run
+
+    config = compose([_chosen(run), *overrides, *_overrides(values)], "generate")
+    texts = generate_from_run(config, Console(file=io.StringIO()))
+    return texts if config.num_samples > 1 else texts[0]
+
+
+def _chosen(run: Record | Path | str) -> str:
+    return f"run={written(str(run.folder if isinstance(run, Record) else run))}"
+
+
+def _apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the keywords that are Python objects, and the others as overrides."""
+    objects = {key: value for key, value in parts.items() if not _is_plain(value)}
+    return objects, _overrides({key: value for key, value in parts.items() if key not in objects})
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value can be typed on the command line."""
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str | Path)
+
+
+def _overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return keywords as overrides; a dictionary sets the keys below its own."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += _overrides({f"{key}.{name}": part for name, part in value.items()})
+        else:
+            is_name = isinstance(value, str) and _NAME.fullmatch(value) and value.lower() not in _CONSTANTS
+            found.append(f"{key}={value if is_name else written(_plain(value, key))}")
+    return found
+
+
+_NAME = re.compile(r"[A-Za-z][\w./-]*", re.ASCII)  # needs no quotes
+_CONSTANTS = ("true", "false", "null", "nan", "inf")
 
 OPTIONS = ("model", "optimizer", "scheduler", "objective", "averaging")
 NAMED = ("callbacks", "logger")
 
 
 @contextmanager
-def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, dict[str, Any]]]]:
+def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, dict[str, Any]], str]]:
     """Make Python objects available as options of the configuration while the block runs.
 
     Yields:
-        The overrides that choose the options, and the node of each option.
+        The overrides that choose the options, the node of each option, and the folder of their files.
 
     Raises:
         UserError: if an object is neither a class nor a partial of one, or a configuration cannot hold its arguments.
@@ -121,7 +211,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, di
         for key, node in nodes.items():
             Path(folder, key).mkdir()
             OmegaConf.save(OmegaConf.create(node), Path(folder, key, f"{_name(node)}.yaml"))
-        yield [*([f"hydra.searchpath=[{Path(folder).as_uri()}]"] if nodes else []), *overrides], nodes
+        yield overrides, nodes, folder
 
 
 def _name(node: Mapping[str, Any]) -> str:
@@ -168,4 +258,6 @@ def _plain(value: Any, key: str) -> Any:
         return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     return node_of(value, key, partial=True)

@@ -30,7 +30,11 @@ from charlab.errors import UserError
 
 
 def compose(
-    overrides: Sequence[str] = (), config_name: str = "train", *, return_hydra_config: bool = False
+    overrides: Sequence[str] = (),
+    config_name: str = "train",
+    *,
+    return_hydra_config: bool = False,
+    config_dir: str | None = None,
 ) -> DictConfig:
     """Return a composed and checked configuration.
 
@@ -40,11 +44,12 @@ def compose(
         overrides: overrides as typed after `charlab train`.
         config_name: name of the program's configuration: train, evaluate or generate.
         return_hydra_config: whether to include Hydra's own node, which has the run's folder (`hydra.run.dir`).
+        config_dir: an additional folder of configuration files.
 
     Raises:
         UserError: if a group, option, key or value is unknown, or values are incompatible.
     """
-    composer = Composer(config_name)
+    composer = Composer(config_name, config_dir=config_dir)
     config = composer.job(composer.prepare(overrides))
     with hydra_config(config):
         resolve_values(config)

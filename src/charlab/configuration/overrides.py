@@ -150,6 +150,8 @@ def written(value: Any) -> str:
         return "{" + ",".join(f"{key}:{written(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(written, value))}]"
+    if value is None:
+        return "null"
     return quoted(value) if isinstance(value, str) else display(value)
 
 

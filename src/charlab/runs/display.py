@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from charlab.notebook import data_uri
 from charlab.quantities import clock
 from charlab.runs import store
 from charlab.runs.folder import SAMPLES
@@ -91,6 +93,12 @@ def print_summary(record: Record, console: Console) -> None:
     The sample is the beginning of `samples.txt` in the run's folder. The results come last, where a terminal of few
     rows still shows them.
     """
+    if console.is_jupyter:  # where the record shows itself
+        if record.metrics and not record.causality.get("leaks"):
+            console.print(_main_figure(record.metrics))
+        elif record.causality.get("leaks"):
+            console.print(_leak(record.causality))
+        return
     console.print()
     samples = record.folder / SAMPLES
     if samples.exists():
@@ -102,6 +110,47 @@ def print_summary(record: Record, console: Console) -> None:
     print_results(record, console)
     if record.metrics and not record.causality.get("leaks"):
         console.print(_main_figure(record.metrics))
+
+
+def card(record: Record) -> str:
+    """Return what a notebook shows of a run: figures with their protocols, the loss curve, and a sample of its text."""
+    leaks = bool(record.causality.get("leaks"))
+    rows = [
+        "".join(
+            f"<td>{escape(text)}</td>"
+            for text in (entry["split"], entry["protocol"], *_figures(entry, record.floor.get(entry["split"])))
+        )
+        for entry in record.metrics
+    ]
+    heading = "".join(
+        f"<th>{text}</th>" for text in ("split", "protocol", "nats/char", "bits/char", "perplexity", "floor")
+    )
+    struck = ' style="text-decoration: line-through"' if leaks else ""
+    table = f"<table{struck}><tr>{heading}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
+    alarm = f"<p><strong>leaks</strong> {escape(str(record.causality['reason']))}</p>" if leaks else ""
+    picture = f'<img src="{data_uri(record.plot())}" alt="loss" style="width: 100%">' if len(record.curves()) else ""
+    samples = record.folder / SAMPLES
+    text = _printable(samples.read_text(encoding="utf-8", errors="replace")) if samples.exists() else ""
+    sample = f'<pre style="white-space: pre-wrap; font-size: 85%">{escape(text)}</pre>' if text else ""
+    error = f"<p>{escape(record.error)}</p>" if record.error else ""
+    costs = (
+        f"{record.parameters:,} parameters · {record.steps:,} steps · {_duration(record.time.get('training_s', 0.0))}"
+    )
+    return (
+        f"<div><p><strong>{escape(record.name)}</strong> {record.status} · {costs}</p>{error}{alarm}{table}"
+        '<div style="display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start">'
+        f'<div style="flex: 1 1 20em; max-width: 34em">{picture}</div>'
+        f'<div style="flex: 1 1 16em; max-width: 34em">{sample}</div></div>'
+        f"<p><code>{escape(str(record.folder))}</code></p></div>"
+    )
+
+
+def _figures(entry: Mapping[str, Any], floor: float | None) -> tuple[str, str, str, str]:
+    bound = "≤ " if entry["likelihood"] == "bound" else ""
+    nll, bpc, perplexity = (
+        _figure(entry[key], f"{bound}{{:.{digits}f}}") for key, digits in (("nll", 4), ("bpc", 4), ("perplexity", 3))
+    )
+    return nll, bpc, perplexity, "" if floor is None else f"{floor:.4f}"
 
 
 def print_results(record: Record, console: Console) -> None:
@@ -205,8 +254,11 @@ def _main_figure(metrics: Sequence[Mapping[str, Any]]) -> RenderableType:
 
 
 def _sample(text: str) -> RenderableType:
-    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:SAMPLE_LENGTH].expandtabs())
-    return Panel(Text(shown), title="sample", title_align="left", border_style="dim", expand=False)
+    return Panel(Text(_printable(text)), title="sample", title_align="left", border_style="dim", expand=False)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:SAMPLE_LENGTH].expandtabs())
 
 
 def _places(folder: Path) -> dict[str, str]:

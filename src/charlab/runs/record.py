@@ -7,11 +7,17 @@ import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.command import command
+from charlab.curves import FILE_NAME as CURVES
+from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
 
 FILE_NAME = "record.json"
 FORMAT = 2
@@ -23,7 +29,7 @@ FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 Status = Literal["running", "finished", "failed", "diverged", "tried"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Record:
     """The settings, progress and results of a run.
 
@@ -152,6 +158,42 @@ class Record:
         if written == FORMER_FORMAT:
             _make_batch_global(record.config)
         return record
+
+    def table(self) -> pd.DataFrame:
+        """Return the figures as a table: a row for each split and protocol, in nats and bits per character."""
+        import pandas as pd
+
+        columns = ["split", "protocol", "nll", "bpc", "perplexity", "standard_error", "likelihood"]
+        return pd.DataFrame([{key: entry.get(key) for key in columns} for entry in self.metrics], columns=columns)
+
+    def curves(self) -> pd.DataFrame:
+        """Return all measurements during training: a row for each, with step, characters, seconds, metric and value."""
+        return read_curves(self.folder / CURVES)
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure of the training and validation loss over the optimizer steps."""
+        from charlab.notebook import show_figures
+        from charlab.runs.plots import draw_loss
+
+        show_figures()
+        bound = any(entry["likelihood"] == "bound" for entry in self.metrics)
+        return draw_loss(
+            self.curves(),
+            title=self.name,
+            floor=self.floor.get("validation"),
+            likelihood="bound" if bound else "exact",
+            leaks=bool(self.causality.get("leaks")),
+        )
+
+    def __repr__(self) -> str:
+        """Return the run's name, state and folder."""
+        return f"<Record of {self.name}, {self.status}, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        """Return a card for a notebook."""
+        from charlab.runs.display import card
+
+        return card(self)
 
     def is_by(self, code: str) -> bool:
         """Return whether `code` trained the run or has reproduced its first points, so that its figures hold for it."""

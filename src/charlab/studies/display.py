@@ -18,6 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.command import command
+from charlab.notebook import Live as AnyLive
+from charlab.notebook import NotebookLive
 from charlab.quantities import clock, count
 from charlab.studies.definition import SHORTENED
 from charlab.studies.plan import Cell
@@ -36,13 +38,17 @@ STYLES = {
 
 @contextmanager
 def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[None]:
-    """Show the progress of cells while the block runs: a bar on a terminal, one line per finished cell elsewhere.
+    """Show the progress of cells while the block runs: a bar on a terminal or in a notebook, else a line per cell.
 
     Progress is read from the study's folder, so the cells may run on any machine.
     """
     progress = Progress(study, cells)
     draws = console.is_terminal and not console.is_dumb_terminal
-    live = Live(console=console, auto_refresh=False, transient=True) if draws else None
+    live: AnyLive | None = None
+    if console.is_jupyter:
+        live = NotebookLive(progress.state)
+    elif draws:
+        live = Live(get_renderable=progress.bar, console=console, auto_refresh=False, transient=True)
     stopped = threading.Event()
 
     def watch() -> None:
@@ -52,7 +58,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
                 if live is None or outcome.fate != "finished":
                     console.print(progress.line(cell, outcome), markup=False, highlight=False, soft_wrap=True)
             if live is not None:
-                live.update(progress.bar(), refresh=True)
+                live.refresh()
             if last:
                 return
             stopped.wait(SECONDS_BETWEEN_LOOKS)
@@ -129,6 +135,13 @@ class Progress:
         count = f"{len(self.ended)}/{len(self.cells)}"
         took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else unknown
         return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
+
+    def state(self) -> tuple[float, str]:
+        """Return the share of the cells that have ended, and a line for a notebook."""
+        running = ", ".join(cell.key for cell in self.running)
+        parts = [f"{len(self.ended)}/{len(self.cells)} cells", *[f"{self.failed} failed"] * bool(self.failed)]
+        parts += [f"running: {running}"] * bool(running)
+        return len(self.ended) / max(1, len(self.cells)), "  ·  ".join([*parts, *self._left()])
 
     def bar(self) -> RenderableType:
         """Return the progress bar for a terminal."""

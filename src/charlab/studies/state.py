@@ -22,6 +22,7 @@ from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from charlab.studies.verdicts import Comparison, Value
 
@@ -334,6 +335,18 @@ class StudyResults:
         import pandas as pd
 
         return pd.DataFrame([self._row(result) for result in self.cells])
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: differences from the baseline, or the curves if nothing is compared."""
+        from charlab.studies.report.program import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook."""
+        from charlab.studies.report.program import notebook_page
+
+        return notebook_page(self)
 
     def _row(self, result: CellResult) -> dict[str, Any]:
         record, figure = result.record, self.figure(result)

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from charlab.notebook import data_uri
 from charlab.studies.report.contents import Contents, Judgment, Sample, Unfinished
 from charlab.studies.report.document import Command, Group, Heading, Paragraph, Picture, Points, page
 from charlab.studies.report.figures import AXES
 from charlab.studies.report.sentences import Notice
-from charlab.studies.report.style import ALARM, VERDICT_COLORS, data_uri
+from charlab.studies.report.style import ALARM, VERDICT_COLORS
 from charlab.studies.report.tables import SYMBOLS, Entry, Table
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from rich.text import Text
 from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
+from charlab.notebook import show_figures
 from charlab.quantities import UNKNOWN, duration, fixed, interval, probability, signed
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.report.contents import Contents, Judgment, gather
@@ -31,6 +32,8 @@ from charlab.studies.report.style import drawing, picture
 from charlab.studies.state import StudyResults, read_results
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from charlab.studies.report.arms import ArmSummary
 
 Format = Literal["markdown", "html", "latex"]
@@ -61,10 +64,30 @@ class Report:
 
     def _repr_html_(self) -> str | None:
         """Return the page for a notebook."""
-        if "html" not in self.files:
-            return None
-        page = self.files["html"].read_text(encoding="utf-8")
-        return page[page.index("<style>") : page.index("</body>")]
+        return _inner(self.files["html"].read_text(encoding="utf-8")) if "html" in self.files else None
+
+
+def notebook_page(results: StudyResults) -> str:
+    """Return the report on a study as a notebook shows it."""
+    contents = gather(results)
+    with drawing():
+        return _inner(render_html(contents, Drawings(results, contents).for_page()))
+
+
+def _inner(page: str) -> str:
+    return page[page.index("<style>") : page.index("</body>")]
+
+
+def draw(results: StudyResults) -> Figure:
+    """Return a study's main figure: the differences from the baseline, or the curves if nothing is compared."""
+    show_figures()
+    contents = gather(results)
+    with drawing():
+        figures = Drawings(results, contents).for_paper()
+    for name in ("differences", "curves", "costs"):
+        if name in figures:
+            return figures[name]
+    raise UserError(f"There is nothing to draw yet: no cell of {results.plan.name} has finished.")
 
 
 def report_study(config: DictConfig, console: Console | None = None) -> Report:
@@ -244,10 +267,11 @@ def _write(path: Path, content: str | bytes) -> None:
 
 def print_report(report: Report, console: Console) -> None:
     """Print what to read first, the verdicts with the arms' results, and where the report is."""
-    console.print()
-    for notice in report.contents.notices:
-        console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
-    console.print(_verdicts(report.contents))
+    if not console.is_jupyter:  # where the results show themselves
+        console.print()
+        for notice in report.contents.notices:
+            console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
+        console.print(_verdicts(report.contents))
     if report.kept is not None:
         text = f"{_shown(report.kept)} was edited by hand and is kept; the new paper is next to it."
         console.print(Text(text, "yellow"), soft_wrap=True)

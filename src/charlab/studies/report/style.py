@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -128,11 +127,6 @@ def picture(figure: Figure, kind: str) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format=kind, metadata=_NO_DATE[kind])
     return file.getvalue()
-
-
-def data_uri(figure: Figure) -> str:
-    """Return a figure as an address that holds the whole picture."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture(figure, 'svg')).decode()}"
 
 
 def label_width(labels: Iterable[str]) -> float:

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +18,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from charlab.notebook import Live as AnyLive
+from charlab.notebook import NotebookLive
 from charlab.quantities import clock
 from charlab.training.module import LanguageModelModule
 
@@ -42,7 +43,8 @@ class ProgressDisplay(LightningProgressBar):
     """Show loss, perplexity, speed and remaining time of a run, on rank 0.
 
     A terminal or notebook shows a bar that is redrawn four times a second; between refreshes a step only reads the
-    clock. Any other output (a pipe, a cluster's log file, a notebook without ipywidgets) gets a line every ten seconds.
+    clock. In a notebook, the bar also has the last evaluation. Any other output (a pipe, a cluster's log file) gets a
+    line every ten seconds.
 
     Args:
         console: console to write to; standard output by default.
@@ -52,10 +54,11 @@ class ProgressDisplay(LightningProgressBar):
         super().__init__()
         self.console = console or Output()
         self.enabled = True
-        draws_widgets = self.console.is_jupyter and find_spec("ipywidgets") is not None
-        self._draws_bar = draws_widgets or (self.console.is_terminal and not self.console.is_dumb_terminal)
+        draws_text = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._draws_bar = self.console.is_jupyter or draws_text
         self._period = SECONDS_BETWEEN_REFRESHES if self._draws_bar else SECONDS_BETWEEN_LINES
-        self._live: Live | None = None
+        self._live: AnyLive | None = None
+        self._scores = ""
         self._module: LanguageModelModule | None = None
         self._next_refresh = math.inf
         self._history: deque[_Reading] = deque(maxlen=120)  # readings of the last half minute or more
@@ -69,7 +72,10 @@ class ProgressDisplay(LightningProgressBar):
         self._module, self._started, self._ended = pl_module, time.monotonic(), False
         self._history.clear()
         self._read(trainer, pl_module)
-        if self._draws_bar:  # rich's thread redraws the bar during evaluations too, but never reads the device
+        if self.console.is_jupyter:
+            self._live = NotebookLive(self._state)
+            self._live.start()
+        elif self._draws_bar:  # rich's thread redraws the bar during evaluations too, but never reads the device
             refreshes_per_second = 1 / SECONDS_BETWEEN_REFRESHES
             self._live = Live(get_renderable=self._bar, console=self.console, refresh_per_second=refreshes_per_second)
             self._live.start(refresh=True)
@@ -83,6 +89,8 @@ class ProgressDisplay(LightningProgressBar):
         self._read(trainer, pl_module)
         if not self._draws_bar:
             self._print_line()
+        elif self.console.is_jupyter and self._live is not None:
+            self._live.refresh()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the state after the last step. The bar stays visible while other callbacks finish."""
@@ -124,7 +132,11 @@ class ProgressDisplay(LightningProgressBar):
         """Write a line with the nll of every split, in nats per character, above the bar."""
         figures = [f"{split} {'≤ ' * (score.likelihood == 'bound')}{score.nll:.3f}" for split, score in scores.items()]
         protocols = ", ".join(dict.fromkeys(score.protocol for score in scores.values()))
-        self.show_line(f"step {step:,}  {'  '.join(figures)}  ({protocols})")
+        self._scores = f"step {step:,}  {'  '.join(figures)}  ({protocols})"
+        if self.console.is_jupyter and self._live is not None:
+            self._live.refresh()
+        else:
+            self.show_line(self._scores)
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
         """Read the figures to show. Not called every step, since reading the loss synchronizes with the device."""
@@ -182,8 +194,15 @@ class ProgressDisplay(LightningProgressBar):
         grid.add_row(Text(self._phase(), style="bold"), bar, Text("  ".join([self._steps(), *self._times()])))
         return Group(grid, Text(" " * 12 + "   ".join(self._figures()), no_wrap=True, overflow="ellipsis"))
 
+    def _line(self) -> str:
+        return "  ".join([self._phase(), self._steps(), *self._figures(), *self._times()])
+
+    def _state(self) -> tuple[float, str]:
+        """Return the share of the budget that is spent, and a line for a notebook."""
+        return self._history[-1].spent, f"{self._line()}  ·  {self._scores}".removesuffix("  ·  ")
+
     def _print_line(self) -> None:
-        self.show_line("  ".join([self._phase(), self._steps(), *self._figures(), *self._times()]))
+        self.show_line(self._line())
 
     def _stop(self) -> None:
         self._next_refresh = math.inf

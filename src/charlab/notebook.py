@@ -1,0 +1,85 @@
+"""Show things in a Jupyter notebook: a live line of progress, pictures within pages, figures as results."""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Live(Protocol):
+    """A display that is redrawn in place; `rich.live.Live` is another one."""
+
+    def start(self, refresh: bool = False) -> None:
+        """Show the display."""
+
+    def refresh(self) -> None:
+        """Redraw the display."""
+
+    def stop(self) -> None:
+        """Leave the last state."""
+
+
+class NotebookLive:
+    """Redraw a progress bar within one output area, however wide it is, without widgets.
+
+    Args:
+        state: function that returns the completed share of the work, and the text next to the bar.
+    """
+
+    def __init__(self, state: Callable[[], tuple[float, str]]) -> None:
+        self.state = state
+        self._handle: Any = None
+
+    def start(self, refresh: bool = False) -> None:
+        """Show the bar in the output area of the running cell."""
+        from IPython.display import DisplayHandle
+
+        self._handle = DisplayHandle()
+        self._handle.display(self._html())
+
+    def refresh(self) -> None:
+        """Redraw the bar."""
+        if self._handle is not None:
+            self._handle.update(self._html())
+
+    def stop(self) -> None:
+        """Redraw the bar for the last time."""
+        self.refresh()
+        self._handle = None
+
+    def _html(self) -> Any:
+        from IPython.display import HTML
+
+        share, text = self.state()
+        return HTML(
+            '<div style="display: flex; flex-wrap: wrap; gap: 0 1em; align-items: center">'
+            f'<progress value="{share:.4f}" style="flex: 1 1 8em; max-width: 24em"></progress>'
+            f'<span style="font-variant-numeric: tabular-nums">{escape(text)}</span></div>'
+        )
+
+
+def show_figures() -> None:
+    """Have IPython show matplotlib figures that are a cell's value, which it does only once pyplot has drawn one."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None:
+        from IPython.core.pylabtools import select_figure_formats
+        from matplotlib.figure import Figure
+
+        formatters = shell.display_formatter.formatters
+        if not any(Figure in formatters[kind].type_printers for kind in ("image/png", "image/svg+xml", "image/jpeg")):
+            select_figure_formats(shell, {"png"})
+
+
+def data_uri(figure: Figure) -> str:
+    """Return a figure as an address that holds the whole picture, the same each time."""
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})  # with a date it would be another file each time
+    return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,138 @@
+"""What a notebook is shown, and keywords as overrides."""
+
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from charlab.api import _apart, _overrides
+from charlab.configuration.compose import compose
+from charlab.errors import UserError
+from charlab.notebook import NotebookLive
+from charlab.runs.record import Record
+from charlab.studies.state import read_results
+from tests.helpers.made_up_study import MadeUpArm, make_study
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words += f"{data} "
+
+
+@pytest.mark.parametrize(
+    ("values", "overrides"),
+    [
+        ({"model": "gpt", "model/norm": "rms"}, ["model=gpt", "model/norm=rms"]),
+        ({"trainer": {"max_steps": 3, "accelerator": "cpu"}}, ["trainer.max_steps=3", "trainer.accelerator=cpu"]),
+        ({"callbacks": {"samples": None}, "force": True}, ["callbacks.samples=null", "force=true"]),
+        ({"optimizer": {"lr": 1e-3, "betas": (0.9, 0.99)}}, ["optimizer.lr=0.001", "optimizer.betas=[0.9,0.99]"]),
+        ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
+    ],
+)
+def test_keywords_are_overrides(values, overrides):
+    assert _overrides(values) == overrides
+
+
+@pytest.mark.parametrize("text", ["true", "1e-3", "a,b", "null", 'say "hi"', "", "Größe", "x=y", "[1]"])
+def test_a_text_stays_a_text(text):
+    assert compose(_overrides({"name": text}), "report").name == text
+
+
+def test_classes_are_told_from_values():
+    objects, typed = _apart({"model": dict, "seed": 3, "callbacks": {"mine": dict}, "data": {"context_length": 8}})
+    assert set(objects) == {"model", "callbacks"}
+    assert typed == ["seed=3", "data.context_length=8"]
+
+
+def test_a_mistake_is_one_sentence_in_a_notebook(capsys):
+    InteractiveShell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell
+    shell = InteractiveShell.instance()
+    try:
+        shell.run_cell("from charlab.errors import UserError\ndef f(): raise UserError('Give a seed.')\nf()")
+    finally:
+        InteractiveShell.clear_instance()
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).strip() == "UserError: Give a seed."
+
+
+def entry(split="validation", protocol="blocks", nll: float | None = 1.5, likelihood="exact"):
+    known = nll is not None
+    values = {"nll": nll, "bpc": nll / math.log(2) if known else None, "perplexity": math.exp(nll) if known else None}
+    return {"split": split, "protocol": protocol, "likelihood": likelihood, **values}
+
+
+@pytest.fixture
+def record(tmp_path):
+    (tmp_path / "samples.txt").write_bytes(b"<b>To be\xff</b>\n")
+    (tmp_path / "metrics.csv").write_text(
+        "step,characters,seconds,metric,value\n0,0,0.0,validation/nll,4.1\n9,99,1.0,validation/nll,1.5\n"
+    )
+    metrics = [entry(), entry(protocol="sliding", likelihood="bound", nll=1.4), entry("train", nll=None)]
+    return Record(tmp_path, "a <i>name</i>", "f", "finished", metrics=metrics, parameters=4225, steps=9)
+
+
+def test_a_record_shows_itself_as_a_card(record):
+    page = Page(record._repr_html_())
+    for text in ("a <i>name</i>", "finished", "4,225 parameters", "blocks", "1.5000", "≤ 1.4000", "not finite"):
+        assert text in page.words, text
+    assert "<b>To be\ufffd</b>" in page.words
+    assert not {"b", "i", "style", "script"} & {tag for tag, _ in page.tags}  # nothing reaches beyond the card
+    [picture] = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert picture.startswith("data:image/svg+xml;base64,")
+    assert repr(record) == f"<Record of a <i>name</i>, finished, in {record.folder}>"
+
+
+def test_a_card_says_that_figures_are_false(record):
+    record.causality = {"leaks": True, "reason": "It looks ahead."}
+    page = Page(record._repr_html_())
+    assert "leaks  It looks ahead." in " ".join(page.words.split(" "))
+    assert any("line-through" in attrs.get("style", "") for tag, attrs in page.tags if tag == "table")
+
+
+def test_figures_and_tables_are_matplotlibs_and_pandas(record):
+    assert record.table()["nll"][:2].tolist() == [1.5, 1.4]
+    assert record.curves()["value"].tolist() == [4.1, 1.5]
+    assert record.plot().axes[0].get_ylabel() == "loss (nats per character)"
+
+
+def test_a_study_shows_itself_as_its_report(tmp_path):
+    plan = make_study(tmp_path, [MadeUpArm("a", 1.7), MadeUpArm("b", 1.6)], seeds=3)
+    results = read_results(plan, tmp_path / "outputs")
+    shown = results._repr_html_()
+    page = Page(shown)
+    assert [tag for tag, _ in page.tags][:2] == ["style", "div"]
+    assert "not evidence yet" in page.words
+    assert "[!" not in shown
+    assert all(attrs["src"].startswith("data:") for tag, attrs in page.tags if tag == "img")
+    assert results.plot().axes
+
+
+def test_a_study_that_has_not_begun_has_nothing_to_draw(tmp_path):
+    plan = make_study(tmp_path, [MadeUpArm("a", 1.7, fates={305: ("missing", "")})], seeds=1)
+    with pytest.raises(UserError, match="nothing to draw yet"):
+        read_results(plan, tmp_path / "outputs").plot()
+
+
+def test_progress_lives_in_one_output_area(capsys):
+    pytest.importorskip("IPython")
+    shown = []
+    live = NotebookLive(lambda: (0.25, "loss < 2"))
+    live.refresh()  # before it has begun, and after its end, nothing happens
+    live._handle = type("Handle", (), {"display": shown.append, "update": shown.append})
+    live.refresh()
+    live.stop()
+    live.refresh()
+    assert len(shown) == 2
+    page = Page(shown[0].data)
+    assert ("progress", "0.2500") in [(tag, attrs.get("value")) for tag, attrs in page.tags]
+    assert "loss < 2" in page.words
