@@ -140,3 +140,15 @@ def test_a_folder_conf_of_the_working_folder_is_found(tmp_path: Path, monkeypatc
     assert compose(["model=bigram", "experiment=mine"]).name == "mine"
     with pytest.raises(UserError, match=f"in charlab's own configuration or {tmp_path}/conf; did you mean mine"):
         compose(["experiment=mnie"])
+
+
+def test_in_a_checkout_the_folder_that_is_searched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(conf_folder().parent)
+    with pytest.raises(UserError) as raised:
+        compose(["study=mnie"])
+    assert str(raised.value).startswith(f"There is no study=mnie in {conf_folder()}; known are demo")
+
+
+def test_keys_of_a_mapping_that_are_numbers_stay_numbers() -> None:
+    scheduling = "{_target_: lightning.pytorch.callbacks.GradientAccumulationScheduler, scheduling: {0: 2}}"
+    assert compose(["model=bigram", f"+callbacks.mine={scheduling}"]).callbacks.mine.scheduling == {0: 2}

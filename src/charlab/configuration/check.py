@@ -84,7 +84,7 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
         if isinstance(raw, list):
             return [value(node, index, part, f"{path}[{index}]") for index, part in enumerate(raw)]
         kept = {key: part for key, part in raw.items() if path or key != "hydra"} if isinstance(raw, dict) else {}
-        return {str(key): value(node, key, part, _join(path, key)) for key, part in kept.items()}
+        return {key: value(node, key, part, _join(path, key)) for key, part in kept.items()}
 
     tree: dict[str, Any] = content(config, whole, "")
     return tree

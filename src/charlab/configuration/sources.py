@@ -176,7 +176,7 @@ class Composition:
     def searched(self) -> list[str]:
         """Return the folders of configuration files as shown to users."""
         own, here = conf_folder(), Path.cwd() / "conf"
-        shown = ["charlab's own configuration" if folder == own else str(folder) for folder in self._folders]
+        shown = ["charlab's own configuration" if folder == own != here else str(folder) for folder in self._folders]
         return shown if here in self._folders or own not in self._folders else [*shown, f"{here} (no such folder)"]
 
     def _texts_of(self, name: str) -> list[str]:
