@@ -14,6 +14,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.studies.bootstrap import TextInterval, bootstrap_text
 from charlab.studies.costs import PLOTTED
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
+from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.method import cell_command, commands, environment, limits, method, without_paths
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
@@ -101,6 +102,7 @@ class Contents:
         unfinished: cells that failed or diverged.
         waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
+        factors: numeric factors of a grid, with curves.
         samples: text from each arm.
         method: how the study was done, in sentences.
         limits: what it does not show, in sentences.
@@ -123,6 +125,7 @@ class Contents:
     unfinished: tuple[Unfinished, ...]
     waiting: Mapping[str, str]
     older: str
+    factors: tuple[Factor, ...]
     samples: tuple[Sample, ...]
     method: tuple[str, ...]
     limits: tuple[str, ...]
@@ -169,6 +172,7 @@ def gather(results: StudyResults) -> Contents:
             if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
         },
         older=_names(results, lambda cell: cell.older),
+        factors=numeric_factors(results),
         samples=tuple(
             Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
             for arm in arms
@@ -258,6 +262,8 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
     return {
         "differences": f"Differences from the baseline {plan.baseline}. Circle: one seed. Diamond and bar: mean and "
         "the interval that decides. Gray: differences too small to matter.",
+        "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
+        f"{' Band: 95% t-interval of the mean.' * several} Cross: diverged.",
         "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the picture.",
         "costs": f"Quality against cost. Further left is cheaper, lower is better.{bars}{left_out}",
     }

@@ -32,7 +32,7 @@ class Points(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure by its name: "differences", "curves" or "costs"."""
+    """A figure by its name: "differences", "factors", "curves" or "costs"."""
 
     name: str
     alt: str
@@ -55,6 +55,7 @@ class Group(NamedTuple):
 
 _ALTS = {
     "differences": "Differences from the baseline for each arm, seed by seed, with mean, interval and margin",
+    "factors": "Loss on validation text against the varied numbers",
     "curves": "Loss on validation text against steps, characters and seconds",
     "costs": "Loss against cost",
 }
@@ -79,6 +80,10 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
         yield contents.verdicts.without()
         yield Paragraph(RULES, "rules")
     yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
+    if contents.factors:
+        yield Heading("Best values")
+        yield from _pictures(contents, figures, "factors")
+        yield _best_values(contents)
     if contents.unfinished or contents.waiting or contents.older:
         yield Heading("Cells that need attention")
         yield Group("unfinished", contents.unfinished)
@@ -121,7 +126,9 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     if verdicts:
         yield verdicts.without("expected to", *["seeds to settle"] * judged)  # which the judgments repeat
     yield from (contents.results, contents.budgets)
-    yield from _pictures(contents, figures, "differences", "curves", "costs")
+    yield from _pictures(contents, figures, "differences", "factors", "curves", "costs")
+    if contents.factors:
+        yield _best_values(contents)
     if judged:
         yield Group("cards", contents.judgments)
     yield from (Paragraph(f"{label}: {names}.", "faint") for label, names in contents.waiting.items())
@@ -137,6 +144,11 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
 
 def _pictures(contents: Contents, figures: Collection[str], *names: str) -> Iterator[Picture]:
     yield from (Picture(name, _ALTS[name], contents.captions[name]) for name in names if name in figures)
+
+
+def _best_values(contents: Contents) -> Points:
+    margin = contents.plan.margin
+    return Points(tuple(sentence for factor in contents.factors for sentence in factor.sentences(margin)))
 
 
 def _commands(contents: Contents) -> Group:

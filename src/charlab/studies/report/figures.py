@@ -12,6 +12,7 @@ from jaxtyping import Float
 from charlab.quantities import amount
 from charlab.studies.costs import COSTS
 from charlab.studies.report.contents import Contents
+from charlab.studies.report.factors import Factor, draw_line
 from charlab.studies.report.style import (
     ALARM,
     FAINT_INK,
@@ -45,6 +46,7 @@ AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.it
 
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
 _SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
+MOST_FACTORS = 3  # panels next to each other
 _NUM_POINTS = 200  # of a curve, at most
 _METRICS = ("validation/nll", "estimate/validation/nll")  # what curves show, if it was measured
 
@@ -68,6 +70,7 @@ class Drawings:
 
     def __init__(self, results: StudyResults, contents: Contents) -> None:
         self.contents = contents
+        self.factors = contents.factors[:MOST_FACTORS]
         self.looks: Mapping[str, Look] = looks(list(contents.arms), contents.plan.baseline)
         self.curves: dict[str, dict[str, Curve]] = {clock: {} for clock in CLOCKS}
         for name in contents.arms:
@@ -84,12 +87,15 @@ class Drawings:
         found = self._differences(PAGE_WIDTH)
         if self.curves["step"]:
             found |= {f"curves-{clock}": self._draw_curves([clock], PAGE_WIDTH, 2.5) for clock in CLOCKS}
+        found |= {f"factors-{factor.name}": self._draw_factors([factor], PAGE_WIDTH, 2.5) for factor in self.factors}
         costs = self.contents.compared_costs
         return found | {f"costs-{cost}": self._draw_costs([cost], PAGE_WIDTH, 2.5) for cost in costs}
 
     def for_paper(self) -> dict[str, Figure]:
         """Return the figures for a paper, panels side by side, by name."""
         found = self._differences(PAPER_WIDTH)
+        if self.factors:
+            found["factors"] = self._draw_factors(self.factors, PAPER_WIDTH, 1.75)
         if self.curves["step"]:
             found["curves"] = self._draw_curves(list(CLOCKS), PAPER_WIDTH, 1.75)
         if costs := self.contents.compared_costs:
@@ -126,6 +132,23 @@ class Drawings:
             for name, curve in self.curves[clocks[-1]].items()
         ]
         label_at_right(panels[-1], ends + floor_label)
+        return figure
+
+    def _draw_factors(self, factors: Sequence[Factor], width: float, height: float) -> Figure:
+        """Draw the loss against numeric factors, a panel for each."""
+        labels = [line.label for line in factors[-1].lines]
+        figure, panels = new_figure(width, height, len(factors), right=label_width(labels) + 0.1)
+        for axes, factor in zip(panels, factors, strict=True):
+            names = [line.label for line in factor.lines]
+            shown = looks(["", *(name for name in names if name)], "")
+            for line in factor.lines:
+                draw_line(axes, line, shown[line.label], ALARM)
+            _finish(axes, factor.name, None, logarithmic=any(line.logarithmic for line in factor.lines))
+            axes.margins(0.05)
+        panels[0].set_ylabel("nats per character")
+        ends = [(line.mean[np.isfinite(line.mean)][-1], line.label, shown[line.label].color)
+                for line in factors[-1].lines if line.label]  # fmt: skip
+        label_at_right(panels[-1], ends)
         return figure
 
     def _draw_costs(self, costs: list[str], width: float, height: float) -> Figure:

@@ -243,7 +243,8 @@ def cell_table(results: StudyResults) -> Table:
         leaks = record is not None and bool(record.causality.get("leaks"))
         sign = "≤ " if figure.get("likelihood") == "bound" else ""
         seconds = record.time.get("training_s") if record is not None else None
-        status = [Span(result.status, "plain" if result.status == "finished" else "alarm")]
+        style: Style = {"finished": "plain", "held back": "faint", "not needed": "faint"}.get(result.status, "alarm")  # type: ignore[assignment]
+        status = [Span(result.status, style)]
         status += [Span(" leaks", "alarm")] * leaks + [Span(" older code", "faint")] * result.older
         rows.append(
             (

@@ -1,0 +1,176 @@
+"""Results over a numeric factor, such as a learning rate: a curve, its optimum, and how sharp the optimum is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from charlab.studies.paired import t_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from charlab.studies.report.style import Look
+    from charlab.studies.state import StudyResults
+
+FEWEST_VALUES = 3  # of a factor, for a curve
+_LOGARITHMIC = 4.0  # ratio of the largest value to the smallest from which the axis is logarithmic
+_FINE = 1001  # points between which limits are read from a curve
+
+
+@dataclass(frozen=True)
+class Line:
+    """The results of the arms that differ in one factor alone.
+
+    Attributes:
+        label: values of the other factors; "" if there are none.
+        x: (K,) values of the factor, increasing.
+        values: (S, K) nats per character by seed; nan without a result, infinite if the run diverged.
+        logarithmic: whether distances between values of the factor are ratios.
+    """
+
+    label: str
+    x: np.ndarray
+    values: np.ndarray
+    logarithmic: bool
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(K,) mean over seeds; infinite where a run diverged."""
+        return self.values.mean(axis=0)
+
+    @property
+    def half_width(self) -> np.ndarray:
+        """(K,) half the width of the 95% t-interval of the mean; 0 with a single seed."""
+        seeds = len(self.values)
+        if seeds < 2:
+            return np.zeros(len(self.x))
+        with np.errstate(invalid="ignore"):
+            return t_interval(0.0, 1.0, seeds, 0.95)[1] * self.values.std(axis=0, ddof=1)
+
+    def optima(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the best value of the factor by seed, and whether it is at an end of the grid.
+
+        Between the values of the grid, the best is the vertex of the parabola through the lowest point and its
+        neighbors.
+        """
+        position = self._position(self.x)
+        best, at_end = [], []
+        for row in self.values:
+            lowest = int(np.argmin(row))
+            inside = 0 < lowest < len(row) - 1 and bool(np.isfinite(row[lowest - 1 : lowest + 2]).all())
+            at_end.append(lowest in (0, len(row) - 1))
+            best.append(_vertex(position[lowest - 1 : lowest + 2], row[lowest - 1 : lowest + 2]) if inside
+                        else position[lowest])  # fmt: skip
+        return self._value(np.array(best)), np.array(at_end)
+
+    def optimum(self) -> tuple[float, tuple[float, float]]:
+        """Return the best value of the factor, the mean over seeds, and its 95% t-interval, infinite for one seed."""
+        positions = self._position(self.optima()[0])
+        deviation = float(positions.std(ddof=1)) if len(positions) > 1 else 0.0
+        low, high = t_interval(float(positions.mean()), deviation, len(positions), 0.95)
+        return float(self._value(positions.mean())), (float(self._value(low)), float(self._value(high)))
+
+    def tolerated(self, margin: float) -> tuple[float, float]:
+        """Return the range around the optimum in which the mean is within the margin of the lowest mean."""
+        position = self._position(self.x)
+        finite = np.isfinite(self.mean)
+        fine = np.linspace(position[finite][0], position[finite][-1], _FINE)
+        curve = np.interp(fine, position[finite], self.mean[finite])
+        lowest = int(curve.argmin())
+        outside = np.flatnonzero(curve > curve[lowest] + margin)
+        low = outside[outside < lowest].max(initial=-1) + 1
+        high = outside[outside > lowest].min(initial=_FINE) - 1
+        return float(self._value(fine[low])), float(self._value(fine[high]))
+
+    def sentence(self, factor: str, margin: float) -> str:
+        """Return what the line says of its factor."""
+        name = f"{factor}, {self.label}" if self.label else factor
+        best, (low, high) = self.optimum()
+        at_end = int(self.optima()[1].sum())
+        if at_end:
+            seeds = "" if len(self.values) == 1 else f" for {at_end} of {len(self.values)} seeds"
+            return f"{name}: the best value, {best:.3g}, is at the end of the grid{seeds}, so the grid is too short."
+        interval = f" (95% interval {low:.3g} to {high:.3g})" if len(self.values) > 1 else ""
+        least, most = self.tolerated(margin)
+        return (
+            f"{name}: the best value is {best:.3g}{interval}; from {least:.3g} to {most:.3g}, the loss is within "
+            f"{margin:g} nats per character of the lowest."
+        )
+
+    def _position(self, x: np.ndarray) -> np.ndarray:
+        return np.log(x) if self.logarithmic else np.asarray(x, dtype=float)
+
+    def _value(self, position: np.ndarray | float) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return np.exp(position) if self.logarithmic else np.asarray(position)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A numeric factor with the lines of its results."""
+
+    name: str
+    lines: tuple[Line, ...]
+
+    def sentences(self, margin: float) -> list[str]:
+        """Return what each line says."""
+        return [line.sentence(self.name, margin) for line in self.lines]
+
+
+def numeric_factors(results: StudyResults) -> tuple[Factor, ...]:
+    """Return the numeric factors of a grid that has results for three or more of their values."""
+    names = dict.fromkeys(name for arm in results.plan.arms for name in arm.factors)
+    factors = (Factor(name, tuple(_lines(results, name))) for name in names)
+    return tuple(factor for factor in factors if factor.lines)
+
+
+def _lines(results: StudyResults, name: str) -> Iterator[Line]:
+    groups: dict[str, dict[float, list[float]]] = {}
+    for arm in results.plan.arms:
+        x, values = _number(arm.factors.get(name, "")), results.values(arm.name).values()
+        losses = [math.inf if value == "diverged" else value for value in values]
+        if x is not None and not {None, "leaks"}.intersection(losses):
+            others = ", ".join(f"{key}={value}" for key, value in arm.factors.items() if key != name)
+            groups.setdefault(others, {})[x] = losses  # type: ignore[assignment]
+    for label, found in groups.items():
+        grid = np.array(sorted(found))
+        table = np.array([found[value] for value in grid]).T
+        if len(grid) >= FEWEST_VALUES and np.isfinite(table).any(axis=1).all():
+            yield Line(label, grid, table, logarithmic=bool(grid[0] > 0 and grid[-1] / grid[0] >= _LOGARITHMIC))
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _vertex(x: np.ndarray, y: np.ndarray) -> float:
+    """Return where the parabola through three points is lowest; the middle one is not above the others."""
+    left, right = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    if right == left:
+        return float(x[1])
+    return float((x[0] + x[1]) / 2 - left * (x[2] - x[0]) / (2 * (right - left)))
+
+
+def draw_line(axes: Axes, line: Line, look: Look, alarm: str) -> None:
+    """Draw a line with its band, its optimum, and a cross at the top where runs diverged."""
+    finite = np.isfinite(line.mean)
+    x, mean, half_width = line.x[finite], line.mean[finite], line.half_width[finite]
+    axes.fill_between(x, mean - half_width, mean + half_width, color=look.color, alpha=0.15, linewidth=0)
+    axes.plot(x, mean, color=look.color, linestyle=look.line, linewidth=1.2, marker=look.marker, markersize=3.5)
+    for diverged in line.x[~finite]:
+        axes.plot([diverged], [0.97], "x", color=alarm, markersize=5, transform=axes.get_xaxis_transform())
+    if not line.optima()[1].any():
+        best, (low, high) = line.optimum()
+        height = float(np.interp(best, x, mean))
+        if len(line.values) > 1:
+            axes.plot([max(low, line.x[0]), min(high, line.x[-1])], [height] * 2, color=look.color, linewidth=2.5)
+        axes.plot([best], [height], "D", color=look.color, markersize=4.5, markeredgecolor="white")

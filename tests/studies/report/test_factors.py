@@ -1,0 +1,105 @@
+"""Curves over numeric factors, against parabolas whose optimum is known."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from charlab.studies.definition import Arm
+from charlab.studies.plan import Plan
+from charlab.studies.report.contents import gather
+from charlab.studies.report.factors import Line, numeric_factors
+from charlab.studies.report.figures import Drawings
+from charlab.studies.report.style import drawing
+from charlab.studies.state import read_results
+from tests.helpers.made_up_study import MadeUpArm, make_study
+
+RATES = ("3e-4", "1e-3", "3e-3", "1e-2", "3e-2")
+
+
+def parabola(x: np.ndarray, best: float, scale: float = 0.1) -> np.ndarray:
+    """Return losses with a minimum of 1.5, quadratic in the logarithm."""
+    return 1.5 + scale * np.log(x / best) ** 2
+
+
+def test_the_optimum_of_a_parabola_is_found_between_the_values() -> None:
+    x = np.array([0.001, 0.003, 0.01, 0.03])
+    bests = np.array([0.004, 0.005, 0.006])
+    line = Line("", x, np.stack([parabola(x, best) for best in bests]), logarithmic=True)
+    found, at_end = line.optima()
+    np.testing.assert_allclose(found, bests)
+    assert not at_end.any()
+    mean, (low, high) = line.optimum()
+    logs = np.log(bests)
+    half_width = 4.302653 * logs.std(ddof=1) / math.sqrt(3)
+    assert (mean, low, high) == pytest.approx(tuple(np.exp(logs.mean() + half_width * np.array([0, -1, 1]))))
+
+
+def test_a_linear_axis_has_a_linear_optimum() -> None:
+    x = np.array([1.0, 2.0, 3.0])
+    line = Line("", x, (x - 2.2)[None, :] ** 2, logarithmic=False)
+    assert line.optimum()[0] == pytest.approx(2.2)
+    assert line.optimum()[1] == (-math.inf, math.inf)
+
+
+def test_an_optimum_at_the_end_of_the_grid_is_no_optimum() -> None:
+    x = np.array([0.001, 0.003, 0.01])
+    line = Line("model=gpt", x, np.stack([parabola(x, 0.1), parabola(x, 0.003)]), logarithmic=True)
+    assert list(line.optima()[1]) == [True, False]
+    assert line.sentence("lr", 0.01) == (
+        "lr, model=gpt: the best value, 0.00548, is at the end of the grid for 1 of 2 seeds, so the grid is too short."
+    )
+
+
+def test_what_may_be_set_without_losing_the_margin() -> None:
+    x = np.geomspace(1e-4, 1e-1, 61)
+    line = Line("", x, parabola(x, 1e-2)[None, :], logarithmic=True)
+    reach = math.exp(math.sqrt(0.02 / 0.1))
+    assert line.tolerated(0.02) == pytest.approx((1e-2 / reach, 1e-2 * reach), rel=0.02)
+    assert line.tolerated(100.0) == pytest.approx((1e-4, 1e-1))
+
+
+def test_runs_that_diverged_end_the_curve() -> None:
+    x = np.array([0.001, 0.003, 0.01, 0.03])
+    values = np.stack([parabola(x, 0.003)] * 2)
+    values[1, 3] = math.inf
+    line = Line("", x, values, logarithmic=True)
+    assert list(np.isfinite(line.mean)) == [True, True, True, False]
+    assert line.tolerated(100.0)[1] == pytest.approx(0.01)
+    assert line.optimum()[0] == pytest.approx(0.003)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Path:
+    """A study over five learning rates and two models."""
+    arms, made = [], []
+    for model, best in (("gpt", 3e-3), ("lstm", 6e-3)):
+        for rate in RATES:
+            name = f"{model}+lr={rate}"
+            arms.append(Arm(name, (f"model={model}", f"optimizer.lr={rate}"), factors={"model": model, "lr": rate}))
+            made.append(MadeUpArm(name, float(parabola(np.array(float(rate)), best, 0.02))))
+    plan = make_study(tmp_path, made, seeds=3, noise=0.002, sweep=True, hypothesis="")
+    replace(plan, arms=tuple(arms)).save(tmp_path / "outputs" / "studies" / "made_up")
+    return tmp_path / "outputs"
+
+
+def test_a_grid_has_a_line_for_each_model(grid: Path) -> None:
+    results = read_results(Plan.load(grid / "studies" / "made_up"), grid)
+    (factor,) = numeric_factors(results)
+    assert factor.name == "lr"
+    assert [line.label for line in factor.lines] == ["model=gpt", "model=lstm"]
+    assert [line.optimum()[0] for line in factor.lines] == pytest.approx([3e-3, 6e-3], rel=0.15)
+    contents = gather(results)
+    sentences = contents.factors[0].sentences(contents.plan.margin)
+    assert sentences[0].startswith("lr, model=gpt: the best value is 0.00")
+    with drawing():
+        figures = Drawings(results, contents).for_page()
+        assert "factors-lr" in figures
+        assert "factors" in Drawings(results, contents).for_paper()
+
+
+def test_a_study_of_parts_has_no_curve(tmp_path: Path) -> None:
+    plan = make_study(tmp_path, [MadeUpArm("gpt", 1.5), MadeUpArm("lstm", 1.4)], seeds=2)
+    assert numeric_factors(read_results(plan, tmp_path / "outputs")) == ()
