@@ -25,6 +25,7 @@ import charlab
 from benchmarks.processes import QUIET, mean_step_ms
 from charlab.configuration.build import build
 from charlab.configuration.compose import compose
+from charlab.curves import FILE_NAME as CURVES
 from charlab.runs.identity import load_corpus
 from charlab.training.device import keep_freed_memory
 

@@ -7,19 +7,23 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
 
 if TYPE_CHECKING:
+    from charlab import runs
     from charlab.api import evaluate, generate, load, requalify, run, study
 
-__all__ = ["evaluate", "generate", "load", "requalify", "run", "study"]
+__all__ = ["evaluate", "generate", "load", "requalify", "run", "runs", "study"]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is used when it is used, since `import charlab` alone must not take the seconds that torch takes."""
+    if name == "runs":
+        return importlib.import_module("charlab.runs")
     if name in __all__:
         from charlab import api
 

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (cli.evaluate, "compute the perplexity of a trained model"),
     "generate": (cli.generate, "write text with a trained model"),
     "report": (cli.report, "write the report on a study"),
+    "runs": (cli.runs, "list, compare and remove runs"),
 }
 """For each command: the function that runs it with its arguments and returns the exit code, and what it does."""
 

@@ -29,6 +29,7 @@ from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
 from charlab.errors import UserError
+from charlab.runs.browse import browse
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
@@ -54,6 +55,12 @@ def report(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     # Hydra would read study=NAME as the choice of a config file, and an ordinary sweep has none.
     return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in given])
+
+
+def runs(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab runs` with `arguments` (the command line's by default) and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: browse(given))
 
 
 # Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
@@ -104,25 +111,21 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: _run(config_name, task, given))
+
+
+def _guarded(program: Callable[[], int]) -> int:
+    """Run a program and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
     try:
-        code = _run(config_name, task, list(sys.argv[1:] if arguments is None else arguments))
+        code = program()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return code
-
-
-def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that the user's own modules are importable, as with `python -m`
-    try:
-        prepared = _checked(config_name, arguments)
-        with _command_line(prepared):
-            hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -130,8 +133,6 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BrokenPipeError:
-        raise
     except Exception as error:
         mistake = find_user_error(error)
         if mistake is None:
@@ -139,6 +140,14 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
             return 1
         print(mistake, file=sys.stderr)
         return 2
+    return code
+
+
+def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # so that the user's own modules are importable, as with `python -m`
+    with _command_line(_checked(config_name, arguments)):
+        hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
     return 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from charlab.errors import UserError
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -13,10 +15,19 @@ COLUMNS = ("step", "characters", "seconds", "metric", "value")
 
 
 def read_curves(file: Path) -> pd.DataFrame:
-    """Return the table in `file`, with the columns `COLUMNS` and values in full precision; no rows without a file."""
+    """Return the table in `file`, with the columns `COLUMNS` and values in full precision; no rows without a file.
+
+    Raises:
+        UserError: if the file is no such table.
+    """
     import pandas as pd
 
     try:
-        return pd.read_csv(file, dtype={"metric": str}, converters={"value": float})  # Python's float is exact
+        table = pd.read_csv(file, dtype={"metric": str}, converters={"value": float})  # Python's float is exact
     except (FileNotFoundError, NotADirectoryError, pd.errors.EmptyDataError):
         return pd.DataFrame(columns=list(COLUMNS)).astype({"step": int, "metric": str, "value": float})
+    except ValueError as error:
+        raise UserError(f"{file} is corrupt ({str(error).splitlines()[0]}): restore it, or run again.") from error
+    if not {*COLUMNS} <= {*table.columns}:
+        raise UserError(f"{file} is corrupt: it lacks columns of {', '.join(COLUMNS)}; restore it, or run again.")
+    return table

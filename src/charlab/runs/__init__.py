@@ -1,1 +1,34 @@
-"""Train, resume, record and load runs."""
+"""Runs: from a configuration to a record, and back. The module is also a function: `charlab.runs()` lists them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class _Runs(ModuleType):
+    def __call__(self, *filters: str, output_dir: str | Path = "outputs", protocol: str = "blocks") -> pd.DataFrame:
+        """Return a table of runs, like `charlab runs FILTERS`: figures, costs, and the settings in which they differ.
+
+        >>> charlab.runs("model=gpt", "nll<1.8").sort_values("nll")
+
+        Args:
+            filters: conditions on columns and settings, one string each.
+            output_dir: the folder of all outputs.
+            protocol: protocol of the figures.
+
+        Raises:
+            UserError: if a filter names neither a column nor a setting of any run.
+        """
+        from charlab.runs.browse import list_runs, table
+
+        return table(list_runs(Path(output_dir), filters, protocol=protocol))
+
+
+# The package has the name that the function is to have; Python lets a module have a class with further methods.
+sys.modules[__name__].__class__ = _Runs

@@ -11,13 +11,13 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from torch import nn
 
-from charlab.command import command
 from charlab.configuration.build import build
 from charlab.configuration.messages import one_sentence
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions
+from charlab.runs.store import OUTPUTS, Store
 from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
 
 
@@ -31,7 +31,7 @@ def load(
     """Return the trained model of a run, in evaluation mode, and its vocabulary.
 
     Args:
-        run: the run's folder, or a checkpoint file.
+        run: the run's folder, the beginning of its fingerprint, or a checkpoint file.
         checkpoint: the checkpoint to load from the folder: the last one, or the best one on the dev split.
         device: device to put the model on.
         trust: whether to import code from the run's folder if the model's class was defined in a notebook or script
@@ -51,7 +51,7 @@ def load_with_checkpoint(
     """Return the trained model of a run, on the CPU, and the contents of its checkpoint; see `load`."""
     path = Path(run)
     if not path.exists():
-        raise UserError(f"There is no run {path}: name the folder of one, as {command('train')} printed it.")
+        path = Store(OUTPUTS).named(run)
     if path.is_dir():
         folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
         if checkpoint == "best" and not path.exists() and (folder / LAST).exists():

@@ -25,6 +25,7 @@ from charlab.runs.display import print_results
 from charlab.runs.folder import locked
 from charlab.runs.identity import identify, load_corpus
 from charlab.runs.record import Record
+from charlab.runs.store import OUTPUTS, Store
 from charlab.training.device import resolve_device
 
 
@@ -40,9 +41,9 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     Raises:
         UserError: if there is no such run, checkpoint or split, or the text of the corpus has changed.
     """
-    record = Record.load(Path(config.run))
+    record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
-    model, _ = load(config.run, checkpoint=config.checkpoint, device=device, trust=config.trust)
+    model, _ = load(record.folder, checkpoint=config.checkpoint, device=device, trust=config.trust)
     trained = OmegaConf.create(record.config)
     if config.data.path is not None:
         if "path" not in trained.data.corpus:
@@ -63,8 +64,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         ids,
         _protocol(config),
         context_length=context_length,
-        batch_size=config.batch_size
-        or (data.batch_size if model.likelihood == "bound" else _micro_batch_size(record.config)),
+        batch_size=config.batch_size or _batch_size(record.config, model),
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
     metrics = [{"split": config.split, **score.as_dict()}]

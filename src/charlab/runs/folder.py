@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import filelock
 
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
+from charlab.files import advice
 from charlab.runs.record import FILE_NAME
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -57,6 +59,31 @@ def locked(folder: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             for made in (folder, *folder.parents[:3]):  # outputs/runs/NAME
                 made.rmdir()  # fails unless empty, that is, unless the run never started
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process is training the run in a folder."""
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    if not os.path.exists(lock.lock_file):
+        return False
+    try:
+        with lock:
+            return False
+    except (filelock.Timeout, OSError):
+        return True
+
+
+def remove(folder: Path) -> None:
+    """Delete a run: what it wrote into its folder, and the folder if nothing else is in it.
+
+    Raises:
+        UserError: if a process is training it, or its files cannot be deleted.
+    """
+    try:
+        with locked(folder):
+            _remove(folder, _matching(folder, (*WRITTEN, *TRACKERS, *HYDRA)))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be deleted ({error.strerror}): {advice(error)}.") from error
 
 
 def clear(folder: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Distinguishable with all common kinds of color blindness (Okabe and Ito 2008).
 COLORS = {"train": "#0072B2", "validation": "#D55E00", "dev": "#009E73"}
+STYLES = {"train": (0, (4, 2)), "validation": "-", "dev": ":"}
 INK, FAINT_INK = "0.25", "0.55"
 
 
@@ -60,9 +61,7 @@ def draw_loss(
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    metrics = {
-        str(name): Curve(rows["step"].to_numpy(), rows["value"].to_numpy()) for name, rows in table.groupby("metric")
-    }
+    metrics = _by_metric(table)
     raw = metrics.get("train/loss")
     protocol, curves = _evaluation_curves(metrics)
 
@@ -94,6 +93,45 @@ def draw_loss(
         subtitle, color = " · ".join(filter(None, parts)), FAINT_INK
     axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", color=color, fontsize=9)
     return figure
+
+
+def plot_comparison(file: Path, folders: Mapping[str, Path]) -> bool:
+    """Plot the losses of several runs to a PNG file, and return whether there were any.
+
+    Args:
+        file: the file to write.
+        folders: the runs' folders, by their labels.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(8.0, 4.8), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    axes = figure.add_subplot()
+    drawn: dict[str, Curve] = {}
+    ends: dict[str, tuple[float, str, str]] = {}
+    for (label, folder), color in zip(folders.items(), COLORS.values(), strict=False):
+        _, curves = _evaluation_curves(_by_metric(read_curves(folder / CURVES)))
+        for split, curve in curves.items():
+            drawn[f"{label} {split}"] = curve
+            axes.plot(*curve, color=color, linestyle=STYLES[split], linewidth=1.6, clip_on=False)
+        if "validation" in curves:
+            ends[label] = (curves["validation"].values[-1], color, "")
+    if not drawn:
+        return False
+    _scale(axes, None, drawn, None, log_steps=False)
+    _label_ends(axes, ends)
+    _decorate(axes)
+    axes.set_title(" · ".join(folders), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+    lines = "solid: validation · dashed: train"
+    axes.annotate(lines, (0, 1), (0, 8), "axes fraction", "offset points", color=FAINT_INK, fontsize=9)
+    write_atomically(file, lambda stream: figure.savefig(stream, format="png"))
+    return True
+
+
+def _by_metric(table: pd.DataFrame) -> dict[str, Curve]:
+    return {
+        str(name): Curve(rows["step"].to_numpy(), rows["value"].to_numpy()) for name, rows in table.groupby("metric")
+    }
 
 
 def _evaluation_curves(metrics: Mapping[str, Curve]) -> tuple[str, dict[str, Curve]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from charlab.command import command
 from charlab.configuration.compose import register_resolver
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
@@ -23,6 +26,7 @@ from charlab.runs.record import FILE_NAME, Record
 if TYPE_CHECKING:
     import pandas as pd
 
+OUTPUTS = Path("outputs")  # where runs are looked for that a user names by their fingerprint
 CHANGES_SHOWN = 3  # changed modules named in a message
 
 
@@ -101,6 +105,31 @@ class Store:
                     unreadable[home / run] = str(error)
         archived = self.archive.record(run) if self.archive is not None else None
         return found + ([Run(archived, self.archive)] if archived is not None else []), unreadable
+
+    def all(self) -> Iterator[Record]:
+        """Yield the readable records of the outputs, sorted by folder."""
+        for path in sorted(self.home.glob(f"*/*/{FILE_NAME}")):
+            with contextlib.suppress(UserError):
+                yield Record.load(path.parent)
+
+    def named(self, run: str | Path) -> Path:
+        """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint.
+
+        Raises:
+            UserError: if there is no such run, or several.
+        """
+        for folder in (Path(run), self.home / run):
+            if (folder / FILE_NAME).exists():
+                return folder
+        found = sorted(path.parent for path in self.home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
+        if not found:
+            seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {self.home}"
+            raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists them.")
+        exact = [folder for folder in found if folder.name == str(run)]
+        if len(found) > 1 and len(exact) != 1:
+            names = [f"{folder.parent.name}/{folder.name}" for folder in found]
+            raise UserError(f"{run} may be any of {joined(names, 'or', most=4)}: give more of it, or the folder.")
+        return exact[0] if exact else found[0]
 
     def own(self, run: str) -> Record | None:
         """Return the record of a run of the outputs; None if there is no readable one."""

@@ -1,0 +1,225 @@
+"""What `charlab runs` lists, compares and removes."""
+
+import subprocess
+import sys
+
+import pytest
+
+import charlab
+from charlab.__main__ import main
+from charlab.errors import UserError
+from charlab.runs.folder import locked
+from charlab.runs.record import Record
+from charlab.runs.store import Store
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    """The folder of outputs in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+@pytest.fixture
+def write(outputs):
+    """Return a function that writes the folder of a run."""
+
+    def write(fingerprint, nll=1.5, *, name="gpt-play", status="finished", seed=1, lr=1e-3, error=None, **model):
+        record = Record(
+            folder=outputs / "runs" / name / fingerprint,
+            name=name,
+            fingerprint=fingerprint.partition("-")[0],
+            status=status,
+            overrides=["model=gpt", f"seed={seed}"],
+            config={
+                "seed": seed,
+                "model": {"_target_": "charlab.models.backbone.Backbone", "num_layers": 2, **model},
+                "data": {"seed": seed},
+                "optimizer": {"_target_": "torch.optim.AdamW", "lr": lr, "fused": None},
+                "trainer": {"log_every_n_steps": seed},
+                "callbacks": {"samples": {"seed": seed}},
+            },
+            seed=seed,
+            parameters=1000,
+            steps=100,
+            characters_seen=12800,
+            code=fingerprint,
+            sources={"charlab.models.backbone": fingerprint},
+            time={"training_s": 12.0},
+            started=f"2026-11-{seed:02d}T10:00:00+00:00",
+        )
+        if nll is not None:
+            figures = {"nll": nll, "bpc": nll * 1.44, "perplexity": 2.7**nll, "standard_error": error}
+            likelihood = "exact" if error is None else "bound"
+            record.metrics = [{"protocol": "blocks", "split": "validation", "likelihood": likelihood, **figures}]
+        record.save()
+        rows = [f"{step},{step * 128},{step / 8},validation/nll,{2 - step / 100}\n" for step in (0, 50, 100)]
+        (record.folder / "metrics.csv").write_text("step,characters,seconds,metric,value\n" + "".join(rows))
+        return record
+
+    return write
+
+
+@pytest.fixture
+def said(capsys):
+    """Return a function that calls `charlab runs`, and returns its exit code and what it printed."""
+
+    def said(*arguments):
+        capsys.readouterr()
+        code = main(["runs", *arguments])
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return said
+
+
+def runs_in(printed):
+    return [line.split()[1] for line in printed.splitlines()[1:-1]]
+
+
+def test_runs_are_listed_with_what_differs_and_what_they_cost(write, said):
+    write("aaaa11112222", 1.5)
+    write("bbbb11112222", 1.4321, seed=2, lr=0.01)
+    write("cccc11112222", None, status="failed", seed=3)
+    write("dddd11112222", 2.5, name="other", error=0.25, num_layers=3)
+    code, printed = said()
+    assert code == 0
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    assert lines[1].startswith("gpt-play aaaa1111 seed=1 and lr=0.001 finished 1.5000 100 12 s")
+    assert lines[2].startswith("gpt-play bbbb1111 seed=2 and lr=0.01 finished 1.4321 100 12 s")
+    assert lines[3].startswith("gpt-play cccc1111 seed=3 and lr=0.001 failed – 100 12 s")
+    assert lines[4].startswith("other dddd1111 finished ≤ 2.5000 ± 0.2500 100 12 s")
+    assert lines[5].startswith("4 runs in outputs/runs, ")
+    assert lines[5].endswith("KiB")
+
+
+def test_a_killed_run_is_not_taken_for_a_running_one(write, said):
+    stopped, running = write("aaaa", status="running"), write("bbbb", status="running")
+    (stopped.folder.parent / ".aaaa.lock").touch()  # as a killed process leaves it
+    with locked(running.folder):
+        assert [line.split()[2] for line in said()[1].splitlines()[1:3]] == ["stopped", "running"]
+        assert Record.load(stopped.folder).status == "running"
+
+
+@pytest.mark.parametrize(
+    ("conditions", "found"),
+    [
+        (["status=failed"], ["cccc"]),
+        (["status!=failed"], ["aaaa", "bbbb"]),
+        (["nll<1.45"], ["bbbb"]),
+        (["nll>=1.4321", "optimizer.lr=1e-3"], ["aaaa"]),
+        (["model=gpt", "seed=3"], ["cccc"]),
+        (["name=gpt-*"], ["aaaa", "bbbb", "cccc"]),
+        (["model._target_=Backbone", "seed<3"], ["aaaa", "bbbb"]),
+        (["optimizer.fused=null", "sort=-seed"], ["cccc", "bbbb", "aaaa"]),
+        (["sort=nll"], ["bbbb", "aaaa", "cccc"]),
+        (["sort=-nll", "limit=1"], ["aaaa"]),
+    ],
+)
+def test_runs_are_filtered_and_sorted(write, said, conditions, found):
+    write("aaaa", 1.5)
+    write("bbbb", 1.4321, seed=2, lr=0.01)
+    write("cccc", None, status="failed", seed=3)
+    code, printed = said(*conditions)
+    assert (code, runs_in(printed)) == (0, found)
+    if len(conditions) == 1 and "sort" not in conditions[0]:
+        assert charlab.runs(*conditions)["fingerprint"].tolist() == found
+
+
+def test_the_same_as_a_table(write):
+    write("aaaa", 1.5)
+    write("bbbb", 1.4321, seed=2, lr=0.01)
+    table = charlab.runs()
+    assert table["nll"].tolist() == [1.5, 1.4321]
+    assert table["optimizer.lr"].tolist() == [0.001, 0.01]
+    assert "model.num_layers" not in table
+    assert charlab.runs("seed=2")["folder"].tolist() == ["outputs/runs/gpt-play/bbbb"]
+    assert charlab.runs(output_dir="elsewhere").empty
+
+
+def test_what_is_not_known_ends_in_one_sentence(write, said):
+    write("aaaa1")
+    write("aaaa2", name="other")
+    for arguments, sentence in [
+        (["srot=nll"], "No run has a column or setting srot; did you mean sort?"),
+        (["sort=nil"], "sort=nil: no run has a column or setting nil; did you mean nll?"),
+        (["gpt-play"], "gpt-play is no filter: write COLUMN=VALUE"),
+        (["limit=many"], "limit must be a number of runs, not 'many'."),
+        (["compare", "aaaa1"], "compare takes two runs, not 1: "),
+        (["compare", "aaaa1", "ffff"], "There is no run ffff, which is neither a folder with a record.json nor"),
+        (["remove", "aaaa", "force=true"], "aaaa may be any of gpt-play/aaaa1 or other/aaaa2: give more of it"),
+        (["remove"], "remove takes the runs to delete: "),
+    ]:
+        code, printed = said(*arguments)
+        assert code == 2, arguments
+        assert printed.startswith(sentence)
+        assert printed.count("\n") == 1
+
+
+def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write, outputs):
+    first, other = write("abcd11112222"), write("abcd11112222-0123456789ab")
+    store = Store(outputs)
+    assert store.named(first.folder) == first.folder
+    assert store.named("outputs/runs/gpt-play/abcd11112222").absolute() == first.folder
+    assert store.named("gpt-play/abcd11112222") == store.named("abcd11112222") == first.folder
+    assert store.named("abcd11112222-01") == other.folder
+    for text in ("abcd", "*", "ffff", "gpt-play"):
+        with pytest.raises(UserError, match=r"There is no run|abcd may be any of"):
+            store.named(text)
+
+
+def test_two_runs_are_compared(write, said, tmp_path):
+    write("aaaa", 1.5)
+    write("bbbb", 1.4321, seed=2, lr=0.01)
+    code, printed = said("compare", "aaaa", "bbbb", f"plot={tmp_path / 'curves.png'}")
+    assert code == 0
+    lines = [" ".join(line.split()) for line in printed.splitlines()]
+    for line in (
+        "seed 1 2",
+        "optimizer.lr 0.001 0.01",
+        "validation/blocks 1.5000 1.4321 −0.0679",
+        "steps 100 100 +0",
+        "Their code differs in charlab.models.backbone.",
+    ):
+        assert line in lines
+    assert not any(line.startswith(("model.", "trainer.", "callbacks.")) for line in lines)
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    code, printed = said("compare", "aaaa", "aaaa")
+    assert "Their configurations do not differ.\n" in printed
+    assert "Their code is the same.\n" in printed
+    assert (tmp_path / "outputs" / "compare-aaaa-aaaa.png").exists()
+
+
+def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monkeypatch):
+    record, other = write("aaaa"), write("bbbb")
+    code, printed = said("remove", "aaaa")
+    assert (code, record.folder.exists()) == (2, True)
+    assert "Nothing was removed, because there is no terminal to ask on: give force=true." in printed
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    for typed, remains in (("n", True), ("", True), ("y", False)):
+        monkeypatch.setattr("builtins.input", lambda prompt="", typed=typed: typed)
+        assert said("remove", "aaaa")[0] == int(remains)
+        assert record.folder.exists() == remains
+    (other.folder / "thesis.tex").write_text("mine")
+    assert said("remove", "bbbb", "force=true")[0] == 0
+    assert [path.name for path in other.folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_is_needed_is_not_removed(write, said):
+    record = write("aaaa")
+    members = {"_target_": "charlab.models.mixture.Ensemble", "runs": ["outputs/runs/gpt-play/aaaa"]}
+    write("bbbb", name="ensemble", **members)
+    code, printed = said("remove", "aaaa", "force=true")
+    assert (code, record.folder.exists()) == (2, True)
+    assert "is a member of" in printed
+    assert said("remove", "aaaa", "bbbb", "force=true")[0] == 0
+    busy = write("cccc")
+    with locked(busy.folder):
+        assert said("remove", "cccc", "force=true")[0] == 2
+    assert busy.folder.exists()
+
+
+def test_runs_are_listed_without_torch(write, outputs):
+    write("aaaa")
+    code = "import sys; from charlab.__main__ import main; main(['runs']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=outputs.parent, stdout=subprocess.DEVNULL).returncode == 0
