@@ -248,3 +248,11 @@ def test_overfitted_batches_repeat(run_tiny):
     assert record.callbacks == [f"{__name__}.Watch"]
     for later in (2, 4):
         assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[later : later + 2]))
+
+
+@pytest.mark.parametrize("answers", [0, 3])
+def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
+    node = f"{{_target_: tests.helpers.tracker.Tracker, answers: {answers}}}"
+    record = run_tiny(f"+logger.mine={node}")
+    assert record.status == "finished"
+    assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == list(range(1, 13))

@@ -1,6 +1,7 @@
 """Trackers of other people's: what they wrote is read back, after a kill as well."""
 
 import struct
+import time
 
 import pytest
 
@@ -58,8 +59,12 @@ def from_wandb(folder):
     found = {name: [] for name in LOSSES}
     ids = set()
     for path in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-        for data in log_records(path.read_bytes()):
-            record = Record.FromString(data)
+        for _ in range(300):  # wandb's own process may still write
+            records = [Record.FromString(data) for data in log_records(path.read_bytes())]
+            if records and records[-1].WhichOneof("record_type") == "exit":
+                break
+            time.sleep(0.1)
+        for record in records:
             if record.run.run_id:
                 ids.add(record.run.run_id)
             if record.WhichOneof("record_type") == "history":
@@ -71,7 +76,20 @@ def from_wandb(folder):
     return found
 
 
-TRACKERS = {"mlflow": from_mlflow, "wandb": from_wandb}
+def from_trackio(folder):
+    import trackio
+
+    (run,) = trackio.Api().runs("charlab")
+    assert run.name == folder.name
+    found = {name: [] for name in LOSSES}
+    for entry in trackio.sqlite_storage.SQLiteStorage.get_logs("charlab", run.name):
+        for name in LOSSES:
+            if name in entry:
+                found[name].append((entry["step"], entry[name]))
+    return found
+
+
+TRACKERS = {"trackio": from_trackio, "mlflow": from_mlflow, "wandb": from_wandb}
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)

@@ -8,6 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
@@ -154,6 +155,9 @@ def test_tensorboard_opens_on_the_losses_side_by_side(tmp_path):
     tags = events(tmp_path).Tags()
     cards = sorted([*tags["scalars"], *tags["images"]])
     assert cards[:4] == ["dev/nll", "train/loss", "train/nll", "validation/nll"]
+    (layout,) = events(tmp_path).Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    assert list(category.chart[0].multiline.tag) == ["train/nll", "validation/nll", "dev/nll"]
 
 
 def test_tensorboard_shows_text_with_its_line_breaks(tmp_path):
@@ -223,12 +227,13 @@ def test_hyperparameters_of_different_runs_share_one_table(tmp_path):
         logger.finalize("success")
 
     names, metrics, sessions = hparams_table(tmp_path)
-    assert names == {"seed", "model.name", "model.layers", "compile", "clip"}
-    hparams, results, status = sessions["bigram"]
-    assert hparams == {"seed": 0, "model.name": "bigram", "compile": "false"}
-    assert results["watch/at_end/blocks/train/nll"] == 2.5
+    results = {"result.blocks/train/nll", "result.best"}
+    assert names == {"seed", "model.name", "model.layers", "compile", "clip", *results}
+    assert metrics == ["train/loss", "watch/characters", "watch/seconds"]  # no charts of one dot
+    hparams, _, status = sessions["bigram"]
+    assert hparams == {"seed": 0, "model.name": "bigram", "compile": "false", "result.blocks/train/nll": 2.5}
     assert status == api_pb2.STATUS_SUCCESS
-    hparams, results, status = sessions["long"]
-    assert hparams == {"seed": 1, "model.name": "gpt", "model.layers": "[4, 4]", "compile": "auto", "clip": 1.0}
-    assert results["watch/at_end/best"] == 1.25
+    hparams, _, status = sessions["long"]
+    described = {"seed": 1, "model.name": "gpt", "model.layers": "[4, 4]", "compile": "auto", "clip": 1.0}
+    assert hparams == described | {"result.blocks/train/nll": 1.5, "result.best": 1.25}
     assert sessions["diverged"][2] == api_pb2.STATUS_FAILURE

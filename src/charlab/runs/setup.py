@@ -99,7 +99,7 @@ class Parts:
             check_callback(f"callbacks.{name}", callback, self.data)
             callbacks.append(callback)
         loggers = [
-            build_logger(name, plain(part), self.folder, self.resumed_step)
+            build_logger(name, plain(part), self.folder, self.resumed_step, config.tags)
             for name, part in _chosen(config.logger).items()
         ]
         return build_trainer(

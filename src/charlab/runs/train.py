@@ -37,7 +37,7 @@ from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
 from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
-from charlab.training.loggers import CSVLogger, TensorBoardLogger, close
+from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close
 from charlab.training.module import decorating
 from charlab.training.trainer import has_several_processes
 
@@ -104,6 +104,7 @@ class _Training:
             for note in self.data.corpus.notes:
                 self.console.print(note, soft_wrap=True, markup=False)
         try:
+            begin(self.trainer, record.config)
             with raising_terminated():
                 self._conduct()
         except BaseException as error:

@@ -55,6 +55,7 @@ def run(file: Path) -> int:
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as in cli: a terminal encoding without "≤" must not fail the run
+    os.environ["CHARLAB_STUDY"] = file.absolute().parents[2].name  # trackers group its runs
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:

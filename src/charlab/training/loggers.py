@@ -1,7 +1,7 @@
 """Lightning's loggers, set up for runs that may be killed and resumed.
 
 When a run resumes, the CSV file is truncated to its length at the time of the checkpoint, TensorBoard discards later
-events (`purge_step`), and trackers continue the run that has the name of the run's folder.
+events (`purge_step`), and trackers continue the run that has the name of the run's folder; see `trackers`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from hydra.errors import InstantiationException
 from hydra.utils import get_class
 from jaxtyping import UInt8
+from lightning.pytorch import Trainer
 from lightning.pytorch import loggers as lightning
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -25,11 +27,15 @@ from lightning.pytorch.utilities import rank_zero_only
 from charlab.configuration.build import build
 from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
+from charlab.training.trackers import connect, former_run, settings_for
 
+EXTRAS = ("wandb", "mlflow", "trackio")
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
 
-def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step: int | None) -> Logger:
+def build_logger(
+    name: str, node: Mapping[str, Any], folder: Path, resumed_step: int | None, tags: Sequence[str] = ()
+) -> Logger:
     """Return a logger for a run.
 
     By default, it writes into the run's folder and takes its name from that folder.
@@ -40,6 +46,7 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
         folder: the run's folder.
         resumed_step: optimizer step of the checkpoint that the run resumes from; None for a new run, −1 if an earlier
             attempt may have left logs but no checkpoint.
+        tags: labels of the run, for trackers.
 
     Raises:
         UserError: if `node` does not describe a Lightning logger, or its package is not installed.
@@ -53,24 +60,32 @@ def build_logger(name: str, node: Mapping[str, Any], folder: Path, resumed_step:
         chosen |= {"name": "", "version": ""}
         if resumed_step is not None:
             chosen["purge_step"] = resumed_step + 1
-    elif issubclass(kind, lightning.WandbLogger):
-        chosen |= {"id": folder.name, "name": f"{folder.parent.name}-{folder.name}", "resume": "allow"}
-    elif issubclass(kind, lightning.MLFlowLogger):
-        chosen |= {"run_name": folder.name}
     elif issubclass(kind, lightning.CSVLogger):
         chosen |= {"name": "", "version": ""}
-    given = {key: value for key, value in node.items() if value is not None}
+    chosen |= settings_for(kind, folder, tags)
+    chosen |= {key: value for key, value in node.items() if value is not None}
     try:
         if issubclass(kind, lightning.MLFlowLogger):
-            chosen["save_dir"] = str(folder / "mlruns")
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow requires it for a file store
-            chosen["run_id"] = _former_run({**chosen, **given}, folder.name)
-        logger = build({**chosen, **given})
-    except ModuleNotFoundError as error:
-        raise UserError(f"logger.{name} needs a package that is not installed ({error}): pip install it.") from error
+            chosen["run_id"] = former_run(chosen)
+        logger = build(chosen)
+    except (ModuleNotFoundError, InstantiationException) as error:
+        missing = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(missing, ModuleNotFoundError):
+            raise
+        how = f'pip install "charlab[{name}]"' if name in EXTRAS else "pip install it"
+        raise UserError(f"logger.{name} needs a package that is not installed ({missing}): {how}.") from error
     if not isinstance(logger, Logger):
         raise UserError(f"logger.{name} is a {kind.__name__}, which is no logger of Lightning's: name one.")
     return logger
+
+
+def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
+    """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers."""
+    own = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
+    trackers = [logger for logger in trainer.loggers if logger not in own]
+    if trackers:
+        answering = connect(trackers, config)
+        trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
 
 
 def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
@@ -79,18 +94,6 @@ def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
         logger.finalize("success" if succeeded else "failed")
         if isinstance(logger, lightning.WandbLogger) and rank_zero_only.rank == 0:
             logger.experiment.finish(exit_code=int(not succeeded))
-
-
-def _former_run(settings: Mapping[str, Any], name: str) -> str | None:
-    """Return MLflow's id of the run that an earlier attempt started; None if there is none."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(settings.get("tracking_uri") or f"file:{settings['save_dir']}")
-    experiment = client.get_experiment_by_name(settings.get("experiment_name", "lightning_logs"))
-    if experiment is None:
-        return None
-    runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
-    return runs[0].info.run_id if runs else None
 
 
 class CSVLogger(Logger):
@@ -185,12 +188,19 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 class TensorBoardLogger(lightning.TensorBoardLogger):
     """Lightning's logger, with loss curves listed first and a row per finished run in the HParams tab.
 
-    TensorBoard sorts tags by name, so tags that are not losses go under `watch/` and `views/`.
+    TensorBoard sorts tags by name, so tags that are not losses go under `watch/` and `views/`. The tab Custom Scalars
+    has the losses of all texts in one chart.
     """
+
+    _has_layout = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Write the metrics measured after `step` optimizer steps, except those that are None."""
+        if not self._has_layout:
+            self._has_layout = True
+            charts = {"nats per character": ["Multiline", [f"{split}/nll" for split in ("train", "validation", "dev")]]}
+            self.experiment.add_custom_scalars({"loss": charts | {"training": ["Multiline", ["train/loss"]]}})
         named = {f"watch/{name}" if name in WATCHED else name: v for name, v in metrics.items() if v is not None}
         super().log_metrics(named, step)
 
@@ -217,7 +227,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
         Args:
             hparams: hyperparameters; nested ones get dotted names. A key has the same type in all runs: numbers stay
                 numbers, everything else becomes text. Values that are None or not finite are left out.
-            metrics: final metrics.
+            metrics: final metrics, which become columns `result.…`: as scalars, each would be a chart of one dot.
             step: number of optimizer steps.
             succeeded: whether the run finished.
         """
@@ -226,7 +236,8 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
         from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
         start = SessionStartInfo()
-        for name, value in _flatten(hparams).items():
+        results = {f"result.{name}": value for name, value in metrics.items()}
+        for name, value in {**_flatten(hparams), **results}.items():
             if isinstance(value, int | float) and not isinstance(value, bool):
                 if math.isfinite(value):
                     start.hparams[name].number_value = value
@@ -241,7 +252,6 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
             Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
             for tag, data in session.items()
         ]
-        self.log_metrics({f"watch/at_end/{name}": value for name, value in metrics.items()}, step)
         self.experiment.file_writer.add_summary(Summary(value=values), step)
         self.experiment.flush()
 

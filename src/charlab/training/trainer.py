@@ -246,6 +246,9 @@ def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Cal
     others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
     if others or not settings["enable_progress_bar"]:
         callbacks = [part for part in callbacks if not isinstance(part, ProgressDisplay)]
+    bars = [type(part).__name__ for part in callbacks if isinstance(part, ProgressBar)]
+    if len(bars) > 1:
+        raise UserError(f"A run shows one progress bar, and callbacks has {' and '.join(bars)}: leave one out.")
     if settings["enable_progress_bar"] and not any(isinstance(part, ProgressBar) for part in callbacks):
         callbacks.append(ProgressDisplay())
     if not settings["enable_checkpointing"]:

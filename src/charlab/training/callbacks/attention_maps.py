@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.loggers import TensorBoardLogger
 from charlab.training.module import LanguageModelModule, decorating
+from charlab.training.trackers import log_image, shows_images
 from charlab.types import PositiveInt
 
 VISIBLE = str.maketrans({"\n": "⏎", " ": "␣", "\t": "⇥", "\r": "␍"})  # axis labels of whitespace characters
@@ -59,7 +59,7 @@ class AttentionMaps(Callback):
         self._logged_step = state_dict["logged_step"]
 
     def _log(self, trainer: Trainer, module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        loggers = [logger for logger in trainer.loggers if shows_images(logger)]
         step = trainer.global_step
         if step == self._logged_step or not trainer.is_global_zero or not loggers:
             return
@@ -76,7 +76,7 @@ class AttentionMaps(Callback):
                 shown = text[: weights.shape[-1]]
                 image = draw_heads(weights.float().cpu().numpy(), shown, title=f"{name} · step {step:,}")
                 for logger in loggers:
-                    logger.log_image(f"attention/{name}", image, step)
+                    log_image(logger, f"attention/{name}", image, step)
 
 
 def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H S S"]]:

@@ -12,8 +12,8 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.loggers import TensorBoardLogger
 from charlab.training.module import LanguageModelModule, decorating
+from charlab.training.trackers import log_text
 from charlab.types import PositiveFloat, PositiveInt
 
 
@@ -86,6 +86,5 @@ class SampleText(Callback):
 
     def _log(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_text("sample", text, trainer.global_step)
+            log_text(logger, "sample", text, trainer.global_step)
         self._logged_step = trainer.global_step

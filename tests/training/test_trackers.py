@@ -1,0 +1,48 @@
+"""Trackers of other people's: what is told to them, and that a silent one ends nothing."""
+
+import logging
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
+
+from charlab.errors import UserError
+from charlab.training import trackers
+from charlab.training.loggers import build_logger
+from tests.helpers.tracker import Tracker
+
+
+def test_a_tracker_that_stops_answering_is_told_no_more_and_said_once(caplog):
+    silent, short = Tracker(), Tracker(answers=2)
+    with caplog.at_level(logging.WARNING):
+        assert trackers.connect([silent, short], {"seed": 1}) == [short]
+        for step in range(5):
+            short.log_metrics({"train/loss": 1.0}, step)
+    assert short.heard == [0, 1]
+    assert short.params == {"seed": 1}
+    assert [record.getMessage() for record in caplog.records] == [
+        "Tracker does not answer (connection refused); the run goes on without it.",
+        "Tracker does not answer (connection reset); the run goes on without it.",
+    ]
+
+
+def test_trackers_are_told_run_study_and_tags(monkeypatch):
+    folder = Path("outputs/runs/gpt-play/0123456789ab")
+    assert trackers.settings_for(WandbLogger, folder, ["fast"]) == {
+        "id": "0123456789ab",
+        "name": "gpt-play-0123456789ab",
+        "group": None,
+        "tags": ["fast"],
+        "resume": "allow",
+    }
+    monkeypatch.setenv(trackers.STUDY, "heads")
+    assert trackers.settings_for(WandbLogger, folder, [])["group"] == "heads"
+    assert trackers.settings_for(MLFlowLogger, folder, ["fast"])["tags"] == {"fast": "true", "study": "heads"}
+    assert trackers.settings_for(trackers.TrackioLogger, folder, []) == {"name": "0123456789ab", "group": "heads"}
+
+
+def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    node = {"_target_": "charlab.training.trackers.TrackioLogger"}
+    with pytest.raises(UserError, match=r'^logger\.trackio needs a package .*: pip install "charlab\[trackio\]"\.$'):
+        build_logger("trackio", node, tmp_path, None)
