@@ -148,6 +148,12 @@ def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytes
 
 
 @pytest.mark.slow
+def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
+    program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import charlab.cli"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
 def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,6 +6,8 @@ Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted.
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import re
@@ -31,6 +33,8 @@ from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_confi
 from charlab.errors import UserError
 from charlab.runs.browse import browse
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
+
+atexit.register(gc.freeze)  # otherwise Python scans all that was imported several times before the process ends
 
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from charlab.runs.record import Record
 from charlab.studies import load
 from charlab.studies.plan import Plan
 
@@ -67,6 +68,15 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     assert Plan.load(study).looks == (2,)
     run_printed_commands(study / "report" / "report.md", tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("record.json") if not path.is_symlink()}
+    records = [record for path in before if (record := Record.load(path.parent)).status == "finished"]
+    assert len(records) == 4
+    assert not any(record.has_figure("sliding") or (record.folder / "loss.png").exists() for record in records)
+    third = run("study.protocol=sliding")
+    assert third.returncode == 0, third.stderr
+    for record in records:  # completed, not trained again
+        completed = Record.load(record.folder)
+        assert completed.has_figure("sliding")
+        assert completed.time == record.time
 
 
 def run_printed_commands(page: Path, folder: Path) -> None:

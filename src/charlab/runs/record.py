@@ -207,6 +207,10 @@ class Record:
         else:
             self.metrics.append(entry)
 
+    def has_figure(self, protocol: str, split: str = "validation") -> bool:
+        """Return whether `metric` has an entry for a protocol and split."""
+        return any(entry["protocol"] == protocol and entry["split"] == split for entry in self.metrics)
+
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
 

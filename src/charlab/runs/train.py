@@ -32,6 +32,7 @@ from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
+from charlab.training.callbacks.attention_maps import AttentionMaps
 from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
@@ -48,7 +49,15 @@ HYPERPARAMETERS = (
 )
 
 
-def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), console: Console | None = None) -> Record:
+def train(
+    config: DictConfig,
+    folder: Path,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    *,
+    sliding: bool = True,
+    pictures: bool = True,
+) -> Record:
     """Train and evaluate one model, and return its record.
 
     A killed run is resumed from its last checkpoint. A finished run is returned at once.
@@ -58,6 +67,8 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
         folder: the run's folder, which nothing else may use.
         overrides: the command line, for the record.
         console: console to print to; standard output by default.
+        sliding: whether to score the final weights by the protocol `sliding`, too.
+        pictures: whether to draw the loss plot, and the attention maps if they are for the end of training only.
 
     Raises:
         UserError: if the configuration is invalid; a new folder is then removed.
@@ -67,7 +78,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
     if not has_several_processes(config.trainer):
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
-        return _Training(config, folder, console, fresh=config.force).execute(overrides)
+        return _Training(config, folder, console, sliding, pictures, fresh=config.force).execute(overrides)
     with locked(folder):
         found = store.at(folder, config)
         if not config.force:
@@ -77,7 +88,7 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
             store.check_resumable(found, config)
         display.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
-        run = _Training(config, folder, console, fresh=fresh)
+        run = _Training(config, folder, console, sliding, pictures, fresh=fresh)
         if fresh:
             clear(folder)
         remove_leftovers(folder, WRITTEN)
@@ -88,12 +99,17 @@ def train(config: DictConfig, folder: Path, overrides: Sequence[str] = (), conso
 class _Training:
     """The training of a run: its parts, and the record that it fills in."""
 
-    def __init__(self, config: DictConfig, folder: Path, console: Console, *, fresh: bool) -> None:
+    def __init__(
+        self, config: DictConfig, folder: Path, console: Console, sliding: bool, pictures: bool, *, fresh: bool
+    ) -> None:
         self.started = time.perf_counter()
         self.config, self.folder, self.console = config, folder, console
+        self.sliding, self.pictures = sliding, pictures
         self.parts = parts = Parts(config, folder, fresh=fresh)
         self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
         self.device = parts.device
+        if not pictures:
+            self.trainer.callbacks = [part for part in self.trainer.callbacks if not _draws_at_the_end(part)]
 
     def execute(self, overrides: Sequence[str]) -> Record:
         """Train and evaluate the model, and return the finished record."""
@@ -274,15 +290,16 @@ class _Training:
         self._log_outcome(num_logged)
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
-        with decorating("loss plot"):
-            plot_loss(
-                self.folder,
-                title=record.name,
-                floor=record.floor.get("validation"),
-                likelihood=self.model.likelihood,
-                leaks=causality.leaks,
-                log_steps=self.config.plot.log_steps,
-            )
+        if self.pictures:
+            with decorating("loss plot"):
+                plot_loss(
+                    self.folder,
+                    title=record.name,
+                    floor=record.floor.get("validation"),
+                    likelihood=self.model.likelihood,
+                    leaks=causality.leaks,
+                    log_steps=self.config.plot.log_steps,
+                )
         with decorating("summary"):
             display.print_summary(record, self.console)
             self.parts.members.print_weights(self.model, self.console)
@@ -295,7 +312,7 @@ class _Training:
         self.console.print(f"trainer.fast_dev_run: {steps} went well; a trial has no figures.", highlight=False)
 
     def _score_validation(self) -> None:
-        """Score the whole validation text by `blocks` and `sliding`, and keep the nll of each character and scene."""
+        """Score the whole validation text, and keep the nll of each character and scene."""
         record, data = self.record, self.data
         ids = data.ids("validation", self.device)
         sizes = {"context_length": data.context_length, "batch_size": data.evaluation_batch_size}
@@ -304,8 +321,8 @@ class _Training:
         assert nll is not None
         write_atomically(record.folder / "nll.npy", lambda file: np.save(file, nll))
         record.scenes = np.add.reduceat(nll, np.arange(0, len(nll), SCENE_LENGTH), dtype=np.float64).tolist()
-        sliding = evaluate(self.model, ids, Sliding(blocks=blocks), **sizes)
-        record.metrics += [{"split": "validation", **score.as_dict()} for score in (blocks, sliding)]
+        scores = [blocks, *([evaluate(self.model, ids, Sliding(blocks=blocks), **sizes)] if self.sliding else [])]
+        record.metrics += [{"split": "validation", **score.as_dict()} for score in scores]
 
     def _log_outcome(self, num_logged: int) -> None:
         """Log the final results, of which the first `num_logged` were logged in training already."""
@@ -331,6 +348,10 @@ class _Training:
         """Show a spinner while the block runs, on a terminal only."""
         watched = self.console.is_terminal and not self.console.is_dumb_terminal
         return self.console.status(what) if watched else contextlib.nullcontext()
+
+
+def _draws_at_the_end(callback: object) -> bool:
+    return isinstance(callback, AttentionMaps) and callback.every_n_steps is None
 
 
 def _end_of_traceback() -> str:

@@ -5,6 +5,8 @@ The file contains everything that the process needs, so it can run on any machin
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import os
 import signal
@@ -26,7 +28,14 @@ from charlab.files import write_atomically
 from charlab.runs.definitions import extract, names_in, provide
 
 
-def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: Sequence[str], code: str = "") -> None:
+def write_cell(
+    file: Path,
+    config: Mapping[str, Any],
+    folder: Path,
+    overrides: Sequence[str],
+    code: str = "",
+    protocol: str = "blocks",
+) -> None:
     """Write the file of a cell.
 
     Args:
@@ -35,10 +44,12 @@ def write_cell(file: Path, config: Mapping[str, Any], folder: Path, overrides: S
         folder: the run's folder.
         overrides: overrides that reproduce the run on its own, for its record.
         code: hash of the code that the cell was planned with; "" if any code may run it.
+        protocol: the evaluation protocol of the study; figures by `blocks` are computed in any case.
     """
     described = {
         "folder": str(folder.absolute()),
         "code": code,
+        "protocol": protocol,
         "definitions": extract(names) if (names := names_in(config)) else "",
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
@@ -59,6 +70,9 @@ def run(file: Path) -> int:
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
+        from charlab.configuration.compose import compose
+        from charlab.configuration.overrides import quoted
+        from charlab.runs.evaluate import evaluate_run
         from charlab.runs.identity import identify
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError
@@ -77,7 +91,10 @@ def run(file: Path) -> int:
                 f"{identity.code}): give the study's command again."
             )
         try:
-            train(config, folder, described["overrides"])
+            protocol = described["protocol"]
+            record = train(config, folder, described["overrides"], sliding=protocol == "sliding", pictures=False)
+            if not record.has_figure(protocol):  # a run that was finished already, and scored by another protocol
+                evaluate_run(compose([f"run={quoted(str(folder))}", f"protocol={protocol}"], "evaluate"))
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1
@@ -123,4 +140,5 @@ def _without_interpolations(value: Any) -> Any:
 
 if __name__ == "__main__":
     exit_with_watcher()
+    atexit.register(gc.freeze)  # as in cli
     sys.exit(run(Path(sys.argv[1])))

@@ -289,6 +289,13 @@ class StudyResults:
         except UserError:
             return {}
 
+    def lacks_figure(self, result: CellResult) -> bool:
+        """Return whether a finished run among the outputs was not scored by the plan's protocol."""
+        if result.status != "finished" or result.folder is None or result.record is None:
+            return False
+        own = result.folder.absolute().is_relative_to(self.folder.absolute().parents[1])
+        return own and not result.record.has_figure(self.plan.protocol)
+
     def values(self, arm: str) -> dict[int, Value]:
         """Return an arm's values by seed: nats per character, "diverged", "leaks", or None without a result."""
         return {result.cell.seed: self._value(result) for result in self.of(arm)}

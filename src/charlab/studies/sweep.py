@@ -93,7 +93,7 @@ def sweep(
         for cell in cells:
             run = Store(planner.output_dir).folder(cell.run)
             own = cell.overrides[len(flags) :]
-            write_cell(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code)
+            write_cell(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code, plan.protocol)
         executor.run(folder, cells)
 
     results = conduct(plan, planner.output_dir, launch, console, again=again)
@@ -147,10 +147,11 @@ def conduct(
         plan.save(folder)
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
-                due = _due(read_results(plan, output_dir), again, plan.seeds[:seeds], ran)
+                before = read_results(plan, output_dir)
+                due = _due(before, again, plan.seeds[:seeds], ran)
                 if due:
                     (folder / STOP_FILE).unlink(missing_ok=True)
-                    cells = [_cell_to_run(result) for result in due]
+                    cells = [_cell_to_run(result, before, again) for result in due]
                     with showing(folder, cells, console):
                         launch(folder, cells)
                     _tell_never_begun(folder, cells)
@@ -218,7 +219,8 @@ def _due(
 ) -> list[CellResult]:
     """Return the cells to run with these seeds: those without a result and those to run again, except for `ran`."""
     asked = [result for result in results.cells if result.cell.seed in seeds and result.cell.key not in ran]
-    return [result for result in asked if _is_due(result, results.plan.time_limit, again)]
+    limit = results.plan.time_limit
+    return [result for result in asked if _is_due(result, limit, again) or results.lacks_figure(result)]
 
 
 def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
@@ -231,9 +233,10 @@ def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]
     return result.status not in ("finished", "diverged", "corrupt", "running", "held back")
 
 
-def _cell_to_run(result: CellResult) -> Cell:
-    """Return a cell, with an override to train again if it already has a result."""
-    if result.ended or result.status in ("corrupt", "held back"):
+def _cell_to_run(result: CellResult, results: StudyResults, again: Sequence[Rerun]) -> Cell:
+    """Return a cell, with an override to train again if it already has a result and lacks no figure."""
+    completed = results.lacks_figure(result) and not _is_due(result, results.plan.time_limit, again)
+    if (result.ended and not completed) or result.status in ("corrupt", "held back"):
         return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
     return result.cell
 
