@@ -223,6 +223,7 @@ def test_hyperparameters_of_different_runs_share_one_table(tmp_path):
     for name, (hparams, metrics) in runs.items():
         logger = build(tmp_path / name)
         log_steps(logger, 1, 2)
+        logger.finalize("success")  # as Lightning does after training
         logger.log_outcome(hparams, metrics, 2, succeeded=bool(metrics))
         logger.finalize("success")
 

@@ -252,6 +252,10 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
             Summary.Value(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
             for tag, data in session.items()
         ]
+        figures = "\n".join(
+            f"{name:28}{'not finite' if value is None else f'{value:.4f}'}" for name, value in metrics.items()
+        )
+        self.log_text("result", figures, step)  # also opens the file again, which Lightning closes after training
         self.experiment.file_writer.add_summary(Summary(value=values), step)
         self.experiment.flush()
 
