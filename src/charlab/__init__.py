@@ -14,9 +14,9 @@ import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
 
 if TYPE_CHECKING:
     from charlab import runs
-    from charlab.api import evaluate, generate, load, requalify, run, study
+    from charlab.api import evaluate, export, generate, load, requalify, run, study
 
-__all__ = ["evaluate", "generate", "load", "requalify", "run", "runs", "study"]
+__all__ = ["evaluate", "export", "generate", "load", "requalify", "run", "runs", "study"]
 __version__ = "0.1.0"
 
 

@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "generate": (cli.generate, "write text with a trained model"),
     "report": (cli.report, "write the report on a study"),
     "runs": (cli.runs, "list, compare and remove runs"),
+    "export": (cli.export, "write a trained model for use without charlab"),
 }
 """For each command: the function that runs it with its arguments and returns the exit code, and what it does."""
 

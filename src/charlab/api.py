@@ -1,4 +1,4 @@
-"""The Python API, for scripts and notebooks: `charlab.run`, `study`, `evaluate`, `generate`, `load`, `requalify`."""
+"""The Python API, for scripts and notebooks: `run`, `study`, `evaluate`, `generate`, `export`, `load`, …."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
 from charlab.runs.checkpoint import load
 from charlab.runs.display import answer
+from charlab.runs.export import export
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
 
-__all__ = ["evaluate", "generate", "load", "requalify", "run", "study"]
+__all__ = ["evaluate", "export", "generate", "load", "requalify", "run", "study"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:

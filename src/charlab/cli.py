@@ -67,6 +67,11 @@ def runs(arguments: Sequence[str] | None = None) -> int:
     return _guarded(lambda: browse(given))
 
 
+def export(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab export` with `arguments` (the command line's by default) and return the exit code."""
+    return _main("export", _export, arguments)
+
+
 # Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
 
 
@@ -97,6 +102,12 @@ def _report(config: DictConfig) -> object:
     from charlab.studies.report.program import report_study
 
     return _task(lambda: report_study(config))
+
+
+def _export(config: DictConfig) -> object:
+    from charlab.runs.export import export_run
+
+    return _task(lambda: export_run(config))
 
 
 def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:

@@ -77,5 +77,13 @@ REPORT: dict[str, Any] = {
     "studies": str,
 }
 
-VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE, "report": REPORT}
+EXPORT: dict[str, Any] = {
+    "run": str,
+    "format": Literal["safetensors", "torch", "onnx"],
+    "output": str | None,
+    "trust": bool,
+    "checkpoint": Literal["last", "best"],
+}
+
+VALUES = {"train": TRAIN, "evaluate": EVALUATE, "generate": GENERATE, "report": REPORT, "export": EXPORT}
 """The types of the values, by program."""

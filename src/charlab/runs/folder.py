@@ -16,11 +16,11 @@ from charlab.files import advice
 from charlab.runs.record import FILE_NAME
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
-SAMPLES = "samples.txt"
+SAMPLES, EXPORT = "samples.txt", "export"
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
     *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png"),
-    *("checkpoints/*.ckpt", "events.out.tfevents.*"),
+    *("checkpoints/*.ckpt", "events.out.tfevents.*", f"{EXPORT}/*"),
 )
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
 
