@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ class Spy(Bigram):
 
 @pytest.fixture(scope="module")
 def forks():
-    with Forks() as forks:
+    with closing(Forks()) as forks:
         yield forks
 
 
@@ -173,7 +174,7 @@ def test_a_changed_file_replaces_the_server(study, forks):
 
 def test_the_server_finds_what_the_users_path_has(study, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
-    with Forks() as forks:
+    with closing(Forks()) as forks:
         run(study, "die", forks)
     entries = said(study, "die")["server_path"].split(os.pathsep)
     assert entries[1:] == [str(tmp_path / "modules")]
@@ -181,14 +182,35 @@ def test_the_server_finds_what_the_users_path_has(study, tmp_path, monkeypatch):
 
 def test_without_a_server_cells_start_in_new_interpreters_and_that_is_said_once(study, monkeypatch, capfd):
     monkeypatch.setattr("charlab.studies.forks.KEEPER", "raise SystemExit('there is no server here')")
-    with Forks() as forks:
+    with closing(Forks()) as forks:
         assert run(study, "train", forks).fate == "finished", log(study, "train")
         assert run(study, "die", forks).fate == "killed"
     assert capfd.readouterr().err.count("there is no server here") == 1
 
 
+def keepers():
+    """Return the processes that keep a fork server."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if b"forks import keep" in path.read_bytes():
+                found.add(path)
+    return found
+
+
+def test_a_server_that_no_cell_needs_ends_with_the_study():
+    before, forks = keepers(), Forks()
+    forks.prepare()
+    assert len(keepers() - before) == 1
+    forks.close()
+    end = time.monotonic() + 30
+    while keepers() - before:  # the server itself may need a moment to be gone
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_a_cell_ends_with_its_keeper(study):
-    with Forks() as forks:
+    with closing(Forks()) as forks:
         outcomes = []
         thread = threading.Thread(target=lambda: outcomes.append(run(study, "sleep", forks)))
         thread.start()

@@ -38,19 +38,23 @@ Stamp = tuple[int, int]  # modification time and size of a file
 
 
 class Forks:
-    """Start cells as forks; on exit from this context manager, all of them are ended."""
+    """Start cells as forks; `close`, or the end of the process, ends all of them."""
 
     def __init__(self) -> None:
         self._keepers: list[_Keeper] = []
         self._lock = threading.Lock()
         self._impossible = False
 
-    def __enter__(self) -> Forks:
-        return self
+    def prepare(self) -> None:
+        """Start the fork server, without waiting for it to import what it needs."""
+        with self._lock:
+            self._keepers.append(_Keeper())
 
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
+        """End the fork servers and the remaining cells."""
         for keeper in self._keepers:
             keeper.close()
+        self._keepers = []
 
     def start(self, file: Path, log: IO[bytes], slot: Slot) -> Process:
         """Start a cell; see `charlab.studies.runner.Start`.
@@ -148,6 +152,9 @@ class _Keeper:
     def close(self) -> None:
         """End the keeper and its remaining cells."""
         assert self._process.stdin is not None
+        if not self.has_started:  # there are no cells, and it would go on with its imports
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         with self._lock, contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
         self._process.wait()

@@ -190,7 +190,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     definition = define_search(config.search, config.hydra.runtime.choices.search)
     trials = _Trials(definition, composer, typed)
     executor.check(trials.output_dir)
-    with sweeping(trials.folder):
+    with executor, sweeping(trials.folder):
         trials.open(console)
         (trials.folder / STOP_FILE).unlink(missing_ok=True)
         while batch := trials.next(definition.at_once or executor.at_once):

@@ -7,6 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,15 +78,6 @@ def sweep(
     if "force=true" in map(str.lower, typed):
         definition = replace(definition, rerun=(*definition.rerun, "all"))
     planner = Planner(definition, composer, typed, flags, config.hydra.sweeper.params)
-    plan = planner.plan(_command(overrides, flags), console)
-    for note in planner.notes:
-        console.print(note, soft_wrap=True, markup=False, highlight=False)
-    executor.check(planner.output_dir)
-    again = definition.rerun
-    if config.dry_run:
-        rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)
-        return None
-
     ran: list[Cell] = []
 
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
@@ -96,7 +88,16 @@ def sweep(
             write_cell(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code, plan.protocol)
         executor.run(folder, cells)
 
-    results = conduct(plan, planner.output_dir, launch, console, again=again)
+    with nullcontext() if config.dry_run else executor:
+        plan = planner.plan(_command(overrides, flags), console)
+        for note in planner.notes:
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
+        executor.check(planner.output_dir)
+        again = definition.rerun
+        if config.dry_run:
+            rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)
+            return None
+        results = conduct(plan, planner.output_dir, launch, console, again=again)
     if any(result.ended for result in results.cells):
         from charlab.studies.report.program import make_report  # imported here: it imports matplotlib
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Self
 
 from charlab.studies.plan import Cell
 
 
-class Executor(Protocol):
-    """The interface that runs the cells of a study.
+class Executor(ABC):
+    """What runs the cells of a study.
+
+    As a context manager, it starts what all cells need, while the study is planned, and ends it with the block.
 
     Attributes:
         at_once: number of cells that run at a time, as far as known; for time estimates and the batches of a search.
@@ -18,13 +21,20 @@ class Executor(Protocol):
 
     at_once: int
 
-    def check(self, output_dir: Path) -> None:
-        """Check that cells can run with their outputs in this folder.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:  # noqa: B027  (many executors have nothing to end)
+        pass
+
+    def check(self, output_dir: Path) -> None:  # noqa: B027
+        """Check that cells can run with their outputs in this folder; any folder will do by default.
 
         Raises:
             UserError: if they cannot.
         """
 
+    @abstractmethod
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; return when all have ended or the study was stopped.
 

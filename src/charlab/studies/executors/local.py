@@ -11,14 +11,16 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Event
+from typing import Self
 
+from charlab.studies.executors import Executor
 from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell, start_interpreter
 from charlab.types import PositiveInt
 
 
-class Local:
+class Local(Executor):
     """Run cells on this machine, sharing its cores and GPUs among those that run at the same time.
 
     Args:
@@ -27,9 +29,15 @@ class Local:
 
     def __init__(self, *, at_once: PositiveInt | None) -> None:
         self.at_once = at_once or len(usable_cores())
+        self._forks = Forks()
 
-    def check(self, output_dir: Path) -> None:
-        """Accept any folder."""
+    def __enter__(self) -> Self:
+        if sys.platform == "linux":
+            self._forks.prepare()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._forks.close()
 
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; see `Executor`."""
@@ -38,13 +46,14 @@ class Local:
         for index in range(self.at_once):
             slots.put(share(index, self.at_once, cores, gpus))
         stopped = Event()
-        with Forks() as forks, ThreadPoolExecutor(self.at_once, thread_name_prefix="cell") as pool:
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="cell") as pool:
 
             def run_in_slot(cell: Cell) -> None:
                 forked = sys.platform == "linux" and cell.processes == 1
+                start = self._forks.start if forked else start_interpreter
                 slot = slots.get()
                 try:
-                    run_cell(study, cell.key, slot, start=forks.start if forked else start_interpreter, stopped=stopped)
+                    run_cell(study, cell.key, slot, start=start, stopped=stopped)
                 finally:
                     slots.put(slot)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 from charlab.errors import UserError
 from charlab.quantities import count
+from charlab.studies.executors import Executor
 from charlab.studies.executors.local import usable_cores
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell
 
 
-class Ray:
+class Ray(Executor):
     """Run each cell as a Ray task, on this machine if no cluster is given; the tasks end with this process.
 
     Args:
@@ -26,9 +27,13 @@ class Ray:
     def __init__(self, *, init: dict[str, Any], remote: dict[str, Any]) -> None:
         self.init, self.remote = init, remote
         self.at_once = max(1, int(len(usable_cores()) // (remote.get("num_cpus") or 1)))
+        self._started = False
 
-    def check(self, output_dir: Path) -> None:
-        """Accept any folder."""
+    def __exit__(self, *exception: object) -> None:
+        if self._started:
+            import ray
+
+            ray.shutdown()
 
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; see `Executor`."""
@@ -37,8 +42,8 @@ class Ray:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
-        started = not ray.is_initialized()
-        if started:
+        if not ray.is_initialized():
+            self._started = True
             ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "error", **self.init})
         lost: list[Exception] = []
         slot = Slot(max(1, int(self.remote.get("num_cpus") or 1)))
@@ -55,9 +60,6 @@ class Ray:
             for reference in left:
                 ray.cancel(reference, force=True)
             raise
-        finally:
-            if started:
-                ray.shutdown()
         if lost:
             reason = " ".join(str(lost[0]).split()).rstrip(".")
             told = f"Ray has lost {len(lost)} of {count(len(cells), 'cell')} ({reason}): give the command again."

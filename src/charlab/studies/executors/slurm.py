@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from charlab.errors import UserError
+from charlab.studies.executors import Executor
 from charlab.studies.executors.local import usable_cores
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell
@@ -21,7 +22,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 SECONDS_OF_WARNING = 10  # between SLURM's signal and the end of a job
 
 
-class Slurm:
+class Slurm(Executor):
     """Run each cell as a job of a job array; the jobs continue if this process is killed.
 
     The arguments are submitit's, without the prefix `slurm_`; see `conf/launcher/slurm.yaml`.
