@@ -30,7 +30,7 @@ from charlab.configuration.compose import Composer, config_loader, leave_out_swe
 from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
-from charlab.errors import UserError
+from charlab.errors import PartError, UserError
 from charlab.runs.browse import browse
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 
@@ -119,6 +119,8 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
         return run()
     except Exception as error:
         mistake = find_user_error(error)
+        if isinstance(error, PartError) and HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise SystemExit(f"{error} (HYDRA_FULL_ERROR=1 before the command shows the traceback.)") from error
         if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
             raise
         print(mistake or error, file=sys.stderr)
@@ -145,7 +147,9 @@ def _guarded(program: Callable[[], int]) -> int:
         print("Interrupted.", file=sys.stderr)
         return 130
     except SystemExit as end:
-        if isinstance(end.code, str):
+        if isinstance(end.__cause__, PartError) and os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(end.__cause__)
+        elif isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The exception for mistakes of the user."""
+"""The exceptions that entry points print without a traceback."""
 
 
 class UserError(ValueError):
@@ -11,3 +11,11 @@ class UserError(ValueError):
     def _render_traceback_(self) -> list[str]:
         """Return what IPython prints instead of a traceback (a public hook in spite of its name)."""
         return [f"{type(self).__name__}: {self}"]
+
+
+class PartError(RuntimeError):
+    """Raised when a callback or logger that the user chose fails during a run.
+
+    The message is one sentence that names the part and its line. The command line prints it without a traceback, unless
+    `HYDRA_FULL_ERROR=1` is set, and exits with code 1. The original error is its cause.
+    """

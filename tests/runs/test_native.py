@@ -1,12 +1,15 @@
 """Lightning's own callbacks, loggers and Trainer arguments in a run of charlab's."""
 
+import json
+import re
 from typing import ClassVar
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
-from charlab.errors import UserError
+from charlab import cli
+from charlab.errors import PartError, UserError
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from tests.runs.test_train import assert_same_outcome, curves
@@ -221,6 +224,58 @@ def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny
         run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Numpy}")
     (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
     assert Record.load(record.parent).steps == 0
+
+
+class Careless(Callback):
+    """Fails in code of its own, or in a library that it calls."""
+
+    def __init__(self, *, text="{"):
+        if text == "none":
+            raise ValueError("nothing to read")
+        self.text = text
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 2:
+            self.read()
+
+    def read(self):
+        return json.loads(self.text)
+
+
+def test_a_callback_that_fails_is_named_with_its_own_line(run_tiny, overrides, capfd, monkeypatch):
+    careless = "+callbacks.mine={_target_: tests.runs.test_native.Careless}"
+    line = Careless.read.__code__.co_firstlineno + 1
+    sentence = f"{__file__}, line {line}, in read, with callbacks.mine: JSONDecodeError: Expecting property name"
+    with pytest.raises(PartError) as raised:
+        run_tiny(careless)
+    assert str(raised.value).startswith(sentence)
+    assert isinstance(raised.value.__cause__, json.JSONDecodeError)
+    capfd.readouterr()
+    assert cli.train([*overrides, careless]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith(sentence)
+    assert said.count("\n") == 1
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    assert cli.train([*overrides, careless]) == 1
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_a_callback_of_a_library_that_fails_is_named_with_its_hook(run_tiny, tmp_path):
+    with pytest.raises(PartError) as raised:
+        run_tiny(f"+callbacks.fine={{_target_: {LIGHTNING}.BackboneFinetuning}}")
+    sentence = f"callbacks.fine ({LIGHTNING}.finetuning.BackboneFinetuning) failed in "
+    assert str(raised.value).startswith(sentence)
+    assert str(raised.value).endswith("AttributeError: 'LanguageModelModule' object has no attribute 'backbone'.")
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    assert Record.load(record.parent).error.splitlines()[-1] == str(raised.value)
+
+
+def test_a_callback_that_cannot_be_built_is_named_before_anything_is_written(run_tiny, tmp_path):
+    line = Careless.__init__.__code__.co_firstlineno + 2
+    sentence = f"{__file__}, line {line}, in __init__, with callbacks.mine: ValueError: nothing to read."
+    with pytest.raises(UserError, match=f"^{re.escape(sentence)}$"):
+        run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Careless, text: none}")
+    assert not list(tmp_path.glob("outputs/runs/*"))
 
 
 def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import random
+import sysconfig
+import traceback
+from collections.abc import Callable
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from lightning.pytorch import Callback, Trainer
 from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build, plain
+from charlab.configuration.messages import find_user_error, one_sentence
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.vocabulary import Vocabulary
-from charlab.errors import UserError
+from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint
@@ -24,6 +30,7 @@ from charlab.runs.identity import load_corpus, runs_of
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.compilation import Compilation
+from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.checkpoint_io import LAST, read_resumable
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device, set_threads
@@ -32,6 +39,8 @@ from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
 from charlab.training.trainer import build_trainer, check_callback, check_precision
+
+_OURS = str(Path(__file__).parents[1])
 
 
 class Parts:
@@ -50,6 +59,7 @@ class Parts:
 
     def __init__(self, config: DictConfig, folder: Path, *, fresh: bool) -> None:
         self.config, self.folder = config, folder
+        self._foreign: dict[str, Any] = {}  # callbacks and loggers that are not charlab's own, by their keys
         self.device = torch.device(resolve_device(config.trainer.accelerator))
         set_threads(config.compute.threads)
         self.data: CharacterDataModule = build(
@@ -95,11 +105,13 @@ class Parts:
         config = self.config
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
         for name, part in _chosen(config.callbacks).items():
-            callback = build(part)
+            callback = self._built(f"callbacks.{name}", partial(build, part))
             check_callback(f"callbacks.{name}", callback, self.data)
             callbacks.append(callback)
         loggers = [
-            build_logger(name, plain(part), self.folder, self.resumed_step, config.tags)
+            self._built(
+                f"logger.{name}", partial(build_logger, name, plain(part), self.folder, self.resumed_step, config.tags)
+            )
             for name, part in _chosen(config.logger).items()
         ]
         return build_trainer(
@@ -111,6 +123,42 @@ class Parts:
             evaluate_every=config.evaluate_every,
             max_seconds=config.budget.max_seconds,
         )
+
+    def _built(self, name: str, construct: Callable[[], Any]) -> Any:
+        """Construct a callback or logger, and remember it under its key."""
+        try:
+            part = construct()
+        except InstantiationException as error:
+            raised = error.__cause__ or error
+            where = _line_of_user(raised)
+            place = f"{where}, with {name}" if where else f"{name} cannot be built"
+            raise UserError(f"{place}: {type(raised).__name__}: {one_sentence(raised)}") from error
+        if not type(part).__module__.startswith("charlab."):
+            self._foreign[name] = part
+        return part
+
+    def failure(self, error: BaseException) -> PartError | None:
+        """Return the error to raise if a callback or logger that is not charlab's own raised `error`, else None."""
+        if not isinstance(error, Exception) or isinstance(error, DivergedError) or find_user_error(error):
+            return None
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+        for frame in reversed(frames):
+            for name, part in self._foreign.items():
+                if frame.f_locals.get("self") is part:
+                    where = _line_of_user(error)
+                    kind = f"{type(part).__module__}.{type(part).__qualname__}"
+                    place = f"{where}, with {name}" if where else f"{name} ({kind}) failed in {frame.f_code.co_name}"
+                    return PartError(f"{place}: {type(error).__name__}: {one_sentence(error)}")
+        return None
+
+
+def _line_of_user(error: BaseException) -> str | None:
+    """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
+    libraries = (_OURS, sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*libraries, "<")) and "-packages" not in frame.filename:
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
 
 
 def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
-from charlab.errors import UserError
+from charlab.errors import PartError, UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
@@ -123,18 +123,23 @@ class _Training:
             begin(self.trainer, record.config)
             with raising_terminated():
                 self._conduct()
-        except BaseException as error:
+        except BaseException as raised:
+            error = self.parts.failure(raised) or raised
             record.status = "diverged" if isinstance(error, DivergedError) else record.status
             if isinstance(error, Exception):
                 if not isinstance(error, DivergedError):
                     record.status = "failed"
                 record.error = str(error) if isinstance(error, DivergedError | UserError) else _end_of_traceback()
+                if isinstance(error, PartError):
+                    record.error += str(error)  # last, where a study looks for the reason
             self._update_progress()
             if self.trainer.is_global_zero:
                 with contextlib.suppress(UserError):  # a full disk must not hide the first error
                     record.save()
                     if record.status == "diverged":
                         self._log_hyperparameters({})
+            if error is not raised:
+                raise error from raised
             raise
         finally:
             close(self.trainer.loggers, succeeded=record.status in ("finished", "tried"))
