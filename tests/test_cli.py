@@ -287,3 +287,13 @@ def test_a_folder_that_cannot_be_made_is_known_before_the_run(
     assert_one_sentence(capfd)
     assert runs == []
     assert list(empty_folder.iterdir()) == []
+
+
+def test_a_file_name_that_is_not_utf8_is_told_and_leaves_nothing(
+    empty_folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9.txt")
+    (empty_folder.parent / name).write_text("To be, or not to be.\n" * 100)
+    assert cli.train(["data=textfile", f"data.path=../{name}", "model=bigram", "trainer=cpu"]) == 2
+    assert capfd.readouterr().err.startswith("The file name ../caf\\udce9.txt is not UTF-8")
+    assert list(empty_folder.iterdir()) == []

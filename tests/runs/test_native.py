@@ -1,9 +1,12 @@
 """Lightning's own callbacks, loggers and Trainer arguments in a run of charlab's."""
 
+import datetime
 import json
 import re
+from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
@@ -210,18 +213,26 @@ def test_fast_dev_run_leaves_no_finished_record(run_tiny, capsys):
     assert "continuing" not in capsys.readouterr().out
 
 
-class Numpy(Callback):
+class Keeps(Callback):
     """Keeps what no checkpoint can hold."""
 
+    kinds: ClassVar[dict[str, object]] = {
+        "numpy": np.float64(3.0),
+        "path": Path("somewhere"),
+        "datetime": datetime.datetime(2026, 1, 1),
+    }
+
+    def __init__(self, *, kind="datetime"):
+        self.kind = kind
+
     def state_dict(self):
-        import datetime
-
-        return {"when": datetime.datetime(2026, 1, 1)}
+        return {"kept": self.kinds[self.kind]}
 
 
-def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny, tmp_path):
-    with pytest.raises(UserError, match=r"Numpy.*more than numbers, text, lists"):
-        run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Numpy}")
+@pytest.mark.parametrize("kind", Keeps.kinds)
+def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny, tmp_path, kind):
+    with pytest.raises(UserError, match=r"Keeps.*more than numbers, text, lists"):
+        run_tiny(f"+callbacks.mine={{_target_: tests.runs.test_native.Keeps, kind: {kind}}}")
     (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
     assert Record.load(record.parent).steps == 0
 

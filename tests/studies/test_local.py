@@ -3,7 +3,10 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -120,6 +123,48 @@ def test_jobs_that_slurm_rejects_are_told_with_what_helps(tmp_path, monkeypatch)
     )
     with pytest.raises(UserError, match=re.escape(sentence)):
         slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])
+
+
+def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
+    submitted = []
+
+    class Executor:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, **_):
+            pass
+
+        def map_array(self, _, studies, keys, slots):
+            assert len(studies) == len(keys) == len(slots)
+            submitted.append(keys)
+
+    answer = "SlurmctldPort           = 6817\nMaxArraySize            = 1001\n"
+    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, answer))
+    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(slurm, "_wait_for_queue", lambda _: None)
+    cells = [Cell(f"arm{arm}", seed, "run/1", ()) for arm in range(130) for seed in range(8)]
+    slurm_executor().run(tmp_path, cells)
+    assert [len(keys) for keys in submitted] == [1000, 40]
+    assert [key for keys in submitted for key in keys] == [cell.key for cell in cells]
+
+
+@pytest.mark.parametrize("asked", [None, "1"])
+def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypatch, asked):
+    monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
+    if asked:
+        monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", asked)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    seen = []
+    stub = types.SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **settings: seen.append((os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"], "runtime_env" in settings)),
+        remote=lambda **_: lambda function: None,
+        shutdown=lambda: None,
+    )
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    Ray(init={}, remote={}).run(tmp_path, [])
+    assert seen == [(asked or "0", False)]
 
 
 def slurm_executor():

@@ -89,6 +89,14 @@ def test_training_does_not_notice(tmp_path, monkeypatch):
     assert torch.equal(*weights)
 
 
+def test_an_error_while_drawing_ends_nothing_and_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(drawing, "draw_heads", lambda *_, **__: 1 / 0)
+    callbacks, loggers = [AttentionMaps(every_n_steps=1)], [small.tensorboard(tmp_path)]
+    module = small.fit(tmp_path, small.SmallAttention, callbacks, loggers=loggers, max_steps=3)
+    assert module.trainer.global_step == 3
+    assert "The attention map failed (division by zero)" in caplog.text
+
+
 def test_a_row_is_a_query_and_a_column_a_key():
     def place(query: int, key: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows and columns of the pixels that one weight darkens."""

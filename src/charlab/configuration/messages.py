@@ -117,14 +117,17 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
     Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
     A cause may be implicit (raised in an `except` block) only of a `RuntimeError` such as torch raises when it cannot
-    finish a file, or of another error of the operating system: a `KeyError` in an `except` block is a bug.
+    finish a file, of another error of the operating system, or of OmegaConf's error about a resolver: a `KeyError` in
+    an `except` block is a bug.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
             where = f" ({error.filename})" if error.filename else ""
             return UserError(f"{error.strerror}{where}: {advice(error)}.")
         implicit = None
-        if not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError)):
+        hides_its_cause = isinstance(error, OmegaConfBaseException)  # of a resolver that failed
+        torn = not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError))
+        if hides_its_cause or torn:
             implicit = error.__context__
         error = error.__cause__ or implicit
     return error
