@@ -218,6 +218,20 @@ def test_failures_are_named_with_what_makes_them_again(
     assert not (study / "runs/rotary/2").exists()
 
 
+def test_tensorboard_is_named_where_its_runs_are_called_by_arm_and_seed(
+    run: Run, outputs: Path, study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    command = f"curves    tensorboard --logdir {study}/runs\n"
+    assert command not in capfd.readouterr().out
+    (outputs / "runs/mine/rotary2/events.out.tfevents.1").touch()
+    run()
+    assert command in capfd.readouterr().out
+    assert [path.parent.relative_to(study / "runs").as_posix() for path in study.glob("runs/*/*/events.*")] == [
+        "rotary/2"
+    ]
+
+
 def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:
     run()
     run(make_plan(1))

@@ -187,3 +187,10 @@ def test_a_loss_within_a_time_has_its_command(records, tmp_path):
     text = page(tmp_path)
     assert row(text, "four minutes")[5:7] == ["128", "1.4963"]
     assert "charlab train experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text
+
+
+def test_help_is_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert end.value.code == 0
+    assert "RUN" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import threading
 import time
@@ -243,6 +244,10 @@ def print_summary(results: StudyResults, console: Console) -> None:
             r"study.rerun=\[older] makes them again.",
             soft_wrap=True,
         )
+    runs = results.folder / "runs"
+    if any(runs.glob("*/*/events.out.tfevents.*")):  # links that TensorBoard shows by arm and seed
+        line = f"curves    tensorboard --logdir {shlex.quote(str(runs))}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, at_once: int, console: Console) -> None:
