@@ -294,7 +294,7 @@ def test_charlab_counts_as_far_as_it_is_reached():
     assert {"charlab.models.bigram", "charlab.models.contract", "charlab.training.module"} <= found.keys()
     assert {"charlab.seeding", "charlab.data.windows", "charlab.evaluation.protocols"} <= found.keys()
     assert {"charlab.evaluation.online", "charlab.training.callbacks.metrics"} <= found.keys()
-    conduct = {"charlab.runs", "charlab.runs.train", "charlab.runs.setup"}
+    conduct = {"charlab.runs", "charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin"}
     assert {name for name in found if name.startswith("charlab.runs")} == conduct
     apart = (
         "charlab.models.rnn",

@@ -11,6 +11,7 @@ TRAIN: dict[str, Any] = {
     "name": str,
     "force": bool,
     "resume": Literal["same_code", "any_code"],
+    "init_from": str | None,
     "output_dir": str,
     "dry_run": bool,
     "data": dict,

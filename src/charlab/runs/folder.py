@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import filelock
 
+from charlab.command import command
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.files import advice
+from charlab.quantities import joined
 from charlab.runs.record import FILE_NAME
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -25,6 +28,30 @@ WRITTEN = (
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
 
 TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
+
+
+def find_folder(run: str | Path, home: Path) -> Path:
+    """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint.
+
+    Args:
+        run: the name.
+        home: the folder of all runs, `outputs/runs`.
+
+    Raises:
+        UserError: if there is no such run, or several.
+    """
+    for folder in (Path(run), home / run):
+        if (folder / FILE_NAME).exists():
+            return folder
+    found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
+    if not found:
+        seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {home}"
+        raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists them.")
+    exact = [folder for folder in found if folder.name == str(run)]
+    if len(found) > 1 and len(exact) != 1:
+        names = [f"{folder.parent.name}/{folder.name}" for folder in found]
+        raise UserError(f"{run} may be any of {joined(names, 'or', most=4)}: give more of it, or the folder.")
+    return exact[0] if exact else found[0]
 
 
 @contextlib.contextmanager

@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
 from charlab.data.corpora import Corpus
+from charlab.errors import UserError
 from charlab.runs.code import changed, code_hash, sources_of
+from charlab.runs.folder import find_folder
 from charlab.runs.record import FILE_NAME, Record
 
 OBSERVING_KEYS = (
@@ -136,6 +138,9 @@ def fingerprint(config: DictConfig) -> str:
     values["data"]["corpus"] = load_corpus(config).sha256
     values["trainer"]["precision"] = _precision(config.trainer)
     values = _by_content(values)
+    if values.get("init_from") is not None:
+        origin = Record.load(init_from(config))
+        values["init_from"] = {"run": origin.fingerprint, "code": origin.code}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -224,6 +229,19 @@ def _by_content(value: Any, key: str = "") -> Any:
 def _sha256(path: str, modified: int, size: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def init_from(config: DictConfig) -> Path:
+    """Return the folder of the finished run that a run starts from.
+
+    Raises:
+        UserError: if there is no such run, or it is not finished.
+    """
+    folder = find_folder(config.init_from, Path(config.output_dir) / "runs").absolute()
+    record = Record.load(folder)
+    if record.status != "finished":
+        raise UserError(f"init_from={config.init_from} is {record.status}: start from a finished run.")
+    return folder
 
 
 def runs_of(model: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.command import command
 from charlab.configuration.compose import register_resolver
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
@@ -19,7 +17,7 @@ from charlab.errors import UserError
 from charlab.quantities import joined
 from charlab.runs.archive import Archive
 from charlab.runs.code import changed
-from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.folder import CHECKPOINT, SAMPLES, find_folder
 from charlab.runs.identity import Identity, identify
 from charlab.runs.record import FILE_NAME, Record
 
@@ -118,18 +116,7 @@ class Store:
         Raises:
             UserError: if there is no such run, or several.
         """
-        for folder in (Path(run), self.home / run):
-            if (folder / FILE_NAME).exists():
-                return folder
-        found = sorted(path.parent for path in self.home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
-        if not found:
-            seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {self.home}"
-            raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists them.")
-        exact = [folder for folder in found if folder.name == str(run)]
-        if len(found) > 1 and len(exact) != 1:
-            names = [f"{folder.parent.name}/{folder.name}" for folder in found]
-            raise UserError(f"{run} may be any of {joined(names, 'or', most=4)}: give more of it, or the folder.")
-        return exact[0] if exact else found[0]
+        return find_folder(run, self.home)
 
     def own(self, run: str) -> Record | None:
         """Return the record of a run of the outputs; None if there is no readable one."""

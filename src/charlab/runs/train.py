@@ -26,7 +26,7 @@ from charlab.files import remove_leftovers, write_atomically
 from charlab.quantities import count
 from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
-from charlab.runs.identity import identify
+from charlab.runs.identity import identify, init_from
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
@@ -176,12 +176,14 @@ class _Training:
         """Return the record of the run that is about to train; a resumed run keeps its start time and clock."""
         config, data, model, trainer = self.config, self.data, self.model, self.trainer
         corpus, identity = data.corpus, identify(config)
+        origin = {"init_from": str(init_from(config))} if config.get("init_from") is not None else {}
         record = Record(
             folder=self.folder,
             name=config.name,
             fingerprint=identity.fingerprint,
             overrides=list(overrides),
-            config=plain(config) | {"model": self.parts.members.recorded, "data": _located(plain(config.data))},
+            config=plain(config)
+            | {"model": self.parts.members.recorded, "data": _located(plain(config.data)), **origin},
             seed=config.seed,
             corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
             machine=describe_machine(self.device, trainer),

@@ -1,0 +1,119 @@
+"""A run that starts from another run's weights."""
+
+import json
+
+import pytest
+import torch
+
+import charlab
+from charlab import cli
+from charlab.errors import UserError
+from charlab.runs.record import Record
+
+BRIEF = ["data=textfile", "data.context_length=8", "data.batch_size=4", "trainer.accelerator=cpu", "logger=csv"]
+QUIET = ["callbacks.samples=null", "callbacks.attention_maps=null", "estimate_batches=1", "trainer.max_steps=3"]
+GPT = ["model=gpt", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=2"]
+
+
+@pytest.fixture
+def train(text_path, tmp_path):
+    """Return a function that trains a tiny model on a text."""
+
+    def train(*more, text=None):
+        path = text_path
+        if text is not None:
+            path = tmp_path / "other.txt"
+            path.write_text(text)
+        return charlab.run(*BRIEF, *QUIET, f"data.path={path}", f"output_dir={tmp_path / 'outputs'}", *more)
+
+    return train
+
+
+def weights(record):
+    model, vocabulary = charlab.load(record.folder)
+    return model.state_dict(), vocabulary.characters
+
+
+@pytest.mark.parametrize("model", [GPT, ["model=bigram"]], ids=["gpt", "bigram"])
+def test_it_starts_with_the_weights_and_is_another_run(train, model):
+    first = train(*model)
+    again = train(*model, f"init_from={first.folder}", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    assert again.fingerprint != first.fingerprint
+    assert again.config["init_from"] == str(first.folder)
+    for (name, value), other in zip(weights(first)[0].items(), weights(again)[0].values(), strict=True):
+        assert torch.equal(value, other), name
+    same = train(*model, f"init_from={first.fingerprint[:8]}", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
+    assert same.folder == again.folder  # a name, or the folder, means the same
+
+
+def test_what_it_starts_from_is_part_of_the_identity(train):
+    first, second = train("model=bigram"), train("model=bigram", "seed=2")
+    from_first, from_second = (train("model=bigram", f"init_from={run.folder}") for run in (first, second))
+    assert len({run.fingerprint for run in (first, second, from_first, from_second)}) == 4
+    stored = json.loads((first.folder / "record.json").read_text())
+    (first.folder / "record.json").write_text(json.dumps(stored | {"code": "0123456789ab"}))  # other code trained it
+    assert train("model=bigram", f"init_from={first.folder}").fingerprint != from_first.fingerprint
+
+
+@pytest.mark.parametrize("model", [GPT, ["model=bigram"], ["model=gru", "model.embed_dim=8"]], ids=lambda m: m[0])
+def test_characters_are_mapped_by_what_they_are(train, model):
+    first = train(*model)
+    text = "be quiet or not to be: that, or this\n" * 30
+    still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+    new, mapped = train(*model, *still, text=text), train(*model, *still, f"init_from={first.folder}", text=text)
+    (theirs, old), (fresh, ours), (found, _) = weights(first), weights(new), weights(mapped)
+    common = [character for character in ours if character in old]
+    assert 0 < len(common) < len(ours)
+    here, there = ([text.index(character) for character in common] for text in (ours, old))
+    added = [index for index, character in enumerate(ours) if character not in old]
+    assert len(old) != len(ours)
+    for name, value in found.items():
+        grown = [
+            axis for axis, size in enumerate(value.shape) if size == len(ours) and theirs[name].shape[axis] == len(old)
+        ]
+        a, b = value, theirs[name]
+        for axis in grown:
+            a, b = a.index_select(axis, torch.tensor(here)), b.index_select(axis, torch.tensor(there))
+            index = torch.tensor(added)
+            assert torch.equal(value.index_select(axis, index), fresh[name].index_select(axis, index)), name
+        assert torch.equal(a, b), name
+
+
+def test_what_it_cannot_start_from_is_a_sentence(train, tmp_path, text_path, capsys):
+    first, counted = train(*GPT), train("model=ngram_witten_bell")
+    hashed = train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32")
+    unfinished = train("model=bigram")
+    (unfinished.folder / "record.json").write_text(
+        json.dumps(json.loads((unfinished.folder / "record.json").read_text()) | {"status": "failed"})
+    )
+    for origin, settings, sentence in [
+        (first.folder, [*GPT[:1], "model.embed_dim=16", *GPT[2:]], "has another model, whose "),
+        (first.folder, ["model=bigram"], "has another model, whose "),
+        (counted.folder, GPT, "which has no weights to start from"),
+        (unfinished.folder, ["model=bigram"], "is failed: start from a finished run"),
+        ("ffffffff", GPT, "There is no run ffffffff"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            train(*settings, f"init_from={origin}")
+    with pytest.raises(UserError, match="has another vocabulary, and embeds n-grams"):
+        train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32", f"init_from={hashed.folder}", text="abc\n" * 200)
+    before = sorted((tmp_path / "outputs").rglob("*"))
+    capsys.readouterr()
+    given = [*BRIEF, *QUIET, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}", "model=bigram"]
+    assert cli.train([*given, f"init_from={first.folder}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert sorted((tmp_path / "outputs").rglob("*")) == before
+
+
+def test_a_killed_run_resumes_with_its_own_weights(train, monkeypatch):
+    from charlab.runs.train import _Training
+
+    first = train("model=bigram")
+    finish = _Training._finish
+    monkeypatch.setattr(_Training, "_finish", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("model=bigram", f"init_from={first.folder}", "seed=7")
+    monkeypatch.setattr(_Training, "_finish", finish)
+    resumed = train("model=bigram", f"init_from={first.folder}", "seed=7")
+    whole = train("model=bigram", f"init_from={first.folder}", "seed=7", "force=true")
+    assert Record.load(whole.folder).metrics == resumed.metrics
