@@ -7,7 +7,7 @@ PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 ARGS ?=
 
-.PHONY: help install quickstart study test test-slow test-corpus test-clusters test-rendering test-hydra lint results
+.PHONY: help install quickstart study test test-slow test-corpus test-clusters test-hydra lint results docs
 
 help: ## list the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -40,9 +40,6 @@ test-corpus: install ## run the tests that need the real text, in the folder tha
 test-clusters: install ## run studies on real clusters: CHARLAB_CLUSTERS=slurm,ray make test-clusters
 	$(PYTEST) -m slow tests/studies/test_slurm.py tests/studies/test_launchers.py -k 'slurm or ray' $(ARGS)
 
-test-rendering: install ## look at reports in Chromium and run them through pdflatex
-	$(PYTEST) -m rendering tests/studies/report $(ARGS)
-
 test-hydra: .venv-hydra-1.4/installed ## run the tests of the configuration with Hydra's release candidate
 	.venv-hydra-1.4/bin/python -m pytest -q $(PARALLEL) tests/configuration tests/test_cli.py $(ARGS)
 
@@ -61,3 +58,6 @@ lint: install ## check style, types, and that imports point one way
 
 results: install ## write docs/results.md from the records; ARGS=--check only compares
 	@$(BIN)/python -m tools.results $(ARGS)
+
+docs: install ## build the documentation in docs/_build/html and run its notebooks; any warning is an error
+	$(BIN)/python -m sphinx -q -W -n --keep-going -b html docs docs/_build/html $(ARGS)

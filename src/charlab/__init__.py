@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
+from charlab.errors import UserError
 
 if TYPE_CHECKING:
     from charlab import runs
     from charlab.api import evaluate, export, generate, load, requalify, run, study
 
-__all__ = ["evaluate", "export", "generate", "load", "requalify", "run", "runs", "study"]
+__all__ = ["UserError", "evaluate", "export", "generate", "load", "requalify", "run", "runs", "study"]
 __version__ = "0.1.0"
 
 

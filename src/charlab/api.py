@@ -81,7 +81,7 @@ def run(*overrides: str, **parts: Any) -> Record:
     return train(config, folder, overrides)
 
 
-def study(name: str, *overrides: str, **values: Any) -> StudyResults | None:
+def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
     """Run or resume a study, like `charlab train study=NAME OVERRIDES`.
 
     >>> results = charlab.study("demo", "launcher.at_once=2")
@@ -108,7 +108,7 @@ def study(name: str, *overrides: str, **values: Any) -> StudyResults | None:
         return sweep(composer.master(given), composer, given)
 
 
-def evaluate(run: Record | Path | str, *overrides: str, **values: Any) -> Score:
+def evaluate(run: Record | Path | str, /, *overrides: str, **values: Any) -> Score:
     """Score a run's model, like `charlab evaluate run=RUN OVERRIDES`, and return the score.
 
     >>> charlab.evaluate(record, protocol="sliding", stride=64)
@@ -126,7 +126,7 @@ def evaluate(run: Record | Path | str, *overrides: str, **values: Any) -> Score:
     return evaluate_run(compose([_chosen(run), *overrides, *_overrides(values)], "evaluate"))
 
 
-def generate(run: Record | Path | str, *overrides: str, **values: Any) -> str | list[str]:
+def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str | list[str]:
     """Return text that a run's model generates, like `charlab generate run=RUN OVERRIDES`, without printing it.
 
     >>> print(charlab.generate(record, prompt="ROMEO:", length=200, temperature=0.8))

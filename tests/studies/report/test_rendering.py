@@ -1,7 +1,5 @@
 """The page in a real browser, and the paper through pdflatex. CI installs both."""
 
-import html
-import json
 import re
 import shutil
 import subprocess
@@ -12,26 +10,13 @@ import pytest
 
 from charlab.studies.report import latex
 from charlab.studies.report.program import write_report
+from tests.helpers.browser import visit
 from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm
 
 pytestmark = [pytest.mark.slow, pytest.mark.rendering]
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome") or "chromium"
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=5000",
-)
-
-# Runs on the page once it is there, and leaves what it has seen behind.
+# Runs on the page once it is there.
 PROBE = """
-<script>
-addEventListener("load", () => {
   const table = document.querySelector("table.results");
   const column = (n) => [...table.tBodies[0].rows].map((row) => row.cells[n].innerText);
   const sorted = [];
@@ -48,29 +33,12 @@ addEventListener("load", () => {
     verdicts: document.querySelector(".card").offsetTop,
     letters: getComputedStyle(document.querySelector(".charlab-report")).fontSize,
   };
-  parent.document.body.insertAdjacentHTML("beforeend", "<pre id='seen'></pre>");
-  parent.document.getElementById("seen").textContent = JSON.stringify(seen);
-});
-</script>
 """  # noqa: E501
-ERRORS = "<script>window.errors = []; addEventListener('error', (event) => window.errors.push(event.message))</script>"
-
-
-def visit(page: Path, width: int) -> dict:
-    """Opens a page in a frame of that width (a window has a least width), and returns what the probe has seen."""
-    probed = page.read_text().replace("<title>", f"{ERRORS}<title>").replace("</body>", f"{PROBE}</body>")
-    frame = f'<iframe style="border: 0" width="{width}" height="844" srcdoc="{html.escape(probed)}"></iframe>'
-    with tempfile.TemporaryDirectory() as folder:
-        outer = Path(folder, "page.html")
-        outer.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frame}</body>')
-        command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", "--window-size=1400,900", "--dump-dom"]
-        done = subprocess.run([*command, outer.as_uri()], capture_output=True, text=True, timeout=120, check=True)
-    return json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_the_page_works_in_a_browser(folder, width):
-    seen = visit(folder / "report.html", width)
+    seen = visit((folder / "report.html").read_text(), PROBE, width)
     assert seen["errors"] == []
     assert seen["loaded"] == []
     assert seen["width"] == width
@@ -86,7 +54,7 @@ def test_the_page_works_in_a_browser(folder, width):
 
 
 def test_a_table_is_sorted_by_its_figures(folder):
-    rising, falling, by_name, by_seeds = visit(folder / "report.html", 1280)["sorted"]
+    rising, falling, by_name, by_seeds = visit((folder / "report.html").read_text(), PROBE, 1280)["sorted"]
     assert [name.split(" ")[0] for name in rising[:3]] == ["entropy", "Kneser–Ney", "counts"]
     assert rising[-1] == "wrong axis"  # by its honest figure
     assert falling == rising[::-1]
