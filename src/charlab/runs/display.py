@@ -125,8 +125,10 @@ def card(record: Record) -> str:
     heading = "".join(
         f"<th>{text}</th>" for text in ("split", "protocol", "nats/char", "bits/char", "perplexity", "floor")
     )
-    struck = ' style="text-decoration: line-through"' if leaks else ""
-    table = f"<table{struck}><tr>{heading}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
+    style = "border-collapse: separate; border-spacing: 1em 0" + "; text-decoration: line-through" * leaks
+    table = (
+        f'<table style="{style}"><tr>{heading}</tr>{"".join(f"<tr>{row}</tr>" for row in rows)}</table>' if rows else ""
+    )
     alarm = f"<p><strong>leaks</strong> {escape(str(record.causality['reason']))}</p>" if leaks else ""
     picture = f'<img src="{data_uri(record.plot())}" alt="loss" style="width: 100%">' if len(record.curves()) else ""
     samples = record.folder / SAMPLES
