@@ -58,7 +58,7 @@ def shortened(arguments: list[str], run: Path) -> list[str]:
 
 
 def test_there_are_commands_of_every_kind():
-    assert {line.split()[1] for line in COMMANDS} == {"train", "evaluate", "generate", "report", "runs"}
+    assert {line.split()[1] for line in COMMANDS} == {"train", "evaluate", "generate", "report", "runs", "export"}
 
 
 @pytest.mark.slow
