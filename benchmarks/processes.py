@@ -19,6 +19,8 @@ from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
+from charlab.studies.plan import Plan
+from charlab.studies.state import cell_path, read_results
 
 # Pretend to be a terminal, so that the progress bar is drawn.
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
@@ -134,6 +136,49 @@ def run_sweep(*overrides: str) -> Measurement:
     with tempfile.TemporaryDirectory() as folder:
         _, seconds = _run([sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"])
         return {"wall_s": seconds}
+
+
+def run_study(*overrides: str) -> Measurement:
+    """Run a study with `scripts/train.py` and return its total time, and the medians over its cells of two others.
+
+    `first_step_s` is from the start of a cell to its first training step, and `overhead_s` what a cell takes besides
+    training, evaluation and compilation.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"]
+        since = time.perf_counter()
+        process = subprocess.Popen([*command, "trainer.log_every_n_steps=1"], stdout=subprocess.DEVNULL)
+        started: dict[str, float] = {}
+        stepped: dict[str, float] = {}
+        plan = None
+        while process.poll() is None:
+            time.sleep(0.01)
+            if plan is None:
+                for path in Path(folder).glob("studies/*/plan.json"):
+                    plan, study = Plan.load(path.parent), path.parent
+                continue
+            for cell in plan.cells:
+                if cell.key not in started and cell_path(study, cell, ".log").exists():
+                    started[cell.key] = time.perf_counter()
+                if cell.key in started and cell.key not in stepped:
+                    curves = Path(folder, "runs", cell.run, CURVES)
+                    if curves.exists() and "train/loss" in curves.read_text():
+                        stepped[cell.key] = time.perf_counter()
+        seconds = time.perf_counter() - since
+        if process.returncode != 0 or plan is None:
+            raise UserError(f"{' '.join(command)} ended with exit code {process.returncode}: run it by itself.")
+        results = read_results(plan, Path(folder)).cells
+        measured = ("training_s", "evaluation_s", "compilation_s")
+        overheads = [
+            (result.seconds or 0.0) - sum(result.record.time[name] for name in measured)
+            for result in results
+            if result.record is not None
+        ]
+        return {
+            "wall_s": seconds,
+            "first_step_s": statistics.median(stepped[key] - started[key] for key in stepped),
+            "overhead_s": statistics.median(overheads),
+        }
 
 
 def text_path() -> Path:

@@ -10,6 +10,7 @@ from benchmarks.processes import (
     run_module,
     run_program,
     run_recipe,
+    run_study,
     run_sweep,
     run_to_first_step,
     run_training,
@@ -171,6 +172,19 @@ def _two_cells(model: str) -> Benchmark:
     )
 
 
+def _study() -> Benchmark:
+    return Benchmark(
+        "The demo study: 12 cells, two at a time",
+        {OURS: lambda _: run_study("study=demo", "launcher.at_once=2")},
+        [
+            Figure("wall_s", "from the command to its report", "s", "itself", None, 45.0),
+            Figure("first_step_s", "from a cell's start to its first step", "s", "itself", None, 1.5),
+            Figure("overhead_s", "a cell besides training and evaluation", "s", "itself", None, 1.5),
+        ],
+        pairs=3,
+    )
+
+
 BENCHMARKS = {
     "recipe_step": _recipe_step,
     "memory": _memory,
@@ -181,6 +195,7 @@ BENCHMARKS = {
     "time_to_recipe_loss": _time_to_recipe_loss,
     "evaluation_share": _evaluation_share,
     "start_up": _start_up,
+    "study": _study,
     "two_cells": lambda: _two_cells("gpt"),
     "two_cells_lstm": lambda: _two_cells("lstm"),
     "four_minutes": lambda: _loss_within(

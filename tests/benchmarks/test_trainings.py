@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.processes import run_module, run_training, run_trainings_at_once
+from benchmarks.processes import run_module, run_study, run_training, run_trainings_at_once
 from charlab.errors import UserError
 
 TINY = (
@@ -34,6 +34,13 @@ def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
     assert run_trainings_at_once([command, command], at_once=True)["wall_s"] > measured["training_s"]
     with pytest.raises(UserError, match="exit code 2"):
         run_training("model=typo")
+
+
+@pytest.mark.slow
+def test_a_study_is_measured_by_its_cells(text_path):
+    measured = run_study(*TINY, *SMALL, "trainer.max_steps=3", "optimizer.lr=0.1,0.2", f"data.path={text_path}")
+    assert 0 < measured["overhead_s"] < measured["wall_s"]
+    assert 0 < measured["first_step_s"] < measured["wall_s"]
 
 
 @pytest.mark.slow
