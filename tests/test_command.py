@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 def test_without_a_command_it_says_which_there_are(capsys):
     assert main([]) == 0
     usage = capsys.readouterr().out
-    assert set(re.findall(r"^charlab (\w+) +…", usage, flags=re.M)) == COMMANDS.keys()
+    assert set(re.findall(r"^charlab ([\w-]+) +…", usage, flags=re.M)) == COMMANDS.keys()
     assert main(["--help"]) == 0
     assert capsys.readouterr().out == usage
 
@@ -38,7 +38,10 @@ def test_it_says_its_version(capsys):
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [("trian", "did you mean train?"), ("model=gpt", "known are train, evaluate, generate, report, runs, export.")],
+    [
+        ("trian", "did you mean train?"),
+        ("model=gpt", "known are train, evaluate, generate, report, find-lr, runs, export."),
+    ],
 )
 def test_another_command_ends_in_one_sentence(command, hint, capsys):
     assert main([command]) == 2

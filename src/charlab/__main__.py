@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "evaluate": (cli.evaluate, "compute the perplexity of a trained model"),
     "generate": (cli.generate, "write text with a trained model"),
     "report": (cli.report, "write the report on a study"),
+    "find-lr": (cli.find_lr, "suggest a learning rate, by a short training"),
     "runs": (cli.runs, "list, compare and remove runs"),
     "export": (cli.export, "write a trained model for use without charlab"),
 }

@@ -24,9 +24,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.command import remember_call
+from charlab.command import command, remember_call
 from charlab.configuration.check import check_output_folder, output_folder
-from charlab.configuration.compose import Composer, config_loader, leave_out_sweep, resolve_values, typed_overrides
+from charlab.configuration.compose import (
+    Composer,
+    compose,
+    config_loader,
+    leave_out_sweep,
+    resolve_values,
+    typed_overrides,
+)
 from charlab.configuration.messages import find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
@@ -61,6 +68,12 @@ def report(arguments: Sequence[str] | None = None) -> int:
     return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in given])
 
 
+def find_lr(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab find-lr` with `arguments` (the command line's by default) and return the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: _find_lr(given))
+
+
 def runs(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab runs` with `arguments` (the command line's by default) and return the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -73,6 +86,17 @@ def export(arguments: Sequence[str] | None = None) -> int:
 
 
 # Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
+
+
+def _find_lr(overrides: list[str]) -> int:
+    if "--help" in overrides or "-h" in overrides:
+        print(f"{command('find-lr')} OVERRIDES suggests a learning rate for the run that the same overrides train.")
+        return 0
+    config = compose(overrides)
+    from charlab.runs.find_lr import find_lr
+
+    find_lr(config)
+    return 0
 
 
 def _train(config: DictConfig) -> object:

@@ -81,6 +81,38 @@ def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, le
     return ["".join(text) for text in zip(*pieces, strict=True)]
 
 
+@torch.no_grad()
+def next_characters(
+    model: LanguageModel, vocabulary: Vocabulary, prompt: str, *, temperature: float = 1.0
+) -> dict[str, float]:
+    """Return the probability of each character after `prompt`, the most probable first.
+
+    Args:
+        model: an autoregressive model.
+        vocabulary: the one that the model was trained with.
+        prompt: the text so far, of which a model with a context length reads the end.
+        temperature: divides the logits; > 0.
+
+    Raises:
+        UserError: if the model is not autoregressive, the prompt is empty or has an unknown character, or the
+            temperature is 0.
+    """
+    if not isinstance(model, AutoregressiveModel):
+        raise UserError(
+            f"A {type(model).__name__} model has no probabilities of the next character alone: leave out probabilities."
+        )
+    if not temperature > 0:
+        raise UserError(f"temperature={temperature} leaves one character: give a temperature above 0.")
+    prompt = prompt or vocabulary.start or ""
+    tokens = _encode(model, vocabulary, prompt, "the prompt")[None]  # (1, P)
+    if model.context_length is not None:
+        tokens = tokens[:, -model.context_length :]
+    with evaluation_mode(model):
+        probabilities = (model(tokens)[0, -1].double() / temperature).softmax(-1).tolist()
+    ranked = sorted(zip(vocabulary.characters, probabilities, strict=True), key=lambda pair: -pair[1])
+    return dict(ranked)
+
+
 def infill(
     model: LanguageModel,
     vocabulary: Vocabulary,

@@ -1,11 +1,13 @@
 """How a process ends: by a signal, with a checkpoint, a sentence and a way to go on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from charlab.runs.record import Record
@@ -95,3 +97,21 @@ def test_slurms_warning_makes_a_checkpoint_and_leaves_no_trace(command, tmp_path
     assert record.status == "finished"
     assert not list(record.folder.glob("**/hpc_ckpt*"))
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == list(range(1, 401))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_a_sentence_of_the_others(command, tmp_path):
+    parts = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=4000")
+    given = command("lost", *parts, "callbacks.checkpointing.every_n_steps=20")
+    process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        found = list((tmp_path / "lost").glob("runs/*/*/metrics.csv"))
+        if found and "\n60," in found[0].read_text():
+            (child,) = psutil.Process(process.pid).children()
+            child.kill()
+            break
+        time.sleep(0.01)
+    said, errors = process.communicate()
+    assert process.returncode == 1
+    assert re.search(r"Process 0 of 2 lost the others.*step \d+ is saved, and the same command goes on", said)
+    assert "Traceback" not in errors

@@ -45,7 +45,8 @@ _TRAINED: dict[str, Any] = {
 EVALUATE: dict[str, Any] = {
     **_TRAINED,
     "data.path": str | None,
-    "split": Literal["validation", "train", "dev"],
+    "split": Literal["validation", "train", "dev", "test"],
+    "unknown": Literal["error", "skip"],
     "protocol": Literal["blocks", "sliding", "estimate", "online"],
     "stride": PositiveInt | None,
     "block_length": PositiveInt | None,
@@ -68,6 +69,7 @@ GENERATE: dict[str, Any] = {
     "greedy": bool,
     "num_samples": PositiveInt,
     "overflow": Literal["slide", "rebase"],
+    "probabilities": bool,
 }
 
 REPORT: dict[str, Any] = {

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from torch import Tensor
 
 from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule
+from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
+from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION, changed, sources_of
 from charlab.runs.display import print_results
@@ -30,7 +34,7 @@ from charlab.training.device import resolve_device
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
-    """Score a run's model on a split of its corpus, print the figures and return the score.
+    """Score a run's model on a split of its corpus, or on another text; print the figures and return the score.
 
     The figures of a finished run's last checkpoint are added to its record.
 
@@ -39,26 +43,19 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         console: console to print to; standard output by default.
 
     Raises:
-        UserError: if there is no such run, checkpoint or split, or the text of the corpus has changed.
+        UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, or another text has
+            unknown characters.
     """
     record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
-    model, _ = load(record.folder, checkpoint=config.checkpoint, device=device, trust=config.trust)
-    trained = OmegaConf.create(record.config)
-    if config.data.path is not None:
-        if "path" not in trained.data.corpus:
-            raise UserError(f"The text of {config.run} is not from a file: leave out data.path.")
-        trained.data.path = trained.data.corpus.path = config.data.path
-    corpus = load_corpus(trained)
-    if corpus.sha256 != record.corpus["sha256"]:
-        raise UserError(
-            f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it, "
-            "or say where it is with data.path=FILE."
-        )
-    data: CharacterDataModule = build(trained.data, corpus=corpus)
-    data.setup()
-    context_length = config.context_length or data.context_length
-    ids = data.ids(config.split, device)
+    model, vocabulary = load(record.folder, checkpoint=config.checkpoint, device=device, trust=config.trust)
+    console = console or Console()
+    if "corpus" in config.data:
+        entry, ids = _another_text(config, vocabulary, console)
+    else:
+        entry, ids = {"split": config.split}, _own_text(config, record)
+    ids = ids.to(device)
+    context_length = config.context_length or record.config["data"]["context_length"]
     score = evaluate(
         model,
         ids,
@@ -67,27 +64,95 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         batch_size=config.batch_size or _batch_size(record.config, model),
     )
     causality = check_causality(model, ids=ids, context_length=context_length)
-    metrics = [{"split": config.split, **score.as_dict()}]
-    console = console or Console()
-    print_results(dataclasses.replace(record, metrics=metrics, causality=causality.as_dict()), console)
-    if config.checkpoint == "last":
-        try:
-            _keep(record.folder, metrics[0])
-        except UserError as error:  # for example, a read-only folder
-            console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
+    metrics = [entry | score.as_dict()]
+    floor = record.floor if "corpus" not in config.data else {}
+    shown = dataclasses.replace(record, metrics=metrics, causality=causality.as_dict(), floor=floor)
+    print_results(shown, console)
+    try:
+        looks = _keep(record.folder, metrics[0], is_last=config.checkpoint == "last")
+        if metrics[0]["split"] == "test":
+            console.print(f"The test split of this run has been scored {count(looks, 'time')}.", highlight=False)
+    except UserError as error:  # for example, a read-only folder
+        console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     return score
 
 
-def _keep(folder: Path, entry: dict[str, Any]) -> None:
-    """Add an entry to the metrics of a finished run.
+def _own_text(config: DictConfig, record: Record) -> Int[Tensor, " N"]:
+    """Return the ids of a split of the run's own text.
+
+    Raises:
+        UserError: if the text has changed, or there is no such split.
+    """
+    trained = OmegaConf.create(record.config)
+    if config.data.path is not None:
+        if "path" not in trained.data.corpus:
+            raise UserError(f"The text of {config.run} is not from a file: leave out data.path.")
+        trained.data.path = trained.data.corpus.path = config.data.path
+    corpus = load_corpus(trained)
+    if corpus.sha256 != record.corpus["sha256"]:
+        raise UserError(
+            f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it, say where it "
+            "is with data.path=FILE, or score another text with data=textfile data.path=FILE."
+        )
+    data: CharacterDataModule = build(trained.data, corpus=corpus)
+    data.setup()
+    if config.split == "test" and "test" not in data.splits:
+        raise UserError(
+            f"The run in {record.folder} has no test split: train with data.test_fraction (0.05, say), and leave text "
+            "for it."
+        )
+    return data.ids(config.split)
+
+
+def _another_text(
+    config: DictConfig, vocabulary: Vocabulary, console: Console
+) -> tuple[dict[str, Any], Int[Tensor, " N"]]:
+    """Return what is to be known of a text that the run was not trained on, and the ids of the whole of it.
+
+    Raises:
+        UserError: if a character is unknown and `unknown=error`.
+    """
+    corpus = load_corpus(config)
+    entry: dict[str, Any] = {"split": corpus.name, "sha256": corpus.sha256}
+    text, unknown = corpus.text, sorted(set(corpus.text) - set(vocabulary.characters))
+    if unknown and config.unknown == "skip":
+        text = text.translate({ord(character): None for character in unknown})
+        entry["left_out"] = 1 - len(text) / len(corpus.text)
+        characters = count(len(unknown), "character")
+        console.print(
+            f"{entry['left_out']:.2%} of the text is left out: {characters} that the model does not know "
+            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}).",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+    elif unknown:
+        raise UserError(
+            f"The model does not know {count(len(unknown), 'character')} of this text "
+            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}): skip unknown characters with "
+            "unknown=skip, or take another text."
+        )
+    return entry, torch.from_numpy(vocabulary.encode(text))
+
+
+def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
+    """Count a look at the test split, add an entry to the metrics of a finished run, and return the number of looks.
+
+    Args:
+        folder: the run's folder.
+        entry: the entry.
+        is_last: whether it is of the last checkpoint; a record holds the figures of no other.
 
     Raises:
         UserError: if the run's own figures come from different code, or its folder is not writable.
     """
     with locked(folder):
         record = Record.load(folder)  # reread under the lock
-        if record.status != "finished":
-            return
+        if entry["split"] == "test":
+            record.test_looks += 1
+            record.save()
+        if record.status != "finished" or not is_last:
+            return record.test_looks
         data = {"_target_": record.config["data"]["_target_"]}
         now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
         differing = changed({name: record.sources.get(name, "") for name in now}, now)
@@ -99,6 +164,7 @@ def _keep(folder: Path, entry: dict[str, Any]) -> None:
             )
         record.add_metric(entry)
         record.save()
+        return record.test_looks
 
 
 def _batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:

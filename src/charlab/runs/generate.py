@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -10,9 +11,12 @@ from rich.rule import Rule
 
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
-from charlab.generation import generate, generate_whole, infill
+from charlab.generation import generate, generate_whole, infill, next_characters
+from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.training.device import resolve_device
+
+MOST_SHOWN = 20  # characters whose probability is printed
 
 
 def generate_from_run(config: DictConfig, console: Console | None = None) -> list[str]:
@@ -45,6 +49,10 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
         texts = infill(model, vocabulary, config.infill, **options)
         return _print(texts, console)
     prompt = _prompt(config.prompt, vocabulary)
+    if config.probabilities:
+        return [
+            _show_probabilities(next_characters(model, vocabulary, prompt, temperature=config.temperature), console)
+        ]
     options["overflow"] = config.overflow
     if config.num_samples > 1:
         options["num_samples"] = config.num_samples
@@ -57,6 +65,21 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
         text += piece
     _write("\n", console)
     return [text]
+
+
+def _show_probabilities(probabilities: Mapping[str, float], console: Console) -> str:
+    """Print what the model thinks comes next, as bars down to 0.1%, and return the most probable character."""
+    first = next(iter(probabilities))
+    rest = 1.0
+    for number, (character, probability) in enumerate(probabilities.items()):
+        if number == MOST_SHOWN or (number and probability < 0.001):
+            others = len(probabilities) - number
+            console.print(f"{rest:7.2%}  {count(others, 'other character')}", highlight=False)
+            break
+        rest = max(0.0, rest - probability)
+        bar = "█" * round(40 * probability)
+        console.print(f"{probability:7.2%}  {character!r:6} {bar}", highlight=False, markup=False)
+    return first
 
 
 def _prompt(typed: str | None, vocabulary: Vocabulary) -> str:

@@ -306,6 +306,7 @@ def _quieten_lightning(*, shows_profile: bool) -> None:
     rank_zero.setLevel(logging.INFO if shows_profile else logging.ERROR)
     for message in (
         ".*does not have many workers.*",
+        ".*sync_dist=True.*",  # what is logged is the same on all ranks
         ".*`srun` command is available.*",  # a study starts its own cells
         ".*this fit will run with no optimizer.*",
         ".*`training_step` returned `None`.*",
