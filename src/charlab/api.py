@@ -27,6 +27,7 @@ from charlab.runs.display import answer
 from charlab.runs.export import export
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
+from charlab.runs.store import with_extended
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
@@ -53,7 +54,7 @@ def run(*overrides: str, **parts: Any) -> Record:
         DivergedError: if the loss becomes infinite or NaN.
     """
     parts, typed = _apart(parts)
-    overrides = (*overrides, *typed)
+    overrides = tuple(with_extended([*overrides, *typed]))
     for override in overrides:
         if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
             raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')

@@ -40,6 +40,7 @@ from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_confi
 from charlab.errors import PartError, UserError
 from charlab.runs.browse import browse
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
+from charlab.runs.store import with_extended
 
 atexit.register(gc.freeze)  # otherwise Python scans all that was imported several times before the process ends
 
@@ -223,6 +224,7 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
+    typed = with_extended(typed) if config_name == "train" else typed
     overrides = composer.prepare(typed)
     flags = [argument for argument in arguments if argument not in options.overrides]
     if not (options.shell_completion or options.experimental_rerun or options.hydra_help):

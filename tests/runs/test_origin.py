@@ -117,3 +117,62 @@ def test_a_killed_run_resumes_with_its_own_weights(train, monkeypatch):
     resumed = train("model=bigram", f"init_from={first.folder}", "seed=7")
     whole = train("model=bigram", f"init_from={first.folder}", "seed=7", "force=true")
     assert Record.load(whole.folder).metrics == resumed.metrics
+
+
+# --- extend -----------------------------------------------------------------------------------------------------------
+
+LONGER = ["trainer.max_steps=6", "evaluate_every=2", "trainer.log_every_n_steps=1"]
+
+
+def rows(record):
+    """Return what was logged in training, without clocks and final figures."""
+    table = record.curves()
+    seen = table[table["metric"].isin(["train/loss", "gradient_norm", "validation/nll", "learning_rate"])]
+    return [tuple(row) for row in seen[["step", "metric", "value"]].sort_values(["step", "metric"]).to_numpy()]
+
+
+@pytest.mark.parametrize(
+    "model", [[*GPT, "model.dropout=0.2"], ["model=bigram", "data.dev_fraction=0.1"]], ids=["gpt", "bigram"]
+)
+def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, tmp_path):
+    first = train(*model, *LONGER[1:])
+    before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    longer = charlab.run(f"extend={first.folder}", LONGER[0])
+    assert {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()} == before
+    assert (longer.status, longer.steps, longer.config["extend"]) == ("finished", 6, str(first.folder))
+    assert longer.folder != first.folder
+    at_once = train(*model, *LONGER)
+    assert at_once.fingerprint != longer.fingerprint
+    for (name, value), other in zip(weights(longer)[0].items(), weights(at_once)[0].values(), strict=True):
+        assert torch.equal(value, other), name
+    assert [row for row in rows(longer) if row[0] != 3 or row[1] != "validation/nll"] == rows(at_once)
+    assert [m["nll"] for m in longer.metrics] == [m["nll"] for m in at_once.metrics]
+    assert longer.characters_seen == at_once.characters_seen
+    again = charlab.run(f"extend={first.fingerprint[:8]}", LONGER[0], f"output_dir={tmp_path / 'outputs'}")
+    assert again.folder == longer.folder
+    further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
+    assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
+
+
+def test_what_cannot_be_extended_is_a_sentence(train, tmp_path, capsys):
+    constant = train("model=bigram")
+    cosine = train("model=bigram", "scheduler=warmup_cosine")
+    averaged = train("model=bigram", "averaging=ema")
+    before = sorted(path for path in (tmp_path / "outputs").rglob("*"))
+    for record, more, sentence in [
+        (cosine, LONGER[:1], "has the scheduler WarmupCosine, which followed the budget to its end"),
+        (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
+        (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
+        (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but optimizer is another: leave it"),
+    ]:
+        capsys.readouterr()
+        assert cli.train([f"extend={record.folder}", *more]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said
+        assert said.count("\n") == 1
+        assert sorted(path for path in (tmp_path / "outputs").rglob("*")) == before
+    stored = json.loads((constant.folder / "record.json").read_text())
+    (constant.folder / "record.json").write_text(json.dumps(stored | {"code": "0123456789ab"}))
+    with pytest.raises(UserError, match=r"Other code has trained .*: go on from it with resume=any_code"):
+        charlab.run(f"extend={constant.folder}", LONGER[0])
+    assert charlab.run(f"extend={constant.folder}", LONGER[0], "resume=any_code").steps == 6

@@ -116,7 +116,12 @@ class Composer:
     @cached_property
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
-        return {"data.path", "init_from", *(path for path, annotation in self.values.items() if annotation is str)}
+        return {
+            "data.path",
+            "init_from",
+            "extend",
+            *(path for path, annotation in self.values.items() if annotation is str),
+        }
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
         """Return the checked configuration of a single job, including Hydra's node.

@@ -12,6 +12,7 @@ TRAIN: dict[str, Any] = {
     "force": bool,
     "resume": Literal["same_code", "any_code"],
     "init_from": str | None,
+    "extend": str | None,
     "output_dir": str,
     "dry_run": bool,
     "data": dict,

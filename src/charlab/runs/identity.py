@@ -138,9 +138,9 @@ def fingerprint(config: DictConfig) -> str:
     values["data"]["corpus"] = load_corpus(config).sha256
     values["trainer"]["precision"] = _precision(config.trainer)
     values = _by_content(values)
-    if values.get("init_from") is not None:
-        origin = Record.load(init_from(config))
-        values["init_from"] = {"run": origin.fingerprint, "code": origin.code}
+    for key, folder in origins(config).items():
+        record = Record.load(folder)
+        values[key] = {"run": record.fingerprint, "code": record.code}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -150,13 +150,13 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     values = {key: value for key, value in values.items() if value is not None}
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
-        _drop(values, key)
+        drop(values, key)
     acting = _acting_callbacks(values)
     if "callbacks" in values:
         values["callbacks"] = acting
     if not _reads_evaluations(values, acting):
         for key in EVALUATED_WHEN:
-            _drop(values, key)
+            drop(values, key)
     return _canonical(values)
 
 
@@ -186,7 +186,8 @@ def _get(values: Any, dotted: str) -> Any:
     return values
 
 
-def _drop(values: dict[str, Any], dotted: str) -> None:
+def drop(values: dict[str, Any], dotted: str) -> None:
+    """Remove a dotted key from nested values, if it is there."""
     parent, _, leaf = dotted.rpartition(".")
     owner = _get(values, parent) if parent else values
     if isinstance(owner, dict):
@@ -231,17 +232,20 @@ def _sha256(path: str, modified: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def init_from(config: DictConfig) -> Path:
-    """Return the folder of the finished run that a run starts from.
+def origins(config: DictConfig) -> dict[str, Path]:
+    """Return the folders of the finished runs that a run starts from, by key: `init_from`, `extend`.
 
     Raises:
         UserError: if there is no such run, or it is not finished.
     """
-    folder = find_folder(config.init_from, Path(config.output_dir) / "runs").absolute()
-    record = Record.load(folder)
-    if record.status != "finished":
-        raise UserError(f"init_from={config.init_from} is {record.status}: start from a finished run.")
-    return folder
+    found = {}
+    for key in ("init_from", "extend"):
+        if config.get(key) is not None:
+            found[key] = find_folder(config[key], Path(config.output_dir) / "runs").absolute()
+            record = Record.load(found[key])
+            if record.status != "finished":
+                raise UserError(f"{key}={config[key]} is {record.status}: start from a finished run.")
+    return found
 
 
 def runs_of(model: Mapping[str, Any]) -> list[str]:

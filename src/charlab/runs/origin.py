@@ -1,4 +1,4 @@
-"""Start a run from another run's weights."""
+"""Start a run from another run: from its weights (`init_from`), or from its last step (`extend`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from charlab.curves import FILE_NAME as CURVES
 from charlab.data.vocabulary import Vocabulary
 from charlab.errors import UserError
+from charlab.files import write_atomically
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.ngram_embedding import NGramEmbedding
+from charlab.quantities import joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint
+from charlab.runs.folder import clear
+from charlab.runs.identity import drop, meaning
+from charlab.runs.record import Record
+from charlab.runs.store import Place, differences
+from charlab.training.checkpoint_io import BEST, LAST, read_resumable
+
+BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
+CONSTANT = "charlab.training.schedules.Constant"
 
 
 def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
@@ -52,6 +64,73 @@ def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Voca
                 "give this run the same model."
             )
     model.load_state_dict(weights)
+
+
+def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -> None:
+    """Put the last checkpoint and the curves of a finished run into the folder of a run that extends its budget.
+
+    Args:
+        origin: the finished run's folder.
+        config: configuration of the new run.
+        place: the place of the new run.
+        fresh: whether to replace what the folder holds.
+
+    Raises:
+        UserError: if the configurations differ in more than the budget, the budget is not larger, the finished run
+            depended on its budget in other ways than by its end, or other code trained it.
+    """
+    record = Record.load(origin)
+    former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))
+    for key in BUDGET:
+        for values in (former, now):
+            drop(values, key)
+    differing = [key for key in dict.fromkeys([*former, *now]) if former.get(key) != now.get(key)]
+    if differing:
+        raise UserError(
+            f"extend={origin} goes on with the settings of that run, but {joined(differing)} is another: leave it, or "
+            f"start from the run's weights with init_from={origin}."
+        )
+    part = next((part for part in ("scheduler", "averaging") if not _is_extendable(config.get(part))), None)
+    if part is not None:
+        name = config[part]["_target_"].rpartition(".")[2]
+        raise UserError(
+            f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
+            f"learning rate and without averaging can go on; init_from={origin} starts from the weights."
+        )
+    if not record.is_by(place.identity.code) and config.get("resume") != "any_code":
+        raise UserError(
+            f"Other code has trained {origin} ({differences(record, place.identity)}): go on from it with "
+            "resume=any_code."
+        )
+    checkpoint = read_resumable(origin / LAST)
+    steps = config.trainer.max_steps
+    if steps is not None and 0 <= steps <= checkpoint["global_step"]:
+        raise UserError(
+            f"extend={origin} has trained for {checkpoint['global_step']:,} steps already: give more, "
+            "trainer.max_steps=…."
+        )
+    seconds, spent = config.budget.max_seconds, checkpoint["progress"]["training_seconds"]
+    if seconds is not None and seconds <= spent:
+        raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
+    if fresh:
+        clear(place.folder)
+    checkpoint["training_over"] = False
+    loop = checkpoint["loops"]["fit_loop"]
+    if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning took the epoch that the budget cut for over
+        for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
+            progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
+    for name in (CURVES, BEST):
+        if (origin / name).exists():
+            _write(place.folder / name, (origin / name).read_bytes())
+    write_atomically(place.folder / LAST, lambda file: torch.save(checkpoint, file))
+
+
+def _write(path: Path, contents: bytes) -> None:
+    write_atomically(path, lambda file: file.write(contents))
+
+
+def _is_extendable(part: DictConfig | None) -> bool:
+    return part is None or part["_target_"] == CONSTANT
 
 
 def _vocabulary_axes(config: Mapping[str, Any], size: int) -> dict[str, list[int]]:

@@ -26,7 +26,7 @@ from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint
-from charlab.runs.identity import init_from, load_corpus, runs_of
+from charlab.runs.identity import load_corpus, origins, runs_of
 from charlab.runs.origin import start_from
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
@@ -95,8 +95,8 @@ class Parts:
         seed_everything(derive_seed(seed, "initialization"))
         model = build_model(self.members.config, self.data.vocabulary)
         self.members.fill(model)
-        if self.config.get("init_from") is not None:
-            start_from(model, self.members.config, self.data.vocabulary, init_from(self.config))
+        if (run := origins(self.config).get("init_from")) is not None:
+            start_from(model, self.members.config, self.data.vocabulary, run)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
                 f"data.context_length={self.data.context_length} is more than the model's "

@@ -206,6 +206,21 @@ def at(folder: Path, config: DictConfig) -> Place:
     return Place(folder, identity, Record.load(folder) if (folder / FILE_NAME).exists() else None)
 
 
+def with_extended(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that were given and, before them, those of the run that `extend=RUN` names, if it does.
+
+    Raises:
+        UserError: if there is no such run.
+    """
+    given = {override.lstrip("+~").partition("=")[0]: override.partition("=")[2] for override in overrides}
+    run = given.get("extend", "null")
+    if run == "null":
+        return list(overrides)
+    record = Record.load(find_folder(run, Path(given.get("output_dir", OUTPUTS)) / "runs"))
+    kept = [override for override in record.overrides if override.lstrip("+~").partition("=")[0] not in given]
+    return [*kept, *overrides]
+
+
 def neighbors(folder: Path) -> list[Record]:
     """Return the readable records in `folder` and in its neighbors FOLDER-CODE, the oldest first."""
     records = []

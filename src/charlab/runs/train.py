@@ -26,8 +26,9 @@ from charlab.files import remove_leftovers, write_atomically
 from charlab.quantities import count
 from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
-from charlab.runs.identity import identify, init_from
+from charlab.runs.identity import identify, origins
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
+from charlab.runs.origin import go_on_from
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
@@ -88,6 +89,9 @@ def train(
             store.check_resumable(found, config)
         display.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
+        if "extend" in origins(config) and (fresh or found.record is None):
+            go_on_from(origins(config)["extend"], config, found, fresh=fresh)
+            fresh = False
         run = _Training(config, folder, console, sliding, pictures, fresh=fresh)
         if fresh:
             clear(folder)
@@ -176,7 +180,7 @@ class _Training:
         """Return the record of the run that is about to train; a resumed run keeps its start time and clock."""
         config, data, model, trainer = self.config, self.data, self.model, self.trainer
         corpus, identity = data.corpus, identify(config)
-        origin = {"init_from": str(init_from(config))} if config.get("init_from") is not None else {}
+        origin = {key: str(run) for key, run in origins(config).items()}
         record = Record(
             folder=self.folder,
             name=config.name,
