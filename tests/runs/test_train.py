@@ -202,6 +202,15 @@ def test_what_cannot_run_leaves_nothing_behind(run_tiny, tmp_path, more, message
     assert not list(tmp_path.glob("outputs/runs/*")), "something was left behind"
 
 
+def test_a_finished_run_is_recognized_whatever_rank_something_else_has(run_tiny, monkeypatch, capsys):
+    brief = ("trainer.max_steps=1", "callbacks.samples=null")
+    run_tiny(*brief)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    capsys.readouterr()
+    assert run_tiny(*brief).status == "finished"
+    assert "finished already" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rank", [0, 1])  # of something else, such as a cluster's job
 def test_two_processes_do_not_train_the_same_run(run_tiny, monkeypatch, rank):
     monkeypatch.setattr(rank_zero_only, "rank", rank)

@@ -334,6 +334,15 @@ run()
     assert "2 cells: 2 arms × 1 seed; 0 of 2 finished, 2 missing; 2 to run" in done.stdout
 
 
+@pytest.mark.parametrize("most", [2, 3])
+def test_many_arms_are_announced_before_they_are_checked(
+    train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], most: int
+) -> None:
+    monkeypatch.setattr("charlab.studies.plan.MANY_ARMS", most)
+    assert train("study=mine", "dry_run=true") == 0
+    assert capfd.readouterr().out.startswith("Checking 2 arms …\n") == (most == 2)
+
+
 def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], text_path: Path) -> None:
     common = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
     assert train("-m", *common, "optimizer.lr=0.1,0.2", "seed=1,2", "study.name=rates") == 0
