@@ -38,10 +38,7 @@ def test_it_says_its_version(capsys):
 
 @pytest.mark.parametrize(
     ("command", "hint"),
-    [
-        ("trian", "did you mean train?"),
-        ("model=gpt", "known are train, evaluate, generate, report, find-lr, runs, export."),
-    ],
+    [("trian", "did you mean train?"), ("model=gpt", f"known are {', '.join(COMMANDS)}.")],
 )
 def test_another_command_ends_in_one_sentence(command, hint, capsys):
     assert main([command]) == 2

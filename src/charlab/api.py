@@ -19,7 +19,7 @@ from rich.console import Console
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
 from charlab.configuration.overrides import written
-from charlab.configuration.sources import hydra_config
+from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
 from charlab.runs.checkpoint import load
@@ -58,11 +58,8 @@ def run(*overrides: str, **parts: Any) -> Record:
     for override in overrides:
         if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
             raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
-    with _options(parts) as (chosen, nodes, added):
+    with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
-    for key, node in nodes.items():
-        if config[key]["_target_"] != node["_target_"]:
-            raise UserError(f"{key}={_name(node)} is an option already: give {node['_target_']} another name.")
     output_folder(config, sweep=False)  # raises if it cannot be resolved
     with hydra_config(config):
         folder = Path(config.hydra.run.dir)
@@ -103,7 +100,7 @@ def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
         UserError: if the study or an override is invalid, before anything is written.
     """
     parts, typed = _apart(values)
-    with _options(parts) as (_, _, folder):
+    with _options(parts) as (_, folder):
         composer = Composer(config_dir=folder)
         given = composer.prepare([name if "=" in name else f"study={name}", *overrides, *typed])
         return sweep(composer.master(given), composer, given)
@@ -189,11 +186,11 @@ NAMED = ("callbacks", "logger")
 
 
 @contextmanager
-def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, dict[str, Any]], str]]:
+def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str | None]]:
     """Make Python objects available as options of the configuration while the block runs.
 
     Yields:
-        The overrides that choose the options, the node of each option, and the folder of their files.
+        The overrides that choose the options, and the folder of their files, if there are any.
 
     Raises:
         UserError: if an object is neither a class nor a partial of one, or a configuration cannot hold its arguments.
@@ -203,6 +200,10 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, di
     for key, value in parts.items():
         if key in OPTIONS:
             nodes[key] = node_of(value, key, partial=key == "optimizer")
+            if any((home / key / f"{_name(nodes[key])}.yaml").is_file() for home in (conf_folder(), Path("conf"))):
+                raise UserError(
+                    f"{key}={_name(nodes[key])} is an option already: give {nodes[key]['_target_']} another name."
+                )
             overrides.append(f"{key}={_name(nodes[key])}")
         elif key in NAMED and isinstance(value, Mapping):
             overrides += [f"+{key}.{name}={written(node_of(part, f'{key}.{name}'))}" for name, part in value.items()]
@@ -213,7 +214,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], dict[str, di
         for key, node in nodes.items():
             Path(folder, key).mkdir()
             OmegaConf.save(OmegaConf.create(node), Path(folder, key, f"{_name(node)}.yaml"))
-        yield overrides, nodes, folder
+        yield overrides, folder if nodes else None
 
 
 def _name(node: Mapping[str, Any]) -> str:

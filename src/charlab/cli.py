@@ -86,6 +86,14 @@ def export(arguments: Sequence[str] | None = None) -> int:
     return _main("export", _export, arguments)
 
 
+def new(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab new` with `arguments` (the command line's by default) and return the exit code."""
+    from charlab.new import new
+
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: new(given))
+
+
 # Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
 
 
@@ -188,8 +196,9 @@ def _guarded(program: Callable[[], int]) -> int:
 
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # so that the user's own modules are importable, as with `python -m`
+    for folder in (os.getcwd(), os.path.abspath("src")):  # of the user's own modules
+        if folder not in sys.path:
+            sys.path.append(folder)
     with _command_line(_checked(config_name, arguments)):
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
     return 0
@@ -221,37 +230,38 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
         UserError: if an argument or the configuration is invalid.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
+    flags = [argument for argument in arguments if argument not in options.overrides]
+    if options.shell_completion or options.experimental_rerun or options.hydra_help:  # Hydra's alone
+        return [*options.overrides, *flags]
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     typed = with_extended(typed) if config_name == "train" else typed
     overrides = composer.prepare(typed)
-    flags = [argument for argument in arguments if argument not in options.overrides]
-    if not (options.shell_completion or options.experimental_rerun or options.hydra_help):
-        shows = bool(options.cfg or options.help or options.info)  # these show a configuration that may lack values
-        sweep = (
-            options.multirun
-            or "hydra.mode=MULTIRUN" in overrides
-            or (not shows and config_name == "train" and _is_study(overrides))
-        )
-        jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
-        if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
-            sweep = True
-        if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
-            from charlab.studies.sweep import sweep as run_sweep
+    shows = bool(options.cfg or options.help or options.info)  # these show a configuration that may lack values
+    sweep = (
+        options.multirun
+        or "hydra.mode=MULTIRUN" in overrides
+        or (not shows and config_name == "train" and _is_study(overrides))
+    )
+    jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
+    if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
+        sweep = True
+    if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
+        from charlab.studies.sweep import sweep as run_sweep
 
-            results = run_sweep(master, composer, overrides, _config_flags(options))
-            raise SystemExit(int(results is not None and not results.finished))
-        if sweep:
-            jobs = composer.jobs(overrides)
-        if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
-            raise SystemExit(0)  # before its folder is checked, which may be read-only
-        for job in [] if shows else jobs:
-            check_output_folder(job, sweep=sweep)
-        if not sweep:
-            composer.build()
-        undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
-        overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
+        results = run_sweep(master, composer, overrides, _config_flags(options))
+        raise SystemExit(int(results is not None and not results.finished))
+    if sweep:
+        jobs = composer.jobs(overrides)
+    if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
+        raise SystemExit(0)  # before its folder is checked, which may be read-only
+    for job in [] if shows else jobs:
+        check_output_folder(job, sweep=sweep)
+    if not sweep:
+        composer.build()
+    undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
+    overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     return [*overrides, *flags]  # Hydra requires the overrides to be contiguous
 
 

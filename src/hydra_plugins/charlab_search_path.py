@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
@@ -13,9 +11,9 @@ class CharlabSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder, for charlab's programs only."""
-        from charlab.configuration.sources import conf_folder  # imported here: Hydra imports this file at startup
+        from charlab.configuration.sources import conf_folder, own_folder  # here: Hydra imports this file at startup
 
         mains = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
-        own, further = conf_folder(), Path.cwd() / "conf"
-        if mains and mains[0] in (str(own), f"file://{own}") and further.is_dir() and further.resolve() != own:
+        own, further = conf_folder(), own_folder()
+        if further is not None and mains and mains[0] in (str(own), f"file://{own}"):
             search_path.append("working folder", f"file://{further}")

@@ -128,7 +128,9 @@ def test_infinity_stays_where_it_means_no_limit() -> None:
     assert compose(["trainer.gradient_clip_val=inf"]).trainer.gradient_clip_val == float("inf")
 
 
-def test_a_folder_conf_of_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_conf_of_the_working_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as raised:
         compose(["experiment=mine"])
@@ -138,15 +140,38 @@ def test_a_folder_conf_of_the_working_folder_is_found(tmp_path: Path, monkeypatc
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
     (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     assert compose(["model=bigram", "experiment=mine"]).name == "mine"
+    assert f"Options are read from {tmp_path}/conf as well.\n" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"in charlab's own configuration or {tmp_path}/conf; did you mean mine"):
         compose(["experiment=mnie"])
+    assert capsys.readouterr().err == ""  # said once
 
 
-def test_in_a_checkout_the_folder_that_is_searched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder may be another project's, which has a model named gpt, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    for name in ("gpt", "transformer"):
+        (tmp_path / "conf" / "model" / f"{name}.yaml").write_text("_target_: another.Project\n")
+    (tmp_path / "conf" / "train.yaml").write_text("another: project\n")
+    assert compose(["data=play"]).model._target_.startswith("charlab.")
+    with pytest.raises(UserError) as raised:
+        compose(["model=gpt"])
+    assert str(raised.value) == (
+        f"model=gpt is in charlab's own configuration and in {tmp_path}/conf: give the latter file another name."
+    )
+
+
+def test_the_folder_conf_of_a_checkout_is_not_appended_to_itself(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(conf_folder().parent)
     with pytest.raises(UserError) as raised:
-        compose(["study=mnie"])
-    assert str(raised.value).startswith(f"There is no study=mnie in {conf_folder()}; known are demo")
+        compose(["model=gtp"])
+    assert f"There is no model=gtp in {conf_folder()}; did you mean gpt" in str(raised.value)
+    compose(["model=gpt"])
+    assert capsys.readouterr().err == ""
 
 
 def test_keys_of_a_mapping_that_are_numbers_stay_numbers() -> None:

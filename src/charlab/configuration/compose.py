@@ -25,7 +25,7 @@ from charlab.configuration import programs
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, prepare, translate
-from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state
+from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state, own_folder
 from charlab.errors import UserError
 
 
@@ -62,8 +62,11 @@ def compose(
 def config_loader(folder: Path | None = None) -> ConfigLoader:
     """Return Hydra's loader for a folder of configuration files, charlab's own by default.
 
-    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`).
+    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`), and said.
     """
+    further = own_folder() if folder is None else None
+    if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
+        _tell_once(f"Options are read from {further} as well.")
     with hydra_state():
         GlobalHydra.instance().clear()
         with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
@@ -223,6 +226,7 @@ class Composer:
     def _checked(self, overrides: Sequence[str], *, complete: bool = True, multirun: bool = False) -> DictConfig:
         composition = Composition(self, overrides, multirun=multirun)
         config = composition.load()
+        composition.check_choices()
         with hydra_config(config):
             tree = resolved(config, composition, complete=complete)
         check_values(tree, composition, self.values)

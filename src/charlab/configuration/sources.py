@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
+OWN = "charlab's own configuration"
 
 
 def conf_folder() -> Path:
@@ -41,6 +42,12 @@ def conf_folder() -> Path:
         if (folder / "train.yaml").is_file():
             return folder
     raise UserError(f"The configuration is in neither {installed} nor {checkout}: install charlab again.")
+
+
+def own_folder() -> Path | None:
+    """Return the folder `conf` in the working directory, which is searched after charlab's; None if there is none."""
+    folder = Path.cwd() / "conf"
+    return folder if folder.is_dir() and folder.resolve() != conf_folder() else None
 
 
 @contextmanager
@@ -161,6 +168,24 @@ class Composition:
         options = [*self._members(group, ObjectType.CONFIG), *nested]
         return [option for option in options if not option.rpartition("/")[2].startswith("_")]
 
+    def check_choices(self) -> None:
+        """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier.
+
+        Raises:
+            UserError: if one is.
+        """
+        for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
+            group, chosen = override.key_or_group, override.value()
+            if override.is_sweep_override() or not self.is_group(group):
+                continue
+            for option in chosen if isinstance(chosen, list) else [chosen]:
+                found = [folder for folder in self._folders if (folder / f"{group}/{option}.yaml").is_file()]
+                if len(found) > 1:
+                    raise UserError(
+                        f"{group}={option} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
+                        "give the latter file another name."
+                    )
+
     def exists(self, group: str, option: str) -> bool:
         """Return whether a group has an option of that name."""
         folder, _, name = f"{group}/{option}".rpartition("/")
@@ -176,7 +201,7 @@ class Composition:
     def searched(self) -> list[str]:
         """Return the folders of configuration files as shown to users."""
         own, here = conf_folder(), Path.cwd() / "conf"
-        shown = ["charlab's own configuration" if folder == own != here else str(folder) for folder in self._folders]
+        shown = [OWN if folder == own != here.resolve() else str(folder) for folder in self._folders]
         return shown if here in self._folders or own not in self._folders else [*shown, f"{here} (no such folder)"]
 
     def _texts_of(self, name: str) -> list[str]:
