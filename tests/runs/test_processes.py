@@ -111,3 +111,27 @@ def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(t
     whole, killed = only_record(tmp_path / "whole"), only_record(tmp_path / "killed")
     assert_same_outcome(killed, whole)
     assert event_steps(killed.folder) == list(range(1, 25))
+
+
+def test_a_process_that_is_lost_ends_the_other_with_a_sentence(text_path, tmp_path):
+    process = subprocess.Popen(
+        command(tmp_path, text_path, *BIGRAM, "trainer.max_steps=20000", "evaluate_every=50"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while process.poll() is None:
+        text = next(iter(path.read_text() for path in tmp_path.glob("runs/*/*/metrics.csv")), "")
+        if "\n50," in text:
+            listed = subprocess.run(
+                ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True
+            )
+            (other,) = (line.split()[0] for line in listed.stdout.splitlines() if "trainer=ddp" in line)
+            os.kill(int(other), signal.SIGKILL)
+            break
+        time.sleep(0.01)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, said
+    assert "Process 0 of 2 lost the others, one of which has ended: step" in said
+    assert "is saved, and the same command goes on from there" in said
+    assert "Traceback" not in said
