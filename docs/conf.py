@@ -16,7 +16,7 @@ CONF = DOCS.parent / "conf"
 project, author, release = "charlab", "The charlab developers", charlab.__version__
 copyright = author
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build", "archive", "studies/*/plan.json"]
+exclude_patterns = ["_build", "studies/*/plan.json"]
 nitpicky = True
 default_role = "code"
 # Types of other libraries, whose pages are not read here, so that the site builds without a network.
@@ -45,7 +45,7 @@ html_theme_options = {
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header", "myst.xref_missing"]
+suppress_warnings = ["myst.header"]
 nb_execution_mode = os.environ.get("CHARLAB_NOTEBOOKS", "cache")  # CHARLAB_NOTEBOOKS=off leaves out the outputs
 nb_execution_in_temp = True
 nb_execution_timeout = 600
