@@ -27,3 +27,9 @@ def test_numbers_have_as_many_digits_as_they_need():
     ]
     assert [quantities.memory(n) for n in (512, 685_338_624, 3 * 2**30)] == ["512 B", "654 MiB", "3 GiB"]
     assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
+
+
+def test_work_has_its_share_of_the_peak():
+    assert quantities.compute(1.2e13, 4e13) == "12 TFLOP/s (30% MFU)"
+    assert quantities.compute(1.2e13, None) == "12 TFLOP/s"
+    assert quantities.compute(123, None) == "123 FLOP/s"

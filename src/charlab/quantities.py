@@ -65,6 +65,12 @@ def amount(value: float | None) -> str:
     return f"{value / size:.3g} {prefix}"
 
 
+def compute(flops: float, peak: float | None) -> str:
+    """Return floating-point operations per second, and their share of the peak (MFU) if that is known."""
+    share = f" ({percent(flops / peak)} MFU)" if peak else ""
+    return f"{amount(flops)}FLOP/s{share}" if flops >= 1e7 else f"{amount(flops)} FLOP/s{share}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a duration in a readable unit: 0.7 s, 44 s, 10 min, 6.0 h."""
     if seconds is None or math.isnan(seconds):

@@ -54,6 +54,15 @@ def test_a_log_file_gets_a_line_every_ten_seconds_and_at_the_end(tmp_path, monke
     ]
 
 
+@pytest.mark.parametrize(("peak", "shown"), [(None, "16 MFLOP/s"), (4e7, "40% MFU")])
+def test_the_work_is_shown_as_a_rate_or_as_the_share_of_the_devices_peak(tmp_path, monkeypatch, peak, shown):
+    data, display = small.datamodule(), ProgressDisplay(log_file())
+    module = small.module(ConstantLoss(len(data.vocabulary)))
+    module.flops_per_character, module.peak_flops = 1e6, peak
+    small.trainer(tmp_path, [StepsOfFourSeconds(monkeypatch), display], max_steps=7).fit(module, datamodule=data)
+    assert f"16 characters/s  {shown}  0:00:28" in display.console.file.getvalue()
+
+
 def test_a_budget_in_seconds_has_a_remaining_time_too(tmp_path, monkeypatch):
     data = small.datamodule()
     display = ProgressDisplay(log_file())

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    RichProgressBar,
+    TQDMProgressBar,
 )
 from omegaconf import OmegaConf
 
@@ -102,6 +104,18 @@ def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path,
         build(tmp_path)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert build(tmp_path).world_size == 1
+
+
+def test_a_second_progress_bar_is_refused_by_its_name(tmp_path):
+    with pytest.raises(UserError, match="one progress bar, and callbacks has TQDMProgressBar and RichProgressBar"):
+        build(tmp_path, callbacks=[TQDMProgressBar(), RichProgressBar()])
+
+
+def test_the_models_summary_lists_its_layers(tmp_path, capsys):
+    data = small.datamodule()
+    trainer = build(tmp_path, data, enable_model_summary=True, enable_progress_bar=False, max_steps=1)
+    trainer.fit(small.module(small.SmallAttention(len(data.vocabulary))), datamodule=data)
+    assert "model.mixer" in capsys.readouterr().out
 
 
 def test_a_folder_that_lightning_could_not_pass_to_other_processes_is_refused(tmp_path):

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.notebook import data_uri
-from charlab.quantities import clock
+from charlab.quantities import clock, compute
 from charlab.runs import store
 from charlab.runs.folder import SAMPLES
 from charlab.runs.identity import members_of_other_code
@@ -238,6 +238,10 @@ def _costs(record: Record) -> RenderableType:
     parts = {"set-up": "setup_s", "training": "training_s", "evaluation": "evaluation_s"}
     times = [f"{part} {_duration(record.time[key])}" for part, key in parts.items() if key in record.time]
     grid.add_row("time", " · ".join(times))
+    if record.flops_per_step and training:
+        peak = record.machine.get("peak_flops")
+        rate = record.flops_per_step * record.steps / training
+        grid.add_row("compute", compute(rate, peak * record.machine["processes"] if peak else None))
     if record.callbacks:
         grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from charlab.training.flops import peak_flops
+
 
 def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
     """Return the record's entry `machine`: device, precision, threads and processes."""
@@ -21,6 +23,7 @@ def describe_machine(device: torch.device, trainer: Trainer) -> dict[str, Any]:
         "device": device.type,
         "name": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "precision": str(trainer.precision),
+        "peak_flops": peak_flops(device, str(trainer.precision)),
         "threads": torch.get_num_threads(),
         "processes": trainer.world_size,
         "accumulate_grad_batches": trainer.accumulate_grad_batches,

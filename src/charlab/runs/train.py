@@ -208,6 +208,10 @@ class _Training:
                 if former.code is not None and former.code != record.code:
                     record.begun_by = [*former.begun_by, former.code]
         record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
+        if record.flops_per_step:
+            self.module.flops_per_character = record.flops_per_step / (data.batch_size * data.context_length)
+        if peak := record.machine["peak_flops"]:
+            self.module.peak_flops = peak * trainer.world_size
         record.time["setup_s"] = setup + time.perf_counter() - self.started
         return record
 

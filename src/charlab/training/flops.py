@@ -1,10 +1,12 @@
-"""Count the floating-point operations of a training step, rather than estimate them by a formula."""
+"""Floating-point operations: those of a training step, counted rather than estimated, and those of a device."""
 
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
+from lightning.fabric.utilities.throughput import get_available_flops
 from torch.utils.flop_counter import FlopCounterMode
 
 from charlab.models.contract import LanguageModel
@@ -32,3 +34,18 @@ def count_flops(model: LanguageModel, *, batch_size: int, window_length: int) ->
         return counter.get_total_flops() or None
     except (RuntimeError, NotImplementedError, AttributeError, TypeError):
         return None
+
+
+def peak_flops(device: torch.device, precision: str) -> int | None:
+    """Return the floating-point operations per second that a device is made for, by its data sheet; None if unknown.
+
+    Args:
+        device: the device; only those of NVIDIA are known.
+        precision: Lightning's name of the precision.
+    """
+    if device.type != "cuda":
+        return None
+    kinds = {"bf16": torch.bfloat16, "16": torch.float16, "64": torch.float64}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(FLOPs not found|does not support).*")
+        return get_available_flops(device, kinds.get(precision.partition("-")[0], torch.float32))

@@ -66,6 +66,8 @@ class LanguageModelModule(LightningModule):
         scores: scores of the latest evaluation, by split.
         results: the same scores as entries of the run's record.
         best: step and nll of the evaluation with the lowest nll on the dev split; None without a dev split.
+        flops_per_character: floating-point operations of training on a character; None if unknown.
+        peak_flops: operations per second that the devices are made for; None if unknown.
         compilation_clock: seconds spent compiling, which count neither as training nor as evaluation.
     """
 
@@ -89,6 +91,8 @@ class LanguageModelModule(LightningModule):
         self.model_config = dict(model_config or {})
         self.characters_seen = 0
         self.micro_batches = 0
+        self.flops_per_character: float | None = None
+        self.peak_flops: float | None = None
         self.last_loss: Tensor | None = None
         self.evaluated_step: int | None = None
         self.scores: dict[str, Score] = {}

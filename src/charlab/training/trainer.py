@@ -19,7 +19,9 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelSummary,
     ProgressBar,
+    RichModelSummary,
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
@@ -246,6 +248,8 @@ def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Cal
     others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
     if others or not settings["enable_progress_bar"]:
         callbacks = [part for part in callbacks if not isinstance(part, ProgressDisplay)]
+    if settings["enable_model_summary"] and not any(isinstance(part, ModelSummary) for part in callbacks):
+        callbacks.append(RichModelSummary(max_depth=4))  # Lightning's own would show one line, the whole model
     bars = [type(part).__name__ for part in callbacks if isinstance(part, ProgressBar)]
     if len(bars) > 1:
         raise UserError(f"A run shows one progress bar, and callbacks has {' and '.join(bars)}: leave one out.")

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from charlab.notebook import Live as AnyLive
 from charlab.notebook import NotebookLive
-from charlab.quantities import clock
+from charlab.quantities import clock, compute, percent
 from charlab.training.module import LanguageModelModule
 
 if TYPE_CHECKING:
@@ -174,6 +174,9 @@ class ProgressDisplay(LightningProgressBar):
         if last.training_seconds > first.training_seconds:
             speed = (last.characters - first.characters) / (last.training_seconds - first.training_seconds)
             figures.append(f"{speed:,.0f} characters/s")
+            if self._module is not None and self._module.flops_per_character:
+                rate, peak = speed * self._module.flops_per_character, self._module.peak_flops
+                figures.append(f"{percent(rate / peak)} MFU" if peak else compute(rate, None))
         return figures
 
     def _times(self) -> list[str]:
