@@ -171,11 +171,20 @@ def _guarded(program: Callable[[], int]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
     try:
-        code = program()
+        code = _exit_code(program)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
+
+
+def _exit_code(program: Callable[[], int]) -> int:
+    """Run a program and return its exit code; raise `BrokenPipeError` only."""
+    try:
+        return program()
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -192,7 +201,6 @@ def _guarded(program: Callable[[], int]) -> int:
             return 1
         print(mistake, file=sys.stderr)
         return 2
-    return code
 
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
