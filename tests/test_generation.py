@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.generation import generate, generate_whole
 from charlab.models.backbone import Backbone
@@ -14,7 +14,7 @@ from charlab.models.decoding import stream
 from charlab.models.mixers.attention import Attention
 from charlab.models.positions import Learned
 
-LETTERS = Vocabulary.of("\n abcdé")
+LETTERS = Characters.of("\n abcdé")
 
 
 class Successor(LanguageModel):
@@ -78,11 +78,11 @@ def test_without_a_prompt_a_text_begins_after_a_newline_that_is_not_part_of_it()
 
 def test_without_newlines_a_text_begins_after_its_most_frequent_character():
     torch.manual_seed(0)
-    model, vocabulary = Bigram(3), Vocabulary.of("abcbabccc")
+    model, vocabulary = Bigram(3), Characters.of("abcbabccc")
     (after_c,) = generate_whole(model, vocabulary, "c", 25)
     assert generate_whole(model, vocabulary, "", 25) == [after_c.removeprefix("c")]
     with pytest.raises(UserError, match="newline"):
-        generate(model, Vocabulary("abc"), "", 5)  # of a former checkpoint, which does not know
+        generate(model, Characters("abc"), "", 5)  # of a former checkpoint, which does not know
 
 
 def test_overflow_reaches_the_model():

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torch import nn
 
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.generation import infill
 from charlab.models.bigram import Bigram
 from charlab.models.contract import InfillingModel
 
-LETTERS = Vocabulary.of("\n abcdé")
+LETTERS = Characters.of("\n abcdé")
 
 
 class Successor(InfillingModel):
@@ -44,15 +44,15 @@ def fill(text, model=None, vocabulary=LETTERS, **options):
 def test_underscores_are_filled_in_and_the_rest_stays():
     assert fill("a__ é_\n", greedy=True) == ["abc é\n\n"]
     assert fill("a__ é_\n", temperature=0.0, num_samples=2) == ["abc é\n\n"] * 2
-    assert fill("a_", vocabulary=Vocabulary.of("\n _abc"), greedy=True) == ["ab"]
-    assert fill("_a?_", vocabulary=Vocabulary.of("\n _abc"), blank="?", greedy=True) == ["_ab_"]
+    assert fill("a_", vocabulary=Characters.of("\n _abc"), greedy=True) == ["ab"]
+    assert fill("_a?_", vocabulary=Characters.of("\n _abc"), blank="?", greedy=True) == ["_ab_"]
 
 
 def test_a_leading_underscore_stands_after_a_newline():
     assert fill("__b", greedy=True) == [" ab"]
     with pytest.raises(UserError, match="no newline"):
-        fill("_b", vocabulary=Vocabulary.of("abcdefg"))
-    assert fill("b_", vocabulary=Vocabulary.of("abcdefg"), greedy=True) == ["bc"]
+        fill("_b", vocabulary=Characters.of("abcdefg"))
+    assert fill("b_", vocabulary=Characters.of("abcdefg"), greedy=True) == ["bc"]
 
 
 def test_the_seed_alone_decides():

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
 from charlab.models.decoding import Overflow, check_choice, check_length, stream
@@ -35,9 +35,10 @@ def generate(
 ) -> Iterator[tuple[str, ...]]:
     """Continue `prompt`, and yield each piece of text as soon as it is sampled.
 
-    A sample's pieces, joined, are its continuation, without the prompt. An autoregressive model yields one character at
-    a time, any other model the whole text. All samples are generated as one batch. The model is in evaluation mode
-    until the iterator is exhausted or closed.
+    A sample's pieces, joined, are its continuation, without the prompt. An autoregressive model yields one token at a
+    time, any other model the whole text. All samples are generated as one batch. The model is in evaluation mode until
+    the iterator is exhausted or closed. A byte that is no part of a UTF-8 character is a lone surrogate, as in Python's
+    "surrogateescape".
 
     Args:
         model: any language model.
@@ -45,15 +46,16 @@ def generate(
         prompt: the text to continue; if empty, the text begins after `vocabulary.start`.
         length: number of characters to sample, ≥ 0.
         temperature: divides the logits; 0 takes the most probable character.
-        top_k: sample from the k most probable characters only.
-        top_p: sample from the fewest characters whose probabilities sum to at least p.
-        greedy: always take the most probable character, overriding the three options above.
+        top_k: sample from the k most probable tokens only.
+        top_p: sample from the fewest tokens whose probabilities sum to at least p.
+        greedy: always take the most probable token, overriding the three options above.
         num_samples: number of texts to generate.
         overflow: what to do once the model's context is full, see `charlab.models.decoding.stream`.
         seed: the same seed gives the same text, whatever the global random state.
 
     Yields:
-        A tuple of `num_samples` strings of equal length: the next piece of each sample.
+        A tuple of `num_samples` strings: the next piece of each sample. If tokens are characters, all are of equal
+        length.
 
     Raises:
         UserError: at the call itself, for a character that is not in the vocabulary, an empty prompt without a start
@@ -66,12 +68,12 @@ def generate(
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
     tokens = _encode(model, vocabulary, prompt, "the prompt")[None]  # (1, P)
     if isinstance(model, AutoregressiveModel):
-        drawn = stream(model, tokens, length, overflow=overflow, num_samples=num_samples, **options)
-        pieces = (token[:, None] for token in drawn)
+        most = length * vocabulary.most_tokens
+        drawn = stream(model, tokens, most, overflow=overflow, num_samples=num_samples, **options)
+        pieces: Iterator[Tensor] = (token[:, None] for token in drawn)
     else:
-        prompts = tokens.expand(num_samples, -1)
-        pieces = (model.sample(prompts, length, **options)[:, prompts.shape[1] :] for _ in range(min(length, 1)))
-    return _decode(model, vocabulary, pieces)
+        pieces = _whole(model, tokens.expand(num_samples, -1), length, options)
+    return _decode(model, vocabulary, pieces, num_samples, length)
 
 
 def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, length: int, **options: Any) -> list[str]:
@@ -85,7 +87,7 @@ def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, le
 def next_characters(
     model: LanguageModel, vocabulary: Vocabulary, prompt: str, *, temperature: float = 1.0
 ) -> dict[str, float]:
-    """Return the probability of each character after `prompt`, the most probable first.
+    """Return the probability of each token after `prompt`, the most probable first.
 
     Args:
         model: an autoregressive model.
@@ -109,7 +111,8 @@ def next_characters(
         tokens = tokens[:, -model.context_length :]
     with evaluation_mode(model):
         probabilities = (model(tokens)[0, -1].double() / temperature).softmax(-1).tolist()
-    ranked = sorted(zip(vocabulary.characters, probabilities, strict=True), key=lambda pair: -pair[1])
+    ids = ([index] for index in range(len(vocabulary)))
+    ranked = sorted(zip(map(vocabulary.decode, ids), probabilities, strict=True), key=lambda pair: -pair[1])
     return dict(ranked)
 
 
@@ -144,8 +147,8 @@ def infill(
 
     Raises:
         UserError: if the model can only continue a text, `blank` is not one character, there is none in the text, the
-            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, or an option
-            is out of range.
+            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, the tokens are
+            no characters, or an option is out of range.
     """
     if not isinstance(model, InfillingModel):
         raise UserError(
@@ -156,6 +159,11 @@ def infill(
         raise UserError(f"blank={blank} is not one character: name the one that marks a blank.")
     if blank not in text:
         raise UserError(f"The text to be filled in has no {blank}: put one for each character to fill in.")
+    if not isinstance(vocabulary, Characters):
+        raise UserError(
+            f"A blank is one character to fill in, and this model's tokens are {vocabulary.unit}: use prompt=…, or a "
+            "run with data/tokenizer=characters."
+        )
     context = START if text.startswith(blank) else ""  # a model's first character must be given
     if context and context not in vocabulary.characters:
         raise UserError(
@@ -197,9 +205,30 @@ def _encode(model: LanguageModel, vocabulary: Vocabulary, text: str, source: str
     return torch.as_tensor(vocabulary.encode(text, source=source), dtype=torch.long, device=device_of(model))
 
 
+def _whole(
+    model: LanguageModel, tokens: Int[Tensor, "num_samples P"], length: int, options: dict[str, Any]
+) -> Iterator[Int[Tensor, "num_samples length"]]:
+    """Yield `length` tokens after another, for as long as they are asked for."""
+    while True:
+        longer = model.sample(tokens, length, **options)
+        yield longer[:, tokens.shape[1] :]
+        tokens = longer
+
+
 def _decode(
-    model: LanguageModel, vocabulary: Vocabulary, drawn: Iterable[Int[Tensor, "num_samples n"]]
+    model: LanguageModel,
+    vocabulary: Vocabulary,
+    drawn: Iterable[Int[Tensor, "num_samples n"]],
+    num_samples: int,
+    length: int,
 ) -> Iterator[tuple[str, ...]]:
+    """Yield the samples' text until all have `length` characters."""
+    decoders, missing = [vocabulary.decoder() for _ in range(num_samples)], [length] * num_samples
     with evaluation_mode(model):
-        for ids in drawn:
-            yield tuple(vocabulary.decode(row) for row in ids.tolist())
+        for ids in drawn if length else ():
+            rows = zip(decoders, ids.tolist(), missing, strict=True)
+            texts = tuple("".join(map(decoder, row))[:most] for decoder, row, most in rows)
+            yield texts
+            missing = [most - len(text) for most, text in zip(missing, texts, strict=True)]
+            if not any(missing):
+                return

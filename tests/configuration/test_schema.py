@@ -25,7 +25,10 @@ FOLDER = conf_folder()
 FILES = sorted(str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml"))
 PARTS = [name for name in FILES if "/" in name and name.split("/")[0] not in OVERLAYS]
 
-LEFT_OUT = {"data/play": {"path"}}  # a corpus that reads no file: data.path=… has to be a mistake
+LEFT_OUT = {
+    "data/play": {"path"},  # a corpus that reads no file: data.path=… has to be a mistake
+    "data/_base": {"corpus", "path"},  # each option adds its own
+}
 CHOSEN = {"ngrams"}  # parts that are there only where they are chosen: model/ngrams=hashed
 
 

@@ -1,4 +1,5 @@
 import bz2
+import codecs
 import gzip
 import hashlib
 import io
@@ -18,6 +19,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from charlab.data import corpora
 from charlab.data.corpora import PublishedText, TextFile
 from charlab.errors import UserError
 
@@ -175,9 +177,50 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         TextFile(path=str(tmp_path / "mine.txt")).load()
 
 
-def test_a_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder"):
-        TextFile(path=str(tmp_path)).load()
+def test_a_folder_is_all_its_files_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name, text in {"b.txt": "two\n", "a/z.txt": "one\n", "c": "drei \u00fc", ".hidden": "no"}.items():
+        write(tmp_path / "texts" / name, text.encode())
+
+    corpus = TextFile(path=str(tmp_path / "texts")).load()
+
+    assert (corpus.name, corpus.text) == ("texts", "one\ntwo\ndrei ü")
+    assert corpus.sha256 == sha256(corpus.text.encode())
+    assert TextFile(path=str(tmp_path / "texts" / "*.txt")).load().text == "two\n"
+    assert TextFile(path=str(tmp_path / "texts" / "**" / "*.txt")).load().text == "one\ntwo\n"
+
+
+def test_a_list_is_its_files_in_that_order(tmp_path: Path) -> None:
+    files = [str(write(tmp_path / name, codecs.BOM_UTF8 + name.encode())) for name in ("b.txt", "a.txt")]
+
+    corpus = TextFile(path=files).load()
+
+    assert (corpus.name, corpus.text, corpus.length) == ("b and 1 more", "b.txta.txt", 10)
+    assert len(corpus.notes) == 2
+
+
+@pytest.mark.parametrize("path", ["empty", "*.md"])
+def test_a_folder_or_pattern_without_files_is_an_error(tmp_path: Path, path: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"There is no file in .*: name one with data.path=FILE"):
+        TextFile(path=str(tmp_path / path)).load()
+
+
+def test_a_long_text_is_read_from_its_file_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpora, "LONG", 10)
+    monkeypatch.setattr(corpora, "PART", 7)
+    text = "aé你𝔘 b\n" * 9
+    path = write(tmp_path / "long.txt", text.encode())
+
+    corpus = TextFile(path=str(path)).load()
+
+    assert (corpus.length, corpus.sha256, corpus.text) == (len(text), sha256(text.encode()), text)
+    assert max(map(len, corpus.parts())) <= 7
+    for start in range(0, len(text), 5):
+        for stop in range(start, len(text), 3):
+            assert "".join(corpus.between(start, stop)) == text[start:stop]
+    path.write_bytes(text.encode()[:-1] + b"\xff")
+    with pytest.raises(UserError, match=f"the byte 0xFF at offset {len(text.encode()) - 1} is invalid"):
+        TextFile(path=str(path)).load()
 
 
 def test_a_file_that_may_not_be_read_is_an_error(tmp_path: Path) -> None:
@@ -370,7 +413,7 @@ def test_tiny_shakespeare_is_the_published_text() -> None:
 
 def test_reading_a_corpus_imports_neither_torch_nor_lightning() -> None:
     program = (
-        "import sys, charlab.data.corpora, charlab.data.vocabulary, charlab.data.windows; "
+        "import sys, charlab.data.corpora, charlab.data.tokenizers, charlab.data.windows; "
         "sys.exit(bool({'torch', 'lightning', 'pooch'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

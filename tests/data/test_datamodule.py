@@ -1,26 +1,24 @@
 from fractions import Fraction
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lightning import LightningModule, Trainer
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 
+from charlab.configuration.build import build, plain
+from charlab.configuration.compose import compose
 from charlab.data.corpora import Corpus
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.windows import window_starts
 from charlab.errors import UserError
 from tests.references import windows as reference
 
-CONF = Path(__file__).parents[2] / "conf" / "data"
 TEXT = "".join(chr(ord("a") + (index * index + index // 7) % 26) for index in range(200))
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function
@@ -113,10 +111,9 @@ def test_without_a_fraction_there_is_no_dev_split() -> None:
     ],
 )
 def test_the_usual_splits_have_the_usual_lengths(name: str, size: int, train: int, validation: int) -> None:
-    config = OmegaConf.create({"seed": 1, "data": OmegaConf.load(CONF / f"{name}.yaml")}).data
-    config.path = "some.txt"
+    path = ["data.path=some.txt"] if name == "textfile" else []
 
-    data = instantiate(config, corpus=Corpus.of("zeros", "0" * size))
+    data = build(plain(compose([f"data={name}", "model=bigram", *path]).data), corpus=Corpus.of("zeros", "0" * size))
     data.setup()
 
     test = {"test": validation} if name in ("text8", "enwik8") else {}

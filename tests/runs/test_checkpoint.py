@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import charlab
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.training.checkpoint_io import read_resumable
 
@@ -19,7 +19,7 @@ def checkpoint(finished_run):
 
 def test_load_gives_the_trained_model_and_its_vocabulary(finished_run, text_path):
     model, vocabulary = charlab.load(finished_run.folder)
-    assert vocabulary.characters == Vocabulary.of(text_path.read_text()).characters
+    assert vocabulary.characters == Characters.of(text_path.read_text()).characters
     assert not model.training
     assert model.vocab_size == len(vocabulary)
     assert model.context_length == 8
@@ -128,7 +128,7 @@ def test_whatever_a_file_holds_it_is_refused_in_a_sentence(tmp_path, contents):
     ("changes", "sentence"),
     [
         ({"model_config": None}, "does not say of which model it is"),
-        ({"vocabulary": 3}, "does not say of which model it is"),
+        ({"vocabulary": 3}, "does not say which tokens it knows"),
         ({"embed_size": 16}, r"cannot be built here \(.*unexpected keyword argument 'embed_size'"),
     ],
 )

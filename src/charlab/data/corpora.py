@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
+import glob
 import hashlib
-import io
+import itertools
 import os
 import sys
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
 import numpy as np
 
+from charlab.data.tokenizers import chunks
 from charlab.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
+LONG = 1 << 24  # characters: a longer text is read from its file whenever it is needed
+PART = 1 << 20  # bytes read at a time
 ZIP = b"PK\x03\x04"
 PACKED = {
     ZIP: "zip",
@@ -36,23 +41,26 @@ class Corpus:
 
     Args:
         name: a short name for tables, file names and messages.
-        text: the whole text; the datamodule splits it.
+        parts: function that yields the text part by part, each time anew; a long text is never in memory as a whole.
+        length: number of characters.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
-        floor_per_character: (len(text),) float64, −log p in nats of each character given all that precede it under
-            the process that generated the text; None if that process is not known.
+        floor_per_character: (length,) float64, −log p in nats of each character given all that precede it under the
+            process that generated the text; None if that process is not known.
         notes: sentences on how the text was changed, printed when a run begins.
     """
 
     def __init__(
         self,
         name: str,
-        text: str,
+        parts: Callable[[], Iterable[str]],
+        length: int,
         sha256: str,
         floor_per_character: np.ndarray | None = None,
         notes: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.text = text
+        self.parts = parts
+        self.length = length
         self.sha256 = sha256
         self.floor_per_character = floor_per_character
         self.notes = tuple(notes)
@@ -60,7 +68,41 @@ class Corpus:
     @classmethod
     def of(cls, name: str, text: str, floor_per_character: np.ndarray | None = None, notes: Sequence[str] = ()) -> Self:
         """Return the corpus of `text` with its checksum."""
-        return cls(name, text, hashlib.sha256(text.encode()).hexdigest(), floor_per_character, notes)
+        return cls.read(name, lambda: chunks(text), floor_per_character, notes)
+
+    @classmethod
+    def read(
+        cls,
+        name: str,
+        parts: Callable[[], Iterable[str]],
+        floor_per_character: np.ndarray | None = None,
+        notes: Sequence[str] = (),
+    ) -> Self:
+        """Return the corpus of all parts, which stays in memory unless it is long."""
+        digest, length, kept = hashlib.sha256(), 0, list[str]()
+        for part in parts():
+            digest.update(part.encode())
+            length += len(part)
+            if length <= LONG:
+                kept.append(part)
+        known = parts if length > LONG else lambda: kept
+        return cls(name, known, length, digest.hexdigest(), floor_per_character, notes)
+
+    def between(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
+        """Yield the characters from `start` to `stop`, part by part."""
+        place, stop = 0, self.length if stop is None else stop
+        for part in self.parts():
+            piece = part[max(0, start - place) : max(0, stop - place)]
+            place += len(part)
+            if piece:
+                yield piece
+            if place >= stop:
+                return
+
+    @property
+    def text(self) -> str:
+        """The whole text."""
+        return "".join(self.parts())
 
     def load(self) -> Self:
         """Return itself, so that a loaded corpus can be used as a loader."""
@@ -89,31 +131,56 @@ def data_folder() -> Path:
 
 
 class TextFile:
-    """Any text in UTF-8. Its characters are kept exactly, including line ends, except a byte-order mark.
+    """Any text in UTF-8. Its characters are kept exactly, including line ends, except byte-order marks.
 
     Args:
-        path: the file.
+        path: a file; a folder, for all files in it and in its folders; a pattern such as `texts/*.txt`; or a list of
+            these. Several files are joined without anything between them, those of a folder or pattern in the order of
+            their paths.
     """
 
-    def __init__(self, *, path: str) -> None:
-        self.path = home_expanded(path)
+    def __init__(self, *, path: str | list[str]) -> None:
+        self.path = path
 
     def load(self) -> Corpus:
-        """Return the text, named after the file.
+        """Return the text, named after the file or folder.
 
         Raises:
-            UserError: if the file is missing, unreadable, empty, packed or not UTF-8.
+            UserError: if a file is missing, unreadable, packed or not UTF-8, or there is no text.
         """
-        data = _read(self.path)
-        _refuse_packed(data, self.path)
-        text = _decode(data, "utf-8", self.path)
+        files = files_of(self.path)
         notes = []
-        if text.startswith(BYTE_ORDER_MARK):
-            text = text.removeprefix(BYTE_ORDER_MARK)
-            notes.append(f"{self.path} begins with a byte-order mark, which was removed.")
-        if not text:
-            raise UserError(f"{self.path} is empty: name a file with text.")
-        return Corpus.of(self.path.stem, text, notes=notes)
+        for file in files:
+            beginning = next(_read(file), b"")
+            _refuse_packed(beginning, file)
+            if beginning.startswith(codecs.BOM_UTF8):
+                notes.append(f"{file} begins with a byte-order mark, which was removed.")
+        first = files[0] if isinstance(self.path, list) else home_expanded(self.path)
+        name = first.stem + (f" and {len(files) - 1} more" if isinstance(self.path, list) and len(files) > 1 else "")
+        corpus = Corpus.read(name, lambda: itertools.chain.from_iterable(map(_text_of, files)), notes=notes)
+        if not corpus.length:
+            raise UserError(f"{files[0]} is empty: name a file with text.")
+        return corpus
+
+
+def files_of(path: str | list[str]) -> list[Path]:
+    """Return the files that a path, folder, pattern or list of these names.
+
+    Raises:
+        UserError: if a folder or pattern names none; a path need not exist.
+    """
+    if isinstance(path, list):
+        return [file for each in path for file in files_of(each)]
+    named = home_expanded(path)
+    if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
+        found = sorted(file for file in named.rglob("[!.]*") if file.is_file())
+    elif not os.path.lexists(named) and glob.has_magic(str(named)):
+        found = sorted(Path(file) for file in glob.glob(str(named), recursive=True) if os.path.isfile(file))
+    else:
+        return [named]
+    if not found:
+        raise UserError(f"There is no file in {named}: name one with data.path=FILE.")
+    return found
 
 
 class PublishedText:
@@ -160,17 +227,21 @@ class PublishedText:
             UserError: if the file is not found in any of the three ways, cannot be read, or has the wrong checksum.
         """
         path = self.path or self._find() or self._download()
-        data = _read(path)
-        if data.startswith(ZIP) or path.suffix.lower() == ".zip":
-            data = self._unpack(data, path)
-        _refuse_packed(data, path)
-        sha256 = hashlib.sha256(data).hexdigest()
+        beginning = next(_read(path), b"")
+        packed = beginning.startswith(ZIP) or path.suffix.lower() == ".zip"
+        if not packed:
+            _refuse_packed(beginning, path)
+        member = self.file if packed else None
+        digest = hashlib.sha256()
+        for data in _read(path, member):
+            digest.update(data)
+        sha256 = digest.hexdigest()
         if sha256 != self.sha256:
             raise UserError(
                 f"{path} is not the published {self.name}: its SHA-256 is {sha256} instead of {self.sha256}; "
                 f"remove or replace it, or use data=textfile data.path=FILE to train on a text of your own."
             )
-        return Corpus.of(self.name, _decode(data, self.encoding, path))
+        return Corpus.read(self.name, lambda: _decoded(_read(path, member), self.encoding, path))
 
     @property
     def _folder(self) -> Path:
@@ -212,25 +283,24 @@ class PublishedText:
             "sets another data folder); data=play needs neither file nor network."
         )
 
-    def _unpack(self, archive: bytes, path: Path) -> bytes:
-        """Return the text in `archive`, unpacked in memory, so that no other process sees a half-written file.
 
-        The archive's own checksum matters for downloads only: the text's is always verified.
-        """
-        try:
-            with zipfile.ZipFile(io.BytesIO(archive)) as opened:
-                return opened.read(self.file)
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-            raise UserError(
-                f"{path} is not a whole zip archive that holds the file {self.file}: remove or replace it."
-            ) from error
+def _read(path: Path, member: str | None = None) -> Iterator[bytes]:
+    """Yield the bytes of a file, or of a member of a zip archive, part by part.
 
-
-def _read(path: Path) -> bytes:
-    """Return the bytes of a file."""
+    An archive's own checksum matters for downloads only: the text's is always verified.
+    """
     try:
         str(path).encode()
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            if member is None:
+                yield from iter(lambda: file.read(PART), b"")
+                return
+            with zipfile.ZipFile(file) as archive, archive.open(member) as unpacked:
+                yield from iter(lambda: unpacked.read(PART), b"")
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+        raise UserError(
+            f"{path} is not a whole zip archive that holds the file {member}: remove or replace it."
+        ) from error
     except UnicodeEncodeError as error:
         shown = str(path).encode(errors="backslashreplace").decode()
         raise UserError(f"The file name {shown} is not UTF-8, so it cannot be recorded: rename the file.") from error
@@ -248,12 +318,27 @@ def _refuse_packed(data: bytes, path: Path) -> None:
             raise UserError(f"{path} is a {kind} archive: unpack it, and name the text that was in it.")
 
 
-def _decode(data: bytes, encoding: str, path: Path) -> str:
-    """Return the text in `data`, read from `path`, with line ends unchanged."""
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not {encoding.upper()} text: the byte 0x{data[error.start]:02X} at offset {error.start} "
-            f"is invalid; convert the file to {encoding.upper()}."
-        ) from error
+def _text_of(file: Path) -> Iterator[str]:
+    """Yield the text of a file in UTF-8, without a byte-order mark."""
+    is_first = True
+    for text in _decoded(_read(file), "utf-8", file):
+        yield text.removeprefix(BYTE_ORDER_MARK) if is_first else text
+        is_first = False
+
+
+def _decoded(parts: Iterable[bytes], encoding: str, path: Path) -> Iterator[str]:
+    """Yield the text of bytes read from `path`, with line ends unchanged."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = 0
+    for data in itertools.chain(parts, [b""]):
+        try:
+            text = decoder.decode(data, final=not data)
+        except UnicodeDecodeError as error:
+            place = offset - (len(error.object) - len(data)) + error.start
+            raise UserError(
+                f"{path} is not {encoding.upper()} text: the byte 0x{error.object[error.start]:02X} at offset {place} "
+                f"is invalid; convert the file to {encoding.upper()}."
+            ) from error
+        offset += len(data)
+        if text:
+            yield text

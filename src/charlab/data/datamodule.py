@@ -14,7 +14,8 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.encoding import encoded
+from charlab.data.tokenizers import Tokenizer, Vocabulary, characters
 from charlab.data.windows import (
     Windows,
     adjacent_windows,
@@ -41,10 +42,11 @@ class CharacterDataModule(LightningDataModule):
         corpus: loader of the text, called by `setup`, or a loaded corpus.
         path: the file set by `data.path=FILE`. It is not read here: the corpus's loader reads it
             (`corpus.path: ${data.path}`). A corpus that reads no file has no key `corpus.path`.
-        context_length: T; a window has T+1 characters.
+        tokenizer: how the text becomes tokens.
+        context_length: T; a window has T+1 tokens.
         batch_size: windows in an optimizer step, divided between devices and accumulated micro-batches. The windows of
             a step do not depend on the division.
-        epoch_steps: optimizer steps in an epoch; None for as many as score the number of characters in the train split.
+        epoch_steps: optimizer steps in an epoch; None for as many as score the number of tokens in the train split.
         train_fraction: fraction of the text to train on, including the dev split.
         validation_fraction: fraction of the text, after the train split, to report on.
         dev_fraction: fraction of the text, at the beginning of the train split, to choose models by; 0 for none.
@@ -55,12 +57,13 @@ class CharacterDataModule(LightningDataModule):
 
     Attributes:
         corpus: the corpus; available after `setup`.
-        vocabulary: the characters of the whole text; available after `setup`.
+        vocabulary: the tokens of the whole text; available after `setup`.
         draws_by_batch: whether the model draws random numbers for whole batches when it is evaluated, as estimates of a
             bound do. Evaluations then read `batch_size` windows at once, however training divides them, so that their
             figures do not depend on the division.
         splits: ids of each split, (N,) on the CPU, in the smallest integer type: "train", "validation" and, if their
             fractions are not 0, "dev" and "test"; available after `setup`.
+        slices: the characters of each split, as a slice of the text; available after `setup`.
 
     Raises:
         UserError: if a size is not positive, or the fractions add up to more than the whole text.
@@ -69,6 +72,7 @@ class CharacterDataModule(LightningDataModule):
     corpus: Corpus
     vocabulary: Vocabulary
     splits: dict[str, Tensor]
+    slices: dict[str, slice]
     draws_by_batch: bool = False
 
     @checked
@@ -77,7 +81,8 @@ class CharacterDataModule(LightningDataModule):
         estimate_batches: PositiveInt = 10,
         *,
         corpus: CorpusLoader,
-        path: str | None = None,
+        path: str | list[str] | None = None,
+        tokenizer: Tokenizer = characters,
         context_length: PositiveInt,
         batch_size: PositiveInt,
         epoch_steps: PositiveInt | None = None,
@@ -107,6 +112,7 @@ class CharacterDataModule(LightningDataModule):
             self._boundaries["test"] = (train + validation, train + validation + test)
         self._loader = corpus
         self.path = path
+        self._tokenizer = tokenizer
         self.context_length = context_length
         self.batch_size = batch_size
         self.epoch_steps = epoch_steps
@@ -114,7 +120,7 @@ class CharacterDataModule(LightningDataModule):
         self.order = order
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
-        self._slices: dict[str, slice] = {}
+        self.splits = {}
         self._starts: Starts | None = None
         self._served = 0  # micro-batches that a resumed run has already seen
 
@@ -124,26 +130,25 @@ class CharacterDataModule(LightningDataModule):
         Raises:
             UserError: if the corpus cannot be loaded, or a split is shorter than one window.
         """
-        if self._slices:
+        if self.splits:
             return
         corpus = self._loader.load()
-        slices = {
-            name: slice(int(start * len(corpus.text)), int(stop * len(corpus.text)))
-            for name, (start, stop) in self._boundaries.items()
+        size = corpus.length
+        self.slices = {
+            name: slice(int(start * size), int(stop * size)) for name, (start, stop) in self._boundaries.items()
         }
-        for name, part in slices.items():
-            length = part.stop - part.start
-            if length <= self.context_length:
+        vocabulary = self._tokenizer(corpus, self.slices["train"])
+        splits = {}
+        for name, part in self.slices.items():
+            splits[name] = torch.from_numpy(encoded(corpus, part, vocabulary))
+            if len(splits[name]) <= self.context_length:
+                tokens = f", {len(splits[name])} {vocabulary.unit}" if vocabulary.unit != "characters" else ""
                 raise UserError(
-                    f"The {name} split of {corpus.name} is {length} of its {len(corpus.text)} characters, and shorter "
-                    f"than one window of data.context_length + 1 = {self.context_length + 1}: take a longer text, a "
-                    f"smaller data.context_length or a larger data.{name}_fraction."
+                    f"The {name} split of {corpus.name} is {part.stop - part.start} of its {size} characters{tokens}, "
+                    f"and shorter than one window of data.context_length + 1 = {self.context_length + 1}: take a "
+                    f"longer text, a smaller data.context_length or a larger data.{name}_fraction."
                 )
-        self.corpus = corpus
-        self.vocabulary = Vocabulary.of(corpus.text)
-        ids = torch.from_numpy(self.vocabulary.encode(corpus.text))
-        self.splits = {name: ids[part] for name, part in slices.items()}
-        self._slices = slices
+        self.corpus, self.vocabulary, self.splits = corpus, vocabulary, splits
 
     def ids(self, split: str, device: torch.device | str = "cpu") -> Int[Tensor, " N"]:
         """Return the ids of a split on `device`, cached per device.
@@ -169,7 +174,13 @@ class CharacterDataModule(LightningDataModule):
         """
         if self.corpus.floor_per_character is None:
             return None
-        return float(self.corpus.floor_per_character[self._slices[split]][1:].mean())
+        return float(self.corpus.floor_per_character[self.slices[split]][1:].mean())
+
+    @property
+    def characters_per_token(self) -> float:
+        """The mean number of characters in a token of the train split."""
+        part, tokens = self.slices["train"], len(self.splits["train"])
+        return (part.stop - part.start) / tokens
 
     @property
     def steps_per_epoch(self) -> int:

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import gather_windows
 from charlab.errors import UserError
+from charlab.evaluation.metric import count_characters
 from charlab.evaluation.scoring import nll_of_next
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
@@ -66,7 +68,12 @@ class Causality:
 
 @torch.no_grad()
 def check_causality(
-    model: LanguageModel, *, ids: Int[Tensor, " N"], context_length: int | None = None, seed: int = 305
+    model: LanguageModel,
+    *,
+    ids: Int[Tensor, " N"],
+    vocabulary: Vocabulary | None = None,
+    context_length: int | None = None,
+    seed: int = 305,
 ) -> Causality:
     """Check that a model predicts each character only from those before it in the same row.
 
@@ -82,7 +89,8 @@ def check_causality(
 
     Args:
         model: any language model; only autoregressive ones are checked.
-        ids: (N,) character ids of the text to score, on any device.
+        ids: (N,) token ids of the text to score, on any device.
+        vocabulary: what the tokens are; None for characters.
         context_length: T of the windows; the model's own by default.
         seed: determines windows, perturbations and random weights.
 
@@ -118,9 +126,12 @@ def check_causality(
             random_scores = _score_both_ways(probe, windows[:1], positions)
             fault = _fault(probe, random_scores, tolerance, generator)
             reason = f"With random weights, its {fault}" if fault else ""
-    claimed, honest = (score.mean().item() for score in scores)
-    error = scores.honest.std().item() / math.sqrt(scores.honest.numel()) if scores.honest.numel() > 1 else None
-    return Causality(bool(fault), reason, claimed, honest, error, scores.honest.numel())
+    number = scores.honest.numel()
+    counts = count_characters(windows[: len(scores.honest), positions], vocabulary)
+    characters = number if counts is None else max(1, int(counts.sum()))
+    claimed, honest = (score.mean().item() * (number / characters) for score in scores)
+    error = scores.honest.std().item() / math.sqrt(number) * (number / characters) if number > 1 else None
+    return Causality(bool(fault), reason, claimed, honest, error, characters)
 
 
 def stepwise_nll(
@@ -264,7 +275,7 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
                 f"or the initialization of its {owner}, are wrong, not the learning rate."
             )
     device, length = device_of(model), min(context_length, len(ids) - 1)
-    starts = torch.linspace(0, len(ids) - length - 1, INITIAL_WINDOWS).long()
+    starts = torch.linspace(0, len(ids) - length - 1, INITIAL_WINDOWS, dtype=torch.float64).long()
     windows = gather_windows(ids.to(device), starts.to(device), length)
     generator = torch.Generator(device).manual_seed(0)
     with evaluation_mode(model), untouched_randomness(device):
@@ -278,7 +289,7 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
     if excess <= FAR:
         return None
     return (
-        f"The untrained model is at {nll:.1f} nats per character, {excess:.1f} above ln {model.vocab_size}, which "
+        f"The untrained model is at {nll:.1f} nats per prediction, {excess:.1f} above ln {model.vocab_size}, which "
         f"guessing costs.{_cause(model)}"
     )
 

@@ -9,9 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchmetrics import Metric
+
+from charlab.data.tokenizers import Vocabulary
+from charlab.models.contract import LanguageModel
 
 Setting = int | float | str | None
 
@@ -36,16 +39,19 @@ class NegativeLogLikelihood(Metric):
         self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("characters", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, nll: Float[Tensor, " ..."]) -> None:
-        """Add scored characters.
+    def update(self, nll: Float[Tensor, " ..."], characters: Int[Tensor, ""] | int | None = None) -> None:
+        """Add scored tokens.
 
         Args:
-            nll: of each character, in nats; any shape, any device. Every entry counts as a character, so leave out
-                positions that were not scored.
+            nll: of each token, in nats; any shape, any device. Leave out positions that were not scored.
+            characters: number of characters in the tokens; None for one in each.
         """
         # Not in place: after a reset under inference mode, which Trainer.validate uses, that would be an error.
         self.nats = self.nats + nll.detach().to(self.nats.device).double().sum()
-        self.characters = self.characters + nll.numel()
+        number = nll.numel() if characters is None else characters
+        self.characters = self.characters + (
+            number.to(self.characters.device) if isinstance(number, Tensor) else number
+        )
 
     def compute(self) -> Float[Tensor, ""]:
         """Return nats per character, float64."""
@@ -59,6 +65,36 @@ class NegativeLogLikelihood(Metric):
         return super()._apply(lambda tensor: tensor.to(device), exclude_state)
 
 
+def count_characters(tokens: Int[Tensor, "*shape"], vocabulary: Vocabulary | None) -> Int[Tensor, "*shape"] | None:
+    """Return how many characters begin in each token; None if each token is a character."""
+    if vocabulary is None or vocabulary.lengths is None:
+        return None
+    return torch.as_tensor(vocabulary.lengths, device=tokens.device)[tokens.long()]
+
+
+def likelihood_of(model: LanguageModel, vocabulary: Vocabulary | None) -> Literal["exact", "bound"]:
+    """Return whether a model's figures are exact: neither the model nor its tokens make them upper bounds."""
+    parts = (model.likelihood, "exact" if vocabulary is None else vocabulary.likelihood)
+    return "bound" if "bound" in parts else "exact"
+
+
+def spread(per_token: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the nll of each character, from that of each token.
+
+    A token's nll is shared equally by the characters that begin in it; where none does, it is added to the character
+    that it continues, or to the first.
+
+    Args:
+        per_token: (N,) nll of each token.
+        lengths: (N,) number of characters that begin in each token.
+    """
+    begun = np.cumsum(lengths)
+    shared = np.repeat(per_token / np.maximum(lengths, 1), lengths)
+    continues = lengths == 0
+    np.add.at(shared, np.maximum(begun[continues] - 1, 0), per_token[continues])
+    return shared
+
+
 @dataclass(frozen=True)
 class Score:
     """How well a model predicts a text, and how it was measured.
@@ -67,12 +103,13 @@ class Score:
         protocol: "estimate", "blocks", "sliding" or "online".
         nll: mean negative log-likelihood, in nats per character.
         characters: number of characters scored.
-        likelihood: "exact", or "bound" if `nll` is an estimate of an upper bound.
+        likelihood: "exact", or "bound" if `nll` is an upper bound, or an estimate of one.
         settings: what else determines the figure: context length, stride, number of batches, learning rate …
         standard_error: of `nll`, over the draws by which a bound is estimated; None for exact models. It does not
             include the choice of the text.
-        per_character: (N−1,) float32, the nll of every character of the text but the first; None for `estimate`,
-            which does not cover the text. For bounds only the sum is meaningful.
+        per_character: float32, the nll of every character of the text but those of the first token; None for
+            `estimate`, which does not cover the text. For bounds only the sum is meaningful.
+        per_token: (N−1,) float32, the nll of every token but the first; None for `estimate`.
     """
 
     protocol: str
@@ -82,6 +119,7 @@ class Score:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     standard_error: float | None = None
     per_character: np.ndarray | None = field(default=None, repr=False, compare=False)
+    per_token: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     @property
     def bpc(self) -> float:
@@ -109,7 +147,7 @@ class Score:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all fields but `per_character`, ready for JSON: figures that are not finite are None."""
+        """Return all fields but the arrays, ready for JSON: figures that are not finite are None."""
         figures = {
             "nll": self.nll,
             "bpc": self.bpc,

@@ -14,9 +14,10 @@ import torch.distributed
 from jaxtyping import Int
 from torch import Tensor
 
+from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import Windows, adjacent_windows, in_batches, sampled_windows
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting
+from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting, count_characters, likelihood_of, spread
 from charlab.evaluation.scoring import Scored, reads_on, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
@@ -72,35 +73,48 @@ class Protocol(ABC):
     def result(
         self,
         model: LanguageModel,
+        ids: Int[Tensor, " N"],
         sizes: Sizes,
         nll: float,
         variance: float,
         num_draws: int,
         *,
+        vocabulary: Vocabulary | None,
         settings: Mapping[str, Setting] | None = None,
-        per_character: np.ndarray | None = None,
+        per_token: np.ndarray | None = None,
     ) -> Score:
         """Return the result of an evaluation.
 
         Args:
             model: the model that was evaluated.
+            ids: (N,) the text.
             sizes: the sizes of the evaluation.
             nll: mean over all characters, in nats.
             variance: of the sum over all characters, if the model estimates a bound.
             num_draws: number of draws by which a bound was estimated.
+            vocabulary: of the text; None for one of characters.
             settings: what `score` returned; the protocol's own by default.
-            per_character: nll of each character.
+            per_token: nll of each token but the first.
         """
         windows, bound = self.windows(sizes), model.likelihood == "bound"
-        characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
+        lengths = count_characters(ids, vocabulary)  # (N,)
+        if lengths is None:
+            characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
+            per_character = per_token
+        else:
+            ends = np.cumsum(lengths.cpu().numpy())  # number of characters up to each token
+            scored = ((ends[starts + length], ends[starts + first - 1]) for starts, length, first in windows)
+            characters = int(sum((end - start).sum() for end, start in scored))
+            per_character = None if per_token is None else spread(per_token, lengths[1:].cpu().numpy())
         return Score(
             protocol=self.name,
             nll=nll,
             characters=characters,
-            likelihood=model.likelihood,
+            likelihood=likelihood_of(model, vocabulary),
             settings={**(settings or self.settings(sizes)), **({"num_draws": num_draws} if bound else {})},
             standard_error=math.sqrt(variance) / characters if bound and num_draws > 1 else None,
             per_character=per_character,
+            per_token=per_token,
         )
 
 
@@ -216,9 +230,9 @@ class Sliding(Protocol):
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, blocks: Score
     ) -> Iterator[Scored]:
         """Yield the known scores of windows that are blocks, and compute those of all others."""
-        if blocks.per_character is None or blocks.settings != Blocks().settings(sizes):
+        if blocks.per_token is None or blocks.settings != Blocks().settings(sizes):
             raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
-        known = torch.from_numpy(blocks.per_character).to(ids.device)
+        known = torch.from_numpy(blocks.per_token).to(ids.device)
         others = []
         for group in self.windows(sizes):
             starts, length, scored_from = group
@@ -241,6 +255,7 @@ def evaluate(
     ids: Int[Tensor, " N"],
     protocol: Protocol,
     *,
+    vocabulary: Vocabulary | None = None,
     context_length: int,
     batch_size: int,
     rank: int = 0,
@@ -251,9 +266,10 @@ def evaluate(
 
     Args:
         model: any language model; computes in the caller's precision (autocast).
-        ids: (N,) character ids of any integer type, on any device.
+        ids: (N,) token ids of any integer type, on any device.
         protocol: how to score the text.
-        context_length: T; a window has T+1 characters.
+        vocabulary: what the tokens are; None for characters.
+        context_length: T; a window has T+1 tokens.
         batch_size: windows per batch; affects memory, and the figure by rounding only.
         rank: this process's rank. Processes share the batches; all of them return the whole score.
         world_size: number of processes; if more than one, they must form a `torch.distributed` group.
@@ -279,19 +295,30 @@ def evaluate(
 
     mean = NegativeLogLikelihood(sync_on_compute=world_size > 1).to(device)
     mean.update(torch.empty(0))  # a rank may have no batch
-    per_character = torch.zeros(len(ids) - 1 if protocol.covers else 0, dtype=_dtype(), device=device)
+    per_token = torch.zeros(len(ids) - 1 if protocol.covers else 0, dtype=_dtype(), device=device)
     variance = 0.0  # of the sum over all characters
     with evaluation_mode(model), untouched_randomness(device):
         for batch in batches:
-            mean.update(batch.nll)
+            counts = count_characters(ids[batch.positions], vocabulary)
+            mean.update(batch.nll, None if counts is None else counts.sum())
             variance += batch.variance
             if protocol.covers:
-                per_character[batch.positions - 1] = batch.nll.to(per_character.dtype)
+                per_token[batch.positions - 1] = batch.nll.to(per_token.dtype)
     if world_size > 1:
-        torch.distributed.all_reduce(per_character)  # each rank has zeros where others scored
+        torch.distributed.all_reduce(per_token)  # each rank has zeros where others scored
         variance = _sum_over_ranks(variance, device)
-    nll, kept = mean.compute().item(), per_character.cpu().numpy() if protocol.covers else None
-    return protocol.result(model, sizes, nll, variance, num_draws, settings=settings, per_character=kept)
+    kept = per_token.cpu().numpy() if protocol.covers else None
+    return protocol.result(
+        model,
+        ids,
+        sizes,
+        mean.compute().item(),
+        variance,
+        num_draws,
+        vocabulary=vocabulary,
+        settings=settings,
+        per_token=kept,
+    )
 
 
 def _dtype() -> torch.dtype:

@@ -33,8 +33,8 @@ class Bigram(AutoregressiveModel):
         if vocab_size**2 > LARGEST_TABLE:
             raise UserError(
                 f"model=bigram has a table of {vocab_size:,}² = {vocab_size**2:,} numbers, {vocab_size**2 / 2**28:.1f} "
-                "GiB and four times that in training: choose model=bigram_embedding, or a text of fewer different "
-                "characters."
+                "GiB and four times that in training: choose model=bigram_embedding, data/tokenizer=bytes, or a text "
+                "of fewer different characters."
             )
         self.vocab_size = vocab_size
         self.table = nn.Embedding(vocab_size, vocab_size)

@@ -13,7 +13,7 @@ from torch import nn
 
 from charlab.configuration.build import build
 from charlab.configuration.messages import one_sentence
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions
@@ -41,8 +41,7 @@ def load(
         UserError: if there is no such checkpoint, or it is truncated, contains code or does not fit the model.
     """
     model, contents = load_with_checkpoint(run, checkpoint, trust=trust)
-    start = contents.get("start")  # checkpoints of earlier versions have none
-    return model.to(device).eval(), Vocabulary(contents["vocabulary"], start if isinstance(start, str) else None)
+    return model.to(device).eval(), vocabulary_of(contents, run)
 
 
 def load_with_checkpoint(
@@ -60,13 +59,13 @@ def load_with_checkpoint(
                 "data.dev_fraction above 0 (0.05, say), or use checkpoint=last."
             )
     contents = read_checkpoint(path)
-    config, characters = contents.get("model_config"), contents["vocabulary"]
-    if not (isinstance(config, dict) and "_target_" in config and isinstance(characters, str)):
+    config = contents.get("model_config")
+    if not (isinstance(config, dict) and "_target_" in config):
         raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
     _define(config, path.absolute().parents[1], trust=trust)
     _refuse_code(config, path)
     try:
-        model = build_model(config, Vocabulary(characters))
+        model = build_model(config, vocabulary_of(contents, path))
     except InstantiationException as error:  # the constructor takes other arguments now
         raise UserError(
             f"The model of {path} cannot be built here ({one_sentence(error)[:-1]}): "
@@ -74,6 +73,26 @@ def load_with_checkpoint(
         ) from error
     load_weights(model, contents, path)
     return model, contents
+
+
+def vocabulary_of(checkpoint: dict[str, Any], path: str | Path) -> Vocabulary:
+    """Return the vocabulary in the contents of a checkpoint.
+
+    Raises:
+        UserError: if the checkpoint describes none, or one that cannot be built here.
+    """
+    node = checkpoint["vocabulary"]
+    if isinstance(node, str):  # of an earlier version; the first ones knew no start
+        return Characters(node, checkpoint.get("start"))
+    target = node.get("_target_") if isinstance(node, dict) else None
+    if isinstance(target, str):
+        try:
+            known = get_object(target)
+            if isinstance(known, type) and issubclass(known, Vocabulary):
+                return known(**{name: value for name, value in node.items() if name != "_target_"})
+        except (ImportError, ValueError, TypeError) as error:
+            raise UserError(f"The vocabulary {target} in {path} cannot be built here: {one_sentence(error)}") from error
+    raise UserError(f"The checkpoint {path} does not say which tokens it knows: use one that charlab wrote.")
 
 
 def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
@@ -53,17 +53,18 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     if "corpus" in config.data:
         entry, ids = _another_text(config, vocabulary, console)
     else:
-        entry, ids = {"split": config.split}, _own_text(config, record)
+        entry, ids = {"split": config.split}, _own_text(config, record, vocabulary)
     ids = ids.to(device)
     context_length = config.context_length or record.config["data"]["context_length"]
     score = evaluate(
         model,
         ids,
         _protocol(config),
+        vocabulary=vocabulary,
         context_length=context_length,
         batch_size=config.batch_size or _batch_size(record.config, model),
     )
-    causality = check_causality(model, ids=ids, context_length=context_length)
+    causality = check_causality(model, ids=ids, vocabulary=vocabulary, context_length=context_length)
     metrics = [entry | score.as_dict()]
     floor = record.floor if "corpus" not in config.data else {}
     shown = dataclasses.replace(record, metrics=metrics, causality=causality.as_dict(), floor=floor)
@@ -77,7 +78,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     return score
 
 
-def _own_text(config: DictConfig, record: Record) -> Int[Tensor, " N"]:
+def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int[Tensor, " N"]:
     """Return the ids of a split of the run's own text.
 
     Raises:
@@ -94,7 +95,7 @@ def _own_text(config: DictConfig, record: Record) -> Int[Tensor, " N"]:
             f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it, say where it "
             "is with data.path=FILE, or score another text with data=textfile data.path=FILE."
         )
-    data: CharacterDataModule = build(trained.data, corpus=corpus)
+    data: CharacterDataModule = build(trained.data, corpus=corpus, tokenizer=lambda *_: vocabulary)
     data.setup()
     if config.split == "test" and "test" not in data.splits:
         raise UserError(
@@ -114,7 +115,8 @@ def _another_text(
     """
     corpus = load_corpus(config)
     entry: dict[str, Any] = {"split": corpus.name, "sha256": corpus.sha256}
-    text, unknown = corpus.text, sorted(set(corpus.text) - set(vocabulary.characters))
+    text = corpus.text
+    unknown = sorted(character for character in set(text) if not vocabulary.knows(character))
     if unknown and config.unknown == "skip":
         text = text.translate({ord(character): None for character in unknown})
         entry["left_out"] = 1 - len(text) / len(corpus.text)
@@ -153,7 +155,7 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
             record.save()
         if record.status != "finished" or not is_last:
             return record.test_looks
-        data = {"_target_": record.config["data"]["_target_"]}
+        data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
         now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
         differing = changed({name: record.sources.get(name, "") for name in now}, now)
         if differing and not record.is_by(identify(OmegaConf.create(record.config)).code):

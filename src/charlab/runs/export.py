@@ -17,10 +17,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
+from charlab.data.tokenizers import Characters, described
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import AutoregressiveModel, LanguageModel
-from charlab.runs.checkpoint import load_with_checkpoint
+from charlab.runs.checkpoint import load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import EXPORT
 from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store
@@ -86,13 +87,14 @@ def export(
     folder = Store(OUTPUTS).named(run)
     record = Record.load(folder)
     model, contents = load_with_checkpoint(folder, checkpoint, trust=trust)
+    vocabulary = vocabulary_of(contents, folder)
     model.eval()
     description = {
         "format": format,
         "run": {"name": record.name, "fingerprint": record.fingerprint, "code": record.code, "checkpoint": checkpoint},
         "model": contents["model_config"],
-        "vocabulary": contents["vocabulary"],
-        "start": contents.get("start"),
+        "vocabulary": vocabulary.characters if isinstance(vocabulary, Characters) else described(vocabulary),
+        "start": vocabulary.start,
         "context_length": model.context_length,
     }
     if format == "safetensors":

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.rule import Rule
 
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.generation import generate, generate_whole, infill, next_characters
 from charlab.quantities import count
@@ -106,11 +106,18 @@ def _print(texts: list[str], console: Console) -> list[str]:
 
 
 def _write(text: str, console: Console) -> None:
-    """Write text unchanged to a file; on a terminal, escape control characters.
+    """Write text unchanged to a file, bytes that are not UTF-8 included; on a terminal, escape control characters.
 
     Characters missing from the output's encoding are replaced. Rich would drop control characters and expand tabs.
     """
+    file, is_utf8 = console.file, console.encoding.lower().replace("-", "") == "utf8"
     if console.is_terminal:
+        text = readable(text)
         text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
-    console.file.write(text.encode(console.encoding, errors="replace").decode(console.encoding))
-    console.file.flush()
+    data = text.encode("utf-8", "surrogateescape") if is_utf8 else readable(text).encode(console.encoding, "replace")
+    if hasattr(file, "buffer"):
+        file.flush()
+        file.buffer.write(data)
+    else:
+        file.write(data.decode(console.encoding, "replace"))
+    file.flush()

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
-from charlab.data.corpora import Corpus
+from charlab.data.corpora import Corpus, files_of
 from charlab.errors import UserError
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.folder import find_folder
@@ -57,6 +57,7 @@ TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
 ENSEMBLE = "charlab.models.mixture.Ensemble"
+CHARACTERS = "charlab.data.tokenizers.characters"
 PRECISIONS = {
     **dict.fromkeys(("32", "32-true"), "float32"),
     **dict.fromkeys(("64", "64-true"), "float64"),
@@ -148,6 +149,8 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
+    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as runs have that know of no other
+        drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
         drop(values, key)
@@ -260,13 +263,15 @@ def load_corpus(config: DictConfig) -> Corpus:
         UserError: if the corpus cannot be found or read.
     """
     corpus = plain(config.data)["corpus"]
-    files = [value for value in corpus.values() if isinstance(value, str) and os.path.isfile(value)]
-    stamps = tuple((os.stat(file).st_mtime_ns, os.stat(file).st_size) for file in files)
+    path = corpus.get("path")
+    files = [] if path is None else files_of(path)
+    files += [Path(value) for value in corpus.values() if isinstance(value, str) and value != path]
+    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
     return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_corpus(corpus_config: str, stamps: tuple[tuple[int, int], ...]) -> Corpus:
+def _load_corpus(corpus_config: str, stamps: tuple[tuple[str, int, int], ...]) -> Corpus:
     return build(json.loads(corpus_config)).load()
 
 

@@ -11,13 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from charlab.curves import FILE_NAME as CURVES
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.quantities import joined
-from charlab.runs.checkpoint import build_model, load_with_checkpoint
+from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
 from charlab.runs.identity import drop, meaning
 from charlab.runs.record import Record
@@ -31,8 +31,8 @@ CONSTANT = "charlab.training.schedules.Constant"
 def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
     """Give a model the weights of a run with the same architecture.
 
-    Characters are mapped by what they are: the weights of a character that both vocabularies have are copied, and
-    those of a new one keep their initial values.
+    Tokens are mapped by what they are: the weights of a character, byte or pair of tokens that both vocabularies have
+    are copied, and those of a new one keep their initial values.
 
     Args:
         model: the model, with its initial weights.
@@ -44,7 +44,7 @@ def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Voca
         UserError: if the run has no checkpoint, or its model differs in more than the vocabulary.
     """
     origin, contents = load_with_checkpoint(run)
-    theirs, ours = contents["vocabulary"], vocabulary.characters
+    theirs, ours = vocabulary_of(contents, run).pieces, vocabulary.pieces
     if isinstance(origin, CountedModel) or not any(True for _ in origin.parameters()):
         raise UserError(f"init_from={run} is a run of {type(origin).__name__}, which has no weights to start from.")
     weights, initial = origin.state_dict(), model.state_dict()
@@ -147,13 +147,17 @@ def _vocabulary_axes(config: Mapping[str, Any], size: int) -> dict[str, list[int
 
 
 def _numbered(size: int) -> Vocabulary:
-    return Vocabulary("".join(map(chr, range(0x100, 0x100 + size))))
+    return Characters("".join(map(chr, range(0x100, 0x100 + size))))
 
 
 def _mapped(
-    weights: Mapping[str, Tensor], initial: Mapping[str, Tensor], axes: Mapping[str, list[int]], theirs: str, ours: str
+    weights: Mapping[str, Tensor],
+    initial: Mapping[str, Tensor],
+    axes: Mapping[str, list[int]],
+    theirs: list[bytes],
+    ours: list[bytes],
 ) -> dict[str, Tensor]:
-    """Return the weights of common characters from `weights`, and those of other characters from `initial`."""
+    """Return the weights of common tokens from `weights`, and those of other tokens from `initial`."""
     common = sorted({*theirs} & {*ours})
     found = dict(weights)
     for name, value in weights.items():
@@ -170,7 +174,7 @@ def _mapped(
             torch.meshgrid(
                 *(rows if axis in grown else torch.arange(size) for axis, size in enumerate(value.shape)), indexing="ij"
             )
-            for rows in (torch.tensor([text.index(character) for character in common]) for text in (ours, theirs))
+            for rows in (torch.tensor([known.index(token) for token in common]) for known in (ours, theirs))
         )
         mapped[to] = value[of].to(mapped.dtype)
         found[name] = mapped

@@ -21,11 +21,11 @@ from rich.console import Console
 from charlab.configuration.build import build, plain
 from charlab.configuration.messages import find_user_error, one_sentence
 from charlab.data.datamodule import CharacterDataModule
-from charlab.data.vocabulary import Vocabulary
+from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
-from charlab.runs.checkpoint import build_model, load_with_checkpoint
+from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.identity import load_corpus, origins, runs_of
 from charlab.runs.origin import start_from
 from charlab.runs.record import FILE_NAME, Record
@@ -251,10 +251,11 @@ def _read(run: Path, data: CharacterDataModule) -> _Member:
     if record.status != "finished":
         raise UserError(f"The run {run} is {record.status}: an ensemble takes finished ones, so run it again first.")
     model, checkpoint = load_with_checkpoint(run)
-    if checkpoint["vocabulary"] != data.vocabulary.characters:
+    vocabulary = vocabulary_of(checkpoint, run)
+    if vocabulary != data.vocabulary:
         raise UserError(
-            f"The run {run} has another vocabulary, {_difference(checkpoint['vocabulary'], data.vocabulary)}: name "
-            f"runs that were trained on texts of the same characters as {data.corpus.name}."
+            f"The run {run} has another vocabulary, {_difference(vocabulary, data.vocabulary)}: name runs with the "
+            f"ensemble's data/tokenizer that were trained on texts of the same characters as {data.corpus.name}."
         )
     _check_unseen(run, record, data)
     return _Member(record, checkpoint["model_config"], model)
@@ -262,10 +263,9 @@ def _read(run: Path, data: CharacterDataModule) -> _Member:
 
 def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
     """Raise `UserError` if the member was trained on dev or validation text of the ensemble."""
-    trained, size = record.config["data"], len(data.corpus.text)
+    trained, size = record.config["data"], data.corpus.length
     first, end = (int(Decimal(str(trained[key])) * size) for key in ("dev_fraction", "train_fraction"))
-    dev = len(data.splits.get("dev", ()))
-    validation = dev + len(data.splits["train"])
+    dev, validation = data.slices["train"].start, data.slices["train"].stop
     if record.corpus["sha256"] == data.corpus.sha256 and (first < dev or end > validation):
         raise UserError(
             f"The run {run} was trained on the characters {first:,} to {end:,} of {data.corpus.name}, and the ensemble "
@@ -275,8 +275,10 @@ def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
         )
 
 
-def _difference(theirs: str, ours: Vocabulary) -> str:
-    """Return a description of the characters that differ."""
-    more, fewer = set(theirs) - set(ours.characters), set(ours.characters) - set(theirs)
+def _difference(theirs: Vocabulary, ours: Vocabulary) -> str:
+    """Return a description of the characters, or else the tokens, that differ."""
+    if not (isinstance(theirs, Characters) and isinstance(ours, Characters)):
+        return f"{len(theirs)} {theirs.unit} instead of {len(ours)} {ours.unit}"
+    more, fewer = set(theirs.characters) - set(ours.characters), set(ours.characters) - set(theirs.characters)
     parts = [f"{word} {''.join(sorted(those))!r}" for word, those in (("with", more), ("without", fewer)) if those]
     return " and ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import signal
 import time
 import traceback
@@ -21,6 +22,7 @@ from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
 from charlab.errors import PartError, UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
+from charlab.evaluation.metric import likelihood_of
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
 from charlab.quantities import count
@@ -189,7 +191,7 @@ class _Training:
             config=plain(config)
             | {"model": self.parts.members.recorded, "data": _located(plain(config.data)), **origin},
             seed=config.seed,
-            corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": len(corpus.text)},
+            corpus={"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.length},
             machine=describe_machine(self.device, trainer),
             versions=installed_versions(),
             code=identity.code,
@@ -240,6 +242,7 @@ class _Training:
         return check_causality(
             self.model.to(self.device),
             ids=self.data.ids("validation", self.device),
+            vocabulary=self.data.vocabulary,
             context_length=self.data.context_length,
         )
 
@@ -311,7 +314,7 @@ class _Training:
                     self.folder,
                     title=record.name,
                     floor=record.floor.get("validation"),
-                    likelihood=self.model.likelihood,
+                    likelihood=likelihood_of(self.model, self.data.vocabulary),
                     leaks=causality.leaks,
                     log_steps=self.config.plot.log_steps,
                 )
@@ -330,7 +333,11 @@ class _Training:
         """Score the whole validation text, and keep the nll of each character and scene."""
         record, data = self.record, self.data
         ids = data.ids("validation", self.device)
-        sizes = {"context_length": data.context_length, "batch_size": data.evaluation_batch_size}
+        sizes: dict[str, Any] = {
+            "vocabulary": data.vocabulary,
+            "context_length": data.context_length,
+            "batch_size": data.evaluation_batch_size,
+        }
         blocks = evaluate(self.model, ids, Blocks(), **sizes)
         nll = blocks.per_character  # studies compare it
         assert nll is not None
@@ -385,8 +392,10 @@ def _located(data: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
 
     def located(value: Any) -> Any:
+        if isinstance(value, list):
+            return [located(part) for part in value]
         path = home_expanded(value) if isinstance(value, str) else None
-        return str(path.absolute()) if path is not None and path.is_file() else value
+        return str(path.absolute()) if path is not None and (path.exists() or glob.glob(str(path))) else value
 
-    corpus = {key: located(value) for key, value in data["corpus"].items()}
+    corpus = {key: located(value) if key in ("path", "file") else value for key, value in data["corpus"].items()}
     return data | {"corpus": corpus} | ({"path": located(data["path"])} if "path" in data else {})

@@ -43,7 +43,7 @@ class CountsModule(LanguageModelModule):
         ids = self.trainer.datamodule.ids("train", self.device)
         cast(CountedModel, self.model).fit(ids)
         if not self.has_gradients:
-            self.characters_seen = len(ids) - 1
+            self.characters_seen = round((len(ids) - 1) * self.trainer.datamodule.characters_per_token)
 
     def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""] | None:  # type: ignore[override]
         if self.has_gradients:
@@ -92,5 +92,5 @@ class MixtureModule(CountsModule):
             return
         sizes = {"context_length": data.context_length, "batch_size": data.micro_batch_size}
         ids = data.ids("dev", self.device)
-        nll = [evaluate(member, ids, Blocks(), **sizes).per_character for member in self.model.members.values()]
+        nll = [evaluate(member, ids, Blocks(), **sizes).per_token for member in self.model.members.values()]
         self.model.fit_weights(torch.stack([torch.from_numpy(values) for values in nll]))

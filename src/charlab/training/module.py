@@ -22,8 +22,9 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
+from charlab.data.tokenizers import described
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood
+from charlab.evaluation.metric import NegativeLogLikelihood, count_characters
 from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
 from charlab.evaluation.scoring import score_window
 from charlab.files import write_atomically
@@ -59,7 +60,8 @@ class LanguageModelModule(LightningModule):
     Attributes:
         compute_loss: the objective, or its compiled form.
         max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
-        characters_seen: characters scored in training so far, over all ranks.
+        characters_seen: characters scored in training so far, over all ranks; unless the tokens are characters, their
+            number times the mean length of the train split's tokens.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
         evaluated_step: optimizer step of the latest evaluation.
@@ -204,9 +206,11 @@ class LanguageModelModule(LightningModule):
         loss = self.compute_loss(self.model, window)
         if not self._is_counted:  # an optimizer may ask for the loss of a batch more than once
             self._is_counted = True
-            self.last_loss = loss.detach()
+            per_token = self.trainer.datamodule.characters_per_token
+            self.last_loss = loss.detach() if per_token == 1 else loss.detach() / per_token
             self.micro_batches += 1
-            self.characters_seen += window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
+            tokens = window.shape[0] * (window.shape[1] - 1) * self.trainer.world_size
+            self.characters_seen += round(tokens * per_token)
         return loss
 
     def on_train_end(self) -> None:
@@ -257,7 +261,7 @@ class LanguageModelModule(LightningModule):
         split = self.trainer.datamodule.evaluated[dataloader_idx]
         nll, variance = self._score(window, batch_idx)
         self._variance[split] = self._variance.get(split, 0.0) + variance
-        self._log_nll(split, nll)
+        self._log_nll(split, nll, window)
 
     def on_validation_epoch_end(self) -> None:
         step = self.trainer.global_step
@@ -294,7 +298,7 @@ class LanguageModelModule(LightningModule):
     def test_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> None:
         """Score the test split with the protocol `blocks` and log it as `test/nll`."""
         nll, _ = self._score(window, batch_idx)
-        self._log_nll("test", nll)
+        self._log_nll("test", nll, window)
 
     def predict_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, " B*T"]:
         """Return −log p, in nats, of each validation character given its block, in order."""
@@ -308,9 +312,10 @@ class LanguageModelModule(LightningModule):
         draws = NUM_DRAWS if self.model.likelihood == "bound" else 1
         return score_window(self.model, window, number=number, num_draws=draws)
 
-    def _log_nll(self, split: str, nll: Float[Tensor, "B T"]) -> None:
+    def _log_nll(self, split: str, nll: Float[Tensor, "B T"], window: Int[Tensor, "B T+1"]) -> None:
         metric = self._metric(split)
-        metric.update(nll)
+        counts = count_characters(window[:, 1:], self.trainer.datamodule.vocabulary)
+        metric.update(nll, None if counts is None else counts.sum())
         self.log(f"{split}/nll", metric, on_step=False, on_epoch=True, add_dataloader_idx=False)
 
     def _metric(self, split: str) -> NegativeLogLikelihood:
@@ -324,14 +329,14 @@ class LanguageModelModule(LightningModule):
         sizes = Sizes(len(data.splits[split]), data.context_length, data.batch_size)
         own_variance = torch.tensor(self._variance[split], dtype=torch.float64)
         variance = self.trainer.strategy.reduce(own_variance, reduce_op="sum").item()
-        return protocol.result(self.model, sizes, self._metric(split).compute().item(), variance, NUM_DRAWS)
+        nll, vocabulary = self._metric(split).compute().item(), data.vocabulary
+        return protocol.result(self.model, data.splits[split], sizes, nll, variance, NUM_DRAWS, vocabulary=vocabulary)
 
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model_config
-        vocabulary = self.trainer.datamodule.vocabulary
-        checkpoint["vocabulary"], checkpoint["start"] = vocabulary.characters, vocabulary.start
+        checkpoint["vocabulary"] = described(self.trainer.datamodule.vocabulary)
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
             "micro_batches": self.micro_batches,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
+from charlab.data.tokenizers import readable
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule, decorating
@@ -71,7 +73,7 @@ class AttentionMaps(Callback):
         window = data.ids("validation", device)[: min(self.length, data.context_length) + 1].long()
         with module.evaluating(), untouched_randomness(device):
             maps = attention_maps(module.model, window)
-            text = data.vocabulary.decode(window.cpu())
+            text = [readable(data.vocabulary.decode([index])) for index in window.tolist()]
             for name, weights in maps.items():
                 shown = text[: weights.shape[-1]]
                 image = draw_heads(weights.float().cpu().numpy(), shown, title=f"{name} · step {step:,}")
@@ -102,12 +104,14 @@ def _remember(inputs: dict[str, Tensor], name: str, part: nn.Module, arguments: 
     inputs[name] = arguments[0]
 
 
-def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) -> UInt8[np.ndarray, "height width 3"]:
+def draw_heads(
+    weights: Float[np.ndarray, "H T T"], text: Sequence[str], *, title: str
+) -> UInt8[np.ndarray, "height width 3"]:
     """Return an image with one panel per head, in which rows are queries and columns are keys.
 
     Args:
         weights: attention weights in [0, 1].
-        text: the T characters of the window.
+        text: the T tokens of the window.
         title: title of the figure.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -141,7 +145,7 @@ def draw_heads(weights: Float[np.ndarray, "H T T"], text: str, *, title: str) ->
         panel.tick_params(length=0, pad=2)
     if length <= 64:
         style = {"fontsize": 190 * square / 3.2 / length, "family": "monospace", "parse_math": False}
-        labels = list(text.translate(VISIBLE))
+        labels = [token.translate(VISIBLE) for token in text]
         for panel in panels[-1]:  # the other panels share these ticks and show no labels
             panel.set_xticks(range(length), labels, **style)
         for panel in panels[:, 0]:

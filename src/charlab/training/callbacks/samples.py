@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
+from charlab.data.tokenizers import readable
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.inference import device_of, untouched_randomness
@@ -27,7 +28,7 @@ class SampleText(Callback):
 
     Args:
         every_n_steps: optimizer steps between samples; None to sample at the end only.
-        length: characters in a text.
+        length: characters in a text; fewer if a character takes several tokens.
         temperature: divisor of the logits.
         seed: seed of the random numbers.
     """
@@ -77,12 +78,12 @@ class SampleText(Callback):
         assert isinstance(datamodule, CharacterDataModule)
         assert isinstance(module, LanguageModelModule)
         vocabulary, device = datamodule.vocabulary, device_of(module.model)
-        start = vocabulary.start or vocabulary.characters[0]
-        prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, 1)
+        start = vocabulary.start or vocabulary.decode([0])
+        prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, P)
         generator = torch.Generator(device).manual_seed(self.seed)
         with module.evaluating(), untouched_randomness(device):
             ids = module.model.sample(prompt, self.length, temperature=self.temperature, generator=generator)
-        return vocabulary.decode(ids[0, 1:].tolist())
+        return readable(vocabulary.decode(ids[0, prompt.shape[1] :].tolist()))[: self.length]
 
     def _log(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:

@@ -1,0 +1,157 @@
+import itertools
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("tokenizers", reason="the extra charlab[bpe] is not installed")
+
+from charlab.data import bpe as module
+from charlab.data.bpe import BytePairs
+from charlab.data.corpora import Corpus
+from charlab.data.tokenizers import Bytes, described
+from charlab.errors import UserError
+from charlab.evaluation.protocols import Blocks, evaluate
+from charlab.models.bigram import Bigram
+from charlab.runs.checkpoint import vocabulary_of
+from tests.data.test_tokenizers import DECODED
+
+TEXT = "the cat sat on the mat, and the rat that the cat saw sat there; naïve 你好你好\n" * 3
+ALL = slice(0, None)
+
+
+def bpe(text: str, train: slice, *, vocab_size: int) -> BytePairs:
+    return module.bpe(Corpus.of("text", text), train, vocab_size=vocab_size)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return bpe(TEXT, ALL, vocab_size=60)
+
+
+@settings(deadline=None)
+@given(DECODED)
+def test_merged_tokens_give_back_the_text(text: str) -> None:
+    known = BytePairs(Bytes.of(text).known, None, (("t", "h"), (" ", "t"), (" t", "h"), ("\xe4", "\xbd")))
+    known = BytePairs("".join(map(chr, range(256))), None, known.merges)
+
+    assert known.decode(known.encode(text)) == text
+    decode = known.decoder()
+    assert text.startswith("".join(decode(index) for index in known.encode(text).tolist()))
+
+
+@settings(deadline=None)
+@given(st.text(st.one_of(st.sampled_from("the cat 你好\0\r\n\u0301"), st.characters(codec="utf-8")), min_size=1))
+def test_the_lengths_of_merged_tokens_add_up_to_the_text(text: str) -> None:
+    merges = (("t", "h"), ("th", "e"), ("\xe4", "\xbd"), ("\xbd", "\xa0"), ("\xe4\xbd", "\xa0"), (" ", "c"))
+    known = BytePairs("".join(map(chr, range(256))), None, merges)
+
+    assert known.lengths[known.encode(text)].sum() == len(text)
+
+
+def test_frequent_pairs_are_merged_within_words(pairs):
+    assert len(pairs) == 60
+    assert pairs.pieces[: len(Bytes.of(TEXT))] == Bytes.of(TEXT).pieces
+    assert {b"th", b" the"} <= set(pairs.pieces)
+    assert not any(b" " in piece[1:] for piece in pairs.pieces)
+    assert len(pairs.encode(TEXT)) < 0.6 * len(TEXT)
+
+
+def test_the_same_text_makes_the_same_tokens_in_another_process(pairs, tmp_path):
+    program = (
+        "import sys; from tests.data.test_bpe import TEXT, ALL, bpe\n"
+        "sys.stdout.buffer.write(repr(bpe(TEXT, ALL, vocab_size=60).merges).encode())"
+    )
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, env=environment)
+
+    assert done.stdout.decode() == repr(pairs.merges)
+
+
+def test_only_the_train_text_decides_what_is_merged():
+    text = "abababab xyxyxyxyxyxy"
+    merges = bpe(text, slice(0, 8), vocab_size=len(set(text)) + 1).merges
+
+    assert merges == (("a", "b"),)
+
+
+def test_a_checkpoint_keeps_the_tokens(pairs):
+    again = vocabulary_of({"vocabulary": described(pairs)}, "here")
+
+    assert again == pairs
+    assert again != Bytes.of(TEXT)
+    np.testing.assert_array_equal(again.encode(TEXT), pairs.encode(TEXT))
+
+
+def test_words_are_forgotten_without_harm(pairs, monkeypatch):
+    monkeypatch.setattr(module, "MOST_REMEMBERED", 2)
+
+    np.testing.assert_array_equal(BytePairs(**pairs.state()).encode(TEXT), pairs.encode(TEXT))
+
+
+def test_an_unknown_character_is_shown_with_its_place(pairs):
+    with pytest.raises(UserError, match=r"Character 5 of the prompt .* 'ß' .* not in the vocabulary of 60 tokens"):
+        pairs.encode("the ß", source="the prompt")
+
+
+@pytest.mark.parametrize(("size", "sentence"), [(10, "leaves no token to merge"), (5000, "is too large for this text")])
+def test_a_size_that_does_not_fit_the_text_is_refused(size, sentence):
+    with pytest.raises(UserError, match=f"data.tokenizer.vocab_size={size} {sentence}"):
+        bpe(TEXT, ALL, vocab_size=size)
+
+
+def test_without_the_library_it_is_told_what_to_install(monkeypatch):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'data/tokenizer=bpe needs an extra: pip install "charlab\[bpe\]"'):
+        bpe(TEXT, ALL, vocab_size=60)
+
+
+def test_the_figure_is_above_that_of_all_segmentations_together():
+    """−log Σ p(tokens) over all sequences of tokens that spell the text is below the cost of the one that is scored."""
+    text = "that the cat sat"
+    vocabulary = bpe(text * 4, ALL, vocab_size=16)
+    ids = torch.from_numpy(vocabulary.encode(text))
+    torch.manual_seed(0)
+    model = Bigram(len(vocabulary)).double()
+
+    score = evaluate(model, ids, Blocks(), vocabulary=vocabulary, context_length=100, batch_size=1)
+    first, log_p = vocabulary.pieces[ids[0]], model.table.weight.detach().log_softmax(1)
+    rest = text.encode()[len(first) :]
+    # Sum over all segmentations by the place reached and the last token, and once more by writing them all out.
+    ways = {(0, int(ids[0])): 0.0}
+    for place in range(len(rest)):
+        for (_, last), cost in [item for item in ways.items() if item[0][0] == place]:
+            for token, piece in enumerate(vocabulary.pieces):
+                if rest.startswith(piece, place):
+                    key = (place + len(piece), token)
+                    total = cost + log_p[last, token].item()
+                    ways[key] = np.logaddexp(ways.get(key, -math.inf), total)
+    true = -np.logaddexp.reduce([cost for (place, _), cost in ways.items() if place == len(rest)])
+    written = _segmentations(rest, vocabulary.pieces)
+    chains = (sum(log_p[a, b].item() for a, b in itertools.pairwise([int(ids[0]), *tokens])) for tokens in written)
+
+    assert len(written) > 10
+    assert true == pytest.approx(-np.logaddexp.reduce(list(chains)))
+    characters = len(text) - len(first)
+    assert score.characters == characters
+    assert score.likelihood == "bound"
+    assert score.standard_error is None
+    assert str(score).startswith("nll ≤")
+    assert true / characters < score.nll
+
+
+def _segmentations(rest: bytes, pieces: list[bytes]) -> list[list[int]]:
+    if not rest:
+        return [[]]
+    return [
+        [token, *more]
+        for token, piece in enumerate(pieces)
+        if rest.startswith(piece)
+        for more in _segmentations(rest[len(piece) :], pieces)
+    ]
