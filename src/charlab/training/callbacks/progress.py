@@ -216,9 +216,9 @@ class ProgressDisplay(LightningProgressBar):
 
 def show_line(trainer: Trainer, line: str) -> None:
     """Write a line through the trainer's progress display, if it has one."""
-    display = _display_of(trainer)
-    if display is not None and trainer.is_global_zero:
-        display.show_line(line)
+    for display in trainer.callbacks:
+        if isinstance(display, ProgressDisplay) and trainer.is_global_zero:
+            display.show_line(line)
 
 
 class _Reading(NamedTuple):
@@ -228,7 +228,3 @@ class _Reading(NamedTuple):
     spent: float  # share of the budget
     characters: int
     training_seconds: float
-
-
-def _display_of(trainer: Trainer) -> ProgressDisplay | None:
-    return next((c for c in trainer.callbacks if isinstance(c, ProgressDisplay)), None)
