@@ -93,6 +93,18 @@ def test_runs_are_listed_with_what_differs_and_what_they_cost(write, said):
     assert lines[5].endswith("KiB")
 
 
+def test_tags_and_a_note_are_shown_and_filtered(write, said):
+    for fingerprint, tags, note in (("aaaa", ["sweep", "old"], "too slow"), ("bbbb", [], None)):
+        record = write(fingerprint)
+        record.config |= {"tags": tags, "note": note}
+        record.save()
+    lines = [" ".join(line.split()) for line in said()[1].splitlines()]
+    assert lines[1].startswith("gpt-play aaaa sweep, old · too slow finished")
+    assert lines[2].startswith("gpt-play bbbb finished")
+    assert runs_in(said("tags=*sweep*")[1]) == runs_in(said("note=too slow")[1]) == ["aaaa"]
+    assert charlab.runs()["note"].tolist()[0] == "too slow"
+
+
 def test_a_killed_run_is_not_taken_for_a_running_one(write, said):
     stopped, running = write("aaaa", status="running"), write("bbbb", status="running")
     (stopped.folder.parent / ".aaaa.lock").touch()  # as a killed process leaves it

@@ -71,6 +71,8 @@ def test_what_does_not_decide_it_does_not(overrides, config):
         "output_dir=elsewhere",
         "force=true",
         "resume=any_code",
+        "tags=[a,b]",
+        "note=a first look",
     ]
     assert fingerprint(compose([*overrides, *irrelevant])) == fingerprint(config)
 

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import re
 from pathlib import Path
 from typing import ClassVar
@@ -11,8 +12,11 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+import charlab
 from charlab import cli
+from charlab.configuration.compose import compose
 from charlab.errors import PartError, UserError
+from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from tests.runs.test_train import assert_same_outcome, curves
@@ -322,3 +326,34 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     record = run_tiny(f"+logger.mine={node}")
     assert record.status == "finished"
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == list(range(1, 13))
+
+
+@pytest.fixture
+def logged():
+    """What Lightning's profilers log in the test."""
+    texts = []
+    handler = logging.Handler()
+    handler.emit = lambda record: texts.append(record.getMessage())
+    logging.getLogger("lightning.pytorch.profilers").addHandler(handler)
+    yield texts
+    logging.getLogger("lightning.pytorch.profilers").removeHandler(handler)
+
+
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.parametrize(
+    ("preset", "status", "steps"),
+    [("fast", "tried", 1), ("overfit", "finished", 12), ("profile", "finished", 100), ("anomaly", "finished", 100)],
+)
+def test_runs_for_debugging_live_apart(preset, status, steps, overrides, tmp_path, monkeypatch, logged):
+    monkeypatch.chdir(tmp_path)
+    kept = [override for override in overrides if not override.startswith(("output_dir=", "trainer.accum"))]
+    if steps == 100:
+        kept = [override for override in kept if not override.startswith("trainer.max_steps")]
+    record = charlab.run(*kept, f"debug={preset}")
+    assert (record.status, record.steps) == (status, steps)
+    assert record.folder.parents[2].absolute() == tmp_path / "outputs" / "debug"
+    assert charlab.runs().empty
+    assert charlab.runs(f"debug={preset}", output_dir="outputs/debug")["status"].tolist() == [status]
+    assert any("training_step" in text for text in logged) == (preset == "profile")
+    ordinary = compose([*kept, f"output_dir={tmp_path / 'outputs'}"])
+    assert record.fingerprint != fingerprint(ordinary)

@@ -132,6 +132,11 @@ def test_only_a_finished_run_is_kept(write, tmp_path):
     running = write("part2-gru", 1.6, status="running")
     with pytest.raises(UserError, match="is running: finish it"):
         keep(running.folder, tmp_path / "kept")
+    debugged = write("part2-gru", 1.6)
+    debugged.config["debug"] = "overfit"
+    debugged.save()
+    with pytest.raises(UserError, match=r"was for debugging \(debug=overfit\), and is no result"):
+        keep(debugged.folder, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
 

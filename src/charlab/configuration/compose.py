@@ -123,6 +123,7 @@ class Composer:
             "data.path",
             "init_from",
             "extend",
+            "note",
             *(path for path, annotation in self.values.items() if annotation is str),
         }
 

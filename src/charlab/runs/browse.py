@@ -120,6 +120,8 @@ def _row(record: Record, protocol: str) -> Row:
         "started": record.started,
         "finished": record.finished,
         "disk_bytes": _size(record.folder),
+        "tags": ", ".join(map(str, record.config.get("tags") or ())),
+        "note": record.config.get("note"),
         "folder": str(record.folder),
     }
     chosen = dict(override.lstrip("+").split("=", 1) for override in record.overrides if "=" in override)
@@ -282,9 +284,10 @@ def _print_list(shown: Sequence[Row], rows: Sequence[Row], output_dir: Path, con
         bound = "≤ " if columns["likelihood"] == "bound" else ""
         nll = UNKNOWN if columns["nll"] is None else bound + with_error(columns["nll"], columns["standard_error"])
         differing = list(dict.fromkeys(f"{_short(key)}={_shown(value)}" for key, value in varied[id(row)].items()))
+        differs = joined(differing, most=MOST_DIFFERENCES)
         listed.add_row(
             *(Text(part) for part in (row.record.name, row.record.folder.name[:SHORT])),
-            Text(joined(differing, most=MOST_DIFFERENCES)),
+            Text(" · ".join(part for part in (differs, columns["tags"], columns["note"]) if part)),
             Text(columns["status"], "" if columns["status"] == "finished" else "bold"),
             Text(nll, "strike" if columns["leaks"] else ""),
             f"{columns['steps']:,}",

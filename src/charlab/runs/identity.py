@@ -22,7 +22,7 @@ from charlab.runs.folder import find_folder
 from charlab.runs.record import FILE_NAME, Record
 
 OBSERVING_KEYS = (
-    *("hydra", "name", "tags", "output_dir", "force", "resume", "plot", "logger"),
+    *("hydra", "name", "tags", "note", "output_dir", "force", "resume", "plot", "logger"),
     *("study", "search", "launcher", "dry_run", "typed", "cell"),  # settings of a sweep
     *(
         f"trainer.{name}"

@@ -306,8 +306,8 @@ def _quieten_lightning(*, shows_profile: bool) -> None:
     for part in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(part).setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)
-    rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    rank_zero.setLevel(logging.INFO if shows_profile else logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO if shows_profile else logging.ERROR)
     for message in (
         ".*does not have many workers.*",
         ".*sync_dist=True.*",  # what is logged is the same on all ranks
