@@ -36,7 +36,7 @@ TRAINING = tuple(
 )
 """Modules that train every run."""
 
-CONDUCT = ("charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin")
+CONDUCT = ("charlab.runs", "charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin")
 """Modules that decide what is done in which order in every run. Their imports are not followed: most show a run."""
 
 OBSERVING_MODULES = {
