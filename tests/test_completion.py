@@ -44,6 +44,7 @@ def complete(tmp_path):
         ("charlab train model=m", {"model=mamba", "model=masked_diffusion", "model=min_gru", "model=mine"}),
         ("charlab train model=bigram optimizer.betas", {"optimizer.betas."}),
         ("charlab evaluate proto", {"protocol="}),
+        ("charlab find-lr optimizer=ad", {"optimizer=adam", "optimizer=adamw"}),
         ("charlab new p", {"project"}),
     ],
 )

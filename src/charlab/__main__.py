@@ -71,6 +71,7 @@ def _complete(arguments: Sequence[str]) -> int:
         if not space:
             print(" ".join(COMMANDS))
             return 0
+        called = "train" if called == "find-lr" else called  # it takes the same overrides
         if called not in VALUES:  # not Hydra's
             print("model study project" if called == "new" else "")
             return 0
