@@ -27,9 +27,9 @@ class TrackioLogger(Logger):
     """Log to trackio, whose dashboard `trackio show` opens.
 
     Args:
-        project: the project that runs are listed under.
         name: name of the run; a run of that name is continued.
         group: what the run belongs to.
+        project: the project that runs are listed under.
         server_url: address of a trackio server; None for files on this machine.
 
     Raises:
@@ -37,7 +37,12 @@ class TrackioLogger(Logger):
     """
 
     def __init__(
-        self, project: str = "charlab", name: str | None = None, group: str | None = None, server_url: str | None = None
+        self,
+        name: str | None = None,
+        group: str | None = None,
+        *,
+        project: str = "charlab",
+        server_url: str | None = None,
     ) -> None:
         super().__init__()
         if find_spec("trackio") is None:
