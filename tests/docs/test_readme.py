@@ -89,4 +89,7 @@ def test_the_lines_of_python_work_as_they_stand(folder, monkeypatch, capfd):
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert ((ROOT / page).parent / target).exists(), target
+        path = ((ROOT / page).parent / target).resolve()
+        if path.is_relative_to(ROOT / "docs" / "reference" / "configuration"):  # written by `make docs`, by group
+            path = ROOT / "conf" / path.stem
+        assert path.exists(), target
