@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -63,6 +64,7 @@ def test_where_nothing_can_be_kept_the_ids_stay_in_memory(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("CHARLAB_LARGE" not in os.environ, reason="takes many minutes: CHARLAB_LARGE=1 make test-slow")
 @pytest.mark.parametrize("tokenizer", ["characters", "bytes"])
 def test_a_hundred_million_characters_take_little_memory(tmp_path, tokenizer):
     """Beyond what a run of the same model on a short text takes, at its peak."""
