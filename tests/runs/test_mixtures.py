@@ -213,7 +213,10 @@ def unfinished(record):
 def without_a_letter(record):
     path = record.folder / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["vocabulary"] = checkpoint["vocabulary"].replace("u", "v")
+    checkpoint["vocabulary"] = {
+        key: value.replace("u", "v") if key == "characters" else value
+        for key, value in checkpoint["vocabulary"].items()
+    }
     torch.save(checkpoint, path)
 
 
