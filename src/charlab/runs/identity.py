@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, plain
+from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.data.corpora import Corpus, files_of
 from charlab.errors import UserError
 from charlab.runs.code import changed, code_hash, sources_of
@@ -23,7 +24,7 @@ from charlab.runs.record import FILE_NAME, Record
 
 OBSERVING_KEYS = (
     *("hydra", "name", "tags", "note", "output_dir", "force", "resume", "plot", "logger"),
-    *("study", "search", "launcher", "dry_run", "typed", "cell"),  # settings of a sweep
+    *(*SWEEP_KEYS, "typed", "cell"),  # settings of a sweep; the last two are in records of the first version
     *(
         f"trainer.{name}"
         for name in (
