@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from charlab import cli
 from charlab.errors import UserError
+from tests.helpers.warm import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -255,7 +256,9 @@ assert not slow, slow
 
 @pytest.mark.parametrize("script", ["train", "evaluate", "generate"])
 def test_scripts_pass_the_exit_code_on(script: str) -> None:
-    done = subprocess.run([sys.executable, ROOT / "scripts" / f"{script}.py", "sede=3"], capture_output=True, text=True)
+    done = subprocess.run(
+        warm([sys.executable, ROOT / "scripts" / f"{script}.py", "sede=3"]), capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("There is no key sede; did you mean seed")
 
@@ -263,7 +266,7 @@ def test_scripts_pass_the_exit_code_on(script: str) -> None:
 def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
     program = "from charlab import cli; cli.train(['--help']); print('≤ ×')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    done = subprocess.run(warm([sys.executable, "-c", program]), capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("? ?\n")
 
@@ -273,7 +276,7 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     os.close(reading)
     command = [sys.executable, ROOT / "scripts" / "generate.py", "--help"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
+    done = subprocess.run(warm(command), stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
 

@@ -11,6 +11,7 @@ import pytest
 import charlab
 from charlab.__main__ import COMMANDS, main
 from charlab.command import command, remember_call
+from tests.helpers.warm import warm
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,7 +63,7 @@ def test_a_printed_command_has_the_form_of_the_one_that_was_typed(form, program,
     }
     installed = "import sys; from charlab.__main__ import main; sys.exit(main())"  # what pip writes
     (tmp_path / "charlab").write_text(installed)
-    called = [sys.executable, *started[form], "--help"]
+    called = warm([sys.executable, *started[form], "--help"])
     done = subprocess.run(called, capture_output=True, text=True, check=True, cwd=ROOT)
     start = f"python scripts/{program}.py" if script else f"{form} {program}"
     assert re.search(f"^  {re.escape(start)} ", done.stdout, flags=re.M)
@@ -89,14 +90,16 @@ def test_further_processes_of_a_run_know_their_command(tmp_path):
     command = [sys.executable, "-m", "charlab", "train", "data=play", "data.corpus.length=20000", "model=bigram"]
     settings = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "compute.threads=1"]
     brief = ["data.context_length=16", "data.batch_size=4", "trainer.max_steps=3", "estimate_batches=1"]
-    result = subprocess.run([*command, *settings, *brief, f"output_dir={tmp_path}"], capture_output=True, text=True)
+    result = subprocess.run(
+        warm([*command, *settings, *brief, f"output_dir={tmp_path}"]), capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert (record := next(tmp_path.glob("runs/*/*/record.json"))), result.stdout
     assert '"status": "finished"' in record.read_text()
 
 
 def test_the_module_cli_names_the_command_instead():
-    done = subprocess.run([sys.executable, "-m", "charlab.cli", "model=bigram"], capture_output=True, text=True)
+    done = subprocess.run(warm([sys.executable, "-m", "charlab.cli", "model=bigram"]), capture_output=True, text=True)
     assert done.returncode == 2
     assert "charlab train" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import pytest
 from charlab.__main__ import main
 from charlab.configuration.sources import conf_folder
 from charlab.new import new
+from tests.helpers.warm import warm
 
 BRIEF = ["trainer.max_steps=3", "trainer.accelerator=cpu", "estimate_batches=1", "data.corpus.length=20000"]
 
@@ -24,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 
 def charlab(*arguments, folder="."):
     environment = {key: value for key, value in os.environ.items() if key != "CHARLAB_CALLED_BY"}
-    command = [sys.executable, "-m", "charlab", *arguments]
+    command = warm([sys.executable, "-m", "charlab", *arguments])
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -61,7 +62,7 @@ def test_a_new_project_trains_and_has_a_study_and_a_notebook(folder):
     notebook = json.loads((project / "my_views.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     program = "\n".join(cells).replace('"trainer.max_steps=200"', ", ".join(map(repr, BRIEF)))
-    done = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True)
+    done = subprocess.run(warm([sys.executable, "-c", program]), cwd=project, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert len(list(project.glob("outputs/runs/my_views-play/*/record.json"))) == 2
 

@@ -15,6 +15,7 @@ import pytest
 from charlab.errors import UserError
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.source import digest_of
+from tests.helpers.warm import warm
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,6 +118,7 @@ DIGESTS = {
 PRINT_DIGESTS = """
 import json, sys
 from charlab.runs.source import digest_of
+from tests.helpers.warm import warm
 print(json.dumps({name: digest_of(text) for name, text in json.load(sys.stdin).items()}))
 """
 
@@ -206,7 +208,7 @@ print(json.dumps(sources_of({{"model": {{"_target_": {target!r}}}}}, {tuple(alwa
 assert not any(name.startswith("studentlab") for name in sys.modules), "it was imported"
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(warm([sys.executable, "-c", code]), env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -417,5 +419,7 @@ from charlab.runs.code import sources_of
 sources_of({"_target_": "mine.Net"}, ())
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(tmp_path)])}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        warm([sys.executable, "-c", code]), env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
     assert "mine.py was edited after mine had been imported" in done.stderr

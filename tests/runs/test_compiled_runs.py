@@ -11,6 +11,7 @@ from torch._dynamo.utils import counters
 import charlab
 from charlab.errors import UserError
 from charlab.training.module import LanguageModelModule
+from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
 from tests.runs.test_every_model import MODELS, SHARED
 from tests.runs.test_train import assert_same_outcome
@@ -64,7 +65,7 @@ def test_kernels_are_found_again_and_a_killed_run_ends_in_the_same_bits(text_pat
     command = [*TINY, "compute.compile=true", "compute.threads=1", f"data.path={text_path}"]
     first = [f"output_dir={tmp_path / 'whole'}"]
     program = "import sys, charlab; charlab.run(*sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", program, *command, *first], check=True, capture_output=True)
+    subprocess.run(warm([sys.executable, "-c", program, *command, *first]), check=True, capture_output=True)
     whole = charlab.run(*command, *first)  # it is finished: this reads its record
 
     original = LanguageModelModule.training_step

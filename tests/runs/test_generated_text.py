@@ -11,6 +11,7 @@ from rich.console import Console
 import charlab
 from charlab.configuration.compose import compose
 from charlab.runs.generate import generate_from_run
+from tests.helpers.warm import warm
 
 ROOT = Path(__file__).parents[2]
 SOURCE = 'int\tf(void)\r\n{\n\fputs("\\a");\x07\x1b[31m é≤\v\u2028}\n'
@@ -73,7 +74,7 @@ def test_a_temperature_that_float32_cannot_tell_from_0_is_greedy(source_run):
 def test_what_an_encoding_lacks_is_replaced(source_run, encoding):
     command = [sys.executable, ROOT / "scripts" / "generate.py", f"run={source_run}", "prompt=é≤", "length=0"]
     environment = {"PYTHONIOENCODING": encoding, "PATH": "", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, env=environment)
+    done = subprocess.run(warm(command), capture_output=True, env=environment)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout == "é≤".encode(encoding, errors="replace") + b"\n"
 

@@ -13,6 +13,7 @@ import torch
 import charlab
 from charlab.errors import UserError
 from charlab.runs.record import Record
+from tests.helpers.warm import warm
 
 # Cells are executed as IPython does it: each compiled under a name of its own, by which `linecache` knows its source.
 KERNEL = """
@@ -103,7 +104,7 @@ def notebook(cells, folder, *more, check=True):
     code = f"{KERNEL}\nimport json\nfor text in json.load(open({str(path)!r})): cell(text)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [*more, *filter(None, sys.path)]))}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, check=False
+        warm([sys.executable, "-c", code]), cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0 or not check, done.stdout + done.stderr
     return done.stdout

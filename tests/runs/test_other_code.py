@@ -16,6 +16,7 @@ from charlab.runs.archive import Archive
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 from tests.helpers.student import edit, forget, reload, write
+from tests.helpers.warm import warm
 
 
 @pytest.fixture
@@ -238,10 +239,10 @@ def test_an_ensemble_of_an_edited_model_is_a_new_run(run, student, edited):
 def test_the_command_line_says_it_first_and_answers_without_torch(command, student, tmp_path):
     code = "import sys; from charlab import cli; code = cli.train(); print('torch' in sys.modules); sys.exit(code)"
 
-    def train():
+    def train(start=warm):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(student), *sys.path])}
         done = subprocess.run(
-            [sys.executable, "-c", code, *command], env=environment, cwd=tmp_path, capture_output=True, text=True
+            start([sys.executable, "-c", code, *command]), env=environment, cwd=tmp_path, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
         return " ".join(done.stdout.split())
@@ -251,7 +252,7 @@ def test_the_command_line_says_it_first_and_answers_without_torch(command, stude
     second = train()
     assert second.startswith("Other code has finished this run (changed since: studentparts)")
     assert second.endswith("True")
-    third = train()
+    third = train(list)
     assert third.startswith("This run is finished already")
     assert third.endswith("False"), "torch was imported"
     assert second[second.index("split protocol") : second.index("True")] in third

@@ -15,6 +15,7 @@ from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
 from charlab.runs.record import Record
 from charlab.seeding import derive_seed
+from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
 from tests.runs.test_sigkill import SCRIPT, event_steps
 from tests.runs.test_train import assert_same_outcome, curves
@@ -36,7 +37,7 @@ def only_record(folder):
 
 def test_two_processes_and_accumulation_learn_what_one_loop_learns_from_the_same_windows(text_path, tmp_path):
     done = subprocess.run(
-        command(tmp_path, text_path, *BIGRAM, "optimizer=sgd", "optimizer.lr=2.0", "optimizer.momentum=0"),
+        warm(command(tmp_path, text_path, *BIGRAM, "optimizer=sgd", "optimizer.lr=2.0", "optimizer.momentum=0")),
         capture_output=True,
         text=True,
     )
@@ -76,7 +77,7 @@ def test_a_split_with_fewer_batches_than_processes_is_scored_by_all(text_path, t
     size = int(0.02 * len(text_path.read_text()))  # of the dev split: one window in all
     few = ("data.batch_size=8", "data.dev_fraction=0.02", "estimate_batches=1", f"data.context_length={size - 1}")
     done = subprocess.run(
-        command(tmp_path, text_path, *BIGRAM, *few),
+        warm(command(tmp_path, text_path, *BIGRAM, *few)),
         capture_output=True,
         text=True,
         timeout=300,  # seconds; waiting for each other, the processes would never end
@@ -92,7 +93,7 @@ def test_a_split_with_fewer_batches_than_processes_is_scored_by_all(text_path, t
 
 def test_killed_and_continued_each_process_goes_on_with_its_own_random_numbers(text_path, tmp_path):
     more = ("model.dropout=0.5", "trainer.max_steps=24", "evaluate_every=8")
-    subprocess.run(command(tmp_path / "whole", text_path, *TINY, *more), check=True, capture_output=True)
+    subprocess.run(warm(command(tmp_path / "whole", text_path, *TINY, *more)), check=True, capture_output=True)
     process = subprocess.Popen(
         command(tmp_path / "killed", text_path, *TINY, *more), stdout=subprocess.DEVNULL, start_new_session=True
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from charlab.runs.record import Record
+from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
 from tests.runs.test_train import assert_same_outcome
 
@@ -39,7 +40,7 @@ def test_three_kills_at_random_moments(text_path, tmp_path):
         (folder,) = (tmp_path / output).glob("runs/*/*/record.json")
         return Record.load(folder.parent)
 
-    subprocess.run(command("whole"), check=True, capture_output=True)
+    subprocess.run(warm(command("whole")), check=True, capture_output=True)
     seed = random.SystemRandom().randrange(2**32)
     moments = sorted(random.Random(seed).sample(range(5, 395), 3))
     for moment in moments:
@@ -53,7 +54,7 @@ def test_three_kills_at_random_moments(text_path, tmp_path):
             time.sleep(0.002)
         assert process.wait() == -signal.SIGKILL, f"it ended before it was killed (seed {seed})"
         assert record("killed").status == "running"
-    subprocess.run(command("killed"), check=True, capture_output=True)
+    subprocess.run(warm(command("killed")), check=True, capture_output=True)
     whole, killed = record("whole"), record("killed")
     assert killed.status == "finished", f"seed {seed}"
     assert_same_outcome(whole, killed)

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from charlab.runs.record import Record
+from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
 from tests.runs.test_sigkill import SCRIPT
 from tests.runs.test_train import assert_same_outcome, curves
@@ -30,7 +31,11 @@ def command(text_path, tmp_path):
 def signalled(command, signum, tmp_path, output, environment=None):
     """Runs a command, sends it a signal in the middle of training, and returns its exit code and what it said."""
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **(environment or {})}
+        warm(command),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
     )
     while process.poll() is None:
         found = list((tmp_path / output).glob("runs/*/*/metrics.csv"))
@@ -50,14 +55,14 @@ def only_record(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
 def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(command, tmp_path, signum, code):
-    subprocess.run(command("whole"), check=True, capture_output=True)
+    subprocess.run(warm(command("whole")), check=True, capture_output=True)
     returned, said = signalled(command("ended"), signum, tmp_path, "ended")
     assert returned == code, said
     assert "is saved, and the same command goes on from there" in said
     record = only_record(tmp_path / "ended")
     assert record.status == "running"
     assert 60 <= record.steps < 400
-    again = subprocess.run(command("ended"), check=True, capture_output=True, text=True)
+    again = subprocess.run(warm(command("ended")), check=True, capture_output=True, text=True)
     assert f"continuing from step {record.steps}" in again.stdout
     assert_same_outcome(only_record(tmp_path / "ended"), only_record(tmp_path / "whole"))
 

@@ -19,6 +19,7 @@ from charlab.errors import UserError
 from charlab.runs.evaluate import evaluate_run
 from charlab.runs.generate import generate_from_run
 from charlab.runs.record import Record
+from tests.helpers.warm import warm
 
 RUN = (
     "data=textfile",
@@ -105,7 +106,7 @@ def test_generation_counts_characters(in_bytes):
 def test_invalid_bytes_reach_a_file_as_they_are(in_bytes):
     options = ["length=400", "temperature=9", "device=cpu"]
     command = [sys.executable, "-m", "charlab", "generate", f"run={in_bytes.folder}", *options]
-    written = subprocess.run(command, capture_output=True, check=True).stdout
+    written = subprocess.run(warm(command), capture_output=True, check=True).stdout
     (text,) = generate_from_run(compose([f"run={in_bytes.folder}", *options], "generate"))
 
     assert written == text.encode("utf-8", "surrogateescape") + b"\n"

@@ -17,6 +17,7 @@ from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.plan import run_values
 from tests.helpers import student
+from tests.helpers.warm import warm
 
 TEXTS = st.text(st.sampled_from("a1e.${}\\: \n'\"é~") | st.characters(codec="utf-8"), max_size=12)
 VALUES = st.recursive(
@@ -94,7 +95,7 @@ def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text(
         "def readout(x):\n    return x\n\n" + student.MODEL.replace("from studentparts import readout", "import math")
     )
-    command = [sys.executable, "-c", NOTEBOOK.format(overrides=list(TINY))]
+    command = warm([sys.executable, "-c", NOTEBOOK.format(overrides=list(TINY))])
     planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     fingerprint, code = planned.stdout.split()[-2:]
     done = run(tmp_path / "cell.yaml")
@@ -105,7 +106,7 @@ def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path) -> None:
 
 
 def run(cell: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "charlab.studies.cell", str(cell)]
+    command = warm([sys.executable, "-m", "charlab.studies.cell", str(cell)])
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     return subprocess.run(
         command, cwd="/", env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False

@@ -28,6 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 SPY = """
 import json, os, signal, sys, time, torch
 from charlab.models.bigram import Bigram
+from tests.helpers.warm import warm
 
 def seen():
     with open(f"/proc/{os.getppid()}/environ", encoding="utf-8") as file:
@@ -244,7 +245,9 @@ print("STATES", sorted(result.status for result in results.cells))
 
 def test_a_script_without_a_guard_is_run_once(tmp_path):
     (tmp_path / "script.py").write_text(SCRIPT)
-    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("TOP") == 1
     assert "STATES ['finished', 'finished', 'finished', 'finished']" in done.stdout

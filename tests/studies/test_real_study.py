@@ -12,6 +12,7 @@ from markdown_it import MarkdownIt
 from charlab.runs.record import Record
 from charlab.studies import load
 from charlab.studies.plan import Plan
+from tests.helpers.warm import warm
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 TINY = (
@@ -43,7 +44,7 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     def run(*more: str) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(
-            [*command, *more], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+            warm([*command, *more]), cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
         )
 
     first = run()

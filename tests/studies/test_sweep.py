@@ -25,6 +25,7 @@ from charlab.studies.plan import Cell, Plan
 from charlab.studies.report import program
 from charlab.studies.state import Outcome
 from charlab.studies.sweep import conduct, rehearse
+from tests.helpers.warm import warm
 
 OWN = conf_folder()
 CODE = "c0dec0dec0de"  # of every plan
@@ -329,7 +330,7 @@ run()
 """)
     command = [sys.executable, "program.py", "-m", "model=bigram", "data=textfile", f"data.path={text_path}"]
     more = ["trainer.accelerator=cpu", "optimizer.lr=0.1,0.2", "dry_run=true"]
-    done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+    done = subprocess.run(warm([*command, *more]), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "2 cells: 2 arms × 1 seed; 0 of 2 finished, 2 missing; 2 to run" in done.stdout
 

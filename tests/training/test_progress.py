@@ -14,6 +14,7 @@ from charlab.models.bigram import Bigram
 from charlab.training.callbacks import progress
 from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.module import LanguageModelModule
+from tests.helpers.warm import warm
 from tests.training import small
 
 SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
@@ -172,7 +173,7 @@ def test_a_reader_that_stops_reading_does_not_end_a_run():
     )
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(warm([sys.executable, "-c", program]), stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 0
     assert done.stderr.splitlines() == ["Nothing reads the output any more: the run goes on without it.", "done"]

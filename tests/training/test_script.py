@@ -12,6 +12,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
 from tests.evaluation.small_models import Bound
+from tests.helpers.warm import warm
 from tests.training import small
 
 SCRIPT = """
@@ -55,9 +56,7 @@ assert len(nll) == len(data.splits["validation"]) - 1
 
 def test_a_script_of_ten_lines_validates_fits_tests_and_predicts(tmp_path):
     (tmp_path / "text.txt").write_text(small.TEXT)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SCRIPT + CHECKS], cwd=tmp_path, capture_output=True, text=True
-    )
+    done = subprocess.run(warm([sys.executable, "-c", SCRIPT + CHECKS]), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
