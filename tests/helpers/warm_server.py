@@ -132,7 +132,8 @@ def execute(arguments: list[str], place: str) -> None:
     if program == "-m":
         sys.path.insert(0, place)
         sys.argv[:] = rest
-        sys.modules.pop(rest[0], None)
+        if not hasattr(sys.modules.get(rest[0]), "__path__"):
+            sys.modules.pop(rest[0], None)  # runpy warns of a module that is there already
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif program == "-c":
         sys.path.insert(0, "")
