@@ -22,7 +22,7 @@ install: .venv/installed ## create .venv with charlab and everything that its te
 	@tools/install.sh "$(PYTHON)" .venv constraints.txt --compile-bytecode -e .  # so that the first import is quick
 	@touch $@
 
-quickstart: .venv/runtime ## train a small transformer in two minutes: no GPU, no download of a text
+quickstart: .venv/runtime ## train a network that beats counting in a minute: no GPU, no download of a text
 	@$(BIN)/python scripts/train.py experiment=quickstart force=true $(ARGS)
 
 study: install ## run a small study on the embedded corpus and write its report

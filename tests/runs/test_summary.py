@@ -159,3 +159,9 @@ def test_the_table_and_the_main_figure_come_last(tmp_path):
     assert all(" sliding " in "\n".join(lines[-8:]) and len(line) <= 80 for line in lines[-8:])
     leaks = {"leaks": True, "reason": "It looks ahead."}
     assert "result " not in printed(record(tmp_path, metrics=metrics, causality=leaks))
+
+
+def test_a_note_comes_last(tmp_path):
+    shown = printed(record(tmp_path, config={"note": "counting reaches 3.1 [here]"}))
+    assert shown.rstrip().endswith("note       counting reaches 3.1 [here]")
+    assert "note  " not in printed(record(tmp_path, config={"note": None}))

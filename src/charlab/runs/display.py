@@ -110,6 +110,8 @@ def print_summary(record: Record, console: Console) -> None:
     print_results(record, console)
     if record.metrics and not record.causality.get("leaks"):
         console.print(_main_figure(record.metrics))
+    if record.config.get("note"):
+        console.print(f"{'note':<10} {record.config['note']}", highlight=False, markup=False)
 
 
 def card(record: Record) -> str:
