@@ -22,13 +22,13 @@ from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell, Plan, run_values
 from charlab.studies.runner import Slot, run_cell
 from charlab.studies.state import Outcome, cell_path
+from tests.helpers.warm import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]
 
 SPY = """
 import json, os, signal, sys, time, torch
 from charlab.models.bigram import Bigram
-from tests.helpers.warm import warm
 
 def seen():
     with open(f"/proc/{os.getppid()}/environ", encoding="utf-8") as file:

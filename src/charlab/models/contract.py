@@ -94,7 +94,7 @@ class LanguageModel(nn.Module, ABC):
 class CountedModel(Protocol):
     """A language model that is fitted, as a whole or in part, by one pass over the training text."""
 
-    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+    def fit(self, train_ids: Int[Tensor, " N"]) -> None:
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
@@ -213,7 +213,7 @@ class AutoregressiveModel(LanguageModel):
         logits, state = self.extend(tokens, state)
         return logits[:, -1], state
 
-    def advance(self, token: Int[Tensor, "B"], state: State) -> tuple[Float[Tensor, "B V"], State]:
+    def advance(self, token: Int[Tensor, " B"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """Read one character; return the logits of the next one, and the new state."""
         logits, state = self.extend(token[:, None], state)
         return logits[:, -1], state

@@ -117,7 +117,7 @@ class HiddenMarkovModel(AutoregressiveModel):
         return smoothed.transpose(0, 1)
 
     @torch.no_grad()
-    def viterbi(self, tokens: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, "B"]]:
+    def viterbi(self, tokens: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, " B"]]:
         """Return the most probable hidden states z, and log p(z, x)."""
         initial, transition, emission = (
             leaf.log_softmax(dim=-1) for leaf in (self.initial, self.transition, self.emission)
@@ -145,7 +145,7 @@ def _look_up(tokens: Int[Tensor, "B T"], emission: Float[Tensor, "K V"]) -> Floa
 
 def _log_likelihood(
     tokens: Int[Tensor, "B T"],
-    initial: Float[Tensor, "K"],
+    initial: Float[Tensor, " K"],
     transition: Float[Tensor, "K K"],
     emission: Float[Tensor, "K V"],
 ) -> Float[Tensor, "B T"]:
@@ -244,7 +244,7 @@ def smooth_states(
 @torch.no_grad()
 def most_probable_path(
     log_initial: Float[Tensor, "B K"], log_transition: Float[Tensor, "K K"], log_likelihood: Float[Tensor, "T B K"]
-) -> tuple[Int[Tensor, "T B"], Float[Tensor, "B"]]:
+) -> tuple[Int[Tensor, "T B"], Float[Tensor, " B"]]:
     """Return the most probable sequence of hidden states, and its joint log-probability with the characters.
 
     The Viterbi algorithm, Rabiner 1989, equations (32) to (35). Arguments are the logarithms of those of

@@ -105,7 +105,7 @@ class Mixture(AutoregressiveModel):
         ]
         return torch.stack(losses).mean() if losses else super().loss(window, generator=generator)
 
-    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+    def fit(self, train_ids: Int[Tensor, " N"]) -> None:
         """Fit the members that count, discarding their earlier counts."""
         for member in self.members.values():
             if isinstance(member, CountedModel):
@@ -181,7 +181,7 @@ class NeuralNGram(Mixture):
 @torch.no_grad()
 def most_likely_weights(
     nll: Float[Tensor, "M N"], *, tolerance: float = 1e-6, max_iterations: int = 1000
-) -> Float[Tensor, "M"]:
+) -> Float[Tensor, " M"]:
     """Return the weights w that maximize the mean of log Σₖ wₖ pₖ over N characters, by EM.
 
     From equal weights, each iteration sets wₖ to the mean posterior probability that member k drew a character,
@@ -225,7 +225,7 @@ def most_likely_weights(
     return weights
 
 
-def _normalized(weights: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
+def _normalized(weights: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
     """Return weights that sum to 1, none of them 0, since an iteration cannot leave 0."""
     weights = (weights / weights.sum()).clamp(min=1e-12)
     return weights / weights.sum()

@@ -18,7 +18,7 @@ from charlab.types import PositiveInt, checked
 UNSEEN = -1  # every n-gram that does not occur in the training text
 ROOT = 0  # the empty n-gram
 
-Smoothing = Callable[[Counts], tuple[Float[Tensor, "M"], Float[Tensor, "C"]]]
+Smoothing = Callable[[Counts], tuple[Float[Tensor, " M"], Float[Tensor, " C"]]]
 
 
 class NGram(AutoregressiveModel):
@@ -66,7 +66,7 @@ class NGram(AutoregressiveModel):
         self.register_buffer("backoff", torch.ones(1))
         self.register_load_state_dict_pre_hook(_resize_tables)
 
-    def fit(self, train_ids: Int[Tensor, "N"]) -> None:
+    def fit(self, train_ids: Int[Tensor, " N"]) -> None:
         """Count the n-grams of a text, discarding earlier counts. Computes in float64 on the CPU.
 
         Args:
@@ -110,7 +110,7 @@ class NGram(AutoregressiveModel):
             probability = self._backoff_of(context) * probability + self._mass_of(node)
         return F.pad(-probability[:, scored_from:].log(), (scored_from - 1, 0))
 
-    def nll_while_counting(self, text: Int[Tensor, "N"]) -> Float[Tensor, "N-1"]:
+    def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, "N-1"]:
         """Return the nll of each character of a text but the first, counting each once it is scored.
 
         A character's probability is that of a model fitted to the training text and to all earlier characters of this
@@ -164,7 +164,7 @@ class NGram(AutoregressiveModel):
         root = torch.full_like(tokens, ROOT, dtype=torch.long)
         return [root, *(node for _, node in self._walk(tokens.long(), self.order - 1))]
 
-    def _checked(self, text: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+    def _checked(self, text: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
         ids = text.detach().to("cpu", torch.long)
         if len(ids) == 0:
             raise UserError("The text to count n-grams in is empty: give at least one character.")
@@ -219,7 +219,7 @@ def _resize_tables(model: NGram, state_dict: Mapping[str, Tensor], prefix: str, 
             setattr(model, name, buffer.new_zeros(state_dict[prefix + name].shape))
 
 
-def _count(ids: Int[Tensor, "N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, "M"], Counts]]:
+def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, " M"], Counts]]:
     """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`."""
     levels: list[tuple[Tensor, Counts]] = []
     context, num_contexts, first_context = torch.full_like(ids, ROOT), 1, ROOT

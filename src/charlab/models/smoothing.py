@@ -29,18 +29,18 @@ class Counts(NamedTuple):
         num_contexts: the number C; a context at the end of the text may have no n-gram.
     """
 
-    occurrences: Int[Tensor, "M"]
-    predecessors: Int[Tensor, "M"] | None
-    context: Int[Tensor, "M"]
+    occurrences: Int[Tensor, " M"]
+    predecessors: Int[Tensor, " M"] | None
+    context: Int[Tensor, " M"]
     num_contexts: int
 
-    def per_context(self, values: Tensor) -> Float[Tensor, "C"]:
+    def per_context(self, values: Tensor) -> Float[Tensor, " C"]:
         """Return the sums of `values` (M,) over each context's n-grams, in float64."""
         sums = torch.zeros(self.num_contexts, dtype=torch.float64)
         return sums.index_add_(0, self.context, values.double())
 
 
-def witten_bell(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
+def witten_bell(counts: Counts) -> tuple[Float[Tensor, " M"], Float[Tensor, " C"]]:
     """Back off in proportion to the number of different characters seen after a context.
 
     Witten and Bell 1991, method C; interpolated as in Chen and Goodman 1998, equations (15) to (17):
@@ -55,7 +55,7 @@ def witten_bell(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]
     return mass, torch.where(total > 0, followers / total.clamp(min=1), 1.0)
 
 
-def kneser_ney(counts: Counts) -> tuple[Float[Tensor, "M"], Float[Tensor, "C"]]:
+def kneser_ney(counts: Counts) -> tuple[Float[Tensor, " M"], Float[Tensor, " C"]]:
     """Subtract a discount from every count; n-grams below the longest count predecessors, not occurrences.
 
     Interpolated modified Kneser–Ney smoothing, Chen and Goodman 1998, section 4.1.6, equations (25) to (27), with one
