@@ -110,7 +110,7 @@ class NGram(AutoregressiveModel):
             probability = self._backoff_of(context) * probability + self._mass_of(node)
         return F.pad(-probability[:, scored_from:].log(), (scored_from - 1, 0))
 
-    def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, "N-1"]:
+    def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
         """Return the nll of each character of a text but the first, counting each once it is scored.
 
         A character's probability is that of a model fitted to the training text and to all earlier characters of this
