@@ -1,14 +1,13 @@
 """What is installed: everything that a user runs, nothing that only this repository needs, and one version."""
 
 import re
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import charlab
+from tests.helpers.wheel import build
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("charlab", "hydra_plugins")
@@ -16,10 +15,7 @@ PACKAGES = ("charlab", "hydra_plugins")
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
-    (path,) = folder.glob("*.whl")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(build(tmp_path_factory.mktemp("wheel"))) as archive:
         yield archive
 
 

@@ -1,11 +1,14 @@
-"""Runs the tutorials from top to bottom, small, and looks at the site's pages in a browser."""
+"""Runs the tutorials from top to bottom, small and from the wheel, and looks at the site's pages in a browser."""
 
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.wheel import build
 
 TUTORIALS = sorted((Path(__file__).parents[2] / "docs" / "tutorials").glob("*.ipynb"))
 
@@ -17,15 +20,26 @@ def test_a_tutorial_is_kept_without_outputs(path):
     assert not [cell for cell in cells if cell.get("outputs") or cell.get("execution_count")]
 
 
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with what the wheel holds."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(build(tmp_path_factory.mktemp("wheel"))) as archive:
+        archive.extractall(folder)
+    return folder
+
+
 @pytest.fixture(scope="module", params=TUTORIALS, ids=lambda path: path.stem)
-def executed(request, tmp_path_factory):
+def executed(request, installed, tmp_path_factory):
     """A tutorial's name, the texts and pages that its cells show, and the folder that it ran in."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     folder = tmp_path_factory.mktemp(request.param.stem)
     notebook = nbformat.read(request.param, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("print(charlab.__file__)"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CHARLAB_BRIEF", "1")
         patch.setenv("PYTHONWARNINGS", "ignore")
+        patch.setenv("PYTHONPATH", str(installed))
         resources = {"metadata": {"path": str(folder)}}
         nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
@@ -37,8 +51,9 @@ def executed(request, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_tutorial_does_what_it_says(executed):
+def test_a_tutorial_does_what_it_says(executed, installed):
     name, texts, pages, pictures, folder = executed
+    assert f"{installed}/charlab/__init__.py" in texts
     assert "data:image/svg+xml;base64," in pages  # the card's loss curve
     assert pages.count("<progress") < 20  # one for each run, redrawn in place
     assert "[!" not in pages
