@@ -6,6 +6,7 @@ BIN := .venv/bin
 PYTEST := $(BIN)/python -m pytest -q
 PARALLEL := -n auto --dist worksteal
 ARGS ?=
+unexport PYTHONDONTWRITEBYTECODE  # hundreds of processes import the same modules
 
 .PHONY: help install quickstart study test test-slow test-corpus test-clusters test-hydra lint results docs
 
@@ -35,7 +36,7 @@ test-slow: install ## kill and resume runs of every model, run studies, do what 
 	$(PYTEST) $(PARALLEL) -m 'slow and not corpus and not rendering' $(ARGS)
 
 test-corpus: install ## run the tests that need the real text, in the folder that CHARLAB_DATA names
-	$(PYTEST) -m corpus $(ARGS)
+	$(PYTEST) $(PARALLEL) -m corpus $(ARGS)
 
 test-clusters: install ## run studies on real clusters: CHARLAB_CLUSTERS=slurm,ray make test-clusters
 	$(PYTEST) -m slow tests/studies/test_slurm.py tests/studies/test_launchers.py -k 'slurm or ray' $(ARGS)
