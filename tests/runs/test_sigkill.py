@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from charlab.runs.folder import events_folder
 from charlab.runs.record import Record
 from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
@@ -27,7 +28,7 @@ def event_steps(folder):
     """Returns the steps of the training loss, as TensorBoard reads them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    accumulator = EventAccumulator(str(events_folder(folder)), size_guidance={"scalars": 0}).Reload()
     return [event.step for event in accumulator.Scalars("train/loss")]
 
 

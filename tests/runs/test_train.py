@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 import charlab
 from charlab import cli
 from charlab.errors import UserError
+from charlab.runs.folder import events_folder
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
@@ -59,7 +60,7 @@ def test_a_run_leaves_its_record(finished_run):
     assert stored["causality"]["leaks"] is False
     for name in ("metrics.csv", "nll.npy", "samples.txt", "loss.png", ".hydra/config.yaml", ".hydra/overrides.yaml"):
         assert (folder / name).stat().st_size > 0, name
-    assert list(folder.glob("events.out.tfevents.*"))
+    assert events_folder(folder) is not None
     assert not list(folder.glob(".*.*")), "temporary files were left behind"
 
 
@@ -279,7 +280,7 @@ def test_components_set_to_null_are_left_out(run_tiny):
     folder = run_tiny(*left_out, "trainer.max_steps=1").folder
     assert (folder / "metrics.csv").exists()
     assert not (folder / "samples.txt").exists()
-    assert not list(folder.glob("events.out.tfevents.*"))
+    assert events_folder(folder) is None
 
 
 def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(text_path, tmp_path, monkeypatch, capsys):

@@ -219,13 +219,15 @@ def test_failures_are_named_with_what_makes_them_again(
     assert not (study / "runs/rotary/2").exists()
 
 
+@pytest.mark.parametrize("place", ["rotary,seed=2/", ""])  # "" is where former runs have their events
 def test_tensorboard_is_named_where_its_runs_are_called_by_arm_and_seed(
-    run: Run, outputs: Path, study: Path, capfd: pytest.CaptureFixture[str]
+    run: Run, outputs: Path, study: Path, capfd: pytest.CaptureFixture[str], place: str
 ) -> None:
     run()
     command = f"curves    tensorboard --logdir {study}/runs\n"
     assert command not in capfd.readouterr().out
-    (outputs / "runs/mine/rotary2/events.out.tfevents.1").touch()
+    (outputs / "runs/mine/rotary2" / place).mkdir(exist_ok=True)
+    (outputs / f"runs/mine/rotary2/{place}events.out.tfevents.1").touch()
     run()
     assert command in capfd.readouterr().out
     assert [path.parent.relative_to(study / "runs").as_posix() for path in study.glob("runs/*/*/events.*")] == [

@@ -1,4 +1,4 @@
-"""Rewrite overrides typed as key=value: former names to today's, and values to fit Hydra's grammar.
+"""Rewrite overrides typed as key=value: former names to today's, values to fit Hydra's grammar, and all to names.
 
 Hydra reads a value such as `a,b` as a sweep and cannot parse many texts, such as file names with accents. Values with
 only one possible meaning are rewritten so that Hydra reads them that way.
@@ -6,6 +6,8 @@ only one possible meaning are rewritten so that Hydra reads them that way.
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -51,6 +53,8 @@ FORMER_VALUES: dict[str, dict[str, str]] = {
     },
 }
 """Replacements of values by key; values separated by commas are replaced one by one."""
+
+LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
 
 TEXT_KEYS = ("prompt", "infill", "blank")
 """Keys whose values are always a single text, even with commas and brackets."""
@@ -192,3 +196,50 @@ def concerns_sweep(override: str) -> bool:
     """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
     key = override.lstrip("+~").partition("=")[0]
     return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS
+
+
+# --- Names ------------------------------------------------------------------------------------------------------------
+
+
+def described(overrides: Sequence[str], without: Collection[str], title: str) -> str:
+    """Return a folder's name that says what overrides set, such as "lr=0.1,rotary".
+
+    Args:
+        overrides: overrides of one run, as on the command line. The last ones, which mostly differ between runs, come
+            first in the name, as its end may be cut off.
+        without: keys and groups to leave out, with everything below them.
+        title: words separated by "-" that need not be said again.
+    """
+    values: dict[str, str] = {}
+    for override in reversed(overrides):
+        key, _, value = override.lstrip("+~").partition("=")
+        if not any(key == left or key.startswith((f"{left}.", f"{left}/")) for left in without):
+            values.setdefault(key, re.sub(r"^[/~.].*/", "", value.strip("\"'") or "null"))  # a file by its name
+    labels = itertools.starmap(label, zip(short_keys(values), values.values(), strict=True))
+    return shortened(",".join(told for told in labels if f"-{told}-" not in f"-{title}-"))
+
+
+def short_keys(keys: Collection[str]) -> list[str]:
+    """Return the last part of each dotted key or group's name; the keys themselves if some would be the same."""
+    leaves = [leaf(key) for key in keys]
+    return leaves if len(set(leaves)) == len(leaves) else list(keys)
+
+
+def leaf(key: str) -> str:
+    """Return the last part of a dotted key or of a group's name."""
+    return re.split(r"[./]", key.lstrip("+"))[-1]
+
+
+def label(key: str, value: str) -> str:
+    """Return a name for one value: "gpt" for `model=gpt`, "lr=0.1" for `optimizer.lr=0.1`."""
+    readable = re.sub(r"[^\w.+-]+", "-", value).strip("-") or "empty"
+    named = readable[0].isalpha() and readable not in ("true", "false", "null")
+    return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
+
+
+def shortened(name: str) -> str:
+    """Return a name short enough for every file system: a hash replaces the end of one that is too long."""
+    encoded = name.encode()
+    if len(encoded) <= LONGEST_NAME:
+        return name
+    return f"{encoded[: LONGEST_NAME - 9].decode(errors='ignore')}~{hashlib.sha256(encoded).hexdigest()[:8]}"

@@ -19,7 +19,7 @@ from rich.text import Text
 from charlab.notebook import data_uri
 from charlab.quantities import clock, compute
 from charlab.runs import store
-from charlab.runs.folder import SAMPLES
+from charlab.runs.folder import SAMPLES, events_folder
 from charlab.runs.identity import members_of_other_code
 from charlab.runs.record import FILE_NAME, Record
 
@@ -274,7 +274,7 @@ def _places(folder: Path) -> dict[str, str]:
     places = {"record": str(folder / FILE_NAME)}
     if (folder / "loss.png").exists():
         places["loss plot"] = str(folder / "loss.png")
-    if any(folder.glob("events.out.tfevents.*")):
+    if events_folder(folder) is not None:
         places["curves"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
     return places
 

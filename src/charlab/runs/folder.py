@@ -20,10 +20,13 @@ from charlab.runs.record import FILE_NAME
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 SAMPLES, EXPORT = "samples.txt", "export"
+EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
+"""TensorBoard's events. Runs of former versions have them in the run's folder itself."""
+
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
     *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png"),
-    *("checkpoints/*.ckpt", "events.out.tfevents.*", f"{EXPORT}/*"),
+    *("checkpoints/*.ckpt", *EVENTS, f"{EXPORT}/*"),
 )
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
 
@@ -52,6 +55,11 @@ def find_folder(run: str | Path, home: Path) -> Path:
         names = [f"{folder.parent.name}/{folder.name}" for folder in found]
         raise UserError(f"{run} may be any of {joined(names, 'or', most=4)}: give more of it, or the folder.")
     return exact[0] if exact else found[0]
+
+
+def events_folder(folder: Path) -> Path | None:
+    """Return the folder of TensorBoard's events in a run's folder; None if there are none."""
+    return next((path.parent for path in _matching(folder, EVENTS)), None)
 
 
 @contextlib.contextmanager

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import sysconfig
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -20,13 +21,15 @@ from rich.console import Console
 
 from charlab.configuration.build import build, plain
 from charlab.configuration.messages import find_user_error, one_sentence
+from charlab.configuration.overrides import described
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
-from charlab.runs.identity import load_corpus, origins, runs_of
+from charlab.runs.folder import events_folder
+from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
 from charlab.runs.origin import start_from
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
@@ -51,6 +54,7 @@ class Parts:
         config: a composed `conf/train.yaml`.
         folder: the run's folder.
         fresh: whether to ignore what the folder holds.
+        overrides: the command line, which TensorBoard's curves are named after.
 
     Attributes:
         members: the finished runs that the model consists of, if it is an ensemble.
@@ -58,7 +62,7 @@ class Parts:
         resumed_step: its step; −1 if the run was killed before its first checkpoint, None for a new run.
     """
 
-    def __init__(self, config: DictConfig, folder: Path, *, fresh: bool) -> None:
+    def __init__(self, config: DictConfig, folder: Path, *, fresh: bool, overrides: Sequence[str] = ()) -> None:
         self.config, self.folder = config, folder
         self._foreign: dict[str, Any] = {}  # callbacks and loggers that are not charlab's own, by their keys
         self.device = torch.device(resolve_device(config.trainer.accelerator))
@@ -87,7 +91,10 @@ class Parts:
             self.resumed_step = read_resumable(folder / LAST)["global_step"]
         elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
             self.resumed_step = -1
-        self.trainer = self._build_trainer()
+        told = described(overrides, (*OBSERVING_KEYS, "seed"), config.name)
+        curves = f"{told},seed={config.seed}".lstrip(",")
+        begun = events_folder(folder) if self.resumed_step is not None else None
+        self.trainer = self._build_trainer(curves if begun is None else os.path.relpath(begun, folder))
         check_precision(self.model, self.trainer)
 
     def _build_model(self) -> LanguageModel:
@@ -104,17 +111,16 @@ class Parts:
             )
         return model
 
-    def _build_trainer(self) -> Trainer:
+    def _build_trainer(self, curves: str) -> Trainer:
         config = self.config
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
         for name, part in _chosen(config.callbacks).items():
             callback = self._built(f"callbacks.{name}", partial(build, part))
             check_callback(f"callbacks.{name}", callback, self.data)
             callbacks.append(callback)
+        place = (self.folder, self.resumed_step, config.tags, curves)
         loggers = [
-            self._built(
-                f"logger.{name}", partial(build_logger, name, plain(part), self.folder, self.resumed_step, config.tags)
-            )
+            self._built(f"logger.{name}", partial(build_logger, name, plain(part), *place))
             for name, part in _chosen(config.logger).items()
         ]
         return build_trainer(

@@ -81,7 +81,7 @@ def train(
     if not has_several_processes(config.trainer):
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
-        return _Training(config, folder, console, sliding, pictures, fresh=config.force).execute(overrides)
+        return _Training(config, folder, overrides, console, sliding, pictures, fresh=config.force).execute()
     with locked(folder):
         found = store.at(folder, config)
         if not config.force:
@@ -94,32 +94,40 @@ def train(
         if "extend" in origins(config) and (fresh or found.record is None):
             go_on_from(origins(config)["extend"], config, found, fresh=fresh)
             fresh = False
-        run = _Training(config, folder, console, sliding, pictures, fresh=fresh)
+        run = _Training(config, folder, overrides, console, sliding, pictures, fresh=fresh)
         if fresh:
             clear(folder)
         remove_leftovers(folder, WRITTEN)
         definitions.save(plain(config), folder)
-        return run.execute(overrides)
+        return run.execute()
 
 
 class _Training:
     """The training of a run: its parts, and the record that it fills in."""
 
     def __init__(
-        self, config: DictConfig, folder: Path, console: Console, sliding: bool, pictures: bool, *, fresh: bool
+        self,
+        config: DictConfig,
+        folder: Path,
+        overrides: Sequence[str],
+        console: Console,
+        sliding: bool,
+        pictures: bool,
+        *,
+        fresh: bool,
     ) -> None:
         self.started = time.perf_counter()
-        self.config, self.folder, self.console = config, folder, console
+        self.config, self.folder, self.overrides, self.console = config, folder, overrides, console
         self.sliding, self.pictures = sliding, pictures
-        self.parts = parts = Parts(config, folder, fresh=fresh)
+        self.parts = parts = Parts(config, folder, fresh=fresh, overrides=overrides)
         self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
         self.device = parts.device
         if not pictures:
             self.trainer.callbacks = [part for part in self.trainer.callbacks if not _draws_at_the_end(part)]
 
-    def execute(self, overrides: Sequence[str]) -> Record:
+    def execute(self) -> Record:
         """Train and evaluate the model, and return the finished record."""
-        self.record = record = self._begin(overrides)
+        self.record = record = self._begin()
         if self.trainer.is_global_zero:
             record.save()
             warn_of_equal_weights(self.model, self.data, self.console)
@@ -178,7 +186,7 @@ class _Training:
                 raise
             raise self._ended_by(signal.SIGINT) from None
 
-    def _begin(self, overrides: Sequence[str]) -> Record:
+    def _begin(self) -> Record:
         """Return the record of the run that is about to train; a resumed run keeps its start time and clock."""
         config, data, model, trainer = self.config, self.data, self.model, self.trainer
         corpus, identity = data.corpus, identify(config)
@@ -187,7 +195,7 @@ class _Training:
             folder=self.folder,
             name=config.name,
             fingerprint=identity.fingerprint,
-            overrides=list(overrides),
+            overrides=list(self.overrides),
             config=plain(config)
             | {"model": self.parts.members.recorded, "data": _located(plain(config.data)), **origin},
             seed=config.seed,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections.abc import Mapping
@@ -15,14 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from charlab.configuration.messages import nearest, one_sentence, similar
-from charlab.configuration.overrides import parse
+from charlab.configuration.overrides import LONGEST_NAME, label, parse, short_keys, shortened
 from charlab.errors import UserError
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
 FIRST_SEED = 305  # the first seed of a study that gives only the number of seeds
 FOLDER = re.compile(r"\w[\w.+=-]*")
-LONGEST_NAME = 120  # bytes; file systems allow 255, including suffixes such as .lock
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
@@ -227,23 +225,14 @@ def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
         grid: values by key, as on the command line.
     """
     keys = list(grid)
-    leaves = [leaf(key) for key in keys]
-    short = leaves if len(set(leaves)) == len(leaves) else keys
+    short = short_keys(keys)
     arms = []
     for combination in itertools.product(*grid.values()):
         factors = dict(zip(short, (text.strip("\"'") for text in combination), strict=True))
         overrides = tuple(f"{key}={value}" for key, value in zip(keys, combination, strict=True))
-        name = shortened("+".join(itertools.starmap(_factor_name, factors.items())))
+        name = shortened("+".join(itertools.starmap(label, factors.items())))
         arms.append(Arm(name, overrides, factors=factors))
     return arms
-
-
-def shortened(name: str) -> str:
-    """Return a name short enough for every file system: a hash replaces the end of one that is too long."""
-    encoded = name.encode()
-    if len(encoded) <= LONGEST_NAME:
-        return name
-    return f"{encoded[: LONGEST_NAME - 9].decode(errors='ignore')}~{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
 def read(override: str) -> Override:
@@ -265,11 +254,6 @@ def read(override: str) -> Override:
     return parsed
 
 
-def leaf(key: str) -> str:
-    """Return the last part of a dotted key or of a group's name."""
-    return re.split(r"[./]", key.lstrip("+"))[-1]
-
-
 def check_names(arms: list[Arm]) -> None:
     """Check that arm names are unique, also on file systems that ignore case.
 
@@ -282,13 +266,6 @@ def check_names(arms: list[Arm]) -> None:
         if former is not arm.name:
             names = former if former == arm.name else f"{former} and {arm.name}, which file systems may take for one"
             raise UserError(f"Two arms of the study are named {names}: give each a name of its own.")
-
-
-def _factor_name(key: str, value: str) -> str:
-    """Return the part of an arm's name for one value: "gpt" for `model=gpt`, "lr=0.1" for `optimizer.lr=0.1`."""
-    readable = re.sub(r"[^\w.+-]+", "-", value).strip("-") or "empty"
-    named = readable[0].isalpha() and readable not in ("true", "false", "null")
-    return readable if named else re.sub(r"[^\w.-]+", "-", key) + f"={readable}"
 
 
 def _looks(looks: list[int] | None, choice: str | None) -> tuple[int, ...]:

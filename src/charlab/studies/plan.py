@@ -19,14 +19,14 @@ from charlab.configuration.build import plain
 from charlab.configuration.check import check_output_folder
 from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import listed, one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, leaf, shortened
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, place
-from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_names, grid_arms, leaf, read, shortened
+from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_names, grid_arms, read
 
 FILE_NAME = "plan.json"
 FORMAT = 1

@@ -34,7 +34,12 @@ WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "character
 
 
 def build_logger(
-    name: str, node: Mapping[str, Any], folder: Path, resumed_step: int | None, tags: Sequence[str] = ()
+    name: str,
+    node: Mapping[str, Any],
+    folder: Path,
+    resumed_step: int | None,
+    tags: Sequence[str] = (),
+    curves: str = "",
 ) -> Logger:
     """Return a logger for a run.
 
@@ -47,6 +52,7 @@ def build_logger(
         resumed_step: optimizer step of the checkpoint that the run resumes from; None for a new run, −1 if an earlier
             attempt may have left logs but no checkpoint.
         tags: labels of the run, for trackers.
+        curves: folder of TensorBoard's events within the run's; TensorBoard names the run by its path.
 
     Raises:
         UserError: if `node` does not describe a Lightning logger, or its package is not installed.
@@ -57,7 +63,7 @@ def build_logger(
     if "save_dir" in known:
         chosen["save_dir"] = str(folder)
     if issubclass(kind, lightning.TensorBoardLogger):
-        chosen |= {"name": "", "version": ""}
+        chosen |= {"name": "", "version": "", "sub_dir": curves}
         if resumed_step is not None:
             chosen["purge_step"] = resumed_step + 1
     elif issubclass(kind, lightning.CSVLogger):
