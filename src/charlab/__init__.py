@@ -15,9 +15,9 @@ from charlab.errors import UserError
 
 if TYPE_CHECKING:
     from charlab import runs
-    from charlab.api import evaluate, export, generate, load, requalify, run, study
+    from charlab.api import evaluate, export, generate, load, requalify, run, study, verify
 
-__all__ = ["UserError", "evaluate", "export", "generate", "load", "requalify", "run", "runs", "study"]
+__all__ = ["UserError", "evaluate", "export", "generate", "load", "requalify", "run", "runs", "study", "verify"]
 __version__ = "0.1.0"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
@@ -31,8 +31,12 @@ from charlab.runs.store import with_extended
 from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
+from charlab.studies.verify import verify_named
 
-__all__ = ["evaluate", "export", "generate", "load", "requalify", "run", "study"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["evaluate", "export", "generate", "load", "requalify", "run", "study", "verify"]
 
 
 def run(*overrides: str, **parts: Any) -> Record:
@@ -145,6 +149,30 @@ def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str
     config = compose([_chosen(run), *overrides, *_overrides(values)], "generate")
     texts = generate_from_run(config, Console(file=io.StringIO()))
     return texts if config.num_samples > 1 else texts[0]
+
+
+def verify(
+    name: Record | Path | str, /, *, output_dir: str | Path = "outputs", quick: bool = False, trust: bool = False
+) -> pd.DataFrame:
+    """Check a run or a study without trusting it, like `charlab verify NAME`, and return a table of the checks.
+
+    Args:
+        name: a run's record, folder or beginning of its fingerprint; or the name of a study.
+        output_dir: folder of all outputs.
+        quick: whether to leave out what needs the weights.
+        trust: whether code in the folders of runs may be imported.
+
+    Returns:
+        A row for each `check`: whether it `holds` (None if it could not be checked), and what was `found`.
+
+    Raises:
+        UserError: if there is no such run or study, or the run is not finished.
+    """
+    import pandas as pd
+
+    named = str(name.folder if isinstance(name, Record) else name)
+    findings = verify_named(named, Path(output_dir), scoring=not quick, trust=trust)
+    return pd.DataFrame(list(findings), columns=["check", "holds", "found"])
 
 
 def _chosen(run: Record | Path | str) -> str:

@@ -81,6 +81,15 @@ def runs(arguments: Sequence[str] | None = None) -> int:
     return _guarded(lambda: browse(given))
 
 
+def verify(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab verify` with `arguments` (the command line's by default) and return the exit code."""
+    from charlab.studies.verify import verify
+
+    _find_own_modules()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return _guarded(lambda: verify(given))
+
+
 def export(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab export` with `arguments` (the command line's by default) and return the exit code."""
     return _main("export", _export, arguments)
@@ -203,10 +212,14 @@ def _exit_code(program: Callable[[], int]) -> int:
         return 2
 
 
-def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
-    for folder in (os.getcwd(), os.path.abspath("src")):  # of the user's own modules
+def _find_own_modules() -> None:
+    for folder in (os.getcwd(), os.path.abspath("src")):
         if folder not in sys.path:
             sys.path.append(folder)
+
+
+def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
+    _find_own_modules()
     with _command_line(_checked(config_name, arguments)):
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encoded, slices_of
 from charlab.data.tokenizers import Tokenizer, Vocabulary, characters
 from charlab.data.windows import (
     Windows,
@@ -95,21 +94,13 @@ class CharacterDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer batches than processes
-        # In decimal, as written: in floating point 0.7 + 0.1 < 0.8, which can make a split one character shorter.
-        fractions = (train_fraction, validation_fraction, dev_fraction, test_fraction)
-        train, validation, dev, test = (Decimal(str(part)) for part in fractions)
-        if not (dev < train and validation > 0 and train + validation + test <= 1):
-            and_test = f" with data.test_fraction={test_fraction}" if test else ""
-            raise UserError(
-                f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
-                f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} has to be below "
-                f"data.train_fraction, from which it is cut: change them."
-            )
-        self._boundaries = {"train": (dev, train), "validation": (train, train + validation)}
-        if dev:
-            self._boundaries["dev"] = (Decimal(0), dev)
-        if test:
-            self._boundaries["test"] = (train + validation, train + validation + test)
+        self._fractions = {
+            "train_fraction": train_fraction,
+            "validation_fraction": validation_fraction,
+            "dev_fraction": dev_fraction,
+            "test_fraction": test_fraction,
+        }
+        slices_of(0, **self._fractions)  # raises if they do not fit together
         self._loader = corpus
         self.path = path
         self._tokenizer = tokenizer
@@ -134,9 +125,7 @@ class CharacterDataModule(LightningDataModule):
             return
         corpus = self._loader.load()
         size = corpus.length
-        self.slices = {
-            name: slice(int(start * size), int(stop * size)) for name, (start, stop) in self._boundaries.items()
-        }
+        self.slices = slices_of(size, **self._fractions)
         vocabulary = self._tokenizer(corpus, self.slices["train"])
         splits = {}
         for name, part in self.slices.items():

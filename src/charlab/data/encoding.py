@@ -1,9 +1,10 @@
-"""The ids of a corpus: in memory or, for a long text, in a file that is mapped into memory."""
+"""The splits of a corpus and their ids: in memory or, for a long text, in a file that is mapped into memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,35 @@ from charlab.files import write_atomically
 
 DIGEST = 32  # bytes at the beginning of a file of ids: the SHA-256 of what follows
 PART = 1 << 20
+
+
+def slices_of(
+    size: int,
+    *,
+    train_fraction: float,
+    validation_fraction: float,
+    dev_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+) -> dict[str, slice]:
+    """Return each split of a text of `size` characters as a slice of it; see `CharacterDataModule` for the fractions.
+
+    Raises:
+        UserError: if the fractions add up to more than the whole text, or leave nothing to train or to report on.
+    """
+    # In decimal, as written: in floating point 0.7 + 0.1 < 0.8, which can make a split one character shorter.
+    fractions = (train_fraction, validation_fraction, dev_fraction, test_fraction)
+    train, validation, dev, test = (Decimal(str(part)) for part in fractions)
+    if not (dev < train and validation > 0 and train + validation + test <= 1):
+        and_test = f" with data.test_fraction={test_fraction}" if test else ""
+        raise UserError(
+            f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
+            f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} has to be below "
+            f"data.train_fraction, from which it is cut: change them."
+        )
+    ends = {"train": (dev, train), "validation": (train, train + validation)}
+    ends |= {"dev": (Decimal(0), dev)} if dev else {}
+    ends |= {"test": (train + validation, train + validation + test)} if test else {}
+    return {name: slice(int(start * size), int(stop * size)) for name, (start, stop) in ends.items()}
 
 
 def encoded(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:

@@ -14,8 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from charlab.configuration.build import build
-from charlab.data.datamodule import CharacterDataModule
+from charlab.data.encoding import encoded
 from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
@@ -30,6 +29,7 @@ from charlab.runs.folder import locked
 from charlab.runs.identity import identify, load_corpus
 from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store
+from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
 
 
@@ -62,7 +62,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         _protocol(config),
         vocabulary=vocabulary,
         context_length=context_length,
-        batch_size=config.batch_size or _batch_size(record.config, model),
+        batch_size=config.batch_size or batch_size(record.config, model),
     )
     causality = check_causality(model, ids=ids, vocabulary=vocabulary, context_length=context_length)
     metrics = [entry | score.as_dict()]
@@ -84,25 +84,14 @@ def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int
     Raises:
         UserError: if the text has changed, or there is no such split.
     """
-    trained = OmegaConf.create(record.config)
-    if config.data.path is not None:
-        if "path" not in trained.data.corpus:
-            raise UserError(f"The text of {config.run} is not from a file: leave out data.path.")
-        trained.data.path = trained.data.corpus.path = config.data.path
-    corpus = load_corpus(trained)
-    if corpus.sha256 != record.corpus["sha256"]:
+    corpus = own_corpus(record, config.data.path)
+    slices = own_slices(record, corpus)
+    if config.split not in slices:
         raise UserError(
-            f"The text of {record.corpus['name']} has changed since {config.run} was trained: restore it, say where it "
-            "is with data.path=FILE, or score another text with data=textfile data.path=FILE."
+            f"The run in {record.folder} has no {config.split} split: train with data.{config.split}_fraction (0.05, "
+            "say), and leave text for it."
         )
-    data: CharacterDataModule = build(trained.data, corpus=corpus, tokenizer=lambda *_: vocabulary)
-    data.setup()
-    if config.split == "test" and "test" not in data.splits:
-        raise UserError(
-            f"The run in {record.folder} has no test split: train with data.test_fraction (0.05, say), and leave text "
-            "for it."
-        )
-    return data.ids(config.split)
+    return torch.from_numpy(encoded(corpus, slices[config.split], vocabulary))
 
 
 def _another_text(
@@ -169,7 +158,7 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
         return record.test_looks
 
 
-def _batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
+def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     """Return the size of the batches in which the run itself was evaluated.
 
     A micro-batch's, because what fits in training fits here; or the whole batch's, if a model draws for whole batches.

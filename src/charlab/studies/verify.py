@@ -1,0 +1,181 @@
+"""Check a run, or a study with all its runs, without trusting them: `charlab verify`."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from charlab.command import command
+from charlab.configuration.messages import nearest
+from charlab.errors import UserError
+from charlab.quantities import count, joined
+from charlab.runs.record import Record
+from charlab.runs.store import Store
+from charlab.runs.verify import Finding, Verified, verify_run
+from charlab.studies.plan import FILE_NAME, Plan
+from charlab.studies.state import CellResult, StudyResults, read_results
+
+OPTIONS = {"output_dir": "outputs", "data.path": "", "quick": "false", "trust": "false"}
+MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
+USAGE = """\
+charlab verify RUN      check a finished run: its settings, code and text, its
+                        figures, its weights by scoring the validation text
+                        again, that probabilities add up to 1, and causality
+charlab verify STUDY    check the plan, seeds, pairs and budget of a study, and
+                        each of its finished runs
+
+A run is named by its folder, or by the beginning of its fingerprint; a study by
+its name. Each check is a line: ✓ holds, ✗ does not, – cannot be checked. The
+exit code is 1 if any does not hold.
+
+Options: output_dir=outputs, quick=true (leave out what needs the weights),
+data.path=FILE (where the text is now), trust=true (import code that the run's
+folder holds)."""
+
+
+def verify_named(
+    name: str, output_dir: Path, *, scoring: bool = True, path: str | None = None, trust: bool = False
+) -> Iterator[Finding]:
+    """Yield the finding of each check of a run or study.
+
+    Args:
+        name: folder of a run, beginning of its fingerprint, or name of a study.
+        output_dir: folder of all outputs.
+        scoring: whether to do what needs the weights.
+        path: where the file of the text is now; None for where it was.
+        trust: whether code in the folders of runs may be imported.
+
+    Raises:
+        UserError: if there is no such run or study, or the run is not finished.
+    """
+    studies = output_dir / "studies"
+    for folder in (Path(name), studies / name):
+        if (folder / FILE_NAME).is_file():
+            results = read_results(Plan.load(folder), output_dir)
+            yield from _study_findings(results)
+            yield from _cell_findings(results, scoring, path, trust)
+            return
+    try:
+        record = Record.load(Store(output_dir).named(name))
+    except UserError as error:
+        known = sorted(found.parent.name for found in studies.glob(f"*/{FILE_NAME}"))
+        raise UserError(f"{str(error).rstrip('.')}, and there is no study {name}{nearest(name, known)}") from None
+    if record.status != "finished":
+        raise UserError(f"The run {name} is {record.status}: only a finished run has figures to verify.")
+    yield from verify_run(Verified(record, path, trust), scoring=scoring)
+
+
+def _study_findings(results: StudyResults) -> Iterator[Finding]:
+    """Yield the findings that concern a study as a whole."""
+    plan, records = results.plan, {result.cell.key: result.record for result in _finished(results)}
+    known = {key: record for key, record in records.items() if record is not None}
+    missing = len(plan.cells) - len(known)
+    yield Finding("cells", None if missing else True, f"{len(known)} of {len(plan.cells)} are finished")
+    others = [key for key, record in known.items() if not _is_planned(plan, key, record)]
+    yield Finding(
+        "plan",
+        not others,
+        f"not the planned run: {joined(others)}" if others else "each record has the planned fingerprint and seed",
+    )
+    twice = [cell.key for i, cell in enumerate(plan.cells) if any(_same(cell, other) for other in plan.cells[:i])]
+    yield Finding("seeds", not twice, f"used twice: {joined(twice)}" if twice else "no seed is used twice in an arm")
+    yield _pairing(plan, known)
+    mismatch = results.mismatch() if plan.compares and known else None
+    yield Finding("budget", mismatch is None if known else None, mismatch or f"all arms have equal {plan.budget}")
+
+
+def _same(cell: Any, other: Any) -> bool:
+    return cell.key == other.key or cell.run == other.run
+
+
+def _is_planned(plan: Plan, key: str, record: Record) -> bool:
+    cell = plan.cell(key)
+    known = {record.fingerprint, *(entry.get("fingerprint") for entry in record.requalified)}
+    return cell.fingerprint in known and cell.seed == record.seed == record.config.get("seed", record.seed)
+
+
+def _pairing(plan: Plan, records: Mapping[str, Record]) -> Finding:
+    """Return whether all arms of a seed saw the same windows of the same text, and were scored on the same."""
+    apart = []
+    for seed in plan.seeds:
+        pair = {arm.name: records[f"{arm.name}/{seed}"] for arm in plan.arms if f"{arm.name}/{seed}" in records}
+        base = pair.pop(plan.baseline, None)
+        apart += [f"{name}/{seed}" for name, other in pair.items() if base and _windows(other) != _windows(base)]
+    if not apart:
+        return Finding("pairing", True, "each seed gave all arms the same windows of the same text")
+    planned = {arm.name for arm in plan.arms if not arm.paired}
+    known = all(key.partition("/")[0] in planned for key in apart)
+    said = f"other windows or another text than the baseline's: {joined(apart)}"
+    return Finding("pairing", None if known else False, f"{said}{', as the plan says' if known else ''}")
+
+
+def _windows(record: Record) -> dict[str, Any]:
+    """Return what decides which windows a run saw, and which text it was scored on."""
+    data = {key: value for key, value in record.config.get("data", {}).items() if key not in ("path", "corpus")}
+    return data | {"text": record.corpus.get("sha256")}
+
+
+def _finished(results: StudyResults) -> list[CellResult]:
+    return [result for result in results.cells if result.status == "finished"]
+
+
+def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust: bool) -> Iterator[Finding]:
+    """Yield each check of a run once, with what it found in all finished cells."""
+    found: dict[str, dict[str, Finding]] = defaultdict(dict)
+    for result in _finished(results):
+        if result.record is not None:
+            for finding in verify_run(Verified(result.record, path, trust), scoring=scoring):
+                found[finding.name][result.cell.key] = finding
+    for name, by_cell in found.items():
+        wrong = [f"{key}: {finding.text}" for key, finding in by_cell.items() if finding.passed is False]
+        unknown = [finding.text for finding in by_cell.values() if finding.passed is None]
+        if wrong:
+            yield Finding(
+                name, False, f"wrong in {len(wrong)} of {count(len(by_cell), 'cell')}: {'; '.join(wrong[:3])}"
+            )
+        elif len(unknown) == len(by_cell):
+            yield Finding(name, None, unknown[0])
+        else:
+            rest = f"; not checked in {len(unknown)}: {unknown[0]}" if unknown else ""
+            yield Finding(name, True, f"right in {len(by_cell) - len(unknown)} of {count(len(by_cell), 'cell')}{rest}")
+
+
+def verify(arguments: Sequence[str], console: Console | None = None) -> int:
+    """Run `charlab verify` with these arguments and return the exit code: 1 if anything is wrong.
+
+    Raises:
+        UserError: if an argument is invalid, or a run or study is not found.
+    """
+    console = console or Console(width=None if sys.stdout.isatty() else 200)
+    if {"--help", "-h"} & set(arguments):
+        console.print(USAGE.replace("charlab verify", command("verify")), markup=False, highlight=False)
+        return 0
+    options, names = dict(OPTIONS), []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if separator and key in options:
+            options[key] = value
+        elif separator and key not in ("run", "study"):
+            raise UserError(f"verify has no option {key}{nearest(key, OPTIONS)}")
+        else:
+            names.append(value if separator else key)
+    if len(names) != 1:
+        raise UserError(f"verify takes one run or study, not {len(names)}: {command('verify', 'RUN')}.")
+    failed = False
+    for finding in verify_named(
+        names[0],
+        Path(options["output_dir"]),
+        scoring=options["quick"].lower() != "true",
+        path=options["data.path"] or None,
+        trust=options["trust"].lower() == "true",
+    ):
+        mark, style = MARKS[finding.passed]
+        console.print(Text.assemble((mark, style), f" {finding.name:<13} {finding.text}"), soft_wrap=True)
+        failed |= finding.passed is False
+    return int(failed)
