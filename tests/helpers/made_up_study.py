@@ -133,7 +133,7 @@ def _write_run(
         status="finished" if finished else "diverged" if fate == "diverged" else "failed",
         error=reason or None,
         overrides=list(cell.overrides),
-        config={"trainer": {"max_steps": arm.steps}, "data": {"train_fraction": 0.9, "dev_fraction": 0.0}},
+        config=_config(arm),
         seed=cell.seed,
         corpus={"name": corpus, "sha256": SHAKESPEARE, "characters": 1_115_394},
         machine={"device": "cpu", "name": "Made-up CPU", "precision": "32-true", "threads": 1, "processes": 1},
@@ -158,6 +158,20 @@ def _write_run(
     _write_curve(folder / "metrics.csv", arm, nll, random)
     text = "\n".join(LINES * 8)
     (folder / "samples.txt").write_text(text, encoding="utf-8")
+
+
+def _config(arm: MadeUpArm) -> dict[str, Any]:
+    """What such a run is configured with, as far as anything reads it."""
+    position = {"_target_": "charlab.models.positions.Rotary", "_partial_": True, "base": 10000.0}
+    mixer = {"_target_": "charlab.models.mixers.attention.Attention", "_partial_": True, "num_heads": 4}
+    model = {"_target_": "charlab.models.backbone.Backbone", "num_layers": 4, "embed_dim": 64, "mixer": mixer}
+    return {
+        "trainer": {"max_steps": arm.steps},
+        "data": {"train_fraction": 0.9, "dev_fraction": 0.0, "batch_size": 32, "context_length": 64},
+        "model": model | ({"position": position} if arm.name == "rotary" else {}),
+        "optimizer": {"_target_": "charlab.training.optimizers.adamw", "lr": 3e-3},
+        "scheduler": {"_target_": "charlab.training.schedules.WarmupCosine"},
+    }
 
 
 _EVALUATIONS = (("train", "estimate"), ("validation", "estimate"), ("validation", "blocks"), ("validation", "sliding"))

@@ -51,7 +51,7 @@ class Record:
         begun_by: hashes of earlier code, if the run was resumed with different code (`resume=any_code`).
         requalified: one entry (`code`, `fingerprint`, `points`, `tolerance`, `date`) for each other code that
             reproduced the first logged points.
-        git_commit: commit of the code; None outside a repository.
+        git_commit: commit of the repository in the working folder; None outside one.
         parameters: number of parameters, including those of an ensemble's finished members.
         steps: number of optimizer steps.
         characters_seen: characters scored in training.

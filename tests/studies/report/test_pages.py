@@ -142,7 +142,7 @@ def test_markdown_shows_what_users_wrote(text):
 
 def test_markdown_tables_are_tables_and_links_are_relative(text):
     tokens = MarkdownIt().enable("table").parse(text)
-    assert [token.type for token in tokens].count("table_open") == 3
+    assert [token.type for token in tokens].count("table_open") == 4
     images = re.findall(r"!\[[^\]]*\]\(([^)]*)\)", text)
     assert images == [f"figures/{name}.png" for name in FIGURES]
     links = re.findall(r"(?<!!)\[[^\]]*\]\(([^)]*)\)", text.replace(markdown.escape(NASTY), ""))

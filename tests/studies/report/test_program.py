@@ -26,6 +26,7 @@ def test_everything_is_written(folder):
         "report.html",
         "latex/report.tex",
         "latex/charlab.sty",
+        "latex/references.bib",
         *(f"tables/{name}.csv" for name in ("cells", "results", "budgets", "verdicts")),
         *(f"figures/{name}.{kind}" for name in figures for kind in ("png", "pdf")),
         *(f"latex/figures/{name}.pdf" for name in figures),

@@ -135,7 +135,7 @@ def references(results: StudyResults) -> list[Reference]:
     if len(texts) == 1 and results.plan.protocol != "estimate" and all(map(_has_usual_split, _finished(results))):
         ngram = _NGRAMS.get(str(texts.pop()))
         if ngram is not None:
-            found.append(Reference(*ngram, "counts only, no training; measured elsewhere"))
+            found.append(Reference(*ngram, "counts only, no training; measured by experiment=part2/ngram_kneser_ney"))
     return found
 
 

@@ -15,7 +15,16 @@ from charlab.studies.bootstrap import TextInterval, bootstrap_text
 from charlab.studies.costs import PLOTTED
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
 from charlab.studies.report.factors import Factor, numeric_factors
-from charlab.studies.report.method import cell_command, commands, environment, limits, method, without_paths
+from charlab.studies.report.literature import Source, literature
+from charlab.studies.report.method import (
+    cell_command,
+    commands,
+    environment,
+    limits,
+    method,
+    settings_table,
+    without_paths,
+)
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
     EXPECTED_TO,
@@ -105,6 +114,8 @@ class Contents:
         factors: numeric factors of a grid, with curves.
         samples: text from each arm.
         method: how the study was done, in sentences.
+        settings: what each arm was trained with; None if no run tells.
+        sources: what the method cites.
         limits: what it does not show, in sentences.
         commands: purpose → command.
         environment: what the cells ran on, by name.
@@ -128,6 +139,8 @@ class Contents:
     factors: tuple[Factor, ...]
     samples: tuple[Sample, ...]
     method: tuple[str, ...]
+    settings: Table | None
+    sources: tuple[Source, ...]
     limits: tuple[str, ...]
     commands: Mapping[str, str]
     environment: Mapping[str, str]
@@ -150,6 +163,7 @@ def gather(results: StudyResults) -> Contents:
     plan, arms, comparisons = results.plan, summarize(results), results.comparisons()
     texts = {arm: other_text(results, arms[arm], arms[plan.baseline]) for arm in comparisons}
     records = [result.record for result in results.cells if result.record is not None and result.ended]
+    citations = literature(plan, records)
     finished = sum(result.status == "finished" for result in results.cells)
     matches = results.mismatch() is None if plan.compares else None
     judgments = tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
@@ -178,7 +192,9 @@ def gather(results: StudyResults) -> Contents:
             for arm in arms
             if (text := results.samples(arm)).strip()
         ),
-        method=tuple(method(plan, records, comparisons)),
+        method=tuple(method(plan, records, comparisons, citations)),
+        settings=settings_table(results),
+        sources=tuple(dict.fromkeys(citation.source for citation in citations)),
         limits=tuple(limits(results, records, comparisons)),
         commands=commands(results),
         environment=environment(records),

@@ -26,9 +26,10 @@ class Paragraph(NamedTuple):
 
 
 class Points(NamedTuple):
-    """A list."""
+    """A list; on paper a small paragraph if it is long and seldom read."""
 
     items: tuple[Text, ...]
+    small: bool = False
 
 
 class Picture(NamedTuple):
@@ -37,6 +38,13 @@ class Picture(NamedTuple):
     name: str
     alt: str
     caption: str
+
+
+class Pointers(NamedTuple):
+    """A sentence that refers to tables and figures by their names."""
+
+    tables: tuple[str, ...]
+    figures: tuple[str, ...]
 
 
 class Command(NamedTuple):
@@ -96,9 +104,14 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
             yield from _pictures(contents, figures, name)
     if contents.samples:
         yield from (Heading("Samples"), Group("samples", contents.samples))
-    yield from (Heading("Method"), Points(contents.method), Heading("Limits"), Points(contents.limits))
+    yield from (Heading("Method"), Points(contents.method))
+    if contents.settings:
+        yield contents.settings
+    yield from (Heading("Limits"), Points(contents.limits))
     yield from (Heading("Reproduce"), _commands(contents), Heading("Cells"), contents.cells)
     yield Points(tuple(f"{name}: {value}" for name, value in contents.environment.items()))
+    if contents.sources:
+        yield from (Heading("References"), Points(tuple(source.listed for source in contents.sources), small=True))
 
 
 def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iterator[Any]:
@@ -115,6 +128,8 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     none = Paragraph("Hypothesis: none was stated before the runs.", "place")
     yield Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none
     yield Paragraph("Why it may be true, and what is already known, with references.", "place")
+    pictures = list(_pictures(contents, figures, "differences", "factors", "curves", "costs"))
+    yield from pictures[:1]
     yield Heading("Method")
     yield Paragraph(" ".join([*contents.method, *[RULES] * bool(verdicts)]))
     yield Paragraph("What else the reader has to know; an anonymous link to the code.", "place")
@@ -122,11 +137,15 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     yield Points(tuple(_arm(contents, arm) for arm in contents.arms))
     if left_out := len(plan.arms) - len(contents.arms):
         yield Paragraph(f"{left_out} more arms are in the other formats of this report and in its tables.")
+    if contents.settings:
+        yield contents.settings
     yield Heading("Results")
+    tables = [table for table in (contents.settings, verdicts, contents.results, contents.budgets) if table]
+    yield Pointers(tuple(table.name for table in tables), tuple(picture.name for picture in pictures))
     if verdicts:
         yield verdicts.without("expected to", *["seeds to settle"] * judged)  # which the judgments repeat
     yield from (contents.results, contents.budgets)
-    yield from _pictures(contents, figures, "differences", "factors", "curves", "costs")
+    yield from pictures[1:]
     if contents.factors:
         yield _best_values(contents)
     if judged:
@@ -140,6 +159,8 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     yield from (Heading("Limits"), Points(contents.limits))
     yield Paragraph("What else must be known before anyone relies on this.", "place")
     yield from (Heading("Reproduce"), _commands(contents))
+    if contents.sources:
+        yield from (Heading("References"), Points(tuple(source.listed for source in contents.sources), small=True))
 
 
 def _pictures(contents: Contents, figures: Collection[str], *names: str) -> Iterator[Picture]:

@@ -9,15 +9,16 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from charlab.quantities import joined
 from charlab.studies.report.contents import Contents, Judgment, Sample, Unfinished
-from charlab.studies.report.document import Group, Heading, Paragraph, Picture, Points, paper
+from charlab.studies.report.document import Group, Heading, Paragraph, Picture, Pointers, Points, paper
 from charlab.studies.report.sentences import Notice
 from charlab.studies.report.style import short_names
 from charlab.studies.report.tables import Entry, Span, Table
 
 MOST_ARMS = 10  # four pages have room for no more
 MOST_JUDGMENTS = 6  # beyond that, only the table has them
-MOST_SAMPLES = 4
+MOST_SAMPLES = 4  # of more arms, none is shown
 MOST_UNFINISHED = 5
 SAMPLE_LINES, SAMPLE_COLUMNS = 9, 46
 LONGEST = 600  # characters of a notice
@@ -55,7 +56,8 @@ def render_latex(contents: Contents, figures: Collection[str]) -> str:
     short = short_names(list(contents.arms), LONGEST_LABEL)
     judged = 0 < len(contents.judgments) <= MOST_JUDGMENTS
     environment = [f"{name}: {value}" for name, value in contents.environment.items() if name not in _IDENTIFYING]
-    body = [_part(part, short) for part in paper(contents, figures, judged=judged)]
+    shown = contents if len(contents.samples) <= MOST_SAMPLES else dataclasses.replace(contents, samples=())
+    body = [_part(part, short) for part in paper(shown, figures, judged=judged)]
     small = rf"{{\small {escape(_cut('; '.join(environment)))}.\par}}"
     return "\n\n".join([_PREAMBLE % escape(contents.plan.name), *body, small, "\\end{document}\n"])
 
@@ -74,6 +76,12 @@ _PREAMBLE = r"""%% Written by charlab from the records of a study. Replace every
 \place{Abstract: the question, what was done, what was found, what it means; four sentences.}
 \end{abstract}"""
 _LEVELS = {"alarm": r"\notice{alarm}{\bfseries %s}", "caution": r"\notice{caution}{%s}", "note": r"\notice{faint}{%s}"}
+_SHOWN = {
+    "differences": "differences seed by seed",
+    "factors": "loss against what was varied",
+    "curves": "loss during training",
+    "costs": "loss against its cost",
+}
 _PARAGRAPHS = {"quote": r"\emph{%s}", "place": r"\place{%s}"}
 
 
@@ -85,10 +93,11 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
             return _PARAGRAPHS.get(style, "%s") % escape(_cut(text) if style == "faint" else text)
         case Notice(level, text):
             return _LEVELS[level] % escape(_cut(text))
-        case Points(items):
-            return _points([escape(item) if isinstance(item, str) else "".join(map(_span, item)) for item in items])
+        case Points(items, small):
+            texts = [escape(item) if isinstance(item, str) else "".join(map(_span, item)) for item in items]
+            return rf"{{\footnotesize {' '.join(texts)}\par}}" if small else _points(texts)
         case Group("samples", parts):
-            return _samples(parts[:MOST_SAMPLES], short)
+            return _samples(parts, short)
         case Group("commands", parts):
             written = (
                 rf"\begin{{command}}{{{escape(purpose)}:}}{_command(text)}\end{{command}}" for purpose, text in parts
@@ -102,12 +111,16 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
             return _points([_judgment(one, short) for one in parts], r"\small")
         case Picture(name, _, caption):
             included = rf"\includegraphics[width=\linewidth,height=3.2in,keepaspectratio]{{figures/{name}.pdf}}"
-            return _float("figure", included, rf"\caption{{{escape(caption)}}}")
+            return _float("figure", included, rf"\caption{{{escape(caption)}}}\label{{figure:{name}}}")
+        case Pointers(tables, figures):
+            have = [rf"the {name} in Table~\ref{{table:{name}}}" for name in tables]
+            show = [rf"Figure~\ref{{figure:{name}}} shows the {_SHOWN[name]}" for name in figures]
+            return " ".join(f"{text}." for text in (f"See {joined(have, most=100)}", "; ".join(show)) if text)
         case Table(name, caption):
             medians = name == "budgets"  # whose ranges are in the other formats
             caption = caption.replace(", with the range if they differ", "") if medians else caption
             tabular = rf"\footnotesize\begin{{fitted}}{_table(part, short, faint=not medians)}\end{{fitted}}"
-            return _float("table", rf"\caption{{{escape(caption)}}}", tabular)
+            return _float("table", rf"\caption{{{escape(caption)}}}\label{{table:{name}}}", tabular)
     raise TypeError(part)
 
 
@@ -131,6 +144,7 @@ def abridge(contents: Contents) -> Contents:
         verdicts=without(contents.verdicts) if contents.verdicts else None,
         results=without(contents.results),
         budgets=without(contents.budgets),
+        settings=without(contents.settings) if contents.settings else None,
         samples=tuple(sample for sample in contents.samples if sample.arm in kept),
         commands={purpose: command for purpose, command in contents.commands.items() if purpose not in unprinted},
     )
@@ -155,7 +169,8 @@ def _sign(character: str) -> str:
 
 
 def _float(kind: str, *lines: str) -> str:
-    return "\n".join([rf"\begin{{{kind}}}[t]\centering", *lines, rf"\end{{{kind}}}"])
+    where = "tb" if kind == "figure" else "t"  # the bottom, so that the first page has a figure
+    return "\n".join([rf"\begin{{{kind}}}[{where}]\centering", *lines, rf"\end{{{kind}}}"])
 
 
 def _points(items: Sequence[str], size: str = "") -> str:

@@ -7,12 +7,14 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charlab.command import command
 from charlab.configuration.overrides import quoted, translate
-from charlab.quantities import count, joined
+from charlab.quantities import UNKNOWN, count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
+from charlab.studies.report.literature import Citation
+from charlab.studies.report.tables import Column, Table, entry
 
 if TYPE_CHECKING:
     from charlab.runs.record import Record
@@ -30,7 +32,9 @@ _PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a path that Hydra takes as it is
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
 
-def method(plan: Plan, records: list[Record], comparisons: Mapping[str, Comparison]) -> list[str]:
+def method(
+    plan: Plan, records: list[Record], comparisons: Mapping[str, Comparison], citations: Sequence[Citation]
+) -> list[str]:
     """Return how the study was done, as far as its plan, records and comparisons tell."""
     sentences = []
     texts = {f"{record.corpus.get('name')} ({record.corpus.get('characters', 0):,} characters)" for record in records}
@@ -40,6 +44,13 @@ def method(plan: Plan, records: list[Record], comparisons: Mapping[str, Comparis
     settings = {(values.get("context_length"), values.get("batch_size")) for values in data}
     if len(settings) == 1 and None not in (setting := settings.pop()):
         sentences.append(f"A batch contains {setting[1]} windows of {setting[0]} characters.")
+    named: dict[str, list[str]] = {}
+    for citation in citations:
+        named.setdefault(citation.method, []).append(citation.source.cited)
+    if methods := [f"{name} ({', '.join(cited)})" for name, cited in sorted(named.items()) if name]:
+        sentences.append(f"Methods from the literature: {joined(methods, most=100)}.")
+    if records:
+        sentences.append(f"The cells ran on {joined(sorted({_machine(record) for record in records}))}.")
     sentences.append(
         "The metric is the mean negative log-likelihood, in nats per character, over "
         f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the final weights."
@@ -58,6 +69,49 @@ def method(plan: Plan, records: list[Record], comparisons: Mapping[str, Comparis
             )
         sentences.append(f"The smallest difference that matters (the margin) is {plan.margin:g} nats per character.")
     return sentences
+
+
+def settings_table(results: StudyResults) -> Table | None:
+    """Return what each arm was trained with, by its first run; None if no run tells."""
+    headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
+    rows = []
+    for arm in results.plan.arms:
+        record = next((r.record for r in results.of(arm.name) if r.record is not None and r.record.config), None)
+        if record is None or "model" not in record.config:
+            continue
+        config, data = record.config, record.config["data"]
+        rate = config["optimizer"].get("lr") if config.get("optimizer") else None
+        texts = (
+            _described(config["model"]),
+            f"{record.parameters:,}",
+            _named(config.get("optimizer")),
+            UNKNOWN if rate is None else f"{rate:g}",
+            _named(config.get("scheduler")),
+            f"{record.steps:,}",
+            f"{data.get('batch_size')} × {data.get('context_length')}",
+        )
+        rows.append((entry(arm.name), *map(entry, texts)))
+    left = ("arm", "model", "optimizer", "schedule")
+    columns = tuple(Column(heading, "left" if heading in left else "right") for heading in ("arm", *headings))
+    caption = "What each arm was trained with. Batch: windows × characters."
+    return Table("settings", caption, columns, tuple(rows)) if rows else None
+
+
+def _described(model: Mapping[str, Any]) -> str:
+    """Return the name of a model with its parts and sizes."""
+    parts = [_named(node) for node in model.values() if isinstance(node, dict) and "_target_" in node]
+    nodes = [model, *(node for node in model.values() if isinstance(node, dict))]
+    sizes = [
+        f"{key} {value}"
+        for node in nodes
+        for key, value in node.items()
+        if isinstance(value, int) and not isinstance(value, bool) and key != "context_length"
+    ]
+    return "; ".join(filter(None, [" + ".join([_named(model), *parts]), ", ".join(sizes)]))
+
+
+def _named(node: Mapping[str, Any] | None) -> str:
+    return str(node["_target_"]).rpartition(".")[2] if node and "_target_" in node else UNKNOWN
 
 
 def _looks(plan: Plan, comparisons: Mapping[str, Comparison]) -> list[str]:

@@ -25,6 +25,7 @@ from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.html import TEMPLATES, render_html
 from charlab.studies.report.latex import abridge, render_latex
+from charlab.studies.report.literature import BIBLIOGRAPHY
 from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.method import without_paths
 from charlab.studies.report.sentences import bound_sign
@@ -190,6 +191,7 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
                 pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
             _write_figures(folder / "latex" / "figures", pdf=pdfs)
             _write(folder / "latex" / _LAYOUT, (TEMPLATES / _LAYOUT).read_bytes())
+            _write(folder / "latex" / BIBLIOGRAPHY, "\n".join(source.entry for source in contents.sources))
             paper = folder / "latex" / "report.tex"
             files["latex"] = _write_paper(paper, render_latex(short, figures))
             kept = paper if files["latex"] != paper else None
