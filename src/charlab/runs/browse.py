@@ -21,8 +21,7 @@ from rich.text import Text
 from charlab.command import command
 from charlab.configuration.messages import similar
 from charlab.errors import UserError
-from charlab.quantities import UNKNOWN, count, duration, fixed, joined, memory, signed, with_error
-from charlab.runs.code import changed
+from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
 from charlab.runs.folder import is_locked, remove
 from charlab.runs.identity import OBSERVING_KEYS, runs_of
 from charlab.runs.record import Record
@@ -44,7 +43,10 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 }
 USAGE = """\
 charlab runs [FILTER…] [sort=COLUMN]    list the runs in outputs/runs
-charlab runs compare RUN RUN            show what differs, and draw both curves
+charlab runs show RUN                   write a page of the validation text in
+                                        which each character's color is its nll
+charlab runs compare RUN RUN            show what differs, and where in the text,
+                                        and draw both curves
 charlab runs remove RUN…                delete runs, after a question
 
 A run is named by its folder, or by the beginning of its fingerprint. A filter
@@ -52,7 +54,7 @@ is a column or setting and a value: status=finished, model=gpt, 'nll<1.8',
 optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts the other way round.
 
 Options: output_dir=outputs, protocol=blocks, limit=100, plot=FILE.png (compare),
-force=true (remove: ask nothing)."""
+start=0, length=3000 and page=FILE.html (show), force=true (remove: ask nothing)."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return a table with a line for each run: its columns, and the settings in which the runs differ."""
     import pandas as pd
 
-    varied = sorted({key for found in differences(rows) for key in found})
-    return pd.DataFrame([{**row.columns, **{key: row.settings.get(key) for key in varied}} for row in rows])
+    keys = sorted({key for found in differences(rows) for key in found})
+    return pd.DataFrame([{**row.columns, **{key: row.settings.get(key) for key in keys}} for row in rows])
 
 
 def _row(record: Record, protocol: str) -> Row:
@@ -158,20 +160,20 @@ def differences(rows: Sequence[Row]) -> list[dict[str, Any]]:
     by_name: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_name[row.record.name].append(row)
-    varied = {name: _varied([row.settings for row in group]) for name, group in by_name.items()}
-    return [{key: row.settings[key] for key in varied[row.record.name] if key in row.settings} for row in rows]
+    keys = {name: varied([row.settings for row in group]) for name, group in by_name.items()}
+    return [{key: row.settings[key] for key in keys[row.record.name] if key in row.settings} for row in rows]
 
 
-def _varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys whose values differ, without the arguments of classes that differ."""
     values: dict[str, set[str]] = defaultdict(set)
     for one in settings:
         for key, value in one.items():
             values[key].add(repr(value))
     missing = {key for key in values if any(key not in one for one in settings)}
-    varied = [key for key, seen in values.items() if len(seen) > 1 or key in missing]
-    classes = [key.removesuffix("_target_") for key in varied if key.endswith("._target_")]
-    return [key for key in varied if key.endswith("._target_") or not key.startswith(tuple(classes))]
+    found = [key for key, seen in values.items() if len(seen) > 1 or key in missing]
+    classes = [key.removesuffix("_target_") for key in found if key.endswith("._target_")]
+    return [key for key in found if key.endswith("._target_") or not key.startswith(tuple(classes))]
 
 
 def _filtered(rows: list[Row], condition: str) -> list[Row]:
@@ -247,6 +249,9 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
         "limit": str(SHOWN),
         "plot": "",
         "force": "false",
+        "start": "0",
+        "length": "3000",
+        "page": "",
     }
     rest = []
     for argument in arguments:
@@ -257,7 +262,13 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
             rest.append(argument)
     output_dir = Path(options["output_dir"])
     if rest[:1] == ["compare"]:
-        _compare(rest[1:], output_dir, options["plot"], console)
+        from charlab.runs.compare import compare
+
+        compare(rest[1:], output_dir, options["plot"], console)
+    elif rest[:1] == ["show"]:
+        from charlab.runs.surprisal import show
+
+        show(rest[1:], output_dir, options, console)
     elif rest[:1] == ["remove"]:
         return _remove(rest[1:], output_dir, console, ask=options["force"].lower() != "true")
     else:
@@ -278,12 +289,12 @@ def _print_list(shown: Sequence[Row], rows: Sequence[Row], output_dir: Path, con
         listed.add_column(heading, overflow="fold")
     for heading in ("nats/char", "steps", "training", "disk"):
         listed.add_column(heading, justify="right", no_wrap=True)
-    varied = {id(row): differing for row, differing in zip(rows, differences(rows), strict=True)}
+    differ = {id(row): differing for row, differing in zip(rows, differences(rows), strict=True)}
     for row in shown:
         columns = row.columns
         bound = "≤ " if columns["likelihood"] == "bound" else ""
         nll = UNKNOWN if columns["nll"] is None else bound + with_error(columns["nll"], columns["standard_error"])
-        differing = list(dict.fromkeys(f"{_short(key)}={_shown(value)}" for key, value in varied[id(row)].items()))
+        differing = list(dict.fromkeys(f"{_short(key)}={shown_value(value)}" for key, value in differ[id(row)].items()))
         differs = joined(differing, most=MOST_DIFFERENCES)
         listed.add_row(
             *(Text(part) for part in (row.record.name, row.record.folder.name[:SHORT])),
@@ -304,65 +315,11 @@ def _short(key: str) -> str:
     return key.removesuffix("._target_") if key.endswith("._target_") else key.rpartition(".")[2]
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Return a setting as it is shown, a class by its name."""
     if isinstance(value, str) and re.fullmatch(r"[\w.]+\.[A-Z]\w*", value):
         return value.rpartition(".")[2]  # a class
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def _compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) -> None:
-    """Print in what two runs differ, and draw their curves.
-
-    Raises:
-        UserError: if not exactly two runs are named, or one is not found.
-    """
-    from charlab.runs.plots import plot_comparison
-
-    if len(runs) != 2:
-        raise UserError(f"compare takes two runs, not {len(runs)}: {command('runs', 'compare', 'RUN', 'RUN')}.")
-    a, b = (Record.load(Store(output_dir).named(run)) for run in runs)
-    labels = [f"{record.name} {record.folder.name[:SHORT]}" for record in (a, b)]
-    compared = Table("", *labels, box=None, pad_edge=False)
-    settings = [settings_of(record) for record in (a, b)]
-    for key in _varied(settings):
-        compared.add_row(key, *(Text(_shown(one[key]) if key in one else UNKNOWN) for one in settings))
-    if compared.row_count:
-        console.print(compared)
-    else:
-        console.print("Their configurations do not differ.")
-    console.print()
-    outcome = Table("outcome", *labels, "difference", box=None, pad_edge=False)
-    for column in outcome.columns[1:]:
-        column.justify = "right"
-    outcome.add_row("status", a.status, b.status, "")
-    for what, first, second in _outcomes(a, b):
-        difference = second - first if first is not None and second is not None else None
-        digits = 4 if "/" in what else 0
-        values = [fixed(value, digits) if digits else f"{value:,.0f}" for value in (first, second) if value is not None]
-        if difference is None:
-            values = [UNKNOWN if value is None else fixed(value, digits) for value in (first, second)]
-        outcome.add_row(what, *values, UNKNOWN if difference is None else signed(difference, digits))
-    console.print(outcome)
-    console.print()
-    names = changed(a.sources, b.sources)
-    told = f"differs in {joined(names, most=5)}" if names else "is the same" if a.code == b.code else "differs"
-    console.print(f"Their code {told}.", highlight=False, markup=False, soft_wrap=True)
-    file = Path(plot or output_dir / f"compare-{a.folder.name[:SHORT]}-{b.folder.name[:SHORT]}.png")
-    if plot_comparison(file, dict(zip(labels, (a.folder, b.folder), strict=True))):
-        console.print(f"curves     {file}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | None]]:
-    """Return what can be compared of two outcomes: a name, and the value of each run."""
-    figures = [{f"{m['split']}/{m['protocol']}": m["nll"] for m in record.metrics} for record in (a, b)]
-    rows = [(name, figures[0].get(name), figures[1].get(name)) for name in dict.fromkeys([*figures[0], *figures[1]])]
-    costs = {
-        "parameters": (a.parameters, b.parameters),
-        "steps": (a.steps, b.steps),
-        "characters": (a.characters_seen, b.characters_seen),
-        "training seconds": (a.time.get("training_s"), b.time.get("training_s")),
-    }
-    return [*rows, *((name, *values) for name, values in costs.items())]
 
 
 def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: bool) -> int:

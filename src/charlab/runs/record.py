@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from charlab.runs.surprisal import Surprisal
+
 FILE_NAME = "record.json"
 FORMAT = 2
 FORMER_FORMAT = 1  # read but not resumed, because its batch size was per device and micro-batch
@@ -184,6 +186,15 @@ class Record:
             likelihood="bound" if bound else "exact",
             leaks=bool(self.causality.get("leaks")),
         )
+
+    def surprisal(self, start: int = 0, length: int = 3000, *, trust: bool = False) -> Surprisal:
+        """Return a passage of the validation text, which a notebook shows colored by the nll of each character.
+
+        See `charlab.runs.surprisal.surprisal` for the arguments.
+        """
+        from charlab.runs.surprisal import surprisal
+
+        return surprisal(self, start, length, trust=trust)
 
     def __repr__(self) -> str:
         """Return the run's name, state and folder."""

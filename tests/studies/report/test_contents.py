@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 from charlab import cli
+from charlab.evaluation.bootstrap import bootstrap_text
 from charlab.runs.record import SCENE_LENGTH
-from charlab.studies.bootstrap import bootstrap_text
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
 from charlab.studies.report.program import csv_tables

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from charlab.studies.bootstrap import TextInterval
+from charlab.evaluation.bootstrap import TextInterval
 from charlab.studies.definition import Expectation
 from charlab.studies.report import sentences
 from charlab.studies.verdicts import Value

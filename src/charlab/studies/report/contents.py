@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from charlab.errors import UserError
+from charlab.evaluation.bootstrap import TextInterval, bootstrap_text
 from charlab.quantities import count, joined
 from charlab.runs.record import SCENE_LENGTH, Record
-from charlab.studies.bootstrap import TextInterval, bootstrap_text
 from charlab.studies.costs import PLOTTED
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
 from charlab.studies.report.factors import Factor, numeric_factors

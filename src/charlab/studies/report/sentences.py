@@ -10,7 +10,7 @@ from charlab.quantities import count, joined, nats, percent
 from charlab.studies.paired import MOST_SEEDS
 
 if TYPE_CHECKING:
-    from charlab.studies.bootstrap import TextInterval
+    from charlab.evaluation.bootstrap import TextInterval
     from charlab.studies.plan import Plan
     from charlab.studies.report.arms import ArmSummary
     from charlab.studies.state import StudyResults

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from charlab.evaluation.bootstrap import TextInterval
 from charlab.quantities import (
     UNKNOWN,
     amount,
@@ -19,7 +20,6 @@ from charlab.quantities import (
     signed,
     with_error,
 )
-from charlab.studies.bootstrap import TextInterval
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.sentences import bound_sign
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import signal, stats
 
 from charlab.errors import UserError
-from charlab.studies.bootstrap import TextInterval, bootstrap_text
+from charlab.evaluation.bootstrap import TextInterval, bootstrap_text
 from tests.references import statistics as reference
 
 TEXTS = 1_000

@@ -1,0 +1,104 @@
+"""Compare two runs: `charlab runs compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from charlab.command import command
+from charlab.errors import UserError
+from charlab.quantities import UNKNOWN, fixed, interval, joined, percent, signed
+from charlab.runs.browse import SHORT, settings_of, shown_value, varied
+from charlab.runs.code import changed
+from charlab.runs.plots import plot_comparison
+from charlab.runs.record import Record
+from charlab.runs.store import Store
+from charlab.runs.where import Where, compare_runs
+
+
+def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) -> None:
+    """Print in what two runs differ, how far apart they are and where, and draw their curves.
+
+    Raises:
+        UserError: if not exactly two runs are named, or one is not found.
+    """
+    if len(runs) != 2:
+        raise UserError(f"compare takes two runs, not {len(runs)}: {command('runs', 'compare', 'RUN', 'RUN')}.")
+    a, b = (Record.load(Store(output_dir).named(run)) for run in runs)
+    labels = [f"{record.name} {record.folder.name[:SHORT]}" for record in (a, b)]
+    compared = Table("", *labels, box=None, pad_edge=False)
+    settings = [settings_of(record) for record in (a, b)]
+    for key in varied(settings):
+        compared.add_row(key, *(Text(shown_value(one[key]) if key in one else UNKNOWN) for one in settings))
+    if compared.row_count:
+        console.print(compared)
+    else:
+        console.print("Their configurations do not differ.")
+    console.print()
+    outcome = Table("outcome", *labels, "difference", box=None, pad_edge=False)
+    for column in outcome.columns[1:]:
+        column.justify = "right"
+    outcome.add_row("status", a.status, b.status, "")
+    for what, first, second in _outcomes(a, b):
+        difference = second - first if first is not None and second is not None else None
+        digits = 4 if "/" in what else 0
+        values = [fixed(value, digits) if digits else f"{value:,.0f}" for value in (first, second) if value is not None]
+        if difference is None:
+            values = [UNKNOWN if value is None else fixed(value, digits) for value in (first, second)]
+        outcome.add_row(what, *values, UNKNOWN if difference is None else signed(difference, digits))
+    console.print(outcome)
+    console.print()
+    try:
+        print_where(compare_runs(a, b), console)
+    except UserError as error:
+        console.print(f"Where they differ is not known. {error}", highlight=False, markup=False, soft_wrap=True)
+    console.print()
+    names = changed(a.sources, b.sources)
+    told = f"differs in {joined(names, most=5)}" if names else "is the same" if a.code == b.code else "differs"
+    console.print(f"Their code {told}.", highlight=False, markup=False, soft_wrap=True)
+    file = Path(plot or output_dir / f"compare-{a.folder.name[:SHORT]}-{b.folder.name[:SHORT]}.png")
+    if plot_comparison(file, dict(zip(labels, (a.folder, b.folder), strict=True))):
+        console.print(f"curves     {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | None]]:
+    """Return what can be compared of two outcomes: a name, and the value of each run."""
+    figures = [{f"{m['split']}/{m['protocol']}": m["nll"] for m in record.metrics} for record in (a, b)]
+    rows = [(name, figures[0].get(name), figures[1].get(name)) for name in dict.fromkeys([*figures[0], *figures[1]])]
+    costs = {
+        "parameters": (a.parameters, b.parameters),
+        "steps": (a.steps, b.steps),
+        "characters": (a.characters_seen, b.characters_seen),
+        "training seconds": (a.time.get("training_s"), b.time.get("training_s")),
+    }
+    return [*rows, *((name, *values) for name, values in costs.items())]
+
+
+def print_where(where: Where, console: Console) -> None:
+    """Print where the second of two runs differs from the first: the parts of the text, and the passages."""
+    console.print("Where they differ: nats of the second minus nats of the first, by blocks", highlight=False)
+    table = Table("", *("characters", "there", "per character of the text", "95% over texts"), box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    split = ""
+    for part in (*where.parts, where.whole):
+        if part.split != split:
+            table.add_row(f"{part.split}:" if part.split else "")
+            split = part.split
+        table.add_row(
+            f"  {part.label}" if split else part.label,
+            percent(part.characters / where.whole.characters),
+            signed(part.nats / part.characters),
+            signed(part.mean),
+            UNKNOWN if part.interval is None else interval(part.interval),
+        )
+    console.print(table)
+    console.print()
+    console.print("Where they differ most: nats, the place in the validation text, and what is written there")
+    for passage in where.passages:
+        place = f"{signed(passage.nats, 1):>7} {passage.start + 1:>11,}  "
+        console.print(f"{place}{where.shown(passage)}", highlight=False, markup=False, soft_wrap=True)

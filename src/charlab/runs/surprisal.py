@@ -1,0 +1,176 @@
+"""How surprised a run's model is by each character of a passage: a page, and a display for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from charlab.command import command
+from charlab.errors import UserError
+from charlab.files import write_atomically
+from charlab.quantities import fixed
+from charlab.runs.record import Record
+from charlab.runs.store import Store
+from charlab.runs.text import own_corpus, own_nll, own_slices
+
+LONGEST = 15_000  # characters on a page of at most 2 MB
+LEVELS = 12  # of color, one for each half nat
+SIGNS = {"\n": "↵", " ": "␣", "\t": "⇥"}
+STYLE = """\
+.charlab-nll { max-width: 60rem; padding: 1rem; background: #fff; color: #1d1d1f; font: 15px/1.5 system-ui, sans-serif }
+.charlab-nll h1 { margin: 0; font-size: 1.4rem } .charlab-nll p { margin: .4rem 0; color: #62626a }
+.charlab-nll pre { margin: 1rem 0; white-space: pre-wrap; overflow-wrap: anywhere; color: #1d1d1f;
+  font: 1rem/1.75 ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace }
+.charlab-nll i { position: relative; font-style: normal; padding: .12em 0 }
+.charlab-nll i.n::before { content: "↵"; color: #8a8a94 }
+.charlab-nll i:hover { outline: 2px solid #1d1d1f }
+.charlab-nll i:hover::after { content: attr(data-e); position: absolute; z-index: 1; left: 0; top: 1.8em;
+  width: max-content; padding: .3em .6em; border-radius: .3em; background: #1d1d1f; color: #fff; font-size: .85rem;
+  white-space: pre }
+.charlab-nll .key i { padding: .12em .5em }
+"""
+
+
+@dataclass(frozen=True)
+class Surprisal:
+    """A passage of a run's validation text with the nll of each character; a notebook shows it in color.
+
+    Attributes:
+        title: the run, and its figure.
+        note: which passage it is, and what is missing.
+        text: the passage.
+        nll: −log p of each of its characters, in nats.
+        expected: for each character, the token of which it is a part and the three that the model thought most
+            probable, in words; empty if the model is not there to be asked.
+    """
+
+    title: str
+    note: str
+    text: str
+    nll: Float[np.ndarray, " N"]
+    expected: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Return the passage for a notebook."""
+        colors = "".join(
+            f".charlab-nll .c{level} {{ background: rgba(213, 94, 0, {level / (LEVELS - 1) * 0.85:.2f}) }}\n"
+            for level in range(LEVELS)
+        )
+        key = "".join(f'<i class="c{level}">{level / 2:g}</i>' for level in range(0, LEVELS, 2))
+        marked = "".join(map(self._mark, range(len(self.text))))
+        return (
+            f'<style>{STYLE}{colors}</style>\n<div class="charlab-nll"><h1>{escape(self.title)}</h1>\n'
+            f'<p>{escape(self.note)}</p>\n<p class="key">nats: {key} and more</p>\n<pre>{marked}</pre></div>'
+        )
+
+    def page(self) -> str:
+        """Return the passage as a web page that loads nothing."""
+        return (
+            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
+            f'content="width=device-width, initial-scale=1"><title>{escape(self.title)}</title></head>\n'
+            f"<body>{self._repr_html_()}</body></html>\n"
+        )
+
+    def _mark(self, index: int) -> str:
+        character, nll = self.text[index], float(self.nll[index])
+        level = LEVELS - 1 if nll != nll else min(LEVELS - 1, int(2 * max(nll, 0.0)))
+        line = ' n"' if character == "\n" else '"'
+        said = f"{SIGNS.get(character, character)}  {fixed(nll, 2)} nats"
+        said += f"\n{self.expected[index]}" if self.expected else ""
+        return f'<i class="c{level}{line} data-e="{escape(said)}">{escape(character)}</i>'
+
+
+def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool = False) -> Surprisal:
+    """Return a passage of a run's validation text with the nll of each character, and what the model expected.
+
+    Args:
+        record: the record of a finished run.
+        start: how many characters of the text to leave out; the first one, which no model predicts, does not count.
+        length: number of characters in the passage.
+        trust: whether code in the run's folder may be imported.
+
+    Raises:
+        UserError: if the run did not keep the nll of each character, only the sum of its nll has a meaning, or there is
+            no such passage.
+    """
+    nll, entry = own_nll(record), record.metric("blocks")
+    if not 0 <= start < len(nll):
+        raise UserError(f"start={start} is outside the text: give a number from 0 to {len(nll) - 1}.")
+    if not 0 < length <= LONGEST:
+        raise UserError(f"length={length} does not fit a page: give a number from 1 to {LONGEST}.")
+    stop = min(start + length, len(nll))
+    corpus = own_corpus(record)
+    part = own_slices(record, corpus)["validation"]
+    text = "".join(corpus.between(part.start, part.stop))
+    expected, why = _expected(record, text, start + 1, stop + 1, trust)
+    note = (
+        f"Characters {start + 1:,} to {stop:,} of {len(nll):,} in the validation text of "
+        f"{corpus.name}, {fixed(float(nll[start:stop].mean(dtype=np.float64)))} nats each on average. {why}"
+    )
+    title = f"{record.name} {record.folder.name[:8]}: {fixed(entry['nll'])} nats per character"
+    return Surprisal(title, note.strip(), text[start + 1 : stop + 1], nll[start:stop], expected)
+
+
+def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> tuple[tuple[str, ...], str]:
+    """Return what the model expected at each character of a passage, and a sentence on how to see it or why not.
+
+    Raises:
+        UserError: if the model's nll of a single character has no meaning.
+    """
+    import torch
+
+    from charlab.models.contract import AutoregressiveModel
+    from charlab.runs.checkpoint import load
+
+    try:
+        model, vocabulary = load(record.folder, trust=trust)
+    except UserError as error:
+        return (), f"What the model expected is not known: {error}"
+    if model.likelihood == "bound":
+        raise UserError(f"The figures of {record.folder} are an upper bound, of which only the sum has a meaning.")
+    if not isinstance(model, AutoregressiveModel):
+        return (), "What the model expected is not known: it is not autoregressive."
+    ids = torch.from_numpy(vocabulary.encode(text)).long()
+    lengths = np.ones(len(ids), dtype=int) if vocabulary.lengths is None else vocabulary.lengths[ids.numpy()]
+    tokens = np.repeat(np.arange(len(ids)), lengths)[start:stop]  # in which each character begins
+    names = [_name(piece) for piece in vocabulary.pieces]
+    size = record.metric("blocks")["context_length"]
+    said: dict[int, str] = {}
+    with torch.no_grad():
+        for first in range((max(1, int(tokens[0])) - 1) // size * size, int(tokens[-1]), size):
+            window = ids[first : first + size + 1]
+            logits = model(window[None, :-1])[0]  # (T, V)
+            best = logits.double().log_softmax(-1).exp().topk(min(3, logits.shape[-1]))
+            for row, (shares, found) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+                said[first + row + 1] = "expected " + "  ".join(
+                    f"{names[token]} {share:.0%}" for token, share in zip(found, shares, strict=True)
+                )
+    return tuple(said.get(int(token), "") for token in tokens), "Point at a character for what the model expected."
+
+
+def _name(piece: bytes) -> str:
+    return "".join(SIGNS.get(character, character) for character in piece.decode("utf-8", "replace"))
+
+
+def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], console: Console) -> None:
+    """Write the page of a run, and print where it is.
+
+    Raises:
+        UserError: if not exactly one run is named, or an option is invalid.
+    """
+    if len(runs) != 1:
+        raise UserError(f"show takes one run, not {len(runs)}: {command('runs', 'show', 'RUN')}.")
+    for key in ("start", "length"):
+        if not options[key].isdecimal():
+            raise UserError(f"{key} must be a number of characters, not {options[key]!r}.")
+    record = Record.load(Store(output_dir).named(runs[0]))
+    page = surprisal(record, int(options["start"]), int(options["length"])).page().encode()
+    file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
+    write_atomically(file, lambda stream: stream.write(page))
+    console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,174 @@
+"""Where in the validation text two runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from charlab.configuration.build import build
+from charlab.errors import UserError
+from charlab.evaluation.bootstrap import bootstrap_text
+from charlab.evaluation.parts import CONTEXT, Grouping, Passage, differences, groupings, passages
+from charlab.runs.identity import CHARACTERS
+from charlab.runs.record import SCENE_LENGTH, Record
+from charlab.runs.text import own_corpus, own_nll, own_slices
+
+
+class Part(NamedTuple):
+    """What a part of the text contributes to a difference.
+
+    Attributes:
+        split: what the text is split by.
+        label: which part it is.
+        characters: number of characters in it.
+        nats: sum of the difference over them; the parts of a split add up to the whole exactly.
+        mean: the same in nats per character of the whole text.
+        interval: 95% interval of that mean; None if unknown.
+    """
+
+    split: str
+    label: str
+    characters: int
+    nats: float
+    mean: float
+    interval: tuple[float, float] | None
+
+
+class Where(NamedTuple):
+    """Where a difference is.
+
+    Attributes:
+        text: the validation text, without its first character.
+        whole: the whole difference.
+        parts: its parts by position, place in the word, kind of character and occurrences of the context.
+        passages: where the two differ most.
+    """
+
+    text: str
+    whole: Part
+    parts: tuple[Part, ...]
+    passages: tuple[Passage, ...]
+
+    def shown(self, passage: Passage) -> str:
+        """Return the text of a passage on one line."""
+        return self.text[passage.start : passage.stop].replace("\n", "↵")
+
+
+class Ground(NamedTuple):
+    """The text on which runs are compared, and the ways of splitting it; the whole is the first of them."""
+
+    text: str
+    ways: tuple[Grouping, ...]
+
+
+def ground_of(record: Record) -> Ground:
+    """Return the text that a run was scored on, split by the windows that it was scored in.
+
+    Raises:
+        UserError: if the text is not found, or has changed.
+    """
+    corpus = own_corpus(record)
+    slices = own_slices(record, corpus)
+    part, train = slices["validation"], slices["train"]
+    text = "".join(corpus.between(part.start, part.stop))
+    before = "".join(corpus.between(max(0, part.start - CONTEXT), part.start))
+    number = np.arange(len(text))  # the token in which each character begins
+    node = record.config["data"].get("tokenizer") or {"_target_": CHARACTERS}
+    if node["_target_"] != CHARACTERS:
+        vocabulary = build(node)(corpus, train)
+        if vocabulary.lengths is not None:
+            lengths = vocabulary.lengths[vocabulary.encode(text).astype(np.int64)]
+            number = np.repeat(np.arange(len(lengths)), lengths)
+    positions = np.maximum(number[1:] - 1, 0) % record.metric("blocks")["context_length"] + 1
+    ways = groupings(text, before, corpus.between(train.start, train.stop), positions)
+    everything = Grouping("", ("all characters",), np.zeros(len(text) - 1, dtype=np.int64))
+    return Ground(text[1:], (everything, *ways))
+
+
+def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
+    """Return a run's nll of each character.
+
+    Raises:
+        UserError: if the run did not keep it, or it has no meaning.
+    """
+    nll = own_nll(record)
+    if record.metric("blocks")["likelihood"] == "bound":
+        raise UserError(f"The figures of {record.folder} are an upper bound, of which only the sum has a meaning.")
+    if record.causality.get("leaks"):
+        raise UserError(f"The model of {record.folder} sees what it has to predict, so its figures say nothing.")
+    if not np.isfinite(nll).all():
+        raise UserError(f"The model of {record.folder} finds a character impossible, so no difference is finite.")
+    return nll
+
+
+def check_length(ground: Ground, *kept: Float[np.ndarray, " N"]) -> None:
+    """Raise `UserError` unless runs kept the nll of every character of the text but the first."""
+    for nll in kept:
+        if len(nll) != len(ground.text):
+            raise UserError(
+                f"A run kept the nll of {len(nll):,} characters of a text of {len(ground.text):,}: charlab verify "
+                "tells what is wrong with it."
+            )
+
+
+def same_text(a: Record, b: Record) -> bool:
+    """Return whether two runs were scored on the same part of the same text."""
+    return a.corpus.get("sha256") == b.corpus.get("sha256") and _split(a) == _split(b)
+
+
+def _split(record: Record) -> tuple[object, ...]:
+    return tuple(record.config["data"].get(f"{name}_fraction") for name in ("train", "validation", "dev"))
+
+
+def compare_runs(first: Record, second: Record) -> Where:
+    """Return where the second run differs from the first: nats of the second minus those of the first.
+
+    Intervals are those over texts of the same kind, by `bootstrap_text`.
+
+    Raises:
+        UserError: if the runs were scored on different texts, or their characters cannot be compared.
+    """
+    if not same_text(first, second):
+        raise UserError("The runs were scored on different texts or splits, so no character can be compared.")
+    old, new = comparable_nll(first), comparable_nll(second)
+    ground = ground_of(first)
+    check_length(ground, old, new)
+    nats = differences(new, old)
+    sizes = np.bincount(np.arange(len(nats)) // SCENE_LENGTH)
+
+    def intervals(way: Grouping) -> list[tuple[float, float] | None]:
+        if len(sizes) < 2:
+            return [None] * len(way.labels)
+        sums = way.add_up(nats, SCENE_LENGTH)  # (G, K)
+        return [bootstrap_text(part[None], np.zeros((1, len(sizes))), sizes).interval_95 for part in sums]
+
+    sums = [way.add_up(nats)[:, 0] for way in ground.ways]
+    return collected(ground, sums, [intervals(way) for way in ground.ways], nats)
+
+
+def collected(
+    ground: Ground,
+    sums: Sequence[Float[np.ndarray, " G"]],
+    intervals: Sequence[Sequence[tuple[float, float] | None]],
+    nats: Float[np.ndarray, " N"],
+    most: int = 20,
+) -> Where:
+    """Return a difference with its parts.
+
+    Args:
+        ground: the text.
+        sums: for each way of splitting it, the nats in each part.
+        intervals: of the parts, in nats per character of the text.
+        nats: the difference at each character, for the passages.
+        most: number of passages.
+    """
+    whole, *parts = (
+        Part(way.name, label, int(number), float(total), float(total) / len(nats), ends)
+        for way, total_of, ends_of in zip(ground.ways, sums, intervals, strict=True)
+        for label, number, total, ends in zip(way.labels, way.count(), total_of, ends_of, strict=True)
+        if number
+    )
+    return Where(ground.text, whole, tuple(parts), tuple(passages(nats, most=most)))
