@@ -12,6 +12,7 @@ from charlab.errors import UserError
 from charlab.notebook import NotebookLive
 from charlab.runs.record import Record
 from charlab.studies.state import read_results
+from tests.helpers.browser import visit
 from tests.helpers.made_up_study import MadeUpArm, make_study
 
 
@@ -121,6 +122,30 @@ def test_a_study_that_has_not_begun_has_nothing_to_draw(tmp_path):
     plan = make_study(tmp_path, [MadeUpArm("a", 1.7, fates={305: ("missing", "")})], seeds=1)
     with pytest.raises(UserError, match="nothing to draw yet"):
         read_results(plan, tmp_path / "outputs").plot()
+
+
+BAR = """
+  const line = document.querySelector("div").getBoundingClientRect(), bar = document.querySelector("progress");
+  const text = document.querySelector("span");
+  const seen = { errors: window.errors, page: document.documentElement.scrollWidth, line: line.right,
+    bar: bar.getBoundingClientRect().width, right: Math.max(...[bar, text].map((e) => e.getBoundingClientRect().right)),
+    words: text.innerText };
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.rendering
+@pytest.mark.parametrize("width", [390, 800, 1200])
+def test_the_bar_is_whole_at_any_width(width):
+    figures = "1,234/5,000  loss 1.234  perplexity 3.43  1,234,567 characters/s  1.2 TFLOP/s  0:01:02  0:12:34 left"
+    line = f"training  {figures}  ·  step 1,200  train 1.234  validation 1.345  dev 1.345  (estimate)"
+    shown = NotebookLive(lambda: (0.25, line))._html().data
+    seen = visit(f"<html><head><title>Progress</title></head><body>{shown}</body></html>", BAR, width)
+    assert seen["errors"] == []
+    assert seen["page"] <= width
+    assert seen["right"] <= seen["line"] <= width
+    assert seen["bar"] >= 100
+    assert seen["words"] == line  # with the spaces between figures
 
 
 def test_progress_lives_in_one_output_area(capsys):

@@ -127,6 +127,15 @@ def test_a_failure_with_a_sentence(
     assert capfd.readouterr() == ("", f"{sentence}\n")
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+def test_a_rate_by_the_name_of_other_libraries_is_told_ours(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str], optimizer: str
+) -> None:
+    assert train(f"optimizer={optimizer}", "optimizer.learning_rate=0.1") == 2
+    assert capfd.readouterr() == ("", "There is no key optimizer.learning_rate; did you mean optimizer.lr?\n")
+    assert runs == []
+
+
 def test_a_run_that_diverges(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
     assert train("seed=5") == 1
     assert capfd.readouterr() == ("", "The loss is not a number.\n")

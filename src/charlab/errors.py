@@ -14,7 +14,7 @@ class UserError(ValueError):
 
 
 class PartError(RuntimeError):
-    """Raised when a callback or logger that the user chose fails during a run.
+    """Raised when a part that the user chose, such as a model or a callback, fails during a run.
 
     The message is one sentence that names the part and its line. The command line prints it without a traceback, unless
     `HYDRA_FULL_ERROR=1` is set, and exits with code 1. The original error is its cause.

@@ -61,7 +61,7 @@ class NotebookLive:
         return HTML(
             '<div style="display: flex; flex-wrap: wrap; gap: 0 1em; align-items: center">'
             f'<progress value="{share:.4f}" style="flex: 1 1 8em; max-width: 24em"></progress>'
-            f'<span style="font-variant-numeric: tabular-nums">{escape(text)}</span></div>'
+            f'<span style="font-variant-numeric: tabular-nums; white-space: pre-wrap">{escape(text)}</span></div>'
         )
 
 

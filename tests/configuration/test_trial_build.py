@@ -40,6 +40,11 @@ class Table(AutoregressiveModel):
     def extend(self, tokens, state):
         return self(tokens), None
 
+class Unbounded(Table):
+    @property
+    def context_length(self):
+        raise AttributeError
+
 class Transposed(Table):
     def forward(self, tokens):
         return super().forward(tokens).transpose(1, 2)
@@ -288,6 +293,11 @@ def test_a_users_constructor_that_fails(own: Path) -> None:
 
 def test_a_class_that_is_no_language_model(own: Path) -> None:
     assert "own_models.Plain is not a charlab LanguageModel" in mistake("model=Plain", conf=own.parent / "conf")
+
+
+def test_a_model_that_does_not_say_how_far_it_looks(own: Path) -> None:
+    told = mistake("model=Unbounded", conf=own.parent / "conf")
+    assert told == "model._target_=own_models.Unbounded has no attribute context_length: set it in __init__."
 
 
 def test_a_newcomers_mixer_takes_part(own: Path) -> None:

@@ -1,6 +1,9 @@
-"""Runs whose figures are not finite, or whose first weights are unusual: what they say, and what they do not say."""
+"""Runs whose figures are not finite, whose first weights are unusual, or whose terminal is: what they say."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 from rich.console import Console
@@ -12,6 +15,7 @@ from charlab.runs.evaluate import evaluate_run
 from charlab.runs.generate import generate_from_run
 from charlab.runs.record import Record
 from charlab.training.callbacks.divergence import DivergedError
+from tests.helpers.warm import warm
 
 EM = (
     "data=textfile",
@@ -82,3 +86,22 @@ def test_first_weights_that_are_no_numbers_end_the_run_before_training(run_tiny,
         run_tiny()
     (path,) = tmp_path.rglob("record.json")
     assert Record.load(path.parent).status == "failed"
+
+
+@pytest.mark.slow
+def test_a_terminal_of_ascii_ends_no_run(tmp_path):
+    (tmp_path / "accents.txt").write_text("é≤ü×—\n" * 300)
+    command = ["-m", "charlab", "train", "model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1"]
+    command += ["data=textfile", "data.path=accents.txt", "data.context_length=8", "trainer=cpu", "trainer.max_steps=3"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    options = {"capture_output": True, "cwd": tmp_path, "env": environment}
+    done = subprocess.run(warm([sys.executable, *command]), **options)
+    output = done.stdout.decode("ascii")
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    record = Record.load(path.parent)
+    assert (record.status, record.steps) == ("finished", 3)
+    assert set((path.parent / "samples.txt").read_text(encoding="utf-8").strip()) & set("é≤ü×—")
+    assert "sample" in output
+    assert output.rstrip().splitlines()[-1].startswith("result")
+    assert f"? {math.exp(record.metric('sliding')['nll']):.3f} perplexity" in " ".join(output.split())

@@ -54,7 +54,7 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
         UserError: if the model, its optimizer or its learning-rate schedule cannot be built.
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
-    classes = (find(node["_target_"]) for _, node in _nodes(tree["model"], "model"))
+    classes = (find(node["_target_"]) for _, node in nodes(tree["model"], "model"))
     known = (described, LOADED.reloads, *classes)
     if known not in _MODELS:
         if len(_MODELS) == _MOST_KEPT:
@@ -130,6 +130,9 @@ def _construct(tree: dict[str, Any]) -> LanguageModel:
     model = build(tree["model"], VOCAB_SIZE)
     if not isinstance(model, LanguageModel):
         raise UserError(f"_target_={tree['model']['_target_']} is not a charlab LanguageModel: name a class that is.")
+    for name in ("vocab_size", "context_length"):
+        if not hasattr(model, name):
+            raise UserError(f"_target_={tree['model']['_target_']} has no attribute {name}: set it in __init__.")
     return model
 
 
@@ -227,7 +230,7 @@ def _frame(error: BaseException) -> str:
 
 def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
     """Return the dotted path of the node whose constructor raised the error."""
-    constructors = [(code, where, node) for where, node in _nodes(tree[path], path) if (code := _code(node))]
+    constructors = [(code, where, node) for where, node in nodes(tree[path], path) if (code := _code(node))]
     found = path
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
@@ -239,12 +242,13 @@ def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
     return found
 
 
-def _nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the nodes of a configuration that have a `_target_`, each with its dotted path."""
     if isinstance(value, dict) and "_target_" in value:
         yield path, value
     if isinstance(value, dict | list):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _nodes(part, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
+            yield from nodes(part, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
 
 
 def _code(node: dict[str, Any]) -> CodeType | None:
@@ -261,7 +265,7 @@ def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
 
     A word counts as a parameter name if it contains an underscore (`num_heads`) or a value follows it (`bias=true`).
     """
-    enclosing = {"": tree} | dict(_nodes(tree[path.partition(".")[0].partition("[")[0]], path.partition(".")[0]))
+    enclosing = {"": tree} | dict(nodes(tree[path.partition(".")[0].partition("[")[0]], path.partition(".")[0]))
     chain = sorted((where for where in enclosing if where and path.startswith(where)), key=len, reverse=True)
 
     def dotted(match: re.Match[str]) -> str:

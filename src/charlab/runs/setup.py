@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sysconfig
-import traceback
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from functools import partial
@@ -28,6 +26,7 @@ from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
+from charlab.runs.failure import failed_part, line_of_user
 from charlab.runs.folder import events_folder
 from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
 from charlab.runs.origin import start_from
@@ -43,8 +42,6 @@ from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
 from charlab.training.trainer import build_trainer, check_callback, check_precision
-
-_OURS = str(Path(__file__).parents[1])
 
 
 class Parts:
@@ -139,7 +136,7 @@ class Parts:
             part = construct()
         except InstantiationException as error:
             raised = error.__cause__ or error
-            where = _line_of_user(raised)
+            where = line_of_user(raised)
             place = f"{where}, with {name}" if where else f"{name} cannot be built"
             raise UserError(f"{place}: {type(raised).__name__}: {one_sentence(raised)}") from error
         if not type(part).__module__.startswith("charlab."):
@@ -147,27 +144,10 @@ class Parts:
         return part
 
     def failure(self, error: BaseException) -> PartError | None:
-        """Return the error to raise if a callback or logger that is not charlab's own raised `error`, else None."""
+        """Return the error to raise if a part that is not charlab's own raised `error`, else None."""
         if not isinstance(error, Exception) or isinstance(error, DivergedError) or find_user_error(error):
             return None
-        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-        for frame in reversed(frames):
-            for name, part in self._foreign.items():
-                if frame.f_locals.get("self") is part:
-                    where = _line_of_user(error)
-                    kind = f"{type(part).__module__}.{type(part).__qualname__}"
-                    place = f"{where}, with {name}" if where else f"{name} ({kind}) failed in {frame.f_code.co_name}"
-                    return PartError(f"{place}: {type(error).__name__}: {one_sentence(error)}")
-        return None
-
-
-def _line_of_user(error: BaseException) -> str | None:
-    """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
-    libraries = (_OURS, sysconfig.get_path("stdlib"))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((*libraries, "<")) and "-packages" not in frame.filename:
-            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
-    return None
+        return failed_part(error, self.config, self._foreign, self.module)
 
 
 def _chosen(group: DictConfig | None) -> dict[str, DictConfig]:

@@ -1,0 +1,74 @@
+"""Say in one sentence which of the user's parts, such as a model or a callback, failed during a run, and where."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from lightning.pytorch import LightningModule
+from omegaconf import DictConfig
+
+from charlab.configuration.build import find, plain
+from charlab.configuration.messages import one_sentence
+from charlab.configuration.trial_build import nodes
+from charlab.errors import PartError
+
+_OURS = str(Path(__file__).parents[1])
+
+
+def failed_part(
+    error: Exception, config: DictConfig, foreign: Mapping[str, object], module: LightningModule
+) -> PartError | None:
+    """Return the error to raise if a part of a run that is not charlab's own raised `error`, else None.
+
+    Args:
+        error: the error, with the traceback of the run.
+        config: the run's configuration.
+        foreign: callbacks and loggers that are not charlab's own, by their keys.
+        module: the run's Lightning module.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames):
+        for name, part in foreign.items():
+            if frame.f_locals.get("self") is part:
+                kind = type(part)
+                return _part_error(error, name, f"{kind.__module__}.{kind.__qualname__}", frame.f_code.co_name)
+    # An optimizer asks the module for the loss, whose failure is not the optimizer's.
+    hooks = [i for i, frame in enumerate(frames) if frame.f_locals.get("self") is module]
+    modules = _foreign_modules(config)
+    for frame in reversed(frames[hooks[-1] :] if hooks else frames):
+        found, code = frame.f_globals.get("__name__", ""), frame.f_code
+        if found in modules:
+            key = modules[found].get(code.co_qualname.partition(".")[0])
+            return _part_error(error, key, found, code.co_name)
+    return None
+
+
+def _part_error(error: Exception, name: str | None, kind: str, function: str) -> PartError:
+    """Return the error that says where a part failed; `name` is its key if that is known."""
+    where = line_of_user(error)
+    place = f"{where}, with {name}" if where and name else where or f"{name or kind} ({kind}) failed in {function}"
+    return PartError(f"{place}: {type(error).__name__}: {one_sentence(error)}")
+
+
+def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
+    """Return the modules of classes and functions that are not charlab's own, each with the keys of those, by name."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for path, node in nodes(plain(config), ""):
+        part, key = find(node["_target_"]), path.removeprefix(".")
+        package = part.__module__.partition(".")[0]
+        if package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler")):
+            found[part.__module__].setdefault(part.__qualname__, key)
+    return found
+
+
+def line_of_user(error: BaseException) -> str | None:
+    """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
+    libraries = (_OURS, sysconfig.get_path("stdlib"))
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith((*libraries, "<")) and "-packages" not in frame.filename:
+            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    return None
