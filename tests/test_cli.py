@@ -164,6 +164,7 @@ def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
     assert done.stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,9 +232,16 @@ def test_files_of_the_users_own_folder(
     assert "did you mean own" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("key", ["prompt", "infill"])
 @pytest.mark.parametrize(
-    "text", ["ROMEO: hi, you", "To be, or ____ to be", "a,b", "line\nline", '[it\'s "so"] = {x: ${y}} \\', ""]
+    ("key", "text"),
+    [
+        ("prompt", "ROMEO: hi, you"),
+        ("infill", "To be, or ____ to be"),
+        ("infill", "a,b"),
+        ("prompt", "line\nline"),
+        ("prompt", '[it\'s "so"] = {x: ${y}} \\'),
+        ("prompt", ""),
+    ],
 )
 def test_a_text_arrives_as_typed(runs: list[DictConfig], empty_folder: Path, key: str, text: str) -> None:
     assert cli.generate(["run=a b/é", f"{key}={text}", "length=3", "greedy=true"]) == 0
@@ -247,6 +255,7 @@ def test_an_evaluation_leaves_nothing_behind(runs: list[DictConfig], empty_folde
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_do_without_torch(empty_folder: Path) -> None:
     program = """
 import sys

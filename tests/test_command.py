@@ -52,8 +52,9 @@ def test_a_command_has_its_overrides_and_its_exit_code(capfd):
     assert main(["train", "data=play", "model=bigram", "model.typo=1"]) == 2
 
 
-@pytest.mark.parametrize("form", ["charlab", "python -m charlab", "python scripts/"])
-@pytest.mark.parametrize("program", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("form", "program"), [("charlab", "train"), ("python -m charlab", "evaluate"), ("python scripts/", "train")]
+)
 def test_a_printed_command_has_the_form_of_the_one_that_was_typed(form, program, tmp_path):
     script = form.endswith("/")
     started = {

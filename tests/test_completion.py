@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -37,14 +38,17 @@ def complete(tmp_path):
     return complete
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         ("charlab tr", {"train"}),
         ("charlab train model=m", {"model=mamba", "model=masked_diffusion", "model=min_gru", "model=mine"}),
-        ("charlab train model=bigram optimizer.betas", {"optimizer.betas."}),
-        ("charlab evaluate proto", {"protocol="}),
-        ("charlab find-lr optimizer=ad", {"optimizer=adam", "optimizer=adamw"}),
+        slow("charlab train model=bigram optimizer.betas", {"optimizer.betas."}),
+        slow("charlab evaluate proto", {"protocol="}),
+        slow("charlab find-lr optimizer=ad", {"optimizer=adam", "optimizer=adamw"}),
         ("charlab new p", {"project"}),
     ],
 )

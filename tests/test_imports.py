@@ -1,7 +1,10 @@
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_run_is_checked_without_lightning() -> None:
     check = """
 import sys
@@ -13,6 +16,7 @@ sys.exit("lightning" in sys.modules)
     subprocess.run([sys.executable, "-c", check], check=True)
 
 
+@pytest.mark.slow
 def test_a_run_needs_no_module_that_only_unix_has() -> None:
     check = """
 import sys

@@ -52,6 +52,7 @@ def test_a_new_study_has_its_cells(folder):
     assert not (folder / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_new_project_trains_and_has_a_study_and_a_notebook(folder):
     output = charlab("new", "project", "my-views")
     assert "Next: cd my-views && python -m charlab train model=my_views data=play " in output

@@ -64,14 +64,14 @@ def run(*overrides: str, **parts: Any) -> Record:
             raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
-    output_folder(config, sweep=False)  # raises if it cannot be resolved
+    folder = output_folder(config, sweep=False)
     with hydra_config(config):
-        folder = Path(config.hydra.run.dir)
+        if folder is None:
+            folder = Path(config.hydra.run.dir)  # raises, since it depends on what only a sweep knows
         finished = answer(config, folder)
         if finished is not None:
             return finished
-    check_output_folder(config, sweep=False)
-    with hydra_config(config):
+        check_output_folder(folder)
         described = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
         for name, part in described.items():
             (folder / ".hydra").mkdir(parents=True, exist_ok=True)

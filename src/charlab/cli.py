@@ -278,7 +278,7 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
         raise SystemExit(0)  # before its folder is checked, which may be read-only
     for job in [] if shows else jobs:
-        check_output_folder(job, sweep=sweep)
+        check_output_folder(output_folder(job, sweep=sweep))
     if not sweep:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now

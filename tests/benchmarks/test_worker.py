@@ -1,5 +1,7 @@
 """What is measured of finished models, of a text short enough for a test."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from benchmarks import worker
@@ -17,11 +19,12 @@ FOUND = {
 }
 
 
-@pytest.fixture
-def recipe(monkeypatch: pytest.MonkeyPatch) -> worker.Worker:
-    monkeypatch.setattr(worker, "VALIDATION_CHARACTERS", 2_000)
-    monkeypatch.setattr(worker, "ESTIMATED_CHARACTERS", 2_000)
-    return worker.Worker("recipe")
+@pytest.fixture(scope="module")
+def recipe() -> Iterator[worker.Worker]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "VALIDATION_CHARACTERS", 1_000)
+        patch.setattr(worker, "ESTIMATED_CHARACTERS", 1_000)
+        yield worker.Worker("recipe")
 
 
 @pytest.mark.parametrize("task", FOUND)

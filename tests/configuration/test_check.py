@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.compose import Composer, config_loader
 from charlab.configuration.sources import Composition, hydra_config
 from charlab.errors import UserError
 
-from .conftest import VALUES, write
+from .conftest import FILES, VALUES, write
 
 Mistake = Callable[..., str]
 
@@ -63,9 +63,16 @@ def test_unknown_keys(mistake: Mistake, override: str, sentence: str) -> None:
     assert mistake(override).startswith(sentence)
 
 
-def check_with(composer: Composer, key: str, value: object) -> None:
+@pytest.fixture(scope="session")
+def composed(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[Composer, DictConfig]:
+    """A composer that reads files that no test changes, and what it composes."""
+    composer = Composer("train", config_loader(write(tmp_path_factory.mktemp("conf"), FILES)), VALUES)
+    return composer, composer.job([])
+
+
+def check_with(composed: tuple[Composer, DictConfig], key: str, value: object) -> None:
     """Checks the toy configuration with one value changed, as if it had been typed."""
-    config = copy.deepcopy(composer.job([]))
+    composer, config = composed[0], copy.deepcopy(composed[1])
     OmegaConf.set_readonly(config.hydra, False)
     OmegaConf.update(config, key, value)
     composition = Composition(composer, [f"{key}={value}"])
@@ -104,9 +111,9 @@ def check_with(composer: Composer, key: str, value: object) -> None:
         ("model.width", "???", "model.width is missing: give model.width=…."),
     ],
 )
-def test_wrong_values(composer: Composer, key: str, value: object, sentence: str) -> None:
+def test_wrong_values(composed: tuple[Composer, DictConfig], key: str, value: object, sentence: str) -> None:
     with pytest.raises(UserError) as raised:
-        check_with(composer, key, value)
+        check_with(composed, key, value)
     assert str(raised.value).startswith(sentence)
 
 
@@ -121,8 +128,8 @@ def test_wrong_values(composer: Composer, key: str, value: object, sentence: str
         ("seed", 0),
     ],
 )
-def test_right_values(composer: Composer, key: str, value: object) -> None:
-    check_with(composer, key, value)
+def test_right_values(composed: tuple[Composer, DictConfig], key: str, value: object) -> None:
+    check_with(composed, key, value)
 
 
 def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:

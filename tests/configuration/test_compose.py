@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -7,7 +8,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from charlab.configuration import sources
-from charlab.configuration.check import check_output_folder
+from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.errors import UserError
@@ -78,7 +79,7 @@ def test_wrong_values_are_the_users() -> None:
 def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     def check(output_dir: Path, folder: str = "${output_dir}/run", *, sweep: bool = False) -> None:
         overrides = [f"output_dir={output_dir}", f"hydra.run.dir={folder}", f"hydra.sweep.subdir={folder}"]
-        check_output_folder(compose(overrides, return_hydra_config=True), sweep=sweep)
+        check_output_folder(output_folder(compose(overrides, return_hydra_config=True), sweep=sweep))
 
     check(tmp_path / "new" / "folder")
     check(tmp_path / "new" / "folder", "${hydra.job.num}", sweep=True)  # not known before the job runs
@@ -102,19 +103,22 @@ def test_where_the_configuration_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert conf_folder() == installed
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
         (["optimizer.lr=inf"], "optimizer.lr must be a number > 0, not inf, which is infinite."),
         (["optimizer.lr=1e400"], "optimizer.lr must be a number > 0, not inf, which is infinite."),
-        (["optimizer.eps=inf"], "optimizer.eps must be a number > 0, not inf, which is infinite."),
-        (["model=gpt", "model.mixer.soft_cap=inf"], "model.mixer.soft_cap must be a number > 0 or none, not inf"),
+        slow(["optimizer.eps=inf"], "optimizer.eps must be a number > 0, not inf, which is infinite."),
+        slow(["model=gpt", "model.mixer.soft_cap=inf"], "model.mixer.soft_cap must be a number > 0 or none, not inf"),
         (
             ["model=gpt", "model.mixer.soft_cap=1e-46"],
             "model.mixer.soft_cap must be a number > 0 or none, not 1e-46, w",
         ),
-        (["model/position=rotary", "model.position.base=inf"], "model.position.base must be a number > 0, not inf"),
-        (["model.initialization.std=inf"], "model.initialization.std must be a number > 0, not inf"),
+        slow(["model/position=rotary", "model.position.base=inf"], "model.position.base must be a number > 0, not inf"),
+        slow(["model.initialization.std=inf"], "model.initialization.std must be a number > 0, not inf"),
         (["callbacks.samples.temperature=inf"], "callbacks.samples.temperature must be a number > 0, not inf"),
     ],
 )

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig
 
-from charlab.configuration.compose import Composer, compose
+from charlab.configuration.compose import Composer, config_loader
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 
 from .conftest import write
+
+Mistake = Callable[..., str]
 
 MODELS = """
 import torch
@@ -98,6 +101,22 @@ class Scoreless(Mixer):
 """
 
 
+# What is built on trial, without the many files of what watches, keeps and repeats a run.
+PROGRAM = f"""
+defaults:
+  - _self_
+  - data: tinyshakespeare
+  - model: transformer
+  - optimizer: adamw
+  - scheduler: constant
+  - objective: none
+  - trainer: cpu
+seed: 1
+objective: null
+hydra: {{searchpath: ["file://{conf_folder()}"]}}
+"""
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A module of the user's own, on the path, and configurations for its models next to it."""
@@ -110,17 +129,30 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write(folder, {"conf/optimizer/rmsprop.yaml": "{_target_: torch.optim.RMSprop, lr: 0.1}"})
     write(folder, {"conf/scheduler/step.yaml": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 3}"})
     write(folder, {"conf/model/mixer/scoreless.yaml": "{_target_: own_models.Scoreless, _partial_: true}"})
+    write(folder, {"conf/program.yaml": PROGRAM})
     sys.path.insert(0, str(folder))
     yield folder / "own_models.py"
     sys.path.remove(str(folder))
 
 
-def mistake(*overrides: str, conf: Path | None = None) -> str:
-    composer = Composer(config_dir=str(conf) if conf else None)
-    with pytest.raises(UserError) as raised:
-        composer.job(composer.prepare(overrides))
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
+@pytest.fixture(scope="module")
+def job(own: Path) -> Callable[..., DictConfig]:
+    """Composes what is built on trial, and builds it."""
+    composer = Composer("program", config_loader(own.parent / "conf"), {"seed": int})
+    return lambda *overrides: composer.job(composer.prepare(overrides))
+
+
+@pytest.fixture
+def mistake(job: Callable[..., DictConfig]) -> Callable[..., str]:
+    """Returns the sentence that it ends in."""
+
+    def sentence(*overrides: str) -> str:
+        with pytest.raises(UserError) as raised:
+            job(*overrides)
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    return sentence
 
 
 GPT = ("model=gpt", "model.num_layers=1")
@@ -201,7 +233,7 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
         (["data.train_fraction=0.95"], "data.train_fraction=0.95 and data.validation_fraction=0.1 have to be above"),
     ],
 )
-def test_rules_about_several_values(overrides: list[str], sentence: str) -> None:
+def test_rules_about_several_values(mistake: Mistake, overrides: list[str], sentence: str) -> None:
     assert mistake(*overrides).startswith(sentence)
 
 
@@ -221,91 +253,90 @@ def test_rules_about_several_values(overrides: list[str], sentence: str) -> None
         ["model=hmm", "model.parameterization=log_probabilities", "optimizer=em"],
     ],
 )
-def test_rules_that_are_kept(overrides: list[str]) -> None:
-    compose(overrides)
+def test_rules_that_are_kept(job: Callable[..., DictConfig], overrides: list[str]) -> None:
+    job(*overrides)
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (conf_folder() / "model").glob("*.yaml")))
-def test_every_model_of_charlab_can_be_built(model: str) -> None:
+def test_every_model_of_charlab_can_be_built(job: Callable[..., DictConfig], model: str) -> None:
     generator = torch.get_rng_state()
-    compose([f"model={model}"])
+    job(f"model={model}")
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_a_users_shape_error_shows_his_own_line_first(own: Path) -> None:
+def test_a_users_shape_error_shows_his_own_line_first(mistake: Mistake, own: Path) -> None:
     lines = MODELS.splitlines()
     place = (
         f"{own}, line {lines.index('        return self.readout(wrong)') + 1}, in forward, with model: RuntimeError: "
     )
-    assert mistake("model=Misfit", conf=own.parent / "conf").startswith(place + "a and b must have same reduction dim")
+    assert mistake("model=Misfit").startswith(place + "a and b must have same reduction dim")
 
 
-def test_a_users_forward_of_another_shape(own: Path) -> None:
+def test_a_users_forward_of_another_shape(mistake: Mistake, own: Path) -> None:
     line = MODELS.splitlines().index("class Transposed(Table):") + 2
-    assert mistake("model=Transposed", "data.context_length=7", conf=own.parent / "conf") == (
+    assert mistake("model=Transposed", "data.context_length=7") == (
         f"{own}, line {line}: Transposed.forward returns (2, 65, 7) where (2, 7, 65) (windows, characters, vocabulary) "
         "is expected."
     )
 
 
-def test_a_model_that_cannot_live_on_meta_is_built_on_the_cpu(own: Path) -> None:
-    Composer(config_dir=str(own.parent / "conf")).job(["model=Itemized"])
-    assert "in forward, with model: RuntimeError" in mistake("model=ItemizedMisfit", conf=own.parent / "conf")
+def test_a_model_that_cannot_live_on_meta_is_built_on_the_cpu(job: Callable[..., DictConfig], mistake: Mistake) -> None:
+    job("model=Itemized")
+    assert "in forward, with model: RuntimeError" in mistake("model=ItemizedMisfit")
 
 
 @pytest.mark.parametrize("model", ["Recurrent", "TimeFirst"])
-def test_a_recurrent_layer_of_torch_is_checked_without_its_steps(own: Path, model: str) -> None:
-    composer = Composer(config_dir=str(own.parent / "conf"))
-    composer.job([f"model={model}", "data.context_length=1000000"])  # on meta, torch would take an hour
+def test_a_recurrent_layer_of_torch_is_checked_without_its_steps(job: Callable[..., DictConfig], model: str) -> None:
+    job(f"model={model}", "data.context_length=1000000")  # on meta, torch would take an hour
 
 
-def test_a_misused_recurrent_layer_of_torch(own: Path) -> None:
-    told = mistake("model=RecurrentMisfit", conf=own.parent / "conf")
+def test_a_misused_recurrent_layer_of_torch(mistake: Mistake) -> None:
+    told = mistake("model=RecurrentMisfit")
     assert "in forward, with model: RuntimeError: a and b must have same reduction dim" in told
 
 
-def test_a_reloaded_model_is_built_again(own: Path) -> None:
+def test_a_reloaded_model_is_built_again(job: Callable[..., DictConfig], mistake: Mistake, own: Path) -> None:
     overrides = ["model=Table", "data.context_length=33"]
-    Composer(config_dir=str(own.parent / "conf")).job(overrides)
+    job(*overrides)
     try:
         own.write_text(MODELS.replace("nn.Linear(width, vocab_size)", "nn.Linear(width + 1, vocab_size)"))
         importlib.reload(sys.modules["own_models"])
-        assert "in forward, with model: RuntimeError" in mistake(*overrides, conf=own.parent / "conf")
+        assert "in forward, with model: RuntimeError" in mistake(*overrides)
     finally:
         own.write_text(MODELS)
         importlib.reload(sys.modules["own_models"])
 
 
-def test_optimizers_and_schedulers_of_torch_are_built_too(own: Path) -> None:
+def test_optimizers_and_schedulers_of_torch_are_built_too(job: Callable[..., DictConfig], mistake: Mistake) -> None:
     overrides = ["model=bigram", "optimizer=rmsprop", "scheduler=step"]
-    Composer(config_dir=str(own.parent / "conf")).job(overrides)
-    assert "Invalid learning rate" in mistake(*overrides, "optimizer.lr=-1", conf=own.parent / "conf")
-    assert mistake(*overrides, "scheduler.step_siz=3", conf=own.parent / "conf") == (
+    job(*overrides)
+    assert "Invalid learning rate" in mistake(*overrides, "optimizer.lr=-1")
+    assert mistake(*overrides, "scheduler.step_siz=3") == (
         "There is no key scheduler.step_siz; did you mean scheduler.step_size?"
     )
 
 
-def test_a_users_constructor_that_fails(own: Path) -> None:
-    told = mistake("model=Broken", conf=own.parent / "conf")
+def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
+    told = mistake("model=Broken")
     assert told.endswith("in __init__, with model: RuntimeError: no such luck.")
     assert told.startswith(str(own))
 
 
-def test_a_class_that_is_no_language_model(own: Path) -> None:
-    assert "own_models.Plain is not a charlab LanguageModel" in mistake("model=Plain", conf=own.parent / "conf")
+def test_a_class_that_is_no_language_model(mistake: Mistake) -> None:
+    assert "own_models.Plain is not a charlab LanguageModel" in mistake("model=Plain")
 
 
-def test_a_model_that_does_not_say_how_far_it_looks(own: Path) -> None:
-    told = mistake("model=Unbounded", conf=own.parent / "conf")
+def test_a_model_that_does_not_say_how_far_it_looks(mistake: Mistake) -> None:
+    told = mistake("model=Unbounded")
     assert told == "model._target_=own_models.Unbounded has no attribute context_length: set it in __init__."
 
 
-def test_a_newcomers_mixer_takes_part(own: Path) -> None:
-    told = mistake("model=newcomer", conf=own.parent / "conf")
+def test_a_newcomers_mixer_takes_part(mistake: Mistake) -> None:
+    told = mistake("model=newcomer")
     assert "model.position=ALiBi acts on attention scores, but model.mixer=Scoreless has none" in told
 
 
-def test_a_study_builds_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_builds_each_model_once(job: Callable[..., DictConfig], monkeypatch: pytest.MonkeyPatch) -> None:
     from charlab.configuration import trial_build
 
     built: list[str] = []
@@ -314,10 +345,11 @@ def test_a_study_builds_each_model_once(monkeypatch: pytest.MonkeyPatch) -> None
         trial_build, "_construct", lambda tree: (built.append(tree["model"]["_target_"]), construct(tree))[1]
     )
     for rate in ("1e-3", "1e-2"):
-        compose(["model=bigram", "data.context_length=77", f"optimizer.lr={rate}"])
+        job("model=bigram", "data.context_length=77", f"optimizer.lr={rate}")
     assert built.count("charlab.models.bigram.Bigram") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_model_does_without_lightning() -> None:
     program = """
 import sys

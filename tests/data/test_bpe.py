@@ -63,6 +63,7 @@ def test_frequent_pairs_are_merged_within_words(pairs):
     assert len(pairs.encode(TEXT)) < 0.6 * len(TEXT)
 
 
+@pytest.mark.slow
 def test_the_same_text_makes_the_same_tokens_in_another_process(pairs, tmp_path):
     program = (
         "import sys; from tests.data.test_bpe import TEXT, ALL, bpe\n"

@@ -12,7 +12,13 @@ EXPERIMENTS = sorted(
 )
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+SOME = ("quickstart", "part1/bigram", "part2/gpt", "benchmark/fast")  # one of each kind
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    [name if name in SOME else pytest.param(name, marks=pytest.mark.slow) for name in EXPERIMENTS],
+)
 def test_composes(experiment):
     config = compose([f"experiment={experiment}"])
     assert config.name == experiment.replace("/", "-")

@@ -1,5 +1,6 @@
 """The ladder of Part 1: exact parameter counts, untrained losses, and the published losses on the real text."""
 
+import functools
 import math
 import os
 import statistics
@@ -24,9 +25,14 @@ PARAMETERS = {
 }
 
 
+@functools.cache
+def composed(name):
+    return compose([f"experiment=part1/{name}"])
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_parameter_counts_are_exact(name):
-    config = compose([f"experiment=part1/{name}"])
+    config = composed(name)
     with torch.device("meta"):
         model = build(config.model, V)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name]
@@ -34,7 +40,7 @@ def test_parameter_counts_are_exact(name):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_runs_have_the_courses_windows_and_estimates(name):
-    config = compose([f"experiment=part1/{name}"])
+    config = composed(name)
     assert (config.data.context_length, config.data.batch_size, config.seed) == (256, 32, 305)
     assert (config.evaluate_every, config.estimate_batches) == (200, 100)
     optimizers = {"transformer": ("adam", 1e-4), "bigram": ("adamw", 1e-2), "bigram_embedding": ("adamw", 1e-2)}
@@ -52,7 +58,7 @@ def data() -> CharacterDataModule:
 
 
 def untrained_loss(name, data, seed, num_batches):
-    config = compose([f"experiment=part1/{name}"])
+    config = composed(name)
     torch.manual_seed(seed)
     model = build(config.model, V)
     protocol = Estimate(num_batches=num_batches)

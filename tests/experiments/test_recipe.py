@@ -1,6 +1,7 @@
 """The benchmarks' recipes are the reference's own: function, gradients, initial weights, steps."""
 
 import dataclasses
+import functools
 
 import pytest
 import torch
@@ -11,12 +12,18 @@ from charlab.configuration.compose import compose
 from tests.references import nanogpt_recipe as reference
 
 
+@functools.cache
+def composed(name):
+    return compose([f"experiment=benchmark/{name}"])
+
+
 @pytest.fixture(params=["recipe", "gpu_recipe"])
 def pair(request):
     """A configuration of charlab's, and the recipe it stands for; the larger one with fewer layers, to be quick."""
+    config = composed(request.param).copy()
     if request.param == "recipe":
-        return compose(["experiment=benchmark/recipe"]), reference.CPU
-    config = compose(["experiment=benchmark/gpu_recipe", "model.num_layers=2"])
+        return config, reference.CPU
+    config.model.num_layers = 2
     return config, dataclasses.replace(reference.GPU, layers=2)
 
 
@@ -50,7 +57,7 @@ def test_dropout_is_the_recipes(pair):
 
 def test_sizes_are_the_published_ones():
     sizes = [
-        sum(parameter.numel() for parameter in build_model(compose([f"experiment=benchmark/{name}"])).parameters())
+        sum(parameter.numel() for parameter in build_model(composed(name)).parameters())
         for name in ("recipe", "gpu_recipe")
     ]
     assert sizes == [804_096, 10_745_088]

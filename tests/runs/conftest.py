@@ -26,6 +26,12 @@ TINY = (
 )
 
 
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leaves out the loss plot, a quarter of the time of a tiny run; `finished_run` has it."""
+    monkeypatch.setattr("charlab.runs.train.plot_loss", lambda folder, **options: None)
+
+
 @pytest.fixture(scope="session")
 def text_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "words.txt"

@@ -29,7 +29,7 @@ def test_load_gives_the_trained_model_and_its_vocabulary(finished_run, text_path
 
 
 def test_a_run_in_float64_is_loaded_in_float64(run_tiny):
-    record = run_tiny("trainer.precision=float64")
+    record = run_tiny("trainer.precision=float64", "trainer.max_steps=2")
     model, _ = charlab.load(record.folder)
     saved = torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[f"model.{name}"]) for name, value in model.state_dict().items())

@@ -247,17 +247,20 @@ def install(project, prefix, *options):
     return prefix / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
 
 
+@pytest.mark.slow
 def test_a_package_that_is_installed_editable_counts_by_its_files(project, tmp_path):
     site = install(project, tmp_path / "env", "-e")
     assert not (site / "studentlab").exists()
     assert_edits_count(project / "studentlab", lambda: sources(site))
 
 
+@pytest.mark.slow
 def test_a_package_that_is_installed_from_a_folder_counts_by_its_files(project, tmp_path):
     site = install(project, tmp_path / "env")
     assert_edits_count(site / "studentlab", lambda: sources(site))
 
 
+@pytest.mark.slow
 def test_a_package_from_an_index_counts_by_its_version(project, tmp_path):
     site = install(project, tmp_path / "env")
     (dist_info,) = site.glob("student_lab-*.dist-info")

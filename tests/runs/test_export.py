@@ -46,6 +46,7 @@ def computed(form, folder):
     return torch.load(folder / "logits.pt"), json.loads((folder / "described.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["torch", "onnx"])
 def test_a_program_gives_the_models_logits(form, finished_run, tmp_path):
     pytest.importorskip("onnxscript" if form == "onnx" else "torch")
@@ -66,6 +67,7 @@ def test_a_program_gives_the_models_logits(form, finished_run, tmp_path):
             assert torch.allclose(logits[length], model(ids), rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_weights_have_configuration_and_vocabulary_with_them(finished_run, tmp_path):
     pytest.importorskip("safetensors")
     charlab.export(finished_run.folder, output=tmp_path)

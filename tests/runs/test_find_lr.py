@@ -7,6 +7,7 @@ import pytest
 from charlab import cli
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_rate_is_suggested_and_plotted_and_no_run_is_left(overrides, tmp_path, capsys):
     assert cli.find_lr([*overrides, "optimizer.lr=1e-7"]) == 0

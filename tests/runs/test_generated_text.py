@@ -70,7 +70,9 @@ def test_a_temperature_that_float32_cannot_tell_from_0_is_greedy(source_run):
     assert generated(source_run, "length=50", "temperature=1e-46")[0] == greedy
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize(
+    "encoding", ["ascii", *(pytest.param(encoding, marks=pytest.mark.slow) for encoding in ("cp1252", "utf-8"))]
+)
 def test_what_an_encoding_lacks_is_replaced(source_run, encoding):
     command = [sys.executable, ROOT / "scripts" / "generate.py", f"run={source_run}", "prompt=é≤", "length=0"]
     environment = {"PYTHONIOENCODING": encoding, "PATH": "", "OMP_NUM_THREADS": "1"}

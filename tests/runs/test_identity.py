@@ -77,22 +77,31 @@ def test_what_does_not_decide_it_does_not(overrides, config):
     assert fingerprint(compose([*overrides, *irrelevant])) == fingerprint(config)
 
 
-DIVISIONS = [
-    "trainer.devices=2",
-    "trainer.num_nodes=2",
-    "trainer.strategy=ddp",
-    "trainer.accumulate_grad_batches=1",
-    "compute.threads=1",
-    "compute.compile=false",
-]
+def altered(config, values):
+    """A configuration with other values, by dotted key."""
+    other = copy.deepcopy(config)
+    with open_dict(other):
+        for key, value in values.items():
+            OmegaConf.update(other, key, value)
+    return other
 
 
-@pytest.mark.parametrize("division", DIVISIONS)
-def test_what_divides_the_work_counts_where_seconds_are_the_budget(overrides, config, division):
-    seconds = ["trainer.max_steps=-1", "budget.max_seconds=5"]
-    assert fingerprint(compose([*overrides, division])) == fingerprint(config)
-    by_time = fingerprint(compose([*overrides, *seconds]))
-    assert fingerprint(compose([*overrides, *seconds, division])) != by_time != fingerprint(config)
+DIVISIONS = {
+    "trainer.devices": 2,
+    "trainer.num_nodes": 2,
+    "trainer.strategy": "ddp",
+    "trainer.accumulate_grad_batches": 1,
+    "compute.threads": 1,
+    "compute.compile": False,
+}
+
+
+@pytest.mark.parametrize("key", DIVISIONS)
+def test_what_divides_the_work_counts_where_seconds_are_the_budget(config, key):
+    seconds, division = {"trainer.max_steps": -1, "budget.max_seconds": 5}, {key: DIVISIONS[key]}
+    assert fingerprint(altered(config, division)) == fingerprint(config)
+    by_time = fingerprint(altered(config, seconds))
+    assert fingerprint(altered(config, seconds | division)) != by_time != fingerprint(config)
 
 
 def test_any_argument_of_the_trainer_that_is_not_known_to_look_counts(config):
@@ -121,15 +130,15 @@ def test_a_callback_that_charlab_does_not_know_counts(config):
     assert fingerprint(other) not in (averaged, fingerprint(config))
 
 
-def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(overrides, config):
-    def every(steps, *more):
-        return fingerprint(compose([*overrides, f"evaluate_every={steps}", *more]))
+def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
+    def every(steps, **more):
+        return fingerprint(altered(config, {"evaluate_every": steps} | more))
 
     assert every(7) == every(4) == fingerprint(config)
-    assert every(7, "data.dev_fraction=0.1") != every(4, "data.dev_fraction=0.1")
-    stopping = "+callbacks.stop={_target_: lightning.pytorch.callbacks.Timer, duration: '00:00:01:00'}"
-    assert every(7, stopping) != every(4, stopping)
-    assert fingerprint(compose([*overrides, "estimate_batches=3"])) != fingerprint(config)
+    assert every(7, **{"data.dev_fraction": 0.1}) != every(4, **{"data.dev_fraction": 0.1})
+    stop = {"callbacks.stop": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:00:01:00"}}
+    assert every(7, **stop) != every(4, **stop)
+    assert fingerprint(altered(config, {"estimate_batches": 3})) != fingerprint(config)
 
 
 def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
@@ -164,15 +173,13 @@ def test_a_file_that_is_named_like_a_value_is_none(config, tmp_path, monkeypatch
     assert fingerprint(other) != former
 
 
-def test_the_names_of_a_precision_are_one(overrides):
-    named = {fingerprint(compose([*overrides, f"trainer.precision={name}"])) for name in ("32", "32-true", "float32")}
-    assert len(named) == 1
+def test_the_names_of_a_precision_are_one(config):
+    names = ("32", "32-true", "float32")
+    assert len({fingerprint(altered(config, {"trainer.precision": name})) for name in names}) == 1
 
 
-def test_a_number_is_the_same_with_and_without_a_point(overrides):
-    assert fingerprint(compose([*overrides, "optimizer.lr=1"])) == fingerprint(
-        compose([*overrides, "optimizer.lr=1.0"])
-    )
+def test_a_number_is_the_same_with_and_without_a_point(config):
+    assert len({fingerprint(altered(config, {"optimizer.lr": rate})) for rate in (1, 1.0)}) == 1
 
 
 def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
@@ -189,10 +196,10 @@ def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
     assert fingerprint_on(other) != fingerprint(config)
 
 
-def test_a_text_that_is_edited_is_another(overrides, tmp_path):
+def test_a_text_that_is_edited_is_another(config, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("to be or not to be " * 40)
-    config = compose([*overrides, f"data.path={path}"])
+    config = altered(config, {"data.path": str(path)})
     before = fingerprint(config)
     path.write_text("not to be or to be " * 40 + "?")
     assert fingerprint(config) != before

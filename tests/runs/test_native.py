@@ -233,7 +233,9 @@ class Keeps(Callback):
         return {"kept": self.kinds[self.kind]}
 
 
-@pytest.mark.parametrize("kind", Keeps.kinds)
+@pytest.mark.parametrize(
+    "kind", ["datetime", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("numpy", "path"))]
+)
 def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny, tmp_path, kind):
     with pytest.raises(UserError, match=r"Keeps.*more than numbers, text, lists"):
         run_tiny(f"+callbacks.mine={{_target_: tests.runs.test_native.Keeps, kind: {kind}}}")
@@ -257,6 +259,7 @@ class Careless(Callback):
         return json.loads(self.text)
 
 
+@pytest.mark.slow
 def test_a_callback_that_fails_is_named_with_its_own_line(run_tiny, overrides, capfd, monkeypatch):
     careless = "+callbacks.mine={_target_: tests.runs.test_native.Careless}"
     line = Careless.read.__code__.co_firstlineno + 1
@@ -320,7 +323,7 @@ def test_overfitted_batches_repeat(run_tiny):
         assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[later : later + 2]))
 
 
-@pytest.mark.parametrize("answers", [0, 3])
+@pytest.mark.parametrize("answers", [pytest.param(0, marks=pytest.mark.slow), 3])
 def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     node = f"{{_target_: tests.helpers.tracker.Tracker, answers: {answers}}}"
     record = run_tiny(f"+logger.mine={node}")
@@ -342,7 +345,12 @@ def logged():
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 @pytest.mark.parametrize(
     ("preset", "status", "steps"),
-    [("fast", "tried", 1), ("overfit", "finished", 12), ("profile", "finished", 100), ("anomaly", "finished", 100)],
+    [
+        ("fast", "tried", 1),
+        pytest.param("overfit", "finished", 12, marks=pytest.mark.slow),
+        pytest.param("profile", "finished", 100, marks=pytest.mark.slow),
+        pytest.param("anomaly", "finished", 100, marks=pytest.mark.slow),
+    ],
 )
 def test_runs_for_debugging_live_apart(preset, status, steps, overrides, tmp_path, monkeypatch, logged):
     monkeypatch.chdir(tmp_path)

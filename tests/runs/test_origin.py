@@ -1,13 +1,17 @@
 """A run that starts from another run's weights."""
 
+import functools
 import json
+import shutil
 
 import pytest
 import torch
 
 import charlab
 from charlab import cli
+from charlab.configuration.compose import compose
 from charlab.errors import UserError
+from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 
 BRIEF = ["data=textfile", "data.context_length=8", "data.batch_size=4", "trainer.accelerator=cpu", "logger=csv"]
@@ -15,18 +19,42 @@ QUIET = ["callbacks.samples=null", "callbacks.attention_maps=null", "estimate_ba
 GPT = ["model=gpt", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=2"]
 
 
-@pytest.fixture
-def train(text_path, tmp_path):
-    """Return a function that trains a tiny model on a text."""
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    return tmp_path_factory.mktemp("outputs")
 
-    def train(*more, text=None):
+
+@pytest.fixture(scope="module")
+def given(text_path, outputs):
+    """Return a function that gives the command line of a tiny model on a text."""
+
+    def given(*more, text=None):
         path = text_path
         if text is not None:
-            path = tmp_path / "other.txt"
+            path = outputs / "other.txt"
             path.write_text(text)
-        return charlab.run(*BRIEF, *QUIET, f"data.path={path}", f"output_dir={tmp_path / 'outputs'}", *more)
+        return [*BRIEF, *QUIET, f"data.path={path}", f"output_dir={outputs}", *more]
 
-    return train
+    return given
+
+
+@pytest.fixture(scope="module")
+def train(given):
+    """Return a function that trains it, once for all tests: no run is to be changed."""
+    return functools.cache(lambda *more, text=None: charlab.run(*given(*more, text=text)))
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """Return a function that copies a run, with changes to its record."""
+
+    def copied(record, **changes):
+        folder = shutil.copytree(record.folder, tmp_path / record.fingerprint)
+        stored = json.loads((folder / "record.json").read_text())
+        (folder / "record.json").write_text(json.dumps(stored | changes))
+        return folder
+
+    return copied
 
 
 def weights(record):
@@ -34,7 +62,7 @@ def weights(record):
     return model.state_dict(), vocabulary.characters
 
 
-@pytest.mark.parametrize("model", [GPT, ["model=bigram"]], ids=["gpt", "bigram"])
+@pytest.mark.parametrize("model", [GPT, pytest.param(["model=bigram"], marks=pytest.mark.slow)], ids=["gpt", "bigram"])
 def test_it_starts_with_the_weights_and_is_another_run(train, model):
     first = train(*model)
     again = train(*model, f"init_from={first.folder}", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
@@ -46,16 +74,28 @@ def test_it_starts_with_the_weights_and_is_another_run(train, model):
     assert same.folder == again.folder  # a name, or the folder, means the same
 
 
-def test_what_it_starts_from_is_part_of_the_identity(train):
+def test_what_it_starts_from_is_part_of_the_identity(train, given, copied):
+    def named(*more):
+        return fingerprint(compose(given("model=bigram", *more)))
+
     first, second = train("model=bigram"), train("model=bigram", "seed=2")
-    from_first, from_second = (train("model=bigram", f"init_from={run.folder}") for run in (first, second))
-    assert len({run.fingerprint for run in (first, second, from_first, from_second)}) == 4
-    stored = json.loads((first.folder / "record.json").read_text())
-    (first.folder / "record.json").write_text(json.dumps(stored | {"code": "0123456789ab"}))  # other code trained it
-    assert train("model=bigram", f"init_from={first.folder}").fingerprint != from_first.fingerprint
+    from_first, from_second = (named(f"init_from={run.folder}") for run in (first, second))
+    assert len({first.fingerprint, second.fingerprint, from_first, from_second}) == 4
+    other = copied(first)
+    assert named(f"init_from={other}") == from_first
+    shutil.rmtree(other)
+    assert named(f"init_from={copied(first, code='0123456789ab')}") != from_first  # other code trained it
 
 
-@pytest.mark.parametrize("model", [GPT, ["model=bigram"], ["model=gru", "model.embed_dim=8"]], ids=lambda m: m[0])
+@pytest.mark.parametrize(
+    "model",
+    [
+        GPT,
+        pytest.param(["model=bigram"], marks=pytest.mark.slow),
+        pytest.param(["model=gru", "model.embed_dim=8"], marks=pytest.mark.slow),
+    ],
+    ids=lambda model: model[0],
+)
 def test_characters_are_mapped_by_what_they_are(train, model):
     first = train(*model)
     text = "be quiet or not to be: that, or this\n" * 30
@@ -79,43 +119,42 @@ def test_characters_are_mapped_by_what_they_are(train, model):
         assert torch.equal(a, b), name
 
 
-def test_what_it_cannot_start_from_is_a_sentence(train, tmp_path, text_path, capsys):
+def test_what_it_cannot_start_from_is_a_sentence(train, given, copied, outputs, capsys):
     first, counted = train(*GPT), train("model=ngram_witten_bell")
     hashed = train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32")
-    unfinished = train("model=bigram")
-    (unfinished.folder / "record.json").write_text(
-        json.dumps(json.loads((unfinished.folder / "record.json").read_text()) | {"status": "failed"})
-    )
+    unfinished = copied(train("model=bigram"), status="failed")
     for origin, settings, sentence in [
         (first.folder, [*GPT[:1], "model.embed_dim=16", *GPT[2:]], "has another model, whose "),
-        (first.folder, ["model=bigram"], "has another model, whose "),
         (counted.folder, GPT, "which has no weights to start from"),
-        (unfinished.folder, ["model=bigram"], "is failed: start from a finished run"),
+        (unfinished, ["model=bigram"], "is failed: start from a finished run"),
         ("ffffffff", GPT, "There is no run ffffffff"),
     ]:
         with pytest.raises(UserError, match=sentence):
             train(*settings, f"init_from={origin}")
     with pytest.raises(UserError, match="has another vocabulary, and embeds n-grams"):
         train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32", f"init_from={hashed.folder}", text="abc\n" * 200)
-    before = sorted((tmp_path / "outputs").rglob("*"))
+    before = sorted(outputs.rglob("*"))
     capsys.readouterr()
-    given = [*BRIEF, *QUIET, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}", "model=bigram"]
-    assert cli.train([*given, f"init_from={first.folder}"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert sorted((tmp_path / "outputs").rglob("*")) == before
+    assert cli.train(given("model=bigram", f"init_from={first.folder}")) == 2
+    said = capsys.readouterr().err
+    assert "has another model, whose " in said
+    assert said.count("\n") == 1
+    assert sorted(outputs.rglob("*")) == before
 
 
-def test_a_killed_run_resumes_with_its_own_weights(train, monkeypatch):
+@pytest.mark.slow
+def test_a_killed_run_resumes_with_its_own_weights(given, train, monkeypatch):
     from charlab.runs.train import _Training
 
     first = train("model=bigram")
+    command = given("model=bigram", f"init_from={first.folder}", "seed=7")
     finish = _Training._finish
     monkeypatch.setattr(_Training, "_finish", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        train("model=bigram", f"init_from={first.folder}", "seed=7")
+        charlab.run(*command)
     monkeypatch.setattr(_Training, "_finish", finish)
-    resumed = train("model=bigram", f"init_from={first.folder}", "seed=7")
-    whole = train("model=bigram", f"init_from={first.folder}", "seed=7", "force=true")
+    resumed = charlab.run(*command)
+    whole = charlab.run(*command, "force=true")
     assert Record.load(whole.folder).metrics == resumed.metrics
 
 
@@ -132,9 +171,14 @@ def rows(record):
 
 
 @pytest.mark.parametrize(
-    "model", [[*GPT, "model.dropout=0.2"], ["model=bigram", "data.dev_fraction=0.1"]], ids=["gpt", "bigram"]
+    "model",
+    [
+        [*GPT, "model.dropout=0.2"],
+        pytest.param(["model=bigram", "data.dev_fraction=0.1"], marks=pytest.mark.slow),
+    ],
+    ids=["gpt", "bigram"],
 )
-def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, tmp_path):
+def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     first = train(*model, *LONGER[1:])
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
     longer = charlab.run(f"extend={first.folder}", LONGER[0])
@@ -148,17 +192,17 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, tmp_path)
     assert [row for row in rows(longer) if row[0] != 3 or row[1] != "validation/nll"] == rows(at_once)
     assert [m["nll"] for m in longer.metrics] == [m["nll"] for m in at_once.metrics]
     assert longer.characters_seen == at_once.characters_seen
-    again = charlab.run(f"extend={first.fingerprint[:8]}", LONGER[0], f"output_dir={tmp_path / 'outputs'}")
+    again = charlab.run(f"extend={first.fingerprint[:8]}", LONGER[0], f"output_dir={outputs}")
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
 
 
-def test_what_cannot_be_extended_is_a_sentence(train, tmp_path, capsys):
+def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     constant = train("model=bigram")
     cosine = train("model=bigram", "scheduler=warmup_cosine")
     averaged = train("model=bigram", "averaging=ema")
-    before = sorted(path for path in (tmp_path / "outputs").rglob("*"))
+    before = sorted(outputs.rglob("*"))
     for record, more, sentence in [
         (cosine, LONGER[:1], "has the scheduler WarmupCosine, which followed the budget to its end"),
         (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
@@ -170,9 +214,8 @@ def test_what_cannot_be_extended_is_a_sentence(train, tmp_path, capsys):
         said = capsys.readouterr().err
         assert sentence in said
         assert said.count("\n") == 1
-        assert sorted(path for path in (tmp_path / "outputs").rglob("*")) == before
-    stored = json.loads((constant.folder / "record.json").read_text())
-    (constant.folder / "record.json").write_text(json.dumps(stored | {"code": "0123456789ab"}))
+        assert sorted(outputs.rglob("*")) == before
+    other = copied(constant, code="0123456789ab")
     with pytest.raises(UserError, match=r"Other code has trained .*: go on from it with resume=any_code"):
-        charlab.run(f"extend={constant.folder}", LONGER[0])
-    assert charlab.run(f"extend={constant.folder}", LONGER[0], "resume=any_code").steps == 6
+        charlab.run(f"extend={other}", LONGER[0])
+    assert charlab.run(f"extend={other}", LONGER[0], "resume=any_code").steps == 6

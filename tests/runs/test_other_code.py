@@ -71,7 +71,7 @@ def files(record):
     return {path: path.read_bytes() for path in record.folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("module", ["studentmodel", "studentparts"])
+@pytest.mark.parametrize("module", [pytest.param("studentmodel", marks=pytest.mark.slow), "studentparts"])
 def test_an_edited_model_is_a_new_run_and_the_old_one_is_kept(run, student, module):
     first, _ = run()
     kept = files(first)
@@ -159,6 +159,7 @@ def test_half_a_run_is_not_resumed_by_other_code_unless_told_to(run, student, ha
     assert f"It was begun by other code ({half.code})." in run()[1]
 
 
+@pytest.mark.slow
 def test_half_a_run_goes_on_with_its_own_accumulation_only(run, half):
     with pytest.raises(UserError, match=r"begun with trainer\.accumulate_grad_batches=1, not 2"):
         run("trainer.accumulate_grad_batches=2")
@@ -166,6 +167,7 @@ def test_half_a_run_goes_on_with_its_own_accumulation_only(run, half):
     assert run("trainer.accumulate_grad_batches=2")[1].startswith("This run is finished already")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_named_is_the_only_one_that_is_looked_at(run, student, tmp_path):
     first, _ = run()
     named = f"hydra.run.dir={tmp_path / 'named'}"
@@ -192,6 +194,7 @@ def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run):
     assert (again.folder, nll(again)) == (first.folder, nll(first))
 
 
+@pytest.mark.slow
 def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     record, _ = run()
     before = (record.folder / "record.json").read_bytes()
@@ -209,6 +212,7 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     assert Record.load(record.folder).metric("blocks", "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edited", [True, False])
 def test_an_ensemble_of_an_edited_model_is_a_new_run(run, student, edited):
     member, _ = run()
@@ -301,6 +305,7 @@ def test_a_run_is_requalified_by_code_that_repeats_its_first_points(run, student
     assert read.is_by(again.requalified[0]["code"])
 
 
+@pytest.mark.slow
 def test_a_kept_run_of_a_former_charlab_is_requalified(run, command, tmp_path, capsys):
     record, _ = run("trainer.log_every_n_steps=1")
     archive = Archive(tmp_path / "records")

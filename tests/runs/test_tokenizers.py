@@ -57,6 +57,7 @@ def in_bytes(words, folder):
     return train(words, folder, "model=bigram", "data/tokenizer=bytes", "data.dev_fraction=0.1")
 
 
+@pytest.mark.slow
 def test_on_ascii_a_run_in_bytes_has_the_figures_of_one_in_characters(folder):
     path = write(folder / "ascii.txt", ["to be ", "or\n", "not "], 1000)
     runs = [
@@ -127,6 +128,7 @@ def test_on_a_terminal_invalid_bytes_are_replacement_characters(in_bytes):
     file.getvalue().encode()
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_autoregressive_counts_characters_too(words, folder):
     small = ["model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=1"]
     record = train(words, folder, *small, "data/tokenizer=bytes", "trainer.max_steps=2", "optimizer.lr=1e-3")
@@ -138,6 +140,7 @@ def test_a_model_that_is_not_autoregressive_counts_characters_too(words, folder)
         generate_from_run(compose([f"run={record.folder}", "device=cpu", "infill=你_"], "generate"))
 
 
+@pytest.mark.slow
 def test_an_ensemble_takes_runs_with_its_own_tokens(in_bytes, words, folder):
     chosen = ["model=ensemble", f"model.runs=[{in_bytes.folder}]", "data.dev_fraction=0.1"]
     record = train(words, folder, *chosen, "data/tokenizer=bytes")
@@ -190,6 +193,7 @@ def test_byte_pairs_need_no_text_to_generate(in_pairs, words):
     assert [len(text) for text in texts] == [35, 35]
 
 
+@pytest.mark.slow
 def test_counts_of_byte_pairs_are_a_model_too(in_pairs, words, folder):
     size = ["data/tokenizer=bpe", "data.tokenizer.vocab_size=48"]
     record = train(words, folder, "model=ngram_kneser_ney", *size)

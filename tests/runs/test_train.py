@@ -21,7 +21,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
-from tests.runs.conftest import TINY
+from tests.runs.conftest import BARE, TINY
 
 
 def weights(record):
@@ -212,7 +212,9 @@ def test_a_finished_run_is_recognized_whatever_rank_something_else_has(run_tiny,
     assert "finished already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("rank", [0, 1])  # of something else, such as a cluster's job
+@pytest.mark.parametrize(
+    "rank", [pytest.param(0, marks=pytest.mark.slow), 1]
+)  # of something else, such as a cluster's job
 def test_two_processes_do_not_train_the_same_run(run_tiny, monkeypatch, rank):
     monkeypatch.setattr(rank_zero_only, "rank", rank)
 
@@ -242,6 +244,7 @@ def test_a_run_that_never_began_leaves_no_folder_either(run_tiny, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_was_there_before_is_kept_whatever_happens(run_tiny, overrides, tmp_path):
     thesis = tmp_path / "thesis"
     (thesis / "checkpoints").mkdir(parents=True)
@@ -265,7 +268,13 @@ def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finish
     assert Record.load(finished_run.folder).status == "finished"
 
 
-@pytest.mark.parametrize("choice", ["trainer.enable_checkpointing=false", "callbacks.checkpointing=null"])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        "callbacks.checkpointing=null",
+        pytest.param("trainer.enable_checkpointing=false", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, choice):
     first = run_tiny(choice)
     assert first.status == "finished"
@@ -287,7 +296,7 @@ def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(text_path, tmp_
     def refuse(*args, **options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    overrides = [*TINY, f"data.path={text_path}", f"output_dir={tmp_path}", "trainer.max_steps=2"]
+    overrides = [*TINY, *BARE, f"data.path={text_path}", f"output_dir={tmp_path}", "trainer.max_steps=2"]
     record = charlab.run(*overrides)
     temporary = tempfile.TemporaryDirectory
     monkeypatch.setattr(  # root may write into any folder of a test

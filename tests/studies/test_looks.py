@@ -91,7 +91,7 @@ def test_verdicts_at_looks_are_those_of_the_simulated_rule() -> None:
     expectations: list[Expectation] = ["improve", "no difference", "worsen"]
     seeds = list(range(PLANNED[-1]))
     for true in (0.0, 0.006, 0.02):
-        for differences in true + 0.01 * generator.standard_normal((12, 3, PLANNED[-1])):
+        for differences in true + 0.01 * generator.standard_normal((6, 3, PLANNED[-1])):
             verdicts, settled = decide_at_looks(differences, 0.01, PLANNED, expectations)
             arms = {f"arm{i}": dict(enumerate(-row)) for i, row in enumerate(differences)}
             found = compare(
@@ -142,6 +142,7 @@ def test_diverged_pairs_spend_by_look_as_well() -> None:
     assert (len(comparison.seeds), comparison.p_holm) == (6, pytest.approx(2.0**-6 * 16 / 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", range(27))
 def test_false_verdicts_over_all_looks(simulated: list[dict[str, float | str]], row: int) -> None:
     """At most 6.3% of 2,000 studies, which is 5% and 2.6 standard errors, whatever the arms and their spread."""
@@ -155,10 +156,12 @@ def test_false_verdicts_over_all_looks(simulated: list[dict[str, float | str]], 
         assert found[verdict] <= 0.063, found
 
 
+@pytest.mark.slow
 def test_the_documented_table_is_the_simulation(simulated: list[dict[str, float | str]]) -> None:
     assert table(simulated) in (Path(__file__).parents[2] / "docs" / "looks.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_looks_save_seeds_where_effects_are_clear(simulated: list[dict[str, float | str]]) -> None:
     clear = [row for row in simulated if row["deviation"] == 0.003 and row["expected"] == "improve"]
     assert all(row["seeds"] < 7 for row in clear)  # type: ignore[operator]

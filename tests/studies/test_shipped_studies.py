@@ -36,7 +36,7 @@ def test_a_shipped_study_is_right(
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
     monkeypatch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
-    monkeypatch.setattr(planning, "check_output_folder", lambda config, sweep: None)
+    monkeypatch.setattr(planning, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     plan = planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
     assert plan.name == name

@@ -20,7 +20,7 @@ def plan(request, module_patch):
     name = STUDIES[request.param]
     composer = Composer()
     module_patch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
-    module_patch.setattr(planning, "check_output_folder", lambda config, sweep: None)
+    module_patch.setattr(planning, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     return request.param, planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
 

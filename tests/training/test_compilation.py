@@ -121,6 +121,7 @@ def test_the_work_of_a_table_is_unknown_and_taken_for_nothing(tmp_path):
     assert compilation.expected_seconds(trainer, small.module(Bigram(len(data.vocabulary)))) == 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_compiled_as_it_was_before(tmp_path, monkeypatch):
     monkeypatch.setattr(compilation, "WORTHWHILE", {"cpu": 0.0})
     with pytest.raises(RuntimeError, match="the power failed"):

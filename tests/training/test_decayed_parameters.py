@@ -1,5 +1,6 @@
 """Which parameters weight decay reaches, by every optimizer and for every model with state-space layers."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -21,10 +22,12 @@ STATE_SPACE = {
 OPTIMIZERS = ["adam", "adamw", "lion", "muon", "sam", "schedule_free_adamw", "sgd"]
 
 
-def build(name, **overrides):
+@functools.cache
+def build(name):
+    """Build a small model, which is not to be changed."""
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         config = hydra.compose(overrides=[f"+model={name}", "+data.context_length=8", "+seed=0"]).model
-    config.update({"embed_dim": 24} | overrides)
+    config.embed_dim = 24
     return hydra.utils.instantiate(config, 5)
 
 

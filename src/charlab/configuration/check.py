@@ -170,13 +170,12 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
 
 
-def check_output_folder(config: DictConfig, *, sweep: bool) -> None:
-    """Check that a job's output folder can be resolved and created; see `output_folder`.
+def check_output_folder(folder: Path | None) -> None:
+    """Check that a job's output folder, as `output_folder` returns it, can be created.
 
     Raises:
         UserError: if it cannot.
     """
-    folder = output_folder(config, sweep=sweep)
     if folder is None:
         return
     existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))

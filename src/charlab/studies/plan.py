@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from charlab.configuration.build import plain
-from charlab.configuration.check import check_output_folder
+from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import listed, one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, leaf, shortened
@@ -262,7 +262,7 @@ class Planner:
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
         self.output_dir = Path(configs[0].output_dir)
-        check_output_folder(configs[0], sweep=False)
+        check_output_folder(output_folder(configs[0], sweep=False))
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(config) == base) for arm, config in zip(arms, configs, strict=True))
         found = zip(arms, bar(configs, "looking for runs"), strict=True)

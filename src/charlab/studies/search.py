@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from charlab.command import command
-from charlab.configuration.check import check_output_folder
+from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import nearest
 from charlab.configuration.sources import hydra_config
@@ -217,7 +217,7 @@ class _Trials:
         shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
-        check_output_folder(config, sweep=False)
+        check_output_folder(output_folder(config, sweep=False))
         self.output_dir = Path(config.output_dir)
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
