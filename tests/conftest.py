@@ -8,11 +8,12 @@ import hypothesis
 import pytest
 from omegaconf import OmegaConf
 
+from tests.helpers import warm
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes must not fight for the cores
 
-hypothesis.settings.register_profile(
-    "charlab", deadline=None, max_examples=40
-)  # no timed tests: a busy machine must not fail one
+# No timed tests, since a busy machine must not fail one; and fewer examples than 100, but other ones each time.
+hypothesis.settings.register_profile("charlab", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("charlab")
 
 
@@ -33,6 +34,10 @@ def remembering(load):
 
 
 OmegaConf.load = remembering(OmegaConf.load)
+
+
+def pytest_configure():
+    warm.offer()
 
 
 @pytest.hookimpl(wrapper=True)
