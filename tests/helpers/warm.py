@@ -1,9 +1,9 @@
 """Run Python programs in processes of their own that start warm.
 
 A new interpreter imports torch, Lightning and charlab for seconds. `warm(command)` gives a command that runs the same
-program in a fork of a server that has imported them; all workers of pytest share one. The program has the arguments, the
-environment, the working directory, the files and the signals of the process that asks for it, and ends alone. A test of
-how an interpreter starts, of `python`'s own options, or of the ids of processes runs its command as it is.
+program in a fork of a server that has imported them; all workers of pytest share one. The program has the arguments,
+the environment, the working directory, the files and the signals of the process that asks for it, and ends alone. A
+test of how an interpreter starts, of `python`'s own options, or of the ids of processes runs its command as it is.
 """
 
 from __future__ import annotations
