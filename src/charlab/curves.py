@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "metrics.csv"
 COLUMNS = ("step", "characters", "seconds", "metric", "value")
+VALIDATION = ("validation/nll", "estimate/validation/nll")  # names of the estimate on validation text, now and formerly
 
 
 def read_curves(file: Path) -> pd.DataFrame:

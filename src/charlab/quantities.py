@@ -43,6 +43,13 @@ def nats(value: float) -> str:
     return (f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}").replace("-", "−")
 
 
+def ratio(logarithm: float) -> str:
+    """Return a ratio with three significant digits, given its natural logarithm: 1.25×."""
+    if math.isnan(logarithm):
+        return UNKNOWN
+    return f"{math.exp(logarithm):.3g}×" if math.isfinite(logarithm) else "∞" if logarithm > 0 else "0×"
+
+
 def probability(p: float) -> str:
     """Return a p-value with two to four decimals, or "< 0.0001"."""
     if math.isnan(p):

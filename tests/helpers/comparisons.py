@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from charlab.studies.definition import Expectation
-from charlab.studies.verdicts import Comparison, Value, compare
+from charlab.studies.pairs import Value
+from charlab.studies.verdicts import Comparison, compare
 
 SEEDS = range(8)
 SPREAD = (0.02, -0.01, 0.0, 0.01, -0.02, 0.015, -0.015, 0.005)

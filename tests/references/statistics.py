@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -74,3 +75,30 @@ def drawn_text_bootstrap(
                 characters += sizes[block % len(differences)]
         means.append(total / characters)
     return np.array(means)
+
+
+def signed_rank_p(differences: list[float]) -> tuple[float, float]:
+    """The share of all sign patterns with a sum of positive ranks at most, and at least, as large as the one seen."""
+    n = len(differences)
+    size = [round(abs(d), 12) for d in differences]
+    ranks = [sum(a < b for a in size) + (1 + sum(a == b for a in size)) / 2 for b in size]
+    moving = [rank for rank, d in zip(ranks, size, strict=True) if d]
+    seen = sum(ranks[i] for i in range(n) if differences[i] > 0 and size[i])
+    patterns = itertools.product([0, 1], repeat=len(moving))
+    sums = [sum(rank for rank, sign in zip(moving, signs, strict=True) if sign) for signs in patterns]
+    return sum(s <= seen for s in sums) / len(sums), sum(s >= seen for s in sums) / len(sums)
+
+
+def log_speed_ups(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], factor: float
+) -> list[float]:
+    """Each pair's log ratio after the baseline was sped up by a factor, both cut off where the first of them ends."""
+    found = []
+    for (time, limit), (time_after, limit_after) in zip(before, after, strict=True):
+        end = min(limit / factor, limit_after) * (1 + 1e-12)
+        first, second = time / factor, time_after
+        if first > end and second > end:
+            found.append(0.0)
+        else:
+            found.append(np.inf if first > end else -np.inf if second > end else float(np.log(first / second)))
+    return found

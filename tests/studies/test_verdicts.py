@@ -14,8 +14,9 @@ from statsmodels.stats.weightstats import ttost_paired
 from charlab.errors import UserError
 from charlab.studies.definition import EXPECTATIONS, Expectation
 from charlab.studies.paired import decide, power_to_support, t_evidence
+from charlab.studies.pairs import Value
 from charlab.studies.report import sentences
-from charlab.studies.verdicts import Value, compare
+from charlab.studies.verdicts import compare
 from tests.helpers.comparisons import BASELINE, SEEDS, arm, one
 
 

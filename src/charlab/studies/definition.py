@@ -37,7 +37,8 @@ TYPES: dict[str, Any] = {
     "grid": dict | None,
     "seeds": PositiveInt | list[int],
     "looks": list[PositiveInt] | None,
-    "metric": Literal["nll"],
+    "metric": Literal["nll", "steps_to", "seconds_to"],
+    "target": PositiveFloat | None,
     "protocol": Literal["blocks", "sliding", "estimate"],
     "margin": PositiveFloat,
     "budget": Budget,
@@ -86,6 +87,7 @@ class Definition:
     seeds: tuple[int, ...]
     looks: tuple[int, ...]
     metric: str
+    target: float | None
     protocol: str
     margin: float
     budget: Budget
@@ -111,7 +113,8 @@ def define(node: DictConfig, choice: str | None) -> Definition:
         check_folder_name(name, f"study.name={name!r} is")
     arms = _arms(values, choice) if choice is not None else ()
     looks = _looks(values["looks"], choice)
-    shared = {key: values[key] for key in ("hypothesis", "metric", "protocol", "margin", "budget", "records")}
+    _check_target(values, choice)
+    shared = {key: values[key] for key in ("hypothesis", "metric", "target", "protocol", "margin", "budget", "records")}
     return Definition(
         **shared,
         name=name,
@@ -266,6 +269,21 @@ def check_names(arms: list[Arm]) -> None:
         if former is not arm.name:
             names = former if former == arm.name else f"{former} and {arm.name}, which file systems may take for one"
             raise UserError(f"Two arms of the study are named {names}: give each a name of its own.")
+
+
+def _check_target(values: Mapping[str, Any], choice: str | None) -> None:
+    metric, target, margin = values["metric"], values["target"], values["margin"]
+    where = f"study.metric={metric}{_place(choice)}"
+    if metric == "nll":
+        if target is not None:
+            raise UserError(f"study.target={target:g}{_place(choice)} needs study.metric=steps_to or seconds_to.")
+        return
+    if target is None:
+        raise UserError(f"{where} needs the loss to reach: give study.target=1.60, for instance.")
+    if margin <= 1:
+        raise UserError(f"{where} has a ratio as its margin, so study.margin={margin:g} must be above 1: 1.1 is 10%.")
+    if values["looks"] is not None:
+        raise UserError(f"{where} cannot be tested at planned looks: leave out study.looks, and give study.seeds.")
 
 
 def _looks(looks: list[int] | None, choice: str | None) -> tuple[int, ...]:

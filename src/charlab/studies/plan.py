@@ -79,9 +79,11 @@ class Plan:
         planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
         looks: number of finished seeds at each report so far, recorded when it changes.
         planned_looks: number of seeds at each planned look; empty for a study that is tested once.
-        metric: the metric to compare, lower is better: "nll", in nats per character.
+        metric: the metric to compare, lower is better: "nll", in nats per character, or the optimizer steps or seconds
+            of training to a target, "steps_to" or "seconds_to".
+        target: the loss to reach, in nats per character; None if the metric is no time to a target.
         protocol: the evaluation protocol.
-        margin: the smallest difference that matters, in the metric's unit.
+        margin: the smallest difference that matters, in the metric's unit; of times, a ratio.
         budget: the cost that the arms must share.
         time_limit: seconds after which a cell is stopped; None for no limit.
         fail_fast: whether to start no more cells after the first failure.
@@ -101,6 +103,7 @@ class Plan:
     looks: tuple[int, ...] = ()
     planned_looks: tuple[int, ...] = ()
     metric: str = "nll"
+    target: float | None = None
     protocol: str = "blocks"
     margin: float = 0.01
     budget: Budget = "steps"
@@ -180,7 +183,7 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
     """Return a sentence for each changed setting that affects verdicts."""
     said = [
         f"The {name} was {_shown(getattr(former, name))} at first, and is now {_shown(getattr(plan, name))}."
-        for name in ("hypothesis", "baseline", "metric", "protocol", "margin", "budget")
+        for name in ("hypothesis", "baseline", "metric", "target", "protocol", "margin", "budget")
         if getattr(former, name) != getattr(plan, name)
     ]
     if former.planned_looks != plan.planned_looks:
@@ -278,7 +281,17 @@ class Planner:
             for arm, config, given in zip(arms, configs, overrides, strict=True)
             for run, code in [runs[arm.name][seed]]
         )
-        shared = ("hypothesis", "metric", "protocol", "margin", "budget", "time_limit", "fail_fast", "records")
+        shared = (
+            "hypothesis",
+            "metric",
+            "target",
+            "protocol",
+            "margin",
+            "budget",
+            "time_limit",
+            "fail_fast",
+            "records",
+        )
         return Plan(
             name=definition.name or self._sweep_name(),
             baseline=arms[0].name,
@@ -297,6 +310,11 @@ class Planner:
         config = self._configs[cell.arm]
         config.seed, config.force = cell.seed, "force=true" in cell.overrides
         return run_values(config)
+
+    @property
+    def may_use_gpus(self) -> bool:
+        """Whether cells of the plan may compute on a GPU."""
+        return any(config.trainer.accelerator != "cpu" for config in self._configs.values())
 
     def _overrides(self, arm: Arm) -> list[str]:
         own = self.composer.prepare(arm.overrides)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import filelock
 
-from charlab.curves import COLUMNS
+from charlab.curves import COLUMNS, VALIDATION
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.record import Record
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from charlab.studies.verdicts import Comparison, Value
+    from charlab.studies.pairs import Value
+    from charlab.studies.ranks import Reached
+    from charlab.studies.verdicts import Comparison
 
 STOP_FILE = "stop"  # while it is in the study's folder, no more cells start
 GONE = "The process that ran it is gone, perhaps with its job or machine; the study's command resumes it."
@@ -297,7 +301,10 @@ class StudyResults:
         return own and not result.record.has_figure(self.plan.protocol)
 
     def values(self, arm: str) -> dict[int, Value]:
-        """Return an arm's values by seed: nats per character, "diverged", "leaks", or None without a result."""
+        """Return an arm's values by seed: nats per character, or the time to the target; "diverged", "leaks", or None.
+
+        None stands for a cell without a result.
+        """
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 
     def _value(self, result: CellResult) -> Value:
@@ -307,10 +314,36 @@ class StudyResults:
             return None
         if result.record.causality.get("leaks"):
             return "leaks"
+        if self.plan.target is not None:
+            return self.time_to_target(result)
         figure = self.figure(result)
         if not figure:
             return None
         return figure["nll"] if figure["nll"] is not None else "diverged"  # None: the loss is not finite
+
+    def time_to_target(self, result: CellResult) -> Reached | None:
+        """Return when an ended cell reached the plan's target; None if it has no curve, or there is no target."""
+        from charlab.studies.ranks import crossing
+
+        clock = {"steps_to": "step", "seconds_to": "seconds"}.get(self.plan.metric)
+        if result.run is None or not result.ended or clock is None or self.plan.target is None:
+            return None
+        curve = result.run.curves()
+        curve = curve[curve["metric"].isin(VALIDATION)]
+        return crossing(curve, clock, self.plan.target) if len(curve) else None
+
+    def most_at_once(self) -> int | None:
+        """Return the most cells that ran at the same time on a machine; None if that is not known of all."""
+        outcomes = [Outcome.load(self.folder, result.cell) for result in self.cells if result.ended]
+        spans: dict[str, list[tuple[float, int]]] = {}
+        for outcome in outcomes:
+            if outcome is None or not outcome.started:
+                return None
+            begin = datetime.fromisoformat(outcome.started).timestamp() + 1  # it is written in whole seconds
+            end = max(begin, begin + outcome.seconds - 1)
+            spans.setdefault(outcome.host, []).extend([(begin, 1), (end, -1)])
+        counts = (itertools.accumulate(step for _, step in sorted(changes)) for changes in spans.values())
+        return max(map(max, counts), default=None)
 
     def comparisons(self) -> dict[str, Comparison]:
         """Return the comparison of each arm with the baseline; empty with a single arm or a single seed."""
@@ -324,7 +357,9 @@ class StudyResults:
             self.values(plan.baseline),
             {arm.name: self.values(arm.name) for arm in others},
             seeds=plan.seeds,
-            margin=plan.margin,
+            margin=plan.margin if plan.target is None else math.log(plan.margin),
+            metric=plan.metric,
+            target=plan.target,
             expectations={arm.name: arm.expect for arm in others},
             planned_seeds=plan.planned_seeds,
             looks=plan.looks,
@@ -370,6 +405,7 @@ class StudyResults:
             "perplexity": _number(figure.get("perplexity")),
             "protocol": self.plan.protocol,
             "likelihood": figure.get("likelihood"),
+            **({} if self.plan.target is None else {"time_to_target": _time(self.time_to_target(result))}),
             "leaks": causality.get("leaks"),
             "honest_nll": _number(causality.get("honest_nll")),
             **{name: _number(cost.read(record) if record is not None else None) for name, cost in COSTS.items()},
@@ -426,6 +462,10 @@ class StudyResults:
             f"Trained on other windows than the baseline, because the data settings differ: {', '.join(names)}; "
             "pairing by seed removes no shared noise there."
         )
+
+
+def _time(reached: Reached | None) -> float:
+    return math.nan if reached is None else reached.time
 
 
 def _number(value: float | None) -> float:

@@ -94,6 +94,8 @@ def sweep(
         for note in planner.notes:
             console.print(note, soft_wrap=True, markup=False, highlight=False)
         executor.check(planner.output_dir)
+        if plan.metric == "seconds_to" and (reason := executor.competition(gpu=planner.may_use_gpus)):
+            raise UserError(f"study.metric=seconds_to compares seconds, but {reason}.")
         again = definition.rerun
         if config.dry_run:
             rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)

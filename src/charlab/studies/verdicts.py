@@ -6,30 +6,13 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 
 from charlab.errors import UserError
 from charlab.studies.definition import EXPECTATIONS, Expectation
-from charlab.studies.looks import critical_values, sequential_p, spent
-from charlab.studies.paired import (
-    Evidence,
-    Verdict,
-    decide,
-    holm,
-    holm_levels,
-    minimum_seeds,
-    power_to_support,
-    refutation,
-    seeds_to_settle,
-    sign_evidence,
-    sign_flip_p,
-    t_evidence,
-    t_interval,
-)
-
-Value = float | Literal["diverged", "leaks"] | None
+from charlab.studies.paired import Evidence, Verdict, decide, holm, holm_levels, minimum_seeds, refutation
+from charlab.studies.pairs import Pairs, TimePairs, Value
 
 
 @dataclass(frozen=True)
@@ -37,7 +20,9 @@ class Comparison:
     """The comparison of an arm with the baseline, in the metric's unit.
 
     A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference
-    means that the arm is better. Seeds are in the study's order.
+    means that the arm is better. Seeds are in the study's order. Of times to a target, everything is in natural
+    logarithms: a difference is that of the speed-up, the mean is Hodges and Lehmann's estimate, the margin is that of a
+    ratio, and the tests are those of `ranks` instead of t-tests.
 
     At planned looks, everything is of the look that settled the arm, or else of the last one that was reached; p-values
     are sequential, and intervals are repeated confidence intervals (see `looks`).
@@ -47,6 +32,8 @@ class Comparison:
         expectation: what was expected of it.
         verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
         margin: the smallest difference that matters.
+        metric: "nll", "steps_to" or "seconds_to".
+        target: the loss to reach; None if the metric is no time to a target.
         num_arms: number of arms in the study, without the baseline.
         seeds: the seeds that are compared: the study's, or those of the look.
         planned_seeds: number of seeds when the first cell ran.
@@ -55,6 +42,8 @@ class Comparison:
         differences: differences by seed; infinite if one cell of the pair diverged.
         diverged: seeds for which the arm diverged.
         baseline_diverged: seeds for which the baseline diverged.
+        unreached: seeds for which the arm did not reach the target.
+        baseline_unreached: seeds for which the baseline did not reach it.
         leaking: seeds for which the arm leaks.
         baseline_leaking: seeds for which the baseline leaks.
         absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
@@ -62,6 +51,7 @@ class Comparison:
         baseline_bound: whether the baseline's values are upper bounds.
         n: number of finite differences, used for the mean, the standard deviation and the intervals.
         mean: mean difference; nan if there are none.
+        mean_sign: "≥" or "≤" if runs that did not reach the target make the mean a bound, else "".
         standard_deviation: standard deviation of the differences (n − 1 in the denominator); nan for fewer than two.
         interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
         interval_95: two-sided 95% t-interval of the mean; intervals are infinite for fewer than two differences.
@@ -84,6 +74,8 @@ class Comparison:
     expectation: Expectation
     verdict: Verdict
     margin: float
+    metric: str
+    target: float | None
     num_arms: int
     seeds: tuple[int, ...]
     planned_seeds: int
@@ -92,6 +84,8 @@ class Comparison:
     differences: Mapping[int, float]
     diverged: tuple[int, ...]
     baseline_diverged: tuple[int, ...]
+    unreached: tuple[int, ...]
+    baseline_unreached: tuple[int, ...]
     leaking: tuple[int, ...]
     baseline_leaking: tuple[int, ...]
     absent: tuple[int, ...]
@@ -99,6 +93,7 @@ class Comparison:
     baseline_bound: bool
     n: int
     mean: float
+    mean_sign: str
     standard_deviation: float
     interval_90: tuple[float, float]
     interval_95: tuple[float, float]
@@ -145,6 +140,8 @@ def compare(
     *,
     seeds: Sequence[int],
     margin: float,
+    metric: str = "nll",
+    target: float | None = None,
     expectations: Mapping[str, Expectation] | None = None,
     planned_seeds: int | None = None,
     looks: Collection[int] = (),
@@ -170,14 +167,18 @@ def compare(
     equivalent. If the baseline's values are the bounds, the same applies in the opposite direction. Two bounds are
     compared directly.
 
+    *A run that does not reach the target* is later than any that does, as far as both were trained; see `ranks`.
+
     *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
     its verdict and takes no part in later looks.
 
     Args:
-        baseline: the baseline's value by seed; lower is better.
+        baseline: the baseline's value by seed; lower is better. Times to a target are `ranks.Reached`.
         arms: each arm's value by seed; at least one arm.
         seeds: all seeds of the study.
-        margin: the smallest difference that matters, greater than 0.
+        margin: the smallest difference that matters, greater than 0; of times to a target, the logarithm of a ratio.
+        metric: the metric: "nll", "steps_to" or "seconds_to".
+        target: the loss to reach; None if the metric is no time to a target.
         expectations: expectation by arm; by default, "improve".
         planned_seeds: number of seeds when the first cell ran; by default, the current number.
         looks: number of seeds that had finished each time results were looked at.
@@ -197,9 +198,10 @@ def compare(
     stages = tuple(planned_looks) or (len(seeds),)
     evidence = Evidence(np.ones((3, len(arms))), np.ones((3, len(arms))))
     verdicts, reached = ["inconclusive"] * len(arms), [0] * len(arms)
-    pairs: list[_Pairs] = []
+    kind = Pairs if target is None else TimePairs
+    pairs: list[Pairs] = []
     for look, n in enumerate(stages):
-        now = [_Pairs(baseline, values, seeds[:n], mixed=(name in bounds) != baseline_bound, bound=name in bounds)
+        now = [kind(baseline, values, seeds[:n], mixed=(name in bounds) != baseline_bound, bound=name in bounds)
                for name, values in arms.items()]  # fmt: skip
         runs = [verdict == "inconclusive" for verdict in verdicts]
         if planned_looks and any(pair.absent for pair, unsettled in zip(now, runs, strict=True) if unsettled):
@@ -228,12 +230,13 @@ def compare(
         level = float(levels[family][i]) / (2 if family == "difference" else 1)  # the others are one-sided
         level = 0.025 if pair.any_diverged or pair.leaks else level
         interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
-        once = pair.n > 1 and not planned_looks
         comparisons[name] = Comparison(
             arm=name,
             expectation=expected[i],
             verdict=verdict,  # type: ignore[arg-type]  # NumPy strings have no Literal type
             margin=margin,
+            metric=metric,
+            target=target,
             num_arms=len(arms),
             seeds=pair.seeds,
             planned_seeds=len(seeds) if planned_seeds is None else planned_seeds,
@@ -242,6 +245,8 @@ def compare(
             differences=pair.differences,
             diverged=pair.diverged,
             baseline_diverged=pair.baseline_diverged,
+            unreached=pair.unreached,
+            baseline_unreached=pair.baseline_unreached,
             leaking=pair.leaking,
             baseline_leaking=pair.baseline_leaking,
             absent=pair.absent,
@@ -249,6 +254,7 @@ def compare(
             baseline_bound=baseline_bound,
             n=pair.n,
             mean=pair.mean,
+            mean_sign=pair.sign,
             standard_deviation=pair.deviation,
             interval_90=interval(0.05),
             interval_95=interval(0.025),
@@ -259,8 +265,8 @@ def compare(
             p_equivalence=float(evidence.equivalence[i]),
             p_equivalence_holm=float(adjusted["equivalence"][i]),
             p_holm=float(adjusted[family][i]),
-            p_sign_flip=math.nan if planned_looks or pair.any_diverged or pair.mixed else sign_flip_p(pair.finite),
-            power=power_to_support(pair.n, margin, pair.deviation, len(arms)) if once else math.nan,
+            p_sign_flip=pair.sign_flip(planned_looks),
+            power=pair.power(margin, len(arms), planned_looks),
             seeds_needed=pair.seeds_needed(margin, len(arms), expected[i]) if verdict == "inconclusive" else None,
         )
     return comparisons
@@ -271,79 +277,6 @@ def _family(verdict: str, expectation: Expectation) -> str:
     if verdict == "equivalent" or (verdict == "supported" and expectation == "no difference"):
         return "equivalence"
     return "refutation" if verdict == "refuted" else "difference"
-
-
-class _Pairs:
-    """The cells of the baseline and one arm, paired by seed."""
-
-    def __init__(
-        self,
-        baseline: Mapping[int, Value],
-        arm: Mapping[int, Value],
-        seeds: Sequence[int],
-        *,
-        mixed: bool,
-        bound: bool,
-    ) -> None:
-        pairs = {seed: (_number(baseline.get(seed)), _number(arm.get(seed))) for seed in seeds}
-        differences = {seed: before - after for seed, (before, after) in pairs.items()}
-        self.differences = {seed: found for seed, found in differences.items() if not math.isnan(found)}
-        self.diverged = tuple(seed for seed, (_, after) in pairs.items() if after == math.inf)
-        self.baseline_diverged = tuple(seed for seed, (before, _) in pairs.items() if before == math.inf)
-        self.leaking = tuple(seed for seed in seeds if arm.get(seed) == "leaks")
-        self.baseline_leaking = tuple(seed for seed in seeds if baseline.get(seed) == "leaks")
-        self.absent = tuple(seed for seed in seeds if baseline.get(seed) is None or arm.get(seed) is None)
-        self.seeds, self.mixed, self.bound = tuple(seeds), mixed, bound
-        self.leaks = bool(self.leaking or self.baseline_leaking)
-        self.any_diverged = bool(self.diverged or self.baseline_diverged)
-        self.finite = np.array([found for found in self.differences.values() if math.isfinite(found)])
-        self.n = self.finite.size
-        self.mean = float(self.finite.mean()) if self.n else math.nan
-        self.deviation = float(self.finite.std(ddof=1)) if self.n > 1 else math.nan
-
-    def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
-        """Return the evidence, with (3,) p-values in each direction, for one of the planned looks if there are any."""
-        nothing = np.ones(3)
-        if self.leaks:
-            return Evidence(below=nothing, above=nothing)
-        found = t_evidence(np.array(self.mean), np.array(self.deviation), self.n, margin)
-        if planned_looks:
-            found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
-        if self.any_diverged:
-            signs = sign_evidence(np.array(list(self.differences.values())), margin)
-            if planned_looks:  # each look has its share of the error rate to itself
-                shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
-                signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
-            found = Evidence(*np.minimum(found, signs))
-        return Evidence(
-            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
-            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
-        )
-
-    def verdict(self, decided: str) -> str:
-        """Return the verdict that was decided, or "none" if there can be none."""
-        return "none" if self.leaks or len(self.seeds) - len(self.absent) < 2 else decided
-
-    def interval(self, level: float, *, planned_looks: Sequence[int], look: int) -> tuple[float, float]:
-        """Return the interval of the mean whose ends are one-sided bounds at this level, over all looks together."""
-        if not planned_looks or self.n < 2:
-            return t_interval(self.mean, self.deviation, self.n, 1 - 2 * level)
-        half_width = float(critical_values(planned_looks, level)[look]) * self.deviation / math.sqrt(self.n)
-        return self.mean - half_width, self.mean + half_width
-
-    def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
-        """Return how many seeds would settle the verdict on this arm; None if no number is certain to."""
-        if self.any_diverged or self.mixed or self.n < 2:
-            return None
-        needed = seeds_to_settle(self.deviation, margin, num_arms, expectation)
-        return needed if needed is not None and needed > self.n else None
-
-
-def _number(value: Value) -> float:
-    """Return a cell's value as a number: infinity if it diverged, nan if it has none."""
-    if value is None or value == "leaks":
-        return math.nan
-    return math.inf if value == "diverged" or not math.isfinite(float(value)) else float(value)
 
 
 def _check(

@@ -8,8 +8,8 @@ import pytest
 
 from charlab.evaluation.bootstrap import TextInterval
 from charlab.studies.definition import Expectation
+from charlab.studies.pairs import Value
 from charlab.studies.report import sentences
-from charlab.studies.verdicts import Value
 from tests.helpers.comparisons import BASELINE, SEEDS, arm, one
 
 BETTER = "mean improvement 0.0306 nats per character, 95% interval 0.0185 to 0.0427, Holm-adjusted p = 0.000557, n = 8"

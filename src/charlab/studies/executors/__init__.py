@@ -34,6 +34,14 @@ class Executor(ABC):
             UserError: if they cannot.
         """
 
+    def competition(self, *, gpu: bool) -> str | None:
+        """Return why cells that run at the same time slow each other down; None if each has cores of its own.
+
+        Args:
+            gpu: whether cells may compute on a GPU.
+        """
+        return None
+
     @abstractmethod
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; return when all have ended or the study was stopped.

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 from threading import Event
 from typing import Self
 
+from charlab.quantities import count
 from charlab.studies.executors import Executor
 from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell
@@ -38,6 +39,17 @@ class Local(Executor):
 
     def __exit__(self, *exception: object) -> None:
         self._forks.close()
+
+    def competition(self, *, gpu: bool) -> str | None:
+        """Return why cells slow each other down; see `Executor`."""
+        cores, gpus = len({_place(core) for core in usable_cores()}), visible_gpus() if gpu else []
+        if self.at_once > cores:
+            shared, most = count(cores, "core"), cores
+        elif self.at_once > len(gpus) > 0:
+            shared, most = count(len(gpus), "GPU"), len(gpus)
+        else:
+            return None
+        return f"{self.at_once} cells at a time would compete for {shared}: give launcher.at_once={most}"
 
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; see `Executor`."""

@@ -186,7 +186,7 @@ def gather(results: StudyResults) -> Contents:
             if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
         },
         older=_names(results, lambda cell: cell.older),
-        factors=numeric_factors(results),
+        factors=numeric_factors(results) if plan.target is None else (),
         samples=tuple(
             Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
             for arm in arms
@@ -240,6 +240,8 @@ def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
 
 def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> TextInterval | str:
     """Return how an arm's mean difference would vary over texts, or a sentence that says why that is not known."""
+    if results.plan.target is not None:
+        return "Not asked: stretches of the text have no times to the target of their own."
     if arm.leaks or baseline.leaks:
         return "Not asked: the figures of a model that sees what it predicts say nothing about any text."
     if "bound" in (arm.likelihood, baseline.likelihood):
@@ -277,7 +279,10 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
     left_out = f" Not plotted because of false figures: {joined(leaking)}." if leaking else ""
     return {
         "differences": f"Differences from the baseline {plan.baseline}. Circle: one seed. Diamond and bar: mean and "
-        "the interval that decides. Gray: differences too small to matter.",
+        "the interval that decides. Gray: differences too small to matter."
+        if plan.target is None
+        else f"Speed-ups over the baseline {plan.baseline}. Circle: one seed. Diamond and bar: estimate and interval "
+        "that decides. Gray: speed-ups too small to matter.",
         "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
         f"{' Band: 95% t-interval of the mean.' * several} Cross: diverged.",
         "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the picture.",

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, Literal, NamedTuple
 
 from charlab.studies.report.contents import Contents
-from charlab.studies.report.sentences import RULES
+from charlab.studies.report.sentences import RULES, TIME_RULES
 from charlab.studies.report.tables import Span
 
 Text = str | tuple[Span, ...]
@@ -86,7 +86,7 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
         yield Group("cards", contents.judgments)
         yield from _pictures(contents, figures, "differences")
         yield contents.verdicts.without()
-        yield Paragraph(RULES, "rules")
+        yield Paragraph(_rules(contents), "rules")
     yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
     if contents.factors:
         yield Heading("Best values")
@@ -131,7 +131,7 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     pictures = list(_pictures(contents, figures, "differences", "factors", "curves", "costs"))
     yield from pictures[:1]
     yield Heading("Method")
-    yield Paragraph(" ".join([*contents.method, *[RULES] * bool(verdicts)]))
+    yield Paragraph(" ".join([*contents.method, *[_rules(contents)] * bool(verdicts)]))
     yield Paragraph("What else the reader has to know; an anonymous link to the code.", "place")
     yield Paragraph("The arms:")
     yield Points(tuple(_arm(contents, arm) for arm in contents.arms))
@@ -165,6 +165,10 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
 
 def _pictures(contents: Contents, figures: Collection[str], *names: str) -> Iterator[Picture]:
     yield from (Picture(name, _ALTS[name], contents.captions[name]) for name in names if name in figures)
+
+
+def _rules(contents: Contents) -> str:
+    return RULES if contents.plan.target is None else f"{RULES} {TIME_RULES}"
 
 
 def _best_values(contents: Contents) -> Points:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from charlab.quantities import amount
+from charlab.curves import VALIDATION
+from charlab.quantities import amount, ratio
 from charlab.studies.costs import COSTS
 from charlab.studies.report.contents import Contents
 from charlab.studies.report.factors import Factor, draw_line
@@ -47,8 +48,9 @@ AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.it
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
 _SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
 MOST_FACTORS = 3  # panels next to each other
+_COARSE = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]  # ticks of an axis of ratios
+_FINE = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0]
 _NUM_POINTS = 200  # of a curve, at most
-_METRICS = ("validation/nll", "estimate/validation/nll")  # what curves show, if it was measured
 
 
 class Curve(NamedTuple):
@@ -126,6 +128,8 @@ class Drawings:
                 axes.plot(curve.x, curve.mean, color=look.color, linestyle=look.line, linewidth=1.2, alpha=alpha,
                           marker=marker, markersize=4, clip_on=len(curve.x) > 1)  # fmt: skip
             _finish(axes, CLOCKS[clock], floor)
+            if (target := self.contents.plan.target) is not None:
+                axes.axhline(target, color=FAINT_INK, linewidth=0.9, linestyle=":")
         panels[0].set_ylabel("nats per character")
         ends = [
             (curve.mean[-1], f"{names[name]}{' ↓' if curve.mean[-1] < low else ''}", self.looks[name].color)
@@ -211,7 +215,7 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
 def _metric(names: Collection[str]) -> str | None:
     """Return what a curve shows: an estimate on validation text, else another loss on it, else that of the batches."""
     others = sorted(name for name in names if name.endswith("/validation/nll"))
-    return next((name for name in [*_METRICS, *others, "train/loss"] if name in names), None)
+    return next((name for name in [*VALIDATION, *others, "train/loss"] if name in names), None)
 
 
 def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *, width: float) -> Figure:
@@ -229,11 +233,18 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     comparisons = [judgment.comparison for judgment in judgments]
     margin = comparisons[0].margin
     low, high = _difference_limits(comparisons, margin)
-    if max(-low, high) > _SEVERAL_MARGINS * margin:
+    if comparisons[0].target is None and max(-low, high) > _SEVERAL_MARGINS * margin:
         axes.set_xscale("symlog", linthresh=2 * margin, linscale=0.6)
         ticks = SymmetricalLogLocator(base=10, linthresh=2 * margin, subs=(1, 3)).tick_values(low, high)
         axes.set_xticks([tick for tick in ticks if low < tick < high and (tick == 0 or abs(tick) >= margin)])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
+    timed = comparisons[0].target is not None
+    if timed:
+        for ratios in (_COARSE, _FINE):
+            ticks = [math.log(tick) for tick in ratios if low < math.log(tick) < high]
+            if len(ticks) >= 4:
+                break
+        axes.set_xticks(ticks, [ratio(tick) for tick in ticks])
     axes.set_xlim(low, high)
     axes.set_ylim(0.55 - len(judgments), 0.75)
     axes.axvspan(-margin, margin, color="0.9", linewidth=0)
@@ -241,12 +252,19 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     for i, judgment in enumerate(judgments):
         _draw_row(axes, -i, judgment, looks[judgment.comparison.arm], low, high)
     axes.annotate(
-        f"margin ±{margin:g}", (0, 1), (0, 2), textcoords="offset points", ha="center", va="bottom",
-        color=FAINT_INK, fontsize=6.5, xycoords=("data", "axes fraction"), annotation_clip=False,
+        f"margin {ratio(margin) if timed else f'±{margin:g}'}", (0, 1), (0, 2), textcoords="offset points",
+        ha="center", va="bottom", color=FAINT_INK, fontsize=6.5, xycoords=("data", "axes fraction"),
+        annotation_clip=False,
     )  # fmt: skip
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    axes.set_xlabel("← worse      baseline minus arm, nats per character      better →", labelpad=3)
+    axes.set_xlabel(
+        f"← later      {'steps' if comparisons[0].metric == 'steps_to' else 'seconds'} to {comparisons[0].target:g}, "
+        "baseline over arm      sooner →"
+        if timed
+        else "← worse      baseline minus arm, nats per character      better →",
+        labelpad=3,
+    )
     return figure
 
 
@@ -267,12 +285,13 @@ def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: fl
     verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
     axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
     pairs = list(comparison.differences.values())
+    fate = "diverged" if comparison.target is None else "not reached"
     finite = [pair for pair in pairs if math.isfinite(pair)]
     axes.plot(finite, [center] * len(finite), "o", markersize=4, markerfacecolor="none", color=color, alpha=0.75)
     for bound, edge, marker, shift, align in ((math.inf, high, ">", -7, "right"), (-math.inf, low, "<", 7, "left")):
         if diverged := pairs.count(bound):
             axes.plot([edge], [center], marker, color=ALARM, markersize=5, clip_on=False)
-            axes.annotate(f"{diverged} diverged", (edge, center), (shift, 0), textcoords="offset points", ha=align,
+            axes.annotate(f"{diverged} {fate}", (edge, center), (shift, 0), textcoords="offset points", ha=align,
                           va="center", fontsize=6.5, color=ALARM)  # fmt: skip
     if comparison.n < 2:
         return
@@ -281,7 +300,8 @@ def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: fl
     for end, edge, marker in ((left, low, "<"), (right, high, ">")):
         if not low <= end <= high:
             axes.plot([edge], [center - 0.2], marker, color=color, markersize=4, clip_on=False)
-    axes.plot([comparison.mean], [center - 0.2], "D", color=color, markersize=4)
+    if math.isfinite(comparison.mean):
+        axes.plot([comparison.mean], [center - 0.2], "D", color=color, markersize=4)
 
 
 def _loss_limits(

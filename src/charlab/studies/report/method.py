@@ -27,6 +27,7 @@ _PROTOCOLS = {
     "sliding": "every character of the validation text once, in overlapping windows",
     "estimate": "random windows of the validation text",
 }
+_TIMES = {"steps_to": "number of optimizer steps", "seconds_to": "time of training, in seconds,"}
 _PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a path that Hydra takes as it is
 # An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
@@ -54,6 +55,11 @@ def method(
     sentences.append(
         "The metric is the mean negative log-likelihood, in nats per character, over "
         f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the final weights."
+        if plan.target is None
+        else f"The metric is the {_TIMES[plan.metric]} until the estimate on random windows of the validation text is "
+        f"at {plan.target:g} nats per character for the first time, interpolated linearly between evaluations. A cell "
+        "that ends before counts as later than any that does not, and nothing is counted for an arm just because it "
+        "was trained for longer."
     )
     if plan.planned_looks:
         sentences += _looks(plan, comparisons)
@@ -67,7 +73,8 @@ def method(
             sentences.append(
                 "A seed gives all arms the same windows in the same order, so differences are taken seed by seed."
             )
-        sentences.append(f"The smallest difference that matters (the margin) is {plan.margin:g} nats per character.")
+        margin = f"{plan.margin:g} nats per character" if plan.target is None else f"a factor of {plan.margin:g}"
+        sentences.append(f"The smallest difference that matters (the margin) is {margin}.")
     return sentences
 
 
@@ -157,9 +164,13 @@ def limits(results: StudyResults, records: list[Record], comparisons: Mapping[st
             "Looks: an arm is settled early when its mean happens to be far from the limit, so the mean of such an arm "
             "is biased away from it; the interval is valid."
         )
-    if results.plan.budget == "seconds":
+    if results.plan.budget == "seconds" or results.plan.metric == "seconds_to":
         machines = joined(sorted({_machine(record) for record in records})) or "one machine"
         sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
+    if results.plan.metric == "seconds_to":
+        most = results.most_at_once()
+        ran = "is not known" if most is None else f"was {most}, each on cores of its own" if most > 1 else "was one"
+        sentences.append(f"Clock: the number of cells that ran at once on a machine {ran}.")
     if len({record.code for record in records}) > 1:
         sentences.append("Code: the cells were not all run by the same code.")
     return sentences

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -19,7 +20,7 @@ from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.notebook import show_figures
-from charlab.quantities import UNKNOWN, duration, fixed, interval, probability, signed
+from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
@@ -224,7 +225,10 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
     """Return the figures of a verdict: intervals in two columns, lists of seeds in one."""
     comparison = judgment.comparison
     row: dict[str, Any] = {}
-    for name in (field.name for field in dataclasses.fields(comparison)):
+    untimed = (
+        {"metric", "target", "mean_sign", "unreached", "baseline_unreached"} if comparison.target is None else set()
+    )
+    for name in (field.name for field in dataclasses.fields(comparison) if field.name not in untimed):
         value = getattr(comparison, name)
         if name.startswith("interval"):
             row |= {f"{name}_low": value[0], f"{name}_high": value[1]}
@@ -286,11 +290,17 @@ def _verdicts(contents: Contents) -> Table:
     compared = bool(contents.comparisons)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    headings = ("better by", "interval", "p (Holm)") if compared else ("bits/char", "perplexity", "training")
+    timed = contents.plan.target is not None
+    headings = (
+        ("sooner by" if timed else "better by", "interval", "p (Holm)")
+        if compared
+        else ("bits/char", "perplexity", "training")
+    )
     for heading in ("nats/char", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
     if compared:
         table.add_column("verdict")
+    write = ratio if timed else partial(signed, digits=3)
     judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
     for name, arm in contents.arms.items():
         comparison = contents.comparisons.get(name)
@@ -304,8 +314,8 @@ def _verdicts(contents: Contents) -> Table:
             table.add_row(
                 Text(name),
                 _figure(arm),
-                bound_sign(comparison) + signed(comparison.mean, 3) if comparison.n else UNKNOWN,
-                Text(interval(comparison.interval, 3)) if comparison.n > 1 else UNKNOWN,
+                bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN,
+                Text(f"[{', '.join(map(write, comparison.interval))}]") if comparison.n > 1 else UNKNOWN,
                 probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN,
                 Text(judgments[name].verdict, _VERDICT_STYLES[judgments[name].shown]),
             )

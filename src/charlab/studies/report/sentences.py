@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from charlab.quantities import count, joined, nats, percent
+from charlab.quantities import count, joined, nats, percent, ratio
 from charlab.studies.paired import MOST_SEEDS
 
 if TYPE_CHECKING:
@@ -44,6 +45,25 @@ _CLAIMS: dict[str, dict[str, str]] = {
         "no difference": "a difference of {margin} is neither shown nor ruled out",
     },
 }
+_AS_SOON = "at the target as soon as the baseline, within a factor of {margin}"
+_TIME_CLAIMS: dict[str, dict[str, str]] = {
+    "equivalent": {"improve": _AS_SOON, "worsen": _AS_SOON},
+    "supported": {
+        "improve": "at the target sooner than the baseline",
+        "worsen": "at the target later than the baseline",
+        "no difference": _AS_SOON,
+    },
+    "refuted": {
+        "improve": "a speed-up by a factor of {margin} or more is ruled out",
+        "worsen": "a slow-down by a factor of {margin} or more is ruled out",
+        "no difference": "the times differ by more than a factor of {margin}",
+    },
+    "inconclusive": {
+        "improve": "a speed-up is not shown, and one by a factor of {margin} is not ruled out",
+        "worsen": "a slow-down is not shown, and one by a factor of {margin} is not ruled out",
+        "no difference": "a difference by a factor of {margin} is neither shown nor ruled out",
+    },
+}
 
 
 class Notice(NamedTuple):
@@ -71,6 +91,7 @@ def notices(
         *(_exploration(results.plan) if compares else []),
         *([Notice("caution", unpaired)] if unpaired else []),
         *_cells(results, compares),
+        *_unreached(results.plan.baseline, comparisons),
         *_bounds(arms),
     ]
 
@@ -163,6 +184,21 @@ def _cells(results: StudyResults, compares: bool) -> list[Notice]:
     return found
 
 
+def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> list[Notice]:
+    shown = list(comparisons.values())
+    if not shown or shown[0].target is None:
+        return []
+    missed = {baseline: shown[0].baseline_unreached} | {found.arm: found.unreached for found in shown}
+    said = [f"{arm} with {count(len(seeds), 'seed')}" for arm, seeds in missed.items() if seeds]
+    if not said:
+        return []
+    text = (
+        f"The target of {shown[0].target:g} nats per character was not reached by {joined(said)}: such a cell counts "
+        "as later than any that reached it, and speed-ups may have no upper or no lower limit."
+    )
+    return [Notice("note", text)]
+
+
 def _bounds(arms: Mapping[str, ArmSummary]) -> list[Notice]:
     bounds = [arm.name for arm in arms.values() if arm.likelihood == "bound"]
     if not bounds or len(bounds) == len(arms):
@@ -179,9 +215,12 @@ def reason(comparison: Comparison) -> str:
     verdict = comparison.verdict
     if verdict == "none":
         return f"No verdict: {_obstacle(comparison)}."
-    claim = _CLAIMS[verdict][comparison.expectation].format(margin=f"{comparison.margin:g}")
+    margin, claims = f"{comparison.margin:g}", _CLAIMS
+    if comparison.target is not None:
+        margin, claims = f"{math.exp(comparison.margin):g}", _TIME_CLAIMS
+    claim = claims[verdict][comparison.expectation].format(margin=margin)
     if verdict == "supported" and _beyond_margin(comparison):
-        claim += f" by more than the margin of {comparison.margin:g}"
+        claim += f" by more than the margin of {margin}"
     remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
     name = f"Not evidence yet; {verdict} so far" if comparison.too_few_seeds else verdict.capitalize()
     return f"{name}: {claim} ({_figures(comparison)}){remedy}."
@@ -211,7 +250,7 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 def _figures(comparison: Comparison) -> str:
     """Return the figures behind a verdict."""
     n = comparison.n
-    figures = [f"mean improvement {bound_sign(comparison)}{nats(comparison.mean)} nats per character"] if n else []
+    figures = [f"{_improvement(comparison)}"] if n else []
     if comparison.mixed:
         figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
     elif comparison.bound:
@@ -219,6 +258,11 @@ def _figures(comparison: Comparison) -> str:
     fates = [
         f"the {whose} diverged with {len(seeds)} of {count(len(comparison.seeds), 'seed')}, which counts against it"
         for whose, seeds in (("arm", comparison.diverged), ("baseline", comparison.baseline_diverged))
+        if seeds
+    ]
+    figures += [
+        f"the {whose} did not reach the target with {len(seeds)} of {count(len(comparison.seeds), 'seed')}"
+        for whose, seeds in (("arm", comparison.unreached), ("baseline", comparison.baseline_unreached))
         if seeds
     ]
     if not fates:
@@ -229,18 +273,31 @@ def _figures(comparison: Comparison) -> str:
     return "; ".join(fates + ([f"over the other {n}: {', '.join(figures)}"] if n else []))
 
 
+def _improvement(comparison: Comparison) -> str:
+    if comparison.target is None:
+        return f"mean improvement {bound_sign(comparison)}{nats(comparison.mean)} nats per character"
+    return f"speed-up {bound_sign(comparison)}{ratio(comparison.mean)}"
+
+
 def _test(comparison: Comparison) -> list[str]:
     """Return the interval and the p-value of the test that decided."""
     low, high = comparison.interval
     if comparison.verdict == "refuted" and comparison.expectation != "no difference":
         side, bound = ("upper", high) if comparison.expectation == "improve" else ("lower", low)
-        return [f"{percent((1 + comparison.confidence) / 2)} {side} bound {nats(bound)}"]
+        return [f"{percent((1 + comparison.confidence) / 2)} {side} bound {_written(comparison)(bound)}"]
     level = percent(comparison.confidence)
-    return [f"{level} interval {_range(comparison.interval)}", f"Holm-adjusted {_p(comparison.p_holm)}"]
+    return [
+        f"{level} interval {_range(comparison.interval, _written(comparison))}",
+        f"Holm-adjusted {_p(comparison.p_holm)}",
+    ]
 
 
-def _range(ends: tuple[float, float]) -> str:
-    return f"{nats(ends[0])} to {nats(ends[1])}"
+def _written(comparison: Comparison) -> Callable[[float], str]:
+    return nats if comparison.target is None else ratio
+
+
+def _range(ends: tuple[float, float], write: Callable[[float], str] = nats) -> str:
+    return f"{write(ends[0])} to {write(ends[1])}"
 
 
 def _p(p: float) -> str:
@@ -253,6 +310,12 @@ def _remedy(comparison: Comparison) -> str:
         return "more seeds settle nothing until the diverging cells are fixed"
     if comparison.mixed:
         return "one of the two figures is a bound, so no number of seeds is certain to settle it"
+    if comparison.target is not None:
+        return "more seeds would narrow the interval" + (
+            ", and longer training shows when the others reach the target"
+            if comparison.unreached or comparison.baseline_unreached
+            else ""
+        )
     if (needed := comparison.seeds_needed) is not None:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
@@ -262,7 +325,15 @@ def _remedy(comparison: Comparison) -> str:
 
 def bound_sign(comparison: Comparison) -> str:
     """Return "≥ " or "≤ " if the improvement is only a bound of the true one, else ""."""
-    return ("≥ " if comparison.bound else "≤ ") if comparison.mixed else ""
+    if comparison.mixed:
+        return "≥ " if comparison.bound else "≤ "
+    return f"{comparison.mean_sign} " if comparison.mean_sign else ""
+
+
+TIME_RULES = (
+    "The tests are Wilcoxon's signed-rank tests of the logarithms of the speed-ups, exact, with the pairs of which "
+    "only one run reached the target ranked last; the interval is that of the speed-ups that they do not reject."
+)
 
 
 def caution(comparison: Comparison) -> str:

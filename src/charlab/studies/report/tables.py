@@ -17,6 +17,7 @@ from charlab.quantities import (
     interval,
     percent,
     probability,
+    ratio,
     signed,
     with_error,
 )
@@ -118,6 +119,8 @@ def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterva
     left = (Column("arm", "left"), Column("expected to", "left"), Column("verdict", "left"))
     headings = ("improvement", "interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text")
     rows = tuple(_verdict_row(judgment, texts[judgment.comparison.arm]) for judgment in judgments)
+    if plan.target is not None:
+        return _time_table(judgments, texts, plan, left)
     caption = (
         "Improvement: the baseline's nats per character minus the arm's with the same seed, above 0 if the arm is "
         "better; mean and t-interval over seeds, at the level at which Holm's method tested the verdict over "
@@ -128,6 +131,32 @@ def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterva
     if any(judgment.caution for judgment in judgments):
         caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
     return Table("verdicts", caption, (*left, *map(Column, headings)), rows)
+
+
+def _time_table(
+    judgments: Sequence[Judgment], texts: Mapping[str, TextInterval | str], plan: Plan, left: Sequence[Column]
+) -> Table:
+    """Return the verdicts on times to a target."""
+    clock = "optimizer steps" if plan.metric == "steps_to" else "seconds of training"
+    headings = ("speed-up", "interval", "p (Holm)", "pairs", "not reached", "by the baseline")
+    rows = []
+    for judgment in judgments:
+        comparison = judgment.comparison
+        row = list(_verdict_row(judgment, texts[comparison.arm]))
+        if comparison.n:
+            row[3] = entry(bound_sign(comparison) + ratio(comparison.mean), comparison.mean)
+            low, high = map(ratio, comparison.interval)
+            row[4] = entry(f"{low} to {high} at {percent(comparison.confidence)}")
+        missed = (len(comparison.unreached), len(comparison.baseline_unreached))
+        rows.append((*row[:6], row[7], *(entry(f"{number}", number) for number in missed)))
+    caption = (
+        f"Speed-up: the baseline's {clock} until the estimate on validation text is at {plan.target:g} nats per "
+        "character, divided by the arm's with the same seed; Hodges and Lehmann's estimate and the interval of the "
+        "signed-rank test, at the level at which Holm's method tested the verdict over "
+        f"{count(len(judgments), 'arm')}. Not reached: cells of the arm, and of the baseline, that did not reach it. "
+        f"The smallest speed-up that matters is {plan.margin:g}."
+    )
+    return Table("verdicts", caption, (*left, *map(Column, headings)), tuple(rows))
 
 
 def _verdict_row(judgment: Judgment, text: TextInterval | str) -> tuple[Entry, ...]:
