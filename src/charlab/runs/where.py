@@ -24,8 +24,9 @@ class Part(NamedTuple):
         split: what the text is split by.
         label: which part it is.
         characters: number of characters in it.
-        nats: sum of the difference over them; the parts of a split add up to the whole exactly.
-        mean: the same in nats per character of the whole text.
+        nats: sum of the difference over them, and over all pairs of runs; the parts of a split add up to the whole
+            exactly.
+        mean: the same for one pair, in nats per character of the whole text.
         interval: 95% interval of that mean; None if unknown.
     """
 
@@ -54,7 +55,8 @@ class Where(NamedTuple):
 
     def shown(self, passage: Passage) -> str:
         """Return the text of a passage on one line."""
-        return self.text[passage.start : passage.stop].replace("\n", "↵")
+        text = self.text[passage.start : passage.stop].replace("\n", "↵")
+        return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class Ground(NamedTuple):
@@ -154,6 +156,8 @@ def collected(
     sums: Sequence[Float[np.ndarray, " G"]],
     intervals: Sequence[Sequence[tuple[float, float] | None]],
     nats: Float[np.ndarray, " N"],
+    *,
+    pairs: int = 1,
     most: int = 20,
 ) -> Where:
     """Return a difference with its parts.
@@ -163,12 +167,14 @@ def collected(
         sums: for each way of splitting it, the nats in each part.
         intervals: of the parts, in nats per character of the text.
         nats: the difference at each character, for the passages.
+        pairs: number of pairs of runs over which `sums` and `nats` were added up.
         most: number of passages.
     """
     whole, *parts = (
-        Part(way.name, label, int(number), float(total), float(total) / len(nats), ends)
+        Part(way.name, label, int(number), float(total), float(total) / (len(nats) * pairs), ends)
         for way, total_of, ends_of in zip(ground.ways, sums, intervals, strict=True)
         for label, number, total, ends in zip(way.labels, way.count(), total_of, ends_of, strict=True)
         if number
     )
-    return Where(ground.text, whole, tuple(parts), tuple(passages(nats, most=most)))
+    found = (passage._replace(nats=passage.nats / pairs) for passage in passages(nats, most=most))
+    return Where(ground.text, whole, tuple(parts), tuple(found))

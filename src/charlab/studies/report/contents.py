@@ -35,6 +35,7 @@ from charlab.studies.report.tables import (
     verdict_name,
     verdict_table,
 )
+from charlab.studies.report.where import Whereabouts, locate
 
 if TYPE_CHECKING:
     from charlab.studies.paired import Verdict
@@ -112,6 +113,7 @@ class Contents:
         waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
         factors: numeric factors of a grid, with curves.
+        where: where in the text the arms differ from the baseline.
         samples: text from each arm.
         method: how the study was done, in sentences.
         settings: what each arm was trained with; None if no run tells.
@@ -137,6 +139,7 @@ class Contents:
     waiting: Mapping[str, str]
     older: str
     factors: tuple[Factor, ...]
+    where: Whereabouts
     samples: tuple[Sample, ...]
     method: tuple[str, ...]
     settings: Table | None
@@ -187,6 +190,7 @@ def gather(results: StudyResults) -> Contents:
         },
         older=_names(results, lambda cell: cell.older),
         factors=numeric_factors(results) if plan.target is None else (),
+        where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
         samples=tuple(
             Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
             for arm in arms

@@ -102,6 +102,10 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
         if name in figures:
             yield Heading(heading)
             yield from _pictures(contents, figures, name)
+    if contents.where.arms or contents.where.note:
+        yield Heading("Where the difference is (exploratory)")
+        yield from contents.where.tables
+        yield from [Paragraph(contents.where.note, "faint")] * bool(contents.where.note)
     if contents.samples:
         yield from (Heading("Samples"), Group("samples", contents.samples))
     yield from (Heading("Method"), Points(contents.method))

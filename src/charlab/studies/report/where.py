@@ -1,0 +1,137 @@
+"""Where in the validation text the arms of a study differ from its baseline: an exploratory part of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from charlab.errors import UserError
+from charlab.evaluation.parts import differences
+from charlab.quantities import count, percent, signed
+from charlab.runs.record import Record
+from charlab.runs.text import NLL
+from charlab.runs.where import Ground, Where, check_length, collected, comparable_nll, ground_of, same_text
+from charlab.studies.paired import t_interval
+from charlab.studies.report.method import without_paths
+from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
+
+if TYPE_CHECKING:
+    from charlab.studies.state import StudyResults
+
+PASSAGES = 20  # over all arms, but no fewer than FEWEST of each
+FEWEST = 4
+MOST_ARMS = 8  # columns of the table
+
+
+class Whereabouts(NamedTuple):
+    """Where the arms differ.
+
+    Attributes:
+        arms: by arm, baseline minus arm; empty if no run has kept the nll of each character.
+        note: why some arms are missing, in sentences; "" if none is.
+    """
+
+    arms: Mapping[str, Where]
+    note: str = ""
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The parts and the passages as tables; none without any arm."""
+        shown = dict(list(self.arms.items())[:MOST_ARMS])
+        return (_parts_table(shown), _passages_table(shown)) if shown else ()
+
+
+def locate(results: StudyResults) -> Whereabouts:
+    """Return where each arm differs from the baseline, over the seeds that both have finished."""
+    plan = results.plan
+    kept = {arm.name: _kept(results, arm.name) for arm in plan.arms}
+    base = kept.pop(plan.baseline)
+    pairs = {arm: [(base[seed], runs[seed]) for seed in runs if seed in base] for arm, runs in kept.items()}
+    pairs = {arm: found for arm, found in pairs.items() if found}
+    if not pairs:
+        return Whereabouts({})
+    ground: Ground | None = None
+    arms, notes = {}, []
+    for arm, found in pairs.items():
+        try:
+            ground = ground or ground_of(found[0][0])
+            arms[arm] = _difference(ground, found[0][0], found, max(FEWEST, PASSAGES // len(pairs)))
+        except UserError as error:
+            notes.append(f"{arm} is left out. {without_paths(str(error))}")
+    return Whereabouts(arms, " ".join(notes))
+
+
+def _kept(results: StudyResults, arm: str) -> dict[int, Record]:
+    """Return the finished runs of an arm that kept the nll of each character, by seed."""
+    finished = ((result.cell.seed, result.record) for result in results.of(arm) if result.status == "finished")
+    return {seed: record for seed, record in finished if record is not None and (record.folder / NLL).exists()}
+
+
+def _difference(ground: Ground, first: Record, pairs: list[tuple[Record, Record]], most: int) -> Where:
+    """Return where the second runs of pairs differ from the first ones, with t-intervals over the pairs."""
+    number = len(ground.text)
+    total: Float[np.ndarray, " N"] = np.zeros(number)
+    sums: list[list[Float[np.ndarray, " G"]]] = [[] for _ in ground.ways]
+    for pair in pairs:
+        if not all(same_text(first, record) for record in pair):
+            raise UserError("Its runs were scored on another text or split than the baseline's.")
+        ours, theirs = (comparable_nll(record) for record in pair)
+        check_length(ground, ours, theirs)
+        nats = differences(ours, theirs)
+        total += nats
+        for way, found in zip(ground.ways, sums, strict=True):
+            found.append(way.add_up(nats)[:, 0])
+
+    def interval(values: Float[np.ndarray, " S"]) -> tuple[float, float] | None:
+        if len(values) < 2:
+            return None
+        return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values), 0.95)
+
+    by_pair = [np.stack(found) for found in sums]  # (S, G) each
+    intervals = [[interval(column / number) for column in found.T] for found in by_pair]
+    return collected(ground, [found.sum(0) for found in by_pair], intervals, total, pairs=len(pairs), most=most)
+
+
+def _parts_table(arms: Mapping[str, Where]) -> Table:
+    first = next(iter(arms.values()))
+    columns = (Column("split by", "left"), Column("part", "left"), Column("characters"), *map(Column, arms))
+    rows = []
+    for index, part in enumerate((*first.parts, first.whole)):
+        share = part.characters / first.whole.characters
+        found = [(*where.parts, where.whole)[index] for where in arms.values()]
+        style: Style = "plain" if part.split else "strong"
+        figures = [
+            entry(
+                signed(one.mean) + (f" ± {(one.interval[1] - one.interval[0]) / 2:.4f}" if one.interval else ""),
+                one.mean,
+                style,
+            )
+            for one in found
+        ]
+        rows.append((entry(part.split), entry(part.label, style=style), entry(percent(share), share), *figures))
+    caption = (
+        "Baseline minus arm in nats per character of the text, by blocks: positive where the arm is better. The parts "
+        "of each split add up to the whole. ±: 95% t-interval over seeds, not adjusted for the number of parts."
+    )
+    return Table("where", caption, columns, tuple(rows))
+
+
+def _passages_table(arms: Mapping[str, Where]) -> Table:
+    columns = (Column("arm", "left"), Column("nats"), Column("character"), Column("passage", "left"))
+    rows = [
+        (
+            entry(arm),
+            entry(signed(passage.nats, 1), passage.nats),
+            entry(f"{passage.start + 1:,}", passage.start),
+            Entry((Span(where.shown(passage), "code"),)),
+        )
+        for arm, where in arms.items()
+        for passage in where.passages
+    ]
+    caption = (
+        f"The {count(len(rows), 'passage')} that differ most, in either direction: baseline minus arm, mean over seeds."
+    )
+    return Table("passages", caption, columns, tuple(rows))

@@ -1,0 +1,128 @@
+"""Where arms differ, in the report: intervals over seeds, parts that add up, and no section without figures."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from charlab.data.corpora import TextFile
+from charlab.runs.record import Record
+from charlab.studies.report.contents import gather
+from charlab.studies.report.html import render_html
+from charlab.studies.report.markdown import render_markdown
+from charlab.studies.report.where import locate
+from charlab.studies.state import StudyResults
+from tests.helpers.made_up_study import MadeUpArm
+from tests.references.parts import describe
+from tests.studies.report.conftest import read
+
+TEXT = "To be, or not to be: that is the Question 3.\n" * 100
+TRAIN, LENGTH = len(TEXT) * 9 // 10, len(TEXT) - len(TEXT) * 9 // 10  # of the validation text
+T = 16
+
+
+def give_nll(results: StudyResults, folder: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Writes the nll of each character of every finished run, and returns it by arm and seed."""
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    corpus = TextFile(path=str(text)).load()
+    loader = {"_target_": "charlab.data.corpora.TextFile", "path": str(text)}
+    fractions = {"train_fraction": 0.9, "validation_fraction": 0.1, "dev_fraction": 0.0}
+    written = {}
+    random = np.random.default_rng(0)
+    for result in results.cells:
+        record = result.record
+        if record is None or result.status != "finished":
+            continue
+        nll = random.gamma(2.0, 0.5 + 0.01 * len(result.cell.arm), LENGTH - 1).astype(np.float32)
+        np.save(record.folder / "nll.npy", nll)
+        record.config |= {"data": {"corpus": loader, **fractions}}
+        record.corpus = {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.length}
+        record.metric("blocks")["context_length"] = T
+        record.save()
+        written[result.cell.arm, result.cell.seed] = nll
+    return written
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of five seeds with nll, and that nll by arm and seed."""
+    results = read(tmp_path, [MadeUpArm("base", 1.7), MadeUpArm("one", 1.6), MadeUpArm("other", 1.8)], seeds=5)
+    return results, give_nll(results, tmp_path)
+
+
+def test_parts_have_the_paired_intervals_of_scipy_and_add_up(study):
+    results, nll = study
+    where = locate(results)
+    assert list(where.arms) == ["one", "other"]
+    validation = TEXT[TRAIN:]
+    parts = [describe(validation, i + 1, i % T + 1, TEXT[:TRAIN], TEXT[TRAIN - 3 : TRAIN]) for i in range(LENGTH - 1)]
+    seeds = results.plan.seeds
+    for arm, found in where.arms.items():
+        apart = np.array([nll["base", seed].astype(float) - nll[arm, seed] for seed in seeds])
+        assert found.whole.mean == pytest.approx(apart.mean(), abs=1e-8)
+        for column, label in ((1, "first letter"), (2, "capital"), (3, "10 to 99 times")):
+            [part] = [part for part in found.parts if part.label == label]
+            is_in = np.array([described[column] == label for described in parts])
+            per_seed = np.where(is_in, apart, 0.0).mean(axis=1)
+            expected = stats.ttest_1samp(per_seed, 0.0).confidence_interval(0.95)
+            assert (part.characters, part.mean) == (is_in.sum(), pytest.approx(per_seed.mean(), abs=1e-8))
+            assert part.interval == pytest.approx((expected.low, expected.high), abs=1e-7)
+        for split in {part.split for part in found.parts}:
+            assert sum(part.nats for part in found.parts if part.split == split) == found.whole.nats
+        passage = found.passages[0]
+        assert passage.nats == pytest.approx(apart[:, passage.start : passage.stop].sum() / len(seeds), abs=1e-6)
+
+
+def test_the_pages_have_a_section_that_is_marked_as_exploratory(study):
+    results, _ = study
+    contents = gather(results)
+    for page in (render_html(contents, {}), render_markdown(contents, ())):
+        assert "Where the difference is (exploratory)" in page
+        assert "first letter" in page
+        assert "passages that differ most" in page
+
+
+def test_without_nll_there_is_no_section(plain):
+    contents = gather(plain)
+    assert contents.where.tables == ()
+    assert "Where the difference is" not in render_markdown(contents, ())
+
+
+def test_an_arm_that_cannot_be_compared_is_left_out_with_a_sentence(study):
+    results, _ = study
+    records = [result.record for result in results.of("one")]
+    for record, change in (
+        (records[0], {"corpus": {"sha256": "0"}}),
+        (records[1], {"causality": {"leaks": True}}),
+    ):
+        dataclasses.replace(record, **change).save()
+        again = dataclasses.replace(
+            results,
+            cells=tuple(
+                dataclasses.replace(result, run=dataclasses.replace(result.run, record=Record.load(result.folder)))
+                for result in results.cells
+            ),
+        )
+        where = locate(again)
+        assert list(where.arms) == ["other"]
+        assert where.note.startswith("one is left out. ")
+        record.save()
+
+
+def test_a_missing_text_is_a_sentence_and_no_failure(study, tmp_path):
+    results, _ = study
+    (tmp_path / "text.txt").unlink()
+    contents = gather(results)
+    assert contents.where.tables == ()
+    assert "There is no file" in contents.where.note
+    assert "Where the difference is" in render_markdown(contents, ())
+
+
+def test_a_single_pair_has_no_interval(tmp_path):
+    lost = {306: ("missing", "")}
+    results = read(tmp_path, [MadeUpArm("base", 1.7), MadeUpArm("one", 1.6, fates=lost)], seeds=2)
+    give_nll(results, tmp_path)
+    assert {part.interval for part in locate(results).arms["one"].parts} == {None}
