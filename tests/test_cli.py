@@ -272,7 +272,9 @@ assert not slow, slow
     assert list(empty_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("script", ["train", "evaluate", "generate"])
+@pytest.mark.parametrize(
+    "script", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate", "generate"))]
+)
 def test_scripts_pass_the_exit_code_on(script: str) -> None:
     done = subprocess.run(
         warm([sys.executable, ROOT / "scripts" / f"{script}.py", "sede=3"]), capture_output=True, text=True

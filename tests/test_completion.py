@@ -49,7 +49,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         slow("charlab train model=bigram optimizer.betas", {"optimizer.betas."}),
         slow("charlab evaluate proto", {"protocol="}),
         slow("charlab find-lr optimizer=ad", {"optimizer=adam", "optimizer=adamw"}),
-        ("charlab new p", {"project"}),
+        slow("charlab new p", {"project"}),
     ],
 )
 def test_bash_completes_commands_groups_options_and_keys(complete, line, expected):

@@ -36,19 +36,33 @@ def next_command(output):
     return re.search(r"charlab (train .*)", output)[1].split()
 
 
-def test_a_new_model_trains(folder):
-    output = charlab("new", "model", "wide_view")
+@pytest.fixture
+def run(capsys, monkeypatch, folder):
+    """Runs a command in this process and returns what it printed."""
+    monkeypatch.syspath_prepend(folder)  # as `python -m` does
+    monkeypatch.setattr("sys.argv", ["charlab"])
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert main([*arguments]) == 0
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_new_model_trains(folder, run):
+    output = run("new", "model", "wide_view")
     written = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
     assert written == {"wide_view.py", "conf/model/wide_view.yaml"}
-    charlab(*next_command(output), *BRIEF)
+    run(*next_command(output), *BRIEF)
     (record,) = folder.glob("outputs/runs/wide_view-play/*/record.json")
     assert json.loads(record.read_text())["status"] == "finished"
 
 
-def test_a_new_study_has_its_cells(folder):
-    output = charlab("new", "study", "wider")
+def test_a_new_study_has_its_cells(folder, run):
+    output = run("new", "study", "wider")
     assert next_command(output) == ["train", "-m", "study=wider"]
-    assert "12 cells" in charlab(*next_command(output), "dry_run=true")
+    assert "12 cells" in run(*next_command(output), "dry_run=true")
     assert not (folder / "outputs").exists()
 
 

@@ -1,10 +1,12 @@
 """Runs that take a second: a tiny transformer on a text made up here."""
 
 import random
+import shutil
 
 import pytest
 
 import charlab
+from charlab.runs.record import Record
 from charlab.training.module import LanguageModelModule
 
 TINY = (
@@ -60,6 +62,14 @@ def run_tiny(overrides):
 def finished_run(text_path, tmp_path_factory):
     """The record of a tiny run, with everything that a run leaves behind; neither is to be changed."""
     return charlab.run(*TINY, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
+
+
+@pytest.fixture
+def copied(finished_run, tmp_path):
+    """The record of a copy of that run where `run_tiny` finds it; a test may change it."""
+    outputs = finished_run.folder.parents[2]
+    shutil.copytree(outputs, tmp_path / "outputs")
+    return Record.load(tmp_path / "outputs" / finished_run.folder.relative_to(outputs))
 
 
 @pytest.fixture

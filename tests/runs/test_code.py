@@ -235,8 +235,10 @@ def assert_edits_count(folder, read):
     assert read() == second
 
 
-def test_a_package_in_a_folder_counts_by_the_files_it_reaches(project):
-    assert_edits_count(project / "studentlab", lambda: sources(project))
+def test_a_package_in_a_folder_counts_by_the_files_it_reaches(project, monkeypatch):
+    monkeypatch.syspath_prepend(project)
+    assert_edits_count(project / "studentlab", lambda: sources_of({"model": {"_target_": TARGET}}, ()))
+    assert "studentlab" not in sys.modules, "it was imported"
 
 
 def install(project, prefix, *options):

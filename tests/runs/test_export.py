@@ -100,6 +100,7 @@ def test_what_a_run_exports_is_in_its_folder(run, capsys):
     assert not record.folder.exists()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_ends_in_a_sentence(run, finished_run, tmp_path, capsys, monkeypatch):
     record = run("model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=2")
     capsys.readouterr()
@@ -118,6 +119,7 @@ def test_what_cannot_be_exported_ends_in_a_sentence(run, finished_run, tmp_path,
     assert not (tmp_path / "exported").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_an_exporter_cannot_follow_is_named(finished_run, tmp_path, monkeypatch):
     from charlab.models.backbone import Backbone
 

@@ -77,10 +77,7 @@ STAGES = {  # what runs when the signal arrives, and what is saved by then
 
 @pytest.mark.parametrize(
     "stage",
-    [
-        *("first validation", "final figures"),
-        *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("causality check", "final sample")),
-    ],
+    [pytest.param(stage, marks=pytest.mark.slow if stage != "final figures" else ()) for stage in STAGES],
 )
 def test_sigterm_outside_training_says_what_is_saved_and_the_same_command_goes_on(
     run_tiny, tmp_path, capsys, monkeypatch, stage

@@ -4,7 +4,6 @@ import csv
 import errno
 import json
 import math
-import shutil
 import tempfile
 
 import filelock
@@ -21,7 +20,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
-from tests.runs.conftest import BARE, TINY
+from tests.runs.conftest import TINY
 
 
 def weights(record):
@@ -74,9 +73,8 @@ def test_saved_nll_is_the_reported_one_and_the_models(finished_run):
     assert finished_run.scenes[0] == pytest.approx(per_character[:SCENE_LENGTH].sum(dtype=np.float64))
 
 
-def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, finished_run, tmp_path, capsys):
-    shutil.copytree(finished_run.folder.parents[2], tmp_path / "outputs")
-    first = Record.load(tmp_path / "outputs" / finished_run.folder.relative_to(finished_run.folder.parents[2]))
+def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, finished_run, copied, capsys):
+    first = copied
     stamp = (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     capsys.readouterr()
     again = run_tiny()
@@ -166,7 +164,7 @@ def test_an_update_that_ruins_the_weights_is_no_checkpoint(run_tiny, monkeypatch
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_far_too_high_a_rate_ends_as_diverged_also_in_the_last_step(run_tiny, tmp_path, steps):
     """After one step of it the weights are finite still, and no other step is there to notice."""
     with pytest.raises(DivergedError, match=r"the last finite loss was \d.*learning rate 1e\+38"):
@@ -203,12 +201,10 @@ def test_what_cannot_run_leaves_nothing_behind(run_tiny, tmp_path, more, message
     assert not list(tmp_path.glob("outputs/runs/*")), "something was left behind"
 
 
-def test_a_finished_run_is_recognized_whatever_rank_something_else_has(run_tiny, monkeypatch, capsys):
-    brief = ("trainer.max_steps=1", "callbacks.samples=null")
-    run_tiny(*brief)
+def test_a_finished_run_is_recognized_whatever_rank_something_else_has(run_tiny, copied, monkeypatch, capsys):
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     capsys.readouterr()
-    assert run_tiny(*brief).status == "finished"
+    assert run_tiny().finished == copied.finished
     assert "finished already" in capsys.readouterr().out
 
 
@@ -276,11 +272,11 @@ def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finish
     ],
 )
 def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, choice):
-    first = run_tiny(choice)
+    first = run_tiny(choice, "trainer.max_steps=1")
     assert first.status == "finished"
     assert not list(first.folder.glob("checkpoints/*"))
     capsys.readouterr()
-    assert run_tiny(choice).finished == first.finished
+    assert run_tiny(choice, "trainer.max_steps=1").finished == first.finished
     assert "This run is finished already" in capsys.readouterr().out
 
 
@@ -292,18 +288,17 @@ def test_components_set_to_null_are_left_out(run_tiny):
     assert events_folder(folder) is None
 
 
-def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(text_path, tmp_path, monkeypatch, capsys):
+def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(finished_run, text_path, monkeypatch, capsys):
     def refuse(*args, **options):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    overrides = [*TINY, *BARE, f"data.path={text_path}", f"output_dir={tmp_path}", "trainer.max_steps=2"]
-    record = charlab.run(*overrides)
+    overrides = [*TINY, f"data.path={text_path}", f"output_dir={finished_run.folder.parents[2]}"]
     temporary = tempfile.TemporaryDirectory
     monkeypatch.setattr(  # root may write into any folder of a test
         tempfile, "TemporaryDirectory", lambda **options: (refuse if "dir" in options else temporary)(**options)
     )
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    assert charlab.run(*overrides).folder == record.folder
+    assert charlab.run(*overrides).folder == finished_run.folder
     assert cli.train(overrides) == 0
     assert "finished already" in capsys.readouterr().out
     with pytest.raises(UserError, match="takes no new folder"):
