@@ -116,7 +116,10 @@ def test_a_run(runs: list[DictConfig], train: Train, empty_folder: Path, capfd: 
         (4, 130, "Interrupted."),
         (6, 2, "No space left on device (last.ckpt): free some space or choose another output_dir."),
         (7, 2, "num_heads is wrong."),
-        (9, 2, "Permission denied (record.json): allow access to it or choose another output_dir."),
+        pytest.param(
+            *(9, 2, "Permission denied (record.json): allow access to it or choose another output_dir."),
+            marks=pytest.mark.slow,
+        ),
         (13, 2, "No space left on device (last.ckpt): free some space or choose another output_dir."),
     ],
 )
@@ -237,8 +240,8 @@ def test_files_of_the_users_own_folder(
     [
         ("prompt", "ROMEO: hi, you"),
         ("infill", "To be, or ____ to be"),
-        ("infill", "a,b"),
-        ("prompt", "line\nline"),
+        pytest.param("infill", "a,b", marks=pytest.mark.slow),
+        pytest.param("prompt", "line\nline", marks=pytest.mark.slow),
         ("prompt", '[it\'s "so"] = {x: ${y}} \\'),
         ("prompt", ""),
     ],

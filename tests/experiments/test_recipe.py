@@ -17,7 +17,7 @@ def composed(name):
     return compose([f"experiment=benchmark/{name}"])
 
 
-@pytest.fixture(params=["recipe", "gpu_recipe"])
+@pytest.fixture(params=["recipe", pytest.param("gpu_recipe", marks=pytest.mark.slow)])
 def pair(request):
     """A configuration of charlab's, and the recipe it stands for; the larger one with fewer layers, to be quick."""
     config = composed(request.param).copy()

@@ -21,6 +21,8 @@ from charlab.models.mixture import Mixture
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+ALIKE = {"bigram_embedding", "linear_attention", "lstm", "min_lstm", "multi_head", "ngram_witten_bell", "rnn"}
+ALIKE |= {"single_head", "transformer"}  # models that differ from others in their sizes or a part
 V, T, B = 3, 4, 2
 SMALLER = {"embed_dim": 24, "num_layers": 2}
 
@@ -47,7 +49,9 @@ def shrink(config) -> None:
         config.update({key: min(size, config[key]) for key, size in SMALLER.items() if key in config})
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in NAMES]
+)
 def name(request):
     return request.param
 

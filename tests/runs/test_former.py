@@ -78,7 +78,7 @@ def test_the_same_command_is_a_new_run(former, capsys):
     assert files(former) == before
 
 
-@pytest.mark.parametrize("status", ["finished", "running"])
+@pytest.mark.parametrize("status", ["finished", pytest.param("running", marks=pytest.mark.slow)])
 def test_it_is_not_resumed(former, status):
     stored = json.loads((former / "record.json").read_text())
     (former / "record.json").write_text(json.dumps(stored | {"status": status}))
@@ -88,6 +88,7 @@ def test_it_is_not_resumed(former, status):
     assert files(former) == before
 
 
+@pytest.mark.slow
 def test_it_is_a_member_of_an_ensemble(former, capsys):
     settings = [override for override in command(former) if not override.startswith("model")]
     record = charlab.run("model=ensemble", f"model.runs=[{former}]", *settings, "name=ensemble")

@@ -95,6 +95,7 @@ def test_without_a_prompt_a_newline_begins_and_nothing_is_said(source_run, capsy
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_byte_order_mark_is_said_when_the_run_begins(tmp_path, capsys):
     folder = run(tmp_path, "\ufeff" + "abc\n" * 300)
     assert capsys.readouterr().out.count("byte-order mark") == 1

@@ -149,7 +149,7 @@ def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_
             "dev/nll",
         ),
         (("+callbacks.odd={_target_: collections.OrderedDict}",), r"callbacks\.odd is a collections\.OrderedDict"),
-        (("trainer.strategy=ddp_spawn",), "trainer.strategy=ddp"),
+        pytest.param(("trainer.strategy=ddp_spawn",), "trainer.strategy=ddp", marks=pytest.mark.slow),
         (("scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau",), r"data\.dev_fraction"),
     ],
 )

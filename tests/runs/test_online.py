@@ -24,6 +24,7 @@ def test_an_online_evaluation_is_named_and_leaves_the_checkpoint(finished_run, t
     assert "adapts" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_counts_that_came_from_a_checkpoint_go_on(text_path, tmp_path, capfd):
     tiny = [override for override in TINY if not override.startswith("model")]
     run = charlab.run("model=ngram_kneser_ney", *tiny, f"data.path={text_path}", f"output_dir={tmp_path}")

@@ -53,6 +53,7 @@ def test_unknown_characters_are_a_sentence_or_left_out_with_their_share(run, fin
     assert entry["characters"] == len(KNOWN) - 1
 
 
+@pytest.mark.slow
 def test_looks_at_the_test_split_are_counted(run_tiny, run, capsys):
     record = run_tiny("data.train_fraction=0.8", "data.test_fraction=0.1", "trainer.max_steps=2")
     assert record.test_looks == 0

@@ -166,6 +166,7 @@ def in_pairs(words, folder):
     return train(words, folder, "model=gru", "model.hidden_dim=16", *splits, *size)
 
 
+@pytest.mark.slow
 def test_the_figures_of_byte_pairs_are_bounds_everywhere(in_pairs, words, capsys):
     text = words.read_text(encoding="utf-8")
     part = text[int(0.8 * len(text)) : int(0.9 * len(text))]
@@ -182,6 +183,7 @@ def test_the_figures_of_byte_pairs_are_bounds_everywhere(in_pairs, words, capsys
     assert f"≤ {score.nll:.4f}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_byte_pairs_need_no_text_to_generate(in_pairs, words):
     moved = words.rename(words.with_suffix(".moved"))
     try:
@@ -204,6 +206,7 @@ def test_counts_of_byte_pairs_are_a_model_too(in_pairs, words, folder):
     assert online.likelihood == "bound"
 
 
+@pytest.mark.slow
 def test_looks_at_the_test_text_are_counted(in_pairs):
     def looks():
         return Record.load(in_pairs.folder).test_looks
@@ -215,7 +218,8 @@ def test_looks_at_the_test_text_are_counted(in_pairs):
     assert looks() == before + 2
 
 
-def test_a_vocabulary_too_large_for_the_text_is_refused_before_anything_is_written(in_pairs, words, tmp_path):
+def test_a_vocabulary_too_large_for_the_text_is_refused_before_anything_is_written(words, tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra charlab[bpe] is not installed")
     with pytest.raises(UserError, match=r"vocab_size=5000 is too large for this text: only \d+ tokens occur more than"):
         train(words, tmp_path / "outputs", "model=bigram", "data/tokenizer=bpe", "data.tokenizer.vocab_size=5000")
     assert not list(tmp_path.rglob("record.json"))

@@ -184,11 +184,11 @@ def test_another_seed_is_another_run(run_tiny, finished_run):
     ("more", "message"),
     [
         (["model.mixer.num_heads=3"], "num_heads"),
-        (["data.context_length=1000"], "context_length"),
-        (["trainer.max_steps=-1"], "budget"),
+        pytest.param(["data.context_length=1000"], "context_length", marks=pytest.mark.slow),
+        pytest.param(["trainer.max_steps=-1"], "budget", marks=pytest.mark.slow),
         (["data.batch_size=5"], "batch_size=4 or data.batch_size=6"),
-        (["trainer.accelerator=gpu"], "gpu"),
-        (["compute.threads=10000"], "cores of this machine"),
+        pytest.param(["trainer.accelerator=gpu"], "gpu", marks=pytest.mark.slow),
+        pytest.param(["compute.threads=10000"], "cores of this machine", marks=pytest.mark.slow),
         (["data.path=/nowhere/at/all.txt"], "/nowhere/at/all.txt"),
     ],
 )

@@ -50,7 +50,9 @@ def test_a_text_that_the_model_finds_impossible_is_neither_a_leak_nor_divergence
     assert "optimizer.smoothing" in blocks["reason"]
 
 
-@pytest.mark.parametrize("protocol", ["blocks", "sliding", "online"])
+@pytest.mark.parametrize(
+    "protocol", ["blocks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sliding", "online"))]
+)
 def test_every_protocol_says_so(impossible_run, protocol):
     console = Console(record=True, width=300)
     score = evaluate_run(compose([f"run={impossible_run.folder}", f"protocol={protocol}"], "evaluate"), console)

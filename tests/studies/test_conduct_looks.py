@@ -76,6 +76,7 @@ def test_a_settled_arm_is_not_run_on(
     assert "Look after 6 seeds: clear supported, unclear inconclusive." in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_nothing_is_run_again(runs: Runs, run: Callable[[], StudyResults]) -> None:
     run()
     runs.launches = []

@@ -59,7 +59,12 @@ def run(folder, callbacks, *, model=small.SmallAttention, optimizer="adamw", ave
     )
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+MOST = ("muon and EMA, accumulating", "SAM", "in the middle of an epoch", "truncated backpropagation")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in MOST else pytest.mark.slow) for name in OPTIONS]
+)
 def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole, [], **OPTIONS[name])
@@ -77,7 +82,8 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
-@pytest.mark.parametrize("step", [3, 5, 7])  # before the averaging begins, and in its first and second epoch
+# before the averaging begins, and in its first and second epoch
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
 def test_lightnings_averaging_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def averaging():
         return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2, annealing_epochs=3)
