@@ -13,6 +13,7 @@ import numpy as np
 
 from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record
 from charlab.studies.definition import Arm
+from charlab.studies.parameters import Tuned
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.state import Outcome
 
@@ -39,6 +40,7 @@ class MadeUpArm:
         steps: optimizer steps that its budget allows.
         seconds: of training.
         code: hash of the code that made its cells; today's if empty.
+        tuned: what tuning chose for it; None if it was not tuned.
         fates: by seed, what became of cells that did not finish: fate and reason.
     """
 
@@ -51,6 +53,7 @@ class MadeUpArm:
     steps: int = 400
     seconds: float = 40.0
     code: str = ""
+    tuned: Tuned | None = None
     fates: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
 
@@ -83,7 +86,7 @@ def make_study(
             "name": name,
             "hypothesis": "Rotary position encodings predict the next character better than learned ones.",
             "baseline": arms[0].name,
-            "arms": tuple(Arm(arm.name, _overrides(arm, None), arm.expect) for arm in arms),  # type: ignore[arg-type]
+            "arms": tuple(Arm(arm.name, _overrides(arm, None), arm.expect, tuned=arm.tuned) for arm in arms),  # type: ignore[arg-type]
             "cells": cells,
             "seeds": numbers,
             "planned_seeds": seeds,

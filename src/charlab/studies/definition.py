@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import LONGEST_NAME, label, parse, short_keys, shortened
 from charlab.errors import UserError
+from charlab.studies.parameters import Parameter, Tune, Tuned, read_parameters, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
@@ -25,6 +26,7 @@ SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
 Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
+_ARM_KEYS = ("overrides", "expect", "tune")
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 
@@ -37,6 +39,7 @@ TYPES: dict[str, Any] = {
     "grid": dict | None,
     "seeds": PositiveInt | list[int],
     "looks": list[PositiveInt] | None,
+    "tune": dict | None,
     "metric": Literal["nll", "steps_to", "seconds_to"],
     "target": PositiveFloat | None,
     "protocol": Literal["blocks", "sliding", "estimate"],
@@ -60,6 +63,7 @@ class Arm:
         expect: the effect that the hypothesis predicts, compared with the baseline.
         factors: the varied values by name, for tables; empty if the arms are listed explicitly.
         paired: whether each seed gives it the same windows in the same order as the baseline.
+        tuned: the values that tuning chose, which are among the overrides; None if it was not tuned.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Arm:
     expect: Expectation = "improve"
     factors: Mapping[str, str] = field(default_factory=dict)
     paired: bool = True
+    tuned: Tuned | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Definition:
         arms: the arms listed in the file or expanded from its grid, baseline first; empty for an ordinary sweep.
         seeds: empty if an ordinary sweep determines them.
         looks: number of seeds at each planned look; empty for a study that is tested once.
+        tune: what to seek for each arm that is tuned, by name, within the same budget of trials; empty for none.
     """
 
     name: str | None
@@ -86,6 +92,7 @@ class Definition:
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     looks: tuple[int, ...]
+    tune: Mapping[str, Tune]
     metric: str
     target: float | None
     protocol: str
@@ -114,6 +121,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     arms = _arms(values, choice) if choice is not None else ()
     looks = _looks(values["looks"], choice)
     _check_target(values, choice)
+    seeds = _seeds(values["seeds"], looks, choice) if choice is not None else ()
     shared = {key: values[key] for key in ("hypothesis", "metric", "target", "protocol", "margin", "budget", "records")}
     return Definition(
         **shared,
@@ -121,8 +129,9 @@ def define(node: DictConfig, choice: str | None) -> Definition:
         baseline=values["baseline"],
         overrides=tuple(values["overrides"]),
         arms=arms,
-        seeds=_seeds(values["seeds"], looks, choice) if choice is not None else (),
+        seeds=seeds,
         looks=looks,
+        tune=_tune(values, arms, seeds, choice),
         time_limit=values["time_limit"],
         fail_fast=values["fail_fast"],
         rerun=tuple(values["rerun"]),
@@ -198,8 +207,8 @@ def _arm(name: str, value: Any, choice: str) -> Arm:
     check_folder_name(name, f"{where} has")
     if isinstance(value, Mapping):
         for key in map(str, value):
-            if key not in ("overrides", "expect"):
-                raise UserError(f"{where} has no key {key}{nearest(key, ('overrides', 'expect'))}")
+            if key not in _ARM_KEYS:
+                raise UserError(f"{where} has no key {key}{nearest(key, _ARM_KEYS)}")
         expect = value.get("expect", "improve")
         if not fits(expect, Expectation):
             hint = similar(expect, ("improve", "worsen", "no difference")) if isinstance(expect, str) else "."
@@ -212,12 +221,54 @@ def _arm(name: str, value: Any, choice: str) -> Arm:
     return Arm(name, tuple(value), expect)
 
 
+def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], choice: str | None) -> dict[str, Tune]:
+    """Return how each arm is tuned, by name; without those that are not."""
+    where = _place(choice)
+    own = {
+        arm.name: value["tune"]
+        for arm in arms
+        if isinstance(value := values["arms"].get(arm.name), Mapping) and "tune" in value
+    }
+    if values["tune"] is None:
+        for name in own:
+            raise UserError(
+                f"The arm {name}{where} has the key tune, which needs study.tune: give it, or leave it out."
+            )
+        return {}
+    if choice is None:
+        raise UserError("study.tune needs a study with arms, and an ordinary sweep has none: use a search instead.")
+    if values["metric"] != "nll":
+        raise UserError(
+            f"study.tune{where} chooses by the loss on dev text at the end, and study.metric={values['metric']} asks "
+            "for something else: keep one of them."
+        )
+    shared, tunes = read_tune(values["tune"], seeds, where), {}
+    for arm in arms:
+        wanted = own.get(arm.name, True)
+        if wanted is False:
+            continue
+        parameters: Mapping[str, Parameter] = shared.parameters
+        if wanted is not True:
+            if not isinstance(wanted, Mapping):
+                raise UserError(
+                    f"The arm {arm.name}{where} has tune={display(wanted)}; it must be parameters, or false."
+                )
+            parameters = read_parameters(wanted, f"study.arms.{arm.name}.tune", where)
+        for override in arm.overrides:
+            if override.lstrip("+~").partition("=")[0] in parameters:
+                raise UserError(f"The arm {arm.name}{where} sets {override}, which is tuned: leave it out there.")
+        tunes[arm.name] = Tune(parameters, shared.trials, shared.seeds)
+    return tunes
+
+
 def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
     listed = {}
     for key, options in grid.items():
         if not isinstance(options, list) or not options:
             raise UserError(f"study.grid.{key}{_place(choice)} must be a list of values, not {display(options)}.")
         listed[str(key)] = [typed(option) for option in options]
+    if all(len(options) == 1 for options in listed.values()):
+        raise UserError(f"study.grid{_place(choice)} has one value of each key: give a key two or more to compare.")
     return listed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,6 +27,7 @@ from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, place
 from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_names, grid_arms, read
+from charlab.studies.parameters import Tuned
 
 FILE_NAME = "plan.json"
 FORMAT = 1
@@ -127,12 +128,14 @@ class Plan:
     def continuing(self, former: Plan) -> Plan:
         """Return this plan with the history of a former plan of the same study.
 
-        A plan that shares no run with the former one is a different study, even with the same name.
+        A plan that shares no run with the former one is a different study, even with the same name, unless its arms
+        were tuned anew.
 
         Args:
             former: the plan that cells have already been run by.
         """
-        if not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:
+        tuned = any(arm.tuned for arm in self.arms) and any(arm.tuned for arm in former.arms)
+        if not tuned and not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:
             return self
         amendments = (*former.amendments, *_amendments(former, self))
         return replace(
@@ -167,7 +170,7 @@ class Plan:
             fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if fields.pop("format") != FORMAT:
                 raise UserError(f"{path} was written by another version of charlab: read it with that one.")
-            fields["arms"] = tuple(Arm(**{**arm, "overrides": tuple(arm["overrides"])}) for arm in fields["arms"])
+            fields["arms"] = tuple(map(_read_arm, fields["arms"]))
             for cell in fields["cells"]:
                 cell.pop("former", None)  # written for a while
             fields["cells"] = tuple(Cell(**{**cell, "overrides": tuple(cell["overrides"])}) for cell in fields["cells"])
@@ -177,6 +180,11 @@ class Plan:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: delete it and give the study's command again.") from error
+
+
+def _read_arm(saved: Mapping[str, Any]) -> Arm:
+    tuned = Tuned.of(saved["tuned"]) if saved.get("tuned") else None
+    return Arm(**{**saved, "overrides": tuple(saved["overrides"]), "tuned": tuned})
 
 
 def _amendments(former: Plan, plan: Plan) -> list[str]:
@@ -264,6 +272,12 @@ class Planner:
                 self.composer.build(1)
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
+        for arm, config in zip(arms, configs, strict=True):
+            if arm.name in definition.tune and not config.data.dev_fraction:
+                raise UserError(
+                    f"study.tune chooses on dev text, and the arm {arm.name} has none: give data.dev_fraction=0.05, "
+                    "for instance, in study.overrides; validation text only reports."
+                )
         self.output_dir = Path(configs[0].output_dir)
         check_output_folder(output_folder(configs[0], sweep=False))
         base = _windows(configs[0])
@@ -274,7 +288,7 @@ class Planner:
         if moved:
             self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the former figures)."]
         _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
-        overrides = [self._overrides(arm) for arm in arms]
+        overrides = [self.overrides(arm) for arm in arms]
         cells = tuple(
             Cell(arm.name, seed, run, (*self.flags, *merged(given, [f"seed={seed}"])), code, processes(config))
             for seed in seeds
@@ -316,7 +330,8 @@ class Planner:
         """Whether cells of the plan may compute on a GPU."""
         return any(config.trainer.accelerator != "cpu" for config in self._configs.values())
 
-    def _overrides(self, arm: Arm) -> list[str]:
+    def overrides(self, arm: Arm) -> list[str]:
+        """Return the prepared overrides of an arm's cells, but for the seed."""
         own = self.composer.prepare(arm.overrides)
         shared = self.composer.prepare(self.definition.overrides)
         typed = [override for override in self.given if not read(override).is_sweep_override()]
@@ -328,7 +343,7 @@ class Planner:
                 raise UserError(f"The arm {arm.name} sets {key}, which all arms of a study share: leave it out there.")
         with _naming(arm):
             config = self.composer.job(
-                merged(self._overrides(arm), [] if seed is None else [f"seed={seed}"]), build=False
+                merged(self.overrides(arm), [] if seed is None else [f"seed={seed}"]), build=False
             )
         with hydra_config(config):
             resolve_values(config)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,6 @@ from rich.table import Table
 from charlab.command import command
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
-from charlab.configuration.messages import nearest
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
@@ -27,13 +28,13 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
+from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, edited, find_runs, is_shared, merged, processes, run_values
 from charlab.studies.state import STOP_FILE, Outcome, cell_path, sweeping
-from charlab.types import PositiveFloat, PositiveInt, display, fits
+from charlab.types import PositiveFloat, PositiveInt
 
 if TYPE_CHECKING:
     import optuna
-    from optuna.distributions import BaseDistribution
 
 STORAGE = "trials.json"
 BEST_SHOWN = 10
@@ -49,48 +50,17 @@ TYPES: dict[str, Any] = {
     "time_limit": PositiveFloat | None,
 }
 """Types of the values in `conf/search/_base.yaml`, by key."""
-PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """The values that a parameter may take: an inclusive range or a list of choices.
-
-    Attributes:
-        low: lower end of the range; values are integers if both ends are.
-        high: upper end of the range.
-        log: whether to sample on a logarithmic scale.
-        step: distance between values; None for a continuous range, or for integers with a distance of 1.
-        choices: the values if there is no range.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: float | None = None
-    choices: tuple[Any, ...] = ()
-
-    @property
-    def example(self) -> Any:
-        """One of the possible values."""
-        return self.choices[0] if self.choices else self.low
-
-    def distribution(self) -> BaseDistribution:
-        """Return the corresponding Optuna distribution."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-        if self.choices:
-            return CategoricalDistribution(self.choices)
-        assert self.low is not None
-        assert self.high is not None
-        if isinstance(self.low, int) and isinstance(self.high, int):
-            return IntDistribution(self.low, self.high, log=self.log, step=int(self.step or 1))
-        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
 @dataclass(frozen=True)
 class SearchDefinition:
-    """The settings of a search; see `conf/search/_base.yaml`."""
+    """The settings of a search; see `conf/search/_base.yaml`.
+
+    Attributes:
+        dev_fraction: size of the dev text; None if the overrides set it.
+        seed: of the search, and of each trial's first run.
+        more_seeds: of each trial's further runs; their losses are averaged.
+    """
 
     name: str
     overrides: tuple[str, ...]
@@ -98,9 +68,15 @@ class SearchDefinition:
     trials: int
     at_once: int | None
     split: str
-    dev_fraction: float
+    dev_fraction: float | None
     seed: int
     time_limit: float | None
+    more_seeds: tuple[int, ...] = ()
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of each trial."""
+        return (self.seed, *self.more_seeds)
 
 
 def define_search(node: DictConfig, choice: str) -> SearchDefinition:
@@ -115,18 +91,11 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     """
     values, where = settings(node, "search", choice, TYPES), f" (in search/{choice}.yaml)"
     if values["split"] != "dev":
-        raise UserError(
-            f"search.split={values['split']}{where} is not to be chosen on: what chooses never reports, so choose "
-            "on dev, the first part of the train text."
-        )
+        raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     name = values["name"] or choice.replace("/", "-")
     check_folder_name(name, f"search.name={name!r} is")
-    if not values["parameters"]:
-        raise UserError(f"search.parameters{where} is empty: name what is sought, optimizer.lr for instance.")
-    parameters = {str(key): _parameter(str(key), value, where) for key, value in values["parameters"].items()}
-    for key in parameters:
-        if is_shared(key) or key == "data.dev_fraction":
-            raise UserError(f"search.parameters{where} has {key}, which all trials of a search share: leave it out.")
+    parameters = read_parameters(values["parameters"], "search.parameters", where)
+    check_own(parameters, "search.parameters", where)
     for override in values["overrides"]:
         if override.lstrip("+~").partition("=")[0] in parameters:
             raise UserError(f"search.overrides{where} has {override}, which is sought: leave it out there.")
@@ -135,40 +104,15 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     )
 
 
-def _parameter(key: str, value: Any, where: str) -> Parameter:
-    given = f"search.parameters.{key}{where}"
-    if not isinstance(value, dict):
-        raise UserError(f"{given} must be a range, {{low: …, high: …}}, or {{choices: […]}}, not {display(value)}.")
-    for name in map(str, value):
-        if name not in PARAMETER_KEYS:
-            raise UserError(f"{given} has no key {name}{nearest(name, PARAMETER_KEYS)}")
-    if "choices" in value:
-        choices = value["choices"]
-        if len(value) > 1 or not isinstance(choices, list) or len(choices) < 2:
-            raise UserError(f"{given} must have either a range or a list of two choices at least, and nothing else.")
-        if not all(choice is None or isinstance(choice, str | bool | int | float) for choice in choices):
-            raise UserError(f"{given} must have choices that are single values: name a group's options.")
-        return Parameter(choices=tuple(choices))
-    low: Any = value.get("low")
-    high: Any = value.get("high")
-    step: Any = value.get("step")
-    if not (fits(low, float) and fits(high, float) and low < high and math.isfinite(high - low)):
-        raise UserError(f"{given} must have a low below its high, each a finite number such as 1.0e-3.")
-    if not fits(value.get("log", False), bool) or not fits(step, PositiveFloat | None):
-        raise UserError(f"{given} must have true or false for log, and a number above 0 for step.")
-    log = value.get("log", False)
-    if log and (low <= 0 or step is not None):
-        raise UserError(f"{given} is logarithmic, so low must be above 0, and there is no step.")
-    whole = isinstance(low, int) and isinstance(high, int)
-    if step is not None and ((whole and not isinstance(step, int)) or not _divides(step, high - low)):
-        raise UserError(f"{given} must have a step that leads from low to high.")
-    return Parameter(low, high, log, step)
+def check_own(parameters: Mapping[str, Parameter], given: str, where: str) -> None:
+    """Check that trials may differ in these parameters.
 
-
-def _divides(step: float, length: float) -> bool:
-    """Return whether the length is a whole number of steps, up to rounding."""
-    count = length / step
-    return abs(count - round(count)) < 1e-9 * max(1.0, count)
+    Raises:
+        UserError: if all trials share one of them.
+    """
+    for key in parameters:
+        if is_shared(key) or key == "data.dev_fraction":
+            raise UserError(f"{given}{where} has {key}, which all trials of a search share: leave it out.")
 
 
 def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor, console: Console) -> None:
@@ -188,38 +132,58 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     if config.dry_run:
         raise UserError("dry_run=true shows the runs of a study; what a search will try is not known yet.")
     definition = define_search(config.search, config.hydra.runtime.choices.search)
-    trials = _Trials(definition, composer, typed)
+    trials = Trials(definition, composer, typed)
     executor.check(trials.output_dir)
-    with executor, sweeping(trials.folder):
-        trials.open(console)
-        (trials.folder / STOP_FILE).unlink(missing_ok=True)
-        while batch := trials.next(definition.at_once or executor.at_once):
-            cells = list(dict.fromkeys(batch.values()))
-            trials.plan(cells).save(trials.folder)
-            with showing(trials.folder, cells, console):
-                trials.write(cells)
-                executor.run(trials.folder, cells)
-            if not trials.tell(batch):
-                break
+    with executor:
+        trials.run(executor, console)
         trials.print(console)
     if trials.best() is None:
         raise SystemExit(1)
 
 
-class _Trials:
-    """The trials of a search: their values are in a file in its folder, their results in the records of their runs."""
+class Trials:
+    """The trials of a search: their values are in a file in its folder, their results in the records of their runs.
+
+    Args:
+        definition: the search's settings.
+        composer: composer of the training program.
+        typed: prepared overrides for every trial.
+
+    Raises:
+        UserError: if a trial does not compose.
+    """
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
-        self._cells: dict[int, Cell] = {}
+        self._cells: dict[int, tuple[Cell, ...]] = {}
         self._values: dict[str, dict[str, Any]] = {}
         self._moved: list[str] = []  # what differs in the code of each run that other code has ended
-        shared = composer.prepare([*definition.overrides, f"data.dev_fraction={definition.dev_fraction}"])
+        dev = [] if definition.dev_fraction is None else [f"data.dev_fraction={definition.dev_fraction}"]
+        shared = composer.prepare([*definition.overrides, *dev])
         self.shared = merged(shared, typed, [f"seed={definition.seed}"])
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
         check_output_folder(output_folder(config, sweep=False))
         self.output_dir = Path(config.output_dir)
         self.folder = self.output_dir.absolute() / "searches" / definition.name
+
+    def run(self, executor: Executor, console: Console) -> None:
+        """Run trials until there are enough, or one does not end.
+
+        Raises:
+            UserError: if another process is running the search, or its files cannot be read.
+        """
+        with sweeping(self.folder):
+            self.open(console)
+            (self.folder / STOP_FILE).unlink(missing_ok=True)
+            at_once = -(-executor.at_once // len(self.definition.seeds))
+            while batch := self.next(self.definition.at_once or at_once):
+                cells = list(dict.fromkeys(itertools.chain.from_iterable(batch.values())))
+                self.plan(cells).save(self.folder)
+                with showing(self.folder, cells, console):
+                    self.write(cells)
+                    executor.run(self.folder, cells)
+                if not self.tell(batch):
+                    break
 
     def open(self, console: Console) -> None:
         """Read the trials so far; those that other code has run are run again.
@@ -233,7 +197,8 @@ class _Trials:
         self.optuna, self.study = optuna, optuna.create_study(direction="minimize")
         self.spaces = {key: parameter.distribution() for key, parameter in self.definition.parameters.items()}
         sought = asdict(self.definition)["parameters"]
-        self.meant = json.dumps([sought, self.definition.seed, self.definition.split, self.shared], sort_keys=True)
+        meant = [sought, self.definition.seed, self.definition.split, self.shared, *self.definition.more_seeds]
+        self.meant = json.dumps(meant, sort_keys=True)
         file = self.folder / STORAGE
         try:
             saved = (
@@ -247,7 +212,7 @@ class _Trials:
                 f"The search in {self.folder} sought something else, or elsewhere: give this one another search.name."
             )
         for number, params in enumerate(tried):
-            state, value = self._end(*self._result(self._cell(number, params)))
+            state, value = self._end(*self.result(self.cells(number, params)))
             self.study.add_trial(
                 optuna.trial.create_trial(state=state, value=value, params=params, distributions=self.spaces)
             )
@@ -262,7 +227,7 @@ class _Trials:
         write_atomically(self.folder / STORAGE, lambda file: file.write(text.encode()))
 
     def _end(self, value: float | None, reason: str | None) -> tuple[optuna.trial.TrialState, float | None]:
-        """Return a trial's state and value, given its result; see `_result`."""
+        """Return a trial's state and value, given its result; see `result`."""
         states = self.optuna.trial.TrialState
         if value is not None:
             return states.COMPLETE, value
@@ -271,7 +236,7 @@ class _Trials:
         # Divergence is a bad suggestion that the sampler learns from; other failures are not.
         return (states.PRUNED if reason.startswith("diverged") else states.FAIL), None
 
-    def next(self, count: int) -> dict[int, Cell]:
+    def next(self, count: int) -> dict[int, tuple[Cell, ...]]:
         """Return the cells of the next trials by trial number; empty if there are enough trials.
 
         Trials that an earlier process left unfinished come first.
@@ -287,12 +252,10 @@ class _Trials:
             trial = self.study.ask(self.spaces)
             suggested[trial.number] = trial.params
         self._save()
-        batch: dict[int, Cell] = {}
-        cells: dict[str, Cell] = {}
-        for number, params in suggested.items():
-            cell = self._cell(number, params)
-            cells.setdefault(cell.run, cell)  # trials with the same values share a run
-            batch[number] = cells[cell.run]
+        batch: dict[int, tuple[Cell, ...]] = {}
+        known: dict[str, Cell] = {}
+        for number, params in suggested.items():  # trials with the same values share a run
+            batch[number] = tuple(known.setdefault(cell.run, cell) for cell in self.cells(number, params))
         return batch
 
     @property
@@ -312,24 +275,32 @@ class _Trials:
             name=self.definition.name,
             hypothesis="",
             baseline=cells[0].arm,
-            arms=tuple(Arm(cell.arm, ()) for cell in cells),
+            arms=tuple(Arm(name, ()) for name in dict.fromkeys(cell.arm for cell in cells)),
             cells=tuple(cells),
-            seeds=(self.definition.seed,),
-            planned_seeds=1,
+            seeds=self.definition.seeds,
+            planned_seeds=len(self.definition.seeds),
             time_limit=self.definition.time_limit,
             sweep=True,
         )
 
-    def tell(self, batch: Mapping[int, Cell]) -> bool:
+    def tell(self, batch: Mapping[int, Sequence[Cell]]) -> bool:
         """Report the results of trials to Optuna; return whether all have ended, so that more can start."""
         all_ended = True
-        for number, cell in batch.items():
-            state, value = self._end(*self._result(cell))
+        for number, cells in batch.items():
+            state, value = self._end(*self.result(cells))
             if state is self.optuna.trial.TrialState.RUNNING:
                 all_ended = False
             else:
                 self.study.tell(number, value, state)
         return all_ended
+
+    def result(self, cells: Sequence[Cell]) -> tuple[float | None, str | None]:
+        """Return a trial's mean loss, or the reason why it has none; neither if some of its cells can be resumed."""
+        found = [self._result(cell) for cell in cells]
+        if reason := next((reason for _, reason in found if reason is not None), None):
+            return None, reason
+        values = [value for value, _ in found if value is not None]
+        return (statistics.fmean(values), None) if len(values) == len(found) else (None, None)
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
         """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
@@ -345,6 +316,15 @@ class _Trials:
         lines = outcome.reason.strip().splitlines()
         return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
 
+    def ended(self) -> int:
+        """Return how many trials have ended, with or without a result."""
+        return sum(trial.state.is_finished() for trial in self.study.get_trials(deepcopy=False))
+
+    def tried(self) -> list[tuple[dict[str, Any], float | None, str | None]]:
+        """Return the values of each trial, its loss, and the reason if it has none."""
+        found = self.study.get_trials(deepcopy=False)
+        return [(trial.params, *self.result(self.cells(trial.number, trial.params))) for trial in found]
+
     def best(self) -> optuna.trial.FrozenTrial | None:
         """Return the best trial with a result."""
         done = [trial for trial in self.study.get_trials(deepcopy=False) if trial.value is not None]
@@ -358,17 +338,16 @@ class _Trials:
         table.add_column("run", overflow="fold")
         for trial in done[:BEST_SHOWN]:
             values = [_shown(trial.params[key]) for key in self.spaces]
-            run = self._cell(trial.number, trial.params).run
+            run = self.cells(trial.number, trial.params)[0].run
             table.add_row(str(trial.number), f"{trial.value:.4f}", *map(escape, [*values, run]))
         console.print(table)
         for trial in found:
             if trial.value is None:
                 tried = ", ".join(f"{key}={_shown(value)}" for key, value in trial.params.items())
-                _, reason = self._result(self._cell(trial.number, trial.params))
+                _, reason = self.result(self.cells(trial.number, trial.params))
                 line = f"trial {trial.number} ({tried}) {reason or 'has not ended'}"
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
-        ended = sum(trial.state.is_finished() for trial in found)
-        console.print(f"{ended} of {self.definition.trials} trials, {len(done)} with a result.")
+        console.print(f"{self.ended()} of {self.definition.trials} trials, {len(done)} with a result.")
         best = self.best()
         if best is not None:
             kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
@@ -380,14 +359,20 @@ class _Trials:
                 soft_wrap=True,
             )
 
-    def _cell(self, number: int, params: Mapping[str, Any]) -> Cell:
+    def cells(self, number: int, params: Mapping[str, Any]) -> tuple[Cell, ...]:
+        """Return the cells of a trial with these values, one for each seed."""
         if number in self._cells:
             return self._cells[number]
-        config, seed = self._compose(params), self.definition.seed
-        run, code = find_runs(config, [seed], ["edited"], self._moved)[seed]
-        self._values[run] = run_values(config)
-        overrides = merged(self.shared, self._overrides(params))
-        self._cells[number] = Cell(f"trial-{number:03d}", seed, run, tuple(overrides), code, processes(config))
+        config, seeds = self._compose(params), self.definition.seeds
+        found = find_runs(config, seeds, ["edited"], self._moved)
+        for seed in seeds:
+            config.seed = seed
+            self._values[found[seed][0]] = run_values(config)
+        overrides = {seed: tuple(merged(self.shared, self._overrides(params), [f"seed={seed}"])) for seed in seeds}
+        self._cells[number] = tuple(
+            Cell(f"trial-{number:03d}", seed, found[seed][0], overrides[seed], found[seed][1], processes(config))
+            for seed in seeds
+        )
         return self._cells[number]
 
     def _compose(self, params: Mapping[str, Any]) -> DictConfig:

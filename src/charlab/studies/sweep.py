@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -65,7 +66,8 @@ def sweep(
     if config.hydra.callbacks:
         raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
     choices = config.hydra.runtime.choices
-    for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None else [])):
+    tunes = config.study.get("tune") is not None
+    for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None or tunes else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
     executor: Executor = build(config.launcher)
@@ -78,7 +80,8 @@ def sweep(
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     if "force=true" in map(str.lower, typed):
         definition = replace(definition, rerun=(*definition.rerun, "all"))
-    planner = Planner(definition, composer, typed, flags, config.hydra.sweeper.params)
+    plan_for = partial(Planner, composer=composer, typed=typed, flags=flags, params=config.hydra.sweeper.params)
+    planner = plan_for(definition)
     ran: list[Cell] = []
 
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
@@ -94,6 +97,13 @@ def sweep(
         for note in planner.notes:
             console.print(note, soft_wrap=True, markup=False, highlight=False)
         executor.check(planner.output_dir)
+        if definition.tune:
+            from charlab.studies.tuning import tune  # imported here: it needs Optuna
+
+            tuned = tune(definition, plan.name, planner, composer, executor, console, dry_run=config.dry_run)
+            if tuned is not None:
+                planner = plan_for(tuned)
+                plan = planner.plan(_command(overrides, flags), console)
         if plan.metric == "seconds_to" and (reason := executor.competition(gpu=planner.may_use_gpus)):
             raise UserError(f"study.metric=seconds_to compares seconds, but {reason}.")
         again = definition.rerun

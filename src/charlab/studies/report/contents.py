@@ -35,6 +35,7 @@ from charlab.studies.report.tables import (
     verdict_name,
     verdict_table,
 )
+from charlab.studies.report.tuning import conditional, half_tuned, tuning_table
 from charlab.studies.report.where import Whereabouts, locate
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class Contents:
         unfinished: cells that failed or diverged.
         waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
+        tuning: how arms were tuned; None if none was.
         factors: numeric factors of a grid, with curves.
         where: where in the text the arms differ from the baseline.
         samples: text from each arm.
@@ -138,6 +140,7 @@ class Contents:
     unfinished: tuple[Unfinished, ...]
     waiting: Mapping[str, str]
     older: str
+    tuning: Table | None
     factors: tuple[Factor, ...]
     where: Whereabouts
     samples: tuple[Sample, ...]
@@ -189,6 +192,7 @@ def gather(results: StudyResults) -> Contents:
             if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
         },
         older=_names(results, lambda cell: cell.older),
+        tuning=tuning_table(plan),
         factors=numeric_factors(results) if plan.target is None else (),
         where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
         samples=tuple(
@@ -210,10 +214,10 @@ def gather(results: StudyResults) -> Contents:
 def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
     return Judgment(
         comparison,
-        verdict=verdict_name(comparison, exploratory=plan.exploratory),
+        verdict=verdict_name(comparison, exploratory=plan.exploratory, mark=half_tuned(plan, comparison.arm)),
         reason=reason(comparison),
         expectation=EXPECTED_TO[comparison.expectation],
-        caution=caution(comparison),
+        caution=" ".join(filter(None, [caution(comparison), conditional(plan, comparison.arm)])),
         other_text=text if isinstance(text, str) else on_other_text(text),
     )
 

@@ -88,6 +88,8 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
         yield contents.verdicts.without()
         yield Paragraph(_rules(contents), "rules")
     yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
+    if contents.tuning:
+        yield from (Heading("Tuning"), contents.tuning)
     if contents.factors:
         yield Heading("Best values")
         yield from _pictures(contents, figures, "factors")
@@ -144,11 +146,15 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     if contents.settings:
         yield contents.settings
     yield Heading("Results")
-    tables = [table for table in (contents.settings, verdicts, contents.results, contents.budgets) if table]
+    tables = [
+        table for table in (contents.settings, verdicts, contents.results, contents.budgets, contents.tuning) if table
+    ]
     yield Pointers(tuple(table.name for table in tables), tuple(picture.name for picture in pictures))
     if verdicts:
         yield verdicts.without("expected to", *["seeds to settle"] * judged)  # which the judgments repeat
     yield from (contents.results, contents.budgets)
+    if contents.tuning:
+        yield contents.tuning
     yield from pictures[1:]
     if contents.factors:
         yield _best_values(contents)

@@ -15,6 +15,7 @@ from charlab.quantities import UNKNOWN, count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
 from charlab.studies.report.tables import Column, Table, entry
+from charlab.studies.report.tuning import tuning_method
 
 if TYPE_CHECKING:
     from charlab.runs.record import Record
@@ -67,6 +68,7 @@ def method(
         sentences.append(f"Every arm was trained with the same seed, {plan.seeds[0]}.")
     else:
         sentences.append(f"Every arm was trained with the same {len(plan.seeds)} seeds, starting at {plan.seeds[0]}.")
+    sentences += tuning_method(plan)
     if plan.compares:
         sentences.append(f"The arms must match the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.")
         if all(arm.paired for arm in plan.arms):
@@ -156,7 +158,9 @@ def limits(results: StudyResults, records: list[Record], comparisons: Mapping[st
         "Seeds: there is only one, so differences between arms may be due to chance."
         if len(results.plan.seeds) == 1
         else "Seeds: they vary the initial weights, the order of the windows and dropout, and nothing else.",
-        "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
+        "Settings: verdicts are conditional on the chosen values; a longer search may choose others."
+        if any(arm.tuned for arm in results.plan.arms)
+        else "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
         "chosen; settings tuned for one arm favor it.",
     ]
     if _saved(results.plan, comparisons) and results.plan.planned_looks:

@@ -208,6 +208,8 @@ def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFr
         "results": pd.DataFrame([_result_row(arm) for arm in contents.arms.values()]),
         "budgets": results.budgets().rename_axis("arm").reset_index(),
     }
+    if tuned := {arm.name: dataclasses.asdict(arm.tuned) for arm in results.plan.arms if arm.tuned is not None}:
+        tables["tuning"] = pd.DataFrame([{"arm": name, **found} for name, found in tuned.items()])
     if contents.judgments:
         tables["verdicts"] = pd.DataFrame([_verdict_row(judgment) for judgment in contents.judgments])
     return tables

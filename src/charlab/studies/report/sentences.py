@@ -88,6 +88,7 @@ def notices(
         *([Notice("alarm", f"Budgets do not match. {mismatch}")] if mismatch else []),
         *_different_texts(results),
         *_leaks(arms, compares),
+        *(_half_tuned(results.plan) if compares else []),
         *(_exploration(results.plan) if compares else []),
         *([Notice("caution", unpaired)] if unpaired else []),
         *_cells(results, compares),
@@ -146,6 +147,15 @@ def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> list[Notice]:
             )
         found.append(Notice("alarm", f"{who} {arm.name} sees what it predicts, so {effect}.{honest}"))
     return found
+
+
+def _half_tuned(plan: Plan) -> list[Notice]:
+    tuned = [arm.name for arm in plan.arms if arm.tuned is not None]
+    if len(tuned) in (0, len(plan.arms)):
+        return []
+    untuned = [arm.name for arm in plan.arms if arm.tuned is None]
+    text = f"Tuned: {joined(tuned)}; not tuned: {joined(untuned)}. Comparisons of the two favor what was tuned."
+    return [Notice("caution", text)]
 
 
 def _exploration(plan: Plan) -> list[Notice]:

@@ -104,13 +104,14 @@ def entry(text: str, key: float | str | None = None, style: Style = "plain") -> 
 _NOTHING = Entry((Span(UNKNOWN, "faint"),))
 
 
-def verdict_name(comparison: Comparison, *, exploratory: bool) -> str:
-    """Return the verdict in words with its gravest caveat, as it may be read on its own."""
+def verdict_name(comparison: Comparison, *, exploratory: bool, mark: str = "") -> str:
+    """Return the verdict in words with its gravest caveat and a mark, as it may be read on its own."""
     if comparison.verdict == "none":
         return "no verdict"
     name = comparison.verdict + (" (≤)" if comparison.bound or comparison.baseline_bound else "")
     if comparison.too_few_seeds:
         return "not evidence yet"
+    name += f", {mark}" if mark else ""
     return f"{name}, exploratory" if exploratory else f"{name}, provisional" if comparison.provisional else name
 
 
@@ -128,7 +129,7 @@ def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterva
         f"sign-flip permutation test, not adjusted. The smallest difference that matters is {plan.margin:g}. On other "
         "text: 95% interval by block bootstrap over the validation text, averaged over seeds first."
     )
-    if any(judgment.caution for judgment in judgments):
+    if any(judgment.comparison.bound or judgment.comparison.baseline_bound for judgment in judgments):
         caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
     return Table("verdicts", caption, (*left, *map(Column, headings)), rows)
 

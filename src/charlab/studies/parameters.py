@@ -1,0 +1,210 @@
+"""Parameters to search: their ranges, how a study tunes its arms by them, and what that came to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from charlab.configuration.messages import nearest
+from charlab.errors import UserError
+from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+NOT_ON_REPORTED_TEXT = (
+    "is not to be chosen on: what chooses never reports, so choose on dev, the first part of the train text."
+)
+FIRST_TUNING_SEED = 105  # the first seed of trials that tune an arm; those of cells begin elsewhere
+PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
+_TUNE_TYPES: dict[str, Any] = {
+    "parameters": dict,
+    "trials": PositiveInt,
+    "seeds": PositiveInt | list[int],
+    "split": str,
+}
+_FEWEST_TRIALS = 2
+_NEAR_END = 0.05  # share of a range
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The values that a parameter may take: an inclusive range or a list of choices.
+
+    Attributes:
+        low: lower end of the range; values are integers if both ends are.
+        high: upper end of the range.
+        log: whether to sample on a logarithmic scale.
+        step: distance between values; None for a continuous range, or for integers with a distance of 1.
+        choices: the values if there is no range.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def example(self) -> Any:
+        """One of the possible values."""
+        return self.choices[0] if self.choices else self.low
+
+    def distribution(self) -> BaseDistribution:
+        """Return the corresponding Optuna distribution."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.choices)
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return IntDistribution(self.low, self.high, log=self.log, step=int(self.step or 1))
+        return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+
+def read_parameters(values: Mapping[str, Any], given: str, where: str) -> dict[str, Parameter]:
+    """Return the parameters that a file lists.
+
+    Args:
+        values: a range or a list of choices by key.
+        given: the dotted key of the mapping, for messages.
+        where: the file, for messages.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    if not values:
+        raise UserError(f"{given}{where} is empty: name what is sought, optimizer.lr for instance.")
+    return {str(key): _parameter(f"{given}.{key}{where}", value) for key, value in values.items()}
+
+
+def _parameter(given: str, value: Any) -> Parameter:
+    if not isinstance(value, dict):
+        raise UserError(f"{given} must be a range, {{low: …, high: …}}, or {{choices: […]}}, not {display(value)}.")
+    for name in map(str, value):
+        if name not in PARAMETER_KEYS:
+            raise UserError(f"{given} has no key {name}{nearest(name, PARAMETER_KEYS)}")
+    if "choices" in value:
+        choices = value["choices"]
+        if len(value) > 1 or not isinstance(choices, list) or len(choices) < 2:
+            raise UserError(f"{given} must have either a range or a list of two choices at least, and nothing else.")
+        if not all(choice is None or isinstance(choice, str | bool | int | float) for choice in choices):
+            raise UserError(f"{given} must have choices that are single values: name a group's options.")
+        return Parameter(choices=tuple(choices))
+    low: Any = value.get("low")
+    high: Any = value.get("high")
+    step: Any = value.get("step")
+    if not (fits(low, float) and fits(high, float) and low < high and math.isfinite(high - low)):
+        raise UserError(f"{given} must have a low below its high, each a finite number such as 1.0e-3.")
+    if not fits(value.get("log", False), bool) or not fits(step, PositiveFloat | None):
+        raise UserError(f"{given} must have true or false for log, and a number above 0 for step.")
+    log = value.get("log", False)
+    if log and (low <= 0 or step is not None):
+        raise UserError(f"{given} is logarithmic, so low must be above 0, and there is no step.")
+    whole = isinstance(low, int) and isinstance(high, int)
+    if step is not None and ((whole and not isinstance(step, int)) or not _divides(step, high - low)):
+        raise UserError(f"{given} must have a step that leads from low to high.")
+    return Parameter(low, high, log, step)
+
+
+def _divides(step: float, length: float) -> bool:
+    """Return whether the length is a whole number of steps, up to rounding."""
+    count = length / step
+    return abs(count - round(count)) < 1e-9 * max(1.0, count)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """How a study tunes every arm before its cells run: `study.tune`.
+
+    Attributes:
+        parameters: what is sought, by key.
+        trials: number of trials for each arm.
+        seeds: seeds of each trial, whose losses are averaged; none is a seed of the study.
+    """
+
+    parameters: Mapping[str, Parameter]
+    trials: int
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning an arm came to.
+
+    Attributes:
+        values: the chosen values by key.
+        loss: their loss on dev text, the mean over the seeds of the trials, in nats per character.
+        trials: number of trials.
+        seeds: seeds of each trial.
+        failed: number of trials without a result.
+        runs: number of runs that were trained.
+        seconds: of their training, in all.
+        near: number of trials whose loss is within the study's margin of the chosen one's, itself included.
+        ranges: smallest and largest value among these, by key; numeric parameters only.
+        at_end: keys whose chosen value is at an end of the range, so that a better one may be outside.
+    """
+
+    values: Mapping[str, Any]
+    loss: float
+    trials: int
+    seeds: tuple[int, ...]
+    failed: int
+    runs: int
+    seconds: float
+    near: int
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    at_end: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Tuned:
+        """Return the value that `dataclasses.asdict` and JSON have made of one."""
+        ranges = {key: (low, high) for key, (low, high) in saved["ranges"].items()}
+        return cls(**{**saved, "seeds": tuple(saved["seeds"]), "ranges": ranges, "at_end": tuple(saved["at_end"])})
+
+
+def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tune:
+    """Return how a study tunes its arms.
+
+    Args:
+        values: the node `study.tune`.
+        seeds: the study's seeds.
+        where: the study's file, for messages.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    values = dict[str, Any]({"trials": 8, "seeds": 2, "split": "dev"} | dict(values))
+    for key in values:
+        if key not in _TUNE_TYPES:
+            raise UserError(f"There is no key study.tune.{key}{where}{nearest(str(key), _TUNE_TYPES, 'study.tune.')}")
+    for key, annotation in _TUNE_TYPES.items():
+        if not fits(values.get(key), annotation):
+            given = display(values.get(key))
+            raise UserError(f"study.tune.{key}{where} must be {describe(annotation)}, not {given}.")
+    if values["split"] != "dev":
+        raise UserError(f"study.tune.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
+    if values["trials"] < _FEWEST_TRIALS:
+        raise UserError(f"study.tune.trials={values['trials']}{where} leaves nothing to choose: give at least two.")
+    own = values["seeds"]
+    own = tuple(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + own)) if isinstance(own, int) else tuple(own)
+    if not own or len(set(own)) < len(own):
+        raise UserError(f"study.tune.seeds{where} must be seeds that differ, not {display(list(own))}.")
+    if shared := sorted(set(own) & set(seeds)):
+        raise UserError(
+            f"study.tune.seeds{where} has {shared[0]}, which is a seed of the study: what chooses never reports, so "
+            "tune with others."
+        )
+    return Tune(read_parameters(values["parameters"], "study.tune.parameters", where), values["trials"], own)
+
+
+def is_at_end(parameter: Parameter, value: Any) -> bool:
+    """Return whether a value is within 5% of an end of its range, on the scale that is searched."""
+    if parameter.low is None or parameter.high is None:
+        return False
+    scale = math.log if parameter.log else float
+    share = (scale(value) - scale(parameter.low)) / (scale(parameter.high) - scale(parameter.low))
+    return not _NEAR_END < share < 1 - _NEAR_END

@@ -1,0 +1,92 @@
+"""What a report says of tuning: the table, and the sentences that make verdicts conditional on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from charlab.quantities import count, duration, joined
+from charlab.studies.report.tables import Column, Entry, Span, Table, entry
+
+if TYPE_CHECKING:
+    from charlab.studies.parameters import Tuned
+    from charlab.studies.plan import Plan
+
+
+def tuning_table(plan: Plan) -> Table | None:
+    """Return what was chosen for each arm, at what cost, and how flat the optimum was; None if no arm was tuned."""
+    tuned = {arm.name: arm.tuned for arm in plan.arms if arm.tuned is not None}
+    if not tuned:
+        return None
+    rows = []
+    for name, found in tuned.items():
+        failed = f", {found.failed} without a result" if found.failed else ""
+        rows.append(
+            (
+                entry(name, style="strong"),
+                entry(chosen(found), style="code"),
+                entry(f"{found.loss:.4f}", found.loss),
+                entry(f"{found.trials} × {count(len(found.seeds), 'seed')}{failed}", found.trials),
+                entry(duration(found.seconds), found.seconds),
+                entry(f"{found.near} of {found.trials}", found.near),
+                Entry(tuple(_spans(found)), None),
+            )
+        )
+    untuned = [arm.name for arm in plan.arms if arm.tuned is None]
+    caption = (
+        "Chosen on dev text before the first cell, with seeds of their own; dev: nats per character on that text, the "
+        f"mean over the seeds. Training: of all trials. Within {_within(plan)} of the chosen one: how many trials, and "
+        "the values that they span, so how flat the optimum is."
+    )
+    if untuned:
+        caption += f" Not tuned: {joined(untuned)}."
+    columns = (Column("arm", "left"), Column("chosen", "left"), *map(Column, ("dev", "trials", "training")))
+    within = (Column(f"within {_within(plan)}"), Column("values within", "left"))
+    return Table("tuning", caption, (*columns, *within), tuple(rows))
+
+
+def _within(plan: Plan) -> str:
+    return f"{plan.margin:g} nats"
+
+
+def _spans(found: Tuned) -> list[Span]:
+    text = ", ".join(f"{key} {low:.3g} to {high:.3g}" for key, (low, high) in found.ranges.items())
+    ends = f" {joined(found.at_end)} at the end of the range: a better value may be outside"
+    return [Span(text), *[Span(ends, "alarm")] * bool(found.at_end)]
+
+
+def chosen(found: Tuned) -> str:
+    """Return the chosen values as overrides, numbers to three significant digits."""
+    shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in found.values.items()}
+    return " ".join(f"{key}={value}" for key, value in shown.items())
+
+
+def half_tuned(plan: Plan, arm: str) -> str:
+    """Return whether only one of an arm and the baseline was tuned, as a mark of its verdict; "" if not."""
+    tuned = [plan.arm(name).tuned is not None for name in (arm, plan.baseline)]
+    if tuned[0] == tuned[1]:
+        return ""
+    return "only the arm tuned" if tuned[0] else "only the baseline tuned"
+
+
+def conditional(plan: Plan, arm: str) -> str:
+    """Return in a sentence what an arm's verdict depends on; "" if neither it nor the baseline was tuned."""
+    found = {"the arm": plan.arm(arm).tuned, "the baseline": plan.arm(plan.baseline).tuned}
+    if not any(found.values()):
+        return ""
+    values = [f"{chosen(tuned)} for {name}" for name, tuned in found.items() if tuned is not None]
+    unfair = f", and {mark}, which favors it" if (mark := half_tuned(plan, arm)) else ""
+    return f"Conditional on the chosen values, {joined(values)}{unfair}."
+
+
+def tuning_method(plan: Plan) -> list[str]:
+    """Return how arms were tuned, in sentences."""
+    tuned = [arm.tuned for arm in plan.arms if arm.tuned is not None]
+    if not tuned:
+        return []
+    keys = joined(list(dict.fromkeys(key for found in tuned for key in found.values)))
+    who = "every arm" if len(tuned) == len(plan.arms) else count(len(tuned), "arm")
+    return [
+        f"Before the first cell, {who} was tuned within the same budget: {count(tuned[0].trials, 'trial')} with "
+        f"{count(len(tuned[0].seeds), 'seed')} each, none of them a seed of the cells, chose {keys} by the loss on dev "
+        "text, which is part of the train text and is neither trained on nor reported."
+    ]
