@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -83,3 +85,27 @@ def test_ray_when_a_cell_is_killed(tmp_path, launcher):
 @pytest.mark.parametrize("launcher", [pytest.param("ray", marks=needs_cluster("ray"))])
 def test_nothing_goes_on_when_a_sweep_on_ray_is_killed(tmp_path, launcher):
     assert_nothing_goes_on_when_it_is_killed(Sweep(tmp_path, f"launcher={launcher}"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "code", "sentence"),
+    [
+        pytest.param("", 0, "4 of 4 finished", marks=needs_cluster("ray")),
+        pytest.param("1", 2, "Ray does not start: Failed to set up", marks=needs_cluster("ray")),  # 512 MiB at most
+    ],
+)
+def test_ray_within_uv_run_uploads_the_working_folder_only_if_asked(tmp_path, asked, code, sentence):
+    uv = pytest.importorskip("uv").find_uv_bin()
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(700 * 2**20)
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix}
+    environment.pop("RAY_ENABLE_UV_RUN_RUNTIME_ENV", None)
+    if asked:
+        environment["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = asked
+    command = [uv, "run", "--offline", "--no-project", "--active", *Sweep(tmp_path, "launcher=ray").command]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600
+    )
+    assert done.returncode == code, done.stdout
+    assert sentence in done.stdout
+    assert "Traceback" not in done.stdout

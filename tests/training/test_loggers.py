@@ -154,10 +154,10 @@ def test_tensorboard_opens_on_the_losses_side_by_side(tmp_path):
     logger.finalize("success")
     tags = events(tmp_path).Tags()
     cards = sorted([*tags["scalars"], *tags["images"]])
-    assert cards[:4] == ["dev/nll", "train/loss", "train/nll", "validation/nll"]
+    assert cards[:4] == ["nll/dev", "nll/train", "nll/validation", "train/loss"]  # a group of charts, and the next one
     (layout,) = events(tmp_path).Tensors("custom_scalars__config__")
     (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
-    assert list(category.chart[0].multiline.tag) == ["train/nll", "validation/nll", "dev/nll"]
+    assert list(category.chart[0].multiline.tag) == ["nll/train", "nll/validation", "nll/dev"]
 
 
 def test_tensorboard_shows_text_with_its_line_breaks(tmp_path):

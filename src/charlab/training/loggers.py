@@ -11,6 +11,7 @@ import inspect
 import io
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -194,7 +195,8 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 class TensorBoardLogger(lightning.TensorBoardLogger):
     """Lightning's logger, with loss curves listed first and a row per finished run in the HParams tab.
 
-    TensorBoard sorts tags by name, so tags that are not losses go under `watch/` and `views/`. The tab Custom Scalars
+    TensorBoard sorts tags by name and has a group for each first part, so the losses of all texts are `nll/train`,
+    `nll/validation` and `nll/dev`, and tags that are not losses go under `watch/` and `views/`. The tab Custom Scalars
     has the losses of all texts in one chart.
     """
 
@@ -205,10 +207,9 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
         """Write the metrics measured after `step` optimizer steps, except those that are None."""
         if not self._has_layout:
             self._has_layout = True
-            charts = {"nats per character": ["Multiline", [f"{split}/nll" for split in ("train", "validation", "dev")]]}
+            charts = {"nats per character": ["Multiline", [f"nll/{split}" for split in ("train", "validation", "dev")]]}
             self.experiment.add_custom_scalars({"loss": charts | {"training": ["Multiline", ["train/loss"]]}})
-        named = {f"watch/{name}" if name in WATCHED else name: v for name, v in metrics.items() if v is not None}
-        super().log_metrics(named, step)
+        super().log_metrics({_tag(name): value for name, value in metrics.items() if value is not None}, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str, step: int) -> None:
@@ -269,6 +270,12 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
     def save(self) -> None:
         """Flush the events; Lightning's `hparams.yaml` is not written, as the run's record holds them."""
         self.experiment.flush()
+
+
+def _tag(name: str) -> str:
+    if name in WATCHED:
+        return f"watch/{name}"
+    return re.sub(r"^(\w+)/nll$", r"nll/\1", name)
 
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from charlab.configuration.messages import one_sentence
 from charlab.errors import UserError
 from charlab.quantities import count
 from charlab.studies.executors import Executor
@@ -44,7 +45,11 @@ class Ray(Executor):
 
         if not ray.is_initialized():
             self._started = True
-            ray.init(**{"include_dashboard": False, "log_to_driver": False, "logging_level": "error", **self.init})
+            quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+            try:
+                ray.init(**quiet | self.init)
+            except ray.exceptions.RayError as error:
+                raise UserError(f"Ray does not start: {one_sentence(error)}") from error
         lost: list[Exception] = []
         slot = Slot(max(1, int(self.remote.get("num_cpus") or 1)))
         try:
