@@ -12,6 +12,7 @@ from charlab.runs.record import Record
 from charlab.studies.report.contents import gather
 from charlab.studies.report.html import render_html
 from charlab.studies.report.markdown import render_markdown
+from charlab.studies.report.program import csv_tables
 from charlab.studies.report.where import locate
 from charlab.studies.state import StudyResults
 from tests.helpers.made_up_study import MadeUpArm
@@ -83,6 +84,9 @@ def test_the_pages_have_a_section_that_is_marked_as_exploratory(study):
         assert "Where the difference is (exploratory)" in page
         assert "first letter" in page
         assert "passages that differ most" in page
+    table = csv_tables(results, contents)["where"]
+    splits = table[table["split"] != ""].groupby(["arm", "split"], sort=False)["mean"].sum()
+    assert splits["one"].tolist() == pytest.approx([contents.where.arms["one"].whole.mean] * 4)
 
 
 def test_without_nll_there_is_no_section(plain):

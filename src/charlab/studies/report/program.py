@@ -200,7 +200,7 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
 
 
 def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFrame]:
-    """Return the tables in full precision by name: cells, results, budgets and, if there are any, verdicts."""
+    """Return the tables in full precision by name: cells, results, budgets and, if known, verdicts and where."""
     cells = results.table()
     cells["reason"] = cells["reason"].map(without_paths)
     tables = {
@@ -212,6 +212,8 @@ def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFr
         tables["tuning"] = pd.DataFrame([{"arm": name, **found} for name, found in tuned.items()])
     if contents.judgments:
         tables["verdicts"] = pd.DataFrame([_verdict_row(judgment) for judgment in contents.judgments])
+    if contents.where.arms:
+        tables["where"] = contents.where.frame()
     return tables
 
 

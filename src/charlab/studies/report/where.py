@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,6 +20,8 @@ from charlab.studies.report.method import without_paths
 from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from charlab.studies.state import StudyResults
 
 PASSAGES = 20  # over all arms, but no fewer than FEWEST of each
@@ -42,6 +45,18 @@ class Whereabouts(NamedTuple):
         """The parts and the passages as tables; none without any arm."""
         shown = dict(list(self.arms.items())[:MOST_ARMS])
         return (_parts_table(shown), _passages_table(shown)) if shown else ()
+
+    def frame(self) -> pd.DataFrame:
+        """Return the parts in full precision, a row for each arm and part."""
+        import pandas as pd
+
+        rows = []
+        for arm, where in self.arms.items():
+            for part in (*where.parts, where.whole):
+                low, high = part.interval or (math.nan, math.nan)
+                found = {"split": part.split, "part": part.label, "characters": part.characters, "mean": part.mean}
+                rows.append({"arm": arm, **found, "low_95": low, "high_95": high})
+        return pd.DataFrame(rows)
 
 
 def locate(results: StudyResults) -> Whereabouts:
