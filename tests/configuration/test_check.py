@@ -42,6 +42,12 @@ def test_a_parameter_that_only_the_constructor_declares_needs_no_plus(composer: 
     assert mistake("model.part.more=x") == "model.part.more must be an integer, not 'x'."
 
 
+def test_a_parameter_of_another_target_needs_no_plus(composer: Composer, mistake: Mistake) -> None:
+    another = "model._target_=toy.parts.Record"
+    assert composer.job([another, "model.size=4", "model=open", "~model.depth"]).model.size == 4
+    assert mistake(another, "model.sise=4", "model=open").startswith("There is no key model.sise")
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

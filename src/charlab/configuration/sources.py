@@ -121,7 +121,10 @@ class Composition:
             key = override.partition("=")[0]
             parent, _, leaf = key.rpartition(".")
             if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
-                choices = [other for other in found if self.is_group(other.lstrip("+~").partition("=")[0])]
+                keys = {other: other.lstrip("+~").partition("=")[0] for other in found}
+                choices = [
+                    other for other in found if self.is_group(keys[other]) or keys[other] == f"{parent}._target_"
+                ]
                 try:
                     node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
                 except COMPOSITION_ERRORS:
