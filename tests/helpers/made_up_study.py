@@ -40,6 +40,7 @@ class MadeUpArm:
         steps: optimizer steps that its budget allows.
         seconds: of training.
         code: hash of the code that made its cells; today's if empty.
+        factors: values by which arms of a grid or a scaling study differ.
         tuned: what tuning chose for it; None if it was not tuned.
         fates: by seed, what became of cells that did not finish: fate and reason.
     """
@@ -53,6 +54,7 @@ class MadeUpArm:
     steps: int = 400
     seconds: float = 40.0
     code: str = ""
+    factors: Mapping[str, str] = field(default_factory=dict)
     tuned: Tuned | None = None
     fates: Mapping[int, tuple[str, str]] = field(default_factory=dict)
 
@@ -86,7 +88,9 @@ def make_study(
             "name": name,
             "hypothesis": "Rotary position encodings predict the next character better than learned ones.",
             "baseline": arms[0].name,
-            "arms": tuple(Arm(arm.name, _overrides(arm, None), arm.expect, tuned=arm.tuned) for arm in arms),  # type: ignore[arg-type]
+            "arms": tuple(
+                Arm(arm.name, _overrides(arm, None), arm.expect, arm.factors, tuned=arm.tuned) for arm in arms
+            ),  # type: ignore[arg-type]
             "cells": cells,
             "seeds": numbers,
             "planned_seeds": seeds,
@@ -109,6 +113,10 @@ def make_study(
         nll = arm.nll + shared[cell.seed] + own[arm.name, cell.seed]
         _write_run(root / "outputs" / "runs" / cell.run, cell, arm, nll, fate, reason, corpus, floor)
     return made
+
+
+def _arm(arm: MadeUpArm) -> Arm:
+    return Arm(arm.name, _overrides(arm, None), arm.expect, arm.factors, tuned=arm.tuned)  # type: ignore[arg-type]
 
 
 def _overrides(arm: MadeUpArm, seed: int | None) -> tuple[str, ...]:

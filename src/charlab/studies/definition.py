@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
@@ -20,14 +20,17 @@ from charlab.studies.parameters import Parameter, Tune, Tuned, read_parameters, 
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
+FEWEST_SIZES = 4  # in the fit of a law, which has three parameters
 FIRST_SEED = 305  # the first seed of a study that gives only the number of seeds
 FOLDER = re.compile(r"\w[\w.+=-]*")
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
 Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
+SHARED = ("hypothesis", "kind", "held_out", "against", "metric", "target", "protocol", "margin", "budget", "records")
 _ARM_KEYS = ("overrides", "expect", "tune")
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
+Kind = Literal["comparison", "scaling"]
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 
 TYPES: dict[str, Any] = {
@@ -37,6 +40,10 @@ TYPES: dict[str, Any] = {
     "overrides": list[str],
     "arms": dict,
     "grid": dict | None,
+    "kind": Literal["comparison", "scaling"],
+    "sizes": dict,
+    "held_out": str | None,
+    "against": Literal["parameters", "flops"],
     "seeds": PositiveInt | list[int],
     "looks": list[PositiveInt] | None,
     "tune": dict | None,
@@ -82,6 +89,9 @@ class Definition:
         arms: the arms listed in the file or expanded from its grid, baseline first; empty for an ordinary sweep.
         seeds: empty if an ordinary sweep determines them.
         looks: number of seeds at each planned look; empty for a study that is tested once.
+        kind: "comparison", or "scaling" for a law over sizes, whose arms are those of the file at each of its sizes.
+        held_out: the size of a scaling study that takes no part in the fit.
+        against: what a size is measured by.
         tune: what to seek for each arm that is tuned, by name, within the same budget of trials; empty for none.
     """
 
@@ -93,6 +103,9 @@ class Definition:
     seeds: tuple[int, ...]
     looks: tuple[int, ...]
     tune: Mapping[str, Tune]
+    kind: Kind
+    held_out: str | None
+    against: Literal["parameters", "flops"]
     metric: str
     target: float | None
     protocol: str
@@ -121,8 +134,9 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     arms = _arms(values, choice) if choice is not None else ()
     looks = _looks(values["looks"], choice)
     _check_target(values, choice)
+    _check_scaling(values, choice)
     seeds = _seeds(values["seeds"], looks, choice) if choice is not None else ()
-    shared = {key: values[key] for key in ("hypothesis", "metric", "target", "protocol", "margin", "budget", "records")}
+    shared = {key: values[key] for key in SHARED}
     return Definition(
         **shared,
         name=name,
@@ -189,8 +203,19 @@ def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
         arms = grid_arms(_grid(values["grid"], choice))
     else:
         arms = [_arm(str(name), arm, choice) for name, arm in values["arms"].items()]
-    check_names(arms)
     baseline = values["baseline"]
+    if values["kind"] == "scaling" and arms and isinstance(values["sizes"], Mapping):
+        arms = [
+            replace(
+                sized := _arm(f"{arm.name}+{size}", list(overrides or ()), choice),
+                overrides=(*arm.overrides, *sized.overrides),
+                factors={"family": arm.name, "size": str(size)},
+            )
+            for arm in arms
+            for size, overrides in values["sizes"].items()
+        ]
+        baseline = baseline if baseline is None or not values["sizes"] else f"{baseline}+{next(iter(values['sizes']))}"
+    check_names(arms)
     names = [arm.name for arm in arms]
     if len(arms) < 2:
         raise UserError(f"study.arms{_place(choice)} must be a baseline and at least one more, not {len(arms)}.")
@@ -320,6 +345,23 @@ def check_names(arms: list[Arm]) -> None:
         if former is not arm.name:
             names = former if former == arm.name else f"{former} and {arm.name}, which file systems may take for one"
             raise UserError(f"Two arms of the study are named {names}: give each a name of its own.")
+
+
+def _check_scaling(values: Mapping[str, Any], choice: str | None) -> None:
+    sizes, held_out, where = list(map(str, values["sizes"])), values["held_out"], _place(choice)
+    if values["kind"] != "scaling":
+        if sizes or held_out is not None:
+            raise UserError(f"study.sizes and study.held_out{where} need study.kind=scaling.")
+        return
+    for key, absent in (("metric", "nll"), ("looks", None), ("tune", None), ("grid", None)):
+        if values[key] != absent:
+            raise UserError(f"study.{key}{where} has no place in a scaling study: leave it out.")
+    if held_out not in sizes:
+        raise UserError(f"study.held_out{where} must be one of study.sizes{nearest(str(held_out or ''), sizes)}")
+    if len(sizes) <= FEWEST_SIZES:
+        raise UserError(
+            f"study.sizes{where} must be {FEWEST_SIZES} to fit and a larger one to test the law, not {len(sizes)}."
+        )
 
 
 def _check_target(values: Mapping[str, Any], choice: str | None) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,7 +26,7 @@ from charlab.files import write_atomically
 from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, place
-from charlab.studies.definition import Arm, Budget, Definition, Rerun, check_names, grid_arms, read
+from charlab.studies.definition import SHARED, Arm, Budget, Definition, Kind, Rerun, check_names, grid_arms, read
 from charlab.studies.parameters import Tuned
 
 FILE_NAME = "plan.json"
@@ -80,6 +80,9 @@ class Plan:
         planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
         looks: number of finished seeds at each report so far, recorded when it changes.
         planned_looks: number of seeds at each planned look; empty for a study that is tested once.
+        kind: "comparison" of the arms, or "scaling" for a law over their sizes.
+        held_out: the size of a scaling study that takes no part in the fit.
+        against: what a size is measured by.
         metric: the metric to compare, lower is better: "nll", in nats per character, or the optimizer steps or seconds
             of training to a target, "steps_to" or "seconds_to".
         target: the loss to reach, in nats per character; None if the metric is no time to a target.
@@ -103,6 +106,9 @@ class Plan:
     planned_seeds: int
     looks: tuple[int, ...] = ()
     planned_looks: tuple[int, ...] = ()
+    kind: Kind = "comparison"
+    held_out: str | None = None
+    against: Literal["parameters", "flops"] = "parameters"
     metric: str = "nll"
     target: float | None = None
     protocol: str = "blocks"
@@ -122,8 +128,8 @@ class Plan:
 
     @property
     def compares(self) -> bool:
-        """Whether arms are compared; a sweep with one seed or one arm is only described."""
-        return not self.sweep or min(len(self.arms), len(self.seeds)) > 1
+        """Whether arms are compared with a baseline; a sweep with one seed or one arm is only described."""
+        return self.kind == "comparison" and (not self.sweep or min(len(self.arms), len(self.seeds)) > 1)
 
     def continuing(self, former: Plan) -> Plan:
         """Return this plan with the history of a former plan of the same study.
@@ -191,7 +197,18 @@ def _amendments(former: Plan, plan: Plan) -> list[str]:
     """Return a sentence for each changed setting that affects verdicts."""
     said = [
         f"The {name} was {_shown(getattr(former, name))} at first, and is now {_shown(getattr(plan, name))}."
-        for name in ("hypothesis", "baseline", "metric", "target", "protocol", "margin", "budget")
+        for name in (
+            "hypothesis",
+            "baseline",
+            "kind",
+            "held_out",
+            "against",
+            "metric",
+            "target",
+            "protocol",
+            "margin",
+            "budget",
+        )
         if getattr(former, name) != getattr(plan, name)
     ]
     if former.planned_looks != plan.planned_looks:
@@ -272,6 +289,8 @@ class Planner:
                 self.composer.build(1)
         self._configs = {arm.name: config for arm, config in zip(arms, configs, strict=True)}
         seeds = seeds or _common_seed(arms, configs)
+        if definition.kind == "scaling":
+            _check_sizes(arms, configs, definition.held_out)
         for arm, config in zip(arms, configs, strict=True):
             if arm.name in definition.tune and not config.data.dev_fraction:
                 raise UserError(
@@ -295,17 +314,6 @@ class Planner:
             for arm, config, given in zip(arms, configs, overrides, strict=True)
             for run, code in [runs[arm.name][seed]]
         )
-        shared = (
-            "hypothesis",
-            "metric",
-            "target",
-            "protocol",
-            "margin",
-            "budget",
-            "time_limit",
-            "fail_fast",
-            "records",
-        )
         return Plan(
             name=definition.name or self._sweep_name(),
             baseline=arms[0].name,
@@ -316,7 +324,7 @@ class Planner:
             planned_looks=definition.looks,
             command=command,
             sweep=sweep,
-            **{key: getattr(definition, key) for key in shared},
+            **{key: getattr(definition, key) for key in (*SHARED, "time_limit", "fail_fast")},
         )
 
     def values(self, cell: Cell) -> dict[str, Any]:
@@ -401,6 +409,30 @@ class Planner:
         kept = sorted(override for override in self.given if _key(override) != "seed")
         leaves = shortened("+".join(leaf(key) for key in self._factors() if key != "seed") or "one")
         return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
+
+
+def _check_sizes(arms: Sequence[Arm], configs: Sequence[DictConfig], held_out: str | None) -> None:
+    """Check that the held-out size of a scaling study is larger than those of the fit, in parameters.
+
+    Raises:
+        UserError: if it is not, for any family; models whose size is only known when they train are not checked.
+    """
+    from charlab.configuration.trial_build import build_model
+
+    sizes: dict[str, dict[str, int]] = {}
+    for arm, config in zip(arms, configs, strict=True):
+        if (model := build_model(run_values(config))) is not None:
+            number = sum(parameter.numel() for parameter in model.parameters())
+            sizes.setdefault(arm.factors["family"], {})[arm.factors["size"]] = number
+    for family, found in sizes.items():
+        largest = max((number, size) for size, number in found.items() if size != held_out)
+        if held_out in found and found[held_out] <= largest[0]:
+            raise UserError(
+                f"study.held_out={held_out} has {found[held_out]:,} parameters with {family}, but {largest[1]} has "
+                f"{largest[0]:,} and takes part in the fit: hold out the largest size."
+            )
+        if len(set(found.values())) < len(found):
+            raise UserError(f"Two of study.sizes have the same number of parameters with {family}: make them differ.")
 
 
 def is_shared(key: str) -> bool:

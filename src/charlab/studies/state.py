@@ -351,7 +351,7 @@ class StudyResults:
 
         plan = self.plan
         others = [arm for arm in plan.arms if arm.name != plan.baseline]
-        if not others or len(plan.seeds) < 2:
+        if not others or len(plan.seeds) < 2 or plan.kind == "scaling":
             return {}
         return compare(
             self.values(plan.baseline),

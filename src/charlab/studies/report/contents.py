@@ -25,6 +25,8 @@ from charlab.studies.report.method import (
     settings_table,
     without_paths,
 )
+from charlab.studies.report.scaling import Scaling, scaling
+from charlab.studies.report.scaling import caption as scaling_caption
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
     EXPECTED_TO,
@@ -113,6 +115,7 @@ class Contents:
         unfinished: cells that failed or diverged.
         waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
+        scaling: the laws of a scaling study; None for any other.
         tuning: how arms were tuned; None if none was.
         factors: numeric factors of a grid, with curves.
         where: where in the text the arms differ from the baseline.
@@ -140,6 +143,7 @@ class Contents:
     unfinished: tuple[Unfinished, ...]
     waiting: Mapping[str, str]
     older: str
+    scaling: Scaling | None
     tuning: Table | None
     factors: tuple[Factor, ...]
     where: Whereabouts
@@ -192,8 +196,9 @@ def gather(results: StudyResults) -> Contents:
             if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
         },
         older=_names(results, lambda cell: cell.older),
+        scaling=scaling(results, arms),
         tuning=tuning_table(plan),
-        factors=numeric_factors(results) if plan.target is None else (),
+        factors=numeric_factors(results) if plan.target is None and plan.kind == "comparison" else (),
         where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
         samples=tuple(
             Sample(arm, printable(text[:SAMPLE_LENGTH]).strip("\n"))
@@ -207,7 +212,8 @@ def gather(results: StudyResults) -> Contents:
         commands=commands(results),
         environment=environment(records),
         floor=entropy(results),
-        captions=_captions(plan, [arm.name for arm in arms.values() if arm.leaks]),
+        captions=_captions(plan, [arm.name for arm in arms.values() if arm.leaks])
+        | {"scaling": scaling_caption(results)},
     )
 
 

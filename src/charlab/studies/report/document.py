@@ -33,7 +33,7 @@ class Points(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A figure by its name: "differences", "factors", "curves" or "costs"."""
+    """A figure by its name: "differences", "scaling", "factors", "curves" or "costs"."""
 
     name: str
     alt: str
@@ -64,6 +64,7 @@ class Group(NamedTuple):
 _ALTS = {
     "differences": "Differences from the baseline for each arm, seed by seed, with mean, interval and margin",
     "factors": "Loss on validation text against the varied numbers",
+    "scaling": "Loss against size, with the law of each family",
     "curves": "Loss on validation text against steps, characters and seconds",
     "costs": "Loss against cost",
 }
@@ -87,6 +88,10 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
         yield from _pictures(contents, figures, "differences")
         yield contents.verdicts.without()
         yield Paragraph(_rules(contents), "rules")
+    if contents.scaling:
+        yield Heading("Law over sizes")
+        yield from _pictures(contents, figures, "scaling")
+        yield Points(contents.scaling.sentences)
     yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
     if contents.tuning:
         yield from (Heading("Tuning"), contents.tuning)
@@ -134,7 +139,7 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     none = Paragraph("Hypothesis: none was stated before the runs.", "place")
     yield Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none
     yield Paragraph("Why it may be true, and what is already known, with references.", "place")
-    pictures = list(_pictures(contents, figures, "differences", "factors", "curves", "costs"))
+    pictures = list(_pictures(contents, figures, "scaling", "differences", "factors", "curves", "costs"))
     yield from pictures[:1]
     yield Heading("Method")
     yield Paragraph(" ".join([*contents.method, *[_rules(contents)] * bool(verdicts)]))
@@ -156,6 +161,8 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     if contents.tuning:
         yield contents.tuning
     yield from pictures[1:]
+    if contents.scaling:
+        yield Points(contents.scaling.sentences)
     if contents.factors:
         yield _best_values(contents)
     if judged:

@@ -14,6 +14,7 @@ from charlab.quantities import amount, ratio
 from charlab.studies.costs import COSTS
 from charlab.studies.report.contents import Contents
 from charlab.studies.report.factors import Factor, draw_line
+from charlab.studies.report.scaling import draw_law
 from charlab.studies.report.style import (
     ALARM,
     FAINT_INK,
@@ -86,7 +87,7 @@ class Drawings:
 
     def for_page(self) -> dict[str, Figure]:
         """Return the figures for a screen, one panel each, by name."""
-        found = self._differences(PAGE_WIDTH)
+        found = self._differences(PAGE_WIDTH) | self._scaling(PAGE_WIDTH, 2.5)
         if self.curves["step"]:
             found |= {f"curves-{clock}": self._draw_curves([clock], PAGE_WIDTH, 2.5) for clock in CLOCKS}
         found |= {f"factors-{factor.name}": self._draw_factors([factor], PAGE_WIDTH, 2.5) for factor in self.factors}
@@ -95,7 +96,7 @@ class Drawings:
 
     def for_paper(self) -> dict[str, Figure]:
         """Return the figures for a paper, panels side by side, by name."""
-        found = self._differences(PAPER_WIDTH)
+        found = self._differences(PAPER_WIDTH) | self._scaling(PAPER_WIDTH, 2.2)
         if self.factors:
             found["factors"] = self._draw_factors(self.factors, PAPER_WIDTH, 1.75)
         if self.curves["step"]:
@@ -109,6 +110,20 @@ class Drawings:
         if not any(judgment.comparison.differences for judgment in judgments):
             return {}
         return {"differences": draw_differences(judgments, self.looks, width=width)}
+
+    def _scaling(self, width: float, height: float) -> dict[str, Figure]:
+        """Draw the laws of a scaling study, if it has any."""
+        laws = self.contents.scaling.laws if self.contents.scaling else {}
+        if not laws:
+            return {}
+        shown = looks(list(laws), next(iter(laws)))
+        figure, [axes] = new_figure(width, height, right=label_width(laws) + 0.1)
+        for family, law in laws.items():
+            draw_law(axes, law, shown[family])
+        _finish(axes, COSTS[self.contents.plan.against].axis, self.contents.floor, logarithmic=True)
+        axes.set_ylabel("nats per character")
+        label_at_right(axes, [(law.seen.mean(), family, shown[family].color) for family, law in laws.items()])
+        return {"scaling": figure}
 
     def _draw_curves(self, clocks: list[str], width: float, height: float) -> Figure:
         """Draw the loss on validation text while training, a panel for each clock: mean over seeds, and range."""

@@ -78,6 +78,7 @@ _PREAMBLE = r"""%% Written by charlab from the records of a study. Replace every
 _LEVELS = {"alarm": r"\notice{alarm}{\bfseries %s}", "caution": r"\notice{caution}{%s}", "note": r"\notice{faint}{%s}"}
 _SHOWN = {
     "differences": "differences seed by seed",
+    "scaling": "loss against size, with the fitted laws",
     "factors": "loss against what was varied",
     "curves": "loss during training",
     "costs": "loss against its cost",

@@ -69,6 +69,11 @@ def method(
     else:
         sentences.append(f"Every arm was trained with the same {len(plan.seeds)} seeds, starting at {plan.seeds[0]}.")
     sentences += tuning_method(plan)
+    if plan.kind == "scaling":
+        sentences.append(
+            f"A power law with an offset over {plan.against} is fitted to all sizes but {plan.held_out}, and tested on "
+            f"it. The prediction interval must be narrower than {plan.margin:g} nats per character (the margin)."
+        )
     if plan.compares:
         sentences.append(f"The arms must match the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.")
         if all(arm.paired for arm in plan.arms):
@@ -154,7 +159,9 @@ def limits(results: StudyResults, records: list[Record], comparisons: Mapping[st
     texts = sorted({f"{record.corpus.get('name')}" for record in records})
     sentences = [
         *[f"Text: only {joined(texts)}, whose validation split is a small sample of such text."] * bool(texts),
-        "Size: nothing is shown about longer training or larger models.",
+        "Size: nothing is shown about longer training or larger models."
+        if results.plan.kind == "comparison"
+        else "Size: nothing is shown about longer training, or about models larger than the one held out.",
         "Seeds: there is only one, so differences between arms may be due to chance."
         if len(results.plan.seeds) == 1
         else "Seeds: they vary the initial weights, the order of the windows and dropout, and nothing else.",

@@ -29,6 +29,7 @@ from charlab.studies.report.latex import abridge, render_latex
 from charlab.studies.report.literature import BIBLIOGRAPHY
 from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.method import without_paths
+from charlab.studies.report.scaling import law_row
 from charlab.studies.report.sentences import bound_sign
 from charlab.studies.report.style import drawing, picture
 from charlab.studies.state import StudyResults, read_results
@@ -42,7 +43,7 @@ Format = Literal["markdown", "html", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FOLDER = "report"  # within the study's own
 
-_FIGURES = ("differences", "curves", "costs")
+_FIGURES = ("differences", "scaling", "factors", "curves", "costs")
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
 _NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
@@ -86,7 +87,7 @@ def draw(results: StudyResults) -> Figure:
     contents = gather(results)
     with drawing():
         figures = Drawings(results, contents).for_paper()
-    for name in ("differences", "curves", "costs"):
+    for name in ("differences", "scaling", "curves", "costs"):
         if name in figures:
             return figures[name]
     raise UserError(f"There is nothing to draw yet: no cell of {results.plan.name} has finished.")
@@ -210,6 +211,8 @@ def csv_tables(results: StudyResults, contents: Contents) -> dict[str, pd.DataFr
     }
     if tuned := {arm.name: dataclasses.asdict(arm.tuned) for arm in results.plan.arms if arm.tuned is not None}:
         tables["tuning"] = pd.DataFrame([{"arm": name, **found} for name, found in tuned.items()])
+    if contents.scaling and contents.scaling.laws:
+        tables["laws"] = pd.DataFrame(list(map(law_row, contents.scaling.laws.values())))
     if contents.judgments:
         tables["verdicts"] = pd.DataFrame([_verdict_row(judgment) for judgment in contents.judgments])
     if contents.where.arms:
@@ -282,6 +285,8 @@ def print_report(report: Report, console: Console) -> None:
         for notice in report.contents.notices:
             console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
         console.print(_verdicts(report.contents))
+        for sentence in report.contents.scaling.sentences if report.contents.scaling else ():
+            console.print(Text(sentence))
     if report.kept is not None:
         text = f"{_shown(report.kept)} was edited by hand and is kept; the new paper is next to it."
         console.print(Text(text, "yellow"), soft_wrap=True)

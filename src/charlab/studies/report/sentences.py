@@ -80,8 +80,8 @@ def notices(
 
     A sweep in which nothing is compared gets none that are about comparisons.
     """
-    compares = results.plan.compares
-    mismatch = results.mismatch() if compares else None
+    compares, scales = results.plan.compares, results.plan.kind == "scaling"
+    mismatch = results.mismatch() if compares or scales else None
     unpaired = results.unpaired() if compares else None
     return [
         *(_few_seeds(results, comparisons) if compares else []),
@@ -89,7 +89,7 @@ def notices(
         *_different_texts(results),
         *_leaks(arms, compares),
         *(_half_tuned(results.plan) if compares else []),
-        *(_exploration(results.plan) if compares else []),
+        *(_exploration(results.plan) if compares or scales else []),
         *([Notice("caution", unpaired)] if unpaired else []),
         *_cells(results, compares),
         *_unreached(results.plan.baseline, comparisons),
