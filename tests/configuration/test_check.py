@@ -70,18 +70,20 @@ def test_unknown_keys(mistake: Mistake, override: str, sentence: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def composed(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[Composer, DictConfig]:
-    """A composer that reads files that no test changes, and what it composes."""
+def composed(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[Composition, DictConfig]:
+    """The toy configuration of files that no test changes, and how it is composed."""
     composer = Composer("train", config_loader(write(tmp_path_factory.mktemp("conf"), FILES)), VALUES)
-    return composer, composer.job([])
+    composition = Composition(composer, [])
+    assert "model.width" in composition.declared  # kept by the copies below
+    return composition, composition.load()
 
 
-def check_with(composed: tuple[Composer, DictConfig], key: str, value: object) -> None:
+def check_with(composed: tuple[Composition, DictConfig], key: str, value: object) -> None:
     """Checks the toy configuration with one value changed, as if it had been typed."""
-    composer, config = composed[0], copy.deepcopy(composed[1])
+    composition, config = copy.copy(composed[0]), copy.deepcopy(composed[1])
+    composition.overrides = [f"{key}={value}"]
     OmegaConf.set_readonly(config.hydra, False)
     OmegaConf.update(config, key, value)
-    composition = Composition(composer, [f"{key}={value}"])
     with hydra_config(config):
         tree = resolved(config, composition, complete=True)
     check_values(tree, composition, VALUES)
@@ -117,7 +119,7 @@ def check_with(composed: tuple[Composer, DictConfig], key: str, value: object) -
         ("model.width", "???", "model.width is missing: give model.width=…."),
     ],
 )
-def test_wrong_values(composed: tuple[Composer, DictConfig], key: str, value: object, sentence: str) -> None:
+def test_wrong_values(composed: tuple[Composition, DictConfig], key: str, value: object, sentence: str) -> None:
     with pytest.raises(UserError) as raised:
         check_with(composed, key, value)
     assert str(raised.value).startswith(sentence)
@@ -134,7 +136,7 @@ def test_wrong_values(composed: tuple[Composer, DictConfig], key: str, value: ob
         ("seed", 0),
     ],
 )
-def test_right_values(composed: tuple[Composer, DictConfig], key: str, value: object) -> None:
+def test_right_values(composed: tuple[Composition, DictConfig], key: str, value: object) -> None:
     check_with(composed, key, value)
 
 

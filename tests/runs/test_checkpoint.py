@@ -28,6 +28,7 @@ def test_load_gives_the_trained_model_and_its_vocabulary(finished_run, text_path
     assert torch.equal(model.nll(window), from_file.nll(window))
 
 
+@pytest.mark.slow
 def test_a_run_in_float64_is_loaded_in_float64(run_tiny):
     record = run_tiny("trainer.precision=float64", "trainer.max_steps=2")
     model, _ = charlab.load(record.folder)

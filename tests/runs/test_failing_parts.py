@@ -1,6 +1,7 @@
 """A user's part that fails only while a run trains: one sentence, with his line first and the name of the part."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -76,12 +77,15 @@ def train(overrides, tmp_path, monkeypatch):
     return lambda *more: cli.train([*kept, "model=mine", *more])
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
         ("model.fails=forward", f"{line(InTraining.forward, 2)}, with model: RuntimeError: "),
-        ("model.fails=loss", f"{line(InTraining.loss, 2)}, with model: KeyError: 'weight'."),
-        ("optimizer.fails=true", f"{line(Descent.step, 4)}, with optimizer: ValueError: no second step."),
+        slow("model.fails=loss", f"{line(InTraining.loss, 2)}, with model: KeyError: 'weight'."),
+        slow("optimizer.fails=true", f"{line(Descent.step, 4)}, with optimizer: ValueError: no second step."),
         ("scheduler=mine", f"{line(Schedule.__call__, 1)}, with scheduler: ValueError: "),
         ("optimizer=sparse", "optimizer (torch.optim.sparse_adam) failed in step: RuntimeError: SparseAdam does not "),
     ],

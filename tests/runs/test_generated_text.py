@@ -81,6 +81,7 @@ def test_what_an_encoding_lacks_is_replaced(source_run, encoding):
     assert done.stdout == "é≤".encode(encoding, errors="replace") + b"\n"
 
 
+@pytest.mark.slow
 def test_without_a_prompt_and_newlines_the_most_frequent_character_begins_and_is_said(dna_run, capsys):
     (text,), written = generated(dna_run, "length=20", "greedy=true")
     assert text.startswith("A")

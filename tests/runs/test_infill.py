@@ -26,6 +26,7 @@ def generated(record, *overrides):
     return texts, console.file.getvalue()
 
 
+@pytest.mark.slow
 def test_its_figures_are_bounds_with_an_error(diffusion_run):
     console = Console(file=io.StringIO(), width=120)
     print_summary(diffusion_run, console)
@@ -36,6 +37,7 @@ def test_its_figures_are_bounds_with_an_error(diffusion_run):
     assert len((diffusion_run.folder / "samples.txt").read_text()) == 20 + 1
 
 
+@pytest.mark.slow
 def test_blanks_are_filled_in(diffusion_run):
     blanks = "to\nbe\nor____to\nbe\nn_t"
     texts, printed = generated(diffusion_run, f"infill={blanks}")
@@ -48,6 +50,7 @@ def test_blanks_are_filled_in(diffusion_run):
     assert all(f"sample {number}" in printed and text in printed for number, text in enumerate(texts, start=1))
 
 
+@pytest.mark.slow
 def test_it_continues_a_prompt_too(diffusion_run):
     (text,), printed = generated(diffusion_run, "prompt=to\nbe", "length=30")
     assert re.fullmatch(r"to\nbe(.|\n){30}", text)

@@ -206,6 +206,7 @@ def test_lightnings_arguments_callbacks_and_torchs_parts_work_from_the_command_l
     assert record.metric("blocks")["nll"] > 0
 
 
+@pytest.mark.slow
 def test_fast_dev_run_leaves_no_finished_record(run_tiny, capsys):
     record = run_tiny("trainer.fast_dev_run=true", "trainer.accumulate_grad_batches=1")
     assert Record.load(record.folder).status == record.status == "tried"

@@ -119,6 +119,7 @@ def test_characters_are_mapped_by_what_they_are(train, model):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 def test_what_it_cannot_start_from_is_a_sentence(train, given, copied, outputs, capsys):
     first, counted = train(*GPT), train("model=ngram_witten_bell")
     hashed = train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32")
@@ -198,6 +199,7 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     constant = train("model=bigram")
     cosine = train("model=bigram", "scheduler=warmup_cosine")
