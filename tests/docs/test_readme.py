@@ -59,7 +59,8 @@ def shortened(arguments: list[str], run: Path) -> list[str]:
 
 
 def test_there_are_commands_of_every_kind():
-    assert {line.split()[1] for line in COMMANDS} == {"train", "evaluate", "generate", "report", "runs", "export"}
+    named = {"train", "evaluate", "generate", "report", "runs", "verify", "export"}
+    assert {line.split()[1] for line in COMMANDS} == named
 
 
 @pytest.mark.slow
