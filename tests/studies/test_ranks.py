@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -68,7 +68,15 @@ def test_without_censoring_it_is_the_test_of_wilcoxon() -> None:
 times = st.tuples(st.sampled_from([20.0, 40.0, 50.0, 80.0, 100.0, NEVER]), st.sampled_from([100.0, 200.0]))
 
 
+NOT_MONOTONE = [  # without being made so: a smaller ratio has a larger p-value
+    ((100.0, 100.0), (50.0, 100.0)), ((50.0, 100.0), (20.0, 100.0)), ((20.0, 100.0), (80.0, 200.0)),
+    ((50.0, 200.0), (NEVER, 100.0)), ((40.0, 200.0), (20.0, 200.0)), ((100.0, 100.0), (50.0, 100.0)),
+]  # fmt: skip
+
+
 @settings(max_examples=100, deadline=None)
+@example(pairs=NOT_MONOTONE, level=0.2)
+@example(pairs=[((a, 100.0), (b, 100.0)) for a, b in ((20, 20), (40, 20), (50, 20), (50, 50), (80, 40))], level=0.05)
 @given(pairs=st.lists(st.tuples(times, times), min_size=1, max_size=6), level=st.sampled_from([0.05, 0.2, 0.4]))
 def test_ties_and_censored_runs_against_all_sign_patterns(
     pairs: list[tuple[tuple[float, float], tuple[float, float]]], level: float
@@ -100,7 +108,7 @@ def changes(before: list[Reached], after: list[Reached]) -> np.ndarray:
     points = {(a + b) / 2 for a in ratios for b in ratios}
     points |= {math.log(a.time / b.limit) for a, b in pairs if a.time < NEVER}
     points |= {math.log(a.limit / b.time) for a, b in pairs if b.time < NEVER}
-    found = np.unique(np.round(sorted(points | {0.0}), 12))
+    found = np.unique(np.round(sorted(points | {0.0}), 14))
     return np.sort(np.concatenate([found, (found[1:] + found[:-1]) / 2, [found[0] - 1, found[-1] + 1]]))
 
 

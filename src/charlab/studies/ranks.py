@@ -84,13 +84,11 @@ class RankTest:
         finite = differences[np.isfinite(differences)]
         walsh = (finite[:, None] + finite[None, :])[np.triu_indices(finite.size)] / 2
         changes = np.concatenate([walsh, *ends])
-        changes = np.unique(changes[np.isfinite(changes)].round(_DIGITS))  # where p-values change
+        changes = np.unique(changes[np.isfinite(changes)].round(_DIGITS + 2))  # where p-values change
         between = (changes[1:] + changes[:-1]) / 2
         points = np.sort(np.concatenate([changes[:1] - 1, changes, between, changes[-1:] + 1]))
         self._points = points if points.size else np.zeros(1)
-        below, above, self._sums = self._test(self._points)
-        # A ratio is rejected only if all smaller ones are (or all larger ones), so that interval and p-value agree.
-        self._above, self._below = np.maximum.accumulate(above), np.maximum.accumulate(below[::-1])[::-1]
+        self._below, self._above, self._sums = self._test(self._points)
 
     def scores(self, shifts: np.ndarray) -> np.ndarray:
         """Return the differences less each shift (shifts, n): infinite if one of a pair is cut off, 0 if both are."""
@@ -116,6 +114,7 @@ class RankTest:
         """Return the evidence, with (3,) p-values in each direction, against −margin, 0 and +margin."""
         thresholds = np.array([-margin, 0.0, margin])
         below, above, _ = self._test(thresholds)
+        # A ratio is rejected only if all smaller ones are (or all larger ones), so that interval and p-value agree.
         for i, threshold in enumerate(thresholds):
             above[i] = max(above[i], self._above[self._points < threshold].max(initial=0.0))
             below[i] = max(below[i], self._below[self._points > threshold].max(initial=0.0))
