@@ -5,10 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
+import charlab
 from charlab import cli
 from charlab.models.contract import AutoregressiveModel
+from charlab.runs.failure import failed_part
 from charlab.runs.record import Record
 
 
@@ -107,3 +110,20 @@ def test_an_optimizer_is_not_blamed_for_what_fails_below_it(train, interrupt_at,
     told = capfd.readouterr().err
     assert "Traceback" in told
     assert told.endswith("RuntimeError: a defect of charlab\n")
+
+
+def test_the_line_that_torchs_compiler_names_counts():
+    message = f"""Dynamo failed to run matmul: got RuntimeError('sizes')
+  Hint: Your code may fail in eager mode, too.
+
+from user code:
+   File "{charlab.__path__[0]}/training/objectives.py", line 24, in __call__
+    return model.loss(window)
+  File "/home/me/mine.py", line 22, in forward
+    return logits @ logits"""
+    failed = failed_part(RuntimeError(message), OmegaConf.create({}), {}, None)
+    sentence = (
+        "/home/me/mine.py, line 22, in forward: RuntimeError: Dynamo failed to run matmul: got RuntimeError('sizes')"
+    )
+    assert str(failed) == sentence
+    assert failed_part(RuntimeError("a defect"), OmegaConf.create({}), {}, None) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 import traceback
 from collections import defaultdict
@@ -44,6 +45,8 @@ def failed_part(
         if found in modules:
             key = modules[found].get(code.co_qualname.partition(".")[0])
             return _part_error(error, key, found, code.co_name)
+    if "from user code:" in str(error):  # by torch's compiler, which runs no line of the user's
+        return _part_error(error, None, "", "")
     return None
 
 
@@ -51,7 +54,8 @@ def _part_error(error: Exception, name: str | None, kind: str, function: str) ->
     """Return the error that says where a part failed; `name` is its key if that is known."""
     where = line_of_user(error)
     place = f"{where}, with {name}" if where and name else where or f"{name or kind} ({kind}) failed in {function}"
-    return PartError(f"{place}: {type(error).__name__}: {one_sentence(error)}")
+    message = re.split(r" (?:Hint|from user code): ", one_sentence(error))[0]  # what torch's compiler adds
+    return PartError(f"{place}: {type(error).__name__}: {message}")
 
 
 def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
@@ -68,7 +72,9 @@ def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
 def line_of_user(error: BaseException) -> str | None:
     """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
     libraries = (_OURS, sysconfig.get_path("stdlib"))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith((*libraries, "<")) and "-packages" not in frame.filename:
-            return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    frames = [(frame.filename, frame.lineno, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    compiled = re.findall(r'^ *File "(.+)", line (\d+), in (.+)$', str(error), flags=re.MULTILINE)
+    for file, line, name in reversed([*frames, *compiled]):
+        if not file.startswith((*libraries, "<")) and "-packages" not in file:
+            return f"{file}, line {line}, in {name}"
     return None
