@@ -114,6 +114,7 @@ def settings_table(results: StudyResults) -> Table | None:
 def _described(model: Mapping[str, Any]) -> str:
     """Return the name of a model with its parts and sizes."""
     parts = [_named(node) for node in model.values() if isinstance(node, dict) and "_target_" in node]
+    parts = [part for part in parts if part[:1].isupper()]  # modules, not functions such as the initialization
     nodes = [model, *(node for node in model.values() if isinstance(node, dict))]
     sizes = [
         f"{key} {value}"
