@@ -25,9 +25,9 @@ nitpick_ignore_regex = [
         "py:.*",
         r"(torch|lightning|numpy|pandas|np|pd|matplotlib|omegaconf|collections|pathlib|typing|rich|jaxtyping)\b.*",
     ),
-    ("py:.*", r"(Tensor|nn|Module|Figure|DataFrame|DictConfig|Path|Console|Float|Int|Generator|pd)\b.*"),
+    ("py:.*", r"(Tensor|ndarray|nn|Module|Figure|DataFrame|DictConfig|Path|Console|Float|Int|Generator|pd)\b.*"),
     ("py:exc", "DivergedError"),
-    ("py:class", r"(optional|Value|charlab\.runs\.archive\.Archive|\w|[BTVNS](, [BTVNS])*|.*[\[\]\"].*)"),
+    ("py:class", r"(optional|Value|charlab\.runs\.archive\.Archive|\w|[BTVNS](, [BTVNS])*|'\w'|.*[\[\]\"].*)"),
 ]
 
 html_theme = "pydata_sphinx_theme"
