@@ -13,19 +13,16 @@ from typing import Any
 
 from charlab.errors import UserError
 from charlab.studies.executors import Executor
-from charlab.studies.executors.local import usable_cores
 from charlab.studies.plan import Cell
+from charlab.studies.resources import usable_cores
 from charlab.studies.runner import Slot, run_cell
 from charlab.types import PositiveInt
-
-SECONDS_BETWEEN_LOOKS = 2.0
-SECONDS_OF_WARNING = 10  # between SLURM's signal and the end of a job
 
 
 class Slurm(Executor):
     """Run each cell as a job of a job array; the jobs continue if this process is killed.
 
-    The arguments are submitit's, without the prefix `slurm_`; see `conf/launcher/slurm.yaml`.
+    The arguments are submitit's without `slurm_`; see `conf/launcher/slurm.yaml`.
     """
 
     def __init__(
@@ -50,11 +47,7 @@ class Slurm(Executor):
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
     def check(self, output_dir: Path) -> None:
-        """Check that sbatch exists and that the folder has no characters that SLURM expands in the names of logs.
-
-        Raises:
-            UserError: if sbatch does not exist, or the folder has such characters.
-        """
+        """Raise `UserError` if there is no sbatch, or SLURM would expand characters of the folder."""
         if shutil.which("sbatch") is None:
             raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
         if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
@@ -65,12 +58,10 @@ class Slurm(Executor):
         import submitit
         from submitit.core.utils import FailedJobError
 
-        name = f"charlab-{uuid.uuid4().hex[:8]}"
+        name, size = f"charlab-{uuid.uuid4().hex[:8]}", _longest_array()
         executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
-        executor.update_parameters(
-            name=name, stderr_to_stdout=True, slurm_signal_delay_s=SECONDS_OF_WARNING, **self.parameters
-        )
-        size = _longest_array()
+        fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # of warning
+        executor.update_parameters(**fixed, **self.parameters)
         try:
             for first in range(0, len(cells), size):
                 chunk = cells[first : first + size]
@@ -79,10 +70,9 @@ class Slurm(Executor):
                 _wait_for_queue(name)
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
-            raise UserError(
-                f"SLURM rejected the jobs ({reason}): change what it names by launcher.KEY=…, with the keys of "
-                "conf/launcher/slurm.yaml, and give the command again."
-            ) from None
+            keys = "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml"
+            told = f"change what it names by {keys}, and give the command again."
+            raise UserError(f"SLURM rejected the jobs ({reason}): {told}") from None
         except KeyboardInterrupt:
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
             _wait_for_queue(name)
@@ -99,8 +89,7 @@ def _longest_array() -> int:
 def _wait_for_queue(name: str) -> None:
     """Wait until SLURM has no jobs with that name; retry while it does not answer."""
     queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
-    while True:
+    answer = subprocess.run(queue, capture_output=True, text=True, check=False)
+    while answer.returncode or answer.stdout.strip():
+        time.sleep(2)
         answer = subprocess.run(queue, capture_output=True, text=True, check=False)
-        if answer.returncode == 0 and not answer.stdout.strip():
-            return
-        time.sleep(SECONDS_BETWEEN_LOOKS)
