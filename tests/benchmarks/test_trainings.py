@@ -25,6 +25,7 @@ def text_path(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
     command = [*TINY, *SMALL, "trainer.max_steps=40", f"data.path={text_path}"]
     measured = run_training(*command)
@@ -37,6 +38,7 @@ def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_study_is_measured_by_its_cells(text_path):
     measured = run_study(*TINY, *SMALL, "trainer.max_steps=3", "optimizer.lr=0.1,0.2", f"data.path={text_path}")
     assert 0 < measured["overhead_s"] < measured["wall_s"]
@@ -51,6 +53,7 @@ def test_the_plainest_loop_takes_the_same_overrides(text_path):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_frameworks_tax_is_measured_in_one_process(text_path):
     measured = run_module("benchmarks.tax", 60, *TINY, *SMALL[2:], f"data.path={text_path}")
     assert 0 < measured["bare_step_ms"] < 1e3 * measured["wall_s"]

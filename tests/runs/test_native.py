@@ -78,7 +78,7 @@ def test_killed_around_an_evaluation_a_run_ends_in_the_same_bits(run_tiny, finis
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch_steps", [2, 3, 5])
-@pytest.mark.parametrize("micro_batch", [5, 8, 13, 20])
+@pytest.mark.parametrize("micro_batch", [5, *(pytest.param(n, marks=pytest.mark.thorough) for n in (8, 13, 20))])
 def test_epochs_leave_no_trace_in_a_run_that_is_killed(run_tiny, interrupt_at, micro_batch, epoch_steps, tmp_path):
     epochs = (f"data.epoch_steps={epoch_steps}", "trainer.accumulate_grad_batches=1")
     whole = run_tiny(*epochs, f"output_dir={tmp_path / 'whole'}", "trainer.max_steps=24")

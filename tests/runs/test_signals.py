@@ -108,6 +108,7 @@ def test_slurms_warning_makes_a_checkpoint_and_leaves_no_trace(command, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_a_process_that_dies_is_a_sentence_of_the_others(command, tmp_path):
     parts = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=4000")
     given = command("lost", *parts, "callbacks.checkpointing.every_n_steps=20")
