@@ -231,9 +231,8 @@ def test_tensorboard_is_named_where_its_runs_are_called_by_arm_and_seed(
     (outputs / f"runs/mine/rotary2/{place}events.out.tfevents.1").touch()
     run()
     assert command in capfd.readouterr().out
-    assert [path.parent.relative_to(study / "runs").as_posix() for path in study.glob("runs/*/*/events.*")] == [
-        "rotary/2"
-    ]
+    found = [path.parent.relative_to(study / "runs") for path in study.glob(f"runs/*/*/{place}events.*")]
+    assert found == [Path("rotary/2", place)]
 
 
 def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:

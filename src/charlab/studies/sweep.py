@@ -21,7 +21,6 @@ from charlab.configuration.messages import missing_extra
 from charlab.configuration.overrides import concerns_sweep
 from charlab.errors import UserError
 from charlab.quantities import count
-from charlab.runs.folder import events_folder
 from charlab.runs.store import Store
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Rerun, define, read
@@ -187,13 +186,9 @@ def _folder(plan: Plan, output_dir: Path) -> Path:
 
 
 def _link_runs(results: StudyResults) -> None:
-    """Link `runs/ARM/SEED` in the study's folder to each run's curves, for TensorBoard; remove outdated links.
-
-    A run without TensorBoard's events is linked as a whole.
-    """
+    """Link `runs/ARM/SEED` in the study's folder to each run, by which TensorBoard names it; remove outdated links."""
     home = results.folder / "runs"
-    folders = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
-    wanted = {link: events_folder(folder) or folder for link, folder in folders.items()}
+    wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
     for link in home.glob("*/*"):
         if link.is_symlink() and link not in wanted:
             link.unlink()
