@@ -22,6 +22,7 @@ from charlab.command import command
 from charlab.notebook import Live as AnyLive
 from charlab.notebook import NotebookLive
 from charlab.quantities import clock, count
+from charlab.runs.folder import events_folder
 from charlab.studies.definition import SHORTENED
 from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, Outcome, StudyResults, cell_path
@@ -245,7 +246,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
             soft_wrap=True,
         )
     runs = results.folder / "runs"
-    if any(runs.glob("*/*/events.out.tfevents.*")):  # links that TensorBoard shows by arm and seed
+    if any(map(events_folder, runs.glob("*/*"))):  # links that TensorBoard shows by arm and seed
         line = f"curves    tensorboard --logdir {shlex.quote(str(runs))}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
