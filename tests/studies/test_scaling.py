@@ -88,7 +88,7 @@ def test_families_share_the_error_rate() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("noise", "seeds"), [(0.003, 6), (0.01, 8)])
+@pytest.mark.parametrize(("noise", "seeds"), [(0.003, 6), pytest.param(0.01, 8, marks=pytest.mark.thorough)])
 def test_a_true_law_is_rarely_said_not_to_hold(noise: float, seeds: int) -> None:
     studies = 200
     found = [

@@ -120,7 +120,9 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert len(trainer.batches) == 2
 
 
-@pytest.mark.parametrize("output", ["50%25 off", "what?", "a%20b", "{a}#b"])
+@pytest.mark.parametrize(
+    "output", ["50%25 off", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("what?", "a%20b", "{a}#b"))]
+)
 def test_a_folder_is_not_read_as_a_part_of_an_address(run, trainer, tmp_path, output):
     assert run(output=output) == 0
     assert (tmp_path / output / "searches" / "mine" / "trials.json").is_file()

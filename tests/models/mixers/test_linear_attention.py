@@ -42,6 +42,7 @@ def test_is_a_causal_mixer_with_a_state(decay):
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_compiles():
     assert_compiles(make(), embed_dim=EMBED_DIM)
 

@@ -37,6 +37,7 @@ def test_a_model_wide_initialization_leaves_the_gates():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")  # by torch.compile itself
 def test_compiles():
     assert_compiles(make(), embed_dim=EMBED_DIM)

@@ -36,6 +36,7 @@ def test_is_a_causal_mixer_with_a_state():
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_compiles():
     assert_compiles(make(), embed_dim=EMBED_DIM)
 
