@@ -65,7 +65,7 @@ def sweep(
     if config.hydra.callbacks:
         raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
     choices = config.hydra.runtime.choices
-    tunes = config.study.get("tune") is not None
+    tunes = isinstance(config.study, DictConfig) and config.study.get("tune") is not None
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None or tunes else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
