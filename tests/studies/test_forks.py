@@ -173,6 +173,7 @@ def test_a_changed_file_replaces_the_server(study, forks):
     assert said(study, "die")["server"] != former
 
 
+@pytest.mark.thorough
 def test_the_server_finds_what_the_users_path_has(study, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     with closing(Forks()) as forks:
@@ -181,6 +182,7 @@ def test_the_server_finds_what_the_users_path_has(study, tmp_path, monkeypatch):
     assert entries[1:] == [str(tmp_path / "modules")]
 
 
+@pytest.mark.thorough
 def test_without_a_server_cells_start_in_new_interpreters_and_that_is_said_once(study, monkeypatch, capfd):
     monkeypatch.setattr("charlab.studies.forks.KEEPER", "raise SystemExit('there is no server here')")
     with closing(Forks()) as forks:

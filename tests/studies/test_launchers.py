@@ -82,6 +82,7 @@ def test_ray_when_a_cell_is_killed(tmp_path, launcher):
     assert_killed_cell_is_run_again(Sweep(tmp_path, f"launcher={launcher}"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("launcher", [pytest.param("ray", marks=needs_cluster("ray"))])
 def test_nothing_goes_on_when_a_sweep_on_ray_is_killed(tmp_path, launcher):
     assert_nothing_goes_on_when_it_is_killed(Sweep(tmp_path, f"launcher={launcher}"))

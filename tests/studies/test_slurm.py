@@ -40,6 +40,7 @@ def test_a_cancelled_job_is_the_only_one_that_is_submitted_again(tmp_path):
     assert_only_missing_runs(sweep, killed)
 
 
+@pytest.mark.thorough
 def test_an_array_is_submitted_in_pieces_that_the_cluster_takes(tmp_path, monkeypatch):
     """The cluster is the real one, but for the size that it says it takes."""
     (tmp_path / "bin").mkdir()
