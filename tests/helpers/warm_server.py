@@ -148,9 +148,7 @@ def execute(arguments: list[str], place: str) -> None:
 
 def finish(code: int) -> None:
     """End this process as an interpreter ends, but without the seconds of taking torch's modules apart."""
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.current_thread():
-            thread.join()
+    threading._shutdown()  # ends the workers of thread pools, then joins every thread, as the interpreter does
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         try:
