@@ -1,10 +1,12 @@
 """Settings for all tests."""
 
+import contextlib
 import gc
 import os
 import pickle
 
 import hypothesis
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
@@ -38,6 +40,15 @@ OmegaConf.load = remembering(OmegaConf.load)
 
 def pytest_configure():
     warm.offer()
+
+
+def pytest_exception_interact():
+    """Kills the processes of a test that fails: they would slow the others down, or hold a pipe open for ever."""
+    for child in psutil.Process().children():
+        if child.pid not in {server.pid for server in warm.STARTED}:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [child, *child.children(recursive=True)]:
+                    process.kill()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,11 +9,14 @@ import time
 
 path, *arguments = sys.argv[1:]
 server = socket.socket(socket.AF_UNIX)
+end = time.monotonic() + 300
 while True:
     try:
         server.connect(path)
         break
-    except (FileNotFoundError, ConnectionRefusedError):  # it is importing
+    except (FileNotFoundError, ConnectionRefusedError):  # it is importing, or it was killed
+        if time.monotonic() > end:
+            sys.exit(f"No warm server answers at {path}.")
         time.sleep(0.02)
 request = json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode()
 socket.send_fds(server, [len(request).to_bytes(8, "big")], [0, 1, 2])

@@ -21,10 +21,12 @@ import threading
 import types
 
 LIBRARIES = ("torch.utils.tensorboard", "lightning.pytorch", "matplotlib.figure", "pandas", "scipy.stats")
+exit_code = 1  # of a program
 
 
 def main() -> None:
     """Serve until standard input closes; in a forked process, run the program."""
+    atexit.register(finish)  # the first that is registered is the last that is called
     gc.disable()
     del sys.path[0]  # the folder of this file
     for name in LIBRARIES:
@@ -88,6 +90,7 @@ def kill_with(asked: socket.socket, program: int) -> None:
 
 def start(arguments: list[str], place: str, environment: dict[str, str]) -> None:
     """Run the program in this process as a new interpreter would, and exit."""
+    global exit_code
     import torch
 
     os.chdir(place)
@@ -107,23 +110,22 @@ def start(arguments: list[str], place: str, environment: dict[str, str]) -> None
         )
     sys.path[:0] = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.orig_argv[1:] = arguments
-    code = 1
     try:
         execute(arguments, place)
-        code = 0
+        exit_code = 0
     except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        exit_code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
         if isinstance(ended.code, str):
             print(ended.code, file=sys.stderr)
     except BaseException as error:
         trace = error.__traceback__
         while trace.tb_next and trace.tb_frame.f_code.co_filename in (__file__, runpy.__file__, "<frozen runpy>"):
             trace = trace.tb_next
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
-    finish(code)
+    sys.exit()  # `finish` is called after its threads and what it has registered
 
 
 def execute(arguments: list[str], place: str) -> None:
@@ -146,10 +148,9 @@ def execute(arguments: list[str], place: str) -> None:
         runpy.run_path(program, run_name="__main__")
 
 
-def finish(code: int) -> None:
-    """End this process as an interpreter ends, but without the seconds of taking torch's modules apart."""
-    threading._shutdown()  # ends the workers of thread pools, then joins every thread, as the interpreter does
-    atexit._run_exitfuncs()
+def finish() -> None:
+    """End this process without the seconds of taking torch's modules apart."""
+    code = exit_code
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
