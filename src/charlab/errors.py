@@ -1,5 +1,8 @@
 """The exceptions that entry points print without a traceback."""
 
+import os
+import traceback
+
 
 class UserError(ValueError):
     """Raised when something that the user provided is invalid.
@@ -19,3 +22,9 @@ class PartError(RuntimeError):
     The message is one sentence that names the part and its line. The command line prints it without a traceback, unless
     `HYDRA_FULL_ERROR=1` is set, and exits with code 1. The original error is its cause.
     """
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints: the sentence, or the traceback if the environment asks for it."""
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            return traceback.format_exception(self)
+        return [f"{type(self).__name__}: {self} (%env HYDRA_FULL_ERROR=1 shows the traceback.)"]

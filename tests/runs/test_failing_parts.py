@@ -10,6 +10,7 @@ from torch import nn
 
 import charlab
 from charlab import cli
+from charlab.errors import PartError
 from charlab.models.contract import AutoregressiveModel
 from charlab.runs.failure import failed_part
 from charlab.runs.record import Record
@@ -102,6 +103,33 @@ def test_it_is_named_with_its_own_line(train, tmp_path, capfd, override, sentenc
     record = Record.load(record.parent)
     assert record.status == "failed"
     assert told.startswith(record.error.splitlines()[-1])
+
+
+def broken(self, tokens):
+    return self.table(tokens)[{}["weights"]]
+
+
+@pytest.mark.slow
+def test_a_model_that_fails_after_training_is_named_too(train, tmp_path, capfd, monkeypatch):
+    assert train("optimizer=mine") == 0
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    monkeypatch.setattr(InTraining, "forward", broken)
+    for program, more in ((cli.evaluate, ()), (cli.generate, ()), (cli.export, ("format=torch",))):
+        capfd.readouterr()
+        assert program([f"run={record.parent}", *more]) == 2
+        told = capfd.readouterr().err
+        assert f"{line(broken, 1)}" in told
+        assert "'weights'" in told
+        assert told.count("\n") == 1
+    assert not (record.parent / "export").exists()
+
+
+def test_a_notebook_shows_the_sentence_without_frames(monkeypatch):
+    error = PartError("mine.py, line 3, in forward, with model: KeyError: 'weights'.")
+    assert error._render_traceback_() == [f"PartError: {error} (%env HYDRA_FULL_ERROR=1 shows the traceback.)"]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    error.__cause__ = KeyError("weights")
+    assert "direct cause" in "".join(error._render_traceback_())
 
 
 def test_an_optimizer_is_not_blamed_for_what_fails_below_it(train, interrupt_at, capfd):

@@ -25,6 +25,7 @@ from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION, changed, sources_of
 from charlab.runs.display import print_results
+from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
 from charlab.runs.identity import identify, load_corpus
 from charlab.runs.record import Record
@@ -43,8 +44,8 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         console: console to print to; standard output by default.
 
     Raises:
-        UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, or another text has
-            unknown characters.
+        UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, another text has
+            unknown characters, or the user's own model fails.
     """
     record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
@@ -56,15 +57,16 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         entry, ids = {"split": config.split}, _own_text(config, record, vocabulary)
     ids = ids.to(device)
     context_length = config.context_length or record.config["data"]["context_length"]
-    score = evaluate(
-        model,
-        ids,
-        _protocol(config),
-        vocabulary=vocabulary,
-        context_length=context_length,
-        batch_size=config.batch_size or batch_size(record.config, model),
-    )
-    causality = check_causality(model, ids=ids, vocabulary=vocabulary, context_length=context_length)
+    with naming_part(model):
+        score = evaluate(
+            model,
+            ids,
+            _protocol(config),
+            vocabulary=vocabulary,
+            context_length=context_length,
+            batch_size=config.batch_size or batch_size(record.config, model),
+        )
+        causality = check_causality(model, ids=ids, vocabulary=vocabulary, context_length=context_length)
     metrics = [entry | score.as_dict()]
     floor = record.floor if "corpus" not in config.data else {}
     shown = dataclasses.replace(record, metrics=metrics, causality=causality.as_dict(), floor=floor)

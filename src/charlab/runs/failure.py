@@ -1,23 +1,47 @@
-"""Say in one sentence which of the user's parts, such as a model or a callback, failed during a run, and where."""
+"""Say in one sentence which of the user's parts, such as a model or a callback, failed, and where."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sysconfig
 import traceback
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig
+from torch import nn
 
 from charlab.configuration.build import find, plain
-from charlab.configuration.messages import one_sentence
+from charlab.configuration.messages import find_user_error, one_sentence
 from charlab.configuration.trial_build import nodes
-from charlab.errors import PartError
+from charlab.errors import PartError, UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
 
 _OURS = str(Path(__file__).parents[1])
+
+
+@contextlib.contextmanager
+def naming_part(model: nn.Module) -> Iterator[None]:
+    """Say in one sentence where a model fails while the block runs, if it is not charlab's own.
+
+    Raises:
+        UserError: in place of the model's error.
+    """
+    try:
+        yield
+    except Exception as error:
+        modules: dict[str, dict[str, str]] = defaultdict(dict)
+        for part in map(type, model.modules()):
+            if _is_foreign(part, "model"):
+                modules[part.__module__][part.__qualname__] = "model"
+        if find_user_error(error) or not (failed := _failure(error, modules)):
+            raise
+        raise UserError(str(failed)) from error
 
 
 def failed_part(
@@ -39,8 +63,19 @@ def failed_part(
                 return _part_error(error, name, f"{kind.__module__}.{kind.__qualname__}", frame.f_code.co_name)
     # An optimizer asks the module for the loss, whose failure is not the optimizer's.
     hooks = [i for i, frame in enumerate(frames) if frame.f_locals.get("self") is module]
-    modules = _foreign_modules(config)
-    for frame in reversed(frames[hooks[-1] :] if hooks else frames):
+    return _failure(error, _foreign_modules(config), after=hooks[-1] if hooks else 0)
+
+
+def _failure(error: Exception, modules: Mapping[str, Mapping[str, str]], after: int = 0) -> PartError | None:
+    """Return the error that names the innermost frame, from number `after` on, of certain modules; None without one.
+
+    Args:
+        error: the error.
+        modules: the modules, each with the keys of its classes and functions, by name.
+        after: number of frames to leave out.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    for frame in reversed(frames[after:]):
         found, code = frame.f_globals.get("__name__", ""), frame.f_code
         if found in modules:
             key = modules[found].get(code.co_qualname.partition(".")[0])
@@ -63,10 +98,14 @@ def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for path, node in nodes(plain(config), ""):
         part, key = find(node["_target_"]), path.removeprefix(".")
-        package = part.__module__.partition(".")[0]
-        if package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler")):
+        if _is_foreign(part, key):
             found[part.__module__].setdefault(part.__qualname__, key)
     return found
+
+
+def _is_foreign(part: Any, key: str) -> bool:
+    package = part.__module__.partition(".")[0]
+    return package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))
 
 
 def line_of_user(error: BaseException) -> str | None:

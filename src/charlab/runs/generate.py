@@ -12,8 +12,10 @@ from rich.rule import Rule
 from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.generation import generate, generate_whole, infill, next_characters
+from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
+from charlab.runs.failure import naming_part
 from charlab.training.device import resolve_device
 
 MOST_SHOWN = 20  # characters whose probability is printed
@@ -30,13 +32,17 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
         console: console to print to; standard output by default.
 
     Raises:
-        UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, or
-            the model cannot fill in blanks.
+        UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, the
+            model cannot fill in blanks, or the user's own model fails.
     """
-    console = console or Console()
     model, vocabulary = load(
         config.run, checkpoint=config.checkpoint, device=resolve_device(config.device), trust=config.trust
     )
+    with naming_part(model):
+        return _generated(model, vocabulary, config, console or Console())
+
+
+def _generated(model: LanguageModel, vocabulary: Vocabulary, config: DictConfig, console: Console) -> list[str]:
     options = {
         "temperature": config.temperature,
         "top_k": config.top_k,
