@@ -17,7 +17,7 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "generate": (cli.generate, "write text with a trained model"),
     "report": (cli.report, "write the report on a study"),
     "find-lr": (cli.find_lr, "suggest a learning rate, by a short training"),
-    "runs": (cli.runs, "list, compare and remove runs"),
+    "runs": (cli.runs, "list, compare, tag and remove runs"),
     "verify": (cli.verify, "check a run or a study without trusting it"),
     "export": (cli.export, "write a trained model for use without charlab"),
     "new": (cli.new, "write a model, a study or a project to start from"),

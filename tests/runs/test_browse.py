@@ -105,6 +105,24 @@ def test_tags_and_a_note_are_shown_and_filtered(write, said):
     assert charlab.runs()["note"].tolist()[0] == "too slow"
 
 
+def test_tags_and_a_note_can_be_changed_afterwards(write, said, outputs):
+    record = write("aaaa")
+    before = {path: path.read_bytes() for path in outputs.rglob("*.csv")}
+    assert said("tag", "aaaa", "good", "2026", "good")[0] == 0
+    assert said("note", "aaaa", "nll<1.5, at last")[1].endswith("tags: good, 2026  note: nll<1.5, at last\n")
+    assert said("tag", "aaaa", "-good", "kept")[0] == 0
+    changed = Record.load(record.folder)
+    assert changed.config == record.config | {"tags": ["2026", "kept"], "note": "nll<1.5, at last"}
+    assert changed.as_dict() | {"config": None} == record.as_dict() | {"config": None}
+    assert runs_in(said("tags=*kept*")[1]) == ["aaaa"]
+    assert said("note", "aaaa", "")[1].endswith("note: none\n")
+    assert {path: path.read_bytes() for path in outputs.rglob("*.csv")} == before
+    with locked(record.folder):
+        code, printed = said("tag", "aaaa", "late")
+    assert code == 2
+    assert printed.startswith("Another process is training outputs/runs/gpt-play/aaaa right now")
+
+
 def test_a_killed_run_is_not_taken_for_a_running_one(write, said):
     stopped, running = write("aaaa", status="running"), write("bbbb", status="running")
     (stopped.folder.parent / ".aaaa.lock").touch()  # as a killed process leaves it
@@ -161,6 +179,9 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
         (["compare", "aaaa1", "ffff"], "There is no run ffff, which is neither a folder with a record.json nor"),
         (["remove", "aaaa", "force=true"], "aaaa may be any of gpt-play/aaaa1 or other/aaaa2: give more of it"),
         (["remove"], "remove takes the runs to delete: "),
+        (["tag", "aaaa1"], "tag takes a run and its tags: see --help."),
+        (["note", "aaaa1", "too", "slow"], "note takes a run and a text in quotes: see --help."),
+        (["note", "ffff", "lost"], "There is no run ffff, which is neither a folder with a record.json nor"),
     ]:
         code, printed = said(*arguments)
         assert code == 2, arguments

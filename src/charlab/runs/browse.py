@@ -1,4 +1,4 @@
-"""List, compare and remove runs: `charlab runs` and `charlab.runs()`."""
+"""List, compare, tag and remove runs: `charlab runs` and `charlab.runs()`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from charlab.command import command
 from charlab.configuration.messages import similar
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
-from charlab.runs.folder import is_locked, remove
+from charlab.runs.folder import is_locked, locked, remove
 from charlab.runs.identity import OBSERVING_KEYS, runs_of
 from charlab.runs.record import Record
 from charlab.runs.store import Store
@@ -47,6 +47,8 @@ charlab runs show RUN                   write a page of the validation text in
                                         which each character's color is its nll
 charlab runs compare RUN RUN            show what differs, and where in the text,
                                         and draw both curves
+charlab runs tag RUN TAG…               add tags to a run; -TAG removes one
+charlab runs note RUN TEXT              give a run a note; "" removes it
 charlab runs remove RUN…                delete runs, after a question
 
 A run is named by its folder, or by the beginning of its fingerprint. A filter
@@ -269,6 +271,8 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
         from charlab.runs.surprisal import show
 
         show(rest[1:], output_dir, options, console)
+    elif rest[:1] in (["tag"], ["note"]):
+        _annotate(rest[0], rest[1:], Store(output_dir), console)
     elif rest[:1] == ["remove"]:
         return _remove(rest[1:], output_dir, console, ask=options["force"].lower() != "true")
     else:
@@ -320,6 +324,28 @@ def shown_value(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"[\w.]+\.[A-Z]\w*", value):
         return value.rpartition(".")[2]  # a class
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Console) -> None:
+    """Change the tags or the note of a run, and print them.
+
+    Raises:
+        UserError: if the run is not found, or is being trained: its process will write the record again.
+    """
+    if len(arguments) < 2 or (kind == "note" and len(arguments) > 2):
+        raise UserError(f"{kind} takes a run and {'its tags' if kind == 'tag' else 'a text in quotes'}: see --help.")
+    folder = store.named(arguments[0])
+    with locked(folder):
+        record = Record.load(folder)
+        if kind == "note":
+            record.config["note"] = arguments[1] or None
+        else:
+            removed = {tag.removeprefix("-") for tag in arguments[1:] if tag.startswith("-")}
+            tags = [*(record.config.get("tags") or ()), *(tag for tag in arguments[1:] if not tag.startswith("-"))]
+            record.config["tags"] = [tag for tag in dict.fromkeys(map(str, tags)) if tag not in removed]
+        record.save()
+    tags, note = ", ".join(record.config.get("tags") or ()), record.config.get("note")
+    console.print(f"{folder}  tags: {tags or 'none'}  note: {note or 'none'}", markup=False, highlight=False)
 
 
 def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: bool) -> int:
