@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from charlab.data.tokenizers import Characters
+from charlab.data.bpe import BytePairs
+from charlab.data.tokenizers import Bytes, Characters
 from charlab.errors import UserError
 from charlab.generation import infill
 from charlab.models.bigram import Bigram
@@ -16,10 +17,10 @@ class Successor(InfillingModel):
 
     likelihood = "bound"
     context_length = None
-    vocab_size = len(LETTERS)
 
-    def __init__(self):
+    def __init__(self, vocabulary=LETTERS):
         super().__init__()
+        self.vocab_size = len(vocabulary)
         self.frozen = nn.Dropout().eval()
 
     def nll(self, window, *, scored_from=1, generator=None):
@@ -38,7 +39,7 @@ class Successor(InfillingModel):
 
 
 def fill(text, model=None, vocabulary=LETTERS, **options):
-    return infill(model or Successor(), vocabulary, text, top_k=5, top_p=0.5, **options)
+    return infill(model or Successor(vocabulary), vocabulary, text, top_k=5, top_p=0.5, **options)
 
 
 def test_underscores_are_filled_in_and_the_rest_stays():
@@ -53,6 +54,19 @@ def test_a_leading_underscore_stands_after_a_newline():
     with pytest.raises(UserError, match="no newline"):
         fill("_b", vocabulary=Characters.of("abcdefg"))
     assert fill("b_", vocabulary=Characters.of("abcdefg"), greedy=True) == ["bc"]
+
+
+def test_a_blank_is_one_token_whatever_tokens_are():
+    text = Bytes.of("\n abcdé")  # tokens: newline, space, a, b, c, d and the two bytes of é
+    assert fill("a__ é\n_", vocabulary=text, greedy=True) == ["abc é\n "]
+    assert fill("a_é", vocabulary=text, greedy=True) == ["abé"]
+    assert fill("d_", vocabulary=text, greedy=True) == ["d\udca9"]  # half of an é
+    assert fill("__b", vocabulary=text, greedy=True) == [" ab"]
+    pytest.importorskip("tokenizers")
+    pairs = BytePairs("\n abc", None, (("a", "b"),))  # tokens: newline, space, a, b, c, ab
+    assert fill("ab _c_", vocabulary=pairs, greedy=True) == ["ab acab"]
+    with pytest.raises(UserError, match=r"Character 4 of the text to be filled in.*U\+00DF"):
+        fill("ab_ß", vocabulary=pairs)
 
 
 def test_the_seed_alone_decides():

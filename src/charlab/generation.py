@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from charlab.data.tokenizers import Characters, Vocabulary
+from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
 from charlab.models.decoding import Overflow, check_choice, check_length, stream
@@ -129,7 +130,7 @@ def infill(
     num_samples: int = 1,
     seed: int = 305,
 ) -> list[str]:
-    """Return `num_samples` texts: `text` with each blank replaced by a sampled character.
+    """Return `num_samples` texts: `text` with each blank replaced by a sampled token, such as a character.
 
     A text that begins with a blank is filled in as if after a newline, which is not returned.
 
@@ -147,8 +148,8 @@ def infill(
 
     Raises:
         UserError: if the model can only continue a text, `blank` is not one character, there is none in the text, the
-            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, the tokens are
-            no characters, or an option is out of range.
+            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, or an option
+            is out of range.
     """
     if not isinstance(model, InfillingModel):
         raise UserError(
@@ -159,25 +160,25 @@ def infill(
         raise UserError(f"blank={blank} is not one character: name the one that marks a blank.")
     if blank not in text:
         raise UserError(f"The text to be filled in has no {blank}: put one for each character to fill in.")
-    if not isinstance(vocabulary, Characters):
-        raise UserError(
-            f"A blank is one character to fill in, and this model's tokens are {vocabulary.unit}: use prompt=…, or a "
-            "run with data/tokenizer=characters."
-        )
     context = START if text.startswith(blank) else ""  # a model's first character must be given
-    if context and context not in vocabulary.characters:
+    if context and not vocabulary.knows(context):
         raise UserError(
             f"The text to be filled in begins with {blank}, and the vocabulary has no newline to put before it: "
             f"begin with a given character."
         )
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
-    readable = text.replace(blank, vocabulary.characters[0])  # blanks are masked, so any character will do
-    given = _encode(model, vocabulary, readable, "the text to be filled in")  # (L,)
-    tokens = torch.cat([_encode(model, vocabulary, context, "the start"), given]).expand(num_samples, -1)
-    mask = torch.tensor([character == blank for character in context + text], device=tokens.device)
+    known = vocabulary.start or vocabulary.decode([0])
+    vocabulary.encode(text.replace(blank, known), source="the text to be filled in")  # says where it is unknown
+    given = [vocabulary.encode(part) for part in (context + text).split(blank)]
+    hidden = np.zeros(1, vocabulary.dtype)  # masked, so any token will do
+    ids = np.concatenate([part for between in given for part in (between, hidden)][:-1])
+    tokens = torch.as_tensor(ids, dtype=torch.long, device=device_of(model)).expand(num_samples, -1)
+    places = np.cumsum([len(part) + 1 for part in given[:-1]]) - 1
+    mask = torch.zeros(len(ids), dtype=torch.bool, device=tokens.device)
+    mask[torch.from_numpy(places)] = True
     with evaluation_mode(model):
         filled = model.infill(tokens, mask.expand_as(tokens), **options)  # (num_samples, L)
-    return [vocabulary.decode(row)[len(context) :] for row in filled.tolist()]
+    return [vocabulary.decode(row)[len(context) :] for row in filled.tolist()]  # a newline is a token of its own
 
 
 def _options(
