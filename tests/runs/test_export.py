@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from importlib import util
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,6 +87,42 @@ def run(text_path, tmp_path):
     brief = ["data=textfile", f"data.path={text_path}", "data.context_length=8", "data.batch_size=4", "logger=csv"]
     quick = ["trainer.accelerator=cpu", "trainer.max_steps=2", f"output_dir={tmp_path / 'outputs'}"]
     return lambda *more: charlab.run(*brief, *quick, "callbacks.attention_maps=null", *more)
+
+
+MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
+WITHOUT_PROGRAM = {"masked_diffusion": "MaskedDiffusion has no logits of the next character"}
+
+
+@pytest.mark.slow
+@pytest.mark.thorough
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_exported_or_refused_in_a_sentence(model, run, tmp_path):
+    record = run(f"model={model}")
+    trained, _ = charlab.load(record.folder)
+    for form in ("torch", "onnx"):
+        pytest.importorskip("onnxscript" if form == "onnx" else "torch")
+        folder = tmp_path / form
+        if model in WITHOUT_PROGRAM:
+            with pytest.raises(UserError, match=WITHOUT_PROGRAM[model]):
+                charlab.export(record.folder, form, output=folder)
+            assert not folder.exists()
+            continue
+        charlab.export(record.folder, form, output=folder)
+        described = json.loads((folder / "charlab.json").read_text())
+        ids = torch.randint(trained.vocab_size, (described["batch"][1] or 3, described["length"][1] or 40))
+        torch.save({"ids": ids}, folder / "ids.pt")
+        with torch.no_grad():
+            expected = trained(ids)
+        logits = computed(form, folder)[0]["ids"]
+        assert torch.equal(logits.isfinite(), expected.isfinite())
+        scale = max(1.0, expected[expected.isfinite()].abs().max().item())
+        difference = (logits - expected)[expected.isfinite()].abs().max().item()
+        assert difference <= 1e-5 * scale
+    charlab.export(record.folder, output=tmp_path / "weights")
+    torch.save({}, tmp_path / "weights" / "ids.pt")
+    weights, _ = computed("safetensors", tmp_path / "weights")
+    assert weights.keys() == trained.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in trained.state_dict().items())
 
 
 def test_what_a_run_exports_is_in_its_folder(run, capsys):

@@ -22,6 +22,7 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.runs.checkpoint import load_with_checkpoint, vocabulary_of
+from charlab.runs.failure import line_of_user
 from charlab.runs.folder import EXPORT
 from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store
@@ -88,7 +89,7 @@ def export(
     record = Record.load(folder)
     model, contents = load_with_checkpoint(folder, checkpoint, trust=trust)
     vocabulary = vocabulary_of(contents, folder)
-    model.eval()
+    model.eval().requires_grad_(False)  # a program must run without torch.no_grad()
     description = {
         "format": format,
         "run": {"name": record.name, "fingerprint": record.fingerprint, "code": record.code, "checkpoint": checkpoint},
@@ -147,8 +148,10 @@ def _program(
             reason = error
         except Exception as error:  # exporters raise whatever a model's operation raises in them
             reason = error
-    what = str(reason).strip().splitlines() or [type(reason).__name__]
-    raise UserError(f"format={format} cannot hold {name} ({what[0].rstrip('.')}): use format=safetensors.") from reason
+    what = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
+    where = line_of_user(reason) if reason is not None and not isinstance(reason, _Differs) else None
+    what = f"{where}: {what}" if where else what
+    raise UserError(f"format={format} cannot hold {name} ({what}): use format=safetensors.") from reason
 
 
 class _Differs(Exception):
@@ -162,8 +165,7 @@ def _exported(
     longest = model.context_length or 3 * LENGTH
     example = _ids(model, batch or BATCH, length or min(LENGTH, longest))
     free = {axis: torch.export.Dim.AUTO for axis, size in enumerate((batch, length)) if size is None}
-    with torch.no_grad():
-        program = torch.export.export(model, (example,), dynamic_shapes=(free or None,), strict=False)
+    program = torch.export.export(model, (example,), dynamic_shapes=(free or None,), strict=False)
     file = io.BytesIO()
     compute: Program
     if format == "torch":
@@ -184,12 +186,11 @@ def _exported(
 
     batches = (batch,) if batch else (1, BATCH + 1)
     lengths = [length] if length else [n for n in (SHORTEST, LENGTH - 2, longest) if n <= longest] or [longest]
-    with torch.no_grad():
-        for ids in (_ids(model, b, n) for b in batches for n in lengths):
-            expected = model(ids)
-            difference = (compute(ids) - expected).abs()[expected.isfinite()].max().item()
-            if not difference <= TOLERANCE * max(1.0, expected[expected.isfinite()].abs().max().item()):
-                raise _Differs(f"its logits would differ by {difference:.1e}")
+    for ids in (_ids(model, b, n) for b in batches for n in lengths):
+        expected = model(ids)
+        difference = (compute(ids) - expected).abs()[expected.isfinite()].max().item()
+        if not difference <= TOLERANCE * max(1.0, expected[expected.isfinite()].abs().max().item()):
+            raise _Differs(f"its logits would differ by {difference:.1e}")
     return packed
 
 
