@@ -81,8 +81,11 @@ def from_trackio(folder):
 
     (run,) = trackio.Api().runs("charlab")
     assert run.name == folder.name
+    assert run.config["seed"] == 305
+    logs = trackio.sqlite_storage.SQLiteStorage.get_logs("charlab", run.name)
+    assert any("sample" in entry for entry in logs)
     found = {name: [] for name in LOSSES}
-    for entry in trackio.sqlite_storage.SQLiteStorage.get_logs("charlab", run.name):
+    for entry in logs:
         for name in LOSSES:
             if name in entry:
                 found[name].append((entry["step"], entry[name]))
@@ -93,7 +96,10 @@ TRACKERS = {"trackio": from_trackio, "mlflow": from_mlflow, "wandb": from_wandb}
 
 
 @pytest.mark.parametrize("tracker", TRACKERS)
-def test_a_tracker_holds_the_curves_and_its_run_is_continued_after_a_kill(run_tiny, interrupt_at, tracker):
+def test_a_tracker_holds_the_curves_and_its_run_is_continued_after_a_kill(
+    run_tiny, interrupt_at, tracker, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     pytest.importorskip(tracker)
     logger = f"logger=[csv,tensorboard,{tracker}]"
     restore = interrupt_at(15, RuntimeError("the power failed"))
