@@ -77,7 +77,7 @@ def write_options(app: object) -> None:
     groups = [path for path in groups if path.relative_to(CONF).parts[0] not in ("experiment", "study", "hydra")]
     pages = {path.relative_to(CONF).as_posix().replace("/", "-"): options(path) for path in groups}
     pages |= {name: options(CONF / name) for name in ("experiment", "study")}
-    for program in ("train", "evaluate", "generate", "report"):
+    for program in ("train", "evaluate", "generate", "report", "export"):
         text = (CONF / f"{program}.yaml").read_text(encoding="utf-8").strip()
         pages[f"program-{program}"] = f"# charlab {program}\n\n```yaml\n{text}\n```\n"
     for name, page in pages.items():
