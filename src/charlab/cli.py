@@ -64,21 +64,18 @@ def generate(arguments: Sequence[str] | None = None) -> int:
 
 def report(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab report` with `arguments` (the command line's by default) and return the exit code."""
-    given = sys.argv[1:] if arguments is None else arguments
     # Hydra would read study=NAME as the choice of a config file, and an ordinary sweep has none.
-    return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in given])
+    return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in _given(arguments)])
 
 
 def find_lr(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab find-lr` with `arguments` (the command line's by default) and return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: _find_lr(given))
+    return _guarded(lambda: _find_lr(_given(arguments)))
 
 
 def runs(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab runs` with `arguments` (the command line's by default) and return the exit code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: browse(given))
+    return _guarded(lambda: browse(_given(arguments)))
 
 
 def verify(arguments: Sequence[str] | None = None) -> int:
@@ -86,8 +83,7 @@ def verify(arguments: Sequence[str] | None = None) -> int:
     from charlab.studies.verify import verify
 
     _find_own_modules()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: verify(given))
+    return _guarded(lambda: verify(_given(arguments)))
 
 
 def export(arguments: Sequence[str] | None = None) -> int:
@@ -99,8 +95,7 @@ def new(arguments: Sequence[str] | None = None) -> int:
     """Run `charlab new` with `arguments` (the command line's by default) and return the exit code."""
     from charlab.new import new
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: new(given))
+    return _guarded(lambda: new(_given(arguments)))
 
 
 # Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
@@ -170,8 +165,11 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
 
 def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: _run(config_name, task, given))
+    return _guarded(lambda: _run(config_name, task, _given(arguments)))
+
+
+def _given(arguments: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if arguments is None else arguments)
 
 
 def _guarded(program: Callable[[], int]) -> int:

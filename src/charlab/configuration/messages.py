@@ -18,6 +18,7 @@ from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
 from charlab.configuration.overrides import keys_set, parse
 from charlab.errors import UserError
 from charlab.files import advice
+from charlab.quantities import joined
 
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
@@ -50,7 +51,7 @@ def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
     spellings = {name.rpartition("/")[2].lower(): name for name in names} | {name.lower(): name for name in names}
     matches = difflib.get_close_matches(word.lower(), spellings, n=3, cutoff=0.6)
     close = dict.fromkeys(prefix + spellings[match] for match in matches)
-    return f"; did you mean {listed(close, 'or')}?" if close else "."
+    return f"; did you mean {joined(list(close), 'or')}?" if close else "."
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -64,15 +65,7 @@ def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     if hint != "." or not names:
         return hint
     shown = [prefix + name for name in inside or names]
-    if len(shown) > _MOST_NAMED:
-        return f"; known are {', '.join(shown[:_MOST_NAMED])} and {len(shown) - _MOST_NAMED} more."
-    return f"; known {'is' if len(shown) == 1 else 'are'} {listed(shown, 'and')}."
-
-
-def listed(words: Iterable[str], conjunction: str) -> str:
-    """Return the words joined as in "a, b or c"."""
-    *head, last = words
-    return f"{', '.join(head)} {conjunction} {last}" if head else last
+    return f"; known {'is' if len(shown) == 1 else 'are'} {joined(shown, most=_MOST_NAMED)}."
 
 
 def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str], place: str = "") -> UserError:
@@ -241,7 +234,7 @@ def _mistaken_choice(override: Override, composition: Composition) -> UserError 
 
 def _unknown_option(group: str, option: str, place: str, composition: Composition) -> UserError:
     hint = nearest(option, composition.options(group))
-    return UserError(f"There is no {group}={option}{place} in {listed(composition.searched(), 'or')}{hint}")
+    return UserError(f"There is no {group}={option}{place} in {joined(composition.searched(), 'or')}{hint}")
 
 
 def _missing_file(missing: str, composition: Composition, parsed: list[Override]) -> UserError:

@@ -18,7 +18,7 @@ from rich.progress import track
 from charlab.configuration.build import plain
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
-from charlab.configuration.messages import listed, one_sentence
+from charlab.configuration.messages import one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, leaf, shortened
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
@@ -486,7 +486,7 @@ def _common_seed(arms: Sequence[Arm], configs: Sequence[DictConfig]) -> tuple[in
     """Return the single seed of a sweep that does not vary the seed."""
     seeds = {config.seed for config in configs}
     if len(seeds) > 1:
-        raise UserError(f"The runs of this sweep have the seeds {listed(map(str, sorted(seeds)), 'and')}: give seed=….")
+        raise UserError(f"The runs of this sweep have the seeds {joined(list(map(str, sorted(seeds))))}: give seed=….")
     return tuple(seeds)
 
 

@@ -1,0 +1,38 @@
+"""Measure `charlab runs` over many runs, made of the committed records: `python -m benchmarks.listing [NUMBER]`."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.processes import run_program
+from charlab.runs.archive import Archive
+from charlab.runs.folder import CURVES, SAMPLES
+
+RECORDS = Path(__file__).parents[1] / "records"
+REPEATS = 3
+
+
+def main(number: int) -> None:
+    """Write that many folders of runs, list them in a new process, and print the shortest time and that of none."""
+    records = Archive(RECORDS).records()
+    with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as folder:
+        for index in range(number):
+            record = records[index % len(records)]
+            fingerprint = f"{index:04x}{record.fingerprint[4:]}"
+            copy = replace(record, folder=Path(folder, "runs", record.name, fingerprint), fingerprint=fingerprint)
+            copy.config["seed"] = copy.seed = index
+            copy.save()
+            for name in (CURVES, SAMPLES, "loss.png", "nll.npy", "checkpoints/last.ckpt", ".hydra/config.yaml"):
+                (copy.folder / name).parent.mkdir(exist_ok=True)
+                (copy.folder / name).touch()
+        for outputs in (empty, folder):
+            command = ("-m", "charlab", "runs", f"output_dir={outputs}", "sort=nll")
+            seconds = min(run_program(*command)["wall_s"] for _ in range(REPEATS))
+            print(f"charlab runs, {number if outputs == folder else 0:,} runs: {seconds:.2f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2000)
