@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.processes import run_program
+from charlab.curves import FILE_NAME as CURVES
 from charlab.runs.archive import Archive
-from charlab.runs.folder import CURVES, SAMPLES
+from charlab.runs.folder import SAMPLES
 
 RECORDS = Path(__file__).parents[1] / "records"
 REPEATS = 3

@@ -344,8 +344,8 @@ def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Consol
             tags = [*(record.config.get("tags") or ()), *(tag for tag in arguments[1:] if not tag.startswith("-"))]
             record.config["tags"] = [tag for tag in dict.fromkeys(map(str, tags)) if tag not in removed]
         record.save()
-    tags, note = ", ".join(record.config.get("tags") or ()), record.config.get("note")
-    console.print(f"{folder}  tags: {tags or 'none'}  note: {note or 'none'}", markup=False, highlight=False)
+    shown, note = ", ".join(record.config.get("tags") or ()), record.config.get("note")
+    console.print(f"{folder}  tags: {shown or 'none'}  note: {note or 'none'}", markup=False, highlight=False)
 
 
 def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: bool) -> int:

@@ -47,7 +47,7 @@ class TrackioLogger(Logger):
         super().__init__()
         if find_spec("trackio") is None:
             raise ModuleNotFoundError("No module named 'trackio'")
-        self._settings = {"project": project, "name": name, "group": group, "server_url": server_url}
+        self._settings: dict[str, Any] = {"project": project, "name": name, "group": group, "server_url": server_url}
         self._config: dict[str, Any] = {}
         self._run: Any = None
 
@@ -66,7 +66,7 @@ class TrackioLogger(Logger):
     def experiment(self) -> Any:
         """The `trackio.Run`, started when it is first used."""
         if self._run is None:
-            import trackio  # type: ignore[import-not-found]
+            import trackio
 
             self._run = trackio.init(**self._settings, config=self._config, resume="allow", embed=False)
         return self._run
