@@ -19,8 +19,9 @@ from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
+from charlab.studies.outcomes import cell_path
 from charlab.studies.plan import Plan
-from charlab.studies.state import cell_path, read_results
+from charlab.studies.state import read_results
 
 # Pretend to be a terminal, so that the progress bar is drawn.
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}

@@ -13,9 +13,9 @@ import numpy as np
 
 from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record
 from charlab.studies.definition import Arm
+from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Tuned
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.state import Outcome
 
 TEXT_LENGTH = 60_000  # characters of validation text
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from charlab.runs.record import Record
+from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Plan
-from charlab.studies.state import Outcome
 
 CLUSTERS = os.environ.get("CHARLAB_CLUSTERS", "").split(",")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"

@@ -10,9 +10,10 @@ from rich.console import Console
 from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Definition
+from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.report.contents import gather
-from charlab.studies.state import Outcome, StudyResults
+from charlab.studies.state import StudyResults
 from charlab.studies.sweep import conduct
 
 SEEDS = tuple(range(16))
@@ -24,7 +25,17 @@ def make_plan() -> Plan:
     cells = tuple(
         Cell(arm.name, seed, f"mine/{arm.name}{seed}", (f"seed={seed}",), "c0de") for seed in SEEDS for arm in ARMS
     )
-    return Plan("mine", "It helps.", "baseline", ARMS, cells, SEEDS, 16, planned_looks=LOOKS, records=".")
+    return Plan(
+        name="mine",
+        hypothesis="It helps.",
+        baseline="baseline",
+        arms=ARMS,
+        cells=cells,
+        seeds=SEEDS,
+        planned_seeds=16,
+        planned_looks=LOOKS,
+        records=".",
+    )
 
 
 def loss(cell: Cell) -> float:

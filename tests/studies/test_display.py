@@ -11,8 +11,9 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies import display
 from charlab.studies.display import Progress, print_shares, seconds_left, showing
+from charlab.studies.outcomes import Outcome, cell_path, held
 from charlab.studies.plan import Cell
-from charlab.studies.state import CellResult, Outcome, StudyResults, cell_lock, held
+from charlab.studies.state import CellResult, StudyResults
 
 CELLS = [Cell(arm, seed, f"{arm}/{seed}", ()) for seed in (1, 2) for arm in ("a", "b")]
 A1, B1, A2, B2 = CELLS
@@ -34,7 +35,7 @@ def test_cells_are_counted_by_their_outcomes(tmp_path):
     Outcome("finished", seconds=8.0).save(tmp_path, A1)
     failure = Outcome("failed", "Traceback\nValueError: no", 2.0, 1)
     failure.save(tmp_path, B1)
-    with held(cell_lock(tmp_path, A2)):
+    with held(cell_path(tmp_path, A2, ".lock")):
         Outcome("running", started="now").save(tmp_path, A2)
         assert shown.look() == [(A1, Outcome("finished", seconds=8.0)), (B1, failure)]
         assert (shown.running, shown.failed) == ([A2], 1)

@@ -19,9 +19,10 @@ from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm
 from charlab.studies.forks import Forks
-from charlab.studies.plan import Cell, Plan, run_values
+from charlab.studies.outcomes import Outcome, cell_path
+from charlab.studies.plan import Cell, Plan
+from charlab.studies.planning import run_values
 from charlab.studies.runner import Slot, run_cell
-from charlab.studies.state import Outcome, cell_path
 from tests.helpers.warm import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]
@@ -84,7 +85,7 @@ def study(tmp_path, monkeypatch):
         folder = tmp_path / "outputs" / "runs" / cells[-1].run
         write_cell(cell_path(study, cells[-1], ".yaml"), run_values(config), folder, [])
     arms = tuple(Arm(cell.arm, ()) for cell in cells)
-    Plan("spies", "", "train", arms, tuple(cells), (305,), 1).save(study)
+    Plan(name="spies", baseline="train", arms=arms, cells=tuple(cells), seeds=(305,), planned_seeds=1).save(study)
     return study
 
 

@@ -11,7 +11,15 @@ from charlab.studies.plan import Cell, Plan
 def make_plan(seeds: tuple[int, ...] = (1, 2), **changes: object) -> Plan:
     arms = (Arm("a", ()), Arm("b", ("x=1",), "worsen"))
     cells = tuple(Cell(arm.name, seed, f"run/{arm.name}{seed}", ()) for seed in seeds for arm in arms)
-    plan = Plan("mine", "It helps.", "a", arms, cells, seeds, len(seeds))
+    plan = Plan(
+        name="mine",
+        hypothesis="It helps.",
+        baseline="a",
+        arms=arms,
+        cells=cells,
+        seeds=seeds,
+        planned_seeds=len(seeds),
+    )
     return replace(plan, **changes)  # type: ignore[arg-type]
 
 

@@ -8,7 +8,8 @@ from charlab.errors import UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.studies.definition import Definition, define
-from charlab.studies.plan import Plan, Planner, merged
+from charlab.studies.plan import Plan
+from charlab.studies.planning import Planner, merged
 from charlab.studies.state import read_results
 from tests.helpers import student
 

@@ -17,9 +17,9 @@ import pytest
 
 from charlab.errors import UserError
 from charlab.studies.definition import Arm
+from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.runner import Slot, run_cell, start_interpreter
-from charlab.studies.state import STOP_FILE, Outcome, cell_path, sweeping
 
 WRITES_RECORD = """
 import json, pathlib, sys
@@ -337,7 +337,7 @@ def test_a_cell_is_ended_from_another_thread(study, monkeypatch):
 
 
 def test_one_sweep_at_a_time(study, monkeypatch):
-    monkeypatch.setattr("charlab.studies.state.SECONDS_TO_PROBE", 0.1)
+    monkeypatch.setattr("charlab.studies.outcomes.SECONDS_TO_PROBE", 0.1)
     with sweeping(study), pytest.raises(UserError, match="Another process"), sweeping(study):
         pass
     with sweeping(study):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
-from charlab.studies import plan as planning
+from charlab.studies import planning
 from charlab.studies.definition import define
 from charlab.studies.report.contents import gather
 from charlab.studies.report.program import write_report

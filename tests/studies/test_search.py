@@ -12,8 +12,8 @@ from charlab import cli
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.executors.local import Local
+from charlab.studies.outcomes import Outcome
 from charlab.studies.search import Parameter, define_search
-from charlab.studies.state import Outcome
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.overrides import translate
 from charlab.configuration.sources import conf_folder
 from charlab.runs.identity import meaning
-from charlab.studies import plan as planning
+from charlab.studies import planning
 from charlab.studies.definition import define
 from charlab.studies.paired import minimum_seeds
 from charlab.studies.plan import Plan

@@ -12,8 +12,9 @@ from charlab.errors import UserError
 from charlab.runs.archive import Archive
 from charlab.studies import load
 from charlab.studies.definition import Arm
+from charlab.studies.outcomes import Outcome, cell_path, held
 from charlab.studies.plan import Plan
-from charlab.studies.state import Outcome, StudyResults, cell_lock, cell_path, held, read_results
+from charlab.studies.state import StudyResults, read_results
 from tests.helpers.made_up_study import CODE, MadeUpArm, make_study
 from tools.results.__main__ import keep
 
@@ -168,7 +169,7 @@ def test_a_cell_runs_only_while_its_lock_is_held(study, tmp_path: Path) -> None:
     cell = plan.cell("arm/305")
     Outcome("running").save(results.folder, cell)
     assert read_results(plan, tmp_path / "outputs").of("arm")[0].status == "interrupted"
-    with held(cell_lock(results.folder, cell)):
+    with held(cell_path(results.folder, cell, ".lock")):
         assert read_results(plan, tmp_path / "outputs").of("arm")[0].status == "running"
 
 
@@ -241,7 +242,9 @@ def test_a_table_of_a_study_by_its_name(study, tmp_path: Path) -> None:
     table = load("position", str(tmp_path / "outputs"))
     (tmp_path / "outputs" / "studies").rename(tmp_path / "kept")
     assert load("position", str(tmp_path / "outputs"), str(tmp_path / "kept")).equals(table)
-    with pytest.raises(UserError, match=r"There is no study in .*outputs/studies/positoin"):
+    with pytest.raises(
+        UserError, match=r"There is no study 'positoin' in .*outputs/studies or .*kept; did you mean position\?"
+    ):
         load("positoin", str(tmp_path / "outputs"), str(tmp_path / "kept"))
     assert len(table) == 16
     assert set(table["width"]) == {"base", "arm"}

@@ -22,9 +22,9 @@ from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Rerun
 from charlab.studies.executors.local import Local
+from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.report import program
-from charlab.studies.state import Outcome
 from charlab.studies.sweep import conduct, rehearse, sweep
 from tests.helpers.warm import warm
 
@@ -70,7 +70,16 @@ def make_plan(*seeds: int, kind: str = "rotary", **more: Any) -> Plan:
         for seed in seeds
         for arm in ARMS
     )
-    return Plan("mine", "", "learned", ARMS, cells, seeds, len(seeds), records=".", **more)
+    return Plan(
+        name="mine",
+        baseline="learned",
+        arms=ARMS,
+        cells=cells,
+        seeds=seeds,
+        planned_seeds=len(seeds),
+        records=".",
+        **more,
+    )
 
 
 @pytest.fixture
@@ -341,7 +350,7 @@ run()
 def test_many_arms_are_announced_before_they_are_checked(
     train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], most: int
 ) -> None:
-    monkeypatch.setattr("charlab.studies.plan.MANY_ARMS", most)
+    monkeypatch.setattr("charlab.studies.planning.MANY_ARMS", most)
     assert train("study=mine", "dry_run=true") == 0
     assert capfd.readouterr().out.startswith("Checking 2 arms …\n") == (most == 2)
 

@@ -6,7 +6,7 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.runs.archive import Archive
 from charlab.runs.identity import meaning
-from charlab.studies import plan as planning
+from charlab.studies import planning
 from charlab.studies.definition import define
 from tools.results.__main__ import RECORDS
 from tools.results.part2 import STUDIES, leaders

@@ -13,11 +13,12 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.definition import define
 from charlab.studies.executors.local import Local
+from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter, Tuned, is_at_end
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather
 from charlab.studies.report.program import write_report
-from charlab.studies.state import Outcome, read_results
+from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 
 STUDY = """

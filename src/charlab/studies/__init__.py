@@ -25,9 +25,8 @@ def load(name: str, output_dir: str = "outputs", studies: str = "docs/studies") 
     """
     from pathlib import Path
 
-    from charlab.studies.plan import FILE_NAME, Plan
+    from charlab.studies.plan import Plan, find_study
     from charlab.studies.state import read_results
 
-    own, kept = Path(output_dir, "studies", name), Path(studies, name)
-    plan = Plan.load(kept if (kept / FILE_NAME).exists() and not (own / FILE_NAME).exists() else own)
+    plan = Plan.load(find_study(name, [Path(output_dir, "studies"), Path(studies)]))
     return read_results(plan, Path(output_dir)).table()

@@ -90,8 +90,8 @@ def run(file: Path) -> int:
                 f"The code of this run was edited after its study was planned (it was {described['code']}, and is "
                 f"{identity.code}): give the study's command again."
             )
+        protocol = described["protocol"]
         try:
-            protocol = described["protocol"]
             record = train(config, folder, described["overrides"], sliding=protocol == "sliding", pictures=False)
             if not record.has_figure(protocol):  # a run that was finished already, and scored by another protocol
                 evaluate_run(compose([f"run={quoted(str(folder))}", f"protocol={protocol}"], "evaluate"))

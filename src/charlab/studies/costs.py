@@ -39,39 +39,16 @@ class Cost:
 
 COSTS: Mapping[str, Cost] = {
     "steps": Cost("steps", lambda run: run.steps, budget="steps", shared="number of optimizer steps"),
-    "characters": Cost(
-        "characters",
-        lambda run: run.characters_seen,
-        budget="characters",
-        shared="number of characters seen in training",
-    ),
-    "flops": Cost(
-        "FLOPs",
-        lambda run: run.flops_per_step * run.steps if run.flops_per_step else None,
-        axis="training FLOPs",
-        budget="flops",
-        shared="number of floating-point operations",
-        tolerance=0.02,
-    ),
-    "training_s": Cost(
-        "training",
-        lambda run: run.time.get("training_s"),
-        duration,
-        axis="training seconds",
-        budget="seconds",
-        shared="seconds of training",
-        tolerance=0.05,
-    ),
-    "parameters": Cost(
-        "parameters",
-        lambda run: run.parameters,
-        axis="parameters",
-        budget="parameters",
-        shared="number of parameters",
-        tolerance=0.02,
-    ),
+    "characters": Cost("characters", lambda run: run.characters_seen, budget="characters",
+                       shared="number of characters seen in training"),
+    "flops": Cost("FLOPs", lambda run: run.flops_per_step * run.steps if run.flops_per_step else None,
+                  axis="training FLOPs", budget="flops", shared="number of floating-point operations", tolerance=0.02),
+    "training_s": Cost("training", lambda run: run.time.get("training_s"), duration, axis="training seconds",
+                       budget="seconds", shared="seconds of training", tolerance=0.05),
+    "parameters": Cost("parameters", lambda run: run.parameters, axis="parameters", budget="parameters",
+                       shared="number of parameters", tolerance=0.02),
     "peak_memory_bytes": Cost("peak memory", lambda run: run.peak_memory_bytes, memory),
-}
+}  # fmt: skip
 PLOTTED = ("training_s", "flops", "parameters")  # in this order
 BY_BUDGET: Mapping[Budget, str] = {cost.budget: name for name, cost in COSTS.items() if cost.budget is not None}
 

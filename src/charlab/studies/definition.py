@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 from hydra.core.override_parser.types import ChoiceSweep, Override, Sweep
 from hydra.errors import HydraException
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import LONGEST_NAME, label, parse, short_keys, shortened
 from charlab.errors import UserError
-from charlab.studies.parameters import Parameter, Tune, Tuned, read_parameters, read_tune
+from charlab.studies.parameters import Tune, Tuned, check_values, read_parameters, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
@@ -26,38 +26,10 @@ FOLDER = re.compile(r"\w[\w.+=-]*")
 SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
-Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
-SHARED = ("hypothesis", "kind", "held_out", "against", "metric", "target", "protocol", "margin", "budget", "records")
-_ARM_KEYS = ("overrides", "expect", "tune")
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
-Kind = Literal["comparison", "scaling"]
+Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
-
-TYPES: dict[str, Any] = {
-    "name": str | None,
-    "hypothesis": str,
-    "baseline": str | None,
-    "overrides": list[str],
-    "arms": dict,
-    "grid": dict | None,
-    "kind": Literal["comparison", "scaling"],
-    "sizes": dict,
-    "held_out": str | None,
-    "against": Literal["parameters", "flops"],
-    "seeds": PositiveInt | list[int],
-    "looks": list[PositiveInt] | None,
-    "tune": dict | None,
-    "metric": Literal["nll", "steps_to", "seconds_to"],
-    "target": PositiveFloat | None,
-    "protocol": Literal["blocks", "sliding", "estimate"],
-    "margin": PositiveFloat,
-    "budget": Budget,
-    "time_limit": PositiveFloat | None,
-    "fail_fast": bool,
-    "rerun": list[Rerun],
-    "records": str,
-}
-"""Types of the values in `conf/study/_base.yaml`, by key."""
+_ARM_KEYS = ("overrides", "expect", "tune")
 
 
 @dataclass(frozen=True)
@@ -65,8 +37,6 @@ class Arm:
     """One setting of a study.
 
     Attributes:
-        name: name, unique within the study and usable for a folder.
-        overrides: the overrides that define it, as on the command line.
         expect: the effect that the hypothesis predicts, compared with the baseline.
         factors: the varied values by name, for tables; empty if the arms are listed explicitly.
         paired: whether each seed gives it the same windows in the same order as the baseline.
@@ -81,107 +51,112 @@ class Arm:
     tuned: Tuned | None = None
 
 
-@dataclass(frozen=True)
-class Definition:
-    """The settings of a study; see `conf/study/_base.yaml`.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings that a study's plan takes from its file as they are; see `conf/study/_base.yaml`."""
+
+    hypothesis: str = ""
+    kind: Literal["comparison", "scaling"] = "comparison"
+    held_out: str | None = None
+    against: Literal["parameters", "flops"] = "parameters"
+    metric: Literal["nll", "steps_to", "seconds_to"] = "nll"
+    target: PositiveFloat | None = None
+    protocol: Literal["blocks", "sliding", "estimate"] = "blocks"
+    margin: PositiveFloat = 0.01
+    budget: Budget = "steps"
+    time_limit: PositiveFloat | None = None
+    fail_fast: bool = False
+    records: str = "records"
+
+
+TYPES: dict[str, Any] = {
+    "name": str | None,
+    "baseline": str | None,
+    "overrides": list[str],
+    "arms": dict,
+    "grid": dict | None,
+    "sizes": dict,
+    "seeds": PositiveInt | list[int],
+    "looks": list[PositiveInt] | None,
+    "tune": dict | None,
+    "rerun": list[Rerun],
+    **get_type_hints(Settings, include_extras=True),
+}
+"""Types of the values in `conf/study/_base.yaml`, by key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Definition(Settings):
+    """A study as its file describes it.
 
     Attributes:
-        arms: the arms listed in the file or expanded from its grid, baseline first; empty for an ordinary sweep.
+        arms: the arms listed in the file or expanded from its grid or sizes, baseline first; empty for a sweep.
         seeds: empty if an ordinary sweep determines them.
         looks: number of seeds at each planned look; empty for a study that is tested once.
-        kind: "comparison", or "scaling" for a law over sizes, whose arms are those of the file at each of its sizes.
-        held_out: the size of a scaling study that takes no part in the fit.
-        against: what a size is measured by.
         tune: what to seek for each arm that is tuned, by name, within the same budget of trials; empty for none.
     """
 
     name: str | None
-    hypothesis: str
-    baseline: str | None
     overrides: tuple[str, ...]
     arms: tuple[Arm, ...]
     seeds: tuple[int, ...]
     looks: tuple[int, ...]
     tune: Mapping[str, Tune]
-    kind: Kind
-    held_out: str | None
-    against: Literal["parameters", "flops"]
-    metric: str
-    target: float | None
-    protocol: str
-    margin: float
-    budget: Budget
-    time_limit: float | None
-    fail_fast: bool
     rerun: tuple[Rerun, ...]
-    records: str
 
 
 def define(node: DictConfig, choice: str | None) -> Definition:
     """Return the study that the node `study` of a configuration describes.
 
     Args:
-        node: the composed node.
         choice: name of the study's file; None for an ordinary sweep, whose arms follow from its overrides.
 
     Raises:
         UserError: for the first mistake found.
     """
-    values = settings(node, "study", choice, TYPES)
+    values, where = settings(node, "study", choice, TYPES), place("study", choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
     if name is not None:
         check_folder_name(name, f"study.name={name!r} is")
-    arms = _arms(values, choice) if choice is not None else ()
-    looks = _looks(values["looks"], choice)
-    _check_target(values, choice)
-    _check_scaling(values, choice)
-    seeds = _seeds(values["seeds"], looks, choice) if choice is not None else ()
-    shared = {key: values[key] for key in SHARED}
+    arms = () if choice is None else _arms(values, where)
+    looks = _looks(values["looks"], where)
+    _check_target(values, where)
+    _check_scaling(values, where)
+    seeds = () if choice is None else _seeds(values["seeds"], looks, where)
     return Definition(
-        **shared,
         name=name,
-        baseline=values["baseline"],
         overrides=tuple(values["overrides"]),
         arms=arms,
         seeds=seeds,
         looks=looks,
-        tune=_tune(values, arms, seeds, choice),
-        time_limit=values["time_limit"],
-        fail_fast=values["fail_fast"],
+        tune=_tune(values, arms, seeds, where),
         rerun=tuple(values["rerun"]),
+        **{setting.name: values[setting.name] for setting in fields(Settings)},
     )
+
+
+def place(group: str, choice: str | None) -> str:
+    """Return where the settings of a study or search are, for messages; "" for an ordinary sweep."""
+    return f" (in {group}/{choice}.yaml)" if choice else ""
 
 
 def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a node of the configuration by key, after checking their types.
 
-    Args:
-        node: the composed node.
-        group: the node's key and group: study or search.
-        choice: name of the file; None if none was chosen.
-        types: type of each setting.
-
     Raises:
         UserError: for the first mistake found.
     """
-    place = _place(choice, group)
+    where = place(group, choice)
     try:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{group}{place} cannot be resolved: {one_sentence(error)}") from None
+        raise UserError(f"{group}{where} cannot be resolved: {one_sentence(error)}") from None
     if not isinstance(plain, dict):
-        raise UserError(f"{group}{place} must have settings by their names, not {display(plain)}.")
+        raise UserError(f"{group}{where} must have settings by their names, not {display(plain)}.")
     values = {str(key): value for key, value in plain.items()}
-    for key in values:
-        if key not in types:
-            raise UserError(f"There is no key {group}.{key}{place}{nearest(key, types, f'{group}.')}")
     if isinstance(values.get("rerun"), str):
         values["rerun"] = [values["rerun"]]
-    for key, annotation in types.items():
-        if key not in values:
-            raise UserError(f"{group}.{key}{place} is missing: begin the file with defaults: [_base, _self_].")
-        if not fits(values[key], annotation):
-            raise UserError(f"{group}.{key}{place} must be {describe(annotation)}, not {display(values[key])}.")
+    check_values(values, types, group, where)
     return values
 
 
@@ -196,71 +171,64 @@ def check_folder_name(name: str, subject: str) -> None:
         raise UserError(f"{subject} no name for a folder: use {allowed}.")
 
 
-def _arms(values: Mapping[str, Any], choice: str) -> tuple[Arm, ...]:
+def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
     if values["arms"] and values["grid"]:
-        raise UserError(f"study.arms and study.grid{_place(choice)} exclude each other: keep one of them.")
+        raise UserError(f"study.arms and study.grid{where} exclude each other: keep one of them.")
     if values["grid"]:
-        arms = grid_arms(_grid(values["grid"], choice))
+        arms = grid_arms(_grid(values["grid"], where))
     else:
-        arms = [_arm(str(name), arm, choice) for name, arm in values["arms"].items()]
-    baseline = values["baseline"]
-    if values["kind"] == "scaling" and arms and isinstance(values["sizes"], Mapping):
+        arms = [_arm(str(name), arm, where) for name, arm in values["arms"].items()]
+    baseline, sizes = values["baseline"], values["sizes"]
+    if values["kind"] == "scaling" and arms and sizes:
         arms = [
             replace(
-                sized := _arm(f"{arm.name}+{size}", list(overrides or ()), choice),
+                sized := _arm(f"{arm.name}+{size}", list(overrides or ()), where),
                 overrides=(*arm.overrides, *sized.overrides),
                 factors={"family": arm.name, "size": str(size)},
             )
             for arm in arms
-            for size, overrides in values["sizes"].items()
+            for size, overrides in sizes.items()
         ]
-        baseline = baseline if baseline is None or not values["sizes"] else f"{baseline}+{next(iter(values['sizes']))}"
+        baseline = baseline and f"{baseline}+{next(iter(sizes))}"
     check_names(arms)
     names = [arm.name for arm in arms]
     if len(arms) < 2:
-        raise UserError(f"study.arms{_place(choice)} must be a baseline and at least one more, not {len(arms)}.")
+        raise UserError(f"study.arms{where} must be a baseline and at least one more, not {len(arms)}.")
     if baseline is None:
-        raise UserError(f"study.baseline{_place(choice)} is missing{nearest('', names)}")
+        raise UserError(f"study.baseline{where} is missing{nearest('', names)}")
     if baseline not in names:
-        raise UserError(f"study.baseline={baseline}{_place(choice)} is none of the arms{nearest(baseline, names)}")
+        raise UserError(f"study.baseline={baseline}{where} is none of the arms{nearest(baseline, names)}")
     return tuple(sorted(arms, key=lambda arm: arm.name != baseline))
 
 
-def _arm(name: str, value: Any, choice: str) -> Arm:
-    where = f"The arm {name}{_place(choice)}"
-    expect: Expectation = "improve"
-    check_folder_name(name, f"{where} has")
+def _arm(name: str, value: Any, where: str) -> Arm:
+    what, expect = f"The arm {name}{where}", "improve"
+    check_folder_name(name, f"{what} has")
     if isinstance(value, Mapping):
         for key in map(str, value):
             if key not in _ARM_KEYS:
-                raise UserError(f"{where} has no key {key}{nearest(key, _ARM_KEYS)}")
+                raise UserError(f"{what} has no key {key}{nearest(key, _ARM_KEYS)}")
         expect = value.get("expect", "improve")
         if not fits(expect, Expectation):
-            hint = similar(expect, ("improve", "worsen", "no difference")) if isinstance(expect, str) else "."
-            raise UserError(f"{where} has expect={display(expect)}; it must be {describe(Expectation)}{hint}")
+            hint = similar(expect, EXPECTATIONS) if isinstance(expect, str) else "."
+            raise UserError(f"{what} has expect={display(expect)}; it must be {describe(Expectation)}{hint}")
         value = value.get("overrides")
-    if value is None:  # an arm without overrides, such as a baseline
-        value = []
+    value = [] if value is None else value  # an arm without overrides, such as a baseline
     if not fits(value, list[str]):
-        raise UserError(f"{where} must be a list of overrides, each as on the command line, not {display(value)}.")
-    return Arm(name, tuple(value), expect)
+        raise UserError(f"{what} must be a list of overrides, each as on the command line, not {display(value)}.")
+    return Arm(name, tuple(value), expect)  # type: ignore[arg-type]
 
 
-def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], choice: str | None) -> dict[str, Tune]:
+def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], where: str) -> dict[str, Tune]:
     """Return how each arm is tuned, by name; without those that are not."""
-    where = _place(choice)
-    own = {
-        arm.name: value["tune"]
-        for arm in arms
-        if isinstance(value := values["arms"].get(arm.name), Mapping) and "tune" in value
-    }
+    own = {arm: value["tune"] for arm, value in values["arms"].items() if isinstance(value, dict) and "tune" in value}
     if values["tune"] is None:
         for name in own:
             raise UserError(
                 f"The arm {name}{where} has the key tune, which needs study.tune: give it, or leave it out."
             )
         return {}
-    if choice is None:
+    if not where:
         raise UserError("study.tune needs a study with arms, and an ordinary sweep has none: use a search instead.")
     if values["metric"] != "nll":
         raise UserError(
@@ -269,49 +237,43 @@ def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], 
         )
     shared, tunes = read_tune(values["tune"], seeds, where), {}
     for arm in arms:
-        wanted = own.get(arm.name, True)
+        wanted, parameters = own.get(arm.name, True), shared.parameters
         if wanted is False:
             continue
-        parameters: Mapping[str, Parameter] = shared.parameters
-        if wanted is not True:
-            if not isinstance(wanted, Mapping):
-                raise UserError(
-                    f"The arm {arm.name}{where} has tune={display(wanted)}; it must be parameters, or false."
-                )
+        if isinstance(wanted, Mapping):
             parameters = read_parameters(wanted, f"study.arms.{arm.name}.tune", where)
+        elif wanted is not True:
+            given = display(wanted)
+            raise UserError(f"The arm {arm.name}{where} has tune={given}; it must be parameters, or false.")
         for override in arm.overrides:
-            if override.lstrip("+~").partition("=")[0] in parameters:
+            if key_of(override) in parameters:
                 raise UserError(f"The arm {arm.name}{where} sets {override}, which is tuned: leave it out there.")
-        tunes[arm.name] = Tune(parameters, shared.trials, shared.seeds)
+        tunes[arm.name] = replace(shared, parameters=parameters)
     return tunes
 
 
-def _grid(grid: Mapping[str, Any], choice: str) -> dict[str, list[str]]:
-    listed = {}
+def _grid(grid: Mapping[str, Any], where: str) -> dict[str, list[str]]:
     for key, options in grid.items():
         if not isinstance(options, list) or not options:
-            raise UserError(f"study.grid.{key}{_place(choice)} must be a list of values, not {display(options)}.")
-        listed[str(key)] = [typed(option) for option in options]
-    if all(len(options) == 1 for options in listed.values()):
-        raise UserError(f"study.grid{_place(choice)} has one value of each key: give a key two or more to compare.")
-    return listed
+            raise UserError(f"study.grid.{key}{where} must be a list of values, not {display(options)}.")
+    if all(len(options) == 1 for options in grid.values()):
+        raise UserError(f"study.grid{where} has one value of each key: give a key two or more to compare.")
+    return {str(key): list(map(typed, options)) for key, options in grid.items()}
 
 
 def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
-    """Return an arm for each combination of values, named after the values.
-
-    Args:
-        grid: values by key, as on the command line.
-    """
-    keys = list(grid)
-    short = short_keys(keys)
-    arms = []
+    """Return an arm for each combination of values, named after the values."""
+    short, arms = short_keys(list(grid)), []
     for combination in itertools.product(*grid.values()):
         factors = dict(zip(short, (text.strip("\"'") for text in combination), strict=True))
-        overrides = tuple(f"{key}={value}" for key, value in zip(keys, combination, strict=True))
-        name = shortened("+".join(itertools.starmap(label, factors.items())))
-        arms.append(Arm(name, overrides, factors=factors))
+        overrides = tuple(f"{key}={value}" for key, value in zip(grid, combination, strict=True))
+        arms.append(Arm(shortened("+".join(itertools.starmap(label, factors.items()))), overrides, factors=factors))
     return arms
+
+
+def key_of(override: str) -> str:
+    """Return the key that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def read(override: str) -> Override:
@@ -347,8 +309,8 @@ def check_names(arms: list[Arm]) -> None:
             raise UserError(f"Two arms of the study are named {names}: give each a name of its own.")
 
 
-def _check_scaling(values: Mapping[str, Any], choice: str | None) -> None:
-    sizes, held_out, where = list(map(str, values["sizes"])), values["held_out"], _place(choice)
+def _check_scaling(values: Mapping[str, Any], where: str) -> None:
+    sizes, held_out = list(map(str, values["sizes"])), values["held_out"]
     if values["kind"] != "scaling":
         if sizes or held_out is not None:
             raise UserError(f"study.sizes and study.held_out{where} need study.kind=scaling.")
@@ -364,42 +326,41 @@ def _check_scaling(values: Mapping[str, Any], choice: str | None) -> None:
         )
 
 
-def _check_target(values: Mapping[str, Any], choice: str | None) -> None:
+def _check_target(values: Mapping[str, Any], where: str) -> None:
     metric, target, margin = values["metric"], values["target"], values["margin"]
-    where = f"study.metric={metric}{_place(choice)}"
+    given = f"study.metric={metric}{where}"
     if metric == "nll":
         if target is not None:
-            raise UserError(f"study.target={target:g}{_place(choice)} needs study.metric=steps_to or seconds_to.")
-        return
-    if target is None:
-        raise UserError(f"{where} needs the loss to reach: give study.target=1.60, for instance.")
-    if margin <= 1:
-        raise UserError(f"{where} has a ratio as its margin, so study.margin={margin:g} must be above 1: 1.1 is 10%.")
-    if values["looks"] is not None:
-        raise UserError(f"{where} cannot be tested at planned looks: leave out study.looks, and give study.seeds.")
+            raise UserError(f"study.target={target:g}{where} needs study.metric=steps_to or seconds_to.")
+    elif target is None:
+        raise UserError(f"{given} needs the loss to reach: give study.target=1.60, for instance.")
+    elif margin <= 1:
+        raise UserError(f"{given} has a ratio as its margin, so study.margin={margin:g} must be above 1: 1.1 is 10%.")
+    elif values["looks"] is not None:
+        raise UserError(f"{given} cannot be tested at planned looks: leave out study.looks, and give study.seeds.")
 
 
-def _looks(looks: list[int] | None, choice: str | None) -> tuple[int, ...]:
+def _looks(looks: list[int] | None, where: str) -> tuple[int, ...]:
     if looks is None:
         return ()
-    where = f"study.looks={display(looks)}{_place(choice)}"
-    if choice is None:
-        raise UserError(f"{where} needs a study with a hypothesis, and an ordinary sweep has none: leave it out.")
+    given = f"study.looks={display(looks)}{where}"
+    if not where:
+        raise UserError(f"{given} needs a study with a hypothesis, and an ordinary sweep has none: leave it out.")
     if not looks or any(after <= before for before, after in itertools.pairwise(looks)):
-        raise UserError(f"{where} must increase: give the numbers of seeds at which to look, as [6, 9, 12, 16].")
+        raise UserError(f"{given} must increase: give the numbers of seeds at which to look, as [6, 9, 12, 16].")
     if looks[0] < FEWEST_AT_A_LOOK:
-        raise UserError(f"{where} begins with too few seeds for the test: use {FEWEST_AT_A_LOOK} or more.")
+        raise UserError(f"{given} begins with too few seeds for the test: use {FEWEST_AT_A_LOOK} or more.")
     return tuple(looks)
 
 
-def _seeds(seeds: int | list[int], looks: tuple[int, ...], choice: str) -> tuple[int, ...]:
+def _seeds(seeds: int | list[int], looks: tuple[int, ...], where: str) -> tuple[int, ...]:
     if looks and isinstance(seeds, int):
         seeds = looks[-1]
     listed = tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
     if looks and len(listed) != looks[-1]:
         raise UserError(
-            f"study.seeds{_place(choice)} lists {len(listed)} seeds, but the last of study.looks is at {looks[-1]}: "
-            "make them equal, or leave out the seeds."
+            f"study.seeds{where} lists {len(listed)} seeds, but the last of study.looks is at {looks[-1]}: make them "
+            "equal, or leave out the seeds."
         )
     for seed in listed:
         if listed.count(seed) > 1:
@@ -412,7 +373,3 @@ def _seeds(seeds: int | list[int], looks: tuple[int, ...], choice: str) -> tuple
 def typed(value: Any) -> str:
     """Return a YAML value as typed on the command line."""
     return display(value) if value is None or isinstance(value, bool) else str(value)
-
-
-def _place(choice: str | None, group: str = "study") -> str:
-    return f" (in {group}/{choice}.yaml)" if choice else ""

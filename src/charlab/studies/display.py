@@ -24,8 +24,9 @@ from charlab.notebook import NotebookLive
 from charlab.quantities import clock, count
 from charlab.runs.folder import events_folder
 from charlab.studies.definition import SHORTENED
+from charlab.studies.outcomes import Outcome, cell_path
 from charlab.studies.plan import Cell
-from charlab.studies.state import CellResult, Outcome, StudyResults, cell_path
+from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 STYLES = {
@@ -79,12 +80,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
 
 
 class Progress:
-    """Track the progress of a study's cells from the creation of this object.
-
-    Args:
-        study: the study's folder.
-        cells: the cells to be run.
-    """
+    """Track the progress of a study's cells from the creation of this object."""
 
     def __init__(self, study: Path, cells: Sequence[Cell]) -> None:
         self.study, self.cells = study, cells
@@ -132,23 +128,19 @@ class Progress:
 
     def line(self, cell: Cell, outcome: Outcome) -> str:
         """Return the line for a cell that has ended."""
-        reason = outcome.reason.strip().splitlines()
-        why = f" ({reason[-1].strip()})" if reason else ""
-        count = f"{len(self.ended)}/{len(self.cells)}"
+        why = f" ({reason})" if (reason := _last_line(outcome.reason)) else ""
         took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else unknown
-        return "  ".join([count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
+        return "  ".join([self._count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
     def state(self) -> tuple[float, str]:
         """Return the share of the cells that have ended, and a line for a notebook."""
-        running = ", ".join(cell.key for cell in self.running)
-        parts = [f"{len(self.ended)}/{len(self.cells)} cells", *[f"{self.failed} failed"] * bool(self.failed)]
-        parts += [f"running: {running}"] * bool(running)
-        return len(self.ended) / max(1, len(self.cells)), "  ·  ".join([*parts, *self._left()])
+        running = f"running: {', '.join(cell.key for cell in self.running)}" if self.running else ""
+        parts = [f"{self._count} cells", f"{self.failed} failed" if self.failed else "", running, *self._left()]
+        return len(self.ended) / max(1, len(self.cells)), "  ·  ".join(filter(None, parts))
 
     def bar(self) -> RenderableType:
         """Return the progress bar for a terminal."""
-        done = len(self.ended) - self.failed
-        counts = [f"{done} done", f"{len(self._running_since)} running"]
+        counts = [f"{len(self.ended) - self.failed} done", f"{len(self._running_since)} running"]
         counts += [f"{self.failed} failed"] if self.failed else []
         times = [clock(time.monotonic() - self._started), *self._left()]
         grid = Table.grid(padding=(0, 2), expand=True)
@@ -156,9 +148,13 @@ class Progress:
         grid.add_column(ratio=1)
         grid.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=max(1, len(self.cells)), completed=len(self.ended))
-        grid.add_row(Text(f"{len(self.ended)}/{len(self.cells)} cells", style="bold"), bar, Text("  ".join(times)))
+        grid.add_row(Text(f"{self._count} cells", style="bold"), bar, Text("  ".join(times)))
         running = "running: " + "  ".join(cell.key for cell in self.running) if self.running else ""
         return Group(grid, Text("   ".join([", ".join(counts), running]).rstrip(), no_wrap=True, overflow="ellipsis"))
+
+    @property
+    def _count(self) -> str:
+        return f"{len(self.ended)}/{len(self.cells)}"
 
     def _left(self) -> list[str]:
         seconds = self.seconds_left()
@@ -171,7 +167,6 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
     Args:
         took: duration of each finished cell in seconds; an arm without finished cells counts as an average arm.
         left: seconds that each remaining cell has been running so far.
-        at_once: number of cells that run at a time.
 
     Returns:
         Seconds, or None if no cell has finished.
@@ -181,23 +176,14 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
     by_arm: dict[str, list[float]] = defaultdict(list)
     for cell, seconds in took.items():
         by_arm[cell.arm].append(seconds)
+    means = {arm: statistics.fmean(seconds) for arm, seconds in by_arm.items()}
     average = statistics.fmean(took.values())
-    expected = [
-        max(0.0, (statistics.fmean(by_arm[cell.arm]) if cell.arm in by_arm else average) - since)
-        for cell, since in left.items()
-    ]
+    expected = [max(0.0, means.get(cell.arm, average) - since) for cell, since in left.items()]
     return max([sum(expected) / at_once, *expected]) if expected else 0.0
 
 
 def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
-    """Print the state of every cell, and an estimate of how long the cells to run will take.
-
-    Args:
-        results: the study's results so far.
-        todo: the cells that would run now.
-        at_once: number of cells that run at a time.
-        console: where to print.
-    """
+    """Print the state of every cell, and an estimate of how long the cells to do will take, so many at once."""
     table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
     due = {result.cell.key for result in todo}
     for result in results.cells:
@@ -212,7 +198,13 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     _print_notes(results, console)
     plan = results.plan
     cells = f"{count(len(plan.cells), 'cell')}: {count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}"
-    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{_time(results, todo, at_once)}.", soft_wrap=True)
+    took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
+    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
+    how = f"with {at_once} at a time" if at_once > 1 else "one after the other"
+    lasting = f", about {clock(seconds)} {how}" if seconds else ""
+    if seconds is None and todo:
+        lasting = ", how long that takes is not known before the first has finished"
+    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
 
 
 def print_look(results: StudyResults, console: Console) -> None:
@@ -229,22 +221,16 @@ def print_summary(results: StudyResults, console: Console) -> None:
     for result in results.cells:
         if result.status in ("finished", "missing", "running", "corrupt", "held back", "not needed"):
             continue
-        reason = result.reason.strip().splitlines()
-        console.print(
-            f"[red]{escape(result.cell.key)} {result.status}[/]: {escape(reason[-1] if reason else 'no reason known')}",
-            soft_wrap=True,
-        )
+        reason = escape(_last_line(result.reason) or "no reason known")
+        console.print(f"[red]{escape(result.cell.key)} {result.status}[/]: {reason}", soft_wrap=True)
         console.print(f"  again: {escape(command('train', *result.cell.overrides))}", soft_wrap=True)
         log = cell_path(results.folder, result.cell, ".log")
         if log.exists():
             console.print(f"  log:   {escape(str(log))}", soft_wrap=True)
-    older = sum(result.older for result in results.cells)
-    if older:
-        console.print(
-            f"{older} of these results {'is' if older == 1 else 'are'} of older code; "
-            r"study.rerun=\[older] makes them again.",
-            soft_wrap=True,
-        )
+    if older := sum(result.older for result in results.cells):
+        are = "is" if older == 1 else "are"
+        text = f"{older} of these results {are} of older code; study.rerun=[older] makes them again."
+        console.print(text, soft_wrap=True, markup=False)
     runs = results.folder / "runs"
     if any(map(events_folder, runs.glob("*/*"))):  # links that TensorBoard shows by arm and seed
         line = f"curves    tensorboard --logdir {shlex.quote(str(runs))}"
@@ -252,15 +238,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
 
 
 def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, at_once: int, console: Console) -> None:
-    """Print the fraction of the time that was spent on training.
-
-    Args:
-        results: the study's results.
-        cells: the cells that have just run.
-        seconds: total time in seconds, from planning to the report.
-        at_once: number of cells that ran at a time.
-        console: where to print.
-    """
+    """Print which part of the time, in `seconds` from planning to the report, these cells spent on training."""
     ran = {cell.key for cell in cells}
     records = [result.record for result in results.cells if result.cell.key in ran and result.record is not None]
     available = seconds * min(at_once, len(cells))
@@ -272,6 +250,10 @@ def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, a
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _last_line(reason: str) -> str:
+    return reason.strip().rpartition("\n")[2].strip()
 
 
 def _counts(results: StudyResults) -> str:
@@ -286,14 +268,3 @@ def _print_notes(results: StudyResults, console: Console) -> None:
     for result in results.cells:
         if result.status in ("finished", "missing", "corrupt") and result.reason:
             console.print(f"[red]{escape(result.cell.key)}[/]: {escape(result.reason)}", soft_wrap=True)
-
-
-def _time(results: StudyResults, todo: Sequence[CellResult], at_once: int) -> str:
-    """Estimate how long the cells will take from finished ones of the same arm, or else of any arm."""
-    if not todo:
-        return ""
-    took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
-    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
-    if seconds is None:
-        return ", how long that takes is not known before the first has finished"
-    return f", about {clock(seconds)} {f'with {at_once} at a time' if at_once > 1 else 'one after the other'}"

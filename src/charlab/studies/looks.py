@@ -76,12 +76,7 @@ def sequential_p(p: np.ndarray, look: int, looks: Sequence[int], rho: float = 1.
 
 
 def idle_looks(looks: Sequence[int], num_arms: int) -> dict[int, float]:
-    """Return the looks that could hardly settle any arm, with the difference that each needs in standard deviations.
-
-    Args:
-        looks: number of seeds at each look.
-        num_arms: number of arms in the study, without the baseline.
-    """
+    """Return the looks that could hardly settle any arm, with the difference that each needs in standard deviations."""
     needed = critical_values(looks, LEVEL / 2 / num_arms) / np.sqrt(looks)
     return {n: float(size) for n, size in zip(looks, needed, strict=True) if size > _IDLE}
 

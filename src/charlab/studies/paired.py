@@ -102,9 +102,6 @@ def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarra
     The rules for *worsen* are those for *improve* with every difference negated. All tests use a level of 5%. "(Holm)"
     means adjusted over all arms, in three families: differences, equivalences and refutations.
 
-    Args:
-        evidence: evidence of shape (…, arms).
-        expectations: expectation for each arm.
     """
     differs = holm(evidence.difference) < LEVEL
     equivalent = holm(evidence.equivalence) < LEVEL
@@ -151,6 +148,13 @@ def t_interval(mean: float, standard_deviation: float, n: int, confidence: float
         return -math.inf, math.inf
     half_width = float(stats.t.isf((1 - confidence) / 2, n - 1)) * standard_deviation / math.sqrt(n)
     return mean - half_width, mean + half_width
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the two-sided t-interval of the mean of values (n,); infinite for fewer than two."""
+    if values.size < 2:
+        return -math.inf, math.inf
+    return t_interval(float(values.mean()), float(values.std(ddof=1)), values.size, confidence)
 
 
 def sign_flip_p(differences: np.ndarray) -> float:
@@ -202,11 +206,6 @@ def power_to_support(n: int, margin: float, standard_deviation: float, num_arms:
     The difference must be shown at Holm's strictest step, and the arm must not be equivalent, which is decided first,
     at its mildest. So the power is at least this, whatever the other arms do.
 
-    Args:
-        n: number of pairs, at least 2.
-        margin: the smallest difference that matters.
-        standard_deviation: standard deviation of the differences.
-        num_arms: number of arms in the study, without the baseline.
     """
     if standard_deviation == 0:
         return 1.0
@@ -230,12 +229,6 @@ def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, exp
 
     For *no difference*: enough seeds to support a true difference of zero with a power of at least 80%. A difference
     close to the margin stays inconclusive with any number of seeds.
-
-    Args:
-        standard_deviation: standard deviation of the observed differences.
-        margin: the smallest difference that matters.
-        num_arms: number of arms in the study, without the baseline.
-        expectation: what was expected of the arm.
 
     Returns:
         The number of seeds, at least `minimum_seeds(num_arms)`; None if it exceeds 10,000.

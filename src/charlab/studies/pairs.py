@@ -27,14 +27,13 @@ Value = float | Reached | Literal["diverged", "leaks"] | None
 class Pairs:
     """The cells of the baseline and one arm, paired by seed."""
 
+    unreached: tuple[int, ...] = ()
+    baseline_unreached: tuple[int, ...] = ()
+    mean_sign = ""  # before the mean, if it is only a bound because runs did not reach a target
+    finite: np.ndarray | None  # the differences of t-tests; None for tests of ranks, whose power is not known
+
     def __init__(
-        self,
-        baseline: Mapping[int, Value],
-        arm: Mapping[int, Value],
-        seeds: Sequence[int],
-        *,
-        mixed: bool,
-        bound: bool,
+        self, baseline: Mapping[int, Value], arm: Mapping[int, Value], seeds: Sequence[int], *, mixed: bool, bound: bool
     ) -> None:
         self.seeds, self.mixed, self.bound = tuple(seeds), mixed, bound
         self.leaking = tuple(seed for seed in seeds if arm.get(seed) == "leaks")
@@ -49,22 +48,25 @@ class Pairs:
         self.differences = {seed: found for seed, found in differences.items() if not math.isnan(found)}
         self.diverged = tuple(seed for seed, (_, after) in pairs.items() if after == math.inf)
         self.baseline_diverged = tuple(seed for seed, (before, _) in pairs.items() if before == math.inf)
-        self.unreached: tuple[int, ...] = ()
-        self.baseline_unreached: tuple[int, ...] = ()
         self.any_diverged = bool(self.diverged or self.baseline_diverged)
-        self.finite = np.array([found for found in self.differences.values() if math.isfinite(found)])
-        self.n = self.finite.size
-        self.mean = float(self.finite.mean()) if self.n else math.nan
-        self.deviation = float(self.finite.std(ddof=1)) if self.n > 1 else math.nan
-
-    sign = ""  # before the mean, if it is only a bound because runs did not reach a target
+        self.finite = finite = np.array([found for found in self.differences.values() if math.isfinite(found)])
+        self.n = finite.size
+        self.mean = float(finite.mean()) if self.n else math.nan
+        self.standard_deviation = float(finite.std(ddof=1)) if self.n > 1 else math.nan
 
     def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
         """Return the evidence, with (3,) p-values in each direction, for one of the planned looks if there are any."""
         nothing = np.ones(3)
         if self.leaks:
             return Evidence(below=nothing, above=nothing)
-        found = t_evidence(np.array(self.mean), np.array(self.deviation), self.n, margin)
+        found = self._tested(margin, planned_looks, look)
+        return Evidence(
+            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
+            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
+        )
+
+    def _tested(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
+        found = t_evidence(np.array(self.mean), np.array(self.standard_deviation), self.n, margin)
         if planned_looks:
             found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
         if self.any_diverged:
@@ -73,10 +75,7 @@ class Pairs:
                 shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
                 signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
             found = Evidence(*np.minimum(found, signs))
-        return Evidence(
-            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
-            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
-        )
+        return found
 
     def verdict(self, decided: str) -> str:
         """Return the verdict that was decided, or "none" if there can be none."""
@@ -85,24 +84,26 @@ class Pairs:
     def interval(self, level: float, *, planned_looks: Sequence[int], look: int) -> tuple[float, float]:
         """Return the interval of the mean whose ends are one-sided bounds at this level, over all looks together."""
         if not planned_looks or self.n < 2:
-            return t_interval(self.mean, self.deviation, self.n, 1 - 2 * level)
-        half_width = float(critical_values(planned_looks, level)[look]) * self.deviation / math.sqrt(self.n)
+            return t_interval(self.mean, self.standard_deviation, self.n, 1 - 2 * level)
+        half_width = float(critical_values(planned_looks, level)[look]) * self.standard_deviation / math.sqrt(self.n)
         return self.mean - half_width, self.mean + half_width
 
     def sign_flip(self, planned_looks: Sequence[int]) -> float:
         """Return the p-value of the permutation test; nan if it does not apply."""
-        return math.nan if planned_looks or self.any_diverged or self.mixed else sign_flip_p(self.finite)
+        if self.finite is None or planned_looks or self.any_diverged or self.mixed:
+            return math.nan
+        return sign_flip_p(self.finite)
 
     def power(self, margin: float, num_arms: int, planned_looks: Sequence[int]) -> float:
         """Return the least power to support a difference equal to the margin; nan if it is not known."""
-        known = self.n > 1 and not planned_looks
-        return power_to_support(self.n, margin, self.deviation, num_arms) if known else math.nan
+        known = self.n > 1 and not planned_looks and self.finite is not None
+        return power_to_support(self.n, margin, self.standard_deviation, num_arms) if known else math.nan
 
     def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
         """Return how many seeds would settle the verdict on this arm; None if no number is certain to."""
-        if self.any_diverged or self.mixed or self.n < 2:
+        if self.any_diverged or self.mixed or self.n < 2 or self.finite is None:
             return None
-        needed = seeds_to_settle(self.deviation, margin, num_arms, expectation)
+        needed = seeds_to_settle(self.standard_deviation, margin, num_arms, expectation)
         return needed if needed is not None and needed > self.n else None
 
 
@@ -127,34 +128,15 @@ class TimePairs(Pairs):
         scores = dict(zip(ended, self._test.scores(np.zeros(1))[0].tolist(), strict=True))
         self.differences = {seed: score for seed, score in scores.items() if seed in either}
         self.diverged = self.baseline_diverged = ()
-        self.any_diverged = False
-        self.n = len(ended)
-        (self.mean, self.sign), self.deviation = self._test.estimate(), math.nan
+        self.any_diverged, self.finite, self.n = False, None, len(ended)
+        (self.mean, self.mean_sign), self.standard_deviation = self._test.estimate(), math.nan
 
-    def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
-        """Return the evidence of the rank test; there are no looks."""
-        nothing = np.ones(3)
-        found = self._test.evidence(margin) if self.n and not self.leaks else Evidence(nothing, nothing)
-        return Evidence(
-            below=nothing if self.mixed and self.bound else found.below,
-            above=nothing if self.mixed and not self.bound else found.above,
-        )
+    def _tested(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
+        return self._test.evidence(margin) if self.n else Evidence(np.ones(3), np.ones(3))
 
     def interval(self, level: float, *, planned_looks: Sequence[int], look: int) -> tuple[float, float]:
         """Return the interval of the logarithm of the speed-up whose ends are one-sided bounds at this level."""
         return self._test.interval(level)
-
-    def sign_flip(self, planned_looks: Sequence[int]) -> float:
-        """Return nan: the test that decides is a permutation test itself."""
-        return math.nan
-
-    def power(self, margin: float, num_arms: int, planned_looks: Sequence[int]) -> float:
-        """Return nan: it depends on how many runs reach the target."""
-        return math.nan
-
-    def seeds_needed(self, margin: float, num_arms: int, expectation: Expectation) -> int | None:
-        """Return None: it depends on how many runs reach the target."""
-        return None
 
 
 def _reached(value: Value) -> Reached:

@@ -18,7 +18,8 @@ NOT_ON_REPORTED_TEXT = (
     "is not to be chosen on: what chooses never reports, so choose on dev, the first part of the train text."
 )
 FIRST_TUNING_SEED = 105  # the first seed of trials that tune an arm; those of cells begin elsewhere
-PARAMETER_KEYS = ("low", "high", "log", "step", "choices")
+_RANGE: dict[str, Any] = {"low": None, "high": None, "step": None, "log": False}
+PARAMETER_KEYS = (*_RANGE, "choices")
 _TUNE_TYPES: dict[str, Any] = {
     "parameters": dict,
     "trials": PositiveInt,
@@ -65,13 +66,24 @@ class Parameter:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
+def check_values(values: Mapping[str, Any], types: Mapping[str, Any], given: str, where: str) -> None:
+    """Check that a mapping has values of these types, and no others.
+
+    Raises:
+        UserError: for the first mistake found.
+    """
+    for key in values:
+        if key not in types:
+            raise UserError(f"There is no key {given}.{key}{where}{nearest(str(key), types, f'{given}.')}")
+    for key, annotation in types.items():
+        if key not in values:
+            raise UserError(f"{given}.{key}{where} is missing: begin the file with defaults: [_base, _self_].")
+        if not fits(values[key], annotation):
+            raise UserError(f"{given}.{key}{where} must be {describe(annotation)}, not {display(values[key])}.")
+
+
 def read_parameters(values: Mapping[str, Any], given: str, where: str) -> dict[str, Parameter]:
     """Return the parameters that a file lists.
-
-    Args:
-        values: a range or a list of choices by key.
-        given: the dotted key of the mapping, for messages.
-        where: the file, for messages.
 
     Raises:
         UserError: for the first mistake found.
@@ -94,26 +106,18 @@ def _parameter(given: str, value: Any) -> Parameter:
         if not all(choice is None or isinstance(choice, str | bool | int | float) for choice in choices):
             raise UserError(f"{given} must have choices that are single values: name a group's options.")
         return Parameter(choices=tuple(choices))
-    low: Any = value.get("low")
-    high: Any = value.get("high")
-    step: Any = value.get("step")
+    low, high, step, log = (value.get(name, default) for name, default in _RANGE.items())
     if not (fits(low, float) and fits(high, float) and low < high and math.isfinite(high - low)):
         raise UserError(f"{given} must have a low below its high, each a finite number such as 1.0e-3.")
-    if not fits(value.get("log", False), bool) or not fits(step, PositiveFloat | None):
+    if not fits(log, bool) or not fits(step, PositiveFloat | None):
         raise UserError(f"{given} must have true or false for log, and a number above 0 for step.")
-    log = value.get("log", False)
     if log and (low <= 0 or step is not None):
         raise UserError(f"{given} is logarithmic, so low must be above 0, and there is no step.")
     whole = isinstance(low, int) and isinstance(high, int)
-    if step is not None and ((whole and not isinstance(step, int)) or not _divides(step, high - low)):
+    steps = (high - low) / (step or high - low)
+    if (whole and not isinstance(step, int | None)) or abs(steps - round(steps)) >= 1e-9 * max(1.0, steps):
         raise UserError(f"{given} must have a step that leads from low to high.")
     return Parameter(low, high, log, step)
-
-
-def _divides(step: float, length: float) -> bool:
-    """Return whether the length is a whole number of steps, up to rounding."""
-    count = length / step
-    return abs(count - round(count)) < 1e-9 * max(1.0, count)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,6 @@ class Tune:
 
     Attributes:
         parameters: what is sought, by key.
-        trials: number of trials for each arm.
         seeds: seeds of each trial, whose losses are averaged; none is a seed of the study.
     """
 
@@ -138,11 +141,7 @@ class Tuned:
     Attributes:
         values: the chosen values by key.
         loss: their loss on dev text, the mean over the seeds of the trials, in nats per character.
-        trials: number of trials.
-        seeds: seeds of each trial.
         failed: number of trials without a result.
-        runs: number of runs that were trained.
-        seconds: of their training, in all.
         near: number of trials whose loss is within the study's margin of the chosen one's, itself included.
         ranges: smallest and largest value among these, by key; numeric parameters only.
         at_end: keys whose chosen value is at an end of the range, so that a better one may be outside.
@@ -159,32 +158,15 @@ class Tuned:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     at_end: tuple[str, ...] = ()
 
-    @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> Tuned:
-        """Return the value that `dataclasses.asdict` and JSON have made of one."""
-        ranges = {key: (low, high) for key, (low, high) in saved["ranges"].items()}
-        return cls(**{**saved, "seeds": tuple(saved["seeds"]), "ranges": ranges, "at_end": tuple(saved["at_end"])})
-
 
 def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tune:
     """Return how a study tunes its arms.
 
-    Args:
-        values: the node `study.tune`.
-        seeds: the study's seeds.
-        where: the study's file, for messages.
-
     Raises:
         UserError: for the first mistake found.
     """
-    values = dict[str, Any]({"trials": 8, "seeds": 2, "split": "dev"} | dict(values))
-    for key in values:
-        if key not in _TUNE_TYPES:
-            raise UserError(f"There is no key study.tune.{key}{where}{nearest(str(key), _TUNE_TYPES, 'study.tune.')}")
-    for key, annotation in _TUNE_TYPES.items():
-        if not fits(values.get(key), annotation):
-            given = display(values.get(key))
-            raise UserError(f"study.tune.{key}{where} must be {describe(annotation)}, not {given}.")
+    values = dict[str, Any]({"parameters": None, "trials": 8, "seeds": 2, "split": "dev"} | dict(values))
+    check_values(values, _TUNE_TYPES, "study.tune", where)
     if values["split"] != "dev":
         raise UserError(f"study.tune.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     if values["trials"] < _FEWEST_TRIALS:

@@ -67,12 +67,7 @@ def crossing(curve: pd.DataFrame, clock: str, target: float) -> Reached:
 
 
 class RankTest:
-    """Wilcoxon's signed-rank test of the logarithm of the speed-up, and its interval.
-
-    Args:
-        baseline: when the baseline's runs reached the target.
-        arm: when the arm's runs with the same seeds did.
-    """
+    """Wilcoxon's signed-rank test of the logarithm of the speed-up, and its interval."""
 
     def __init__(self, baseline: Sequence[Reached], arm: Sequence[Reached]) -> None:
         with np.errstate(divide="ignore"):  # a target that is reached before the first step

@@ -19,8 +19,8 @@ from typing import IO, Any, Protocol
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME
 from charlab.runs.store import Store
+from charlab.studies.outcomes import STOP_FILE, Fate, Outcome, cell_path, held
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.state import STOP_FILE, Fate, Outcome, cell_lock, cell_path, held
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_END = 15.0  # grace period after a signal, for a process to save and close its files
@@ -94,22 +94,12 @@ def cell_environment(slot: Slot) -> dict[str, str]:
 
 
 def run_cell(
-    study: Path,
-    key: str,
-    slot: Slot | None = None,
-    *,
-    start: Start = start_interpreter,
-    stopped: Event | None = None,
+    study: Path, key: str, slot: Slot | None = None, *, start: Start = start_interpreter, stopped: Event | None = None
 ) -> Outcome | None:
-    """Run a cell in its own process, wait for it to end, and record its outcome.
-
-    This returns however the process ends: a crash of the cell is an outcome, not an error.
+    """Run a cell in its own process, wait for it to end, and record its outcome, however it ends.
 
     Args:
-        study: the study's folder, with its plan and the cell's file.
-        key: the cell's key, "ARM/SEED".
         slot: the cell's share of this machine; by default, the whole machine.
-        start: function that starts the process.
         stopped: event that ends the cell when it is set from another thread.
 
     Returns:
@@ -125,7 +115,7 @@ def run_cell(
         cell = next((cell for cell in plan.cells if cell.key == key), None)
         if cell is None:
             raise UserError(f"The study in {study} has no cell {key}: give the study's command again.")
-        with held(cell_lock(study, cell)):
+        with held(cell_path(study, cell, ".lock")):
             if (study / STOP_FILE).exists() or (stopped is not None and stopped.is_set()):
                 return None
             outcome = _Attempt(study, cell, slot or Slot(), start, stopped).run(plan.time_limit)
@@ -194,7 +184,8 @@ class _Attempt:
     def _fate(self, exit_code: int, record_before: int, kills: int) -> tuple[Fate, str]:
         """Return the fate of a process that ended on its own."""
         if exit_code < 0:
-            reason = f"Killed by {_signal_name(-exit_code)}"
+            known = {number.value: number.name for number in signal.Signals}
+            reason = f"Killed by {known.get(-exit_code, f'signal {-exit_code}')}"
             if -exit_code == signal.SIGKILL and _out_of_memory_kills() > kills:
                 reason += ", perhaps out of memory: the system killed a process for that at the same time"
             return "killed", f"{reason}."
@@ -209,13 +200,11 @@ class _Attempt:
             if record.status == "failed" and record.error:
                 return "failed", record.error
         log = self._path(".log").read_text(encoding="utf-8", errors="replace")[-END_OF_LOG:].strip()
-        if exit_code == 0 and record is None:
-            return "failed", f"{log}\nThe process ended, but left no run in {self.store.folder(self.cell.run)}.".strip()
         last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # often only a reason's last line is shown
-        return (
-            "failed",
-            f"{log}\nThe process ended with exit code {exit_code} before its run was finished.{last}".strip(),
-        )
+        why = f"The process ended with exit code {exit_code} before its run was finished.{last}"
+        if exit_code == 0 and record is None:
+            why = f"The process ended, but left no run in {self.store.folder(self.cell.run)}."
+        return "failed", f"{log}\n{why}".strip()
 
     def _outcome(self, fate: Fate, reason: str, process: Process | None) -> Outcome:
         outcome = Outcome(
@@ -278,13 +267,6 @@ def _signal_group(process: Process, number: signal.Signals) -> None:
         os.killpg(process.pid, number)
     else:
         os.kill(process.pid, signal.SIGTERM)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _out_of_memory_kills() -> int:

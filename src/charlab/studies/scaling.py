@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
-from charlab.studies.paired import holm_levels, t_interval
+from charlab.studies.paired import holm_levels, mean_interval
 
 FEWEST_SEEDS = 3  # for an interval
 EXPONENTS = (0.01, 4.0)  # that are tried
@@ -79,15 +79,12 @@ class Extrapolation:
     """A law, and what it says of a larger size that took no part in the fit.
 
     Attributes:
-        family: name of the models that it is of.
         law: the law, fitted to the means over seeds.
         exponents: 95% interval of the exponent.
         offsets: 95% interval of the offset.
         sizes: (K,) sizes that were fitted.
         losses: (S, K) their losses by seed.
-        size: the size that took no part.
-        seen: (S,) its losses by seed.
-        predicted: the loss predicted for it.
+        size: the size that took no part; (S,) `seen` are its losses by seed.
         interval: the prediction interval of its mean loss over these seeds.
         confidence: of the interval, by Holm's method over the families.
         verdict: "held" if the interval covers the mean and is narrower than the margin, "not held" if it does not cover
@@ -113,7 +110,6 @@ def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: f
 
     Args:
         families: by name, sizes (K + 1,), increasing, and losses (S, K + 1) by seed, all finite.
-        margin: the prediction interval must be narrower than this.
     """
     errors = {name: _jackknife(sizes, losses) for name, (sizes, losses) in families.items()}
     p_values = np.array([_p_value(error) for *_, error in errors.values()])
@@ -122,15 +118,15 @@ def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: f
     for (name, (sizes, losses)), level in zip(families.items(), levels.tolist(), strict=True):
         law, pseudo, error = errors[name]
         seen = losses[:, -1]
-        low, high = _interval(error, 1 - level)
+        low, high = mean_interval(error, 1 - level)
         interval = (float(seen.mean()) - high, float(seen.mean()) - low)
         covers = interval[0] <= seen.mean() <= interval[1]
         narrow = high - low < margin and not law.at_limit
         found[name] = Extrapolation(
             family=name,
             law=law,
-            exponents=_interval(pseudo[:, 0], 0.95),
-            offsets=_interval(pseudo[:, 1], 0.95),
+            exponents=mean_interval(pseudo[:, 0]),
+            offsets=mean_interval(pseudo[:, 1]),
             sizes=sizes[:-1],
             losses=losses[:, :-1],
             size=float(sizes[-1]),
@@ -155,10 +151,6 @@ def _jackknife(sizes: np.ndarray, losses: np.ndarray) -> tuple[Law, np.ndarray, 
     without = np.array([estimates(np.delete(losses, seed, axis=0))[1] for seed in range(seeds)])
     pseudo = seeds * whole - (seeds - 1) * without
     return law, pseudo[:, :2], pseudo[:, 2]
-
-
-def _interval(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values), confidence)
 
 
 def _p_value(errors: np.ndarray) -> float:

@@ -1,25 +1,20 @@
-"""The state of a study's cells: how the latest attempt at each ended, which ones run, and the results so far."""
+"""The results of a study's cells so far, as its comparisons, its report and notebooks read them."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import filelock
-
 from charlab.curves import COLUMNS, VALIDATION
 from charlab.errors import UserError
-from charlab.files import write_atomically
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
+from charlab.studies.outcomes import Fate, Outcome
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
@@ -30,124 +25,8 @@ if TYPE_CHECKING:
     from charlab.studies.ranks import Reached
     from charlab.studies.verdicts import Comparison
 
-STOP_FILE = "stop"  # while it is in the study's folder, no more cells start
-GONE = "The process that ran it is gone, perhaps with its job or machine; the study's command resumes it."
-SECONDS_TO_PROBE = 2.0  # a status check holds a lock for a moment, so a sweep waits this long for its own
-
-Fate = Literal["running", "finished", "diverged", "failed", "killed", "timed out", "interrupted"]
-
-
-def cell_path(study: Path, cell: Cell, suffix: str) -> Path:
-    """Return the file that belongs to a cell: `.yaml` its configuration, `.json` its outcome, `.log` its output."""
-    return study / "cells" / cell.arm / f"{cell.seed}{suffix}"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The outcome of a cell's latest attempt, as far as it is not in the run's own record.
-
-    Attributes:
-        fate: "killed" by a signal (out of memory, for instance), "timed out" by the study's limit, "interrupted" by
-            the user or by the end of the study's process; "failed" if it raised an error or exited early.
-        reason: one sentence or the end of a traceback; empty if the cell is running or has finished.
-        seconds: duration of the process, including startup.
-        exit_code: exit code of the process; negative for a signal; None while it runs.
-        host: the machine that it ran on.
-        process: process ID on that machine.
-        started: start time (ISO 8601, UTC).
-    """
-
-    fate: Fate
-    reason: str = ""
-    seconds: float = 0.0
-    exit_code: int | None = None
-    host: str = ""
-    process: int | None = None
-    started: str = ""
-
-    def save(self, study: Path, cell: Cell) -> None:
-        """Write the outcome into the study's folder, atomically."""
-        text = json.dumps(asdict(self) | {"run": cell.run}, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(cell_path(study, cell, ".json"), lambda file: file.write(text.encode()))
-
-    @classmethod
-    def load(cls, study: Path, cell: Cell) -> Outcome | None:
-        """Read the outcome of a cell's run; None if it was never started or the file cannot be read.
-
-        A killed watcher cannot record that its cell has ended, so "running" counts only while the cell's lock is held.
-        """
-        held = is_held(cell_lock(study, cell))  # checked first, so that a cell that ends in between is read as ended
-        try:
-            values = json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8"))
-            run = values.pop("run", cell.run)
-            outcome = cls(**values)
-        except (OSError, ValueError, TypeError, AttributeError):
-            return None
-        if run != cell.run:  # the outcome of another run, as of one by other code
-            return None
-        if outcome.fate == "running" and not held:
-            return replace(outcome, fate="interrupted", reason=GONE)
-        return outcome
-
-
-def cell_lock(study: Path, cell: Cell) -> Path:
-    """Return the lock file of the process that runs a cell."""
-    return cell_path(study, cell, ".lock")
-
-
-@contextmanager
-def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of a file, which the system releases even if the holder is killed.
-
-    Args:
-        path: the lock file, which remains afterwards.
-        timeout: seconds to wait for another holder; negative to wait forever.
-
-    Raises:
-        TimeoutError: if the lock is still held after `timeout` seconds.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path).acquire(timeout=timeout):
-        yield
-
-
-def is_held(path: Path) -> bool:
-    """Return whether the lock of a file is held; False if the file does not exist."""
-    if not path.exists():
-        return False
-    try:
-        with held(path, timeout=0):
-            return False
-    except (TimeoutError, OSError):
-        return True
-
-
-@contextmanager
-def sweeping(study: Path) -> Iterator[None]:
-    """Lock a study's folder against a second sweep.
-
-    Raises:
-        UserError: if another process is running the study.
-    """
-    lock = held(study / "sweep.lock", timeout=SECONDS_TO_PROBE)
-    try:
-        lock.__enter__()
-    except TimeoutError:
-        raise UserError(f"Another process is running the study in {study} right now: wait for it, or end it.") from None
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
-
-
 Status = Literal[
-    "finished",
-    "diverged",
-    "failed",
-    "killed",
-    "timed out",
-    "interrupted",
-    "running",
+    Fate,
     "missing",
     "corrupt",
     "held back",  # it has ended, but not all cells of its look have
@@ -160,8 +39,6 @@ class CellResult:
     """The state and result of a cell.
 
     Attributes:
-        cell: the cell.
-        status: the run's status; "missing" if it was never started.
         reason: why it has no result, or what is wrong with its files; "" if nothing is wrong.
         run: the run, even if unfinished; None if there is no readable record.
         older: whether it was run with other code than the plan's.
@@ -195,8 +72,6 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
     """Read the results of a study's cells so far.
 
     Args:
-        plan: the study's plan.
-        output_dir: the folder of all outputs.
         records: archive or folder of additional finished runs; by default, the plan's.
     """
     store = Store(output_dir, records if records is not None else Path(plan.records))
@@ -225,9 +100,9 @@ def _at_looks(results: StudyResults) -> StudyResults:
 
 
 def _read(cell: Cell, store: Store, study: Path) -> CellResult:
+    outcome = Outcome.load(study, cell)  # first, so that a run that ends in between is read as ended
     found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
-    outcome = Outcome.load(study, cell)
     for run in sorted(found, key=lambda run: run.record.status == "diverged"):
         record = run.record
         if record.status == "finished" or record.status == "diverged":
@@ -241,12 +116,10 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None
-    if outcome is not None and outcome.fate in ("failed", "killed", "timed out", "interrupted", "diverged"):
-        return CellResult(cell, outcome.fate, corrupt or outcome.reason, begun, seconds=outcome.seconds)
     if outcome is not None and outcome.fate == "running":
-        if is_held(cell_lock(study, cell)):
-            return CellResult(cell, "running", "", begun)
-        return CellResult(cell, "interrupted", corrupt or GONE, begun)
+        return CellResult(cell, "running", "", begun)
+    if outcome is not None and outcome.fate != "finished":
+        return CellResult(cell, outcome.fate, corrupt or outcome.reason, begun, seconds=outcome.seconds)
     if store.folder(cell.run) in unreadable:  # a new run would use this folder, so it cannot run again
         return CellResult(cell, "corrupt", corrupt)
     if begun is not None and begun.record.status == "failed":
@@ -258,13 +131,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
 
 @dataclass(frozen=True)
 class StudyResults:
-    """The results of a study so far.
-
-    Attributes:
-        plan: the study's plan.
-        cells: one result per cell, in the plan's order.
-        folder: the study's folder.
-    """
+    """The results of a study so far."""
 
     plan: Plan
     cells: tuple[CellResult, ...]
@@ -317,9 +184,7 @@ class StudyResults:
         if self.plan.target is not None:
             return self.time_to_target(result)
         figure = self.figure(result)
-        if not figure:
-            return None
-        return figure["nll"] if figure["nll"] is not None else "diverged"  # None: the loss is not finite
+        return None if not figure else "diverged" if figure["nll"] is None else figure["nll"]  # None: it is not finite
 
     def time_to_target(self, result: CellResult) -> Reached | None:
         """Return when an ended cell reached the plan's target; None if it has no curve, or there is no target."""
@@ -378,22 +243,10 @@ class StudyResults:
 
         return pd.DataFrame([self._row(result) for result in self.cells])
 
-    def plot(self) -> Figure:
-        """Return a matplotlib figure: differences from the baseline, or the curves if nothing is compared."""
-        from charlab.studies.report.program import draw
-
-        return draw(self)
-
-    def _repr_html_(self) -> str:
-        """Return the report for a notebook."""
-        from charlab.studies.report.program import notebook_page
-
-        return notebook_page(self)
-
     def _row(self, result: CellResult) -> dict[str, Any]:
-        record, figure = result.record, self.figure(result)
-        arm = self.plan.arm(result.cell.arm)
+        record, figure, arm = result.record, self.figure(result), self.plan.arm(result.cell.arm)
         causality = record.causality if record is not None else {}
+        reached = self.time_to_target(result)
         return {
             "study": self.plan.name,
             "arm": arm.name,
@@ -405,7 +258,7 @@ class StudyResults:
             "perplexity": _number(figure.get("perplexity")),
             "protocol": self.plan.protocol,
             "likelihood": figure.get("likelihood"),
-            **({} if self.plan.target is None else {"time_to_target": _time(self.time_to_target(result))}),
+            **({} if self.plan.target is None else {"time_to_target": _number(reached and reached.time)}),
             "leaks": causality.get("leaks"),
             "honest_nll": _number(causality.get("honest_nll")),
             **{name: _number(cost.read(record) if record is not None else None) for name, cost in COSTS.items()},
@@ -415,6 +268,18 @@ class StudyResults:
             "fingerprint": result.cell.fingerprint,
             "run": result.cell.run,
         }
+
+    def plot(self) -> Figure:
+        """Return a matplotlib figure: differences from the baseline, or the curves if nothing is compared."""
+        from charlab.studies.report.program import draw
+
+        return draw(self)
+
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook."""
+        from charlab.studies.report.program import notebook_page
+
+        return notebook_page(self)
 
     def curves(self, arm: str) -> pd.DataFrame:
         """Return the logged metrics of an arm's runs, with columns step, characters, seconds, metric, value, seed."""
@@ -434,18 +299,10 @@ class StudyResults:
     def budgets(self) -> pd.DataFrame:
         """Return each arm's median costs over finished cells, with the range as columns `_low` and `_high`."""
         table = self.table()
-        finished = table[table["status"] == "finished"]
-        rows = {}
-        for arm in self.plan.arms:
-            costs = finished.loc[finished["arm"] == arm.name, list(COSTS)].astype(float)
-            row: dict[str, float] = {}
-            for cost in COSTS:
-                known = costs[cost].dropna()
-                row |= {cost: known.median(), f"{cost}_low": known.min(), f"{cost}_high": known.max()}
-            rows[arm.name] = row
-        import pandas as pd
-
-        return pd.DataFrame.from_dict(rows, orient="index")
+        costs = table.loc[table["status"] == "finished", list(COSTS)].astype(float)
+        found = costs.groupby(table["arm"]).agg(["median", "min", "max"]).reindex([arm.name for arm in self.plan.arms])
+        ends = {"median": "", "min": "_low", "max": "_high"}
+        return found.set_axis([f"{cost}{ends[end]}" for cost, end in found.columns], axis="columns")
 
     def mismatch(self) -> str | None:
         """Return a warning if the arms do not share the declared budget; None if they do, as far as known."""
@@ -462,10 +319,6 @@ class StudyResults:
             f"Trained on other windows than the baseline, because the data settings differ: {', '.join(names)}; "
             "pairing by seed removes no shared noise there."
         )
-
-
-def _time(reached: Reached | None) -> float:
-    return math.nan if reached is None else reached.time
 
 
 def _number(value: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
@@ -27,8 +28,10 @@ from charlab.studies.definition import Rerun, define, read
 from charlab.studies.display import print_cells, print_look, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
-from charlab.studies.plan import FILE_NAME, Cell, Plan, Planner
-from charlab.studies.state import STOP_FILE, CellResult, Outcome, StudyResults, cell_path, read_results, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
+from charlab.studies.plan import FILE_NAME, Cell, Plan
+from charlab.studies.planning import Planner
+from charlab.studies.state import CellResult, StudyResults, read_results
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
 
@@ -47,10 +50,8 @@ def sweep(
 
     Args:
         config: the configuration of the sweep as a whole; see `Composer.master`.
-        composer: composer of the training program.
         overrides: prepared overrides, of the sweep as a whole and of its cells.
         flags: command-line options that the sweep and each of its cells need, such as `--config-dir`.
-        console: where to print; by default, standard output.
 
     Returns:
         The study's results; None for a dry run or a search.
@@ -81,6 +82,8 @@ def sweep(
         definition = replace(definition, rerun=(*definition.rerun, "all"))
     plan_for = partial(Planner, composer=composer, typed=typed, flags=flags, params=config.hydra.sweeper.params)
     planner = plan_for(definition)
+    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")  # what does not belong to the study's command
+    command = shlex.join(["-m", *flags, *(given for given in overrides if not given.startswith(passing))])
     ran: list[Cell] = []
 
     def launch(folder: Path, cells: Sequence[Cell]) -> None:
@@ -92,7 +95,7 @@ def sweep(
         executor.run(folder, cells)
 
     with nullcontext() if config.dry_run else executor:
-        plan = planner.plan(_command(overrides, flags), console)
+        plan = planner.plan(command, console)
         for note in planner.notes:
             console.print(note, soft_wrap=True, markup=False, highlight=False)
         executor.check(planner.output_dir)
@@ -102,7 +105,7 @@ def sweep(
             tuned = tune(definition, plan.name, planner, composer, executor, console, dry_run=config.dry_run)
             if tuned is not None:
                 planner = plan_for(tuned)
-                plan = planner.plan(_command(overrides, flags), console)
+                plan = planner.plan(command, console)
         if plan.metric == "seconds_to" and (reason := executor.competition(gpu=planner.may_use_gpus)):
             raise UserError(f"study.metric=seconds_to compares seconds, but {reason}.")
         again = definition.rerun
@@ -120,16 +123,8 @@ def sweep(
 
 
 def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
-    """Print what `conduct` would run with the same arguments, and estimate how long it would take.
-
-    Args:
-        plan: the study's plan.
-        output_dir: the folder of all outputs.
-        console: where to print.
-        again: which cells to run again although they have a result.
-        at_once: number of cells that run at a time.
-    """
-    results = read_results(_continued(plan, _folder(plan, output_dir)), output_dir)
+    """Print what `conduct` would run with the same arguments, and estimate how long it would take."""
+    results = read_results(_continued(plan, output_dir.absolute() / "studies" / plan.name), output_dir)
     _warn_of_few_seeds(plan, console)
     print_cells(results, _due(results, again, plan.seeds), at_once, console)
 
@@ -140,19 +135,13 @@ def conduct(
     """Run the cells of a study that have no result yet, and print a summary.
 
     Args:
-        plan: the study's plan, without the history of earlier runs.
-        output_dir: the folder of all outputs.
         launch: function that runs the cells.
-        console: where to print.
         again: which cells to run again although they have a result.
-
-    Returns:
-        All results of the study.
 
     Raises:
         UserError: if another process is running the study, or its former plan cannot be read.
     """
-    folder = _folder(plan, output_dir)
+    folder = output_dir.absolute() / "studies" / plan.name
     plan = _continued(plan, folder)
     _warn_of_few_seeds(plan, console)
     ran: set[str] = set()
@@ -161,8 +150,7 @@ def conduct(
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
                 before = read_results(plan, output_dir)
-                due = _due(before, again, plan.seeds[:seeds], ran)
-                if due:
+                if due := _due(before, again, plan.seeds[:seeds], ran):
                     (folder / STOP_FILE).unlink(missing_ok=True)
                     cells = [_cell_to_run(result, before, again) for result in due]
                     with showing(folder, cells, console):
@@ -181,27 +169,17 @@ def conduct(
     return results
 
 
-def _folder(plan: Plan, output_dir: Path) -> Path:
-    return output_dir.absolute() / "studies" / plan.name
-
-
 def _link_runs(results: StudyResults) -> None:
-    """Link `runs/ARM/SEED` in the study's folder to each run, by which TensorBoard names it; remove outdated links."""
+    """Link `runs/ARM/SEED` in the study's folder to each run, by which TensorBoard names it; remove former links."""
     home = results.folder / "runs"
     wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
-    for link in home.glob("*/*"):
-        if link.is_symlink() and link not in wanted:
-            link.unlink()
+    for link in filter(Path.is_symlink, home.glob("*/*")):
+        link.unlink()
+        with contextlib.suppress(OSError):  # others of the arm are left
+            link.parent.rmdir()
     for link, folder in wanted.items():
-        target = os.path.relpath(folder.absolute(), link.parent)
-        if link.is_symlink() and os.readlink(link) == target:
-            continue
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path(target), target_is_directory=True)
-    for arm in home.glob("*"):
-        if arm.is_dir() and not any(arm.iterdir()):
-            arm.rmdir()
+        link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
 
 
 def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
@@ -210,12 +188,6 @@ def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
         jobs = folder / "jobs"
         why = f"the output of their jobs in {jobs} may say why, and " if jobs.exists() else ""
         print(f"{count(never, 'cell')} never began: {why}the study's command runs them.", file=sys.stderr)
-
-
-def _command(overrides: Sequence[str], flags: Sequence[str]) -> str:
-    """Return the arguments of `charlab train` that run the study again."""
-    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")
-    return shlex.join(["-m", *flags, *(given for given in overrides if not given.startswith(passing))])
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
@@ -232,23 +204,23 @@ def _due(
 ) -> list[CellResult]:
     """Return the cells to run with these seeds: those without a result and those to run again, except for `ran`."""
     asked = [result for result in results.cells if result.cell.seed in seeds and result.cell.key not in ran]
-    limit = results.plan.time_limit
-    return [result for result in asked if _is_due(result, limit, again) or results.lacks_figure(result)]
+    return [result for result in asked if _is_due(result, results, again) or results.lacks_figure(result)]
 
 
-def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
+def _is_due(result: CellResult, results: StudyResults, again: Sequence[Rerun]) -> bool:
     if result.status == "not needed":
         return False
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
     if result.status == "timed out":  # only a longer limit can change the result
-        return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
+        limit = results.plan.time_limit
+        return limit is None or (result.seconds is not None and limit > 1.1 * result.seconds)
     return result.status not in ("finished", "diverged", "corrupt", "running", "held back")
 
 
 def _cell_to_run(result: CellResult, results: StudyResults, again: Sequence[Rerun]) -> Cell:
     """Return a cell, with an override to train again if it already has a result and lacks no figure."""
-    completed = results.lacks_figure(result) and not _is_due(result, results.plan.time_limit, again)
+    completed = results.lacks_figure(result) and not _is_due(result, results, again)
     if (result.ended and not completed) or result.status in ("corrupt", "held back"):
         return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
     return result.cell

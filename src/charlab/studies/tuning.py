@@ -14,7 +14,7 @@ from charlab.runs.store import Store
 from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
-from charlab.studies.plan import Planner
+from charlab.studies.planning import Planner
 from charlab.studies.search import SearchDefinition, Trials, check_own
 
 
@@ -33,12 +33,7 @@ def tune(
     Trials are kept, so that a study that was interrupted goes on where it was.
 
     Args:
-        definition: the study's definition.
-        study: the study's name.
         planner: planner of the study, which has checked every arm.
-        composer: composer of the training program.
-        executor: executor that runs the trials.
-        console: where to print.
         dry_run: whether to run nothing.
 
     Returns:
@@ -47,11 +42,9 @@ def tune(
     Raises:
         UserError: if an arm's trials do not compose, have not ended, or have no result.
     """
-    searches = {}
-    for arm in definition.arms:
-        if (wanted := definition.tune.get(arm.name)) is not None:
-            searches[arm.name] = _trials(arm, wanted, definition, study, planner, composer)
-    chosen: dict[str, Tuned] = {}
+    tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
+    searches = {arm.name: _trials(arm, definition, study, planner, composer) for arm in tuned_arms}
+    arms = {arm.name: arm for arm in definition.arms}
     for name, trials in searches.items():
         wanted = definition.tune[name]
         if dry_run:
@@ -60,33 +53,30 @@ def tune(
             budget = f"{count(wanted.trials, 'trial')} × {count(len(wanted.seeds), 'seed')}"
             console.print(f"Tuning {name}: {budget}, on dev text.", markup=False, highlight=False)
             trials.run(executor, console)
-        ended = trials.ended()
+        ended = sum(trial.ended for trial in trials.all())
+        if ended < wanted.trials and dry_run:
+            runs = len(searches) * wanted.trials * len(wanted.seeds)
+            console.print(f"Before these cells, {runs} runs tune {count(len(searches), 'arm')} on dev text.")
+            return None
         if ended < wanted.trials:
-            if dry_run:
-                runs = len(searches) * wanted.trials * len(wanted.seeds)
-                console.print(f"Before these cells, {runs} runs tune {count(len(searches), 'arm')} on dev text.")
-                return None
             raise UserError(
                 f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command goes on."
             )
-        chosen[name] = _chosen(trials, wanted, definition.margin, name)
-    arms = tuple(_with(arm, chosen.get(arm.name), composer) for arm in definition.arms)
-    return replace(definition, arms=arms)
+        tuned = _chosen(trials, wanted, definition.margin, name)
+        values = composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
+        arms[name] = replace(arms[name], overrides=(*arms[name].overrides, *values), tuned=tuned)
+    return replace(definition, arms=tuple(arms.values()))
 
 
-def _trials(arm: Arm, wanted: Tune, definition: Definition, study: str, planner: Planner, composer: Composer) -> Trials:
+def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, composer: Composer) -> Trials:
+    wanted = definition.tune[arm.name]
     check_own(wanted.parameters, "study.tune.parameters", "")
     search = SearchDefinition(
         name=shortened(f"{study}+{arm.name}"),
-        overrides=(),
         parameters=wanted.parameters,
         trials=wanted.trials,
-        at_once=None,
-        split="dev",
-        dev_fraction=None,
-        seed=wanted.seeds[0],
+        seeds=wanted.seeds,
         time_limit=definition.time_limit,
-        more_seeds=wanted.seeds[1:],
     )
     try:
         return Trials(search, composer, planner.overrides(arm))
@@ -100,31 +90,23 @@ def _chosen(trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
     Raises:
         UserError: if none has a result.
     """
-    found = trials.tried()
-    best = trials.best()
-    if best is None or best.value is None:
-        reason = next(reason for _, _, reason in found if reason is not None)
+    found, best = trials.all(), trials.best()
+    if best is None or best.loss is None:
+        reason = next(trial.reason for trial in found if trial.reason is not None)
         raise UserError(f"Tuning the arm {name} has failed: no trial has a result, and the first {reason}.")
-    near = [params for params, value, _ in found if value is not None and value - best.value <= margin]
+    near = [trial.values for trial in found if trial.loss is not None and trial.loss - best.loss <= margin]
     numeric = [key for key, parameter in wanted.parameters.items() if not parameter.choices]
-    runs = {cell.run for number, (params, _, _) in enumerate(found) for cell in trials.cells(number, params)}
+    runs = {cell.run for trial in found for cell in trial.cells}
     records = [record for run in runs if (record := Store(trials.output_dir).own(run)) is not None]
     return Tuned(
-        values=dict(best.params),
-        loss=best.value,
+        values=best.values,
+        loss=best.loss,
         trials=len(found),
         seeds=wanted.seeds,
-        failed=sum(value is None for _, value, _ in found),
+        failed=sum(trial.loss is None for trial in found),
         runs=len(runs),
         seconds=sum(record.time.get("training_s", 0.0) for record in records),
         near=len(near),
-        ranges={key: (min(p[key] for p in near), max(p[key] for p in near)) for key in numeric},
-        at_end=tuple(key for key in numeric if is_at_end(wanted.parameters[key], best.params[key])),
+        ranges={key: (min(v[key] for v in near), max(v[key] for v in near)) for key in numeric},
+        at_end=tuple(key for key in numeric if is_at_end(wanted.parameters[key], best.values[key])),
     )
-
-
-def _with(arm: Arm, tuned: Tuned | None, composer: Composer) -> Arm:
-    if tuned is None:
-        return arm
-    values = composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
-    return replace(arm, overrides=(*arm.overrides, *values), tuned=tuned)

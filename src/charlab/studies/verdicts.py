@@ -14,6 +14,9 @@ from charlab.studies.definition import EXPECTATIONS, Expectation
 from charlab.studies.paired import Evidence, Verdict, decide, holm, holm_levels, minimum_seeds, refutation
 from charlab.studies.pairs import Pairs, TimePairs, Value
 
+_OF_PAIRS = ("seeds", "differences", "diverged", "baseline_diverged", "unreached", "baseline_unreached", "leaking",
+             "baseline_leaking", "absent", "bound", "n", "mean", "mean_sign", "standard_deviation")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -28,27 +31,15 @@ class Comparison:
     are sequential, and intervals are repeated confidence intervals (see `looks`).
 
     Attributes:
-        arm: the arm's name.
-        expectation: what was expected of it.
         verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
-        margin: the smallest difference that matters.
-        metric: "nll", "steps_to" or "seconds_to".
-        target: the loss to reach; None if the metric is no time to a target.
-        num_arms: number of arms in the study, without the baseline.
         seeds: the seeds that are compared: the study's, or those of the look.
         planned_seeds: number of seeds when the first cell ran.
-        looks: number of seeds that had finished each time results were looked at.
         planned_looks: number of seeds at each planned look; empty if the study is tested once.
         differences: differences by seed; infinite if one cell of the pair diverged.
-        diverged: seeds for which the arm diverged.
-        baseline_diverged: seeds for which the baseline diverged.
+        diverged: seeds for which the arm diverged; like the next ones, also for the baseline.
         unreached: seeds for which the arm did not reach the target.
-        baseline_unreached: seeds for which the baseline did not reach it.
         leaking: seeds for which the arm leaks.
-        baseline_leaking: seeds for which the baseline leaks.
         absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
-        bound: whether the arm's values are upper bounds.
-        baseline_bound: whether the baseline's values are upper bounds.
         n: number of finite differences, used for the mean, the standard deviation and the intervals.
         mean: mean difference; nan if there are none.
         mean_sign: "≥" or "≤" if runs that did not reach the target make the mean a bound, else "".
@@ -60,11 +51,9 @@ class Comparison:
             refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
         confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
-        p_difference_holm: the same, adjusted over the arms.
-        p_equivalence: p-value of the two one-sided t-tests against ±margin.
-        p_equivalence_holm: the same, adjusted over the arms.
-        p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
+        p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
         p_holm: p-value of the test that decided, adjusted over the arms; of the difference if none did.
+        p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
         power: the least power to support a true difference equal to the margin with this n and spread.
         seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
             or the number exceeds 10,000.
@@ -174,17 +163,10 @@ def compare(
 
     Args:
         baseline: the baseline's value by seed; lower is better. Times to a target are `ranks.Reached`.
-        arms: each arm's value by seed; at least one arm.
-        seeds: all seeds of the study.
         margin: the smallest difference that matters, greater than 0; of times to a target, the logarithm of a ratio.
-        metric: the metric: "nll", "steps_to" or "seconds_to".
-        target: the loss to reach; None if the metric is no time to a target.
         expectations: expectation by arm; by default, "improve".
-        planned_seeds: number of seeds when the first cell ran; by default, the current number.
-        looks: number of seeds that had finished each time results were looked at.
         planned_looks: number of seeds at each planned look, the last of them all seeds; by default, one test of all.
         bounds: names of the arms whose values are upper bounds.
-        baseline_bound: whether the baseline's values are upper bounds.
 
     Returns:
         A comparison for each arm, in the order given; empty if the first planned look has not been reached.
@@ -217,17 +199,15 @@ def compare(
             break
     if not pairs:
         return {}
-    families = {
-        "difference": evidence.difference,
-        "equivalence": evidence.equivalence,
-        "refutation": refutation(evidence, expected),
-    }
+    denied = refutation(evidence, expected)
+    families = {"difference": evidence.difference, "equivalence": evidence.equivalence, "refutation": denied}
     adjusted = {family: holm(p_values) for family, p_values in families.items()}
-    levels = {family: holm_levels(p_values) for family, p_values in families.items()}
     comparisons = {}
     for i, (name, pair, verdict) in enumerate(zip(arms, pairs, verdicts, strict=True)):
         family = _family(verdict, expected[i])
-        level = float(levels[family][i]) / (2 if family == "difference" else 1)  # the others are one-sided
+        level = float(holm_levels(families[family])[i]) / (
+            2 if family == "difference" else 1
+        )  # the others are one-sided
         level = 0.025 if pair.any_diverged or pair.leaks else level
         interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
         comparisons[name] = Comparison(
@@ -238,24 +218,11 @@ def compare(
             metric=metric,
             target=target,
             num_arms=len(arms),
-            seeds=pair.seeds,
             planned_seeds=len(seeds) if planned_seeds is None else planned_seeds,
             looks=tuple(looks),
             planned_looks=tuple(planned_looks),
-            differences=pair.differences,
-            diverged=pair.diverged,
-            baseline_diverged=pair.baseline_diverged,
-            unreached=pair.unreached,
-            baseline_unreached=pair.baseline_unreached,
-            leaking=pair.leaking,
-            baseline_leaking=pair.baseline_leaking,
-            absent=pair.absent,
-            bound=pair.bound,
             baseline_bound=baseline_bound,
-            n=pair.n,
-            mean=pair.mean,
-            mean_sign=pair.sign,
-            standard_deviation=pair.deviation,
+            **{name: getattr(pair, name) for name in _OF_PAIRS},
             interval_90=interval(0.05),
             interval_95=interval(0.025),
             interval=interval(level),
@@ -280,12 +247,9 @@ def _family(verdict: str, expectation: Expectation) -> str:
 
 
 def _check(
-    baseline: Mapping[int, Value],
-    arms: Mapping[str, Mapping[int, Value]],
-    seeds: Sequence[int],
-    margin: float,
+    baseline: Mapping[int, Value], arms: Mapping[str, Mapping[int, Value]], seeds: Sequence[int], margin: float,
     expectations: Mapping[str, Expectation],
-) -> None:
+) -> None:  # fmt: skip
     if not arms:
         raise UserError("The study has no arm besides the baseline: add one to study.arms.")
     if not (math.isfinite(margin) and margin > 0):

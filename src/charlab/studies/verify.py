@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,6 @@ def verify_named(
 
     Args:
         name: folder of a run, beginning of its fingerprint, or name of a study.
-        output_dir: folder of all outputs.
-        scoring: whether to do what needs the weights.
         path: where the file of the text is now; None for where it was.
         trust: whether code in the folders of runs may be imported.
 
@@ -78,20 +76,14 @@ def _study_findings(results: StudyResults) -> Iterator[Finding]:
     missing = len(plan.cells) - len(known)
     yield Finding("cells", None if missing else True, f"{len(known)} of {len(plan.cells)} are finished")
     others = [key for key, record in known.items() if not _is_planned(plan, key, record)]
-    yield Finding(
-        "plan",
-        not others,
-        f"not the planned run: {joined(others)}" if others else "each record has the planned fingerprint and seed",
-    )
-    twice = [cell.key for i, cell in enumerate(plan.cells) if any(_same(cell, other) for other in plan.cells[:i])]
+    said = f"not the planned run: {joined(others)}" if others else "each record has the planned fingerprint and seed"
+    yield Finding("plan", not others, said)
+    keys, runs = Counter(cell.key for cell in plan.cells), Counter(cell.run for cell in plan.cells)
+    twice = [cell.key for cell in plan.cells if keys[cell.key] > 1 or runs[cell.run] > 1]
     yield Finding("seeds", not twice, f"used twice: {joined(twice)}" if twice else "no seed is used twice in an arm")
     yield _pairing(plan, known)
     mismatch = results.mismatch() if plan.compares and known else None
     yield Finding("budget", mismatch is None if known else None, mismatch or f"all arms have equal {plan.budget}")
-
-
-def _same(cell: Any, other: Any) -> bool:
-    return cell.key == other.key or cell.run == other.run
 
 
 def _is_planned(plan: Plan, key: str, record: Record) -> bool:
@@ -136,9 +128,8 @@ def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust
         wrong = [f"{key}: {finding.text}" for key, finding in by_cell.items() if finding.passed is False]
         unknown = [finding.text for finding in by_cell.values() if finding.passed is None]
         if wrong:
-            yield Finding(
-                name, False, f"wrong in {len(wrong)} of {count(len(by_cell), 'cell')}: {'; '.join(wrong[:3])}"
-            )
+            cells = count(len(by_cell), "cell")
+            yield Finding(name, False, f"wrong in {len(wrong)} of {cells}: {'; '.join(wrong[:3])}")
         elif len(unknown) == len(by_cell):
             yield Finding(name, None, unknown[0])
         else:

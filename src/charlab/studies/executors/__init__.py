@@ -35,20 +35,12 @@ class Executor(ABC):
         """
 
     def competition(self, *, gpu: bool) -> str | None:
-        """Return why cells that run at the same time slow each other down; None if each has cores of its own.
-
-        Args:
-            gpu: whether cells may compute on a GPU.
-        """
+        """Return why cells that run at the same time slow each other down; None if each has cores of its own."""
         return None
 
     @abstractmethod
     def run(self, study: Path, cells: Sequence[Cell]) -> None:
         """Run cells; return when all have ended or the study was stopped.
-
-        Args:
-            study: the study's folder, with the cells' files.
-            cells: the cells to run, in this order.
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after all cells have ended.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from charlab.studies.costs import COSTS
-from charlab.studies.paired import t_interval
+from charlab.studies.paired import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 MEASURES = ("value", "bpc", "perplexity")
 
 # The text's SHA-256 → the best n-gram on its last tenth, counted on the rest, in nats per character.
-_NGRAMS = {
-    "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": ("Kneser–Ney n-gram of order 7", 1.516),
-}
+_NGRAMS = {"86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": ("Kneser–Ney n-gram of order 7", 1.516)}
 
 
 class Estimate(NamedTuple):
@@ -47,13 +45,8 @@ class ArmSummary:
     """What the finished cells of an arm amount to.
 
     Attributes:
-        name: the arm's name.
-        is_baseline: whether other arms are compared with it.
-        seeds: number of finished cells.
-        planned: number of planned cells.
         figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
         likelihood: "bound" if the figures are upper bounds.
-        leaks: whether a cell sees what it predicts.
         honest: nll scored character by character, if the arm leaks.
         costs: by name, those that are known.
     """
@@ -105,10 +98,10 @@ def estimate(values: pd.Series) -> Estimate:
     """Return the mean of the finite values and its 95% t-interval."""
     found = values.to_numpy(dtype=float)
     finite = found[np.isfinite(found)]
-    mean = float(finite.mean()) if finite.size else math.nan
-    if finite.size < 2:
-        return Estimate(mean, math.nan)
-    return Estimate(mean, t_interval(mean, float(finite.std(ddof=1)), finite.size, 0.95)[1] - mean)
+    low, high = mean_interval(finite)
+    return Estimate(
+        float(finite.mean()) if finite.size else math.nan, (high - low) / 2 if finite.size > 1 else math.nan
+    )
 
 
 class Reference(NamedTuple):

@@ -57,16 +57,7 @@ _WAITING = {
 
 
 class Judgment(NamedTuple):
-    """What is said of an arm.
-
-    Attributes:
-        comparison: all figures.
-        verdict: in words.
-        reason: the verdict with its figures, a sentence.
-        expectation: what the arm was expected to do.
-        caution: why the verdict may not mean what it says; usually "".
-        other_text: whether the difference would hold on other text.
-    """
+    """What is said of an arm: its verdict in words and in a sentence, and what weakens it (usually "")."""
 
     comparison: Comparison
     verdict: str
@@ -102,32 +93,11 @@ class Contents:
     """All that a report says.
 
     Attributes:
-        plan: the study's.
         summary: what was compared, in a line.
-        notices: what to read first.
-        arms: what each arm's cells amount to.
-        comparisons: the verdicts with all their figures.
-        judgments: what is said of each arm but the baseline.
-        verdicts: the same as a table; None if nothing is compared.
-        results: what each arm reached.
-        budgets: what each arm cost.
-        cells: every cell.
-        unfinished: cells that failed or diverged.
+        judgments: what is said of each arm but the baseline; `verdicts` is the same as a table.
         waiting: names of the cells that are missing or running, by what is said of them.
         older: names of the cells made by other code than today's, or "".
-        scaling: the laws of a scaling study; None for any other.
-        tuning: how arms were tuned; None if none was.
-        factors: numeric factors of a grid, with curves.
-        where: where in the text the arms differ from the baseline.
-        samples: text from each arm.
-        method: how the study was done, in sentences.
-        settings: what each arm was trained with; None if no run tells.
-        sources: what the method cites.
-        limits: what it does not show, in sentences.
-        commands: purpose → command.
-        environment: what the cells ran on, by name.
         floor: entropy of the text in nats per character, if known.
-        captions: of the figures, by name.
     """
 
     plan: Plan
@@ -189,7 +159,13 @@ def gather(results: StudyResults) -> Contents:
         results=result_table(plan, arms, references(results)),
         budgets=budget_table(plan, arms, matches=matches),
         cells=cell_table(results),
-        unfinished=tuple(_unfinished(results)),
+        unfinished=tuple(
+            Unfinished(
+                cell.cell.key, cell.status, without_paths(printable(cell.reason)).strip(), cell_command(cell.cell)
+            )
+            for cell in results.cells
+            if (cell.status != "finished" or cell.reason) and cell.status not in _WAITING
+        ),
         waiting={
             label: names
             for status, label in _WAITING.items()
@@ -228,28 +204,16 @@ def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> J
     )
 
 
-def _unfinished(results: StudyResults) -> list[Unfinished]:
-    return [
-        Unfinished(
-            result.cell.key,
-            result.status,
-            without_paths(printable(result.reason)).strip(),
-            cell_command(result.cell),
-        )
-        for result in results.cells
-        if (result.status != "finished" or result.reason) and result.status not in _WAITING
-    ]
-
-
 def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
     """Return the cells for which something holds, arm by arm; "" if there are none."""
+    if all(map(holds, results.cells)):
+        return "all of them"
     found = []
     for arm in results.plan.arms:
         cells = results.of(arm.name)
-        seeds = [f"{result.cell.seed}" for result in cells if holds(result)]
-        if seeds:
+        if seeds := [f"{result.cell.seed}" for result in cells if holds(result)]:
             found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(cells) else ', '.join(seeds)})")
-    return "all of them" if all(map(holds, results.cells)) else joined(found, most=100)
+    return joined(found, most=100)
 
 
 def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> TextInterval | str:

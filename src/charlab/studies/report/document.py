@@ -71,12 +71,7 @@ _ALTS = {
 
 
 def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
-    """Yield the parts of a report for a screen: those above, notices, tables, judgments, samples, unfinished cells.
-
-    Args:
-        contents: what it says.
-        figures: names of the figures that were drawn.
-    """
+    """Yield the parts of a report for a screen: those above, notices, tables, judgments, samples, unfinished cells."""
     yield from contents.notices
     if not contents.plan.sweep:
         yield Heading("Hypothesis")
@@ -129,8 +124,6 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     """Yield the parts of a paper, with places for what only its author knows.
 
     Args:
-        contents: what it says.
-        figures: names of the figures that were drawn.
         judged: whether there is room for a sentence on each arm.
     """
     plan, verdicts = contents.plan, contents.verdicts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charlab.studies.paired import t_interval
+from charlab.studies.paired import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,11 +46,10 @@ class Line:
     @property
     def half_width(self) -> np.ndarray:
         """(K,) half the width of the 95% t-interval of the mean; 0 with a single seed."""
-        seeds = len(self.values)
-        if seeds < 2:
+        if len(self.values) < 2:
             return np.zeros(len(self.x))
         with np.errstate(invalid="ignore"):
-            return t_interval(0.0, 1.0, seeds, 0.95)[1] * self.values.std(axis=0, ddof=1)
+            return np.array([np.ptp(mean_interval(column)) / 2 for column in self.values.T])
 
     def optima(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the best value of the factor by seed, and whether it is at an end of the grid.
@@ -71,8 +70,7 @@ class Line:
     def optimum(self) -> tuple[float, tuple[float, float]]:
         """Return the best value of the factor, the mean over seeds, and its 95% t-interval, infinite for one seed."""
         positions = self._position(self.optima()[0])
-        deviation = float(positions.std(ddof=1)) if len(positions) > 1 else 0.0
-        low, high = t_interval(float(positions.mean()), deviation, len(positions), 0.95)
+        low, high = mean_interval(positions)
         return float(self._value(positions.mean())), (float(self._value(low)), float(self._value(high)))
 
     def tolerated(self, margin: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""A study's figures: differences per seed, learning curves, quality against cost."""
+"""A study's figures: what they are made of, learning curves, and quality against cost."""
 
 from __future__ import annotations
 
@@ -10,23 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from charlab.curves import VALIDATION
-from charlab.quantities import amount, ratio
+from charlab.quantities import amount
 from charlab.studies.costs import COSTS
 from charlab.studies.report.contents import Contents
+from charlab.studies.report.differences import draw_differences
 from charlab.studies.report.factors import Factor, draw_line
 from charlab.studies.report.scaling import draw_law
-from charlab.studies.report.style import (
-    ALARM,
-    FAINT_INK,
-    GRID,
-    INK,
-    VERDICT_COLORS,
-    Look,
-    label_at_right,
-    label_width,
-    looks,
-    new_figure,
-)
+from charlab.studies.report.style import ALARM, FAINT_INK, GRID, Look, label_at_right, label_width, looks, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from charlab.studies.report.arms import ArmSummary
-    from charlab.studies.report.contents import Judgment
     from charlab.studies.state import StudyResults
-    from charlab.studies.verdicts import Comparison
 
 PAGE_WIDTH = 4.0  # inches: what a phone shows without making letters smaller
 PAPER_WIDTH = 5.5
@@ -47,10 +35,7 @@ AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.it
 }  # what the figures for a page show
 
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
-_SEVERAL_MARGINS = 25  # beyond that many margins the axis of differences is logarithmic
 MOST_FACTORS = 3  # panels next to each other
-_COARSE = [digit * 10.0**power for power in range(-3, 4) for digit in (1, 2, 5)]  # ticks of an axis of ratios
-_FINE = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0]
 _NUM_POINTS = 200  # of a curve, at most
 
 
@@ -64,12 +49,7 @@ class Curve(NamedTuple):
 
 
 class Drawings:
-    """Draw the figures of a report, within `style.drawing()`.
-
-    Args:
-        results: whose curves are drawn.
-        contents: what is said of them.
-    """
+    """Draw the figures of a report, within `style.drawing()`."""
 
     def __init__(self, results: StudyResults, contents: Contents) -> None:
         self.contents = contents
@@ -231,92 +211,6 @@ def _metric(names: Collection[str]) -> str | None:
     """Return what a curve shows: an estimate on validation text, else another loss on it, else that of the batches."""
     others = sorted(name for name in names if name.endswith("/validation/nll"))
     return next((name for name in [*VALIDATION, *others, "train/loss"] if name in names), None)
-
-
-def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *, width: float) -> Figure:
-    """Draw every arm's differences from the baseline, seed by seed, with mean, interval and margin.
-
-    Args:
-        judgments: one for each arm, at least one.
-        looks: by arm.
-        width: of the figure in inches.
-    """
-    from matplotlib.ticker import FuncFormatter, SymmetricalLogLocator
-
-    row_height = 0.4 if len(judgments) <= 6 else 0.3
-    figure, [axes] = new_figure(width, row_height * len(judgments) + 0.56, left=0.12, right=0.12, bottom=0.4)
-    comparisons = [judgment.comparison for judgment in judgments]
-    margin = comparisons[0].margin
-    low, high = _difference_limits(comparisons, margin)
-    if comparisons[0].target is None and max(-low, high) > _SEVERAL_MARGINS * margin:
-        axes.set_xscale("symlog", linthresh=2 * margin, linscale=0.6)
-        ticks = SymmetricalLogLocator(base=10, linthresh=2 * margin, subs=(1, 3)).tick_values(low, high)
-        axes.set_xticks([tick for tick in ticks if low < tick < high and (tick == 0 or abs(tick) >= margin)])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "−")))
-    timed = comparisons[0].target is not None
-    if timed:
-        for ratios in (_COARSE, _FINE):
-            ticks = [math.log(tick) for tick in ratios if low < math.log(tick) < high]
-            if len(ticks) >= 4:
-                break
-        axes.set_xticks(ticks, [ratio(tick) for tick in ticks])
-    axes.set_xlim(low, high)
-    axes.set_ylim(0.55 - len(judgments), 0.75)
-    axes.axvspan(-margin, margin, color="0.9", linewidth=0)
-    axes.axvline(0, color="0.4", linewidth=0.8)
-    for i, judgment in enumerate(judgments):
-        _draw_row(axes, -i, judgment, looks[judgment.comparison.arm], low, high)
-    axes.annotate(
-        f"margin {ratio(margin) if timed else f'±{margin:g}'}", (0, 1), (0, 2), textcoords="offset points",
-        ha="center", va="bottom", color=FAINT_INK, fontsize=6.5, xycoords=("data", "axes fraction"),
-        annotation_clip=False,
-    )  # fmt: skip
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.set_xlabel(
-        f"← later      {'steps' if comparisons[0].metric == 'steps_to' else 'seconds'} to {comparisons[0].target:g}, "
-        "baseline over arm      sooner →"
-        if timed
-        else "← worse      baseline minus arm, nats per character      better →",
-        labelpad=3,
-    )
-    return figure
-
-
-def _difference_limits(comparisons: Sequence[Comparison], margin: float) -> tuple[float, float]:
-    """Return limits that hold all pairs, and the intervals unless they are many times as long."""
-    pairs = [d for comparison in comparisons for d in comparison.differences.values() if math.isfinite(d)]
-    reach = max([1.6 * margin, *map(abs, pairs)])
-    ends = [end for comparison in comparisons for end in comparison.interval if abs(end) < 3 * reach]
-    low, high = min([-1.6 * margin, *pairs, *ends]), max([1.6 * margin, *pairs, *ends])
-    pad = 0.06 * (high - low)
-    return low - pad, high + pad
-
-
-def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: float, high: float) -> None:
-    comparison, color = judgment.comparison, look.color
-    place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
-    axes.annotate(look.label, (0, center + 0.42), color=color, **place)  # type: ignore[arg-type]
-    verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
-    axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
-    pairs = list(comparison.differences.values())
-    fate = "diverged" if comparison.target is None else "not reached"
-    finite = [pair for pair in pairs if math.isfinite(pair)]
-    axes.plot(finite, [center] * len(finite), "o", markersize=4, markerfacecolor="none", color=color, alpha=0.75)
-    for bound, edge, marker, shift, align in ((math.inf, high, ">", -7, "right"), (-math.inf, low, "<", 7, "left")):
-        if diverged := pairs.count(bound):
-            axes.plot([edge], [center], marker, color=ALARM, markersize=5, clip_on=False)
-            axes.annotate(f"{diverged} {fate}", (edge, center), (shift, 0), textcoords="offset points", ha=align,
-                          va="center", fontsize=6.5, color=ALARM)  # fmt: skip
-    if comparison.n < 2:
-        return
-    left, right = comparison.interval
-    axes.plot([max(left, low), min(right, high)], [center - 0.2] * 2, color=color, linewidth=1.8, solid_capstyle="butt")
-    for end, edge, marker in ((left, low, "<"), (right, high, ">")):
-        if not low <= end <= high:
-            axes.plot([edge], [center - 0.2], marker, color=color, markersize=4, clip_on=False)
-    if math.isfinite(comparison.mean):
-        axes.plot([comparison.mean], [center - 0.2], "D", color=color, markersize=4)
 
 
 def _loss_limits(

@@ -32,12 +32,7 @@ _PARAGRAPHS = {"quote": Markup("<blockquote>{}</blockquote>")}
 
 
 def render_html(contents: Contents, figures: Mapping[str, Figure]) -> str:
-    """Return the page.
-
-    Args:
-        contents: what it says.
-        figures: by name, from `Drawings.for_page`.
-    """
+    """Return the page."""
     addresses = {name: data_uri(figure) for name, figure in figures.items()}
     parts = page(contents, {name.partition("-")[0] for name in figures})
     kind = "Sweep" if contents.plan.sweep else "Study"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +64,11 @@ def method(
     )
     if plan.planned_looks:
         sentences += _looks(plan, comparisons)
-    elif len(plan.seeds) == 1:
-        sentences.append(f"Every arm was trained with the same seed, {plan.seeds[0]}.")
     else:
-        sentences.append(f"Every arm was trained with the same {len(plan.seeds)} seeds, starting at {plan.seeds[0]}.")
+        seeds = f"seed, {plan.seeds[0]}"
+        if len(plan.seeds) > 1:
+            seeds = f"{len(plan.seeds)} seeds, starting at {plan.seeds[0]}"
+        sentences.append(f"Every arm was trained with the same {seeds}.")
     sentences += tuning_method(plan)
     if plan.kind == "scaling":
         sentences.append(
@@ -135,7 +136,7 @@ def _looks(plan: Plan, comparisons: Mapping[str, Comparison]) -> list[str]:
     sentences = [
         f"Looks at the results were planned after {looks} seeds, starting at seed {plan.seeds[0]}. The looks share the "
         "error rates in proportion to their seeds (Kim and DeMets 1987), and the intervals hold at all looks together "
-        "(Jennison and Turnbull 1989).",
+        "(Jennison and Turnbull 1989)."
     ]
     settled: dict[int, list[str]] = {}
     for arm, comparison in comparisons.items():
@@ -155,48 +156,48 @@ def _saved(plan: Plan, comparisons: Mapping[str, Comparison]) -> int:
     return sum(left) + min(left, default=0)  # the baseline runs as long as any arm does
 
 
-def limits(results: StudyResults, records: list[Record], comparisons: Mapping[str, Comparison]) -> list[str]:
-    """Return what the study leaves open, as far as its plan, records and comparisons tell."""
-    texts = sorted({f"{record.corpus.get('name')}" for record in records})
-    sentences = [
-        *[f"Text: only {joined(texts)}, whose validation split is a small sample of such text."] * bool(texts),
-        "Size: nothing is shown about longer training or larger models."
-        if results.plan.kind == "comparison"
-        else "Size: nothing is shown about longer training, or about models larger than the one held out.",
-        "Seeds: there is only one, so differences between arms may be due to chance."
-        if len(results.plan.seeds) == 1
-        else "Seeds: they vary the initial weights, the order of the windows and dropout, and nothing else.",
-        "Settings: verdicts are conditional on the chosen values; a longer search may choose others."
-        if any(arm.tuned for arm in results.plan.arms)
-        else "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
-        "chosen; settings tuned for one arm favor it.",
-    ]
-    if _saved(results.plan, comparisons) and results.plan.planned_looks:
-        sentences.append(
+def limits(results: StudyResults, records: list[Record], comparisons: Mapping[str, Comparison]) -> Iterator[str]:
+    """Yield what the study leaves open, as far as its plan, records and comparisons tell."""
+    plan = results.plan
+    if texts := sorted({f"{record.corpus.get('name')}" for record in records}):
+        yield f"Text: only {joined(texts)}, whose validation split is a small sample of such text."
+    larger = ", or about models larger than the one held out" if plan.kind == "scaling" else " or larger models"
+    yield f"Size: nothing is shown about longer training{larger}."
+    if len(plan.seeds) == 1:
+        yield "Seeds: there is only one, so differences between arms may be due to chance."
+    else:
+        yield "Seeds: they vary the initial weights, the order of the windows and dropout, and nothing else."
+    if any(arm.tuned for arm in plan.arms):
+        yield "Settings: verdicts are conditional on the chosen values; a longer search may choose others."
+    else:
+        yield (
+            "Settings: this report cannot tell how the settings shared by all arms (such as the learning rate) were "
+            "chosen; settings tuned for one arm favor it."
+        )
+    if _saved(plan, comparisons) and plan.planned_looks:
+        yield (
             "Looks: an arm is settled early when its mean happens to be far from the limit, so the mean of such an arm "
             "is biased away from it; the interval is valid."
         )
-    if results.plan.budget == "seconds" or results.plan.metric == "seconds_to":
+    if plan.budget == "seconds" or plan.metric == "seconds_to":
         machines = joined(sorted({_machine(record) for record in records})) or "one machine"
-        sentences.append(f"Clock: equal seconds on {machines} are not equal seconds on another machine.")
-    if results.plan.metric == "seconds_to":
+        yield f"Clock: equal seconds on {machines} are not equal seconds on another machine."
+    if plan.metric == "seconds_to":
         most = results.most_at_once()
         ran = "is not known" if most is None else f"was {most}, each on cores of its own" if most > 1 else "was one"
-        sentences.append(f"Clock: the number of cells that ran at once on a machine {ran}.")
+        yield f"Clock: the number of cells that ran at once on a machine {ran}."
     if len({record.code for record in records}) > 1:
-        sentences.append("Code: the cells were not all run by the same code.")
-    return sentences
+        yield "Code: the cells were not all run by the same code."
 
 
 def environment(records: list[Record]) -> dict[str, str]:
     """Return what the cells ran on: every value that occurred, the most frequent first."""
-    kinds: dict[str, Counter[str]] = {"machine": Counter(_machine(record) for record in records)}
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
-        for name, version in record.versions.items():
-            kinds.setdefault(name, Counter())[version] += 1
-        kinds.setdefault("code", Counter())[f"{record.code or 'unknown'}"] += 1
-        kinds.setdefault("commit", Counter())[f"{record.git_commit or 'unknown'}"] += 1
-    return {name: joined([value for value, _ in counts.most_common()]) for name, counts in kinds.items() if counts}
+        code, commit = record.code or "unknown", record.git_commit or "unknown"
+        for name, value in {"machine": _machine(record), **record.versions, "code": code, "commit": commit}.items():
+            kinds[name][value] += 1
+    return {name: joined([value for value, _ in counts.most_common()]) for name, counts in kinds.items()}
 
 
 def _machine(record: Record) -> str:
@@ -219,7 +220,7 @@ def commands(results: StudyResults) -> dict[str, str]:
         if any(result.older for result in results.cells):
             found[f"{whole}; runs by older code are repeated"] = f"{again} study.rerun=older"
     report = [f"study={plan.name}"]
-    output_dir = relative(f"{results.folder.parents[1]}")
+    output_dir = _relative(f"{results.folder.parents[1]}")
     if output_dir != "outputs":
         report.append(f"output_dir={output_dir if _PLAIN.fullmatch(output_dir) else quoted(output_dir)}")
     found["This report"] = command("report", *report)
@@ -235,11 +236,10 @@ def cell_command(cell: Cell) -> str:
 
 def _train(words: Sequence[str]) -> str:
     """Return a command with overrides by their present names, whatever the study's plan calls them."""
-    return relative(command("train", *translate(words)[0]))
+    return _relative(command("train", *translate(words)[0]))
 
 
-def relative(text: str) -> str:
-    """Return a text with paths relative to the working folder."""
+def _relative(text: str) -> str:
     return text.replace(f"{Path.cwd()}/", "")
 
 

@@ -1,27 +1,21 @@
-"""Write a study's report and print its verdicts: what `charlab report` does, and the end of every sweep."""
+"""Write a study's report in all formats: what `charlab report` does, and the end of every sweep."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pandas as pd
 from omegaconf import DictConfig
-from rich import box
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.notebook import show_figures
-from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
-from charlab.studies.plan import FILE_NAME, Plan
+from charlab.studies.plan import FILE_NAME, Plan, find_study
 from charlab.studies.report.contents import Contents, Judgment, gather
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.html import TEMPLATES, render_html
@@ -30,8 +24,8 @@ from charlab.studies.report.literature import BIBLIOGRAPHY
 from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.method import without_paths
 from charlab.studies.report.scaling import law_row
-from charlab.studies.report.sentences import bound_sign
 from charlab.studies.report.style import drawing, picture
+from charlab.studies.report.terminal import print_report
 from charlab.studies.state import StudyResults, read_results
 
 if TYPE_CHECKING:
@@ -46,9 +40,6 @@ FOLDER = "report"  # within the study's own
 _FIGURES = ("differences", "scaling", "factors", "curves", "costs")
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
-_NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
-_VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue",
-                   "inconclusive": "bold", "none": "dim"}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +47,6 @@ class Report:
     """A written report.
 
     Attributes:
-        contents: what it says.
         files: by format, the file to open first.
         kept: a paper that was edited by hand and therefore kept as it was; None if there is none.
     """
@@ -96,30 +86,15 @@ def draw(results: StudyResults) -> Figure:
 def report_study(config: DictConfig, console: Console | None = None) -> Report:
     """Write the report on a study that has been run, and print its verdicts and where the report is.
 
-    Args:
-        config: a composed `conf/report.yaml`.
-        console: where to print; standard output by default.
-
     Raises:
         UserError: if there is no such study, or its plan cannot be read.
     """
     output_dir, kept = Path(config.output_dir), Path(config.studies)
-    folder = _find(config.name, [output_dir / "studies", kept])
+    folder = find_study(config.name, [output_dir / "studies", kept])
     results = read_results(Plan.load(folder), output_dir)
     default = folder if folder.is_relative_to(kept) else folder / FOLDER
     output = Path(config.output) if config.output is not None else default
     return make_report(results, output, formats=tuple(config.formats), console=console)
-
-
-def _find(name: str | None, homes: list[Path]) -> Path:
-    """Return the folder of the study of that name, in the first of `homes` that has it."""
-    known = sorted({path.parent.name for home in homes for path in home.glob(f"*/{FILE_NAME}")})
-    if name is None:
-        raise UserError(f"No study is named: give study=NAME{nearest('', known)}")
-    for home in homes:
-        if (home / name / FILE_NAME).is_file():
-            return home / name
-    raise UserError(f"There is no study {name!r} in {' or '.join(map(str, homes))}{nearest(name, known)}")
 
 
 def make_report(
@@ -132,17 +107,14 @@ def make_report(
     """Write a report, note in the study's plan that its results have been looked at, and print the verdicts.
 
     Args:
-        results: of the study.
         folder: where to write the report; `report` in the study's own folder by default.
-        formats: which pages to write.
-        console: where to print; standard output by default.
     """
     report = write_report(results, folder if folder is not None else results.folder / FOLDER, formats)
     if (results.folder / FILE_NAME).exists():
         looked = with_look(results)
         if looked != results.plan:
             looked.save(results.folder)
-    print_report(report, console or Console())
+    print_report(report.contents, report.files, report.kept, console or Console())
     return report
 
 
@@ -161,7 +133,6 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     A paper that was edited by hand is kept; the new one is then written next to it as `report-new.tex`.
 
     Args:
-        results: of the study.
         folder: created if missing; files of former reports in it are replaced.
         formats: which pages to write; plan and tables are written in any case.
 
@@ -177,10 +148,8 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     with drawing():
         drawings = Drawings(results, contents)
         figures = drawings.for_paper() if {"markdown", "latex"} & set(formats) else {}
-        pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
         if "markdown" in formats:
-            pngs = {name: picture(figure, "png") for name, figure in figures.items()}
-            _write_figures(folder / "figures", pdf=pdfs, png=pngs)
+            _write_figures(folder / "figures", figures, "pdf", "png")
             files["markdown"] = folder / "report.md"
             _write(files["markdown"], render_markdown(contents, figures))
         if "html" in formats:
@@ -188,10 +157,8 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
             _write(files["html"], render_html(contents, drawings.for_page()))
         if "latex" in formats:
             short = abridge(contents)
-            if short is not contents:
-                figures = Drawings(results, short).for_paper()
-                pdfs = {name: picture(figure, "pdf") for name, figure in figures.items()}
-            _write_figures(folder / "latex" / "figures", pdf=pdfs)
+            figures = figures if short is contents else Drawings(results, short).for_paper()
+            _write_figures(folder / "latex" / "figures", figures, "pdf")
             _write(folder / "latex" / _LAYOUT, (TEMPLATES / _LAYOUT).read_bytes())
             _write(folder / "latex" / BIBLIOGRAPHY, "\n".join(source.entry for source in contents.sources))
             paper = folder / "latex" / "report.tex"
@@ -232,11 +199,11 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
     """Return the figures of a verdict: intervals in two columns, lists of seeds in one."""
     comparison = judgment.comparison
     row: dict[str, Any] = {}
-    untimed = (
-        {"metric", "target", "mean_sign", "unreached", "baseline_unreached"} if comparison.target is None else set()
-    )
-    for name in (field.name for field in dataclasses.fields(comparison) if field.name not in untimed):
+    timed = {"metric", "target", "mean_sign", "unreached", "baseline_unreached"}
+    for name in (field.name for field in dataclasses.fields(comparison)):
         value = getattr(comparison, name)
+        if comparison.target is None and name in timed:
+            continue
         if name.startswith("interval"):
             row |= {f"{name}_low": value[0], f"{name}_high": value[1]}
         elif name == "differences":
@@ -248,15 +215,13 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
     return row | {"reason": judgment.reason, "other_text": judgment.other_text}
 
 
-def _write_figures(folder: Path, **pictures: Mapping[str, bytes]) -> None:
-    """Write the figures, by kind and name, and remove those that only a former report had."""
-    for kind, found in pictures.items():
-        for name in _FIGURES:
-            path = folder / f"{name}.{kind}"
-            if name in found:
-                _write(path, found[name])
-            else:
-                path.unlink(missing_ok=True)
+def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> None:
+    """Write the figures as files of these kinds, and remove those that only a former report had."""
+    for path in (folder / f"{name}.{kind}" for name in _FIGURES for kind in kinds):
+        if path.stem in figures:
+            _write(path, picture(figures[path.stem], path.suffix[1:]))
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _write_paper(path: Path, text: str) -> Path:
@@ -276,69 +241,3 @@ def _digest(text: str) -> str:
 def _write(path: Path, content: str | bytes) -> None:
     raw = content.encode() if isinstance(content, str) else content
     write_atomically(path, lambda file: file.write(raw))
-
-
-def print_report(report: Report, console: Console) -> None:
-    """Print what to read first, the verdicts with the arms' results, and where the report is."""
-    if not console.is_jupyter:  # where the results show themselves
-        console.print()
-        for notice in report.contents.notices:
-            console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
-        console.print(_verdicts(report.contents))
-        for sentence in report.contents.scaling.sentences if report.contents.scaling else ():
-            console.print(Text(sentence))
-    if report.kept is not None:
-        text = f"{_shown(report.kept)} was edited by hand and is kept; the new paper is next to it."
-        console.print(Text(text, "yellow"), soft_wrap=True)
-    for kind, path in report.files.items():
-        console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _verdicts(contents: Contents) -> Table:
-    """Return the table of verdicts, or of figures and costs if nothing is compared."""
-    compared = bool(contents.comparisons)
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("arm", overflow="fold")
-    timed = contents.plan.target is not None
-    headings = (
-        ("sooner by" if timed else "better by", "interval", "p (Holm)")
-        if compared
-        else ("bits/char", "perplexity", "training")
-    )
-    for heading in ("nats/char", *headings):
-        table.add_column(heading, justify="right", no_wrap=True)
-    if compared:
-        table.add_column("verdict")
-    write = ratio if timed else partial(signed, digits=3)
-    judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
-    for name, arm in contents.arms.items():
-        comparison = contents.comparisons.get(name)
-        if not compared:
-            figures = [_figure(arm, "bpc", 4), _figure(arm, "perplexity", 3)]
-            cost = arm.costs.get("training_s")
-            table.add_row(Text(name), _figure(arm), *figures, duration(cost.median if cost else None))
-        elif comparison is None:
-            table.add_row(Text(name), _figure(arm), Text("baseline", "dim"))
-        else:
-            table.add_row(
-                Text(name),
-                _figure(arm),
-                bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN,
-                Text(f"[{', '.join(map(write, comparison.interval))}]") if comparison.n > 1 else UNKNOWN,
-                probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN,
-                Text(judgments[name].verdict, _VERDICT_STYLES[judgments[name].shown]),
-            )
-    return table
-
-
-def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
-    """Return an arm's mean; a false one is crossed out, with the honest nll next to it."""
-    figure = fixed(arm.figures[measure].mean, digits)
-    if not arm.leaks:
-        return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
-    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None and measure == "value" else ""
-    return Text.assemble((figure, "strike dim"), (honest, "bold"))
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charlab.quantities import count, joined, nats, percent, ratio
@@ -26,44 +26,27 @@ RULES = (
     "the test that decided."
 )
 
-_WITHIN = "within the margin of {margin} of the baseline"
+_WORDS = {
+    False: {"gain": "an improvement", "loss": "a worsening", "better": "better", "worse": "worse", "of": "of"},
+    True: {"gain": "a speed-up", "loss": "a slow-down", "better": "at the target sooner",
+           "worse": "at the target later", "of": "by a factor of"},
+}  # fmt: skip
+"""Of losses, and of times to a target."""
 _CLAIMS: dict[str, dict[str, str]] = {
-    "equivalent": {"improve": _WITHIN, "worsen": _WITHIN},
-    "supported": {
-        "improve": "better than the baseline",
-        "worsen": "worse than the baseline",
-        "no difference": _WITHIN,
-    },
+    "supported": {"improve": "{better} than the baseline", "worsen": "{worse} than the baseline"},
     "refuted": {
-        "improve": "an improvement of {margin} or more is ruled out",
-        "worsen": "a worsening of {margin} or more is ruled out",
+        "improve": "{gain} {of} {margin} or more is ruled out",
+        "worsen": "{loss} {of} {margin} or more is ruled out",
         "no difference": "the difference is larger than the margin of {margin}",
     },
     "inconclusive": {
-        "improve": "an improvement is not shown, and one of {margin} is not ruled out",
-        "worsen": "a worsening is not shown, and one of {margin} is not ruled out",
-        "no difference": "a difference of {margin} is neither shown nor ruled out",
+        "improve": "{gain} is not shown, and one {of} {margin} is not ruled out",
+        "worsen": "{loss} is not shown, and one {of} {margin} is not ruled out",
+        "no difference": "a difference {of} {margin} is neither shown nor ruled out",
     },
 }
+_WITHIN = "within the margin of {margin} of the baseline"
 _AS_SOON = "at the target as soon as the baseline, within a factor of {margin}"
-_TIME_CLAIMS: dict[str, dict[str, str]] = {
-    "equivalent": {"improve": _AS_SOON, "worsen": _AS_SOON},
-    "supported": {
-        "improve": "at the target sooner than the baseline",
-        "worsen": "at the target later than the baseline",
-        "no difference": _AS_SOON,
-    },
-    "refuted": {
-        "improve": "a speed-up by a factor of {margin} or more is ruled out",
-        "worsen": "a slow-down by a factor of {margin} or more is ruled out",
-        "no difference": "the times differ by more than a factor of {margin}",
-    },
-    "inconclusive": {
-        "improve": "a speed-up is not shown, and one by a factor of {margin} is not ruled out",
-        "worsen": "a slow-down is not shown, and one by a factor of {margin} is not ruled out",
-        "no difference": "a difference by a factor of {margin} is neither shown nor ruled out",
-    },
-}
 
 
 class Notice(NamedTuple):
@@ -97,42 +80,39 @@ def notices(
     ]
 
 
-def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> list[Notice]:
-    number = len(results.plan.seeds)
-    if len(results.plan.arms) == 1:
-        return [Notice("note", "There is only one arm, so nothing is compared.")]
-    if not comparisons and (looks := results.plan.planned_looks):
-        return [Notice("note", f"The first look, after {looks[0]} seeds, has not been reached: nothing is shown yet.")]
-    if not comparisons:
-        text = f"Too few seeds for any verdict: {count(number, 'seed')}. This report only describes these runs."
-        return [Notice("alarm", text)]
+def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
+    number, looks = len(results.plan.seeds), results.plan.planned_looks
     short = [comparison for comparison in comparisons.values() if comparison.too_few_seeds]
-    if not short:
-        return []
-    least = min(comparison.ended for comparison in short)
-    whose = "" if len(short) == len(comparisons) else f" for {joined([comparison.arm for comparison in short])}"
-    text = (
-        f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, but a study with "
-        f"{count(len(comparisons), 'arm')} to compare needs at least {short[0].minimum_seeds}. The differences below "
-        "are not evidence yet."
-    )
-    return [Notice("alarm", text)]
+    if len(results.plan.arms) == 1:
+        yield Notice("note", "There is only one arm, so nothing is compared.")
+    elif not comparisons and looks:
+        yield Notice("note", f"The first look, after {looks[0]} seeds, has not been reached: nothing is shown yet.")
+    elif not comparisons:
+        text = f"Too few seeds for any verdict: {count(number, 'seed')}. This report only describes these runs."
+        yield Notice("alarm", text)
+    elif short:
+        least = min(comparison.ended for comparison in short)
+        whose = "" if len(short) == len(comparisons) else f" for {joined([comparison.arm for comparison in short])}"
+        yield Notice(
+            "alarm",
+            f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, but a study with "
+            f"{count(len(comparisons), 'arm')} to compare needs at least {short[0].minimum_seeds}. The differences "
+            "below are not evidence yet.",
+        )
 
 
-def _different_texts(results: StudyResults) -> list[Notice]:
+def _different_texts(results: StudyResults) -> Iterator[Notice]:
     corpora = [result.record.corpus for result in results.cells if result.record is not None]
-    if len({corpus.get("sha256") for corpus in corpora}) < 2:
-        return []
-    names = joined(list(Counter(f"{corpus.get('name')}" for corpus in corpora)))
-    text = (
-        f"The cells were scored on different texts ({names}), so their figures cannot be compared and the differences "
-        "mean nothing."
-    )
-    return [Notice("alarm", text)]
+    if len({corpus.get("sha256") for corpus in corpora}) > 1:
+        names = joined(list(dict.fromkeys(f"{corpus.get('name')}" for corpus in corpora)))
+        yield Notice(
+            "alarm",
+            f"The cells were scored on different texts ({names}), so their figures cannot be compared and the "
+            "differences mean nothing.",
+        )
 
 
-def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> list[Notice]:
-    found = []
+def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> Iterator[Notice]:
     for arm in arms.values():
         if not arm.leaks:
             continue
@@ -140,27 +120,23 @@ def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> list[Notice]:
         if arm.is_baseline and compares:
             who, effect = "The baseline", "no arm gets a verdict"
         honest = ""
-        if arm.honest is not None and arm.mean is not None and arm.honest.mean == arm.honest.mean:
+        if arm.honest is not None and arm.mean is not None and not math.isnan(arm.honest.mean):
             honest = (
                 f" Scored one character at a time, as in generation, it has {arm.honest.mean:.2f} nats per character "
                 f"instead of the {arm.mean:.2f} that it claims."
             )
-        found.append(Notice("alarm", f"{who} {arm.name} sees what it predicts, so {effect}.{honest}"))
-    return found
+        yield Notice("alarm", f"{who} {arm.name} sees what it predicts, so {effect}.{honest}")
 
 
-def _half_tuned(plan: Plan) -> list[Notice]:
+def _half_tuned(plan: Plan) -> Iterator[Notice]:
     tuned = [arm.name for arm in plan.arms if arm.tuned is not None]
-    if len(tuned) in (0, len(plan.arms)):
-        return []
     untuned = [arm.name for arm in plan.arms if arm.tuned is None]
-    text = f"Tuned: {joined(tuned)}; not tuned: {joined(untuned)}. Comparisons of the two favor what was tuned."
-    return [Notice("caution", text)]
+    if tuned and untuned:
+        text = f"Tuned: {joined(tuned)}; not tuned: {joined(untuned)}. Comparisons of the two favor what was tuned."
+        yield Notice("caution", text)
 
 
-def _exploration(plan: Plan) -> list[Notice]:
-    if not plan.exploratory:
-        return []
+def _exploration(plan: Plan) -> Iterator[Notice]:
     reasons = ["an ordinary sweep states no hypothesis in advance"] if plan.sweep else []
     if len(plan.seeds) > plan.planned_seeds:
         looks = sorted({look for look in plan.looks if look < len(plan.seeds)})
@@ -168,67 +144,62 @@ def _exploration(plan: Plan) -> list[Notice]:
         planned = count(plan.planned_seeds, "seed")
         reasons.append(f"the study was planned with {planned} and extended to {len(plan.seeds)}{after}")
     reasons += [amendment.rstrip(".") for amendment in plan.amendments]
-    text = (
-        f"Exploratory: {'; '.join(reasons)}. False findings are therefore more frequent than stated: treat the "
-        "verdicts as hints and confirm them in a study with fresh seeds."
-    )
-    return [Notice("caution", text)]
+    if reasons:
+        yield Notice(
+            "caution",
+            f"Exploratory: {'; '.join(reasons)}. False findings are therefore more frequent than stated: treat the "
+            "verdicts as hints and confirm them in a study with fresh seeds.",
+        )
 
 
-def _cells(results: StudyResults, compares: bool) -> list[Notice]:
+def _cells(results: StudyResults, compares: bool) -> Iterator[Notice]:
     without = Counter(result.status for result in results.cells if not (result.ended or result.status == "not needed"))
     diverged = sum(result.status == "diverged" for result in results.cells)
     older = sum(result.older for result in results.cells)
     total = len(results.cells)
-    found = []
     if without:
         kinds = joined([f"{number} {status}" for status, number in without.most_common()])
         effect = ", so the verdicts are provisional" if compares else ""
-        text = f"{without.total()} of {total} cells have no result ({kinds}){effect}."
-        found.append(Notice("caution", text))
+        yield Notice("caution", f"{without.total()} of {total} cells have no result ({kinds}){effect}.")
     if diverged:
         effect = ", which counts against their arms" if compares else ""
-        found.append(Notice("caution", f"{diverged} of {total} cells diverged{effect}."))
+        yield Notice("caution", f"{diverged} of {total} cells diverged{effect}.")
     if older:
-        found.append(Notice("note", f"{older} of {total} cells were run by other code than today's."))
-    return found
+        yield Notice("note", f"{older} of {total} cells were run by other code than today's.")
 
 
-def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> list[Notice]:
+def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
     shown = list(comparisons.values())
-    if not shown or shown[0].target is None:
-        return []
-    missed = {baseline: shown[0].baseline_unreached} | {found.arm: found.unreached for found in shown}
-    said = [f"{arm} with {count(len(seeds), 'seed')}" for arm, seeds in missed.items() if seeds]
-    if not said:
-        return []
-    text = (
-        f"The target of {shown[0].target:g} nats per character was not reached by {joined(said)}: such a cell counts "
-        "as later than any that reached it, and speed-ups may have no upper or no lower limit."
-    )
-    return [Notice("note", text)]
+    missed = {baseline: shown[0].baseline_unreached} if shown else {}
+    missed |= {found.arm: found.unreached for found in shown}
+    if said := [f"{arm} with {count(len(seeds), 'seed')}" for arm, seeds in missed.items() if seeds]:
+        yield Notice(
+            "note",
+            f"The target of {shown[0].target:g} nats per character was not reached by {joined(said)}: such a cell "
+            "counts as later than any that reached it, and speed-ups may have no upper or no lower limit.",
+        )
 
 
-def _bounds(arms: Mapping[str, ArmSummary]) -> list[Notice]:
+def _bounds(arms: Mapping[str, ArmSummary]) -> Iterator[Notice]:
     bounds = [arm.name for arm in arms.values() if arm.likelihood == "bound"]
-    if not bounds or len(bounds) == len(arms):
-        return []
-    text = (
-        f"Upper bounds (≤): {joined(bounds)}. The true nll is at or below the figure, so a bound that is worse than an "
-        "exact figure does not show that the model is worse."
-    )
-    return [Notice("note", text)]
+    if 0 < len(bounds) < len(arms):
+        yield Notice(
+            "note",
+            f"Upper bounds (≤): {joined(bounds)}. The true nll is at or below the figure, so a bound that is worse "
+            "than an exact figure does not show that the model is worse.",
+        )
 
 
 def reason(comparison: Comparison) -> str:
     """Return a verdict in one sentence, with its figures."""
-    verdict = comparison.verdict
+    verdict, timed = comparison.verdict, comparison.target is not None
     if verdict == "none":
         return f"No verdict: {_obstacle(comparison)}."
-    margin, claims = f"{comparison.margin:g}", _CLAIMS
-    if comparison.target is not None:
-        margin, claims = f"{math.exp(comparison.margin):g}", _TIME_CLAIMS
-    claim = claims[verdict][comparison.expectation].format(margin=margin)
+    margin = f"{math.exp(comparison.margin) if timed else comparison.margin:g}"
+    claim = _CLAIMS.get(verdict, {}).get(comparison.expectation, _AS_SOON if timed else _WITHIN)
+    if timed and verdict == "refuted" and comparison.expectation == "no difference":
+        claim = "the times differ by more than a factor of {margin}"
+    claim = claim.format(margin=margin, **_WORDS[timed])
     if verdict == "supported" and _beyond_margin(comparison):
         claim += f" by more than the margin of {margin}"
     remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
@@ -259,59 +230,36 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 
 def _figures(comparison: Comparison) -> str:
     """Return the figures behind a verdict."""
-    n = comparison.n
-    figures = [f"{_improvement(comparison)}"] if n else []
+    n, seeds, sides = comparison.n, count(len(comparison.seeds), "seed"), ("arm", "baseline")
+    sign, write = bound_sign(comparison), nats if comparison.target is None else ratio
+    improvement = (
+        f"mean improvement {sign}{nats(comparison.mean)} nats per character"
+        if comparison.target is None
+        else f"speed-up {sign}{ratio(comparison.mean)}"
+    )
+    figures = [improvement] * bool(n)
     if comparison.mixed:
         figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
     elif comparison.bound:
         figures.append("both figures are upper bounds (≤)")
+    missed = zip(sides, (comparison.unreached, comparison.baseline_unreached), strict=True)
+    figures += [f"the {who} did not reach the target with {len(lost)} of {seeds}" for who, lost in missed if lost]
+    diverged = zip(sides, (comparison.diverged, comparison.baseline_diverged), strict=True)
     fates = [
-        f"the {whose} diverged with {len(seeds)} of {count(len(comparison.seeds), 'seed')}, which counts against it"
-        for whose, seeds in (("arm", comparison.diverged), ("baseline", comparison.baseline_diverged))
-        if seeds
+        f"the {who} diverged with {len(lost)} of {seeds}, which counts against it" for who, lost in diverged if lost
     ]
-    figures += [
-        f"the {whose} did not reach the target with {len(seeds)} of {count(len(comparison.seeds), 'seed')}"
-        for whose, seeds in (("arm", comparison.unreached), ("baseline", comparison.baseline_unreached))
-        if seeds
-    ]
-    if not fates:
-        look = " at this look" if n < max(comparison.planned_looks, default=n) else ""
-        return ", ".join([*figures, *_test(comparison), f"n = {n}{look}"])
-    if n > 1:
-        figures.append(f"95% interval {_range(comparison.interval)}")
-    return "; ".join(fates + ([f"over the other {n}: {', '.join(figures)}"] if n else []))
-
-
-def _improvement(comparison: Comparison) -> str:
-    if comparison.target is None:
-        return f"mean improvement {bound_sign(comparison)}{nats(comparison.mean)} nats per character"
-    return f"speed-up {bound_sign(comparison)}{ratio(comparison.mean)}"
-
-
-def _test(comparison: Comparison) -> list[str]:
-    """Return the interval and the p-value of the test that decided."""
-    low, high = comparison.interval
+    low, high = map(write, comparison.interval)
+    if fates:
+        figures += [f"95% interval {low} to {high}"] * (n > 1)
+        return "; ".join(fates + [f"over the other {n}: {', '.join(figures)}"] * bool(n))
     if comparison.verdict == "refuted" and comparison.expectation != "no difference":
         side, bound = ("upper", high) if comparison.expectation == "improve" else ("lower", low)
-        return [f"{percent((1 + comparison.confidence) / 2)} {side} bound {_written(comparison)(bound)}"]
-    level = percent(comparison.confidence)
-    return [
-        f"{level} interval {_range(comparison.interval, _written(comparison))}",
-        f"Holm-adjusted {_p(comparison.p_holm)}",
-    ]
-
-
-def _written(comparison: Comparison) -> Callable[[float], str]:
-    return nats if comparison.target is None else ratio
-
-
-def _range(ends: tuple[float, float], write: Callable[[float], str] = nats) -> str:
-    return f"{write(ends[0])} to {write(ends[1])}"
-
-
-def _p(p: float) -> str:
-    return "p < 0.0001" if p < 0.0001 else f"p = {p:.3g}"
+        figures.append(f"{percent((1 + comparison.confidence) / 2)} {side} bound {bound}")
+    else:
+        p = "p < 0.0001" if comparison.p_holm < 0.0001 else f"p = {comparison.p_holm:.3g}"
+        figures += [f"{percent(comparison.confidence)} interval {low} to {high}", f"Holm-adjusted {p}"]
+    look = " at this look" if n < max(comparison.planned_looks, default=n) else ""
+    return ", ".join([*figures, f"n = {n}{look}"])
 
 
 def _remedy(comparison: Comparison) -> str:
@@ -321,11 +269,9 @@ def _remedy(comparison: Comparison) -> str:
     if comparison.mixed:
         return "one of the two figures is a bound, so no number of seeds is certain to settle it"
     if comparison.target is not None:
-        return "more seeds would narrow the interval" + (
-            ", and longer training shows when the others reach the target"
-            if comparison.unreached or comparison.baseline_unreached
-            else ""
-        )
+        missed = comparison.unreached or comparison.baseline_unreached
+        longer = ", and longer training shows when the others reach the target" if missed else ""
+        return f"more seeds would narrow the interval{longer}"
     if (needed := comparison.seeds_needed) is not None:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
@@ -371,5 +317,5 @@ def on_other_text(text: TextInterval) -> str:
         answer = f"would be expected to be {'better' if text.mean > 0 else 'worse'}"
     return (
         f"On other text of this kind, the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
-        f"interval {_range(text.interval_95)}, block bootstrap over {text.characters:,} characters)."
+        f"interval {nats(low)} to {nats(high)}, block bootstrap over {text.characters:,} characters)."
     )

@@ -109,11 +109,7 @@ def new_figure(
 
     Args:
         width: of the figure, in inches like all others.
-        height: of the figure.
-        panels: how many.
-        left: margin for the vertical axis.
         right: margin for labels; see `label_width`.
-        bottom: margin for the horizontal axes.
     """
     from matplotlib.figure import Figure
 

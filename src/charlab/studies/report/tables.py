@@ -46,12 +46,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """One entry of a table.
-
-    Attributes:
-        spans: its text.
-        key: what the column is sorted by; None sorts last.
-    """
+    """One entry of a table; its column is sorted by the key, None last."""
 
     spans: tuple[Span, ...]
     key: float | str | None = None
@@ -71,14 +66,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
-
-    Attributes:
-        name: fit for a file name.
-        caption: what it shows and how to read it.
-        columns: from left to right.
-        rows: an entry per column.
-    """
+    """A table."""
 
     name: str
     caption: str
@@ -231,8 +219,6 @@ def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool | 
     """Return what each arm cost.
 
     Args:
-        plan: the study's.
-        arms: by name.
         matches: whether the arms share the declared budget; None if nothing is compared.
     """
     declared, mark = BY_BUDGET[plan.budget], {None: "", True: " (matched)", False: " (NOT matched)"}[matches]

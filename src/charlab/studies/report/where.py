@@ -15,7 +15,7 @@ from charlab.quantities import count, percent, signed
 from charlab.runs.record import Record
 from charlab.runs.text import NLL
 from charlab.runs.where import Ground, Where, check_length, collected, comparable_nll, ground_of, same_text
-from charlab.studies.paired import t_interval
+from charlab.studies.paired import mean_interval
 from charlab.studies.report.method import without_paths
 from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
 
@@ -68,8 +68,7 @@ def locate(results: StudyResults) -> Whereabouts:
     pairs = {arm: found for arm, found in pairs.items() if found}
     if not pairs:
         return Whereabouts({})
-    ground: Ground | None = None
-    arms, notes = {}, []
+    ground, arms, notes = None, {}, []
     for arm, found in pairs.items():
         try:
             ground = ground or ground_of(found[0][0])
@@ -100,13 +99,8 @@ def _difference(ground: Ground, first: Record, pairs: list[tuple[Record, Record]
         for way, found in zip(ground.ways, sums, strict=True):
             found.append(way.add_up(nats)[:, 0])
 
-    def interval(values: Float[np.ndarray, " S"]) -> tuple[float, float] | None:
-        if len(values) < 2:
-            return None
-        return t_interval(float(values.mean()), float(values.std(ddof=1)), len(values), 0.95)
-
     by_pair = [np.stack(found) for found in sums]  # (S, G) each
-    intervals = [[interval(column / number) for column in found.T] for found in by_pair]
+    intervals = [[mean_interval(x / number) if len(x) > 1 else None for x in found.T] for found in by_pair]
     return collected(ground, [found.sum(0) for found in by_pair], intervals, total, pairs=len(pairs), most=most)
 
 
@@ -118,14 +112,8 @@ def _parts_table(arms: Mapping[str, Where]) -> Table:
         share = part.characters / first.whole.characters
         found = [(*where.parts, where.whole)[index] for where in arms.values()]
         style: Style = "plain" if part.split else "strong"
-        figures = [
-            entry(
-                signed(one.mean) + (f" ± {(one.interval[1] - one.interval[0]) / 2:.4f}" if one.interval else ""),
-                one.mean,
-                style,
-            )
-            for one in found
-        ]
+        errors = [f" ± {(one.interval[1] - one.interval[0]) / 2:.4f}" if one.interval else "" for one in found]
+        figures = [entry(signed(one.mean) + error, one.mean, style) for one, error in zip(found, errors, strict=True)]
         rows.append((entry(part.split), entry(part.label, style=style), entry(percent(share), share), *figures))
     caption = (
         "Baseline minus arm in nats per character of the text, by blocks: positive where the arm is better. The parts "

@@ -1,0 +1,95 @@
+"""The report's verdicts on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
+from charlab.studies.report.sentences import bound_sign
+
+if TYPE_CHECKING:
+    from charlab.studies.report.arms import ArmSummary
+    from charlab.studies.report.contents import Contents
+
+_NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
+_VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue",
+                   "inconclusive": "bold", "none": "dim"}  # fmt: skip
+
+
+def print_report(contents: Contents, files: Mapping[Any, Path], kept: Path | None, console: Console) -> None:
+    """Print what to read first, the verdicts with the arms' results, and where the report is.
+
+    Args:
+        files: by format, the file to open first.
+        kept: a paper that was edited by hand and therefore kept as it was; None if there is none.
+    """
+    if not console.is_jupyter:  # where the results show themselves
+        console.print()
+        for notice in contents.notices:
+            console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
+        console.print(_verdicts(contents))
+        for sentence in contents.scaling.sentences if contents.scaling else ():
+            console.print(Text(sentence))
+    if kept is not None:
+        text = f"{_shown(kept)} was edited by hand and is kept; the new paper is next to it."
+        console.print(Text(text, "yellow"), soft_wrap=True)
+    for kind, path in files.items():
+        console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _verdicts(contents: Contents) -> Table:
+    """Return the table of verdicts, or of figures and costs if nothing is compared."""
+    compared = bool(contents.comparisons)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("arm", overflow="fold")
+    timed = contents.plan.target is not None
+    headings = (
+        ("sooner by" if timed else "better by", "interval", "p (Holm)")
+        if compared
+        else ("bits/char", "perplexity", "training")
+    )
+    for heading in ("nats/char", *headings):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if compared:
+        table.add_column("verdict")
+    write = ratio if timed else partial(signed, digits=3)
+    judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
+    for name, arm in contents.arms.items():
+        comparison = contents.comparisons.get(name)
+        if not compared:
+            figures = [_figure(arm, "bpc", 4), _figure(arm, "perplexity", 3)]
+            cost = arm.costs.get("training_s")
+            table.add_row(Text(name), _figure(arm), *figures, duration(cost.median if cost else None))
+        elif comparison is None:
+            table.add_row(Text(name), _figure(arm), Text("baseline", "dim"))
+        else:
+            table.add_row(
+                Text(name),
+                _figure(arm),
+                bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN,
+                Text(f"[{', '.join(map(write, comparison.interval))}]") if comparison.n > 1 else UNKNOWN,
+                probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN,
+                Text(judgments[name].verdict, _VERDICT_STYLES[judgments[name].shown]),
+            )
+    return table
+
+
+def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
+    """Return an arm's mean; a false one is crossed out, with the honest nll next to it."""
+    figure = fixed(arm.figures[measure].mean, digits)
+    if not arm.leaks:
+        return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
+    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None and measure == "value" else ""
+    return Text.assemble((figure, "strike dim"), (honest, "bold"))
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
