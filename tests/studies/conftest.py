@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.studies.definition import Definition, define
+from charlab.studies.executors.local import Local
+from tests.helpers.made_up_trials import MadeUpTrainer
 
 OWN = conf_folder()
 SHARED = ("model=gpt", "data=textfile", "trainer.accelerator=cpu", "data.context_length=8")
@@ -65,3 +67,12 @@ def define_study(conf: Path) -> Callable[..., Definition]:
         return define(cast(DictConfig, OmegaConf.merge(base, own, typed)), name)
 
     return defined
+
+
+@pytest.fixture
+def trainer(monkeypatch: pytest.MonkeyPatch) -> MadeUpTrainer:
+    """Trains nothing, and reports on nothing."""
+    trainer = MadeUpTrainer()
+    monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
+    monkeypatch.setattr("charlab.studies.report.program.make_report", lambda results, console: None)
+    return trainer

@@ -144,22 +144,6 @@ def test_a_sweep_without_seeds_has_that_of_the_configuration(expand_sweep: Expan
     assert [cell.key for cell in one.cells] == ["only/1", "only/2"]
 
 
-@pytest.mark.parametrize(
-    ("typed", "sentence"),
-    [
-        (["seed=1,1"], "seed=1,1 has 1 twice: give each value once."),
-        (["seed=1,x"], "seed must be an integer, not 'x'."),
-        (["model.typo=1,2"], "There is no key model.typo"),
-        (["model=bigram,bigrm"], "did you mean bigram?"),
-        (["scheduler.value=1,2", "scheduler=warmup_cosine"], "There is no key scheduler.value"),
-    ],
-)
-def test_a_mistake_in_a_sweep(expand_sweep: Expand, typed: list[str], sentence: str) -> None:
-    with pytest.raises(UserError) as raised:
-        expand_sweep("model=bigram", *typed)
-    assert sentence in str(raised.value)
-
-
 def test_a_run_by_other_code_is_marked_or_made_again(
     write_study: Write, expand: Expand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,10 @@ from omegaconf import OmegaConf
 from charlab import cli
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
-from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
-from charlab.studies.search import Parameter, define_search
+from charlab.studies.parameters import Parameter
+from charlab.studies.search import define_search
+from tests.helpers.made_up_trials import values_of
 
 pytestmark = pytest.mark.slow
 
@@ -29,56 +30,14 @@ at_once: 2
 """
 
 
-def values_of(cell):
-    return dict(override.split("=", 1) for override in cell.overrides)
-
-
 def quadratic(cell):
     return 2.0 + (math.log10(float(values_of(cell)["optimizer.lr"])) + 2) ** 2
-
-
-class Trainer:
-    """Stands in for an executor: writes the records that training would leave."""
-
-    def __init__(self):
-        self.batches = []
-        self.nll = quadratic
-        self.interrupted_at = None
-
-    def __call__(self, folder, cells):
-        self.batches.append(list(cells))
-        if self.interrupted_at == len(self.batches):
-            raise KeyboardInterrupt
-        for cell in cells:
-            result = self.nll(cell)
-            if isinstance(result, Outcome):
-                result.save(folder, cell)
-                continue
-            run = folder.parents[1] / "runs" / cell.run
-            run.mkdir(parents=True, exist_ok=True)
-            metrics = [
-                {"split": "dev", "protocol": "blocks", "nll": result},
-                {"split": "validation", "protocol": "blocks", "nll": -result},  # what it must not look at
-            ]
-            known = {"format": 1, "name": "n", "fingerprint": cell.fingerprint, "code": cell.code}
-            record = {**known, "status": "finished", "metrics": metrics}
-            (run / "record.json").write_text(json.dumps(record))
-
-    @property
-    def cells(self):
-        return [cell for batch in self.batches for cell in batch]
-
-
-@pytest.fixture
-def trainer(monkeypatch):
-    trainer = Trainer()
-    monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
-    return trainer
 
 
 @pytest.fixture
 def run(tmp_path, trainer):
     """Gives the search's command; returns its exit code."""
+    trainer.nll = quadratic
     (tmp_path / "conf" / "search").mkdir(parents=True)
     (tmp_path / "conf" / "search" / "mine.yaml").write_text(SEARCH)
 
@@ -99,19 +58,19 @@ def trials_in(tmp_path, output="outputs"):
 def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert run() == 0
     assert [len(batch) for batch in trainer.batches] == [2, 2]
-    for cell, params in zip(trainer.cells, trials_in(tmp_path), strict=True):
+    for cell, params in zip(trainer.cells(), trials_in(tmp_path), strict=True):
         values = values_of(cell)
         assert float(values["optimizer.lr"]) == params["optimizer.lr"]
         assert int(values["data.batch_size"]) in (4, 8, 12, 16)
         assert values["scheduler"] in ("constant", "warmup_cosine")
         assert (values["data.dev_fraction"], values["seed"]) == ("0.05", "305")
-    assert len({cell.run for cell in trainer.cells}) == 4
+    assert len({cell.run for cell in trainer.cells()}) == 4
     output = capsys.readouterr().out
-    best = min(trainer.cells, key=quadratic)
+    best = min(trainer.cells(), key=quadratic)
     assert "4 of 4 trials, 4 with a result" in output
     shown = re.findall(r"^([0-3]) +([0-9.]+) ", output, re.MULTILINE)
     assert shown == sorted(
-        ((str(i), f"{quadratic(c):.4f}") for i, c in enumerate(trainer.cells)), key=lambda row: row[1]
+        ((str(i), f"{quadratic(c):.4f}") for i, c in enumerate(trainer.cells())), key=lambda row: row[1]
     )
     (command,) = re.findall(r"charlab train (.*)", output)
     assert f"optimizer.lr={values_of(best)['optimizer.lr']}" in command
@@ -132,8 +91,8 @@ def test_a_folder_is_not_read_as_a_part_of_an_address(run, trainer, tmp_path, ou
 
 def test_it_goes_on_where_it_was_interrupted(run, trainer):
     assert run() == 0
-    whole = [cell.run for cell in trainer.cells]
-    trainer.batches, trainer.interrupted_at = [], 2
+    whole = [cell.run for cell in trainer.cells()]
+    trainer.batches, trainer.folders, trainer.interrupted_at = [], [], 2
     assert run(output="other") == 130
     trainer.interrupted_at = None
     first = len(trainer.batches)
@@ -156,7 +115,7 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     assert run() == 0
     output = capsys.readouterr().out
     assert run() == 0
-    assert (len(trials_in(tmp_path)), len(trainer.cells)) == (4, 4)
+    assert (len(trials_in(tmp_path)), len(trainer.cells())) == (4, 4)
     again = capsys.readouterr().out
     assert again
     assert output.endswith(again)
@@ -182,7 +141,7 @@ def test_a_trial_that_has_not_ended_ends_the_search_for_now(run, trainer, tmp_pa
 
 def test_a_trial_that_other_code_has_run_is_run_again(run, trainer, tmp_path, capsys):
     assert run() == 0
-    first, tried = list(trainer.cells), trials_in(tmp_path)
+    first, tried = list(trainer.cells()), trials_in(tmp_path)
     record = tmp_path / "outputs" / "runs" / first[1].run / "record.json"
     record.write_text(record.read_text().replace(first[1].code, "0123456789ab"))
     trainer.nll = lambda cell: 1.0

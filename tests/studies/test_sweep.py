@@ -393,6 +393,11 @@ def mistaken() -> Callable[..., str]:
         (["optimizer.lr=0.1,0.2", "optimizer.lr=0.01"], "optimizer.lr is given twice, by optimizer.lr=0.1,0.2 and"),
         (["optimizer.lr=0.1,0.2", "optimizer.lr=1,2"], "optimizer.lr is given twice, by optimizer.lr=0.1,0.2 and"),
         (["seed=1,2", "seed=3"], "seed is given twice, by seed=1,2 and seed=3"),
+        (["seed=1,1"], "seed=1,1 has 1 twice: give each value once."),
+        (["seed=1,x"], "seed must be an integer, not 'x'."),
+        (["model.typo=1,2"], "There is no key model.typo"),
+        (["model=bigram,bigrm"], "did you mean bigram?"),
+        (["scheduler.value=1,2", "scheduler=warmup_cosine"], "There is no key scheduler.value"),
     ],
 )
 def test_a_mistaken_sweep_is_told_in_a_sentence(

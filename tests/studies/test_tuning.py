@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
@@ -12,7 +11,6 @@ from charlab import cli
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.definition import define
-from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter, Tuned, is_at_end
 from charlab.studies.plan import Plan
@@ -20,6 +18,7 @@ from charlab.studies.report.contents import gather
 from charlab.studies.report.program import write_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
+from tests.helpers.made_up_trials import values_of
 
 STUDY = """
 defaults: [_base, _self_]
@@ -39,58 +38,15 @@ seeds: 6
 BEST = {"adam": -2, "sgd": -0.5}  # logarithm of the best rate
 
 
-def values_of(cell):
-    return dict(override.split("=", 1) for override in cell.overrides if "=" in override)
-
-
 def loss(cell):
     values = values_of(cell)
     return 2.0 + (math.log10(float(values["optimizer.lr"])) - BEST[values["optimizer"]]) ** 2 + 0.001 * cell.seed
 
 
-class Trainer:
-    """Stands in for an executor: writes the records that training would leave."""
-
-    def __init__(self):
-        self.batches = []
-        self.nll = loss
-        self.killed_at = None
-
-    def __call__(self, folder, cells):
-        self.batches.append((folder.name, list(cells)))
-        if len(self.batches) == self.killed_at:
-            raise KeyboardInterrupt
-        for cell in cells:
-            result = self.nll(cell)
-            if isinstance(result, Outcome):
-                result.save(folder, cell)
-                continue
-            run = folder.parents[1] / "runs" / cell.run
-            run.mkdir(parents=True, exist_ok=True)
-            metrics = [
-                {"split": "dev", "protocol": "blocks", "nll": result, "likelihood": "exact"},
-                {"split": "validation", "protocol": "blocks", "nll": 10 - result, "likelihood": "exact"},
-            ]
-            known = {"format": 1, "name": "n", "fingerprint": cell.fingerprint, "code": cell.code}
-            record = {**known, "status": "finished", "metrics": metrics, "time": {"training_s": 3.0}}
-            (run / "record.json").write_text(json.dumps(record))
-            Outcome("finished", seconds=3.0).save(folder, cell)
-
-    def runs(self, name):
-        return [cell.run for folder, cells in self.batches for cell in cells if folder == name]
-
-
-@pytest.fixture
-def trainer(monkeypatch):
-    trainer = Trainer()
-    monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
-    monkeypatch.setattr("charlab.studies.report.program.make_report", lambda results, console: None)
-    return trainer
-
-
 @pytest.fixture
 def run(tmp_path, trainer):
     """Gives the study's command; returns its exit code."""
+    trainer.nll = loss
     (tmp_path / "conf" / "study").mkdir(parents=True)
     file = tmp_path / "conf" / "study" / "mine.yaml"
 
@@ -111,11 +67,11 @@ def plan_of(tmp_path, output="outputs"):
 @pytest.mark.slow
 def test_every_arm_has_its_trials_before_its_cells_run(run, trainer, tmp_path, capsys):
     assert run() == 0
-    assert [folder for folder, _ in trainer.batches] == [*["mine+adam"] * 4, *["mine+sgd"] * 4, "mine"]
+    assert trainer.folders == [*["mine+adam"] * 4, *["mine+sgd"] * 4, "mine"]
     plan = plan_of(tmp_path)
     for arm in plan.arms:
         tuned = arm.tuned
-        cells = [cell for folder, cells in trainer.batches for cell in cells if folder == f"mine+{arm.name}"]
+        cells = trainer.cells(f"mine+{arm.name}")
         assert len(cells) == 8
         assert {cell.seed for cell in cells} == {105, 106}
         assert not {cell.seed for cell in cells} & set(plan.seeds)
@@ -125,7 +81,7 @@ def test_every_arm_has_its_trials_before_its_cells_run(run, trainer, tmp_path, c
         assert tuned.loss == pytest.approx(loss(best) + 0.0005)  # the mean over both seeds
         assert (tuned.trials, tuned.seeds, tuned.failed, tuned.runs, tuned.seconds) == (4, (105, 106), 0, 8, 24.0)
         assert 1 <= tuned.near <= 4
-    for cell in trainer.batches[-1][1]:  # the cells use what was chosen
+    for cell in trainer.batches[-1]:  # the cells use what was chosen
         assert float(values_of(cell)["optimizer.lr"]) == plan.arm(cell.arm).tuned.values["optimizer.lr"]
     assert "Tuning sgd: 4 trials × 2 seeds, on dev text." in capsys.readouterr().out
     before = len(trainer.batches)
@@ -138,16 +94,16 @@ def test_it_goes_on_after_kills(run, trainer, tmp_path):
     """Killed among the baseline's trials, among the arm's, and among the cells, it does the rest and no more."""
     assert run() == 0
     names = ("mine+adam", "mine+sgd", "mine")
-    whole = {name: trainer.runs(name) for name in names}
-    trainer.batches = []
+    whole = {name: [cell.run for cell in trainer.cells(name)] for name in names}
+    trainer.batches, trainer.folders = [], []
     for killed_at in (2, 5, 4):
         before = len(trainer.batches)
-        trainer.killed_at = before + killed_at
+        trainer.interrupted_at = before + killed_at
         assert run(output="other") == 130
-        del trainer.batches[-1]
-    trainer.killed_at = None
+        del trainer.batches[-1], trainer.folders[-1]
+    trainer.interrupted_at = None
     assert run(output="other") == 0
-    assert {name: trainer.runs(name) for name in names} == whole
+    assert {name: [cell.run for cell in trainer.cells(name)] for name in names} == whole
     assert plan_of(tmp_path, "other").arms == plan_of(tmp_path).arms
 
 
