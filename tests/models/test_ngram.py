@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from charlab.errors import UserError
+from charlab.models import ngram
 from charlab.models.ngram import NGram, Smoothing
 from charlab.models.smoothing import Counts, kneser_ney, witten_bell
 from tests.references.ngram import DictionaryKneserNey, DictionaryNGram, DictionaryWittenBell
@@ -63,6 +64,19 @@ def test_equals_dictionaries(smoothing: Smoothing, reference: type[DictionaryNGr
     torch.testing.assert_close(model(window[:, :-1])[0].exp(), table, rtol=1e-12, atol=1e-15)
     nll = -table.log().gather(1, window[0, 1:, None].long())[:, 0]
     torch.testing.assert_close(model.nll(window)[0], nll, rtol=1e-12, atol=1e-15)
+
+
+@EACH_SMOOTHING
+@pytest.mark.parametrize("piece", [1, 7, 100, 699])
+def test_counting_in_pieces_gives_the_same_tables(
+    smoothing: Smoothing, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fitted(TRAIN_TEXTS[-1], 5, smoothing)
+    monkeypatch.setattr(ngram, "PIECE", piece)
+    for (name, table), (_, expected) in zip(
+        fitted(TRAIN_TEXTS[-1], 5, smoothing).named_buffers(), whole.named_buffers(), strict=True
+    ):
+        assert torch.equal(table, expected), name
 
 
 def test_the_long_text_has_estimated_discounts() -> None:

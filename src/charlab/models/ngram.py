@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,6 +19,7 @@ from charlab.types import PositiveInt, checked
 
 UNSEEN = -1  # every n-gram that does not occur in the training text
 ROOT = 0  # the empty n-gram
+PIECE = 1 << 22  # characters counted at a time
 
 Smoothing = Callable[[Counts], tuple[Float[Tensor, " M"], Float[Tensor, " C"]]]
 
@@ -165,7 +168,7 @@ class NGram(AutoregressiveModel):
         return [root, *(node for _, node in self._walk(tokens.long(), self.order - 1))]
 
     def _checked(self, text: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-        ids = text.detach().to("cpu", torch.long)
+        ids = text.detach().cpu()
         if len(ids) == 0:
             raise UserError("The text to count n-grams in is empty: give at least one character.")
         if ids.min() < 0 or ids.max() >= self.vocab_size:
@@ -220,23 +223,54 @@ def _resize_tables(model: NGram, state_dict: Mapping[str, Tensor], prefix: str, 
 
 
 def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, " M"], Counts]]:
-    """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`."""
+    """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`.
+
+    The text is counted in pieces. Only `context` grows with N, by 4 bytes per character, and a long text's is in a
+    temporary file; all else grows with the number of different n-grams.
+    """
     levels: list[tuple[Tensor, Counts]] = []
-    context, num_contexts, first_context = torch.full_like(ids, ROOT), 1, ROOT
-    previous = ids  # later: each position's index among the n-grams one character shorter
+    context = _integers(len(ids))  # for each position: the n-gram before it, as an index among those of its length
+    suffix = torch.empty(0, dtype=torch.long)  # for each of those n-grams: the node without its oldest character
+    first_context, num_contexts = ROOT, 1
     for length in range(1, order + 1):
-        codes, index, occurrences = torch.unique(
-            context * vocab_size + ids[length - 1 :], return_inverse=True, return_counts=True
-        )
-        parent = torch.div(codes, vocab_size, rounding_mode="floor") - first_context
-        if length > 1:
-            # Each distinct n-gram adds a predecessor to the n-gram without its oldest character.
-            remainder = torch.empty_like(codes)
-            remainder[index] = previous[1:]
+        pieces = [slice(start, start + PIECE) for start in range(length - 1, len(ids), PIECE)]
+        codes = occurrences = torch.empty(0, dtype=torch.long)
+        found: list[Tensor] = []
+        for piece in pieces:
+            code = (context[piece].long() + first_context) * vocab_size + ids[piece]
+            distinct, index, number = torch.unique(code, return_inverse=True, return_counts=True)
+            context[piece] = index.to(context.dtype)
+            codes, occurrences = _added(codes, occurrences, distinct, number)
+            found.append(distinct)
+        # The n-gram that ends at a position is the next one's context. Last piece first: a piece writes one beyond it.
+        for piece, distinct in zip(reversed(pieces), reversed(found), strict=True):
+            ending = torch.searchsorted(codes, distinct)[context[piece].long()].to(context.dtype)
+            context[piece.start + 1 : piece.stop + 1] = ending[: len(ids) - piece.start - 1]
+        parent = codes.div(vocab_size, rounding_mode="floor") - first_context
+        if levels:  # each different n-gram adds a predecessor to the one without its oldest character
             shorter_codes, shorter = levels[-1]
-            predecessors = torch.bincount(remainder, minlength=len(shorter_codes))
+            place = torch.searchsorted(shorter_codes, suffix[parent] * vocab_size + codes % vocab_size)
+            predecessors = torch.bincount(place, minlength=len(shorter_codes))
             levels[-1] = shorter_codes, shorter._replace(predecessors=predecessors)
+            suffix = place + first_context
+        else:
+            suffix = torch.full_like(codes, ROOT)
         levels.append((codes, Counts(occurrences, None, parent, num_contexts)))
         first_context, num_contexts = first_context + num_contexts, len(codes)
-        context, previous = first_context + index[:-1], index
     return levels
+
+
+def _added(codes: Tensor, occurrences: Tensor, more: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sorted codes and how often each occurs, with more of them added."""
+    if not len(codes):
+        return more, number
+    codes, place = torch.unique(torch.cat([codes, more]), return_inverse=True)
+    return codes, torch.zeros_like(codes).index_add_(0, place, torch.cat([occurrences, number]))
+
+
+def _integers(length: int) -> Int[Tensor, " N"]:
+    """Return zeros of 4 bytes each: in memory or, if there are many, in a temporary file."""
+    if length <= PIECE:
+        return torch.zeros(length, dtype=torch.int32)
+    with tempfile.TemporaryFile() as file:
+        return torch.from_numpy(np.memmap(file, np.int32, mode="w+", shape=length))
