@@ -29,6 +29,7 @@ from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
+PAUSE = 20  # a look at thousands of cells takes a while: so many times as long, nothing is done
 STYLES = {
     "finished": "green",
     "missing": "dim",
@@ -56,7 +57,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
 
     def watch() -> None:
         while True:
-            last = stopped.is_set()
+            last, since = stopped.is_set(), time.perf_counter()
             for cell, outcome in progress.look():
                 if live is None or outcome.fate != "finished":
                     console.print(progress.line(cell, outcome), markup=False, highlight=False, soft_wrap=True)
@@ -64,7 +65,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
                 live.refresh()
             if last:
                 return
-            stopped.wait(SECONDS_BETWEEN_LOOKS)
+            stopped.wait(max(SECONDS_BETWEEN_LOOKS, PAUSE * (time.perf_counter() - since)))
 
     thread = threading.Thread(target=watch, name="progress", daemon=True)
     if live is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +103,19 @@ class Plan(Settings):
 
     def cell(self, key: str) -> Cell:
         """Return the cell with a key of the form ARM/SEED."""
-        return next(cell for cell in self.cells if cell.key == key)
+        return self._cells[key]
 
     def arm(self, name: str) -> Arm:
         """Return the arm with that name."""
-        return next(arm for arm in self.arms if arm.name == name)
+        return self._arms[name]
+
+    @cached_property
+    def _cells(self) -> dict[str, Cell]:
+        return {cell.key: cell for cell in self.cells}
+
+    @cached_property
+    def _arms(self) -> dict[str, Arm]:
+        return {arm.name: arm for arm in self.arms}
 
     def save(self, folder: Path) -> None:
         """Write the plan into the study's folder, atomically."""

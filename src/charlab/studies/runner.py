@@ -94,13 +94,20 @@ def cell_environment(slot: Slot) -> dict[str, str]:
 
 
 def run_cell(
-    study: Path, key: str, slot: Slot | None = None, *, start: Start = start_interpreter, stopped: Event | None = None
+    study: Path,
+    key: str,
+    slot: Slot | None = None,
+    *,
+    start: Start = start_interpreter,
+    stopped: Event | None = None,
+    plan: Plan | None = None,
 ) -> Outcome | None:
     """Run a cell in its own process, wait for it to end, and record its outcome, however it ends.
 
     Args:
         slot: the cell's share of this machine; by default, the whole machine.
         stopped: event that ends the cell when it is set from another thread.
+        plan: the study's plan, if the caller has it; it is read from the study's folder otherwise.
 
     Returns:
         The outcome, or None if the study was stopped before the cell began.
@@ -111,10 +118,11 @@ def run_cell(
     """
     try:
         study = study.resolve()
-        plan = Plan.load(study)
-        cell = next((cell for cell in plan.cells if cell.key == key), None)
-        if cell is None:
-            raise UserError(f"The study in {study} has no cell {key}: give the study's command again.")
+        plan = plan or Plan.load(study)
+        try:
+            cell = plan.cell(key)
+        except KeyError:
+            raise UserError(f"The study in {study} has no cell {key}: give the study's command again.") from None
         with held(cell_path(study, cell, ".lock")):
             if (study / STOP_FILE).exists() or (stopped is not None and stopped.is_set()):
                 return None

@@ -13,7 +13,7 @@ from typing import Self
 from charlab.quantities import count
 from charlab.studies.executors import Executor
 from charlab.studies.forks import Forks
-from charlab.studies.plan import Cell
+from charlab.studies.plan import Cell, Plan
 from charlab.studies.resources import place, share, usable_cores, visible_gpus
 from charlab.studies.runner import Slot, run_cell, start_interpreter
 from charlab.types import PositiveInt
@@ -55,7 +55,7 @@ class Local(Executor):
         slots: SimpleQueue[Slot] = SimpleQueue()
         for index in range(self.at_once):
             slots.put(share(index, self.at_once, cores, gpus))
-        stopped = Event()
+        plan, stopped = Plan.load(study), Event()
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="cell") as pool:
 
             def run_in_slot(cell: Cell) -> None:
@@ -63,7 +63,7 @@ class Local(Executor):
                 start = self._forks.start if forked else start_interpreter
                 slot = slots.get()
                 try:
-                    run_cell(study, cell.key, slot, start=start, stopped=stopped)
+                    run_cell(study, cell.key, slot, start=start, stopped=stopped, plan=plan)
                 finally:
                     slots.put(slot)
 
