@@ -8,14 +8,14 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpu, inference, training
+from benchmarks import gpu, inference, scale, training
 from benchmarks.pairs import FILE_NAME, measure, save
 from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **gpu.BENCHMARKS}
+BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **scale.BENCHMARKS, **gpu.BENCHMARKS}
 """By name, a function that returns the benchmark."""
 
 

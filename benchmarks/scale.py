@@ -1,0 +1,141 @@
+"""Benchmarks of size: texts of up to 100 million characters, and studies of up to 10,000 cells."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
+from benchmarks.processes import QUIET, run_module, run_program, run_training
+
+LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
+SHARES = 1 / (np.arange(len(LETTERS)) + 3.0)  # roughly those of English
+WORDS = 50_000  # different ones
+SIZES = {OURS: 10**8, "10 million": 10**7, "1 million": 10**6}
+CELLS = {OURS: 10_000, "1,000": 1000, "100": 100}
+SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.batch_size=16", "compute.compile=false")
+
+
+@cache
+def made_up_text(length: int) -> Path:
+    """Write a text of words that are drawn by Zipf's law, in 27 characters as text8 has, and return its path."""
+    generator = np.random.default_rng(0)
+    lengths = 1 + generator.poisson(4.0, WORDS)
+    letters = generator.choice(list(LETTERS), lengths.sum(), p=SHARES / SHARES.sum())
+    words = np.array(["".join(word) for word in np.split(letters, lengths.cumsum()[:-1])])
+    ranks = 1 / (np.arange(WORDS) + 2.7)
+    path = Path(tempfile.gettempdir(), f"charlab-made-up-{length}.txt")
+    left = length
+    with path.open("w", encoding="ascii") as file:
+        while left:
+            text = " ".join(words[generator.choice(WORDS, 1 << 18, p=ranks / ranks.sum())])[:left]
+            left -= file.write(text)
+    return path
+
+
+def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> dict[str, Side]:
+    def side(size: int, _round: int) -> Measurement:
+        return measure(size)
+
+    return {name: partial(side, size) for name, size in sizes.items()}
+
+
+def _on_text(length: int, *overrides: str) -> Measurement:
+    """Train on a made-up text, whose ids are kept in a folder of their own, and return what `run_training` does."""
+    before = os.environ.get("CHARLAB_DATA")
+    path = made_up_text(length)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["CHARLAB_DATA"] = folder
+        try:
+            return run_training("data=textfile", f"data.path={path}", "logger=csv", *QUIET, *overrides)
+        finally:
+            os.environ.pop("CHARLAB_DATA")
+            if before is not None:
+                os.environ["CHARLAB_DATA"] = before
+
+
+def _long_text() -> Benchmark:
+    def train(length: int) -> Measurement:
+        measured = _on_text(length, *SMALL, "trainer.max_steps=300", "trainer.log_every_n_steps=50")
+        return {**measured, "evaluation_us": 1e6 * measured["evaluation_s"] / (0.1 * length)}
+
+    return Benchmark(
+        "A small GRU on 100 million characters, against fewer",
+        _sides(train, SIZES),
+        [
+            Figure("peak_memory_mb", "peak memory", "MiB", "more by", "1 million", 300.0),
+            Figure("step_ms", "a training step", "ms", "share above", "1 million", 0.1),
+            Figure("evaluation_us", "the final evaluation, per character", "µs", "share above", "10 million", 0.1),
+            Figure("wall_s", "whole process", "s", "itself", "1 million"),
+        ],
+        pairs=1,
+        is_asked_for=True,
+    )
+
+
+def _long_counts() -> Benchmark:
+    def count(length: int) -> Measurement:
+        measured = _on_text(length, "model=ngram_kneser_ney", "model.order=5", "data.validation_fraction=0.001")
+        return {**measured, "counting_us": 1e6 * measured["training_s"] / (0.9 * length)}
+
+    return Benchmark(
+        "Counts of 5-grams of 100 million characters, against fewer",
+        _sides(count, SIZES),
+        [
+            Figure("training_s", "counting", "s", "itself", "1 million"),
+            Figure("counting_us", "counting, per character", "µs", "share above", "10 million"),
+            Figure("peak_memory_mb", "peak memory", "MiB", "more by", "10 million"),
+        ],
+        pairs=1,
+        is_asked_for=True,
+    )
+
+
+def _many_cells() -> Benchmark:
+    """Return a simulation: cells do no work, and their records are copies of a kept one."""
+    return Benchmark(
+        "10,000 cells that do no work, against fewer",
+        _sides(partial(run_module, "benchmarks.cells"), CELLS),
+        [
+            Figure("coordinator_ms", "computing time of the study, per cell", "ms", "share above", "100", 0.2),
+            Figure("wall_ms", "whole study, per cell", "ms", "share above", "100"),
+            Figure("peak_memory_mb", "peak memory of the study", "MiB", "itself", "100", 500.0),
+            Figure("files", "files that a study adds to a cell's run", "", "itself", "100", 12.0),
+        ],
+        pairs=1,
+        is_asked_for=True,
+    )
+
+
+def _large_study() -> Benchmark:
+    values = ",".join(f"{1e-4 * (number + 1):.1e}" for number in range(20))
+    sweep = ("-m", "data=play", "model=gpt", f"optimizer.lr={values}", "seed=range(0,25)", "dry_run=true")
+
+    def plan_and_report(_: int) -> Measurement:
+        with tempfile.TemporaryDirectory() as folder:
+            planned = run_program("scripts/train.py", *sweep, f"output_dir={folder}")
+        return {"plan_s": planned["wall_s"], "report_s": run_module("benchmarks.cells", 500)["report_s"]}
+
+    return Benchmark(
+        "A study of 500 cells: 20 arms with 25 seeds",
+        {OURS: plan_and_report},
+        [
+            Figure("plan_s", "planning, as a dry run", "s", "itself", None, 20.0),
+            Figure("report_s", "its report", "s", "itself", None, 60.0),
+        ],
+        pairs=3,
+        is_asked_for=True,
+    )
+
+
+BENCHMARKS = {
+    "long_text": _long_text,
+    "long_counts": _long_counts,
+    "many_cells": _many_cells,
+    "large_study": _large_study,
+}
