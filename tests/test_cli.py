@@ -130,7 +130,9 @@ def test_a_failure_with_a_sentence(
     assert capfd.readouterr() == ("", f"{sentence}\n")
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+@pytest.mark.parametrize(
+    "optimizer", ["adamw", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sgd", "muon"))]
+)
 def test_a_rate_by_the_name_of_other_libraries_is_told_ours(
     runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str], optimizer: str
 ) -> None:

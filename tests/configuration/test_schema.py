@@ -66,7 +66,16 @@ def test_every_value_at_the_top_of_a_program_has_a_type(program: str) -> None:
     assert set(config) - {"hydra"} == {path.partition(".")[0] for path in programs.VALUES[program]}
 
 
-@pytest.mark.parametrize("option", ["adam", "adamw", "muon", "lion", "schedule_free_adamw", "sam"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "adamw",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("adam", "muon", "lion", "schedule_free_adamw", "sam")
+        ),
+    ],
+)
 def test_a_decay_rate_is_below_one(option: str) -> None:
     with pytest.raises(UserError, match=r"optimizer\.betas must be a list of 2 values \(a number ≥ 0 and < 1"):
         compose([f"optimizer={option}", "optimizer.betas=[0.9,1.5]"])

@@ -93,6 +93,7 @@ def start(arguments: list[str], place: str, environment: dict[str, str]) -> None
     global exit_code
     import torch
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # off if a shell started the server in the background
     os.chdir(place)
     os.environ.clear()
     os.environ.update(environment)

@@ -18,11 +18,10 @@ from omegaconf import DictConfig, ListConfig
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.decoding import stream
 from charlab.models.mixture import Mixture
+from tests.helpers.models import ALIKE
 
 CONF = Path(__file__).parents[2] / "conf"
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-ALIKE = {"bigram_embedding", "linear_attention", "lstm", "min_lstm", "multi_head", "ngram_witten_bell", "rnn"}
-ALIKE |= {"single_head", "transformer"}  # models that differ from others in their sizes or a part
 V, T, B = 3, 4, 2
 SMALLER = {"embed_dim": 24, "num_layers": 2}
 

@@ -13,11 +13,10 @@ from charlab.errors import UserError
 from charlab.training.module import LanguageModelModule
 from tests.helpers.warm import warm
 from tests.runs.conftest import TINY
-from tests.runs.test_every_model import MODELS, SHARED
+from tests.runs.test_every_model import MODELS, SHARED, SMALLER
 from tests.runs.test_train import assert_same_outcome
 
 RECURRENT = {"rnn", "gru", "lstm"}  # torch's own layers, which it does not trace into
-SMALLER = {"transformer": ["model.embed_dim=48", "model.num_layers=2"], "multi_head": ["model.embed_dim=48"]}
 TRAINED_OTHERWISE = {name for name in MODELS if name.startswith("ngram")} | {"ensemble"}
 
 pytestmark = [  # torch's own

@@ -7,18 +7,23 @@ import pytest
 import charlab
 from charlab.generation import generate_whole
 from charlab.training.module import LanguageModelModule
+from tests.helpers.models import ALIKE
 from tests.runs.conftest import TINY
 from tests.runs.test_train import assert_same_outcome
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 SHARED = [override for override in TINY if not override.startswith("model")]
+SMALLER = {"transformer": ["model.embed_dim=48", "model.num_layers=2"], "multi_head": ["model.embed_dim=48"]}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=pytest.mark.thorough if name in ALIKE else ()) for name in MODELS]
+)
 def test_interrupted_and_continued(model, text_path, tmp_path, monkeypatch):
     def run(output):
-        return charlab.run(f"model={model}", *SHARED, f"data.path={text_path}", f"output_dir={tmp_path / output}")
+        paths = (f"data.path={text_path}", f"output_dir={tmp_path / output}")
+        return charlab.run(f"model={model}", *SHARED, *SMALLER.get(model, []), *paths)
 
     whole = run("whole")
     original = LanguageModelModule.training_step

@@ -86,7 +86,7 @@ def run(text_path, tmp_path):
     """Return a function that trains a model for two steps."""
     brief = ["data=textfile", f"data.path={text_path}", "data.context_length=8", "data.batch_size=4", "logger=csv"]
     quick = ["trainer.accelerator=cpu", "trainer.max_steps=2", f"output_dir={tmp_path / 'outputs'}"]
-    return lambda *more: charlab.run(*brief, *quick, "callbacks.attention_maps=null", *more)
+    return lambda *more: charlab.run(*brief, *quick, "~callbacks.attention_maps", *more)
 
 
 MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))

@@ -23,7 +23,7 @@ RUN = (
     "trainer.accelerator=cpu",
     "trainer.max_steps=60",
     "logger=csv",
-    "callbacks.samples=null",
+    "~callbacks.samples",
 )
 
 

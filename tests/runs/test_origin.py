@@ -15,7 +15,7 @@ from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 
 BRIEF = ["data=textfile", "data.context_length=8", "data.batch_size=4", "trainer.accelerator=cpu", "logger=csv"]
-QUIET = ["callbacks.samples=null", "callbacks.attention_maps=null", "estimate_batches=1", "trainer.max_steps=3"]
+QUIET = ["~callbacks.samples", "~callbacks.attention_maps", "estimate_batches=1", "trainer.max_steps=3"]
 GPT = ["model=gpt", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=2"]
 
 

@@ -45,7 +45,7 @@ def test_three_kills_at_random_moments(text_path, tmp_path):
     seed = random.SystemRandom().randrange(2**32)
     moments = sorted(random.Random(seed).sample(range(5, 395), 3))
     for moment in moments:
-        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(warm(command("killed")), stdout=subprocess.DEVNULL)
         while process.poll() is None:  # until the curves say that the moment has come
             curves = list((tmp_path / "killed").glob("runs/*/*/metrics.csv"))
             last = curves[0].read_text().rpartition("\n")[0].rpartition("\n")[2] if curves else ""

@@ -10,7 +10,7 @@ from charlab.configuration.overrides import described
 from charlab.runs.folder import events_folder, remove
 from tests.runs.conftest import TINY
 
-SHORT = ("trainer.max_steps=4", "trainer.accumulate_grad_batches=1", "callbacks.attention_maps=null")
+SHORT = ("trainer.max_steps=4", "trainer.accumulate_grad_batches=1", "~callbacks.attention_maps")
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_tensorboard_names_runs_by_what_differs(run, tmp_path):
     assert alone.startswith("lr=0.01,")
 
 
-@pytest.mark.parametrize("former", [False, True])
+@pytest.mark.parametrize("former", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_resumed_run_goes_on_in_the_same_curve(run, interrupt_at, tmp_path, former):
     again = interrupt_at(3, RuntimeError("stop"))
     with pytest.raises(RuntimeError):

@@ -12,6 +12,7 @@ import pytest
 from charlab.runs.record import Record
 from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Plan
+from tests.helpers.warm import warm
 
 CLUSTERS = os.environ.get("CHARLAB_CLUSTERS", "").split(",")
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -60,16 +61,15 @@ class Sweep:
         ]
 
     def start(self):
-        """Starts it; returns its process, the leader of a group."""
+        """Starts it; returns its process, the leader of a group. With a cluster it is a new interpreter."""
+        on_cluster = any(argument.startswith("launcher=") for argument in self.command)
         return subprocess.Popen(
-            self.command,
+            self.command if on_cluster else warm(self.command),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(
-                signal.SIGINT, signal.SIG_DFL
-            ),  # off in what a shell starts in the background
+            preexec_fn=_hears_interrupts,
         )
 
     def run(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -231,10 +231,7 @@ class Composition:
         for default in defaults:
             name, package = default.config_path or "", default.package or ""
             for text in self._texts_of(name)[:1] if not name.startswith("hydra/") else []:
-                content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
-                if isinstance(content, dict):
-                    content.pop("defaults", None)
-                keys = {f"{package}.{key}" if package else key for key in all_keys(content)}
+                keys = {f"{package}.{key}" if package else key for key in _keys_in(text)}
                 parents = (
                     {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
                 )
@@ -253,6 +250,15 @@ class Composition:
             return ""
         files = [name for name, _, keys in self._files if path in keys]
         return f" (in {files[-1]}.yaml)" if files else ""
+
+
+@cache
+def _keys_in(text: str) -> frozenset[str]:
+    """Return the dotted keys that a configuration file with this text sets."""
+    content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
+    if isinstance(content, dict):
+        content.pop("defaults", None)
+    return frozenset(all_keys(content))
 
 
 def _typed_keys(override: str) -> list[str]:
