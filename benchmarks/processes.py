@@ -60,21 +60,23 @@ def run_training(*overrides: str) -> Measurement:
     """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
     `step_ms` is the median over the intervals between logged steps, without evaluation. `mean_step_ms` is the mean over
-    all intervals but the first, including occasional checkpoints and progress updates.
+    all intervals but the first, including occasional checkpoints and progress updates. `exit_s` is what the process
+    takes after its last line, and `rest_s` what it takes besides training.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
-        _, seconds = _run(command)
+        seconds, exit_s = _run_until_exit(command)
         (path,) = Path(folder).glob(f"runs/*/*/{FILE_NAME}")
         record = Record.load(path.parent)
         measured: dict[str, float] = {
             "wall_s": seconds,
+            "exit_s": exit_s,
+            "rest_s": seconds - record.time["training_s"],
             "training_s": record.time["training_s"],
             "evaluation_s": record.time["evaluation_s"],
             "evaluation_share": record.time["evaluation_s"] / seconds,
             "steps": record.steps,
-            "blocks": record.metric("blocks")["nll"],
-            "sliding": record.metric("sliding")["nll"],
+            **{name: record.metric(name)["nll"] for name in ("blocks", "sliding") if record.has_figure(name)},
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
         points = _logged_steps(path.parent / CURVES)
@@ -192,6 +194,31 @@ def text_path() -> Path:
     if not path.exists():
         raise UserError(f"The benchmarks need {path}: train on data=tinyshakespeare once, which downloads it.")
     return path
+
+
+def run_twice(*overrides: str) -> Measurement:
+    """Train with `scripts/train.py`, and return how long the same command takes once the run is finished."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
+        _run(command)
+        return {"again_s": _run(command)[1]}
+
+
+def _run_until_exit(command: Sequence[str]) -> tuple[float, float]:
+    """Run a command; return how long it took, and how much of this was after its last output."""
+    with tempfile.TemporaryFile("w+") as errors:
+        since = last = time.perf_counter()
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **ENVIRONMENT}
+        )
+        assert process.stdout is not None
+        for _ in process.stdout:
+            last = time.perf_counter()
+        code, end = process.wait(), time.perf_counter()
+        if code != 0:
+            errors.seek(0)
+            raise UserError(f"{' '.join(command)} ended with exit code {code}: {errors.read().strip()[-500:]}")
+    return end - since, end - last
 
 
 def _run(command: Sequence[str], exit_code: int = 0) -> tuple[str, float]:

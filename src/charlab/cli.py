@@ -13,15 +13,18 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
+from hydra.core.utils import configure_log, run_job
+from hydra.types import HydraContext, RunMode
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.command import command, remember_call
@@ -218,9 +221,41 @@ def _find_own_modules() -> None:
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
     _find_own_modules()
-    with _command_line(_checked(config_name, arguments)):
-        hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+    arguments, single = _checked(config_name, arguments)
+    with _command_line(arguments):
+        if single is None:
+            hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+        else:
+            _run_job(task, *single)
     return 0
+
+
+def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: DictConfig) -> None:
+    """Run a task as `hydra.main` runs a single job, with the configuration that has been composed and checked."""
+    told = _Callbacks(job)
+    configure_log(job.hydra.hydra_logging, job.hydra.verbose)
+    told.on_run_start(config=job, config_name=composer.config_name)
+    context = HydraContext(composer.loader, cast(Any, told))
+    done = run_job(task, job, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
+    told.on_run_end(config=job, config_name=composer.config_name, job_return=done)
+    _ = done.return_value  # raises what the task has raised
+
+
+class _Callbacks:
+    """The callbacks under `hydra.callbacks`, which Hydra tells of each event by its name; an error is a warning."""
+
+    def __init__(self, job: DictConfig) -> None:
+        self._callbacks = [instantiate(node) for node in (job.hydra.get("callbacks") or {}).values()]
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        def tell(**about: Any) -> None:
+            for callback in reversed(self._callbacks) if event.endswith("_end") else self._callbacks:
+                try:
+                    getattr(callback, event)(**about)
+                except Exception as error:
+                    warnings.warn(f"{type(callback).__name__}.{event}: {type(error).__name__}: {error}", stacklevel=2)
+
+        return tell
 
 
 class _ArgumentParser(ArgumentParser):
@@ -242,8 +277,12 @@ class _ArgumentParser(ArgumentParser):
         raise UserError(f"{message.capitalize()}; see --help.")
 
 
-def _checked(config_name: str, arguments: list[str]) -> list[str]:
-    """Check the configuration that the arguments describe, and return the arguments in the form that Hydra expects.
+def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[Composer, DictConfig] | None]:
+    """Check the configuration that the arguments describe.
+
+    Returns:
+        The arguments in the form that Hydra expects; and the configuration of a single job with its composer, or None
+        if the arguments ask for a sweep, or for something that Hydra shows.
 
     Raises:
         UserError: if an argument or the configuration is invalid.
@@ -251,7 +290,7 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
     options = _ArgumentParser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in options.overrides]
     if options.shell_completion or options.experimental_rerun or options.hydra_help:  # Hydra's alone
-        return [*options.overrides, *flags]
+        return [*options.overrides, *flags], None
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
@@ -281,7 +320,8 @@ def _checked(config_name: str, arguments: list[str]) -> list[str]:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
-    return [*overrides, *flags]  # Hydra requires the overrides to be contiguous
+    single = None if sweep or shows else (composer, jobs[0])
+    return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
 
 
 def _is_answered(job: DictConfig) -> bool:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from charlab.data.tokenizers import Vocabulary
+from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
 from charlab.models.decoding import Overflow, check_choice, check_length, stream
@@ -82,6 +82,26 @@ def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, le
     num_samples = options.get("num_samples", 1)
     pieces = [(prompt,) * num_samples, *generate(model, vocabulary, prompt, length, **options)]
     return ["".join(text) for text in zip(*pieces, strict=True)]
+
+
+@torch.no_grad()
+def sample_text(
+    model: LanguageModel, vocabulary: Vocabulary, length: int, *, temperature: float = 1.0, seed: int
+) -> str:
+    """Return a text of the model's own, after a newline or, if the corpus has none, its most frequent character.
+
+    Args:
+        model: any language model, in evaluation mode.
+        vocabulary: the one that the model was trained with.
+        length: characters in the text; fewer if a character takes several tokens.
+        temperature: divisor of the logits.
+        seed: seed of the random numbers.
+    """
+    device, start = device_of(model), vocabulary.start or vocabulary.decode([0])
+    prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, P)
+    generator = torch.Generator(device).manual_seed(seed)
+    ids = model.sample(prompt, length, temperature=temperature, generator=generator)
+    return readable(vocabulary.decode(ids[0, prompt.shape[1] :].tolist()))[:length]
 
 
 @torch.no_grad()

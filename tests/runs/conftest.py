@@ -28,12 +28,6 @@ TINY = (
 )
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leaves out the loss plot, a quarter of the time of a tiny run; `finished_run` has it."""
-    monkeypatch.setattr("charlab.runs.train.plot_loss", lambda folder, **options: None)
-
-
 @pytest.fixture(scope="session")
 def text_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "words.txt"
@@ -42,13 +36,13 @@ def text_path(tmp_path_factory):
     return path
 
 
-# What takes long and changes nothing of what a run learns or measures; `finished_run` has it all.
-BARE = ("~logger.tensorboard", "~callbacks.attention_maps")
+BARE = ("~logger.tensorboard",)  # which takes long and changes nothing of what a run learns; `finished_run` has it
+EVERYTHING = "at_end=[sliding,samples,attention_maps,loss_plot]"
 
 
 @pytest.fixture
 def overrides(text_path, tmp_path):
-    """The command line of a tiny run that draws no attention."""
+    """The command line of a tiny run."""
     return [*TINY, *BARE, f"data.path={text_path}", f"output_dir={tmp_path / 'outputs'}"]
 
 
@@ -61,7 +55,7 @@ def run_tiny(overrides):
 @pytest.fixture(scope="session")
 def finished_run(text_path, tmp_path_factory):
     """The record of a tiny run, with everything that a run leaves behind; neither is to be changed."""
-    return charlab.run(*TINY, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
+    return charlab.run(*TINY, EVERYTHING, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
 
 
 @pytest.fixture

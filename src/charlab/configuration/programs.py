@@ -32,6 +32,7 @@ TRAIN: dict[str, Any] = {
     "compute.compile": bool | Literal["auto", "cuda_graphs"],
     "evaluate_every": PositiveInt,
     "estimate_batches": PositiveInt,
+    "at_end": list[Literal["sliding", "samples", "attention_maps", "loss_plot"]],
     "plot.log_steps": bool,
     "study": dict | None,
     "search": dict | None,

@@ -45,6 +45,8 @@ USAGE = """\
 charlab runs [FILTER…] [sort=COLUMN]    list the runs in outputs/runs
 charlab runs show RUN                   write a page of the validation text in
                                         which each character's color is its nll
+charlab runs draw RUN…                  write a sample of the run's text, and pictures
+                                        of its loss and attention, into its folder
 charlab runs compare RUN RUN            show what differs, and where in the text,
                                         and draw both curves
 charlab runs tag RUN TAG…               add tags to a run; -TAG removes one
@@ -271,6 +273,10 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
         from charlab.runs.surprisal import show
 
         show(rest[1:], output_dir, options, console)
+    elif rest[:1] == ["draw"]:
+        from charlab.runs.look import draw
+
+        draw(rest[1:], output_dir, console)
     elif rest[:1] in (["tag"], ["note"]):
         _annotate(rest[0], rest[1:], Store(output_dir), console)
     elif rest[:1] == ["remove"]:

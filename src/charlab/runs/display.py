@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from charlab.command import command
+from charlab.errors import UserError
 from charlab.notebook import data_uri
 from charlab.quantities import clock, compute
 from charlab.runs import store
-from charlab.runs.folder import SAMPLES, events_folder
+from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
 from charlab.runs.identity import members_of_other_code
+from charlab.runs.look import LOSS_PLOT, complete, sample
 from charlab.runs.record import FILE_NAME, Record
 
 SAMPLE_LENGTH = 500
@@ -45,14 +48,18 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
         return None
     found = store.at(folder, config)
     if found.finished is not None:
-        show(found.finished, console or Console())
+        show(found.finished, console or Console(), config.get("at_end", ()))
         return found.finished
     store.check_resumable(found, config)
     return None
 
 
-def show(record: Record, console: Console) -> None:
-    """Print the table of a run that is already finished."""
+def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None:
+    """Print the table of a run that is already finished, with what it lacks of `at_end`."""
+    try:
+        complete(record, at_end)
+    except UserError as error:  # for example, a read-only folder
+        _tell(console, str(error))
     console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
     console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
     if record.begun_by:
@@ -133,9 +140,8 @@ def card(record: Record) -> str:
     )
     alarm = f"<p><strong>leaks</strong> {escape(str(record.causality['reason']))}</p>" if leaks else ""
     picture = f'<img src="{data_uri(record.plot())}" alt="loss" style="width: 100%">' if len(record.curves()) else ""
-    samples = record.folder / SAMPLES
-    text = _printable(samples.read_text(encoding="utf-8", errors="replace")) if samples.exists() else ""
-    sample = f'<pre style="white-space: pre-wrap; font-size: 85%">{escape(text)}</pre>' if text else ""
+    text = _printable(sample(record))
+    shown = f'<pre style="white-space: pre-wrap; font-size: 85%">{escape(text)}</pre>' if text else ""
     error = f"<p>{escape(record.error)}</p>" if record.error else ""
     costs = (
         f"{record.parameters:,} parameters · {record.steps:,} steps · {_duration(record.time.get('training_s', 0.0))}"
@@ -144,7 +150,7 @@ def card(record: Record) -> str:
         f"<div><p><strong>{escape(record.name)}</strong> {record.status} · {costs}</p>{error}{alarm}{table}"
         '<div style="display: flex; flex-wrap: wrap; gap: 1em; align-items: flex-start">'
         f'<div style="flex: 1 1 20em; max-width: 34em">{picture}</div>'
-        f'<div style="flex: 1 1 16em; max-width: 34em">{sample}</div></div>'
+        f'<div style="flex: 1 1 16em; max-width: 34em">{shown}</div></div>'
         f"<p><code>{escape(str(record.folder))}</code></p></div>"
     )
 
@@ -270,12 +276,14 @@ def _printable(text: str) -> str:
 
 
 def _places(folder: Path) -> dict[str, str]:
-    """Return the paths of the run's files that exist, and the command that shows its curves."""
+    """Return the paths of the run's files that exist, and the commands that show its curves and draw the rest."""
     places = {"record": str(folder / FILE_NAME)}
-    if (folder / "loss.png").exists():
-        places["loss plot"] = str(folder / "loss.png")
+    if (folder / LOSS_PLOT).exists():
+        places["loss plot"] = str(folder / LOSS_PLOT)
     if events_folder(folder) is not None:
         places["curves"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
+    if not (folder / LOSS_PLOT).exists() and (folder / CHECKPOINT).exists():
+        places["pictures"] = command("runs", "draw", str(folder))
     return places
 
 

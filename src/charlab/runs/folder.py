@@ -25,7 +25,7 @@ EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
 
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
-    *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png"),
+    *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png", "attention/*.png"),
     *("checkpoints/*.ckpt", *EVENTS, f"{EXPORT}/*"),
 )
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""

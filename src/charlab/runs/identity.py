@@ -23,7 +23,7 @@ from charlab.runs.folder import find_folder
 from charlab.runs.record import FILE_NAME, Record
 
 OBSERVING_KEYS = (
-    *("hydra", "name", "tags", "note", "output_dir", "force", "resume", "plot", "logger"),
+    *("hydra", "name", "tags", "note", "output_dir", "force", "resume", "at_end", "plot", "logger"),
     *(*SWEEP_KEYS, "typed", "cell"),  # settings of a sweep; the last two are in records of the first version
     *(
         f"trainer.{name}"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
 
 from charlab.command import command
 from charlab.curves import FILE_NAME as CURVES
@@ -172,8 +175,12 @@ class Record:
         """Return all measurements during training: a row for each, with step, characters, seconds, metric and value."""
         return read_curves(self.folder / CURVES)
 
-    def plot(self) -> Figure:
-        """Return a matplotlib figure of the training and validation loss over the optimizer steps."""
+    def plot(self, *, log_steps: bool = False) -> Figure:
+        """Return a matplotlib figure of the training and validation loss over the optimizer steps.
+
+        Args:
+            log_steps: whether to use a logarithmic scale for the steps.
+        """
         from charlab.notebook import show_figures
         from charlab.runs.plots import draw_loss
 
@@ -185,6 +192,7 @@ class Record:
             floor=self.floor.get("validation"),
             likelihood="bound" if bound else "exact",
             leaks=bool(self.causality.get("leaks")),
+            log_steps=log_steps,
         )
 
     def surprisal(self, start: int = 0, length: int = 3000, *, trust: bool = False) -> Surprisal:
@@ -225,14 +233,31 @@ class Record:
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
 
+        A figure that a finished run lacks is computed and added to its record, except a look at the test split and
+        figures by `online`, which are to be asked for by `charlab evaluate`.
+
         Raises:
-            UserError: if there is no such entry.
+            UserError: if there is no such entry, and none can be computed.
         """
+        if not self.has_figure(protocol, split) and protocol != "online" and split != "test":
+            self._complete(protocol, split)
         for entry in self.metrics:
             if entry["protocol"] == protocol and entry["split"] == split:
                 return entry
         computing = command("evaluate", f"run={self.folder}", f"protocol={protocol}", f"split={split}")
         raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: compute it by {computing}.")
+
+    def _complete(self, protocol: str, split: str) -> None:
+        """Compute a figure that a finished run lacks, if it still has its weights."""
+        if self.status != "finished" or not (self.folder / "checkpoints" / "last.ckpt").is_file():
+            return
+        from charlab.configuration.compose import compose
+        from charlab.configuration.overrides import quoted
+        from charlab.runs.evaluate import evaluate_run
+
+        chosen = [f"run={quoted(str(self.folder))}", f"protocol={protocol}", f"split={split}"]
+        evaluate_run(compose(chosen, "evaluate"), Console(file=io.StringIO()))
+        self.metrics = Record.load(self.folder).metrics
 
 
 def now() -> str:

@@ -32,8 +32,10 @@ from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
 from charlab.runs.origin import start_from
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
+from charlab.training.callbacks.attention_maps import AttentionMaps
 from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
+from charlab.training.callbacks.samples import SampleText
 from charlab.training.checkpoint_io import LAST, read_resumable
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device, set_threads
@@ -114,6 +116,9 @@ class Parts:
         for name, part in _chosen(config.callbacks).items():
             callback = self._built(f"callbacks.{name}", partial(build, part))
             check_callback(f"callbacks.{name}", callback, self.data)
+            if isinstance(callback, SampleText | AttentionMaps):
+                wanted = "samples" if isinstance(callback, SampleText) else "attention_maps"
+                callback.at_end = wanted in config.get("at_end", ()) or callback.every_n_steps is not None
             callbacks.append(callback)
         place = (self.folder, self.resumed_step, config.tags, curves)
         loggers = [

@@ -22,20 +22,18 @@ from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
 from charlab.errors import PartError, UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
-from charlab.evaluation.metric import likelihood_of
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
 from charlab.quantities import count
 from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
 from charlab.runs.identity import identify, origins
+from charlab.runs.look import plot_losses
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
 from charlab.runs.origin import go_on_from
-from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
-from charlab.training.callbacks.attention_maps import AttentionMaps
 from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.progress import Output
@@ -57,9 +55,6 @@ def train(
     folder: Path,
     overrides: Sequence[str] = (),
     console: Console | None = None,
-    *,
-    sliding: bool = True,
-    pictures: bool = True,
 ) -> Record:
     """Train and evaluate one model, and return its record.
 
@@ -70,8 +65,6 @@ def train(
         folder: the run's folder, which nothing else may use.
         overrides: the command line, for the record.
         console: console to print to; standard output by default.
-        sliding: whether to score the final weights by the protocol `sliding`, too.
-        pictures: whether to draw the loss plot, and the attention maps if they are for the end of training only.
 
     Raises:
         UserError: if the configuration is invalid; a new folder is then removed.
@@ -81,7 +74,7 @@ def train(
     if not has_several_processes(config.trainer):
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
-        return _Training(config, folder, overrides, console, sliding, pictures, fresh=config.force).execute()
+        return _Training(config, folder, overrides, console, fresh=config.force).execute()
     with locked(folder):
         found = store.at(folder, config)
         if not config.force:
@@ -94,7 +87,7 @@ def train(
         if "extend" in origins(config) and (fresh or found.record is None):
             go_on_from(origins(config)["extend"], config, found, fresh=fresh)
             fresh = False
-        run = _Training(config, folder, overrides, console, sliding, pictures, fresh=fresh)
+        run = _Training(config, folder, overrides, console, fresh=fresh)
         if fresh:
             clear(folder)
         remove_leftovers(folder, WRITTEN)
@@ -111,19 +104,14 @@ class _Training:
         folder: Path,
         overrides: Sequence[str],
         console: Console,
-        sliding: bool,
-        pictures: bool,
         *,
         fresh: bool,
     ) -> None:
         self.started = time.perf_counter()
         self.config, self.folder, self.overrides, self.console = config, folder, overrides, console
-        self.sliding, self.pictures = sliding, pictures
         self.parts = parts = Parts(config, folder, fresh=fresh, overrides=overrides)
         self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
         self.device = parts.device
-        if not pictures:
-            self.trainer.callbacks = [part for part in self.trainer.callbacks if not _draws_at_the_end(part)]
 
     def execute(self) -> Record:
         """Train and evaluate the model, and return the finished record."""
@@ -316,16 +304,9 @@ class _Training:
         self._log_outcome(num_logged)
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
-        if self.pictures:
+        if "loss_plot" in self.config.get("at_end", ()):
             with decorating("loss plot"):
-                plot_loss(
-                    self.folder,
-                    title=record.name,
-                    floor=record.floor.get("validation"),
-                    likelihood=likelihood_of(self.model, self.data.vocabulary),
-                    leaks=causality.leaks,
-                    log_steps=self.config.plot.log_steps,
-                )
+                plot_losses(record)
         with decorating("summary"):
             display.print_summary(record, self.console)
             self.parts.members.print_weights(self.model, self.console)
@@ -351,7 +332,9 @@ class _Training:
         assert nll is not None
         write_atomically(record.folder / "nll.npy", lambda file: np.save(file, nll))
         record.scenes = np.add.reduceat(nll, np.arange(0, len(nll), SCENE_LENGTH), dtype=np.float64).tolist()
-        scores = [blocks, *([evaluate(self.model, ids, Sliding(blocks=blocks), **sizes)] if self.sliding else [])]
+        scores = [blocks]
+        if "sliding" in self.config.get("at_end", ()):
+            scores.append(evaluate(self.model, ids, Sliding(blocks=blocks), **sizes))
         record.metrics += [{"split": "validation", **score.as_dict()} for score in scores]
 
     def _log_outcome(self, num_logged: int) -> None:
@@ -378,10 +361,6 @@ class _Training:
         """Show a spinner while the block runs, on a terminal only."""
         watched = self.console.is_terminal and not self.console.is_dumb_terminal
         return self.console.status(what) if watched else contextlib.nullcontext()
-
-
-def _draws_at_the_end(callback: object) -> bool:
-    return isinstance(callback, AttentionMaps) and callback.every_n_steps is None
 
 
 def _end_of_traceback() -> str:

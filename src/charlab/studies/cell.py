@@ -35,6 +35,8 @@ def write_cell(
     overrides: Sequence[str],
     code: str = "",
     protocol: str = "blocks",
+    *,
+    sampled: bool = False,
 ) -> None:
     """Write the file of a cell.
 
@@ -45,11 +47,14 @@ def write_cell(
         overrides: overrides that reproduce the run on its own, for its record.
         code: hash of the code that the cell was planned with; "" if any code may run it.
         protocol: the evaluation protocol of the study; figures by `blocks` are computed in any case.
+        sampled: whether to sample a text at the end, for the report.
     """
+    at_end = [*(["sliding"] if protocol == "sliding" else []), *(["samples"] if sampled else [])]
     described = {
         "folder": str(folder.absolute()),
         "code": code,
         "protocol": protocol,
+        "at_end": at_end,
         "definitions": extract(names) if (names := names_in(config)) else "",
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
@@ -70,9 +75,6 @@ def run(file: Path) -> int:
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
-        from charlab.configuration.compose import compose
-        from charlab.configuration.overrides import quoted
-        from charlab.runs.evaluate import evaluate_run
         from charlab.runs.identity import identify
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError
@@ -90,11 +92,9 @@ def run(file: Path) -> int:
                 f"The code of this run was edited after its study was planned (it was {described['code']}, and is "
                 f"{identity.code}): give the study's command again."
             )
-        protocol = described["protocol"]
         try:
-            record = train(config, folder, described["overrides"], sliding=protocol == "sliding", pictures=False)
-            if not record.has_figure(protocol):  # a run that was finished already, and scored by another protocol
-                evaluate_run(compose([f"run={quoted(str(folder))}", f"protocol={protocol}"], "evaluate"))
+            config.at_end = [*config.get("at_end", []), *described["at_end"]]
+            train(config, folder, described["overrides"]).metric(described["protocol"])
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.curves import COLUMNS, VALIDATION
 from charlab.errors import UserError
+from charlab.runs.look import sample
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
@@ -153,12 +154,10 @@ class StudyResults:
 
     def figure(self, result: CellResult) -> dict[str, Any]:
         """Return a finished cell's evaluation on the validation text under the plan's protocol; {} if it has none."""
-        if result.record is None or result.status != "finished":
+        record = result.record
+        if record is None or result.status != "finished" or not record.has_figure(self.plan.protocol):
             return {}
-        try:
-            return result.record.metric(self.plan.protocol)
-        except UserError:
-            return {}
+        return record.metric(self.plan.protocol)
 
     def lacks_figure(self, result: CellResult) -> bool:
         """Return whether a finished run among the outputs was not scored by the plan's protocol."""
@@ -292,9 +291,11 @@ class StudyResults:
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
-        """Return the text that the arm's first run generated, if it was saved."""
+        """Return the text that the arm's first run has sampled, or else samples now; "" if it cannot."""
         runs = [result.run for result in self.of(arm) if result.run is not None and result.ended]
-        return next(filter(None, (run.sample() for run in runs)), "")
+        kept = next(filter(None, (run.sample() for run in runs)), "")
+        finished = [run.record for run in runs if run.folder is not None and run.record.status == "finished"]
+        return kept or (sample(finished[0]) if finished else "")
 
     def budgets(self) -> pd.DataFrame:
         """Return each arm's median costs over finished cells, with the range as columns `_low` and `_high`."""

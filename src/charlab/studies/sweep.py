@@ -91,7 +91,10 @@ def sweep(
         for cell in cells:
             run = Store(planner.output_dir).folder(cell.run)
             own = cell.overrides[len(flags) :]
-            write_cell(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code, plan.protocol)
+            write_cell(
+                *(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code, plan.protocol),
+                sampled=cell.seed == plan.seeds[0],
+            )
         executor.run(folder, cells)
 
     with nullcontext() if config.dry_run else executor:

@@ -1,18 +1,15 @@
-"""The files of checkpoints: written atomically, read without executing code."""
+"""Read the files of checkpoints without executing code. This module does not import Lightning, which is slow."""
 
 from __future__ import annotations
 
 import errno
-import io
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from charlab.errors import UserError
-from charlab.files import write_atomically
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
@@ -20,48 +17,6 @@ RESUMED = (  # parts of a checkpoint that Lightning, the module and the callback
     *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
     *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
 )
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Write checkpoints atomically, and read them without executing code.
-
-    The first two checkpoints are verified: they must be readable without executing code.
-    """
-
-    def __init__(self) -> None:
-        self._to_verify = 2
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if self._to_verify:
-            self._to_verify -= 1
-            _verify(checkpoint)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
-
-
-def _verify(checkpoint: dict[str, Any]) -> None:
-    """Raise `UserError` if a part of a checkpoint cannot be read back without executing code."""
-    parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
-    parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
-    for name, part in parts.items():
-        file = io.BytesIO()
-        try:
-            torch.save(part, file)
-            file.seek(0)
-            torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.PickleError, AttributeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0].partition(". ")[0]
-            raise UserError(
-                f"A checkpoint could not be read back, because {name} holds more than numbers, text, lists, "
-                f"dictionaries and tensors ({reason}): convert what it holds to those."
-            ) from error
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -34,9 +34,9 @@ from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.inference import untouched_randomness
 from charlab.models.mixture import Mixture
+from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
-from charlab.training.checkpoint_io import AtomicCheckpointIO
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
-from charlab.data.tokenizers import readable
+from charlab.data.tokenizers import Vocabulary, readable
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule, decorating
@@ -36,7 +36,12 @@ class AttentionMaps(Callback):
     Args:
         every_n_steps: optimizer steps between plots; None to plot at the end only.
         length: number of characters of the window to show, at most the context length; up to 64 label the axes.
+
+    Attributes:
+        at_end: whether to plot at the end.
     """
+
+    at_end = True
 
     def __init__(self, *, every_n_steps: PositiveInt | None = None, length: PositiveInt = 32) -> None:
         self.every_n_steps, self.length = every_n_steps, length
@@ -51,8 +56,9 @@ class AttentionMaps(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plot the final maps, after the last checkpoint is written."""
-        with decorating("attention map"):
-            self._log(trainer, pl_module)
+        if self.at_end:
+            with decorating("attention map"):
+                self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         return {"logged_step": self._logged_step}
@@ -72,13 +78,19 @@ class AttentionMaps(Callback):
         device = device_of(module.model)
         window = data.ids("validation", device)[: min(self.length, data.context_length) + 1].long()
         with module.evaluating(), untouched_randomness(device):
-            maps = attention_maps(module.model, window)
-            text = [readable(data.vocabulary.decode([index])) for index in window.tolist()]
-            for name, weights in maps.items():
-                shown = text[: weights.shape[-1]]
-                image = draw_heads(weights.float().cpu().numpy(), shown, title=f"{name} · step {step:,}")
+            for name, image in attention_images(module.model, data.vocabulary, window, f"step {step:,}"):
                 for logger in loggers:
                     log_image(logger, f"attention/{name}", image, step)
+
+
+def attention_images(
+    model: LanguageModel, vocabulary: Vocabulary, window: Int[Tensor, " T+1"], when: str
+) -> Iterator[tuple[str, UInt8[np.ndarray, "height width 3"]]]:
+    """Yield an image of all heads of every module of `model` that exposes its attention, with the module's name."""
+    text = [readable(vocabulary.decode([index])) for index in window.tolist()]
+    for name, weights in attention_maps(model, window).items():
+        shown = text[: weights.shape[-1]]
+        yield name, draw_heads(weights.float().cpu().numpy(), shown, title=f"{name} · {when}")
 
 
 def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[str, Float[Tensor, "H S S"]]:

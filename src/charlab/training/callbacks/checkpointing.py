@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import shutil
 import signal
 import threading
@@ -11,13 +13,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import CheckpointIO
 
 from charlab.curves import FILE_NAME as CURVES
+from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
-from charlab.training.checkpoint_io import BEST, LAST
+from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
 from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
 from charlab.types import PositiveFloat, PositiveInt
@@ -199,6 +204,48 @@ class Checkpointing(ModelCheckpoint):
         if trainer.is_global_zero:
             with (self._folder / Path(LAST).name).open("rb") as last:
                 write_atomically(Path(self.best_model_path), lambda file: shutil.copyfileobj(last, file))
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Write checkpoints atomically, and read them without executing code.
+
+    The first two checkpoints are verified: they must be readable without executing code.
+    """
+
+    def __init__(self) -> None:
+        self._to_verify = 2
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if self._to_verify:
+            self._to_verify -= 1
+            _verify(checkpoint)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def _verify(checkpoint: dict[str, Any]) -> None:
+    """Raise `UserError` if a part of a checkpoint cannot be read back without executing code."""
+    parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
+    parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
+    for name, part in parts.items():
+        file = io.BytesIO()
+        try:
+            torch.save(part, file)
+            file.seek(0)
+            torch.load(file, map_location="cpu", weights_only=True)
+        except (pickle.PickleError, AttributeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[0].partition(". ")[0]
+            raise UserError(
+                f"A checkpoint could not be read back, because {name} holds more than numbers, text, lists, "
+                f"dictionaries and tensors ({reason}): convert what it holds to those."
+            ) from error
 
 
 def validation_follows(trainer: Trainer, batch_idx: int) -> bool:

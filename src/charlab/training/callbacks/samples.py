@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
-from charlab.data.tokenizers import readable
 from charlab.errors import UserError
 from charlab.files import write_atomically
+from charlab.generation import sample_text
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule, decorating
 from charlab.training.trackers import log_text
@@ -22,16 +21,20 @@ class SampleText(Callback):
     """Sample a text from the model every few optimizer steps and at the end.
 
     Every text is logged as `sample`, and the last one is also written to `samples.txt` in the trainer's
-    `default_root_dir`. A text starts after a newline or, if the corpus has none, after its most frequent character. All
-    texts use the same random numbers, so that they differ only by what the model has learned. Sampling affects neither
-    the random numbers nor the clock of training.
+    `default_root_dir`. All texts use the same random numbers, so that they differ only by what the model has learned.
+    Sampling affects neither the random numbers nor the clock of training.
 
     Args:
         every_n_steps: optimizer steps between samples; None to sample at the end only.
         length: characters in a text; fewer if a character takes several tokens.
         temperature: divisor of the logits.
         seed: seed of the random numbers.
+
+    Attributes:
+        at_end: whether to sample at the end.
     """
+
+    at_end = True
 
     def __init__(
         self,
@@ -58,7 +61,7 @@ class SampleText(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample the last text, after the last checkpoint is written; log it and write it to `samples.txt`."""
-        if not trainer.is_global_zero:
+        if not self.at_end or not trainer.is_global_zero:
             return
         with decorating("sample"):
             text = self._draw(trainer, pl_module)
@@ -77,13 +80,10 @@ class SampleText(Callback):
         datamodule = trainer.datamodule
         assert isinstance(datamodule, CharacterDataModule)
         assert isinstance(module, LanguageModelModule)
-        vocabulary, device = datamodule.vocabulary, device_of(module.model)
-        start = vocabulary.start or vocabulary.decode([0])
-        prompt = torch.as_tensor(vocabulary.encode(start), dtype=torch.long, device=device)[None]  # (1, P)
-        generator = torch.Generator(device).manual_seed(self.seed)
-        with module.evaluating(), untouched_randomness(device):
-            ids = module.model.sample(prompt, self.length, temperature=self.temperature, generator=generator)
-        return readable(vocabulary.decode(ids[0, prompt.shape[1] :].tolist()))[: self.length]
+        with module.evaluating(), untouched_randomness(device_of(module.model)):
+            return sample_text(
+                module.model, datamodule.vocabulary, self.length, temperature=self.temperature, seed=self.seed
+            )
 
     def _log(self, trainer: Trainer, text: str) -> None:
         for logger in trainer.loggers:

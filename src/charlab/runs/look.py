@@ -1,0 +1,134 @@
+"""Look at a finished run: a sample of its text, its loss curves and its attention, drawn when somebody asks."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from charlab.command import command
+from charlab.errors import UserError
+from charlab.files import write_atomically
+from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.record import Record
+from charlab.runs.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from charlab.data.tokenizers import Vocabulary
+    from charlab.models.contract import LanguageModel
+
+LOSS_PLOT = "loss.png"
+
+
+def sample(record: Record) -> str:
+    """Return the text in a run's `samples.txt`; if there is none, sample and keep it; "" if that is impossible."""
+    path = record.folder / SAMPLES
+    if path.exists():
+        return path.read_text(encoding="utf-8", errors="replace")
+    if record.status != "finished" or not (record.folder / CHECKPOINT).is_file():
+        return ""
+    from charlab.runs.checkpoint import load
+
+    try:
+        text = _sampled(record, *load(record.folder))
+    except Exception as error:  # a sample must not end a report; a user's model can raise any exception
+        logging.getLogger("charlab").warning("There is no sample of %s (%s).", record.folder, error)
+        return ""
+    with suppress(OSError, UserError):
+        write_atomically(path, lambda file: file.write(text.encode()))
+    return text
+
+
+def _sampled(record: Record, model: LanguageModel, vocabulary: Vocabulary) -> str:
+    from charlab.generation import sample_text
+    from charlab.models.inference import device_of, untouched_randomness
+
+    chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
+    with untouched_randomness(device_of(model)):
+        text = sample_text(model, vocabulary, chosen["length"], temperature=chosen["temperature"], seed=chosen["seed"])
+    return f"{text}\n"
+
+
+def _settings(record: Record, callback: str) -> dict[str, Any]:
+    """Return the arguments of a callback in a run's configuration; none if it was left out."""
+    return (record.config.get("callbacks") or {}).get(callback) or {}
+
+
+def complete(record: Record, at_end: Collection[str]) -> None:
+    """Add to a finished run what it lacks of `at_end`; attention maps are drawn by `charlab runs draw` alone.
+
+    Raises:
+        UserError: if it cannot be computed or added.
+    """
+    if "sliding" in at_end:
+        record.metric("sliding")
+    if "samples" in at_end:
+        sample(record)
+    if "loss_plot" in at_end and not (record.folder / LOSS_PLOT).exists():
+        plot_losses(record)
+
+
+def plot_losses(record: Record) -> Path:
+    """Plot a run's curves to `loss.png` in its folder, and return its path."""
+    figure = record.plot(log_steps=(record.config.get("plot") or {}).get("log_steps", False))
+    path = record.folder / LOSS_PLOT
+    write_atomically(path, lambda file: figure.savefig(file, format="png"))
+    return path
+
+
+def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
+    """Write the loss plot, a sample and the attention maps of runs into their folders, and print where they are.
+
+    Raises:
+        UserError: if no run is named, or one is not found, is not finished or has lost its checkpoint.
+    """
+    if not runs:
+        raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")
+    for record in [Record.load(Store(output_dir).named(run)) for run in runs]:
+        for what, path in _drawn(record):
+            console.print(f"{what:<10} {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _drawn(record: Record) -> Iterator[tuple[str, Path]]:
+    if len(record.curves()):
+        yield "loss plot", plot_losses(record)
+    from charlab.runs.checkpoint import load
+
+    model, vocabulary = load(record.folder)
+    if sample(record):
+        yield "sample", record.folder / SAMPLES
+    for name, image in _attention(record, model, vocabulary):
+        path = record.folder / "attention" / (re.sub(r"[^\w.-]", "_", name) + ".png")
+        _write_png(path, image)
+        yield "attention", path
+
+
+def _attention(
+    record: Record, model: LanguageModel, vocabulary: Vocabulary
+) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
+    """Yield an image for each module that exposes its attention, on the beginning of the validation text."""
+    import torch
+
+    from charlab.data.encoding import encoded
+    from charlab.runs.text import own_corpus, own_slices
+    from charlab.training.callbacks.attention_maps import attention_images
+
+    if not any(hasattr(part, "attention_weights") for part in model.modules()):
+        return
+    corpus = own_corpus(record)
+    ids = torch.from_numpy(encoded(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()
+    length = min(_settings(record, "attention_maps").get("length", 32), record.config["data"]["context_length"])
+    yield from attention_images(model, vocabulary, ids[: length + 1], f"step {record.steps:,}")
+
+
+def _write_png(path: Path, image: np.ndarray[Any, Any]) -> None:
+    from matplotlib.image import imsave
+
+    write_atomically(path, lambda file: imsave(file, image, format="png"))

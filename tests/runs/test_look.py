@@ -1,0 +1,121 @@
+"""What a finished run lacks is computed, sampled and drawn when somebody looks."""
+
+import io
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from charlab.errors import UserError
+from charlab.runs import look
+from charlab.runs.browse import browse
+from charlab.runs.folder import CHECKPOINT
+from charlab.runs.record import Record
+
+DRAWN = ("samples.txt", "loss.png", "attention")
+
+
+@pytest.fixture
+def bare(copied):
+    """The record of a run that has neither pictures nor a figure by `sliding`."""
+    for name in DRAWN:
+        path = copied.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    copied.metrics = [entry for entry in copied.metrics if entry["protocol"] != "sliding"]
+    copied.save()
+    return Record.load(copied.folder)
+
+
+def test_a_run_ends_with_what_it_was_asked_for(run_tiny):
+    record = run_tiny("trainer.max_steps=2")
+    assert [(entry["split"], entry["protocol"]) for entry in record.metrics][2:] == [("validation", "blocks")]
+    assert not {path.name for path in record.folder.iterdir()} & set(DRAWN)
+    asked = run_tiny("trainer.max_steps=2", "seed=2", "callbacks.samples.every_n_steps=1", "at_end=[loss_plot]")
+    assert {path.name for path in asked.folder.iterdir()} & set(DRAWN) == {"samples.txt", "loss.png"}
+
+
+def test_what_a_run_does_at_its_end_is_no_part_of_its_identity(run_tiny, finished_run):
+    assert run_tiny("at_end=[]", f"output_dir={finished_run.folder.parents[2]}").finished == finished_run.finished
+
+
+def test_a_wrong_wish_is_said(run_tiny):
+    with pytest.raises(UserError, match=r"at_end must be .*sliding"):
+        run_tiny("at_end=[online]")
+
+
+def test_a_sample_is_the_one_that_the_run_would_have_drawn(bare, finished_run):
+    expected = (finished_run.folder / "samples.txt").read_text()
+    assert look.sample(bare) == expected
+    assert (bare.folder / "samples.txt").read_text() == expected
+    (bare.folder / "samples.txt").write_text("kept\n")
+    assert look.sample(bare) == "kept\n"
+
+
+def test_there_is_no_sample_without_weights_and_no_error_either(bare, caplog):
+    (bare.folder / CHECKPOINT).write_bytes(b"no checkpoint")
+    assert look.sample(bare) == ""
+    assert "There is no sample of" in caplog.text
+    (bare.folder / CHECKPOINT).unlink()
+    assert look.sample(bare) == ""
+
+
+def test_a_card_has_a_sample(bare, finished_run):
+    first = (finished_run.folder / "samples.txt").read_text().split()[0]
+    assert first in bare._repr_html_().split("<pre")[1]
+
+
+def test_a_missing_figure_is_computed_and_added(bare, finished_run):
+    figure = bare.metric("sliding")
+    assert figure["nll"] == pytest.approx(finished_run.metric("sliding")["nll"], abs=1e-9)
+    assert Record.load(bare.folder).has_figure("sliding")
+    assert bare.time == finished_run.time
+
+
+@pytest.mark.parametrize("missing", [("online",), ("blocks", "test")])
+def test_a_figure_that_has_its_price_is_not_computed_unasked(bare, missing):
+    with pytest.raises(UserError, match="compute it by charlab evaluate"):
+        bare.metric(*missing)
+    assert Record.load(bare.folder).test_looks == 0
+
+
+def test_a_finished_run_asked_for_more_is_not_trained_again(bare, run_tiny, capsys):
+    again = run_tiny("at_end=[sliding,samples,loss_plot]")
+    assert "finished already" in capsys.readouterr().out
+    assert (again.has_figure("sliding"), again.finished) == (True, bare.finished)
+    assert all((bare.folder / name).exists() for name in ("samples.txt", "loss.png"))
+
+
+def test_a_run_is_drawn_by_a_command(bare, tmp_path):
+    console = Console(file=io.StringIO(), width=80)
+    assert browse(["draw", bare.folder.name[:8], f"output_dir={tmp_path / 'outputs'}"], console) == 0
+    printed = dict(
+        line.split(maxsplit=1)[::-1] for line in console.file.getvalue().replace("loss plot", "loss").splitlines()
+    )
+    assert set(printed.values()) == {"loss", "sample", "attention"}
+    pictures = [path for path in printed if path.endswith(".png")]
+    assert all(Image.open(path).size > (100, 100) for path in pictures)
+    with pytest.raises(UserError, match="draw takes the runs"):
+        browse(["draw"], console)
+
+
+@pytest.mark.slow
+def test_a_run_is_looked_at_without_lightning(bare):
+    program = """
+import sys
+from pathlib import Path
+import charlab
+from charlab.__main__ import main
+from charlab.runs.look import sample
+from charlab.runs.record import Record
+folder = sys.argv[1]
+assert sample(Record.load(Path(folder)))
+assert main(["generate", f"run={folder}", "length=5", "device=cpu"]) == 0
+assert main(["evaluate", f"run={folder}", "device=cpu"]) == 0
+assert main(["verify", folder]) == 0
+assert "torch" in sys.modules
+sys.exit("lightning" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", program, str(bare.folder)], check=True)
