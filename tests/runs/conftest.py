@@ -37,7 +37,7 @@ def text_path(tmp_path_factory):
 
 
 BARE = ("~logger.tensorboard",)  # which takes long and changes nothing of what a run learns; `finished_run` has it
-EVERYTHING = "at_end=[sliding,samples,attention_maps,loss_plot]"
+EVERYTHING = "at_end=[samples,attention_maps,loss_plot]"
 
 
 @pytest.fixture

@@ -16,7 +16,12 @@ from tests.runs.conftest import TINY
 
 @pytest.fixture(scope="module")
 def diffusion_run(text_path, tmp_path_factory):
-    overrides = ["model=masked_diffusion", *TINY[1:], "callbacks.attention_maps.length=4"]
+    overrides = [
+        "model=masked_diffusion",
+        *TINY[1:],
+        "callbacks.attention_maps.length=4",
+        "at_end=[samples,attention_maps]",
+    ]
     return charlab.run(*overrides, f"data.path={text_path}", f"output_dir={tmp_path_factory.mktemp('outputs')}")
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs import look
 from charlab.runs.browse import browse
@@ -20,16 +21,15 @@ DRAWN = ("samples.txt", "loss.png", "attention")
 
 @pytest.fixture
 def bare(copied):
-    """The record of a run that has neither pictures nor a figure by `sliding`."""
+    """The record of a run without pictures."""
     for name in DRAWN:
         path = copied.folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    copied.metrics = [entry for entry in copied.metrics if entry["protocol"] != "sliding"]
-    copied.save()
-    return Record.load(copied.folder)
+    return copied
 
 
 def test_a_run_ends_with_what_it_was_asked_for(run_tiny):
+    assert compose([]).at_end == []
     record = run_tiny("trainer.max_steps=2")
     assert [(entry["split"], entry["protocol"]) for entry in record.metrics][2:] == [("validation", "blocks")]
     assert not {path.name for path in record.folder.iterdir()} & set(DRAWN)
@@ -67,11 +67,15 @@ def test_a_card_has_a_sample(bare, finished_run):
     assert first in bare._repr_html_().split("<pre")[1]
 
 
-def test_a_missing_figure_is_computed_and_added(bare, finished_run):
+def test_a_missing_figure_is_computed_and_added(bare, finished_run, run_tiny, tmp_path):
     figure = bare.metric("sliding")
-    assert figure["nll"] == pytest.approx(finished_run.metric("sliding")["nll"], abs=1e-9)
-    assert Record.load(bare.folder).has_figure("sliding")
-    assert bare.time == finished_run.time
+    kept = Record.load(bare.folder)
+    assert (kept.metric("sliding"), kept.time) == (figure, finished_run.time)
+    at_its_end = run_tiny("at_end=[sliding]", f"output_dir={tmp_path / 'others'}")
+    assert at_its_end.fingerprint == bare.fingerprint
+    assert at_its_end.metrics[-1] == {**figure, "nll": pytest.approx(figure["nll"], abs=1e-9)} | {
+        key: pytest.approx(figure[key]) for key in ("bpc", "perplexity")
+    }
 
 
 @pytest.mark.parametrize("missing", [("online",), ("blocks", "test")])
@@ -91,12 +95,11 @@ def test_a_finished_run_asked_for_more_is_not_trained_again(bare, run_tiny, caps
 def test_a_run_is_drawn_by_a_command(bare, tmp_path):
     console = Console(file=io.StringIO(), width=80)
     assert browse(["draw", bare.folder.name[:8], f"output_dir={tmp_path / 'outputs'}"], console) == 0
-    printed = dict(
-        line.split(maxsplit=1)[::-1] for line in console.file.getvalue().replace("loss plot", "loss").splitlines()
-    )
-    assert set(printed.values()) == {"loss", "sample", "attention"}
-    pictures = [path for path in printed if path.endswith(".png")]
-    assert all(Image.open(path).size > (100, 100) for path in pictures)
+    printed = [(line[:10].strip(), line[11:]) for line in console.file.getvalue().splitlines()]
+    assert [what for what, _ in printed] == ["loss plot", "sample", "attention"]
+    for path in (path for _, path in printed if path.endswith(".png")):
+        with Image.open(path) as picture:
+            assert picture.size > (100, 100)
     with pytest.raises(UserError, match="draw takes the runs"):
         browse(["draw"], console)
 

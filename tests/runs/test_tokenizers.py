@@ -18,6 +18,7 @@ from charlab.data.tokenizers import Bytes
 from charlab.errors import UserError
 from charlab.runs.evaluate import evaluate_run
 from charlab.runs.generate import generate_from_run
+from charlab.runs.look import sample
 from charlab.runs.record import Record
 from tests.helpers.warm import warm
 
@@ -67,7 +68,7 @@ def test_on_ascii_a_run_in_bytes_has_the_figures_of_one_in_characters(folder):
 
     assert runs[0].fingerprint != runs[1].fingerprint
     assert runs[0].metrics == runs[1].metrics
-    samples = [(run.folder / "samples.txt").read_text() for run in runs]
+    samples = [sample(run) for run in runs]
     assert samples[0] == samples[1]
     assert runs[0].characters_seen == runs[1].characters_seen == 20 * 4 * 8
 
@@ -101,7 +102,7 @@ def test_generation_counts_characters(in_bytes):
         chosen = [f"run={in_bytes.folder}", "device=cpu", "prompt=你好", "length=50", f"num_samples={number}"]
         texts = generate_from_run(compose(chosen, "generate"))
         assert [len(text) for text in texts] == [52] * number
-    assert (in_bytes.folder / "samples.txt").read_text(encoding="utf-8")
+    assert sample(in_bytes)
 
 
 def test_invalid_bytes_reach_a_file_as_they_are(in_bytes):

@@ -54,7 +54,6 @@ def test_a_run_leaves_its_record(finished_run):
         ("estimate", "train"),
         ("estimate", "validation"),
         ("blocks", "validation"),
-        ("sliding", "validation"),
     }
     assert stored["causality"]["leaks"] is False
     for name in ("metrics.csv", "nll.npy", "samples.txt", "loss.png", ".hydra/config.yaml", ".hydra/overrides.yaml"):

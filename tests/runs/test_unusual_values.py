@@ -95,6 +95,7 @@ def test_a_terminal_of_ascii_ends_no_run(tmp_path):
     (tmp_path / "accents.txt").write_text("é≤ü×—\n" * 300)
     command = ["-m", "charlab", "train", "model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1"]
     command += ["data=textfile", "data.path=accents.txt", "data.context_length=8", "trainer=cpu", "trainer.max_steps=3"]
+    command += ["at_end=[sliding,samples]"]
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     options = {"capture_output": True, "cwd": tmp_path, "env": environment}
     done = subprocess.run(warm([sys.executable, *command]), **options)

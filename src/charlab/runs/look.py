@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -131,4 +132,6 @@ def _attention(
 def _write_png(path: Path, image: np.ndarray[Any, Any]) -> None:
     from matplotlib.image import imsave
 
-    write_atomically(path, lambda file: imsave(file, image, format="png"))
+    png = io.BytesIO()
+    imsave(png, image, format="png")
+    write_atomically(path, lambda file: file.write(png.getvalue()))
