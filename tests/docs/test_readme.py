@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The finished run that `run=RUN` stands for."""
+    """The finished run that `RUN` stands for."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return charlab.run(
@@ -50,7 +50,7 @@ def run(folder):
 
 def shortened(arguments: list[str], run: Path) -> list[str]:
     """Return a command's arguments with those that make its run brief."""
-    arguments = [argument.replace("run=RUN", f"run={run}") for argument in arguments]
+    arguments = [re.sub(r"^(run=)?RUN$", rf"\g<1>{run}", argument) for argument in arguments]
     if arguments[0] != "train" or "--cfg" in arguments:
         return arguments
     text = () if "data=textfile" in arguments else PLAY

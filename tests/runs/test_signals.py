@@ -86,7 +86,7 @@ def test_sigterm_outside_training_says_what_is_saved_and_the_same_command_goes_o
     with monkeypatch.context() as patched:
         patched.setattr(f"charlab.{running}", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(SystemExit) as ended:
-            run_tiny()
+            run_tiny("at_end=[samples]")
     assert ended.value.code == 143
     said = capsys.readouterr().out
     assert "Ended by SIGTERM" in said

@@ -150,8 +150,11 @@ def expected_seconds(trainer: Trainer, module: LanguageModelModule) -> float:
     """Return a rough estimate of the run's training time in seconds; 0 if the work of its steps is unknown."""
     lengths = []
     if module.max_steps is not None:
-        data = trainer.datamodule
-        flops = count_flops(module.model, batch_size=data.batch_size, window_length=data.context_length + 1) or 0
+        batch_size, length = trainer.datamodule.batch_size, trainer.datamodule.context_length
+        if module.flops_per_character is not None:  # counted already
+            flops = module.flops_per_character * batch_size * length
+        else:
+            flops = count_flops(module.model, batch_size=batch_size, window_length=length + 1) or 0
         units = torch.get_num_threads() if module.device.type == "cpu" else 1
         lengths.append(module.max_steps * flops / (units * SPEED.get(module.device.type, math.inf)))
     if module.max_seconds is not None:
