@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from charlab.curves import COLUMNS, VALIDATION
-from charlab.errors import UserError
 from charlab.runs.look import sample
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
