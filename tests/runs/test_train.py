@@ -20,7 +20,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
-from tests.runs.conftest import TINY
+from tests.runs.conftest import EVERYTHING, TINY
 
 
 def weights(record):
@@ -279,9 +279,10 @@ def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, 
     assert "This run is finished already" in capsys.readouterr().out
 
 
-def test_components_set_to_null_are_left_out(run_tiny):
-    left_out = ("callbacks.attention_maps=null", "callbacks.samples=null", "logger.tensorboard=null")
-    folder = run_tiny(*left_out, "trainer.max_steps=1").folder
+def test_components_set_to_null_are_left_out(text_path, tmp_path):
+    left_out = ("callbacks.attention_maps=null", "callbacks.samples=null", "logger.tensorboard=null", EVERYTHING)
+    overrides = (*TINY[:-1], *left_out, "trainer.max_steps=1", f"data.path={text_path}")
+    folder = charlab.run(*overrides, f"output_dir={tmp_path / 'outputs'}").folder
     assert (folder / "metrics.csv").exists()
     assert not (folder / "samples.txt").exists()
     assert events_folder(folder) is None
