@@ -131,8 +131,8 @@ class MaskedDiffusion(InfillingModel):
         """
         num_scored = window.shape[1] - scored_from
         scored = torch.arange(window.shape[1], device=window.device) >= scored_from  # (T+1,)
-        num_masked = _stratified_counts(len(window), num_scored, window.device, generator)  # (B,)
-        masked = _random_ranks(scored.expand_as(window), generator) < num_masked[:, None]  # (B, T+1)
+        num_masked = stratified_counts(len(window), num_scored, window.device, generator)  # (B,)
+        masked = random_ranks(scored.expand_as(window), generator) < num_masked[:, None]  # (B, T+1)
         logits = self(window.long().masked_fill(masked, self.mask_id))  # (B, T+1, V)
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
@@ -185,7 +185,7 @@ class MaskedDiffusion(InfillingModel):
         """Return the window with its hidden characters sampled in random order, about equally many at a time."""
         window = window.clone()
         num_hidden = hidden.sum(dim=1, keepdim=True)  # (B, 1)
-        ranks = _random_ranks(hidden, generator)  # (B, S)
+        ranks = random_ranks(hidden, generator)  # (B, S)
         most = int(num_hidden.max())
         num_steps = min(self.num_steps or most, most)
         for step in range(num_steps):
@@ -197,7 +197,7 @@ class MaskedDiffusion(InfillingModel):
         return window
 
 
-def _stratified_counts(
+def stratified_counts(
     batch_size: int, most: int, device: torch.device, generator: torch.Generator | None
 ) -> Int[Tensor, " B"]:
     """Return numbers from 1 to `most`, each of them uniform, evenly spread over the batch.
@@ -209,7 +209,7 @@ def _stratified_counts(
     return 1 + (grid + shift) % (batch_size * most) // batch_size
 
 
-def _random_ranks(candidates: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Int[Tensor, "B S"]:
+def random_ranks(candidates: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Int[Tensor, "B S"]:
     """Return each position's rank, from 0, in a random order of its row in which the candidates come first."""
     keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
     return keys.masked_fill(~candidates, 2.0).argsort(dim=1).argsort(dim=1)

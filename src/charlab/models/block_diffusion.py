@@ -1,0 +1,256 @@
+"""Block diffusion: blocks of characters from left to right, and the characters of a block in random order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.backbone import Backbone, BackboneState, Part
+from charlab.models.contract import LanguageModel
+from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
+from charlab.models.masked_diffusion import random_ranks, stratified_counts
+from charlab.models.mixers.blockwise_attention import BlockwiseAttention, blocks
+from charlab.types import Fraction, PositiveInt, Probability, checked
+
+
+class BlockDiffusion(LanguageModel):
+    """Autoregressive over blocks of L characters, masked diffusion within a block (BD3-LM, arXiv 2503.09573).
+
+    With b a block and M a set of its characters that are masked,
+
+        −log p(b | before) ≤ E_n E_M (L/n) Σ_{i∈M} −log p(xᵢ | all earlier blocks, characters of b outside M)
+
+    where n is uniform on 1 … L and M on the sets of n characters, as in `MaskedDiffusion`. With L = 1 this is the
+    −log p of an autoregressive model, and `nll` is exact. One pass scores all blocks of a window: the denoiser reads
+    the window and, after it, a copy with masks (`BlockwiseAttention`).
+
+    Which n are best trained on differs from those that the bound asks for: n = L, of which nothing is known, has much
+    noise, and n = 1 teaches little. `masked_share` clips them in training (section 5.2 of the paper).
+
+    Args:
+        vocab_size: number of distinct characters V. The id V stands for a masked one.
+        context_length: T.
+        block_size: L; 1 is an autoregressive model, T masked diffusion.
+        num_steps: evaluations of the denoiser for each block that is sampled. Characters uncovered together are
+            sampled independently; None uncovers one at a time, which is exact.
+        masked_share: smallest and largest share of a block that is masked in training; [0, 1] trains on the bound.
+        embed_dim: this and all further arguments are those of `Backbone`, the denoiser's class.
+        num_layers: number of blocks of the network.
+        mixer: `BlockwiseAttention`.
+        feed_forward: the feed-forward layer, or None.
+        position: position encoding, or None.
+        norm: norm, or None.
+        norm_placement: "pre" or "post".
+        residual: whether layers add to their input.
+        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        tied_embeddings: whether the readout shares the embedding's weights.
+        readout_bias: whether the readout has a bias.
+        initialization: sets the initial weights; None keeps torch's.
+
+    Raises:
+        UserError: if a mixer is not `BlockwiseAttention`, or `masked_share` is no range of shares.
+    """
+
+    context_length: int
+
+    @checked
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        context_length: PositiveInt,
+        block_size: PositiveInt,
+        num_steps: PositiveInt | None,
+        masked_share: tuple[Fraction, Fraction],
+        embed_dim: PositiveInt,
+        num_layers: PositiveInt,
+        mixer: Part | Sequence[Part],
+        feed_forward: Part | None,
+        position: Part | None,
+        norm: Part | None,
+        norm_placement: Literal["pre", "post"] = "pre",
+        residual: bool = True,
+        dropout: Probability = 0.0,
+        tied_embeddings: bool = False,
+        readout_bias: bool = True,
+        initialization: Callable[[nn.Module], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if masked_share[0] > masked_share[1]:
+            raise UserError(f"masked_share={[*masked_share]} is no range: give the smaller share first.")
+        self.vocab_size, self.context_length, self.num_steps = vocab_size, context_length, num_steps
+        self.block_size, self.masked_share = min(block_size, context_length), masked_share
+        self.likelihood = "exact" if self.block_size == 1 else "bound"
+        self.mask_id = vocab_size
+        self.denoiser = Denoiser(
+            vocab_size + 1,
+            context_length=context_length + 1,
+            embed_dim=embed_dim,
+            num_layers=num_layers,
+            mixer=mixer,
+            feed_forward=feed_forward,
+            position=position,
+            norm=norm,
+            norm_placement=norm_placement,
+            residual=residual,
+            dropout=dropout,
+            tied_embeddings=tied_embeddings,
+            readout_bias=readout_bias,
+            initialization=initialization,
+        )
+        for block in self.denoiser.blocks:
+            size = getattr(block.mixer, "block_size", None)
+            if not isinstance(block.mixer, BlockwiseAttention) or size != block_size:
+                given = f"mixer={type(block.mixer).__name__}" + (f" with block_size={size}" if size else "")
+                raise UserError(
+                    f"{given} does not look at blocks of {block_size}: use model/mixer=blockwise_attention, whose "
+                    "block_size is the model's."
+                )
+
+    def forward(self, window: Int[Tensor, "B T+1"], noisy: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return the logits of each character but the first, given earlier blocks and its own block's noisy characters.
+
+        Args:
+            window: (B, T+1) character ids, T ≤ context_length.
+            noisy: (B, T) its characters but the first; `mask_id` is an unknown character.
+        """
+        length = window.shape[1]
+        self.check_length(length - 1)
+        padding = (0, self.context_length + 1 - length)
+        window, noisy = (F.pad(tokens, padding, value=self.mask_id) for tokens in (window, noisy))
+        return self.denoiser.denoise(window, noisy)[:, : length - 1, : self.vocab_size]  # a mask is never predicted
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        """Return m/n · −log p(xᵢ | earlier blocks, what is not masked) where a character is masked, else 0, in nats.
+
+        A block has m scored characters, of which n are masked; with `scored_from`, earlier ones are given.
+        """
+        return self._estimate(window, (0.0, 1.0), scored_from, generator)
+
+    def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """Return the mean of `nll`, but with `masked_share` of each block masked."""
+        return self._estimate(window, self.masked_share, 1, generator).mean()
+
+    def _estimate(
+        self,
+        window: Int[Tensor, "B T+1"],
+        share: Sequence[float],
+        scored_from: int,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "B T"]:
+        block = blocks(window.shape[1], self.block_size, window.device)[1:]  # (T,)
+        scored = torch.arange(1, window.shape[1], device=window.device) >= scored_from  # (T,)
+        sizes = torch.bincount(block[scored], minlength=int(block[-1]) + 1)  # (K+1,), m of each block
+        counts = torch.ones(len(window), len(sizes), dtype=torch.long, device=window.device)  # (B, K+1), n of each
+        for size in sizes.unique().tolist():
+            least = min(max(1, round(share[0] * size)), max(1, size))
+            most = max(least, round(share[1] * size))
+            same = sizes == size  # blocks of the same size
+            drawn = stratified_counts(len(window) * int(same.sum()), most - least + 1, window.device, generator)
+            shuffled = drawn[torch.randperm(len(drawn), device=window.device, generator=generator)]
+            counts[:, same] = shuffled.view(len(window), -1) + least - 1
+        masked = _ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
+        masked &= scored
+        targets = window[:, 1:].long()
+        logits = self(window.long(), targets.masked_fill(masked, self.mask_id))  # (B, T, V)
+        if logits.dtype in (torch.float16, torch.bfloat16):
+            logits = logits.float()
+        nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, T)
+        weight = sizes[block] / counts[:, block].to(nll.dtype)  # (B, T)
+        return torch.where(masked, weight * nll, 0.0)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        prompt: Int[Tensor, "B P"],
+        length: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "B P+length"]:
+        """Return the prompt and `length` more characters, block by block.
+
+        When the context is full, sampling goes on from its second half.
+        """
+        check_prompt(prompt)
+        check_length(length)
+        check_choice(temperature, top_k, top_p)
+        draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+        text, wanted = prompt.long(), prompt.shape[1] + length
+        state: BackboneState | None = None
+        known = 0  # characters of the text that come before those that the denoiser reads next
+        while text.shape[1] < wanted:
+            if state is None or state.length > self.context_length:
+                known = max(0, text.shape[1] - (self.context_length + 1) // 2)
+                _, state = self.denoiser.extend(text[:, known : known + 1], self.denoiser.init_state(len(text)))
+                known += 1
+            room = min(self.block_size, self.context_length + 1 - state.length)
+            block = text[:, known : known + room]
+            if block.shape[1] < room:
+                block = F.pad(block, (0, room - block.shape[1]), value=self.mask_id)
+                block = self._uncover(block, state, draw, generator)
+                text = torch.cat([text[:, :known], block], dim=1)
+            _, state = self.denoiser.extend(block, state)
+            known += block.shape[1]
+        return torch.cat([prompt, text[:, prompt.shape[1] : wanted].to(prompt.dtype)], dim=1)
+
+    def _uncover(
+        self,
+        block: Int[Tensor, "B L"],
+        state: BackboneState,
+        draw: Callable[[Float[Tensor, "M V"]], Int[Tensor, " M"]],
+        generator: torch.Generator | None,
+    ) -> Int[Tensor, "B L"]:
+        """Return the block with its masked characters sampled in random order, about equally many at a time."""
+        block = block.clone()
+        hidden = block == self.mask_id
+        most = int(hidden[0].sum())
+        ranks = random_ranks(hidden, generator)
+        num_steps = min(self.num_steps or most, most)
+        for step in range(num_steps):
+            uncovered = (ranks >= most * step // num_steps) & (ranks < most * (step + 1) // num_steps)  # (B, L)
+            logits = self.denoiser.extend(block, state)[0][uncovered][:, : self.vocab_size]  # (M, V)
+            check_predictions(logits)
+            block[uncovered] = draw(logits)
+        return block
+
+
+class Denoiser(Backbone):
+    """A backbone that reads a window and a copy of it with masks."""
+
+    def denoise(self, window: Int[Tensor, "B C"], noisy: Int[Tensor, "B C-1"]) -> Float[Tensor, "B C-1 V"]:
+        """Return the logits at each noisy position.
+
+        Args:
+            window: (B, C) token ids, C = context_length.
+            noisy: (B, C − 1) copies of all but the first, some of them masked.
+        """
+        x = torch.cat([self._embed(window, window, start=0), self._embed(noisy, noisy, start=1)], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.readout(self.norm(x[:, window.shape[1] :]))
+
+
+def _ranks_in_blocks(
+    block: Int[Tensor, " T"], candidates: Bool[Tensor, "B T"], generator: torch.Generator | None
+) -> Int[Tensor, "B T"]:
+    """Return each position's rank, from 0, in a random order of its block in which the candidates come first."""
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=torch.float64)
+    order = (keys.masked_fill(~candidates, 1.5) + 2 * block).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
+    first = torch.searchsorted(block, block)  # the first position of each one's block
+    return order - first
