@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from charlab.data.corpora import TextFile
 from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record
 from charlab.studies.definition import Arm
 from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Tuned
 from charlab.studies.plan import Cell, Plan
+from charlab.studies.state import StudyResults
 
 TEXT_LENGTH = 60_000  # characters of validation text
 SHAKESPEARE = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -23,6 +25,9 @@ LONG = "an_arm_whose_name_goes_on_and_on_as_sweeps_over_five_keys_do"
 NASTY = r"50% of $x_1$ & <b>#2</b> \ {~^} | `*a*` [b](c) ü"
 LINES = ["ROMEO:", "But soft, what light", "through yonder window breaks?", "", "JULIET:", "Ay me."]
 
+TEXT = "To be, or not to be: that is the Question 3.\n" * 100  # of runs with nll
+TRAIN = len(TEXT) * 9 // 10  # characters of it that are trained on
+CONTEXT = 16
 CODE = "c0dec0dec0de"  # of the plan
 
 
@@ -115,8 +120,27 @@ def make_study(
     return made
 
 
-def _arm(arm: MadeUpArm) -> Arm:
-    return Arm(arm.name, _overrides(arm, None), arm.expect, arm.factors, tuned=arm.tuned)  # type: ignore[arg-type]
+def give_nll(results: StudyResults, folder: Path) -> dict[tuple[str, int], np.ndarray]:
+    """Writes the nll of each character of every finished run, and returns it by arm and seed."""
+    text = folder / "text.txt"
+    text.write_text(TEXT)
+    corpus = TextFile(path=str(text)).load()
+    loader = {"_target_": "charlab.data.corpora.TextFile", "path": str(text)}
+    fractions = {"train_fraction": 0.9, "validation_fraction": 0.1, "dev_fraction": 0.0}
+    written = {}
+    random = np.random.default_rng(0)
+    for result in results.cells:
+        record = result.record
+        if record is None or result.status != "finished":
+            continue
+        nll = random.gamma(2.0, 0.5 + 0.01 * len(result.cell.arm), len(TEXT) - TRAIN - 1).astype(np.float32)
+        np.save(record.folder / "nll.npy", nll)
+        record.config |= {"data": {"corpus": loader, **fractions}}
+        record.corpus = {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.length}
+        record.metric("blocks")["context_length"] = CONTEXT
+        record.save()
+        written[result.cell.arm, result.cell.seed] = nll
+    return written
 
 
 def _overrides(arm: MadeUpArm, seed: int | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -137,6 +138,20 @@ def test_the_report_says_whether_the_law_held(tmp_path):
     assert (tmp_path / "report" / "figures" / "scaling.png").exists()
     assert "gpt,held" in (tmp_path / "report" / "tables" / "laws.csv").read_text()
     assert "figures/scaling.pdf" in report.files["latex"].read_text()
+
+
+def test_a_law_without_an_offset_says_what_its_interval_means(tmp_path):
+    made = [dataclasses.replace(arm, nll=arm.nll - 1.45) for arm in arms()]  # below any law of which the offset is 0
+    contents = gather(study(tmp_path, made, noise=0.0005))
+    found = contents.scaling.laws["gpt"]
+    assert (found.law.offset, found.offsets) == (0.0, (0.0, 0.0))
+    assert "of the offset none: 0 fits best, so these sizes show no loss" in contents.scaling.sentences[0]
+    assert "0 to 0" not in contents.scaling.sentences[0]
+
+
+def test_an_interval_of_the_offset_ends_at_zero() -> None:
+    found = extrapolate({"gpt": (SIZES, losses(noise=0.004) - 1.2)}, 0.05)["gpt"]
+    assert found.offsets[0] == 0.0 < found.offsets[1]
 
 
 def test_what_has_no_law_is_said(tmp_path):

@@ -68,6 +68,38 @@ def test_each_study_is_judged_as_in_the_simulations() -> None:
     assert seen == {"equivalent", "supported", "refuted", "inconclusive"}
 
 
+@pytest.mark.parametrize("looks", [(), (6, 9)])
+def test_the_interval_that_is_shown_is_the_one_that_decides(looks: tuple[int, ...]) -> None:
+    """Whoever reads the interval alone comes to the verdict."""
+    random, margin, seen = np.random.default_rng(0), 0.01, set()
+    for _ in range(60):
+        seeds = range(9)
+        baseline = dict(zip(seeds, random.normal(1.5, 0.01, 9).tolist(), strict=True))
+        spread = random.choice([0.003, 0.008])
+        arms = {
+            f"{expected} {i}": {seed: baseline[seed] - effect + random.normal(0, spread) for seed in seeds}
+            for expected in EXPECTATIONS
+            for i, effect in enumerate(random.choice([-0.03, -0.01, -0.005, 0.0, 0.005, 0.01, 0.03], 2))
+        }
+        expectations: dict[str, Expectation] = {name: name[:-2] for name in arms}  # type: ignore[misc]
+        found = compare(
+            baseline, arms, seeds=seeds, margin=margin, expectations=expectations, planned_looks=looks
+        )  # fmt: skip
+        for comparison in found.values():
+            (low, high), verdict, same = comparison.interval, comparison.verdict, comparison.expectation
+            seen.add((verdict, same))
+            inside = -margin < low and high < margin
+            if same == "no difference":
+                beyond = low > margin or high < -margin
+                assert (inside, beyond) == (verdict == "supported", verdict == "refuted"), comparison
+                continue
+            low, high = (low, high) if same == "improve" else (-high, -low)
+            assert inside == (verdict == "equivalent") or verdict in ("supported", "refuted"), comparison
+            assert (low > 0) == (verdict == "supported") or verdict in ("equivalent", "refuted"), comparison
+            assert verdict != "refuted" or high < margin, comparison
+    assert len(seen) >= 9
+
+
 def test_an_arm_that_changes_no_bit_is_equivalent() -> None:
     comparison = one(dict(BASELINE))
     assert comparison.verdict == "equivalent"

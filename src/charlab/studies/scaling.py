@@ -81,7 +81,7 @@ class Extrapolation:
     Attributes:
         law: the law, fitted to the means over seeds.
         exponents: 95% interval of the exponent.
-        offsets: 95% interval of the offset.
+        offsets: 95% interval of the offset, cut off at 0; 0 at both ends if the fit has no offset.
         sizes: (K,) sizes that were fitted.
         losses: (S, K) their losses by seed.
         size: the size that took no part; (S,) `seen` are its losses by seed.
@@ -120,13 +120,14 @@ def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: f
         seen = losses[:, -1]
         low, high = mean_interval(error, 1 - level)
         interval = (float(seen.mean()) - high, float(seen.mean()) - low)
+        offsets = mean_interval(pseudo[:, 1])
         covers = interval[0] <= seen.mean() <= interval[1]
         narrow = high - low < margin and not law.at_limit
         found[name] = Extrapolation(
             family=name,
             law=law,
             exponents=mean_interval(pseudo[:, 0]),
-            offsets=mean_interval(pseudo[:, 1]),
+            offsets=(max(offsets[0], 0.0), max(offsets[1], 0.0)),
             sizes=sizes[:-1],
             losses=losses[:, :-1],
             size=float(sizes[-1]),

@@ -52,7 +52,7 @@ class Comparison:
         confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
         p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
-        p_holm: p-value of the test that decided, adjusted over the arms; of the difference if none did.
+        p_holm: p-value of the test that decided or failed to support, adjusted over the arms.
         p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
         power: the least power to support a true difference equal to the margin with this n and spread.
         seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
@@ -240,8 +240,8 @@ def compare(
 
 
 def _family(verdict: str, expectation: Expectation) -> str:
-    """Return the family of tests that decided, or that failed to."""
-    if verdict == "equivalent" or (verdict == "supported" and expectation == "no difference"):
+    """Return the family of tests that decided, or that failed to support."""
+    if verdict == "equivalent" or (verdict != "refuted" and expectation == "no difference"):
         return "equivalence"
     return "refutation" if verdict == "refuted" else "difference"
 

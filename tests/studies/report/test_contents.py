@@ -1,10 +1,12 @@
 """What the report says, before it is written in any format."""
 
 import math
+import re
 import shlex
 
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import stats
 
 from charlab import cli
@@ -12,7 +14,7 @@ from charlab.evaluation.bootstrap import bootstrap_text
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
-from charlab.studies.report.program import csv_tables
+from charlab.studies.report.program import csv_tables, make_report
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
 from charlab.studies.state import read_results
@@ -74,6 +76,18 @@ def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
     judged = {judgment.comparison.arm: judgment.verdict for judgment in told.judgments}
     assert judged["counts"] == "supported, exploratory"
     assert judged["wrong axis"] == "no verdict"
+
+
+def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, capsys):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3)
+    report = make_report(results, tmp_path / "report", console=Console(width=200))
+    pages = {kind: path.read_text() for kind, path in report.files.items()} | {"terminal": capsys.readouterr().out}
+    low, high = report.contents.comparisons["b"].interval
+    for kind, page in pages.items():
+        assert "not evidence yet" in page, kind
+        assert not re.search(r"[✓✗≈]|\\checkmark|card supported", page), kind
+        digits = 3 if kind == "terminal" else 4
+        assert re.search(rf"{low:.{digits}f}\W+{high:.{digits}f}", page), kind
 
 
 def test_one_seed_is_too_few_for_anything(make):

@@ -1,5 +1,6 @@
 """The page in a real browser, and the paper through pdflatex. CI installs both."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -8,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from charlab.studies.parameters import Tuned
 from charlab.studies.report import latex
 from charlab.studies.report.program import write_report
 from tests.helpers.browser import visit
-from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm
+from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm, give_nll
 
 pytestmark = [pytest.mark.slow, pytest.mark.rendering]
+
+PLAIN = (MadeUpArm("learned", 1.70), MadeUpArm("rotary", 1.55))
 
 # Runs on the page once it is there.
 PROBE = """
@@ -89,6 +93,52 @@ def test_the_paper_has_four_pages_at_most(make, arms):
     results = make(*samples, seeds=3, sweep=True, hypothesis="")
     write_report(results, results.folder / "report", ["latex"])
     assert compile_paper(results.folder / "report")[0] <= 4
+
+
+def timed(make):
+    return make(*PLAIN, MadeUpArm("late", 1.95), metric="steps_to", target=1.8, margin=1.05)
+
+
+def tuned(make):
+    rate = Tuned({"optimizer.lr": 0.02}, 1.6, 8, (105, 106), 1, 16, 400.0, 5, {"optimizer.lr": (0.01, 0.04)})
+    ended = dataclasses.replace(rate, at_end=("optimizer.lr",))
+    return make(*(MadeUpArm(arm.name, arm.nll, tuned=found) for arm, found in zip(PLAIN, (rate, ended), strict=True)))
+
+
+def scaled(make):
+    sizes = {"w16": 2e4, "w32": 5e4, "w64": 1.2e5, "w128": 3e5, "w256": 8e5}
+    arms = [
+        MadeUpArm(f"{family}+{name}", 1.2 + (size / 1e5) ** -0.3, parameters=int(size),
+                  factors={"family": family, "size": name})
+        for family in ("transformer", "lstm")
+        for name, size in sizes.items()
+    ]  # fmt: skip
+    return make(*arms, kind="scaling", held_out="w256", margin=0.08)
+
+
+def located(make):
+    results = make(*PLAIN, *(MadeUpArm(f"{name}_of_eight_arms", 1.6) for name in "abcdef"))
+    give_nll(results, results.folder.parents[2])
+    return results
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [
+        (timed, ["Speed-up", "Wilcoxon"]),
+        (tuned, ["every arm was tuned", "at the end of the range"]),
+        (scaled, ["with the fitted laws", "took no part in the fit"]),
+        (located, ["Where the difference is", "first letter", "differences by part of the text"]),
+    ],
+)
+def test_the_paper_of_every_kind_of_study(make, study, words):
+    results = study(make)
+    report = write_report(results, results.folder / "report", ["latex"])
+    pages, log = compile_paper(results.folder / "report")
+    assert pages <= 4
+    assert not re.search(r"Overfull|undefined|Missing character", log)
+    paper = " ".join(report.files["latex"].read_text().replace("-{}", "-").split())
+    assert [word for word in words if word not in paper] == []
 
 
 def test_tex_has_every_letter_that_is_left_to_it(tmp_path):

@@ -1,50 +1,20 @@
 """Where arms differ, in the report: intervals over seeds, parts that add up, and no section without figures."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from charlab.data.corpora import TextFile
 from charlab.runs.record import Record
 from charlab.studies.report.contents import gather
 from charlab.studies.report.html import render_html
 from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.program import csv_tables
 from charlab.studies.report.where import locate
-from charlab.studies.state import StudyResults
-from tests.helpers.made_up_study import MadeUpArm
+from tests.helpers.made_up_study import CONTEXT, TEXT, TRAIN, MadeUpArm, give_nll
 from tests.references.parts import describe
 from tests.studies.report.conftest import read
-
-TEXT = "To be, or not to be: that is the Question 3.\n" * 100
-TRAIN, LENGTH = len(TEXT) * 9 // 10, len(TEXT) - len(TEXT) * 9 // 10  # of the validation text
-T = 16
-
-
-def give_nll(results: StudyResults, folder: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Writes the nll of each character of every finished run, and returns it by arm and seed."""
-    text = folder / "text.txt"
-    text.write_text(TEXT)
-    corpus = TextFile(path=str(text)).load()
-    loader = {"_target_": "charlab.data.corpora.TextFile", "path": str(text)}
-    fractions = {"train_fraction": 0.9, "validation_fraction": 0.1, "dev_fraction": 0.0}
-    written = {}
-    random = np.random.default_rng(0)
-    for result in results.cells:
-        record = result.record
-        if record is None or result.status != "finished":
-            continue
-        nll = random.gamma(2.0, 0.5 + 0.01 * len(result.cell.arm), LENGTH - 1).astype(np.float32)
-        np.save(record.folder / "nll.npy", nll)
-        record.config |= {"data": {"corpus": loader, **fractions}}
-        record.corpus = {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.length}
-        record.metric("blocks")["context_length"] = T
-        record.save()
-        written[result.cell.arm, result.cell.seed] = nll
-    return written
 
 
 @pytest.fixture
@@ -59,7 +29,10 @@ def test_parts_have_the_paired_intervals_of_scipy_and_add_up(study):
     where = locate(results)
     assert list(where.arms) == ["one", "other"]
     validation = TEXT[TRAIN:]
-    parts = [describe(validation, i + 1, i % T + 1, TEXT[:TRAIN], TEXT[TRAIN - 3 : TRAIN]) for i in range(LENGTH - 1)]
+    parts = [
+        describe(validation, i + 1, i % CONTEXT + 1, TEXT[:TRAIN], TEXT[TRAIN - 3 : TRAIN])
+        for i in range(len(TEXT[TRAIN:]) - 1)
+    ]
     seeds = results.plan.seeds
     for arm, found in where.arms.items():
         apart = np.array([nll["base", seed].astype(float) - nll[arm, seed] for seed in seeds])

@@ -164,6 +164,9 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     if contents.unfinished:
         yield from (Paragraph("Cells that failed or diverged:"), Group("unfinished", contents.unfinished))
     yield Paragraph("What this means: where the hypothesis holds, where it does not, and why; one paragraph.", "place")
+    if contents.where.tables:
+        parts, _ = contents.where.tables  # the passages are in the other formats
+        yield from (Heading("Where the difference is (exploratory)"), Pointers((parts.name,), ()), parts)
     if contents.samples:
         yield from (Heading("Samples"), Group("samples", contents.samples))
     yield from (Heading("Limits"), Points(contents.limits))

@@ -82,6 +82,7 @@ _SHOWN = {
     "factors": "loss against what was varied",
     "curves": "loss during training",
     "costs": "loss against its cost",
+    "where": "differences by part of the text",
 }
 _PARAGRAPHS = {"quote": r"\emph{%s}", "place": r"\place{%s}"}
 
@@ -114,7 +115,7 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
             included = rf"\includegraphics[width=\linewidth,height=3.2in,keepaspectratio]{{figures/{name}.pdf}}"
             return _float("figure", included, rf"\caption{{{escape(caption)}}}\label{{figure:{name}}}")
         case Pointers(tables, figures):
-            have = [rf"the {name} in Table~\ref{{table:{name}}}" for name in tables]
+            have = [rf"the {_SHOWN.get(name, name)} in Table~\ref{{table:{name}}}" for name in tables]
             show = [rf"Figure~\ref{{figure:{name}}} shows the {_SHOWN[name]}" for name in figures]
             return " ".join(f"{text}." for text in (f"See {joined(have, most=100)}", "; ".join(show)) if text)
         case Table(name, caption):
@@ -203,7 +204,7 @@ def _samples(samples: Sequence[Sample], short: Mapping[str, str]) -> str:
 
 def _table(table: Table, short: Mapping[str, str], *, faint: bool) -> str:
     """Return a tabular with the short names of arms, without what is faint if so told."""
-    heading = " & ".join(escape(column.heading) for column in table.columns)
+    heading = " & ".join(escape(short.get(column.heading, column.heading)) for column in table.columns)
     rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
     columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]

@@ -96,11 +96,14 @@ def _sentence(found: Extrapolation, unit: str, margin: float, planned: int) -> s
     }[found.verdict]
     seeds = len(found.seen)
     provisional = "" if seeds == planned else f", provisional with {seeds} of {count(planned, 'seed')}"
+    floor = f"offset {_range(found.offsets)}"
+    if not any(found.offsets):
+        floor = "of the offset none: 0 fits best, so these sizes show no loss that larger ones would not go below"
     return (
         f"{found.family}: {found.verdict}{provisional}. Fitted to {len(found.sizes)} sizes of {amount(found.sizes[0])} "
         f"to {amount(found.sizes[-1])} {unit}, the loss is {law.offset:.3g} + {law.scale:.3g} · "
         f"(N / {amount(law.unit)})^−{law.exponent:.3g} nats per character (95% intervals: exponent "
-        f"{_range(found.exponents)}, offset {_range(found.offsets)}). At {amount(found.size)} {unit}, "
+        f"{_range(found.exponents)}, {floor}). At {amount(found.size)} {unit}, "
         f"which took no part in the fit, {nats(found.predicted)} is predicted ({percent(found.confidence)} interval "
         f"{nats(low)} to {nats(high)}) and {nats(seen)} was reached: {why}."
     )

@@ -23,7 +23,7 @@ RULES = (
     "refuted if a difference of the margin in that direction is ruled out (one-sided, 5%); otherwise inconclusive. An "
     "arm expected to make no difference is supported if it is equivalent, and refuted if its difference is significant "
     "and larger than the margin. Each of the three tests is Holm-adjusted over the arms; the interval shown is that of "
-    "the test that decided."
+    "the test that decided, or that failed to support."
 )
 
 _WORDS = {

@@ -37,6 +37,8 @@ def tuning_table(plan: Plan) -> Table | None:
         f"mean over the seeds. Training: of all trials. Within {_within(plan)} of the chosen one: how many trials, and "
         "the values that they span, so how flat the optimum is."
     )
+    if any(found.at_end for found in tuned.values()):
+        caption += " At the end of the range: a better value may be outside."
     if untuned:
         caption += f" Not tuned: {joined(untuned)}."
     columns = (Column("arm", "left"), Column("chosen", "left"), *map(Column, ("dev", "trials", "training")))
@@ -50,7 +52,7 @@ def _within(plan: Plan) -> str:
 
 def _spans(found: Tuned) -> list[Span]:
     text = ", ".join(f"{key} {low:.3g} to {high:.3g}" for key, (low, high) in found.ranges.items())
-    ends = f" {joined(found.at_end)} at the end of the range: a better value may be outside"
+    ends = f" {joined(found.at_end)} at the end of the range"
     return [Span(text), *[Span(ends, "alarm")] * bool(found.at_end)]
 
 
@@ -80,13 +82,17 @@ def conditional(plan: Plan, arm: str) -> str:
 
 def tuning_method(plan: Plan) -> list[str]:
     """Return how arms were tuned, in sentences."""
-    tuned = [arm.tuned for arm in plan.arms if arm.tuned is not None]
+    names, tuned = [arm.name for arm in plan.arms if arm.tuned], [arm.tuned for arm in plan.arms if arm.tuned]
     if not tuned:
         return []
     keys = joined(list(dict.fromkeys(key for found in tuned for key in found.values)))
-    who = "every arm" if len(tuned) == len(plan.arms) else count(len(tuned), "arm")
+    who = (
+        "every arm was"
+        if len(tuned) == len(plan.arms)
+        else f"only {joined(names)} {'was' if len(names) == 1 else 'were'}"
+    )
     return [
-        f"Before the first cell, {who} was tuned within the same budget: {count(tuned[0].trials, 'trial')} with "
+        f"Before the first cell, {who} tuned within the same budget: {count(tuned[0].trials, 'trial')} with "
         f"{count(len(tuned[0].seeds), 'seed')} each, none of them a seed of the cells, chose {keys} by the loss on dev "
         "text, which is part of the train text and is neither trained on nor reported."
     ]
