@@ -98,10 +98,8 @@ def estimate(values: pd.Series) -> Estimate:
     """Return the mean of the finite values and its 95% t-interval."""
     found = values.to_numpy(dtype=float)
     finite = found[np.isfinite(found)]
-    low, high = mean_interval(finite)
-    return Estimate(
-        float(finite.mean()) if finite.size else math.nan, (high - low) / 2 if finite.size > 1 else math.nan
-    )
+    mean = float(finite.mean()) if finite.size else math.nan
+    return Estimate(mean, mean_interval(finite)[1] - mean if finite.size > 1 else math.nan)
 
 
 class Reference(NamedTuple):

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from charlab.studies.verdicts import Comparison
 
 RULES = (
-    "These rules were fixed before the first cell ran and are applied in this order: equivalent if the interval is "
-    "within ± the margin; supported if the difference is significant in the expected direction (two-sided, 5%); "
-    "refuted if a difference of the margin in that direction is ruled out (one-sided, 5%); otherwise inconclusive. An "
-    "arm expected to make no difference is supported if it is equivalent, and refuted if its difference is significant "
-    "and larger than the margin. Each of the three tests is Holm-adjusted over the arms; the interval shown is that of "
-    "the test that decided, or that failed to support."
+    "The rules, fixed before the first cell ran, in this order: equivalent if the interval is within ± the margin; "
+    "supported if the difference is significant in the expected direction (two-sided, 5%); refuted if a difference of "
+    "the margin in that direction is ruled out (one-sided, 5%); otherwise inconclusive. An arm expected to make no "
+    "difference is supported if it is equivalent, and refuted if its difference is significant and larger than the "
+    "margin. Each of the three tests is Holm-adjusted over the arms; the interval shown is that of the test that "
+    "decided, or that failed to support."
 )
 
 _WORDS = {
