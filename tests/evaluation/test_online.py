@@ -15,6 +15,7 @@ from charlab.errors import UserError
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Sizes, Sliding, evaluate
 from charlab.models.bigram import Bigram
+from charlab.models.context_mixing import ContextMixing
 from charlab.models.hmm import HiddenMarkovModel
 from charlab.models.mixture import Mixture
 from charlab.models.ngram import NGram
@@ -48,6 +49,24 @@ def ngram(smoothing):
     return model
 
 
+def context_mixing():
+    model = ContextMixing(
+        VOCAB_SIZE,
+        contexts=["last_0", "last_1", "last_3", "last_6", "word_1"],
+        matches=[["last_4", "last_8"]],
+        embed_dim=8,
+        hidden_dim=8,
+        mixing_dim=8,
+        dropout=0.1,
+        passes=2,
+        learning_rate=0.01,
+        online_learning_rate=1e-3,
+        online_block=8,
+    )
+    model.fit(text(200, seed=1))
+    return model
+
+
 lstm = partial(LSTM, VOCAB_SIZE, embed_dim=8, hidden_dim=8, num_layers=2, dropout=0.0)
 LEARNING = {
     "transformer": lambda: transformer(T),
@@ -57,7 +76,9 @@ LEARNING = {
     "HMM": lambda: HiddenMarkovModel(VOCAB_SIZE, num_states=4, parameterization="logits"),
     "HMM for EM": lambda: HiddenMarkovModel(VOCAB_SIZE, num_states=4, parameterization="log_probabilities"),
 }
-FAMILIES = LEARNING | {"Witten-Bell": lambda: ngram(witten_bell), "Kneser-Ney": lambda: ngram(kneser_ney)}
+COUNTING = {"Witten-Bell": lambda: ngram(witten_bell), "Kneser-Ney": lambda: ngram(kneser_ney)}
+COUNTING |= {"context mixing": lambda: context_mixing()}
+FAMILIES = LEARNING | COUNTING
 ALL = pytest.mark.parametrize("family", FAMILIES)
 score = partial(evaluate, context_length=T, batch_size=4)
 

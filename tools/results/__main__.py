@@ -133,7 +133,10 @@ def results_page(archive: Archive, docs: Path) -> str:
     sections = [
         HEADER,
         part1(ladder, docs),
-        part2([run for run in runs if run.name.startswith("part2-")], ladder),
+        part2(
+            [run for run in runs if run.name.startswith("part2-")],
+            [*ladder, *(run for run in runs if run.name.startswith("online-"))],
+        ),
         losses([run for run in runs if run.name.startswith("benchmark-")]),
         benchmarks(archive.folder / BENCHMARKS),
     ]

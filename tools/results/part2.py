@@ -234,12 +234,14 @@ def _sign(runs: Sequence[Record]) -> str:
 
 
 def _label(name: str) -> str:
-    return name.removeprefix("part2-").replace("_", " ").replace("-", ", ")
+    return name.removeprefix("part2-").removeprefix("online-").replace("_", " ").replace("-", ", ")
 
 
 def _budget(run: Record) -> str:
     if not run.parameters:
         return "one pass"
+    if not run.steps:
+        return f"{_duration(round(run.time['training_s']))}, fitted as a whole"
     seconds = seconds_of(run)
     return f"{run.steps:,} steps" if seconds is None else _duration(seconds)
 

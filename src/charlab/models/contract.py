@@ -98,6 +98,14 @@ class CountedModel(Protocol):
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
+@runtime_checkable
+class KnowsTokens(Protocol):
+    """A part of a language model for which the tokens are more than numbers: it looks at words and lines, say."""
+
+    def know_tokens(self, pieces: list[bytes]) -> None:
+        """Take the UTF-8 bytes of the V tokens, before `fit`; a checkpoint keeps what the model makes of them."""
+
+
 class InfillingModel(LanguageModel):
     """A language model that can also fill in characters in the middle of a text, given both sides."""
 

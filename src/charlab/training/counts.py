@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlab.evaluation.protocols import Blocks, evaluate
-from charlab.models.contract import CountedModel, LanguageModel
+from charlab.models.contract import CountedModel, KnowsTokens, LanguageModel
 from charlab.models.inference import evaluation_mode
 from charlab.models.mixture import Mixture
 from charlab.training.module import LanguageModelModule
@@ -40,6 +40,9 @@ class CountsModule(LanguageModelModule):
 
     def count(self) -> None:
         """Fit the counts to the train split."""
+        for part in self.model.modules():
+            if isinstance(part, KnowsTokens):
+                part.know_tokens(self.trainer.datamodule.vocabulary.pieces)
         ids = self.trainer.datamodule.ids("train", self.device)
         cast(CountedModel, self.model).fit(ids)
         if not self.has_gradients:

@@ -1,0 +1,373 @@
+"""Context mixing: counts in many contexts, weighed by a recurrent network that learns when to trust which.
+
+The method of the strongest text compressors (PAQ and its successors: Mahoney 2005, "Adaptive weighing of context models
+for lossless data compression"; Mattern 2012, "Mixing strategies in data compression"; Knoll and de Freitas 2012, "A
+machine learning perspective on predictive coding with PAQ8"). Here the mixing network has learned from the training
+text before, and reads the text itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from charlab.errors import UserError
+from charlab.models.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
+from charlab.models.contexts import CONTEXTS, Alphabet, Text, together
+from charlab.models.contract import AutoregressiveModel, State
+from charlab.models.mixing_network import Decisions, MixingNetwork
+from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
+
+WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
+FIRST = 0.03  # of the training text does not train the network: the counts are still small
+LONG = 1000  # characters that the recurrent network reads to find its way into a text
+CHUNK = 256  # positions whose whole distributions are computed at once
+ALL = slice(None)
+
+Seer = Callable[[str, Keys], Seen]  # from the name of a table, and keys, to what they have seen
+
+
+class ContextMixing(AutoregressiveModel):
+    """p(character) = Π σ(± zₙ) over the binary decisions n of its Huffman code, with zₙ = Σᵢ wᵢₙ xᵢₙ + own logit.
+
+    Each input xᵢ is the log-odds of a counter. A context's counter looks at what was decided before in this context,
+    and at how such histories went on elsewhere; a match finds the longest earlier stretch of text that ends like the
+    present one, and predicts what followed it, as reliable as matches of such length have been. The network, an LSTM
+    over the characters and two layers per decision, sees the inputs and returns their weights wᵢ (mixing of this kind
+    is `gated`: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
+
+    `fit` reads the training text once to count. Each counter's input precedes its update, so it is as good on the
+    training text as on new text, and the network can learn the weights there in several passes by Adam.
+
+    `forward` and `nll` leave the counts as `fit` left them. `nll_while_counting`, the protocol `online`, counts every
+    character once it is scored, and the network learns on (dynamic evaluation, Krause et al. 2017, arXiv 1709.07432).
+
+    Args:
+        vocab_size: number of distinct characters V.
+        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        matches: contexts, from the shortest to the longest, in which each match is looked for.
+        hidden_dim: size of the recurrent state.
+        mixing_dim: size of the layers that compute the weights.
+        dropout: probability of zeroing a component of the recurrent network's output in training.
+        passes: over the training text to learn the weights.
+        learning_rate: of Adam in `fit`; falls to 0.
+        online_learning_rate: of Adam without momentum in `nll_while_counting`.
+        online_block: characters between two steps there.
+
+    Raises:
+        UserError: if a context has no such name.
+    """
+
+    context_length = None
+
+    text: Tensor  # (N,) the training text
+    folded: Tensor  # (V,) and so on: see `Alphabet`
+    in_word: Tensor
+    ends_line: Tensor
+
+    @checked
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        contexts: list[str],
+        matches: list[list[str]],
+        embed_dim: PositiveInt,
+        hidden_dim: PositiveInt,
+        mixing_dim: PositiveInt,
+        dropout: Probability,
+        passes: NonNegativeInt,
+        learning_rate: PositiveFloat,
+        online_learning_rate: PositiveFloat,
+        online_block: PositiveInt,
+    ) -> None:
+        super().__init__()
+        for name in [*contexts, *(name for names in matches for name in names)]:
+            if name not in CONTEXTS:
+                raise UserError(f"There is no context {name!r}: choose from {', '.join(CONTEXTS)}.")
+        self.vocab_size = vocab_size
+        self.contexts, self.matches = list(contexts), [list(names) for names in matches]
+        self.passes, self.learning_rate = passes, learning_rate
+        self.online_learning_rate, self.online_block = online_learning_rate, online_block
+        self.network = MixingNetwork(
+            vocab_size, 2 * len(contexts) + len(matches), embed_dim, hidden_dim, mixing_dim, dropout
+        ).requires_grad_(False)  # `fit` trains it, not the program's optimizer
+        self.register_buffer("text", torch.empty(0, dtype=torch.long))
+        self.register_buffer("folded", torch.arange(vocab_size))
+        self.register_buffer("in_word", torch.ones(vocab_size, dtype=torch.bool))
+        self.register_buffer("ends_line", torch.zeros(vocab_size, dtype=torch.bool))
+        self.register_load_state_dict_pre_hook(_resize_text)
+        self._memory: Memory | None = None
+
+    def know_tokens(self, pieces: list[bytes]) -> None:
+        """Tell the model which tokens are letters, line breaks and capitals."""
+        alphabet = Alphabet.of(pieces)
+        for name in ("folded", "in_word", "ends_line"):
+            setattr(self, name, torch.from_numpy(getattr(alphabet, name)).to(self.folded.device))
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """What the model knows about the tokens."""
+        return Alphabet(*(buffer.cpu().numpy() for buffer in (self.folded, self.in_word, self.ends_line)))
+
+    @property
+    def code(self) -> Code:
+        """The code of the characters, by their frequencies in the training text."""
+        return Code(1 + np.bincount(self.text.cpu().numpy(), minlength=self.vocab_size))
+
+    def fit(self, train_ids: Int[Tensor, " N"]) -> None:
+        """Count a text, and teach the network to weigh what the counters say of it.
+
+        Raises:
+            UserError: if the text is empty or has an id outside 0 … V − 1.
+        """
+        self.text = self._checked(train_ids).to(self.text.device)
+        self._memory = None
+        ids = self._ids()
+        decisions = self._count_along(ids)
+        length = min(WINDOW, max(1, len(ids) // 2))
+        earliest = min(int(FIRST * len(ids)), len(ids) - length)
+        steps = math.ceil(self.passes * len(ids) / (ROWS * length))
+        generator = torch.Generator().manual_seed(0)
+        with torch.enable_grad(), _learning(self.network) as network:
+            optimizer = torch.optim.AdamW(network.parameters(), self.learning_rate, betas=(0.9, 0.99))
+            schedule = torch.optim.lr_scheduler.LambdaLR(
+                optimizer, lambda step: min((step + 1) / 50, 1.25 * (1 - step / max(1, steps)), 1.0)
+            )
+            for _ in range(steps):
+                starts = torch.randint(earliest, len(ids) - length + 1, (ROWS,), generator=generator).tolist()
+                hidden, _ = network.read(torch.stack([self._before(ids, start, start + length) for start in starts]))
+                rows = [decisions.between(start, start + length) for start in starts]
+                loss = torch.stack([network.nll(*row).mean() for row in zip(hidden, rows, strict=True)]).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+
+    def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
+        """Return the nll of each character of a text but the first, learning from each once it is scored.
+
+        The text is read as if it continued the training text. Each character is counted before the next is predicted;
+        the network learns from `online_block` characters at a time. The model itself does not change.
+
+        Args:
+            text: (N,) character ids, of any integer type, on any device.
+
+        Raises:
+            UserError: if the text is empty or has an id outside 0 … V − 1.
+        """
+        first = len(self.text)
+        ids = np.concatenate([self._ids(), self._checked(text).numpy()])
+        decisions = self._count_along(ids, first + 1)
+        network = copy.deepcopy(self.network)
+        network.dropout.p = 0.0
+        scored = [torch.empty(0, dtype=torch.float64)]
+        with torch.enable_grad(), _learning(network):
+            optimizer = torch.optim.Adam(network.parameters(), self.online_learning_rate, betas=(0.0, 0.999))
+            with torch.no_grad():
+                _, state = network.read(self._before(ids, max(0, first - LONG), first + 1)[None])
+            for start in range(first + 1, len(ids), self.online_block):
+                stop = min(start + self.online_block, len(ids))
+                before = self._before(ids, start, stop)[None]
+                hidden, _ = network.read(before, state)
+                nll = network.nll(hidden[0], decisions.between(start, stop))
+                scored.append(nll.detach().cpu().double())
+                optimizer.zero_grad()
+                nll.mean().backward()
+                optimizer.step()
+                with torch.no_grad():  # again, with the new weights
+                    _, state = network.read(before, state)
+        return torch.cat(scored).to(text.device)
+
+    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Return log-probabilities."""
+        return self.extend(tokens, self.init_state(len(tokens)))[0]
+
+    def nll(
+        self,
+        window: Int[Tensor, "B T+1"],
+        *,
+        scored_from: int = 1,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B T"]:
+        # By the decisions that lead to the actual characters alone.
+        hidden, _ = self.network.read(window[:, :-1].long())  # (B, T, H)
+        rows = []
+        for row, own in zip(window.cpu().numpy(), hidden, strict=True):
+            position, node = self.code.decisions(row[scored_from:])
+            decisions = self._recall(row, position + scored_from, node)._replace(
+                position=position, bit=self.code.bits[row[scored_from:][position], node]
+            )
+            rows.append(self.network.nll(own[scored_from - 1 :], decisions))
+        return F.pad(torch.stack(rows), (scored_from - 1, 0))
+
+    def init_state(self, batch_size: int) -> State:
+        """Return the state: the characters read, and the recurrent network's state before the first."""
+        return torch.empty(batch_size, 0, dtype=torch.long, device=self.text.device), None
+
+    def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
+        hidden, recurrent = self.network.read(tokens.long(), state[1])  # (B, n, H)
+        read = torch.cat([state[0], tokens.long()], dim=1)
+        first = state[0].shape[1] + 1
+        rows = [
+            torch.cat(
+                [
+                    self._distributions(row, own[start : start + CHUNK], first + start)
+                    for start in range(0, len(own), CHUNK)
+                ]
+            )
+            for row, own in zip(read.cpu().numpy(), hidden, strict=True)
+        ]
+        return torch.stack(rows), (read, recurrent)
+
+    def _distributions(
+        self, row: Int[np.ndarray, " N"], hidden: Float[Tensor, "P H"], first: int
+    ) -> Float[Tensor, "P V"]:
+        """Return the log-probabilities of the characters at the positions `first`, `first` + 1, … of a text."""
+        num_nodes = self.vocab_size - 1
+        position = np.repeat(np.arange(len(hidden)), num_nodes)
+        node = np.tile(np.arange(num_nodes), len(hidden))
+        decisions = self._recall(row, position + first, node)._replace(position=position)
+        odds = self.network(hidden, decisions).view(len(hidden), num_nodes)
+        bits = torch.from_numpy(self.code.bits.T).to(odds)  # (V − 1, V)
+        return F.logsigmoid(odds) @ (bits == 1).to(odds) + F.logsigmoid(-odds) @ (bits == 0).to(odds)
+
+    def _recall(
+        self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
+    ) -> Decisions:
+        """Return what the counters of the training text say of decisions in a new text."""
+        if self._memory is None:
+            self._memory = Memory(self)
+        inputs = self._inputs(Text(row, self.alphabet, self._memory.text), position, node, self._memory.seen)
+        return Decisions(position, node, inputs)
+
+    def _count_along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
+        """Return the decisions that lead to a text's characters from `first` on, counted from its beginning."""
+        position, node = self.code.decisions(ids)
+        bit = self.code.bits[ids[position], node]
+        inputs = self._inputs(
+            Text(ids, self.alphabet), position, node, lambda _, keys: seen_before(keys, bit), kept=position >= first
+        )
+        kept = position >= first
+        return Decisions(position[kept], node[kept], inputs, bit[kept])
+
+    def _inputs(
+        self,
+        text: Text,
+        position: Int[np.ndarray, " R"],
+        node: Int[np.ndarray, " R"],
+        seen: Seer,
+        kept: Bool[np.ndarray, " R"] | slice = ALL,
+    ) -> Float[np.ndarray, "R n"]:
+        """Return what the counters say of decisions.
+
+        Args:
+            text: in which the decisions are.
+            position: (R,) of each.
+            node: (R,) of each.
+            seen: the table of a name, looked up.
+            kept: which of them to return.
+        """
+        columns = []
+
+        def add(name: str, state: Int[np.ndarray, " R"]) -> None:
+            """Add what has followed a state, at the same node and, for want of that, at any."""
+            everywhere, here = state.astype(np.uint64), (state * self.vocab_size + node).astype(np.uint64)
+            odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
+            columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
+
+        for name in self.contexts:
+            history = seen(name, together(CONTEXTS[name](text)[position], node))
+            columns.append(history.log_odds()[kept].astype(np.float16))
+            add(name, history.state())
+        for names in self.matches:
+            add(f"match from {names[0]}", self._match(text, names, position, node))
+        return np.stack(columns, axis=1)
+
+    def _match(
+        self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
+    ) -> Int[np.ndarray, " R"]:
+        """Return which of the contexts is the longest that occurred before, and the decision that followed it.
+
+        0 where none occurred, or another decision has made its character impossible.
+        """
+        level, predicted = np.zeros((2, len(text.positions)), np.int64)
+        for number, name in enumerate(names):
+            (follower,) = text.followers(name, 1)
+            level = np.where(follower >= 0, number, level)
+            predicted = np.where(follower >= 0, follower + 1, predicted)
+        bits = np.concatenate([np.full((1, self.vocab_size - 1), -1), self.code.bits])  # the first: no match
+        bit = bits[predicted[position], node]
+        return np.where(bit >= 0, 1 + 2 * level[position] + bit, 0)
+
+    def _ids(self) -> Int[np.ndarray, " N"]:
+        return self.text.cpu().numpy()
+
+    def _before(self, ids: Int[np.ndarray, " N"], start: int, stop: int) -> Int[Tensor, " n"]:
+        """Return the character before each position in start … stop − 1."""
+        before = np.append(self.vocab_size, ids)[start:stop]
+        return torch.from_numpy(before).to(self.text.device)
+
+    def _checked(self, text: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
+        ids = text.detach().to("cpu", torch.long)
+        if len(ids) == 0:
+            raise UserError("The text to count in is empty: give at least one character.")
+        if ids.min() < 0 or ids.max() >= self.vocab_size:
+            raise UserError(
+                f"The text to count in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
+                f"{self.vocab_size}: encode it with the model's own vocabulary."
+            )
+        return ids
+
+
+class Memory:
+    """What the counters have seen in a model's training text; never changed, and so shared by copies of the model."""
+
+    def __init__(self, model: ContextMixing) -> None:
+        self.tables: dict[str, Table] = {}
+        ids = model._ids()
+        position, node = model.code.decisions(ids)
+        bit = model.code.bits[ids[position], node]
+
+        def count(name: str, keys: Keys) -> Seen:
+            self.tables[name] = Table(keys, bit)
+            return seen_before(keys, bit)
+
+        self.text = Text(ids, model.alphabet)
+        model._inputs(self.text, position, node, count)
+
+    def seen(self, name: str, keys: Keys) -> Seen:
+        """Return what the contexts `keys` have seen, by the table of a name."""
+        return self.tables[name](keys)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Memory:
+        return self
+
+
+@contextmanager
+def _learning(network: MixingNetwork) -> Iterator[MixingNetwork]:
+    """Let a network be trained within the block."""
+    was_training = network.training
+    network.requires_grad_(True).train()
+    try:
+        yield network
+    finally:
+        network.requires_grad_(False).train(was_training)
+        network.zero_grad(set_to_none=True)
+
+
+def _resize_text(model: ContextMixing, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
+    """Make room for the saved training text, and forget the counts of the former one."""
+    if prefix + "text" in state_dict:
+        model.text = model.text.new_zeros(len(state_dict[prefix + "text"]))
+        model._memory = None

@@ -1,0 +1,250 @@
+"""Context mixing: contexts and counts as obvious code has them, and probabilities that sum to one as it learns."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from charlab.errors import UserError
+from charlab.models.bit_counts import RECENT, Code, Table, seen_before
+from charlab.models.context_mixing import ContextMixing
+from charlab.models.contexts import CONTEXTS, Alphabet, Text
+from tests.references import context_mixing as slow
+
+PLAY = """FIRST LORD:
+Good my lord, good night; the night's too long.
+The lord is good.
+
+SECOND LORD:
+Is't night? The night is long, my lord, and good
+my lord is long in the night.
+
+FIRST LORD:
+Good night, my lord. Good, good night.
+"""
+CHARACTERS = sorted(set(PLAY))
+V = len(CHARACTERS)
+IDS = np.array([CHARACTERS.index(character) for character in PLAY])
+ALPHABET = Alphabet.of([character.encode() for character in CHARACTERS])
+SMALL = {"embed_dim": 8, "hidden_dim": 8, "mixing_dim": 8, "dropout": 0.1, "passes": 4, "learning_rate": 0.01}
+ONLINE = {"online_learning_rate": 1e-3, "online_block": 4}
+NAMES = ["last_0", "last_1", "last_2", "last_4", "word", "word_1", "word_line", "followers_2"]
+
+
+def model(vocab_size=V, contexts=NAMES, **changed):
+    torch.manual_seed(0)
+    arguments = {"contexts": contexts, "matches": [["last_2", "last_3", "last_4"], ["word_1"]], **SMALL, **ONLINE}
+    built = ContextMixing(vocab_size, **(arguments | changed)).double().eval()
+    if vocab_size == V:
+        built.know_tokens([character.encode() for character in CHARACTERS])
+    return built
+
+
+def text(length, vocab_size, seed=0):
+    return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    built = model()
+    built.fit(torch.from_numpy(IDS[:130]))
+    return built
+
+
+# Counting
+
+
+@pytest.mark.parametrize("number_of_keys", [1, 3, 40])
+def test_what_was_seen_before_is_what_a_list_holds(number_of_keys):
+    random = np.random.default_rng(0)
+    keys, bits = random.integers(0, number_of_keys, 200).astype(np.uint64), random.integers(0, 2, 200)
+    lists, found = {}, seen_before(keys, bits)
+    for t, (key, bit) in enumerate(zip(keys.tolist(), bits.tolist(), strict=True)):
+        before = lists.setdefault(key, [])
+        assert (found.number[t], found.ones[t]) == (len(before), sum(before))
+        assert f"{found.recent[t]:b}" == "1" + "".join(map(str, before[-RECENT:]))
+        before.append(bit)
+    after = Table(keys, bits)(np.arange(number_of_keys + 1).astype(np.uint64))
+    for key in range(number_of_keys + 1):
+        before = lists.get(key, [])
+        assert (after.number[key], after.ones[key]) == (len(before), sum(before))
+        assert f"{after.recent[key]:b}" == "1" + "".join(map(str, before[-RECENT:]))
+
+
+def test_states_tell_apart_what_the_reference_does():
+    random = np.random.default_rng(0)
+    histories = [random.integers(0, 2, random.integers(0, 40)) * random.integers(0, 2) for _ in range(500)]
+    keys = np.repeat(np.arange(500), [len(history) for history in histories]).astype(np.uint64)
+    states = Table(keys, np.concatenate(histories))(np.arange(500).astype(np.uint64)).state()
+    pairs = {(found, slow.state(history.tolist())) for found, history in zip(states.tolist(), histories, strict=True)}
+    assert len(pairs) == len({found for found, _ in pairs}) == len({expected for _, expected in pairs})
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10])
+def test_a_code_leads_to_every_character_by_its_own_decisions(size):
+    code = Code(np.arange(size) ** 3 + 1)
+    paths = {tuple((node, code.bits[v, node]) for node in code.nodes[v] if node >= 0) for v in range(size)}
+    assert len(paths) == size
+    assert sum(2.0 ** -len(path) for path in paths) == 1
+    lengths = (code.nodes >= 0).sum(1)
+    assert (np.diff(lengths) <= 0).all()  # the frequent ones are shorter
+    assert ((code.bits >= 0).sum(1) == lengths).all()
+
+
+# Contexts
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_contexts_are_equal_where_what_they_look_at_is(name):
+    keys = CONTEXTS[name](Text(IDS, ALPHABET)).tolist()
+    expected = [repr(slow.CONTEXTS[name](PLAY[:t])) for t in range(len(PLAY) + 1)]
+    pairs = set(zip(keys, expected, strict=True))
+    assert len(pairs) == len(set(keys)) == len(set(expected))
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+def test_a_context_does_not_look_ahead(name):
+    cut = 150
+    changed = IDS.copy()
+    changed[cut:] = np.random.default_rng(0).integers(0, V, len(IDS) - cut)
+    before, after = (CONTEXTS[name](Text(ids, ALPHABET)) for ids in (IDS, changed))
+    assert (before[: cut + 1] == after[: cut + 1]).all()
+
+
+def test_followers_are_looked_up_in_the_memory_of_another_text():
+    memory = Text(IDS, ALPHABET)
+    latest, earlier = Text(IDS[:40], ALPHABET, memory).followers("last_4", 2)
+    for t in range(41):
+        context = PLAY[max(0, t - 4) : t]
+        found = [PLAY[s] for s in range(len(PLAY)) if PLAY[max(0, s - 4) : s] == context][::-1]
+        assert [CHARACTERS[i] for i in (latest[t], earlier[t]) if i >= 0] == found[:2]
+
+
+# The model
+
+
+def test_inputs_are_those_of_counters_kept_one_by_one(fitted):
+    code, contexts = fitted.code, fitted.contexts
+    paths = {
+        character: [(node, code.bits[v, node]) for node in code.nodes[v] if node >= 0]
+        for v, character in enumerate(CHARACTERS)
+    }
+    expected = np.array(slow.counters(PLAY, paths, contexts))
+    found = fitted._count_along(IDS).inputs[:, : 2 * len(contexts)]
+    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # held in half precision
+
+
+def test_a_match_predicts_what_followed_the_longest_context(fitted):
+    position, node = fitted.code.decisions(IDS)
+    names = ["last_2", "last_3", "last_4"]
+    found = fitted._match(Text(IDS, ALPHABET), names, position, node)
+    for t, n, state in zip(position, node, found, strict=True):
+        lengths = [length for length in (2, 3, 4) if PLAY[max(0, t - length) : t] in
+                   [PLAY[max(0, s - length) : s] for s in range(t)]]  # fmt: skip
+        if not lengths:
+            assert state == 0
+            continue
+        context = PLAY[max(0, t - lengths[-1]) : t]
+        place = max(s for s in range(t) if PLAY[max(0, s - lengths[-1]) : s] == context)
+        bit = fitted.code.bits[IDS[place], n]
+        assert state == (1 + 2 * (lengths[-1] - 2) + bit if bit >= 0 else 0)
+
+
+def test_the_counts_stay_while_a_window_is_scored(fitted):
+    window = torch.from_numpy(IDS[None, 130:170])
+    table = Table(*_last_character(IDS[:130], fitted.code))
+    first = fitted._recall(IDS[130:170], *fitted.code.decisions(IDS[130:170])).inputs[:, 2]  # of last_1
+    position, node = fitted.code.decisions(IDS[130:170])
+    known = position > 0
+    keys = _keys(np.append(V, IDS[130:170])[position], node)
+    np.testing.assert_allclose(first[known], table(keys).log_odds()[known], atol=1e-2)
+    assert torch.equal(fitted.nll(window), fitted.nll(window))
+
+
+def _keys(before, node):
+    return (before * 1000 + node).astype(np.uint64)
+
+
+def _last_character(ids, code):
+    position, node = code.decisions(ids)
+    return _keys(np.append(V, ids)[position], node), code.bits[ids[position], node]
+
+
+def test_probabilities_sum_to_one_in_every_state_while_it_learns():
+    size = 4
+    built = model(size)
+    built.fit(text(60, size, seed=1))
+    ids = text(14, size)
+    for t in range(1, len(ids)):
+        continued = [torch.cat([ids[:t], torch.tensor([v])]) for v in range(size)]
+        nll = torch.stack([built.nll_while_counting(each)[-1] for each in continued])
+        assert nll.neg().exp().sum().item() == pytest.approx(1, abs=1e-9)
+
+
+def test_it_learns_from_the_train_text_and_from_what_it_has_scored(fitted):
+    rest = torch.from_numpy(IDS[130:])
+    untaught = model(passes=0)
+    untaught.fit(torch.from_numpy(IDS[:130]))
+    window = rest[None]
+    assert fitted.nll(window).mean() < untaught.nll(window).mean()
+    repeated = torch.cat([rest, rest])
+    online = fitted.nll_while_counting(repeated)
+    assert online[len(rest) :].mean() < 0.5 * online[: len(rest)].mean()
+
+
+def test_the_same_seed_teaches_the_same_weights(fitted):
+    again = model()
+    again.fit(torch.from_numpy(IDS[:130]))
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in fitted.state_dict().items())
+
+
+def test_what_it_knows_of_the_tokens_is_saved(fitted):
+    loaded = ContextMixing(V, contexts=NAMES, matches=fitted.matches, **SMALL, **ONLINE).double().eval()
+    loaded.load_state_dict(copy.deepcopy(fitted.state_dict()))
+    ids = torch.from_numpy(IDS[130:])
+    assert torch.equal(loaded.nll_while_counting(ids), fitted.nll_while_counting(ids))
+    assert torch.equal(loaded.nll(ids[None]), fitted.nll(ids[None]))
+
+
+def test_another_text_replaces_the_first(fitted):
+    both = copy.deepcopy(fitted)
+    both.nll(torch.from_numpy(IDS[None, :20]))  # remembers
+    both.load_state_dict(fresh := _fitted_to(IDS[60:]).state_dict())
+    assert torch.equal(both.text, fresh["text"])
+    other = _fitted_to(IDS[60:])
+    window = torch.from_numpy(IDS[None, :20])
+    torch.testing.assert_close(both.nll(window), other.nll(window))
+
+
+def _fitted_to(ids):
+    built = model()
+    built.fit(torch.from_numpy(ids))
+    return built
+
+
+def test_its_network_is_not_for_the_optimizer_of_the_program(fitted):
+    assert not any(parameter.requires_grad for parameter in fitted.parameters())
+    assert isinstance(fitted.network, nn.Module)
+
+
+@pytest.mark.parametrize(
+    ("act", "named"),
+    [
+        (lambda: model(contexts=["last_99"]), "no context 'last_99'"),
+        (lambda: model(matches=[["lost"]]), "no context 'lost'"),
+        (lambda: model().fit(torch.tensor([], dtype=torch.long)), "empty"),
+        (lambda: model().fit(torch.tensor([V])), f"{V} to {V}"),
+        (lambda: model(online_block=0), "online_block"),
+    ],
+)
+def test_what_does_not_fit_is_refused(act, named):
+    with pytest.raises(UserError, match=named):
+        act()
+
+
+def test_a_model_that_has_read_nothing_knows_nothing():
+    untaught, window = model(contexts=["last_1", "word", "followers_2"]), torch.from_numpy(IDS[None, :20])
+    assert (untaught._recall(IDS[:20], *untaught.code.decisions(IDS[:20])).inputs == 0).all()
+    torch.testing.assert_close(untaught(window).exp().sum(-1), torch.ones(1, 20, dtype=torch.float64))
