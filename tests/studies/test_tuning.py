@@ -92,17 +92,17 @@ def test_every_arm_has_its_trials_before_its_cells_run(run, trainer, tmp_path, c
 @pytest.mark.slow
 def test_it_goes_on_after_kills(run, trainer, tmp_path):
     """Killed among the baseline's trials, among the arm's, and among the cells, it does the rest and no more."""
-    assert run() == 0
+    assert run("study.tune.trials=2") == 0
     names = ("mine+adam", "mine+sgd", "mine")
     whole = {name: [cell.run for cell in trainer.cells(name)] for name in names}
     trainer.batches, trainer.folders = [], []
-    for killed_at in (2, 5, 4):
+    for killed_at in (2, 3, 2):
         before = len(trainer.batches)
         trainer.interrupted_at = before + killed_at
-        assert run(output="other") == 130
+        assert run("study.tune.trials=2", output="other") == 130
         del trainer.batches[-1], trainer.folders[-1]
     trainer.interrupted_at = None
-    assert run(output="other") == 0
+    assert run("study.tune.trials=2", output="other") == 0
     assert {name: [cell.run for cell in trainer.cells(name)] for name in names} == whole
     assert plan_of(tmp_path, "other").arms == plan_of(tmp_path).arms
 
@@ -129,10 +129,10 @@ def test_a_dry_run_tells_how_many_runs_tuning_takes(run, trainer, tmp_path, caps
 
 @pytest.mark.slow
 def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, trainer, tmp_path):
-    assert run() == 0
+    assert run("study.tune.trials=2") == 0
     assert not plan_of(tmp_path).exploratory
-    trainer.nll = lambda cell: loss(cell) - (len(trainer.batches) > 9)  # so that a further trial is the best
-    assert run("study.tune.trials=5") == 0
+    trainer.nll = lambda cell: loss(cell) - (len(trainer.batches) > 5)  # so that a further trial is the best
+    assert run("study.tune.trials=3") == 0
     assert "The arm adam was changed." in plan_of(tmp_path).amendments
 
 

@@ -179,7 +179,7 @@ class Composition:
         """
         for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
             group, chosen = override.key_or_group, override.value()
-            if override.is_sweep_override() or not self.is_group(group):
+            if override.is_sweep_override() or not any((folder / group).is_dir() for folder in self._folders):
                 continue
             for option in chosen if isinstance(chosen, list) else [chosen]:
                 found = [folder for folder in self._folders if (folder / f"{group}/{option}.yaml").is_file()]
