@@ -38,6 +38,10 @@ class Page(HTMLParser):
         ({"callbacks": {"samples": None}, "force": True}, ["callbacks.samples=null", "force=true"]),
         ({"optimizer": {"lr": 1e-3, "betas": (0.9, 0.99)}}, ["optimizer.lr=0.001", "optimizer.betas=[0.9,0.99]"]),
         ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
+        (
+            {"callbacks": {"mine": {"_target_": "a.B", "c": 1}, "samples": {"length": 5}}},
+            ['++callbacks.mine={_target_:"a.B",c:1}', "callbacks.samples.length=5"],
+        ),
     ],
 )
 def test_keywords_are_overrides(values, overrides):

@@ -198,7 +198,9 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     """Return keywords as overrides; a dictionary sets the keys below its own."""
     found = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
+            found.append(f"++{key}={written(_plain(value, key))}")  # one more, or in place of the one of that name
+        elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
             is_name = isinstance(value, str) and _NAME.fullmatch(value) and value.lower() not in _CONSTANTS
@@ -234,7 +236,9 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str | None]]
                 )
             overrides.append(f"{key}={_name(nodes[key])}")
         elif key in NAMED and isinstance(value, Mapping):
-            overrides += [f"+{key}.{name}={written(node_of(part, f'{key}.{name}'))}" for name, part in value.items()]
+            for name, part in value.items():
+                own = f"{key}.{name}"
+                overrides += _overrides({own: part if _is_plain(part) else node_of(part, own)})
         else:
             known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
             raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")

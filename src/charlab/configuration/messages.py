@@ -86,6 +86,10 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
         return UserError(f"There is no key {path}{place}; did you mean {former}?")
     elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
     hint = similar(elsewhere[0], elsewhere) if elsewhere else nearest(leaf, siblings, prefix)
+    if parent in ("callbacks", "logger"):
+        hint = (
+            f"{hint.removesuffix('.')}. To add one, write +{path}._target_=MODULE.CLASS, and +{path}.KEY=… as needed."
+        )
     return UserError(f"There is no key {path}{place}{hint}")
 
 
