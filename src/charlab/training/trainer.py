@@ -43,7 +43,8 @@ REFUSED = {
     GradientAccumulationScheduler: "changes the accumulation, which only divides data.batch_size here: change "
     "data.batch_size instead",
     BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
-    LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: sweep over "
+    LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: try "
+    "charlab find-lr, or sweep over "
     "optimizer.lr with -m",
 }
 
