@@ -169,6 +169,20 @@ def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
     assert done.stdout == "True\n"
 
 
+def test_what_a_command_imports_is_not_scanned_for_garbage() -> None:
+    program = """
+import gc, sys, types
+from charlab import cli
+def look(config):
+    print(gc.isenabled(), gc.get_freeze_count() > 10_000)
+sys.modules["charlab.runs.generate"] = types.SimpleNamespace(generate_from_run=look)
+print(cli.generate(["run=x"]), gc.isenabled())
+print(cli.generate(["run=x", "typo=1"]), gc.isenabled())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["True True", "0 True", "2 True"]
+
+
 @pytest.mark.slow
 def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str]

@@ -155,6 +155,9 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
 
     In a sweep both errors are left to Hydra, which continues with the other jobs and reports the first failure.
     """
+    if not gc.isenabled():  # everything is imported by now
+        gc.freeze()
+        gc.enable()
     try:
         return run()
     except Exception as error:
@@ -221,12 +224,19 @@ def _find_own_modules() -> None:
 
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
     _find_own_modules()
-    arguments, single = _checked(config_name, arguments)
-    with _command_line(arguments):
-        if single is None:
-            hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
-        else:
-            _run_job(task, *single)
+    imports = "torch" not in sys.modules
+    if imports:  # what it and Lightning allocate is no garbage, and scanning it takes a second
+        gc.disable()
+    try:
+        arguments, single = _checked(config_name, arguments)
+        with _command_line(arguments):
+            if single is None:
+                hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+            else:
+                _run_job(task, *single)
+    finally:
+        if imports:
+            gc.enable()
     return 0
 
 

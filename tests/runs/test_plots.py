@@ -8,6 +8,7 @@ from PIL import Image
 
 from charlab.errors import UserError
 from charlab.runs.plots import draw_loss, plot_loss
+from charlab.runs.record import Record
 from charlab.training.loggers import CSVLogger
 
 
@@ -112,7 +113,7 @@ def test_a_bound_and_a_leak_are_called_by_their_names():
 )
 def test_whatever_was_measured_can_be_plotted(tmp_path, curves):
     log(tmp_path, curves)
-    assert plot_loss(tmp_path, title="part1/bigram") == tmp_path / "loss.png"
+    assert plot_loss(Record(tmp_path, "part1/bigram", "f")) == tmp_path / "loss.png"
     assert size(tmp_path / "loss.png") == (1200, 720)
     assert {path.name for path in tmp_path.iterdir()} <= {"loss.png", "metrics.csv"}
 
@@ -121,5 +122,5 @@ def test_a_full_disk_leaves_the_former_plot(tmp_path, monkeypatch):
     (tmp_path / "loss.png").write_text("the former plot")
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(UserError, match=r"loss\.png"):
-        plot_loss(tmp_path, title="x")
+        plot_loss(Record(tmp_path, "x", "f"))
     assert (tmp_path / "loss.png").read_text() == "the former plot"

@@ -16,6 +16,7 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.plots import LOSS_PLOT, plot_loss
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
     from charlab.data.tokenizers import Vocabulary
     from charlab.models.contract import LanguageModel
-
-LOSS_PLOT = "loss.png"
 
 
 def sample(record: Record) -> str:
@@ -73,15 +72,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
     if "samples" in at_end:
         sample(record)
     if "loss_plot" in at_end and not (record.folder / LOSS_PLOT).exists():
-        plot_losses(record)
-
-
-def plot_losses(record: Record) -> Path:
-    """Plot a run's curves to `loss.png` in its folder, and return its path."""
-    figure = record.plot(log_steps=(record.config.get("plot") or {}).get("log_steps", False))
-    path = record.folder / LOSS_PLOT
-    write_atomically(path, lambda file: figure.savefig(file, format="png"))
-    return path
+        plot_loss(record)
 
 
 def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
@@ -99,7 +90,7 @@ def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
 
 def _drawn(record: Record) -> Iterator[tuple[str, Path]]:
     if len(record.curves()):
-        yield "loss plot", plot_losses(record)
+        yield "loss plot", plot_loss(record)
     from charlab.runs.checkpoint import load
 
     model, vocabulary = load(record.folder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from charlab.runs.record import Record
+
+LOSS_PLOT = "loss.png"
 
 # Distinguishable with all common kinds of color blindness (Okabe and Ito 2008).
 COLORS = {"train": "#0072B2", "validation": "#D55E00", "dev": "#009E73"}
@@ -31,10 +35,10 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, " N"]
 
 
-def plot_loss(folder: Path, *, title: str, **options: Any) -> Path:
-    """Plot a run's curves to `loss.png`, and return its path; see `draw_loss` for the options."""
-    figure = draw_loss(read_curves(folder / CURVES), title=title, **options)
-    path = folder / "loss.png"
+def plot_loss(record: Record) -> Path:
+    """Plot a run's curves to `loss.png` in its folder, and return its path."""
+    figure = record.plot(log_steps=(record.config.get("plot") or {}).get("log_steps", False))
+    path = record.folder / LOSS_PLOT
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     return path
 

@@ -28,9 +28,9 @@ from charlab.quantities import count
 from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
 from charlab.runs.identity import identify, origins
-from charlab.runs.look import plot_losses
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
 from charlab.runs.origin import go_on_from
+from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
@@ -306,7 +306,7 @@ class _Training:
         record.save()
         if "loss_plot" in self.config.get("at_end", ()):
             with decorating("loss plot"):
-                plot_losses(record)
+                plot_loss(record)
         with decorating("summary"):
             display.print_summary(record, self.console)
             self.parts.members.print_weights(self.model, self.console)

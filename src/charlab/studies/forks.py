@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import json
 import os
-import pkgutil
 import signal
 import subprocess
 import sys
@@ -30,8 +29,6 @@ from charlab.studies import cell
 from charlab.studies.runner import END_OF_LOG, Process, Slot, cell_environment, start_interpreter
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = ("torch", "torch.utils.tensorboard", "lightning.pytorch", "matplotlib.figure", "charlab.studies.forks")
-PARTS = tuple(f"charlab.{part}." for part in ("data", "evaluation", "generation", "models", "training", "runs"))
 KEEPER = "from charlab.studies.forks import keep; keep()"
 
 Stamp = tuple[int, int]  # modification time and size of a file
@@ -188,8 +185,7 @@ def keep() -> None:
         replies.write(json.dumps([what, number, value]) + "\n")
 
     context = get_context("forkserver")
-    own = [module.name for module in pkgutil.walk_packages([str(PACKAGE)], "charlab.")]
-    context.set_forkserver_preload([*LIBRARIES, *(name for name in own if name.startswith(PARTS))])
+    context.set_forkserver_preload(["charlab.studies.preload"])
     receiver, sender = context.Pipe(duplex=False)
     first = context.Process(target=_send_stamps, args=(sender,))
     first.start()
