@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import pickle
 
@@ -60,3 +61,12 @@ def pytest_collection():
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture
+def logging_as_before():
+    """Undoes what Hydra changes about logging when an application of it runs in the test."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers, root.level = handlers, level

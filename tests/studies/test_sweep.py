@@ -1,12 +1,11 @@
 """What is run, what is not, and what is said of it; the runs themselves are made up."""
 
-import logging
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,10 @@ from charlab.studies.report import program
 from charlab.studies.sweep import conduct, rehearse, sweep
 from tests.helpers.warm import warm
 
+pytestmark = pytest.mark.usefixtures("logging_as_before")
 OWN = conf_folder()
 CODE = "c0dec0dec0de"  # of every plan
 ARMS = (Arm("learned", ()), Arm("rotary", ("model/position=rotary",)))
-
-
-@pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    yield
-    root.handlers, root.level = handlers, level
 
 
 class MadeUpRuns:
