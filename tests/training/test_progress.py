@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -8,11 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from rich.console import Console
+from rich.text import Text
 
 from charlab.evaluation.metric import Score
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks import progress
-from charlab.training.callbacks.progress import ProgressDisplay
+from charlab.training.callbacks.progress import Output, ProgressDisplay
 from charlab.training.module import LanguageModelModule
 from tests.helpers.warm import warm
 from tests.training import small
@@ -177,3 +179,16 @@ def test_a_reader_that_stops_reading_does_not_end_a_run():
     os.close(writing)
     assert done.returncode == 0
     assert done.stderr.splitlines() == ["Nothing reads the output any more: the run goes on without it.", "done"]
+
+
+def test_in_a_notebook_a_line_is_plain_output_whatever_its_length(capsys):
+    console = Output(force_jupyter=True)
+    long = "This model leaks: " + "its perplexity means nothing " * 9
+    console.print(f"[bold]{long}[/]")
+    console.print(Text("the result"))
+    shown = capsys.readouterr().out
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == f"{long}\nthe result\n"
+    assert "\x1b[1m" in shown
+    display = ProgressDisplay(console)
+    display.show_scores(0, {"train": Score("estimate", 4.1, 10)})
+    assert capsys.readouterr().out == ""  # the bar shows them

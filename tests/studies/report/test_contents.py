@@ -261,3 +261,14 @@ def test_paths_do_not_tell_whose_machine_it_was(text, shown):
 
 def test_what_cannot_be_shown_is_replaced():
     assert printable("a\tb\x00\x1b[31m\u202e\nc") == "a   b\ufffd\ufffd[31m\ufffd\nc"
+
+
+def test_arms_that_reach_other_modules_were_run_by_the_same_code(make):
+    results = make(MadeUpArm("gpt", 1.7), MadeUpArm("bpe", 1.6, code="reaches more"))
+    sentence = "Code: the cells were not all run by the same code."
+    assert sentence in gather(results).limits  # which modules differ is not known
+    for result in results.cells:
+        result.record.sources = {"charlab.seeding": "first", f"charlab.{result.cell.arm}": result.cell.arm}
+    assert sentence not in gather(results).limits
+    results.cells[0].record.sources["charlab.seeding"] = "second"
+    assert sentence in gather(results).limits

@@ -186,8 +186,19 @@ def limits(results: StudyResults, records: list[Record], comparisons: Mapping[st
         most = results.most_at_once()
         ran = "is not known" if most is None else f"was {most}, each on cores of its own" if most > 1 else "was one"
         yield f"Clock: the number of cells that ran at once on a machine {ran}."
-    if len({record.code for record in records}) > 1:
+    if _ran_different_code(records):
         yield "Code: the cells were not all run by the same code."
+
+
+def _ran_different_code(records: list[Record]) -> bool:
+    """Return whether a module differed between two cells; arms that reach other modules do not differ in one."""
+    if not all(record.sources for record in records):
+        return len({record.code for record in records}) > 1
+    digests: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        for name, digest in record.sources.items():
+            digests[name].add(digest)
+    return any(len(found) > 1 for found in digests.values())
 
 
 def environment(records: list[Record]) -> dict[str, str]:

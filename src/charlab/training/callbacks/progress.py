@@ -31,7 +31,18 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Output(Console):
-    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it."""
+    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it.
+
+    In a notebook, its lines are the cell's plain output: rich gives each a box of its own, which cuts off long ones.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `Console` does."""
+        if self.is_jupyter:
+            plain = Console(file=sys.stdout, force_jupyter=False, force_terminal=True, color_system="standard")
+            plain.print(*objects, **options | {"soft_wrap": True})
+        else:
+            super().print(*objects, **options)
 
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
@@ -133,10 +144,10 @@ class ProgressDisplay(LightningProgressBar):
         figures = [f"{split} {'≤ ' * (score.likelihood == 'bound')}{score.nll:.3f}" for split, score in scores.items()]
         protocols = ", ".join(dict.fromkeys(score.protocol for score in scores.values()))
         self._scores = f"step {step:,}  {'  '.join(figures)}  ({protocols})"
-        if self.console.is_jupyter and self._live is not None:
-            self._live.refresh()
-        else:
+        if not self.console.is_jupyter:
             self.show_line(self._scores)
+        elif self._live is not None:  # the bar has them, also those before the first step, once it begins
+            self._live.refresh()
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
         """Read the figures to show. Not called every step, since reading the loss synchronizes with the device."""
