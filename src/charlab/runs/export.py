@@ -148,10 +148,16 @@ def _program(
             reason = error
         except Exception as error:  # exporters raise whatever a model's operation raises in them
             reason = error
-    what = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
-    where = line_of_user(reason) if reason is not None and not isinstance(reason, _Differs) else None
-    what = f"{where}: {what}" if where else what
-    raise UserError(f"format={format} cannot hold {name} ({what}): use format=safetensors.") from reason
+    raise UserError(f"format={format} cannot hold {name} ({_said(reason)}): use format=safetensors.") from reason
+
+
+def _said(error: BaseException | None) -> str:
+    """Return the first line of what first went wrong, and the line of the user's code where it did."""
+    where = line_of_user(error) if error is not None else None
+    while error is not None and error.__cause__ is not None:  # exporters say around it which of their steps failed
+        error = error.__cause__
+    told = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"{where}: {told}" if where else told
 
 
 class _Differs(Exception):
