@@ -1,13 +1,16 @@
-"""Show things in a Jupyter notebook: a live line of progress, pictures within pages, figures as results."""
+"""Show things in a Jupyter notebook: lines, a live line of progress, pictures within pages, figures as results."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import sys
 from collections.abc import Callable
 from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +27,26 @@ class Live(Protocol):
 
     def stop(self) -> None:
         """Leave the last state."""
+
+
+class Output(Console):
+    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it.
+
+    In a notebook, its lines are the cell's plain output: rich gives each a box of its own, which cuts off long ones.
+    """
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as `Console` does."""
+        if self.is_jupyter:
+            plain = Console(file=sys.stdout, force_jupyter=False, force_terminal=True, color_system="standard")
+            plain.print(*objects, **options | {"soft_wrap": True})
+        else:
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()  # turns standard output off
+        print("Nothing reads the output any more: the run goes on without it.", file=sys.stderr)
 
 
 class NotebookLive:

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from charlab.evaluation.metric import Score
 from charlab.models.bigram import Bigram
+from charlab.notebook import Output
 from charlab.training.callbacks import progress
-from charlab.training.callbacks.progress import Output, ProgressDisplay
+from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.module import LanguageModelModule
 from tests.helpers.warm import warm
 from tests.training import small
@@ -168,7 +169,7 @@ def test_a_loss_that_is_not_a_number_is_shown(tmp_path):
 
 def test_a_reader_that_stops_reading_does_not_end_a_run():
     program = (
-        "from charlab.training.callbacks.progress import Output\n"
+        "from charlab.notebook import Output\n"
         "output = Output()\n"
         "for step in range(3): output.print(step)\n"
         "import sys; print('done', file=sys.stderr)"

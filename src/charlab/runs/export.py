@@ -21,6 +21,7 @@ from charlab.data.tokenizers import Characters, described
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.notebook import Output
 from charlab.runs.checkpoint import load_with_checkpoint, vocabulary_of
 from charlab.runs.failure import line_of_user
 from charlab.runs.folder import EXPORT
@@ -49,7 +50,7 @@ def export_run(config: DictConfig, console: Console | None = None) -> Path:
     Raises:
         UserError: for the reasons given in `export`.
     """
-    console = console or Console()
+    console = console or Output()
     file = export(config.run, config.format, output=config.output, checkpoint=config.checkpoint, trust=config.trust)
     for path in (file, file.with_name(DESCRIPTION)):
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)

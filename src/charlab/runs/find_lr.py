@@ -10,6 +10,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from charlab.errors import UserError
+from charlab.notebook import Output
 from charlab.runs.setup import Parts
 
 LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 200
@@ -28,7 +29,7 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
     Raises:
         UserError: if the configuration is invalid, the model is not trained by gradients, or no rate lowers the loss.
     """
-    console = console or Console()
+    console = console or Output()
     with tempfile.TemporaryDirectory() as folder, open_dict(config):
         config.callbacks = config.logger = config.averaging = None
         config.trainer.update(max_steps=STEPS + 1, max_epochs=None, max_time=None, limit_val_batches=0)

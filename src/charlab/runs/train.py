@@ -24,6 +24,7 @@ from charlab.errors import PartError, UserError
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
+from charlab.notebook import Output
 from charlab.quantities import count
 from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
@@ -36,7 +37,6 @@ from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, we
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
 from charlab.training.callbacks.divergence import DivergedError
-from charlab.training.callbacks.progress import Output
 from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close

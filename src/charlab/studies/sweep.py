@@ -21,6 +21,7 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.messages import missing_extra
 from charlab.configuration.overrides import concerns_sweep
 from charlab.errors import UserError
+from charlab.notebook import Output
 from charlab.quantities import count
 from charlab.runs.store import Store
 from charlab.studies.cell import write_cell
@@ -59,7 +60,7 @@ def sweep(
     Raises:
         UserError: if the sweep is invalid; nothing has been written in that case.
     """
-    console, started = console or Console(), time.monotonic()
+    console, started = console or Output(), time.monotonic()
     for override in overrides:
         if concerns_sweep(override) and read(override).is_sweep_override():
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -19,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.notebook import Live as AnyLive
-from charlab.notebook import NotebookLive
+from charlab.notebook import NotebookLive, Output
 from charlab.quantities import clock, compute, percent
 from charlab.training.module import LanguageModelModule
 
@@ -28,26 +26,6 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_REFRESHES = 0.25
 SECONDS_BETWEEN_LINES = 10.0
-
-
-class Output(Console):
-    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it.
-
-    In a notebook, its lines are the cell's plain output: rich gives each a box of its own, which cuts off long ones.
-    """
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print as `Console` does."""
-        if self.is_jupyter:
-            plain = Console(file=sys.stdout, force_jupyter=False, force_terminal=True, color_system="standard")
-            plain.print(*objects, **options | {"soft_wrap": True})
-        else:
-            super().print(*objects, **options)
-
-    def on_broken_pipe(self) -> None:
-        with contextlib.suppress(SystemExit):
-            super().on_broken_pipe()  # turns standard output off
-        print("Nothing reads the output any more: the run goes on without it.", file=sys.stderr)
 
 
 class ProgressDisplay(LightningProgressBar):
