@@ -14,6 +14,7 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies import planning
 from charlab.studies.definition import define
+from charlab.studies.plan import Cell
 from charlab.studies.report.contents import gather
 from charlab.studies.report.program import write_report
 from charlab.studies.scaling import extrapolate, fit
@@ -209,7 +210,9 @@ def test_scaling_studies_that_cannot_be(body, message):
     [("w256", ""), ("w64", "study.held_out=w64 has .* parameters with transformer, but w256 has")],
 )
 def test_a_size_inside_of_the_fitted_range_is_not_held_out(held_out, message, monkeypatch):
-    monkeypatch.setattr(planning, "find_runs", lambda config, seeds, *_: dict.fromkeys(seeds, (f"x/{id(config)}", "")))
+    monkeypatch.setattr(
+        planning, "find_cells", lambda arm, _, seeds, *__: [Cell(arm, seed, f"x/{arm}", ()) for seed in seeds]
+    )
     monkeypatch.setattr(planning, "output_folder", lambda config, sweep: None)
     composer = Composer()
     node = composer.master(["study=scaling", f"study.held_out={held_out}"]).study

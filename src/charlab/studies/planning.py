@@ -88,31 +88,22 @@ class Planner:
         base = _windows(configs[0])
         arms = tuple(replace(arm, paired=_windows(self._configs[arm.name]) == base) for arm in arms)
         moved: list[str] = []
-        runs = {
-            arm.name: find_runs(self._configs[arm.name], seeds, definition.rerun, moved)
+        cells = [
+            find_cells(arm.name, self._configs[arm.name], seeds, self.overrides(arm), definition.rerun, moved)
             for arm in bar(arms, "looking for runs")
-        }
+        ]
         if moved:
             self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the former figures)."]
-        _check_distinct(arms, [runs[arm.name][seeds[0]][0].rpartition("/")[2] for arm in arms])
-        given = {arm.name: self.overrides(arm) for arm in arms}
-        cells = tuple(
-            Cell(
-                arm.name,
-                seed,
-                run=runs[arm.name][seed][0],
-                overrides=(*self.flags, *merged(given[arm.name], [f"seed={seed}"])),
-                code=runs[arm.name][seed][1],
-                processes=processes(self._configs[arm.name]),
-            )
-            for seed in seeds
-            for arm in arms
-        )
+        _check_distinct(arms, [of_arm[0].run.rpartition("/")[2] for of_arm in cells])
         return Plan(
             name=definition.name or self._sweep_name(),
             baseline=arms[0].name,
             arms=arms,
-            cells=cells,
+            cells=tuple(
+                replace(cell, overrides=(*self.flags, *cell.overrides))
+                for of_seed in zip(*cells, strict=True)
+                for cell in of_seed
+            ),
             seeds=seeds,
             planned_seeds=len(seeds),
             planned_looks=definition.looks,
@@ -240,12 +231,6 @@ def run_values(config: DictConfig) -> dict[str, Any]:
         return plain(OmegaConf.masked_copy(config, keys))
 
 
-def processes(config: DictConfig) -> int | None:
-    """Return the number of processes of a run; None if it depends on the machine."""
-    devices, nodes = config.trainer.devices, config.trainer.num_nodes
-    return devices * nodes if isinstance(devices, int) and isinstance(nodes, int) and devices > 0 else None
-
-
 @contextmanager
 def _naming(arm: Arm) -> Iterator[None]:
     try:
@@ -292,17 +277,22 @@ def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
             )
 
 
-def find_runs(
-    config: DictConfig, seeds: Sequence[int], again: Sequence[Rerun], moved: list[str]
-) -> dict[int, tuple[str, str]]:
-    """Return for each seed the run's folder relative to that of all runs, and the code's hash.
+def find_cells(
+    arm: str,
+    config: DictConfig,
+    seeds: Sequence[int],
+    overrides: Sequence[str],
+    again: Sequence[Rerun],
+    moved: list[str],
+) -> list[Cell]:
+    """Return the cell of an arm for each seed, given its composed configuration and the overrides that make it.
 
     If only other code has ended the run, its folder is that of the ended run, unless it is to run again: a run is never
     replaced by one of other code. What differs is then added to `moved`.
-
     """
-    runs: dict[int, tuple[str, str]] = {}
-    found_sources = None
+    cells, found_sources = [], None
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    known = isinstance(devices, int) and isinstance(nodes, int) and devices > 0
     with hydra_config(config):
         for seed in seeds:
             config.seed = seed
@@ -315,8 +305,10 @@ def find_runs(
                     moved.append(differences(ended[-1], found.identity))
                 else:
                     folder = ended[-1].folder
-            runs[seed] = f"{config.name}/{folder.name}", found.identity.code
-    return runs
+            own = tuple(merged(overrides, [f"seed={seed}"]))
+            run = f"{config.name}/{folder.name}"
+            cells.append(Cell(arm, seed, run, own, found.identity.code, devices * nodes if known else None))
+    return cells
 
 
 def edited(moved: Sequence[str], what: str, whole: str) -> str:

@@ -29,7 +29,7 @@ from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
-from charlab.studies.planning import edited, find_runs, is_shared, merged, processes, run_values
+from charlab.studies.planning import edited, find_cells, is_shared, merged, run_values
 from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"
@@ -240,13 +240,12 @@ class Trials:
 
     def _add(self, values: Mapping[str, Any]) -> None:
         """Add a trial with these values and a cell for each seed."""
-        config, seeds, number = self._compose(values), self.definition.seeds, len(self._tried)
-        cells = []
-        for seed, (run, code) in find_runs(config, seeds, ["edited"], self._moved).items():
-            config.seed = seed
-            self._configs[run] = run_values(config)
-            overrides = tuple(merged(self.shared, self._overrides(values), [f"seed={seed}"]))
-            cells.append(Cell(f"trial-{number:03d}", seed, run, overrides, code, processes(config)))
+        config, overrides = self._compose(values), merged(self.shared, self._overrides(values))
+        name = f"trial-{len(self._tried):03d}"
+        cells = find_cells(name, config, self.definition.seeds, overrides, ["edited"], self._moved)
+        for cell in cells:
+            config.seed = cell.seed
+            self._configs[cell.run] = run_values(config)
         self._tried.append(dict(values))
         self._cells.append(tuple(cells))
 
