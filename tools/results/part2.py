@@ -163,30 +163,36 @@ def _verdict(families: dict[str, list[Record]]) -> str:
 
 
 def _online(runs: Iterable[Record]) -> list[str]:
-    scored = [
-        (run, entry)
-        for run in runs
-        for entry in run.metrics
-        if entry["protocol"] == "online" and entry["nll"] is not None
-    ]
+    scored: dict[tuple[str, str], list[Record]] = defaultdict(list)
+    for run in runs:
+        if run.has_figure("online") and run.metric("online")["nll"] is not None:
+            scored[_label(run.name), _budget(run)].append(run)
     if not scored:
         return []
     rows = [
-        f"| {_label(run.name)} | {_budget(run)} | {entry['nll']:.4f} | {entry['bpc']:.4f} | {entry['perplexity']:.3f} |"
-        for run, entry in sorted(scored, key=lambda pair: pair[1]["nll"])
+        f"| {label} | {budget} | {_spread(found, 'online', 'nll', 4)} | {_mean(found, 'online', 'bpc'):.4f} "
+        f"| {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
+        f"| {len(found) if found[0].parameters else '–'} |"
+        for (label, budget), found in sorted(scored.items(), key=lambda entry: _mean(entry[1], "online", "nll"))
     ]
     return [
         "### Online",
         "",
         "These models keep learning from the validation text, from each block after it has been scored, so their",
-        "figures cannot be compared with those above.",
+        "figures cannot be compared with those above. *rate* is that of dynamic evaluation, chosen on held-out train",
+        "text; models that count choose for themselves.",
         "",
-        "| model | trained for | online nll | bpc | perplexity |",
-        "|---|---|---:|---:|---:|",
+        "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
+        "|---|---|---:|---:|---:|---:|---:|",
         *rows,
-        *(f"| {name} (measured elsewhere) | – | {figure} | – | – |" for name, figure in PUBLISHED_ONLINE),
+        *(f"| {name} (measured elsewhere) | – | {figure} | – | – | – | – |" for name, figure in PUBLISHED_ONLINE),
         "",
     ]
+
+
+def _rate(runs: Sequence[Record]) -> str:
+    rates = sorted({rate for run in runs if (rate := run.metric("online").get("learning_rate")) is not None})
+    return ", ".join(f"{rate:g}" for rate in rates) or "–"
 
 
 def _published() -> list[str]:
@@ -240,10 +246,10 @@ def _label(name: str) -> str:
 def _budget(run: Record) -> str:
     if not run.parameters:
         return "one pass"
-    if not run.steps:
-        return f"{_duration(round(run.time['training_s']))}, fitted as a whole"
     seconds = seconds_of(run)
-    return f"{run.steps:,} steps" if seconds is None else _duration(seconds)
+    if seconds is not None:
+        return _duration(seconds)
+    return f"{run.steps:,} steps" if run.steps else "fitted as a whole"
 
 
 def _duration(seconds: float) -> str:
