@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.processes import run_module, run_study, run_training, run_trainings_at_once
+from benchmarks.processes import run_module, run_study, run_training, run_trainings_at_once, run_twice
 from charlab.errors import UserError
 
 TINY = (
@@ -32,6 +32,9 @@ def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
     assert measured["steps"] == 40
     assert 0 < measured["step_ms"] < 1e3 * measured["training_s"] < 1e3 * measured["wall_s"]
     assert measured["evaluation_s"] > 0
+    assert 0 < measured["exit_s"] < measured["rest_s"] < measured["wall_s"]
+    assert "sliding" not in measured
+    assert run_twice(*command)["again_s"] < measured["wall_s"]
     assert run_trainings_at_once([command, command], at_once=True)["wall_s"] > measured["training_s"]
     with pytest.raises(UserError, match="exit code 2"):
         run_training("model=typo")
