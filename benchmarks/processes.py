@@ -206,18 +206,20 @@ def run_twice(*overrides: str) -> Measurement:
 
 def _run_until_exit(command: Sequence[str]) -> tuple[float, float]:
     """Run a command; return how long it took, and how much of this was after its last output."""
-    with tempfile.TemporaryFile("w+") as errors:
-        since = last = time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **ENVIRONMENT}
-        )
+    environment = {**os.environ, **ENVIRONMENT}
+    since = last = time.perf_counter()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment) as process,
+    ):
         assert process.stdout is not None
         for _ in process.stdout:
             last = time.perf_counter()
         code, end = process.wait(), time.perf_counter()
-        if code != 0:
-            errors.seek(0)
-            raise UserError(f"{' '.join(command)} ended with exit code {code}: {errors.read().strip()[-500:]}")
+        errors.seek(0)
+        said = errors.read().strip()[-500:]
+    if code != 0:
+        raise UserError(f"{' '.join(command)} ended with exit code {code}: {said}")
     return end - since, end - last
 
 
