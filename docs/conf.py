@@ -27,6 +27,7 @@ nitpick_ignore_regex = [
     ),
     ("py:.*", r"(Tensor|ndarray|nn|Module|Figure|DataFrame|DictConfig|Path|Console|Float|Int|Generator|pd)\b.*"),
     ("py:exc", "DivergedError"),
+    ("py:class", r"(Budget|PositiveFloat)"),
     ("py:class", r"(optional|Value|charlab\.runs\.archive\.Archive|\w|[BTVNS](, [BTVNS])*|'\w'|.*[\[\]\"].*)"),
 ]
 
