@@ -99,6 +99,9 @@ def print_where(where: Where, console: Console) -> None:
     console.print(table)
     console.print()
     console.print("Where they differ most: nats, the place in the validation text, and what is written there")
+    grid = Table.grid(padding=(0, 2))
+    for options in ({"justify": "right", "min_width": 7}, {"justify": "right", "min_width": 9}, {"overflow": "fold"}):
+        grid.add_column(**options)
     for passage in where.passages:
-        place = f"{signed(passage.nats, 1):>7} {passage.start + 1:>11,}  "
-        console.print(f"{place}{where.shown(passage)}", highlight=False, markup=False, soft_wrap=True)
+        grid.add_row(signed(passage.nats, 1), f"{passage.start + 1:,}", Text(where.shown(passage)))
+    console.print(grid, highlight=False)
