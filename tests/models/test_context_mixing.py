@@ -126,20 +126,20 @@ def test_followers_are_looked_up_in_the_memory_of_another_text():
 
 
 def test_inputs_are_those_of_counters_kept_one_by_one(fitted):
-    code, contexts = fitted.code, fitted.contexts
+    code, contexts = fitted.counters.code, fitted.contexts
     paths = {
         character: [(node, code.bits[v, node]) for node in code.nodes[v] if node >= 0]
         for v, character in enumerate(CHARACTERS)
     }
     expected = np.array(slow.counters(PLAY, paths, contexts))
-    found = fitted._count_along(IDS).inputs[:, : 2 * len(contexts)]
+    found = fitted.counters.along(IDS).inputs[:, : 2 * len(contexts)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # held in half precision
 
 
 def test_a_match_predicts_what_followed_the_longest_context(fitted):
-    position, node = fitted.code.decisions(IDS)
+    position, node = fitted.counters.code.decisions(IDS)
     names = ["last_2", "last_3", "last_4"]
-    found = fitted._match(Text(IDS, ALPHABET), names, position, node)
+    found = fitted.counters.match(Text(IDS, ALPHABET), names, position, node)
     for t, n, state in zip(position, node, found, strict=True):
         lengths = [length for length in (2, 3, 4) if PLAY[max(0, t - length) : t] in
                    [PLAY[max(0, s - length) : s] for s in range(t)]]  # fmt: skip
@@ -148,15 +148,17 @@ def test_a_match_predicts_what_followed_the_longest_context(fitted):
             continue
         context = PLAY[max(0, t - lengths[-1]) : t]
         place = max(s for s in range(t) if PLAY[max(0, s - lengths[-1]) : s] == context)
-        bit = fitted.code.bits[IDS[place], n]
+        bit = fitted.counters.code.bits[IDS[place], n]
         assert state == (1 + 2 * (lengths[-1] - 2) + bit if bit >= 0 else 0)
 
 
 def test_the_counts_stay_while_a_window_is_scored(fitted):
     window = torch.from_numpy(IDS[None, 130:170])
-    table = Table(*_last_character(IDS[:130], fitted.code))
-    first = fitted._recall(IDS[130:170], *fitted.code.decisions(IDS[130:170])).inputs[:, 2]  # of last_1
-    position, node = fitted.code.decisions(IDS[130:170])
+    table = Table(*_last_character(IDS[:130], fitted.counters.code))
+    first = (
+        fitted._remembered().recall(IDS[130:170], *fitted.counters.code.decisions(IDS[130:170])).inputs[:, 2]
+    )  # of last_1
+    position, node = fitted.counters.code.decisions(IDS[130:170])
     known = position > 0
     keys = _keys(np.append(V, IDS[130:170])[position], node)
     np.testing.assert_allclose(first[known], table(keys).log_odds()[known], atol=1e-2)
@@ -246,5 +248,5 @@ def test_what_does_not_fit_is_refused(act, named):
 
 def test_a_model_that_has_read_nothing_knows_nothing():
     untaught, window = model(contexts=["last_1", "word", "followers_2"]), torch.from_numpy(IDS[None, :20])
-    assert (untaught._recall(IDS[:20], *untaught.code.decisions(IDS[:20])).inputs == 0).all()
+    assert (untaught._remembered().recall(IDS[:20], *untaught.counters.code.decisions(IDS[:20])).inputs == 0).all()
     torch.testing.assert_close(untaught(window).exp().sum(-1), torch.ones(1, 20, dtype=torch.float64))

@@ -10,30 +10,27 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
-from charlab.models.contexts import CONTEXTS, Alphabet, Text, together
+from charlab.models.bit_counts import Code
+from charlab.models.contexts import CONTEXTS, Alphabet
 from charlab.models.contract import AutoregressiveModel, State
-from charlab.models.mixing_network import Decisions, MixingNetwork
+from charlab.models.counters import Counters, Memory
+from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
 FIRST = 0.03  # of the training text does not train the network: the counts are still small
 LONG = 1000  # characters that the recurrent network reads to find its way into a text
 CHUNK = 256  # positions whose whole distributions are computed at once
-ALL = slice(None)
-
-Seer = Callable[[str, Keys], Seen]  # from the name of a table, and keys, to what they have seen
 
 
 class ContextMixing(AutoregressiveModel):
@@ -120,9 +117,10 @@ class ContextMixing(AutoregressiveModel):
         return Alphabet(*(buffer.cpu().numpy() for buffer in (self.folded, self.in_word, self.ends_line)))
 
     @property
-    def code(self) -> Code:
-        """The code of the characters, by their frequencies in the training text."""
-        return Code(1 + np.bincount(self.text.cpu().numpy(), minlength=self.vocab_size))
+    def counters(self) -> Counters:
+        """The counters, with a code of the characters by their frequencies in the training text."""
+        code = Code(1 + np.bincount(self._ids(), minlength=self.vocab_size))
+        return Counters(self.contexts, self.matches, code, self.alphabet)
 
     def fit(self, train_ids: Int[Tensor, " N"]) -> None:
         """Count a text, and teach the network to weigh what the counters say of it.
@@ -133,7 +131,7 @@ class ContextMixing(AutoregressiveModel):
         self.text = self._checked(train_ids).to(self.text.device)
         self._memory = None
         ids = self._ids()
-        decisions = self._count_along(ids)
+        decisions = self.counters.along(ids)
         length = min(WINDOW, max(1, len(ids) // 2))
         earliest = min(int(FIRST * len(ids)), len(ids) - length)
         steps = math.ceil(self.passes * len(ids) / (ROWS * length))
@@ -168,7 +166,7 @@ class ContextMixing(AutoregressiveModel):
         """
         first = len(self.text)
         ids = np.concatenate([self._ids(), self._checked(text).numpy()])
-        decisions = self._count_along(ids, first + 1)
+        decisions = self.counters.along(ids, first + 1)
         network = copy.deepcopy(self.network)
         network.dropout.p = 0.0
         scored = [torch.empty(0, dtype=torch.float64)]
@@ -202,11 +200,12 @@ class ContextMixing(AutoregressiveModel):
     ) -> Float[Tensor, "B T"]:
         # By the decisions that lead to the actual characters alone.
         hidden, _ = self.network.read(window[:, :-1].long())  # (B, T, H)
-        rows = []
+        rows, memory = [], self._remembered()
+        code = memory.counters.code
         for row, own in zip(window.cpu().numpy(), hidden, strict=True):
-            position, node = self.code.decisions(row[scored_from:])
-            decisions = self._recall(row, position + scored_from, node)._replace(
-                position=position, bit=self.code.bits[row[scored_from:][position], node]
+            position, node = code.decisions(row[scored_from:])
+            decisions = memory.recall(row, position + scored_from, node)._replace(
+                position=position, bit=code.bits[row[scored_from:][position], node]
             )
             rows.append(self.network.nll(own[scored_from - 1 :], decisions))
         return F.pad(torch.stack(rows), (scored_from - 1, 0))
@@ -237,78 +236,16 @@ class ContextMixing(AutoregressiveModel):
         num_nodes = self.vocab_size - 1
         position = np.repeat(np.arange(len(hidden)), num_nodes)
         node = np.tile(np.arange(num_nodes), len(hidden))
-        decisions = self._recall(row, position + first, node)._replace(position=position)
+        memory = self._remembered()
+        decisions = memory.recall(row, position + first, node)._replace(position=position)
         odds = self.network(hidden, decisions).view(len(hidden), num_nodes)
-        bits = torch.from_numpy(self.code.bits.T).to(odds)  # (V − 1, V)
+        bits = torch.from_numpy(memory.counters.code.bits.T).to(odds)  # (V − 1, V)
         return F.logsigmoid(odds) @ (bits == 1).to(odds) + F.logsigmoid(-odds) @ (bits == 0).to(odds)
 
-    def _recall(
-        self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
-    ) -> Decisions:
-        """Return what the counters of the training text say of decisions in a new text."""
+    def _remembered(self) -> Memory:
         if self._memory is None:
-            self._memory = Memory(self)
-        inputs = self._inputs(Text(row, self.alphabet, self._memory.text), position, node, self._memory.seen)
-        return Decisions(position, node, inputs)
-
-    def _count_along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
-        """Return the decisions that lead to a text's characters from `first` on, counted from its beginning."""
-        position, node = self.code.decisions(ids)
-        bit = self.code.bits[ids[position], node]
-        inputs = self._inputs(
-            Text(ids, self.alphabet), position, node, lambda _, keys: seen_before(keys, bit), kept=position >= first
-        )
-        kept = position >= first
-        return Decisions(position[kept], node[kept], inputs, bit[kept])
-
-    def _inputs(
-        self,
-        text: Text,
-        position: Int[np.ndarray, " R"],
-        node: Int[np.ndarray, " R"],
-        seen: Seer,
-        kept: Bool[np.ndarray, " R"] | slice = ALL,
-    ) -> Float[np.ndarray, "R n"]:
-        """Return what the counters say of decisions.
-
-        Args:
-            text: in which the decisions are.
-            position: (R,) of each.
-            node: (R,) of each.
-            seen: the table of a name, looked up.
-            kept: which of them to return.
-        """
-        columns = []
-
-        def add(name: str, state: Int[np.ndarray, " R"]) -> None:
-            """Add what has followed a state, at the same node and, for want of that, at any."""
-            everywhere, here = state.astype(np.uint64), (state * self.vocab_size + node).astype(np.uint64)
-            odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
-            columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
-
-        for name in self.contexts:
-            history = seen(name, together(CONTEXTS[name](text)[position], node))
-            columns.append(history.log_odds()[kept].astype(np.float16))
-            add(name, history.state())
-        for names in self.matches:
-            add(f"match from {names[0]}", self._match(text, names, position, node))
-        return np.stack(columns, axis=1)
-
-    def _match(
-        self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
-    ) -> Int[np.ndarray, " R"]:
-        """Return which of the contexts is the longest that occurred before, and the decision that followed it.
-
-        0 where none occurred, or another decision has made its character impossible.
-        """
-        level, predicted = np.zeros((2, len(text.positions)), np.int64)
-        for number, name in enumerate(names):
-            (follower,) = text.followers(name, 1)
-            level = np.where(follower >= 0, number, level)
-            predicted = np.where(follower >= 0, follower + 1, predicted)
-        bits = np.concatenate([np.full((1, self.vocab_size - 1), -1), self.code.bits])  # the first: no match
-        bit = bits[predicted[position], node]
-        return np.where(bit >= 0, 1 + 2 * level[position] + bit, 0)
+            self._memory = Memory(self.counters, self._ids())
+        return self._memory
 
     def _ids(self) -> Int[np.ndarray, " N"]:
         return self.text.cpu().numpy()
@@ -328,30 +265,6 @@ class ContextMixing(AutoregressiveModel):
                 f"{self.vocab_size}: encode it with the model's own vocabulary."
             )
         return ids
-
-
-class Memory:
-    """What the counters have seen in a model's training text; never changed, and so shared by copies of the model."""
-
-    def __init__(self, model: ContextMixing) -> None:
-        self.tables: dict[str, Table] = {}
-        ids = model._ids()
-        position, node = model.code.decisions(ids)
-        bit = model.code.bits[ids[position], node]
-
-        def count(name: str, keys: Keys) -> Seen:
-            self.tables[name] = Table(keys, bit)
-            return seen_before(keys, bit)
-
-        self.text = Text(ids, model.alphabet)
-        model._inputs(self.text, position, node, count)
-
-    def seen(self, name: str, keys: Keys) -> Seen:
-        """Return what the contexts `keys` have seen, by the table of a name."""
-        return self.tables[name](keys)
-
-    def __deepcopy__(self, _: dict[int, Any]) -> Memory:
-        return self
 
 
 @contextmanager

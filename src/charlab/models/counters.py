@@ -1,0 +1,126 @@
+"""What counters say of the decisions between characters: counts along a text, or those of a text read before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from charlab.models.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
+from charlab.models.contexts import CONTEXTS, Alphabet, Text, together
+from charlab.models.mixing_network import Decisions
+
+ALL = slice(None)
+
+Seer = Callable[[str, Keys], Seen]  # from the name of a table, and keys, to what they have seen
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Two inputs for each context, by its counts and by what such histories led to elsewhere, and one for each match.
+
+    Attributes:
+        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        matches: contexts, from the shortest to the longest, in which each match is looked for.
+        code: how characters become decisions.
+        alphabet: what the characters are.
+    """
+
+    contexts: list[str]
+    matches: list[list[str]]
+    code: Code
+    alphabet: Alphabet
+
+    def along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
+        """Return the decisions that lead to a text's characters from `first` on, and what counts of all before say."""
+        position, node = self.code.decisions(ids)
+        bit = self.code.bits[ids[position], node]
+        inputs = self.inputs(
+            Text(ids, self.alphabet), position, node, lambda _, keys: seen_before(keys, bit), kept=position >= first
+        )
+        kept = position >= first
+        return Decisions(position[kept], node[kept], inputs, bit[kept])
+
+    def inputs(
+        self,
+        text: Text,
+        position: Int[np.ndarray, " R"],
+        node: Int[np.ndarray, " R"],
+        seen: Seer,
+        kept: Bool[np.ndarray, " R"] | slice = ALL,
+    ) -> Float[np.ndarray, "R n"]:
+        """Return what the counters say of decisions.
+
+        Args:
+            text: in which the decisions are.
+            position: (R,) of each.
+            node: (R,) of each.
+            seen: the table of a name, looked up.
+            kept: which of them to return.
+        """
+        columns = []
+
+        def add(name: str, state: Int[np.ndarray, " R"]) -> None:
+            """Add what has followed a state, at the same node and, for want of that, at any."""
+            everywhere, here = state.astype(np.uint64), (state * len(self.code.bits) + node).astype(np.uint64)
+            odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
+            columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
+
+        for name in self.contexts:
+            history = seen(name, together(CONTEXTS[name](text)[position], node))
+            columns.append(history.log_odds()[kept].astype(np.float16))
+            add(name, history.state())
+        for names in self.matches:
+            add(f"match from {names[0]}", self.match(text, names, position, node))
+        return np.stack(columns, axis=1)
+
+    def match(
+        self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
+    ) -> Int[np.ndarray, " R"]:
+        """Return which of the contexts is the longest that occurred before, and the decision that followed it.
+
+        0 where none occurred, or another decision has made its character impossible.
+        """
+        level, predicted = np.zeros((2, len(text.positions)), np.int64)
+        for number, name in enumerate(names):
+            (follower,) = text.followers(name, 1)
+            level = np.where(follower >= 0, number, level)
+            predicted = np.where(follower >= 0, follower + 1, predicted)
+        bits = np.concatenate([np.full((1, self.code.bits.shape[1]), -1), self.code.bits])  # the first: no match
+        bit = bits[predicted[position], node]
+        return np.where(bit >= 0, 1 + 2 * level[position] + bit, 0)
+
+
+class Memory:
+    """What the counters have seen in a training text; never changed, and so shared by copies of a model.
+
+    Args:
+        counters: which counters.
+        ids: (N,) the training text.
+    """
+
+    def __init__(self, counters: Counters, ids: Int[np.ndarray, " N"]) -> None:
+        self.counters, self.text = counters, Text(ids, counters.alphabet)
+        self._tables: dict[str, Table] = {}
+        position, node = counters.code.decisions(ids)
+        bit = counters.code.bits[ids[position], node]
+
+        def count(name: str, keys: Keys) -> Seen:
+            self._tables[name] = Table(keys, bit)
+            return seen_before(keys, bit)
+
+        counters.inputs(self.text, position, node, count)
+
+    def recall(
+        self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
+    ) -> Decisions:
+        """Return what the counters say of decisions in a new text."""
+        text = Text(row, self.counters.alphabet, self.text)
+        inputs = self.counters.inputs(text, position, node, lambda name, keys: self._tables[name](keys))
+        return Decisions(position, node, inputs)
+
+    def __deepcopy__(self, _: dict[int, Any]) -> Memory:
+        return self
