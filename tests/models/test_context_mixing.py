@@ -250,3 +250,12 @@ def test_a_model_that_has_read_nothing_knows_nothing():
     untaught, window = model(contexts=["last_1", "word", "followers_2"]), torch.from_numpy(IDS[None, :20])
     assert (untaught._remembered().recall(IDS[:20], *untaught.counters.code.decisions(IDS[:20])).inputs == 0).all()
     torch.testing.assert_close(untaught(window).exp().sum(-1), torch.ones(1, 20, dtype=torch.float64))
+
+
+def test_the_recurrent_network_reads_on_from_block_to_block(fitted):
+    ids, found = torch.from_numpy(IDS[130:]), []
+    for block in (4, 1000):
+        other = copy.deepcopy(fitted)
+        other.online_learning_rate, other.online_block = 1e-30, block
+        found.append(other.nll_while_counting(ids))
+    torch.testing.assert_close(found[0], found[1])
