@@ -10,6 +10,7 @@ from rich.console import Console
 from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies import display
+from charlab.studies.cell import write_cell
 from charlab.studies.display import Progress, print_shares, seconds_left, showing
 from charlab.studies.outcomes import Outcome, cell_path, held
 from charlab.studies.plan import Cell
@@ -67,6 +68,38 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
     assert "a/1 finished" not in shown
     assert "2/4 cells" in shown
     assert "1 done, 0 running, 1 failed" in shown
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds", "expected"),
+    [
+        (1000, None, "a/1  step 250  0:00:30 left"),
+        (-1, 25.0, "a/1  step 250  0:00:15 left"),
+        (1000, 12.0, "a/1  step 250  0:00:02 left"),
+        (-1, None, "a/1  step 250"),
+    ],
+)
+def test_a_running_cell_shows_its_step_and_the_time_left(tmp_path, steps, seconds, expected):
+    study = tmp_path / "studies" / "mine"
+    config = {"trainer": {"max_steps": steps}, "budget": {"max_seconds": seconds}}
+    write_cell(cell_path(study, A1, ".yaml"), config, tmp_path / "runs" / A1.run, ())
+    curves = tmp_path / "runs" / A1.run / "metrics.csv"
+    curves.parent.mkdir(parents=True)
+    shown = Progress(study, CELLS)
+    output = Console(file=io.StringIO(), width=80)
+
+    def lines():
+        shown.look()
+        output.print(shown.bar())
+        return [line.strip() for line in output.file.getvalue().splitlines()]
+
+    with held(cell_path(study, A1, ".lock")):
+        Outcome("running", started="now").save(study, A1)
+        assert lines()[-1] == "a/1  begins"
+        curves.write_text("step,characters,seconds,metric,value\n")
+        assert lines()[-1] == "a/1  begins"
+        curves.write_text(f"{curves.read_text()}250,900,10.000,train/loss,2.5\n300,9")  # half a line
+        assert lines()[-1] == expected
 
 
 def test_the_part_of_the_time_that_was_training():

@@ -65,9 +65,14 @@ def write_cell(
     write_atomically(file, lambda stream: stream.write(text.encode()))
 
 
+def read_cell(file: Path) -> dict[str, Any]:
+    """Return what `write_cell` wrote."""
+    return yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def run(file: Path) -> int:
     """Train the configuration in a cell's file; return the exit code."""
-    described = yaml.load(file.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    described = read_cell(file)
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # as in cli: a terminal encoding without "≤" must not fail the run

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import shlex
 import statistics
 import threading
@@ -19,16 +22,19 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.command import command
+from charlab.curves import FILE_NAME as CURVES
 from charlab.notebook import Live as AnyLive
 from charlab.notebook import NotebookLive
 from charlab.quantities import clock, count
 from charlab.runs.folder import events_folder
+from charlab.studies.cell import read_cell
 from charlab.studies.definition import SHORTENED
 from charlab.studies.outcomes import Outcome, cell_path
 from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
+MOST_SHOWN = 4  # running cells
 PAUSE = 20  # a look at thousands of cells takes a while: so many times as long, nothing is done
 STYLES = {
     "finished": "green",
@@ -89,6 +95,7 @@ class Progress:
         self._started = time.monotonic()
         self._running_since: dict[Cell, float] = {}
         self._most_at_once = 1
+        self._budgets: dict[Cell, tuple[float, float]] = {}
         self.ended: dict[Cell, Outcome] = {}
 
     def look(self) -> list[tuple[Cell, Outcome]]:
@@ -150,8 +157,24 @@ class Progress:
         grid.add_column(justify="right", no_wrap=True)
         bar = ProgressBar(total=max(1, len(self.cells)), completed=len(self.ended))
         grid.add_row(Text(f"{self._count} cells", style="bold"), bar, Text("  ".join(times)))
-        running = "running: " + "  ".join(cell.key for cell in self.running) if self.running else ""
-        return Group(grid, Text("   ".join([", ".join(counts), running]).rstrip(), no_wrap=True, overflow="ellipsis"))
+        lines = [", ".join(counts), *(f"  {cell.key}  {self._doing(cell)}" for cell in self.running[:MOST_SHOWN])]
+        more = len(self.running) - MOST_SHOWN
+        lines += [f"  and {more} more"] if more > 0 else []
+        return Group(grid, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+    def _doing(self, cell: Cell) -> str:
+        """Return the last logged step of a running cell, and how long its training will still take."""
+        logged = _last_logged(self.study.parents[1] / "runs" / cell.run / CURVES)
+        if logged is None:
+            return "begins"
+        if cell not in self._budgets:
+            config = read_cell(cell_path(self.study, cell, ".yaml"))["config"]
+            steps, most = config["trainer"]["max_steps"], config["budget"]["max_seconds"]
+            self._budgets[cell] = (steps if steps and steps > 0 else math.inf, most or math.inf)
+        step, seconds = logged
+        steps, most = self._budgets[cell]
+        left = min(seconds * (steps - step) / step if step else math.inf, most - seconds)
+        return f"step {step:,}" + (f"  {clock(max(0.0, left))} left" if math.isfinite(left) else "")
 
     @property
     def _count(self) -> str:
@@ -160,6 +183,22 @@ class Progress:
     def _left(self) -> list[str]:
         seconds = self.seconds_left()
         return [f"{clock(seconds)} left"] if seconds else []
+
+
+def _last_logged(metrics: Path) -> tuple[int, float] | None:
+    """Return the step and the training clock of the last measurement in a file; None if there is none."""
+    try:
+        with metrics.open("rb") as file:
+            file.seek(-min(file.seek(0, os.SEEK_END), 1000), os.SEEK_END)
+            lines = file.read().splitlines(keepends=True)
+    except OSError:
+        return None
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, IndexError):  # half a line, or the header
+            fields = line.split(b",")
+            if line.endswith(b"\n"):
+                return int(fields[0]), float(fields[2])
+    return None
 
 
 def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once: int) -> float | None:
