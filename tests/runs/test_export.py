@@ -94,6 +94,8 @@ COUNTS = ("neural_ngram", "ngram_kneser_ney", "ngram_witten_bell")
 REFUSED = {
     **{(model, form): r"cannot hold Neural|cannot hold NGram" for model in COUNTS for form in ("torch", "onnx")},
     **{("masked_diffusion", form): "MaskedDiffusion has no logits of the next" for form in ("torch", "onnx")},
+    **{("context_mixing", form): "cannot hold ContextMixing" for form in ("torch", "onnx")},
+    **{("block_diffusion", form): "BlockDiffusion has no logits of the next" for form in ("torch", "onnx")},
     (
         "s4d",
         "onnx",
