@@ -19,11 +19,12 @@ from submitit.core.utils import FailedJobError
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies import resources
+from charlab.studies.definition import Arm
 from charlab.studies.executors import local, ray, slurm
 from charlab.studies.executors.local import Local
 from charlab.studies.executors.ray import Ray
 from charlab.studies.executors.slurm import Slurm
-from charlab.studies.plan import Cell
+from charlab.studies.plan import Cell, Plan
 from charlab.studies.resources import share, usable_cores, visible_gpus
 from charlab.studies.runner import Slot
 
@@ -61,7 +62,8 @@ def test_gpus_that_were_assigned_are_the_ones_dealt_out(monkeypatch):
 def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
     held, most, seen = set(), [0], []
 
-    def work(study, key, slot, *, start, stopped):
+    def work(study, key, slot, *, start, stopped, plan):
+        assert plan.cells == tuple(cells)
         assert slot not in held
         held.add(slot)
         most[0] = max(most[0], len(held))
@@ -73,6 +75,8 @@ def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
     monkeypatch.setattr(local, "visible_gpus", lambda: ["0", "1"])
     monkeypatch.setattr(local, "run_cell", work)
     cells = [Cell("arm", seed, f"run/{seed}", ()) for seed in range(6)]
+    arms, seeds = (Arm("arm", ()),), tuple(range(6))
+    Plan(name="mine", baseline="arm", arms=arms, cells=tuple(cells), seeds=seeds, planned_seeds=6).save(tmp_path)
     Local(at_once=2).run(tmp_path, cells)
     assert [key for key, _ in seen] == [cell.key for cell in cells]
     assert {slot for _, slot in seen} == {Slot(1, (0,), "0"), Slot(1, (1,), "1")}
