@@ -104,9 +104,9 @@ def test_a_tracker_holds_the_curves_and_its_run_is_continued_after_a_kill(
     logger = f"logger=[csv,tensorboard,{tracker}]"
     restore = interrupt_at(15, RuntimeError("the power failed"))
     with pytest.raises(RuntimeError, match="power"):
-        run_tiny(logger)
+        run_tiny(logger, "at_end=[samples]")
     restore()
-    record = run_tiny(logger)
+    record = run_tiny(logger, "at_end=[samples]")
     found = TRACKERS[tracker](record.folder)
     for name, points in expected(record).items():
         assert {step for step, _ in found[name]} == {step for step, _ in points}
