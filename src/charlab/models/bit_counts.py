@@ -2,7 +2,7 @@
 
 A counter depends on the text before it, not on how its prediction is used. So the counters of a whole text need no loop
 over its characters: a stable sort brings the decisions of each context together, in the order of the text, and running
-sums within the groups say what each decision's context had seen before it.
+sums within these groups give what each decision's context had seen before it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jaxtyping import Float, Int, UInt
 
 RECENT = 7  # decisions of a context whose order is remembered
 
-Keys = UInt[np.ndarray, "*shape"]  # 64-bit hashes; that two contexts share one is improbable
+Keys = UInt[np.ndarray, "*shape"]  # 64-bit hashes, which two contexts are unlikely to share
 
 
 class Code:
     """A Huffman code: a character is a path of binary decisions from the root of a tree to a leaf.
 
-    Frequent characters need few decisions (tiny Shakespeare's average is 4.8), and decisions are made once however many
-    characters they decide between. A tree of V leaves has V − 1 inner nodes, numbered from the root.
+    Frequent characters need few decisions (tiny Shakespeare's average is 4.8), and one decision rules out many
+    characters at once. A tree of V leaves has V − 1 inner nodes, numbered from the root.
 
     Args:
         frequencies: (V,), how often each character occurs.
@@ -72,7 +72,7 @@ class Seen(NamedTuple):
     """What contexts have seen.
 
     Attributes:
-        number: of decisions.
+        number: number of decisions.
         ones: how many of them were 1.
         recent: the last `RECENT` of them as binary digits after a leading 1, the latest last.
     """
@@ -86,11 +86,11 @@ class Seen(NamedTuple):
         return np.clip(np.log((self.ones + 0.02) / (self.number - self.ones + 0.02)), -8, 8)
 
     def state(self) -> Int[np.ndarray, "*shape"]:
-        """Return a small number that tells apart what matters: 0 if nothing has been seen.
+        """Return a small number that summarizes the history; 0 if nothing has been seen.
 
-        Up to `RECENT` decisions all of them matter, in their order; of more, their number and proportion, roughly, and
-        the last two. So what a state predicts can itself be counted: `indirect` modeling, as with the bit histories
-        of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
+        It encodes up to `RECENT` decisions in full, in their order; of more, roughly their number and proportion, and
+        the last two. There are few states, so what follows each can itself be counted: *indirect* modeling, as with the
+        bit histories of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
         """
         size = np.minimum(np.log2(np.maximum(self.number, 1)).astype(np.int64), 15)
         odds = np.log((self.ones + 0.4) / (self.number - self.ones + 0.4))
@@ -143,13 +143,13 @@ def seen_before(keys: Keys, bits: Int[np.ndarray, " R"]) -> Seen:
 
 
 def calibrated(specific: Seen, general: Seen) -> Float[np.ndarray, "*shape"]:
-    """Return the log-odds of 1 by counts, to which those of a more general context add as much as 8 decisions."""
+    """Return the log-odds of 1 by counts, with a more general context as a prior worth 8 decisions."""
     prior = (general.ones + 0.1) / (general.number + 0.2)
     return np.log((specific.ones + 8 * prior) / (specific.number - specific.ones + 8 * (1 - prior)))
 
 
 def previous(keys: Keys) -> Int[np.ndarray, " N"]:
-    """Return where each key occurred last before; −1 where it is new."""
+    """Return the position of each key's previous occurrence; −1 where the key is new."""
     order = np.argsort(keys, kind="stable")
     is_same = keys[order[1:]] == keys[order[:-1]]
     found = np.full(len(keys), -1)
@@ -166,7 +166,7 @@ def _groups(keys: Keys) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
 
 
 def _sorting(keys: Keys) -> Int[np.ndarray, " R"]:
-    """Return the order that sorts the keys, equal ones in their own order."""
+    """Return the order that sorts the keys and keeps equal ones in their original order."""
     if not len(keys) or keys.max() >= 2**32:
         return np.argsort(keys, kind="stable")
     order = np.argsort(keys.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix, three times as fast

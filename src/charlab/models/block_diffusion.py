@@ -31,17 +31,18 @@ class BlockDiffusion(LanguageModel):
     −log p of an autoregressive model, and `nll` is exact. One pass scores all blocks of a window: the denoiser reads
     the window and, after it, a copy with masks (`BlockwiseAttention`).
 
-    Which n are best trained on differs from those that the bound asks for: n = L, of which nothing is known, has much
-    noise, and n = 1 teaches little. `masked_share` clips them in training (section 5.2 of the paper).
+    The bound draws n uniformly, but training gains most from values in between: with n = L the loss is noisy, since
+    nothing of the block is known, and with n = 1 there is little to learn. `masked_share` clips n in training
+    (section 5.2 of the paper).
 
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
         context_length: T.
-        block_size: L; 1 is an autoregressive model, T masked diffusion.
-        num_steps: evaluations of the denoiser for each block that is sampled. Characters uncovered together are
+        block_size: L; 1 gives an autoregressive model, T masked diffusion.
+        num_steps: evaluations of the denoiser for each sampled block. Characters uncovered together are
             sampled independently; None uncovers one at a time, which is exact.
         masked_share: smallest and largest share of a block that is masked in training; [0, 1] trains on the bound.
-        embed_dim: this and all further arguments are those of `Backbone`, the denoiser's class.
+        embed_dim: this and all further arguments are passed to the denoiser, a `Backbone`.
         num_layers: number of blocks of the network.
         mixer: `BlockwiseAttention`.
         feed_forward: the feed-forward layer, or None.
@@ -49,13 +50,13 @@ class BlockDiffusion(LanguageModel):
         norm: norm, or None.
         norm_placement: "pre" or "post".
         residual: whether layers add to their input.
-        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        dropout: dropout probability, of the embeddings and of the output of each mixer and feed-forward layer.
         tied_embeddings: whether the readout shares the embedding's weights.
         readout_bias: whether the readout has a bias.
         initialization: sets the initial weights; None keeps torch's.
 
     Raises:
-        UserError: if a mixer is not `BlockwiseAttention`, or `masked_share` is no range of shares.
+        UserError: if a mixer is not `BlockwiseAttention`, or `masked_share` is not a range of shares.
     """
 
     context_length: int
@@ -119,7 +120,7 @@ class BlockDiffusion(LanguageModel):
 
         Args:
             window: (B, T+1) character ids, T ≤ context_length.
-            noisy: (B, T) its characters but the first; `mask_id` is an unknown character.
+            noisy: (B, T) its characters but the first, with `mask_id` in place of unknown ones.
         """
         length = window.shape[1]
         self.check_length(length - 1)
@@ -134,14 +135,14 @@ class BlockDiffusion(LanguageModel):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        """Return m/n · −log p(xᵢ | earlier blocks, what is not masked) where a character is masked, else 0, in nats.
+        """Return m/n · −log p(xᵢ | earlier blocks, unmasked characters) for each masked character, else 0, in nats.
 
-        A block has m scored characters, of which n are masked; with `scored_from`, earlier ones are given.
+        Of the m scored characters in a block, n are masked. Characters before `scored_from` are never masked.
         """
         return self._estimate(window, (0.0, 1.0), scored_from, generator)
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Return the mean of `nll`, but with `masked_share` of each block masked."""
+        """Return the mean of `nll`, but with the share of each block that is masked clipped to `masked_share`."""
         return self._estimate(window, self.masked_share, 1, generator).mean()
 
     def _estimate(
@@ -185,7 +186,7 @@ class BlockDiffusion(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Return the prompt and `length` more characters, block by block.
 
-        When the context is full, sampling goes on from its second half.
+        When the context is full, sampling continues from its second half.
         """
         check_prompt(prompt)
         check_length(length)
@@ -193,7 +194,7 @@ class BlockDiffusion(LanguageModel):
         draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         text, wanted = prompt.long(), prompt.shape[1] + length
         state: BackboneState | None = None
-        known = 0  # characters of the text that come before those that the denoiser reads next
+        known = 0  # characters before the next one that the denoiser reads
         while text.shape[1] < wanted:
             if state is None or state.length > self.context_length:
                 known = max(0, text.shape[1] - (self.context_length + 1) // 2)
@@ -252,5 +253,5 @@ def _ranks_in_blocks(
     """Return each position's rank, from 0, in a random order of its block in which the candidates come first."""
     keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=torch.float64)
     order = (keys.masked_fill(~candidates, 1.5) + 2 * block).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
-    first = torch.searchsorted(block, block)  # the first position of each one's block
+    first = torch.searchsorted(block, block)  # the first position of each position's block
     return order - first

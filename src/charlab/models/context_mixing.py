@@ -1,9 +1,9 @@
-"""Context mixing: counts in many contexts, weighed by a recurrent network that learns when to trust which.
+"""Context mixing: counts in many contexts, weighted by a recurrent network that learns when to trust which.
 
 The method of the strongest text compressors (PAQ and its successors: Mahoney 2005, "Adaptive weighing of context models
 for lossless data compression"; Mattern 2012, "Mixing strategies in data compression"; Knoll and de Freitas 2012, "A
-machine learning perspective on predictive coding with PAQ8"). Here the mixing network has learned from the training
-text before, and reads the text itself.
+machine learning perspective on predictive coding with PAQ8"). Here, the mixing network is trained on the training text
+in advance, and also reads the characters.
 """
 
 from __future__ import annotations
@@ -28,40 +28,42 @@ from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
-FIRST = 0.03  # of the training text does not train the network: the counts are still small
-LONG = 1000  # characters that the recurrent network reads to find its way into a text
+FIRST = 0.03  # share of the training text, at its start, that the network skips: counts are still small
+LONG = 1000  # characters that the recurrent network reads to warm up its state
 CHUNK = 256  # positions whose whole distributions are computed at once
 
 
 class ContextMixing(AutoregressiveModel):
     """p(character) = Π σ(± zₙ) over the binary decisions n of its Huffman code, with zₙ = Σᵢ wᵢₙ xᵢₙ + own logit.
 
-    Each input xᵢ is the log-odds of a counter. A context's counter looks at what was decided before in this context,
-    and at how such histories went on elsewhere; a match finds the longest earlier stretch of text that ends like the
-    present one, and predicts what followed it, as reliable as matches of such length have been. The network, an LSTM
-    over the characters and two layers per decision, sees the inputs and returns their weights wᵢ (mixing of this kind
-    is `gated`: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
+    Each input xᵢ is the log-odds that a counter predicts. Each context has two: one from earlier decisions in the same
+    context, and one from what followed equal histories in other contexts. A match finds the longest earlier stretch of
+    text that ends like the current one and predicts what followed it, as confidently as matches of that length have
+    been right. The network, an LSTM over the characters and two layers per decision, sees the inputs and returns their
+    weights wᵢ (gated mixing: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
 
-    `fit` reads the training text once to count. Each counter's input precedes its update, so it is as good on the
-    training text as on new text, and the network can learn the weights there in several passes by Adam.
+    `fit` reads the training text once to count. A counter predicts each decision before counting it, so its predictions
+    are no better on the training text than on new text, and the network can learn the weights there, in several passes.
 
-    `forward` and `nll` leave the counts as `fit` left them. `nll_while_counting`, the protocol `online`, counts every
-    character once it is scored, and the network learns on (dynamic evaluation, Krause et al. 2017, arXiv 1709.07432).
+    `forward` and `nll` use the counts of `fit` unchanged. `nll_while_counting`, for the protocol `online`, counts every
+    character once it is scored, and goes on training the network (dynamic evaluation, Krause et al. 2017, arXiv
+    1709.07432).
 
     Args:
         vocab_size: number of distinct characters V.
         contexts: names in `charlab.models.contexts.CONTEXTS`.
-        matches: contexts, from the shortest to the longest, in which each match is looked for.
+        matches: for each match, the contexts in which to look for it, from the shortest to the longest.
+        embed_dim: size of the characters' embeddings.
         hidden_dim: size of the recurrent state.
         mixing_dim: size of the layers that compute the weights.
         dropout: probability of zeroing a component of the recurrent network's output in training.
-        passes: over the training text to learn the weights.
-        learning_rate: of Adam in `fit`; falls to 0.
-        online_learning_rate: of Adam without momentum in `nll_while_counting`.
-        online_block: characters between two steps there.
+        passes: number of passes over the training text to learn the weights.
+        learning_rate: peak learning rate of Adam in `fit`, which decays to 0.
+        online_learning_rate: learning rate of Adam, without momentum, in `nll_while_counting`.
+        online_block: number of characters per optimizer step there.
 
     Raises:
-        UserError: if a context has no such name.
+        UserError: if there is no context of that name.
     """
 
     context_length = None
@@ -97,7 +99,7 @@ class ContextMixing(AutoregressiveModel):
         self.online_learning_rate, self.online_block = online_learning_rate, online_block
         self.network = MixingNetwork(
             vocab_size, 2 * len(contexts) + len(matches), embed_dim, hidden_dim, mixing_dim, dropout
-        ).requires_grad_(False)  # `fit` trains it, not the program's optimizer
+        ).requires_grad_(False)  # `fit` trains it, not the run's optimizer
         self.register_buffer("text", torch.empty(0, dtype=torch.long))
         self.register_buffer("folded", torch.arange(vocab_size))
         self.register_buffer("in_word", torch.ones(vocab_size, dtype=torch.bool))
@@ -106,24 +108,24 @@ class ContextMixing(AutoregressiveModel):
         self._memory: Memory | None = None
 
     def know_tokens(self, pieces: list[bytes]) -> None:
-        """Tell the model which tokens are letters, line breaks and capitals."""
+        """Set which tokens are letters, line breaks and capitals, given their bytes."""
         alphabet = Alphabet.of(pieces)
         for name in ("folded", "in_word", "ends_line"):
             setattr(self, name, torch.from_numpy(getattr(alphabet, name)).to(self.folded.device))
 
     @property
     def alphabet(self) -> Alphabet:
-        """What the model knows about the tokens."""
+        """The properties of the tokens that contexts depend on."""
         return Alphabet(*(buffer.cpu().numpy() for buffer in (self.folded, self.in_word, self.ends_line)))
 
     @property
     def counters(self) -> Counters:
-        """The counters, with a code of the characters by their frequencies in the training text."""
+        """The counters, with a Huffman code from the frequencies of characters in the training text."""
         code = Code(1 + np.bincount(self._ids(), minlength=self.vocab_size))
         return Counters(self.contexts, self.matches, code, self.alphabet)
 
     def fit(self, train_ids: Int[Tensor, " N"]) -> None:
-        """Count a text, and teach the network to weigh what the counters say of it.
+        """Count a text, and train the network to weight the counters' predictions of it.
 
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
@@ -183,7 +185,7 @@ class ContextMixing(AutoregressiveModel):
                 optimizer.zero_grad()
                 nll.mean().backward()
                 optimizer.step()
-                with torch.no_grad():  # again, with the new weights
+                with torch.no_grad():  # read again, with the new weights
                     _, state = network.read(before, state)
         return torch.cat(scored).to(text.device)
 
@@ -198,7 +200,7 @@ class ContextMixing(AutoregressiveModel):
         scored_from: int = 1,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
-        # By the decisions that lead to the actual characters alone.
+        # Compute only the decisions that lead to the actual characters, not the whole distributions.
         hidden, _ = self.network.read(window[:, :-1].long())  # (B, T, H)
         rows, memory = [], self._remembered()
         code = memory.counters.code
@@ -269,7 +271,7 @@ class ContextMixing(AutoregressiveModel):
 
 @contextmanager
 def _learning(network: MixingNetwork) -> Iterator[MixingNetwork]:
-    """Let a network be trained within the block."""
+    """Make a network trainable while the block runs."""
     was_training = network.training
     network.requires_grad_(True).train()
     try:
@@ -280,7 +282,7 @@ def _learning(network: MixingNetwork) -> Iterator[MixingNetwork]:
 
 
 def _resize_text(model: ContextMixing, state_dict: Mapping[str, Tensor], prefix: str, *_: object) -> None:
-    """Make room for the saved training text, and forget the counts of the former one."""
+    """Resize the text to that of the saved state, and discard the counts of the former text."""
     if prefix + "text" in state_dict:
         model.text = model.text.new_zeros(len(state_dict[prefix + "text"]))
         model._memory = None

@@ -22,10 +22,10 @@ INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))
 
 @dataclass(frozen=True)
 class Alphabet:
-    """What contexts need to know about the characters.
+    """The properties of characters that contexts depend on.
 
     Attributes:
-        folded: (V,), the character that stands for each where case and line breaks do not matter.
+        folded: (V,), the character to read in place of each where case and line breaks do not matter.
         in_word: (V,), whether it is a letter or an apostrophe.
         ends_line: (V,), whether it is a newline.
     """
@@ -36,7 +36,7 @@ class Alphabet:
 
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> Alphabet:
-        """Return what the texts of the V tokens tell."""
+        """Return the alphabet of V tokens, given the bytes of each."""
         texts = [piece.decode("utf-8", "replace") for piece in pieces]
         index = {text: number for number, text in enumerate(texts)}
         folded = [index.get(" " if text == "\n" else text.lower(), number) for text, number in index.items()]
@@ -48,12 +48,12 @@ class Alphabet:
 
 
 class Text:
-    """A text and, for each position t in 0 … N, what is known before its character: nothing at or after t.
+    """A text, and features of each position t in 0 … N that depend only on the characters before t.
 
     Args:
         ids: (N,) character ids.
-        alphabet: what the characters are.
-        memory: a text read before, in which `followers` are looked up; None to look them up in this text itself.
+        alphabet: the properties of the characters.
+        memory: the earlier text in which to look up `followers`; None to look them up in this text itself.
     """
 
     def __init__(self, ids: Int[np.ndarray, " N"], alphabet: Alphabet, memory: Text | None = None) -> None:
@@ -74,7 +74,7 @@ class Text:
         return self._characters(self.positions - age, np.maximum(self.positions - age + 1, 0))
 
     def word(self, age: int) -> Keys:
-        """Return a hash of a word: 0 for the current one as far as it has come, 1 for the one before."""
+        """Return a hash of the word so far (age 0), or of the word before it (age 1)."""
         return self._folded(*self._word(age))
 
     def ending(self, number: int) -> Keys:
@@ -115,12 +115,12 @@ class Text:
         """Return which characters followed the last `number` occurrences of a context, the latest first; −1 for none.
 
         Args:
-            name: of the context, one of `CONTEXTS`.
-            number: how many.
+            name: name of the context, a key of `CONTEXTS`.
+            number: number of occurrences.
         """
         keys = CONTEXTS[name](self)
         if self.memory is None:
-            before = np.append(previous(keys), -1)  # the last is where −1 leads
+            before = np.append(previous(keys), -1)  # the last entry is the one that −1 indexes
             place, ids, places = before[:-1], np.append(self.ids, -1), []
             for _ in range(number):
                 places.append(place)
@@ -140,7 +140,7 @@ class Text:
     def places(self, name: str) -> tuple[Keys, Int[np.ndarray, " N"]]:
         """Return a context's values in sorted order, and their positions."""
         if name not in self._places:
-            keys = CONTEXTS[name](self)[:-1]  # after the last there is no character
+            keys = CONTEXTS[name](self)[:-1]  # no character follows the last position
             order = np.argsort(keys, kind="stable")
             self._places[name] = keys[order], order
         return self._places[name]
@@ -220,7 +220,7 @@ CONTEXTS: dict[str, Callable[[Text], Keys]] = {
     # The last characters, or the last of a text without case and line breaks.
     **{f"last_{number}": _last(number) for number in range(33)},
     **{f"folded_{number}": _folded(number) for number in range(1, 17)},
-    # The current word as far as it has come, with what precedes it.
+    # The current word so far, with what precedes it.
     "word": lambda text: text.word(0),
     "word_gap": lambda text: together(text.word(0), text.gap),
     "word_1": lambda text: together(text.word(0), text.word(1)),

@@ -1,4 +1,4 @@
-"""What counters say of the decisions between characters: counts along a text, or those of a text read before."""
+"""Counters that predict binary decisions between characters, from counts along a text or of an earlier text."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from charlab.models.mixing_network import Decisions
 
 ALL = slice(None)
 
-Seer = Callable[[str, Keys], Seen]  # from the name of a table, and keys, to what they have seen
+Seer = Callable[[str, Keys], Seen]  # looks up keys in the table of a name
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Two inputs for each context, by its counts and by what such histories led to elsewhere, and one for each match.
+    """Compute the inputs of context mixing: two for each context, and one for each match.
+
+    A context's inputs are the log-odds by its own counts, and by what followed equal histories in other contexts.
 
     Attributes:
         contexts: names in `charlab.models.contexts.CONTEXTS`.
-        matches: contexts, from the shortest to the longest, in which each match is looked for.
+        matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         code: how characters become decisions.
-        alphabet: what the characters are.
+        alphabet: the properties of the characters.
     """
 
     contexts: list[str]
@@ -35,7 +37,7 @@ class Counters:
     alphabet: Alphabet
 
     def along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
-        """Return the decisions that lead to a text's characters from `first` on, and what counts of all before say."""
+        """Return the decisions that lead to a text's characters from `first` on, with inputs from all before each."""
         position, node = self.code.decisions(ids)
         bit = self.code.bits[ids[position], node]
         inputs = self.inputs(
@@ -52,19 +54,19 @@ class Counters:
         seen: Seer,
         kept: Bool[np.ndarray, " R"] | slice = ALL,
     ) -> Float[np.ndarray, "R n"]:
-        """Return what the counters say of decisions.
+        """Return the log-odds that each counter predicts for decisions.
 
         Args:
-            text: in which the decisions are.
-            position: (R,) of each.
-            node: (R,) of each.
-            seen: the table of a name, looked up.
-            kept: which of them to return.
+            text: the text that the decisions are about.
+            position: (R,) the position in the text of each decision.
+            node: (R,) the inner node of the code at which it is taken.
+            seen: looks up keys in the table of a name.
+            kept: the decisions to return.
         """
         columns = []
 
         def add(name: str, state: Int[np.ndarray, " R"]) -> None:
-            """Add what has followed a state, at the same node and, for want of that, at any."""
+            """Add the log-odds by what has followed a state at the same node, backed off to any node."""
             everywhere, here = state.astype(np.uint64), (state * len(self.code.bits) + node).astype(np.uint64)
             odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
             columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
@@ -80,25 +82,25 @@ class Counters:
     def match(
         self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
     ) -> Int[np.ndarray, " R"]:
-        """Return which of the contexts is the longest that occurred before, and the decision that followed it.
+        """Return a number for the longest of the contexts that occurred before and the decision that followed it.
 
-        0 where none occurred, or another decision has made its character impossible.
+        It is 0 where none occurred, or where an earlier decision has ruled out the character that followed.
         """
         level, predicted = np.zeros((2, len(text.positions)), np.int64)
         for number, name in enumerate(names):
             (follower,) = text.followers(name, 1)
             level = np.where(follower >= 0, number, level)
             predicted = np.where(follower >= 0, follower + 1, predicted)
-        bits = np.concatenate([np.full((1, self.code.bits.shape[1]), -1), self.code.bits])  # the first: no match
+        bits = np.concatenate([np.full((1, self.code.bits.shape[1]), -1), self.code.bits])  # row 0: no match
         bit = bits[predicted[position], node]
         return np.where(bit >= 0, 1 + 2 * level[position] + bit, 0)
 
 
 class Memory:
-    """What the counters have seen in a training text; never changed, and so shared by copies of a model.
+    """What the counters have seen in a training text. It never changes, so copies of a model share it.
 
     Args:
-        counters: which counters.
+        counters: the counters.
         ids: (N,) the training text.
     """
 
@@ -117,7 +119,7 @@ class Memory:
     def recall(
         self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
     ) -> Decisions:
-        """Return what the counters say of decisions in a new text."""
+        """Return decisions in a new text, with the log-odds that the counters predict for them."""
         text = Text(row, self.counters.alphabet, self.text)
         inputs = self.counters.inputs(text, position, node, lambda name, keys: self._tables[name](keys))
         return Decisions(position, node, inputs)

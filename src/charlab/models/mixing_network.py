@@ -1,4 +1,4 @@
-"""The network of context mixing: it weighs what counters say of each binary decision, and has an opinion of its own."""
+"""The network of context mixing, which weights the counters' predictions of each decision and adds one of its own."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SCALE = 0.3  # of the log-odds that the network looks at, which reach ±10
+SCALE = 0.3  # of the log-odds as the layers read them; unscaled, they reach ±10
 
 LSTMState = tuple[Tensor, Tensor]
 
 
 class Decisions(NamedTuple):
-    """Binary decisions between characters, and what counters say of them.
+    """Binary decisions between characters, and the counters' predictions of them.
 
     Attributes:
-        position: (R,), the position in the text of the character that each is about, counted from the first of them.
-        node: (R,), where in the code's tree it is taken.
-        inputs: (R, n), the log-odds of 1 under each counter; 0 if it says nothing.
-        bit: (R,), what was decided; None where all decisions that there are at a position are asked for.
+        position: (R,), the position of the character that each is about.
+        node: (R,), the inner node of the code's tree at which it is taken.
+        inputs: (R, n), the log-odds of 1 under each counter; 0 if it predicts nothing.
+        bit: (R,), what was decided; None if unknown.
     """
 
     position: Int[np.ndarray, " R"]
@@ -31,7 +31,7 @@ class Decisions(NamedTuple):
     bit: Int[np.ndarray, " R"] | None = None
 
     def between(self, start: int, stop: int) -> Decisions:
-        """Return the decisions about the positions start … stop − 1, whose numbers are in order."""
+        """Return the decisions about the positions start … stop − 1, counted from `start`; needs sorted positions."""
         part = slice(*np.searchsorted(self.position, [start, stop]))
         bit = None if self.bit is None else self.bit[part]
         return Decisions(self.position[part] - start, self.node[part], self.inputs[part], bit)
@@ -40,8 +40,8 @@ class Decisions(NamedTuple):
 class MixingNetwork(nn.Module):
     """Log-odds of decisions: a weighted sum of the inputs, plus a prediction from the characters before.
 
-    An LSTM reads the characters. Two layers per decision see its state, the place in the code's tree and the inputs
-    themselves, and return the weights. At first all weights are 1/n.
+    An LSTM reads the characters. Two layers, applied to each decision, see its state, the node in the code's tree and
+    the inputs themselves, and return the weights. Initially, all weights are 1/n.
 
     Args:
         vocab_size: number of distinct characters V.
@@ -57,7 +57,7 @@ class MixingNetwork(nn.Module):
     ) -> None:
         super().__init__()
         num_nodes = max(1, vocab_size - 1)
-        self.embedding = nn.Embedding(vocab_size + 1, embed_dim)  # the last stands for what precedes the text
+        self.embedding = nn.Embedding(vocab_size + 1, embed_dim)  # the last is for what precedes the text
         self.recurrence = nn.LSTM(embed_dim, hidden_dim, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.own = nn.Embedding(num_nodes, hidden_dim)
@@ -85,7 +85,7 @@ class MixingNetwork(nn.Module):
         return (weights * inputs).sum(1) + (self.own(node) * hidden[position]).sum(1)
 
     def nll(self, hidden: Float[Tensor, "P H"], decisions: Decisions) -> Float[Tensor, " P"]:
-        """Return −log p of the characters that were decided on, in nats."""
+        """Return −log p of the characters that the decisions lead to, in nats."""
         bit = torch.from_numpy(decisions.bit).to(hidden)
         nll = F.binary_cross_entropy_with_logits(self(hidden, decisions), bit, reduction="none")
         position = torch.from_numpy(decisions.position).long().to(hidden.device)

@@ -17,7 +17,7 @@ from charlab.models.running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt, checked
 
-UNSEEN = -1  # every n-gram that does not occur in the training text
+UNSEEN = -1  # any n-gram that does not occur in the training text
 ROOT = 0  # the empty n-gram
 PIECE = 1 << 22  # characters counted at a time
 
@@ -144,7 +144,7 @@ class NGram(AutoregressiveModel):
         return -torch.tensor(probabilities, dtype=torch.float64, device=text.device).log()
 
     def init_state(self, batch_size: int) -> Int[Tensor, "B 0"]:
-        """Return the state, the last n − 2 characters read: none yet."""
+        """Return the initial state, without characters; later states are the last n − 2 that were read."""
         return torch.empty(batch_size, 0, dtype=torch.long, device=self.codes.device)
 
     def extend(
@@ -225,8 +225,8 @@ def _resize_tables(model: NGram, state_dict: Mapping[str, Tensor], prefix: str, 
 def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[Int[Tensor, " M"], Counts]]:
     """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`.
 
-    The text is counted in pieces. Only `context` grows with N, by 4 bytes per character, and a long text's is in a
-    temporary file; all else grows with the number of different n-grams.
+    The text is counted in pieces. Only `context` grows with N, by 4 bytes per character, and is in a temporary file if
+    the text is long; all else grows with the number of distinct n-grams.
     """
     levels: list[tuple[Tensor, Counts]] = []
     context = _integers(len(ids))  # for each position: the n-gram before it, as an index among those of its length
@@ -242,12 +242,13 @@ def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[In
             context[piece] = index.to(context.dtype)
             codes, occurrences = _added(codes, occurrences, distinct, number)
             found.append(distinct)
-        # The n-gram that ends at a position is the next one's context. Last piece first: a piece writes one beyond it.
+        # The n-gram that ends at a position is the next position's context, so a piece writes one beyond its end. The
+        # last piece comes first, so that no context is overwritten before it is read.
         for piece, distinct in zip(reversed(pieces), reversed(found), strict=True):
             ending = torch.searchsorted(codes, distinct)[context[piece].long()].to(context.dtype)
             context[piece.start + 1 : piece.stop + 1] = ending[: len(ids) - piece.start - 1]
         parent = codes.div(vocab_size, rounding_mode="floor") - first_context
-        if levels:  # each different n-gram adds a predecessor to the one without its oldest character
+        if levels:  # each distinct n-gram adds a predecessor to the one without its oldest character
             shorter_codes, shorter = levels[-1]
             place = torch.searchsorted(shorter_codes, suffix[parent] * vocab_size + codes % vocab_size)
             predecessors = torch.bincount(place, minlength=len(shorter_codes))
@@ -261,7 +262,7 @@ def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[In
 
 
 def _added(codes: Tensor, occurrences: Tensor, more: Tensor, number: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sorted codes and how often each occurs, with more of them added."""
+    """Return sorted codes and how often each occurs, after adding `number` occurrences of the codes `more`."""
     if not len(codes):
         return more, number
     codes, place = torch.unique(torch.cat([codes, more]), return_inverse=True)

@@ -15,12 +15,12 @@ from charlab.types import PositiveInt, Probability, checked
 
 
 class BlockwiseAttention(Attention):
-    """Attention in which a position looks at its own block and at all earlier ones.
+    """Attention in which a position attends to its own block and to all earlier ones.
 
-    The first position is a block of its own, and `block_size` positions each make up the next ones; the last may be
-    shorter. `forward` reads a window, or a whole window of C positions followed by noisy copies of its last C − 1. A
-    noisy position looks at the noisy ones of its own block and at the window's earlier blocks (Block Diffusion, arXiv
-    2503.09573, section 3.2 and appendix B.6), so that one pass denoises every block given all before it.
+    The first position is a block of its own. The others have `block_size` positions each; the last may be shorter.
+    `forward` reads a window, or a whole window of C positions followed by noisy copies of its last C − 1. A noisy
+    position attends to the noisy ones of its own block and to the window's earlier blocks (Block Diffusion, arXiv
+    2503.09573, section 3.2 and appendix B.6), so that one pass denoises every block given all earlier ones.
 
     `extend` reads a whole block at a time.
 
@@ -88,7 +88,7 @@ class BlockwiseAttention(Attention):
         if queries < keys:  # a block that follows the others
             return torch.ones(queries, keys, dtype=torch.bool, device=device)
         block = blocks(min(keys, self.context_length), self.block_size, device)
-        seen = block[:, None] >= block  # by the window, of the window
+        seen = block[:, None] >= block  # which positions of the window each of them sees
         if keys <= self.context_length:
             return seen
         noisy = block[1:]
