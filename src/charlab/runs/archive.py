@@ -84,7 +84,7 @@ class Archive:
         return self._curves.get(_key(record), read_curves(self.folder / "missing"))
 
     def add(self, record: Record, sample: str | None = None, curves: Sequence[str] | None = None) -> None:
-        """Write a run into the files, or replace the one of that name and fingerprint there.
+        """Write a run into the files, replacing one of the same name and fingerprint.
 
         Args:
             record: the run's record.

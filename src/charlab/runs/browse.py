@@ -30,7 +30,7 @@ from charlab.runs.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN = 100  # runs in the list, unless limit says more
+SHOWN = 100  # runs in the list, unless `limit` is given
 SHORT = 8  # characters of a fingerprint in the list
 MOST_DIFFERENCES = 4  # in a row of the list
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -68,7 +68,7 @@ class Row:
     Attributes:
         record: its record.
         columns: its figures, costs and state, by the name of the column.
-        settings: what its configuration says, by dotted key.
+        settings: the settings in its configuration, by dotted key.
         chosen: the options that its command line chose, such as `model`.
     """
 
@@ -100,7 +100,7 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
 
 
 def table(rows: Sequence[Row]) -> pd.DataFrame:
-    """Return a table with a line for each run: its columns, and the settings in which the runs differ."""
+    """Return a table with a row for each run: its columns, and the settings in which the runs differ."""
     import pandas as pd
 
     keys = sorted({key for found in differences(rows) for key in found})
@@ -140,7 +140,7 @@ def _size(folder: Path) -> int:
 
 
 def settings_of(record: Record) -> dict[str, Any]:
-    """Return what a run's configuration says that may change a figure, by dotted key; a class by its name."""
+    """Return the settings of a run that may change a figure, by dotted key; a class is shown by its name."""
     found: dict[str, Any] = {}
 
     def visit(value: Any, key: str) -> None:
@@ -202,7 +202,7 @@ def _passes(value: Any, sign: str, wanted: str) -> bool:
     if sign in ("<", ">", "<=", ">="):
         return False
     text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    name = text if "." in wanted else text.rpartition(".")[2]  # of a class
+    name = text if "." in wanted else text.rpartition(".")[2]  # the name of a class
     return (text == wanted or fnmatch.fnmatchcase(name, wanted)) == (sign == "=")
 
 
@@ -216,7 +216,7 @@ def _number(value: Any) -> float | None:
 
 
 def sorted_by(rows: Sequence[Row], column: str) -> list[Row]:
-    """Return the rows sorted by a column or setting, the other way round with a minus; rows without it come last.
+    """Return the rows sorted by a column or setting, in descending order with a minus; rows without it come last.
 
     Raises:
         UserError: if no run has it.
@@ -326,7 +326,7 @@ def _short(key: str) -> str:
 
 
 def shown_value(value: Any) -> str:
-    """Return a setting as it is shown, a class by its name."""
+    """Return a setting as text, a class by its name."""
     if isinstance(value, str) and re.fullmatch(r"[\w.]+\.[A-Z]\w*", value):
         return value.rpartition(".")[2]  # a class
     return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
@@ -355,7 +355,7 @@ def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Consol
 
 
 def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: bool) -> int:
-    """Delete runs after a question, and return the exit code.
+    """Delete runs, after asking for confirmation, and return the exit code.
 
     Raises:
         UserError: if a run is not found, is being trained or is a member of another run; or without a terminal to ask.

@@ -37,7 +37,7 @@ TRAINING = tuple(
 """Modules that train every run."""
 
 CONDUCT = ("charlab.runs", "charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin")
-"""Modules that decide what is done in which order in every run. Their imports are not followed: most show a run."""
+"""Modules that conduct every run. Their imports are not followed, since most of those only display the run."""
 
 OBSERVING_MODULES = {
     *("charlab", "charlab.configuration", "charlab.curves", "charlab.errors", "charlab.files"),
@@ -46,7 +46,7 @@ OBSERVING_MODULES = {
 """Parts of charlab that are widely imported but change no figure; the package itself only re-exports names."""
 
 ONLY_IF_NAMED = {"charlab.models.mixture"}
-"""Modules that every run imports in order to ask whether its model is one of theirs; they count if it is."""
+"""Modules that every run imports to check for their models; they count only if the model is one of these."""
 
 PLATFORM = {
     *("torch", "numpy", "lightning", "pytorch_lightning", "lightning_fabric", "torchmetrics"),
@@ -121,7 +121,7 @@ class _Survey:
                     if name != CHARLAB:
                         break
                 else:
-                    # A configuration names a single object of a module; who imports a module may use all of it.
+                    # A configuration names a single object of a module; an importing module may use all of it.
                     named = "" if importer else dotted.removeprefix(name).lstrip(".").partition(".")[0]
                     if self._followed.get((name, named), -1) < versions:
                         self._followed[name, named] = versions

@@ -23,7 +23,7 @@ MAIN = "__main__"
 GENERATED = ("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__replace__")
 HEADER = '"""What this run uses of the notebook or script that it was started from."""\n\n'
 
-_provided: dict[str, str] = {}  # by name in `__main__`: the source that `provide` imported it from
+_provided: dict[str, str] = {}  # the source that `provide` imported, by name in `__main__`
 
 
 def names_in(config: Any) -> list[str]:

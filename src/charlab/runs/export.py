@@ -33,8 +33,8 @@ FILES: dict[str, str] = {"safetensors": "model.safetensors", "torch": "model.pt2
 PACKAGES = {"safetensors": ["safetensors"], "torch": [], "onnx": ["onnx", "onnxscript", "onnxruntime"]}
 DESCRIPTION = "charlab.json"
 TOLERANCE = 1e-5  # between the logits of the model and of the program
-BATCH, LENGTH = 2, 7  # of the example that a program is made with
-SHORTEST = 2  # characters of a program of any length: torch.export takes a length of 1 for another program
+BATCH, LENGTH = 2, 7  # of the example input that a program is exported with
+SHORTEST = 2  # example length for a program of any length: torch.export would specialize on a length of 1
 
 Program = Callable[[Tensor], Tensor]
 """A function from (B, T) character ids to (B, T, V) logits."""
@@ -68,7 +68,7 @@ def export(
     """Export the model of a run, and return the file.
 
     `safetensors` holds the weights; `torch` (a program of `torch.export`) and `onnx` map (B, T) int64 character ids to
-    (B, T, V) float32 logits of the character that follows each. Configuration, vocabulary and the sizes that fit are in
+    (B, T, V) float32 logits of the character that follows each. Configuration, vocabulary and accepted sizes are in
     the file's metadata and in `charlab.json` next to it.
 
     Args:
@@ -120,14 +120,14 @@ def _safetensors(model: LanguageModel, description: Mapping[str, Any]) -> bytes:
     weights = {name: value.detach().clone().contiguous() for name, value in model.state_dict().items()}  # untied
     try:
         return save(weights, metadata={"charlab": _text(description)})
-    except (KeyError, TypeError, ValueError) as error:  # a type of numbers that it does not know
+    except (KeyError, TypeError, ValueError) as error:  # a dtype that safetensors does not support
         raise UserError(f"format=safetensors cannot hold this model ({error}): keep its checkpoint.") from error
 
 
 def _program(
     model: LanguageModel, format: str, context_length: int, description: Mapping[str, Any]
 ) -> tuple[bytes, dict[str, Any]]:
-    """Return the model as a program, and the sizes of its input: as free as the model allows.
+    """Return the model as a program, and the sizes that its input may have: as few fixed as the model allows.
 
     Raises:
         UserError: if the model has no logits or cannot be exported, or its program computes something else.
@@ -147,28 +147,28 @@ def _program(
                 return _exported(model, format, batch, length, {**description, **sizes}), sizes
         except _Differs as error:
             reason = error
-        except Exception as error:  # exporters raise whatever a model's operation raises in them
+        except Exception as error:  # an exporter passes on whatever an operation of the model raises
             reason = error
     raise UserError(f"format={format} cannot hold {name} ({_said(reason)}): use format=safetensors.") from reason
 
 
 def _said(error: BaseException | None) -> str:
-    """Return the first line of what first went wrong, and the line of the user's code where it did."""
+    """Return the first line of the original error, and the line of the user's code that raised it."""
     where = line_of_user(error) if error is not None else None
-    while error is not None and error.__cause__ is not None:  # exporters say around it which of their steps failed
+    while error is not None and error.__cause__ is not None:  # exporters wrap it in errors that name their failed step
         error = error.__cause__
     told = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return f"{where}: {told}" if where else told
 
 
 class _Differs(Exception):
-    """Raised when a program does not compute what its model does."""
+    """Raised when a program does not compute the logits of its model."""
 
 
 def _exported(
     model: AutoregressiveModel, format: str, batch: int | None, length: int | None, description: Mapping[str, Any]
 ) -> bytes:
-    """Return the program for a fixed or, if None, any batch size and length; checked on sizes that it should take."""
+    """Return the program for this batch size and length (None: any), checked on sizes that it should accept."""
     longest = model.context_length or 3 * LENGTH
     example = _ids(model, batch or BATCH, length or min(LENGTH, longest))
     free = {axis: torch.export.Dim.AUTO for axis, size in enumerate((batch, length)) if size is None}
@@ -208,7 +208,7 @@ def _ids(model: LanguageModel, batch: int, length: int) -> Tensor:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence the exporters while the block runs: what they say is about torch's and onnx's own parts."""
+    """Silence the exporters while the block runs: their messages are about the insides of torch and onnx."""
     logger = logging.getLogger("torch")
     level = logger.level
     silent = io.StringIO()

@@ -27,7 +27,7 @@ _OURS = str(Path(__file__).parents[1])
 
 @contextlib.contextmanager
 def naming_part(model: nn.Module) -> Iterator[None]:
-    """Say in one sentence where a model fails while the block runs, if it is not charlab's own.
+    """Replace an error in a user's model by one sentence that says where it failed, while the block runs.
 
     Raises:
         UserError: in place of the model's error.
@@ -61,13 +61,13 @@ def failed_part(
             if frame.f_locals.get("self") is part:
                 kind = type(part)
                 return _part_error(error, name, f"{kind.__module__}.{kind.__qualname__}", frame.f_code.co_name)
-    # An optimizer asks the module for the loss, whose failure is not the optimizer's.
+    # An optimizer calls the module for the loss; if that fails, the optimizer is not to blame.
     hooks = [i for i, frame in enumerate(frames) if frame.f_locals.get("self") is module]
     return _failure(error, _foreign_modules(config), after=hooks[-1] if hooks else 0)
 
 
 def _failure(error: Exception, modules: Mapping[str, Mapping[str, str]], after: int = 0) -> PartError | None:
-    """Return the error that names the innermost frame, from number `after` on, of certain modules; None without one.
+    """Return an error that names the innermost frame, from number `after` on, in certain modules; None without one.
 
     Args:
         error: the error.
@@ -80,7 +80,7 @@ def _failure(error: Exception, modules: Mapping[str, Mapping[str, str]], after: 
         if found in modules:
             key = modules[found].get(code.co_qualname.partition(".")[0])
             return _part_error(error, key, found, code.co_name)
-    if "from user code:" in str(error):  # by torch's compiler, which runs no line of the user's
+    if "from user code:" in str(error):  # raised by torch's compiler, so no frame is in the user's code
         return _part_error(error, None, "", "")
     return None
 

@@ -1,4 +1,4 @@
-"""Suggest a learning rate, by a short training in which it grows from step to step (Smith, arXiv 1506.01186)."""
+"""Suggest a learning rate, by a short training run in which it rises at every step (Smith, arXiv 1506.01186)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOWEST, HIGHEST, STEPS = 1e-6, 10.0, 200
 def find_lr(config: DictConfig, console: Console | None = None) -> float:
     """Print and return the rate at which the loss falls fastest, and plot the loss against the rate.
 
-    Each of `STEPS` steps has a higher rate than the one before, the same for all parameters. The training is thrown
-    away, so no run has seen it; its record would not be what it says.
+    Each of `STEPS` steps has a higher rate than the one before, the same for all parameters. The training is discarded
+    and leaves no run, since the settings in its record would not be those that it was trained with.
 
     Args:
         config: a composed `conf/train.yaml`.

@@ -150,7 +150,7 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
-    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as runs have that know of no other
+    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs older than other tokenizers
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:

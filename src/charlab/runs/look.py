@@ -1,4 +1,4 @@
-"""Look at a finished run: a sample of its text, its loss curves and its attention, drawn when somebody asks."""
+"""Look at a finished run: a sample of its text, its loss curves and its attention, drawn on request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def sample(record: Record) -> str:
-    """Return the text in a run's `samples.txt`; if there is none, sample and keep it; "" if that is impossible."""
+    """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails."""
     path = record.folder / SAMPLES
     if path.exists():
         return path.read_text(encoding="utf-8", errors="replace")
@@ -62,10 +62,10 @@ def _settings(record: Record, callback: str) -> dict[str, Any]:
 
 
 def complete(record: Record, at_end: Collection[str]) -> None:
-    """Add to a finished run what it lacks of `at_end`; attention maps are drawn by `charlab runs draw` alone.
+    """Add the outputs in `at_end` that a finished run lacks; only `charlab runs draw` draws attention maps.
 
     Raises:
-        UserError: if it cannot be computed or added.
+        UserError: if one cannot be computed or added.
     """
     if "sliding" in at_end:
         record.metric("sliding")
@@ -76,7 +76,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
 
 
 def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
-    """Write the loss plot, a sample and the attention maps of runs into their folders, and print where they are.
+    """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
 
     Raises:
         UserError: if no run is named, or one is not found, is not finished or has lost its checkpoint.

@@ -31,8 +31,8 @@ CONSTANT = "charlab.training.schedules.Constant"
 def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
     """Give a model the weights of a run with the same architecture.
 
-    Tokens are mapped by what they are: the weights of a character, byte or pair of tokens that both vocabularies have
-    are copied, and those of a new one keep their initial values.
+    Tokens are matched by what they are: the weights of characters, bytes or byte pairs in both vocabularies are copied,
+    and new ones keep their initial weights.
 
     Args:
         model: the model, with its initial weights.
@@ -77,7 +77,7 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
 
     Raises:
         UserError: if the configurations differ in more than the budget, the budget is not larger, the finished run
-            depended on its budget in other ways than by its end, or other code trained it.
+            depended on its budget in more than when it ended, or other code trained it.
     """
     record = Record.load(origin)
     former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))
@@ -116,7 +116,7 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
         clear(place.folder)
     checkpoint["training_over"] = False
     loop = checkpoint["loops"]["fit_loop"]
-    if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning took the epoch that the budget cut for over
+    if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
         for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
             progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
     for name in (CURVES, BEST):
@@ -134,7 +134,7 @@ def _is_extendable(part: DictConfig | None) -> bool:
 
 
 def _vocabulary_axes(config: Mapping[str, Any], size: int) -> dict[str, list[int]]:
-    """Return for each weight the axes that are as long as the vocabulary: those that grow with it."""
+    """Return the axes of each weight that are as long as the vocabulary: those that grow with it."""
     with torch.device("meta"):
         shapes = [
             {name: value.shape for name, value in build_model(dict(config), _numbered(n)).state_dict().items()}
@@ -166,7 +166,7 @@ def _mapped(
             continue
         grown = axes[name]
         if any(target.shape[axis] != len(ours) or value.shape[axis] != len(theirs) for axis in grown):
-            continue  # another model, or a table that is not one of characters: its shape says so
+            continue  # another model, or not a table of tokens, as its shape shows
         if any(target.shape[axis] != value.shape[axis] for axis in range(value.dim()) if axis not in grown):
             continue
         mapped = target.clone()

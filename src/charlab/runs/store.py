@@ -24,7 +24,7 @@ from charlab.runs.record import FILE_NAME, Record
 if TYPE_CHECKING:
     import pandas as pd
 
-OUTPUTS = Path("outputs")  # where runs are looked for that a user names by their fingerprint
+OUTPUTS = Path("outputs")  # where to look for a run that is named by its fingerprint
 CHANGES_SHOWN = 3  # changed modules named in a message
 
 
@@ -93,7 +93,7 @@ class Store:
         return self.home / run
 
     def find(self, run: str) -> tuple[list[Run], dict[Path, str]]:
-        """Return the runs known as NAME/FOLDER, that of the outputs first, and what is wrong with unreadable ones."""
+        """Return the runs known as NAME/FOLDER, the one in the outputs first, and the errors of unreadable ones."""
         found, unreadable = [], {}
         for home in (self.home, self.records):
             if home is not None and (home / run / FILE_NAME).exists():
@@ -147,7 +147,7 @@ class Place:
 
     @property
     def has_lost_checkpoint(self) -> bool:
-        """Whether the run is finished and lacks its checkpoint, although it was not told to write none."""
+        """Whether the run is finished but lacks its checkpoint, although checkpointing was not turned off."""
         if self.record is None or self.record.status != "finished" or (self.folder / CHECKPOINT).is_file():
             return False
         trainer, callbacks = (self.record.config.get(key) for key in ("trainer", "callbacks"))
@@ -207,7 +207,7 @@ def at(folder: Path, config: DictConfig) -> Place:
 
 
 def with_extended(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that were given and, before them, those of the run that `extend=RUN` names, if it does.
+    """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one.
 
     Raises:
         UserError: if there is no such run.

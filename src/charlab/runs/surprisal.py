@@ -1,4 +1,4 @@
-"""How surprised a run's model is by each character of a passage: a page, and a display for notebooks."""
+"""Show how surprised a run's model is by each character of a passage, on a page or in a notebook."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from charlab.runs.store import Store
 from charlab.runs.text import own_corpus, own_nll, own_slices
 
 LONGEST = 15_000  # characters on a page of at most 2 MB
-LEVELS = 12  # of color, one for each half nat
+LEVELS = 12  # color levels, one per half nat
 SIGNS = {"\n": "↵", " ": "␣", "\t": "⇥"}
 STYLE = """\
 .charlab-nll { max-width: 60rem; padding: 1rem; background: #fff; color: #1d1d1f; font: 15px/1.5 system-ui, sans-serif }
@@ -46,8 +46,8 @@ class Surprisal:
         note: which passage it is, and what is missing.
         text: the passage.
         nll: −log p of each of its characters, in nats.
-        expected: for each character, the token of which it is a part and the three that the model thought most
-            probable, in words; empty if the model is not there to be asked.
+        expected: for each character, in words, the three tokens that the model thought most probable in its place;
+            empty if the model is not available.
     """
 
     title: str
@@ -70,7 +70,7 @@ class Surprisal:
         )
 
     def page(self) -> str:
-        """Return the passage as a web page that loads nothing."""
+        """Return the passage as a self-contained web page."""
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
             f'content="width=device-width, initial-scale=1"><title>{escape(self.title)}</title></head>\n'
@@ -118,7 +118,7 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
 
 
 def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> tuple[tuple[str, ...], str]:
-    """Return what the model expected at each character of a passage, and a sentence on how to see it or why not.
+    """Return what the model expected at each character, and a sentence on how to see it or why it is unknown.
 
     Raises:
         UserError: if the model's nll of a single character has no meaning.
@@ -138,7 +138,7 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
         return (), "What the model expected is not known: it is not autoregressive."
     ids = torch.from_numpy(vocabulary.encode(text)).long()
     lengths = np.ones(len(ids), dtype=int) if vocabulary.lengths is None else vocabulary.lengths[ids.numpy()]
-    tokens = np.repeat(np.arange(len(ids)), lengths)[start:stop]  # in which each character begins
+    tokens = np.repeat(np.arange(len(ids)), lengths)[start:stop]  # the token in which each character begins
     names = [_name(piece) for piece in vocabulary.pieces]
     size = record.metric("blocks")["context_length"]
     said: dict[int, str] = {}
@@ -159,7 +159,7 @@ def _name(piece: bytes) -> str:
 
 
 def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], console: Console) -> None:
-    """Write the page of a run, and print where it is.
+    """Write the page of a run, and print its path.
 
     Raises:
         UserError: if not exactly one run is named, or an option is invalid.

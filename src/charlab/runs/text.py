@@ -36,7 +36,7 @@ def own_corpus(record: Record, path: str | Path | None = None) -> Corpus:
 
     Args:
         record: the run's record.
-        path: where the text's file is now; None for where it was.
+        path: where the text's file is now; None if it has not moved.
 
     Raises:
         UserError: if the text is not found, or has changed since the run was trained.

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from charlab.data.tokenizers import Vocabulary
     from charlab.models.contract import LanguageModel
 
-ROUNDING = 1e-6  # of a mean over float32 values, relative
-# How far a score may be from a recorded one, in nats on a device of the same type and of another one: that of a
-# character, relative to 1 + its nll, and the mean. GPUs may multiply in lower precision than CPUs.
+ROUNDING = 1e-6  # relative rounding error of a mean over float32 values
+# How far a score may be from the recorded one in nats, on the same type of device and on another: for a character,
+# relative to 1 + its nll, and for the mean. GPUs may multiply in lower precision than CPUs.
 CHARACTER, MEAN = (1e-3, 3e-2), (1e-5, 1e-3)
-ERRORS = 5.0  # standard errors that two estimates of a bound from different draws may be apart
+ERRORS = 5.0  # standard errors by which two estimates of a bound may differ, since they draw different masks
 NORMALIZED = 1e-4
-MOST_PROBES = 1 << 15  # vocabulary × length of the windows whose probabilities are added up
+MOST_PROBES = 1 << 15  # vocabulary × length of the windows whose probabilities are summed
 ROWS = 256  # windows scored at a time there
 
 
@@ -71,7 +71,7 @@ def verify_run(run: Verified, *, scoring: bool = True) -> Iterator[Finding]:
             yield Finding(name, *check(run))
         except UserError as error:
             yield Finding(name, False, str(error))
-        except Exception as error:  # what was tampered with can raise any
+        except Exception as error:  # files that were tampered with can raise any exception
             yield Finding(name, False, f"it cannot be checked, since its record lacks something: {one_sentence(error)}")
 
 
@@ -81,7 +81,7 @@ class Verified:
 
     Attributes:
         record: its record.
-        path: where the file of its text is now; None for where it was.
+        path: where the file of its text is now; None if it has not moved.
         trust: whether code in the run's folder may be imported.
     """
 
@@ -117,7 +117,7 @@ class Verified:
 
     @property
     def context_length(self) -> int:
-        """T of the windows that the run was scored by."""
+        """T of the windows in which the run was scored."""
         return int(self.record.config["data"]["context_length"])
 
 
@@ -129,7 +129,7 @@ def _settings(run: Verified) -> tuple[bool | None, str]:
     if not record.sources:
         return None, "its record is that of a former charlab, whose fingerprints had another form"
     config = own_config(record, run.path)
-    config.trainer.precision = record.machine.get("precision", config.trainer.precision)  # whatever this machine has
+    config.trainer.precision = record.machine.get("precision", config.trainer.precision)  # that of the run's machine
     now, known = fingerprint(config), {record.fingerprint, *(entry.get("fingerprint") for entry in record.requalified)}
     if now not in known:
         return False, f"the settings in its record have the fingerprint {now}, and the run {record.fingerprint}"
@@ -205,7 +205,7 @@ def _weights(run: Verified) -> tuple[bool | None, str]:
     kept = own_nll(record)
     if kept.shape != score.per_character.shape:
         return False, f"{said}, but nll.npy is of another text"
-    with np.errstate(invalid="ignore"):  # inf − inf: the same
+    with np.errstate(invalid="ignore"):  # inf − inf: they are equal
         apart = np.nan_to_num(np.abs(score.per_character - kept) / (1 + np.abs(kept)))
     most = float(apart.max())
     return most <= CHARACTER[other], f"{said}; no character in nll.npy is further off than {most:.1e} of its nll"
@@ -255,7 +255,7 @@ def _causality(run: Verified) -> tuple[bool | None, str]:
 
 
 def _is(recorded: float | None, value: float, relative: float, absolute: float = 0.0) -> bool:
-    """Return whether a figure is the recorded one, which is None if it is not finite."""
+    """Return whether a figure equals the recorded one, in which None means not finite."""
     if recorded is None or not math.isfinite(value):
         return recorded is None and not math.isfinite(value)
     return math.isclose(recorded, value, rel_tol=relative, abs_tol=absolute)

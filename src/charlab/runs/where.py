@@ -24,7 +24,7 @@ class Part(NamedTuple):
         split: what the text is split by.
         label: which part it is.
         characters: number of characters in it.
-        nats: sum of the difference over them, and over all pairs of runs; the parts of a split add up to the whole
+        nats: the difference, summed over them and over all pairs of runs; the parts of a split add up to the whole
             exactly.
         mean: the same for one pair, in nats per character of the whole text.
         interval: 95% interval of that mean; None if unknown.
@@ -94,7 +94,7 @@ def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
     """Return a run's nll of each character.
 
     Raises:
-        UserError: if the run did not keep it, or it has no meaning.
+        UserError: if the run did not keep it, or only its sum has a meaning.
     """
     nll = own_nll(record)
     if record.metric("blocks")["likelihood"] == "bound":
@@ -128,7 +128,7 @@ def _split(record: Record) -> tuple[object, ...]:
 def compare_runs(first: Record, second: Record) -> Where:
     """Return where the second run differs from the first: nats of the second minus those of the first.
 
-    Intervals are those over texts of the same kind, by `bootstrap_text`.
+    Intervals are over texts of the same kind, by `bootstrap_text`.
 
     Raises:
         UserError: if the runs were scored on different texts, or their characters cannot be compared.
@@ -165,7 +165,7 @@ def collected(
     Args:
         ground: the text.
         sums: for each way of splitting it, the nats in each part.
-        intervals: of the parts, in nats per character of the text.
+        intervals: returns the intervals of the parts, in nats per character of the text.
         nats: the difference at each character, for the passages.
         pairs: number of pairs of runs over which `sums` and `nats` were added up.
         most: number of passages.
