@@ -129,7 +129,7 @@ def exit_with(wait_for_end: Callable[[], object]) -> None:
 
 
 def exit_with_watcher() -> None:
-    """Exit when standard input closes, as it does in every case when the watching process ends."""
+    """Exit when standard input closes, which it does however the watching process ends."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):  # otherwise a user typed the command, and no process watches
         exit_with(lambda: all(iter(lambda: os.read(0, 4096), b"")))
 

@@ -35,7 +35,7 @@ from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_SHOWN = 4  # running cells
-PAUSE = 20  # a look at thousands of cells takes a while: so many times as long, nothing is done
+PAUSE = 20  # times as long as a look takes, which is a while with thousands of cells
 STYLES = {
     "finished": "green",
     "missing": "dim",
@@ -163,7 +163,7 @@ class Progress:
         return Group(grid, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
     def _doing(self, cell: Cell) -> str:
-        """Return the last logged step of a running cell, and how long its training will still take."""
+        """Return the last logged step of a running cell, and its remaining training time."""
         logged = _last_logged(self.study.parents[1] / "runs" / cell.run / CURVES)
         if logged is None:
             return "begins"
@@ -223,7 +223,7 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
 
 
 def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
-    """Print the state of every cell, and an estimate of how long the cells to do will take, so many at once."""
+    """Print the state of every cell, and an estimate of how long the cells in `todo` will take, `at_once` at a time."""
     table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
     due = {result.cell.key for result in todo}
     for result in results.cells:
@@ -248,7 +248,7 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
 
 
 def print_look(results: StudyResults, console: Console) -> None:
-    """Print which arms the last planned look has settled, and which go on."""
+    """Print the verdict on each arm at the last planned look."""
     found = results.comparisons().values()
     verdicts = [f"{comparison.arm} {comparison.verdict}" for comparison in found]
     console.print(f"Look after {results.reached} seeds: {', '.join(verdicts)}.", markup=False, soft_wrap=True)
@@ -278,7 +278,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
 
 
 def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, at_once: int, console: Console) -> None:
-    """Print which part of the time, in `seconds` from planning to the report, these cells spent on training."""
+    """Print how much of these cells' time, of `seconds` from planning to the report, was training and evaluation."""
     ran = {cell.key for cell in cells}
     records = [result.record for result in results.cells if result.cell.key in ran and result.record is not None]
     available = seconds * min(at_once, len(cells))

@@ -100,7 +100,7 @@ class _Keeper:
 
     def __init__(self) -> None:
         # With a single thread, no library starts a thread pool, which would not survive a fork. The path is that of a
-        # new interpreter, where a cluster's packages may be, without what the user's program has added to it.
+        # new interpreter, which may include a cluster's packages, without what the user's program has added to it.
         entries = [str(PACKAGE.parent), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         environment = cell_environment(Slot(1)) | {"PYTHONPATH": os.pathsep.join(filter(None, entries))}
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
@@ -189,7 +189,7 @@ def keep() -> None:
     receiver, sender = context.Pipe(duplex=False)
     first = context.Process(target=_send_stamps, args=(sender,))
     first.start()
-    sender.close()  # so that `recv` ends if the child does not send anything
+    sender.close()  # so that `recv` does not wait forever if the child sends nothing
     reply("files", -1, receiver.recv())
     first.join()
     cells: dict[int, Any] = {}

@@ -1,14 +1,13 @@
 """Test a study at planned looks: critical values and p-values that hold their error rate over all looks together.
 
-A study that is looked at after 6, 9, 12 and 16 seeds, with the 5% critical value each time, finds a difference where
-there is none far more often than in 5% of cases. A *spending function* says how much of the 5% may be spent by each
-look (Lan and DeMets 1983, Biometrika 70); a mean that is beyond the critical value of any look is then significant, and
-the interval of that width covers the true mean at all looks at once (repeated confidence intervals, Jennison and
-Turnbull 1989, JRSS B 51).
+A study that is tested after 6, 9, 12 and 16 seeds, each time at the 5% critical value, finds a difference that does not
+exist in far more than 5% of cases. A *spending function* says how much of the 5% each look may have spent (Lan and
+DeMets 1983, Biometrika 70). A mean beyond the critical value of any look is then significant, and the interval of that
+width covers the true mean at all looks at once (repeated confidence intervals, Jennison and Turnbull 1989, JRSS B 51).
 
-Published boundaries are for a known variance. With a handful of seeds, the t-statistics of the looks must be taken as
-what they are. Let u = Σd / √Σd² over the n differences so far. Where the true mean is zero, the length √Σd² of the
-vector of differences is independent of its direction, on which all values of u so far depend. So u is a Markov chain:
+Published boundaries are for a known variance. With a handful of seeds, the exact distribution of the t-statistics
+matters. Let u = Σd / √Σd² over the n differences so far. If the true mean is zero, the length √Σd² of the vector of
+differences is independent of its direction, which determines all values of u so far. So u is a Markov chain:
 
     u' = (u·√Q + √m·z) / √(Q + z² + C),   Q ~ χ²(n),  z ~ N(0, 1),  C ~ χ²(m − 1)
 
@@ -29,8 +28,8 @@ from charlab.studies.paired import LEVEL
 EDGES = np.linspace(-7.0, 7.0, 321)  # of the cells that hold the distribution, as normal quantiles
 _CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
 _NODES = 8  # of the integral over Q / (Q + C)
-_MANY = 500  # seeds, from which the variance is as good as known
-_IDLE = 3.0  # standard deviations, a difference that few studies have
+_MANY = 500  # seeds from which on the variance is as good as known
+_IDLE = 3.0  # standard deviations; few studies have such a difference
 _LEVELS = np.geomspace(1e-7, 0.9999, 60)
 
 
@@ -106,7 +105,7 @@ def _critical_scores(looks: tuple[int, ...], level: float, rho: float) -> np.nda
 
 @cache
 def _transition(n: int, after: int) -> np.ndarray:
-    """Return the probability (cells, cells) of each cell at a look of `after` seeds, given that at the one of `n`."""
+    """Return the probability (cells, cells) of each cell at a look of `after` seeds, given that at a look of `n`."""
     m = after - n
     if m == 1 or n > _MANY:
         shares, weights = np.array([n / (n + m - 1)]), np.ones(1)

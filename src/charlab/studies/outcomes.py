@@ -1,4 +1,4 @@
-"""How the latest attempt at each cell of a study ended, and the locks by which processes know of each other."""
+"""How the latest attempt at each cell of a study ended, and the locks by which processes notice each other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cell_path(study: Path, cell: Cell, suffix: str) -> Path:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of a cell's latest attempt, as far as it is not in the run's own record.
+    """The outcome of a cell's latest attempt: what the run's own record does not say about it.
 
     Attributes:
         fate: "killed" by a signal (out of memory, for instance), "timed out" by the study's limit, "interrupted" by
@@ -66,7 +66,7 @@ class Outcome:
             outcome = cls(**values)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
-        if run != cell.run:  # the outcome of another run, as of one by other code
+        if run != cell.run:  # the outcome of another run, such as one by other code
             return None
         if outcome.fate == "running" and not held:
             return replace(outcome, fate="interrupted", reason=GONE)
@@ -96,7 +96,7 @@ def is_held(path: Path) -> bool:
     try:
         with held(path, timeout=0):
             return False
-    except OSError:  # of which TimeoutError is one
+    except OSError:  # includes TimeoutError
         return True
 
 

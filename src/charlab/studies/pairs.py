@@ -71,14 +71,14 @@ class Pairs:
             found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
         if self.any_diverged:
             signs = sign_evidence(np.array(list(self.differences.values())), margin)
-            if planned_looks:  # each look has its share of the error rate to itself
+            if planned_looks:  # each look has a share of the error rate of its own
                 shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
                 signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
             found = Evidence(*np.minimum(found, signs))
         return found
 
     def verdict(self, decided: str) -> str:
-        """Return the verdict that was decided, or "none" if there can be none."""
+        """Return the decided verdict, or "none" if there can be none."""
         return "none" if self.leaks or len(self.seeds) - len(self.absent) < 2 else decided
 
     def interval(self, level: float, *, planned_looks: Sequence[int], look: int) -> tuple[float, float]:
@@ -95,7 +95,7 @@ class Pairs:
         return sign_flip_p(self.finite)
 
     def power(self, margin: float, num_arms: int, planned_looks: Sequence[int]) -> float:
-        """Return the least power to support a difference equal to the margin; nan if it is not known."""
+        """Return a lower bound on the power to support a difference equal to the margin; nan if it is not known."""
         known = self.n > 1 and not planned_looks and self.finite is not None
         return power_to_support(self.n, margin, self.standard_deviation, num_arms) if known else math.nan
 
@@ -110,7 +110,7 @@ class Pairs:
 class TimePairs(Pairs):
     """Times to a target, paired by seed; differences are logarithms of the speed-up.
 
-    A cell that diverged never reaches the target. A pair of which neither run does has no difference, but counts in
+    A cell that diverged never reaches the target. A pair in which neither run does has no difference, but counts in
     the test.
     """
 

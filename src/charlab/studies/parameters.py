@@ -1,4 +1,4 @@
-"""Parameters to search: their ranges, how a study tunes its arms by them, and what that came to."""
+"""Parameters to search: their ranges, how a study tunes its arms, and the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TUNE_TYPES: dict[str, Any] = {
     "split": str,
 }
 _FEWEST_TRIALS = 2
-_NEAR_END = 0.05  # share of a range
+_NEAR_END = 0.05  # as a share of a range
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class Tune:
     """How a study tunes every arm before its cells run: `study.tune`.
 
     Attributes:
-        parameters: what is sought, by key.
-        seeds: seeds of each trial, whose losses are averaged; none is a seed of the study.
+        parameters: the parameters to search, by key.
+        seeds: seeds of each trial, over which its loss is averaged; none is a seed of the study.
     """
 
     parameters: Mapping[str, Parameter]
@@ -136,7 +136,7 @@ class Tune:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What tuning an arm came to.
+    """The result of tuning an arm.
 
     Attributes:
         values: the chosen values by key.

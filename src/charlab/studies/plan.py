@@ -1,4 +1,4 @@
-"""The plan of a study: its question, its arms, and the cells to run. How a definition becomes one is in `planning`."""
+"""The plan of a study: its question, its arms, and the cells to run. `planning` makes it from a definition."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Cell:
     """One run of a study: an arm with a seed.
 
     Attributes:
-        run: the run's folder relative to that of all runs, as NAME/FINGERPRINT.
+        run: the run's folder relative to the folder of all runs, as NAME/FINGERPRINT.
         overrides: arguments of `charlab train` that reproduce this run on its own.
-        code: hash of the code that it was planned with; "" if unknown.
+        code: hash of the code that the cell was planned with; "" if unknown.
         processes: number of processes that train it together; None if it depends on the machine.
     """
 
@@ -90,7 +90,7 @@ class Plan(Settings):
         return self.kind == "comparison" and (not self.sweep or min(len(self.arms), len(self.seeds)) > 1)
 
     def continuing(self, former: Plan) -> Plan:
-        """Return this plan with the history of a former plan of the same study, by which cells have been run.
+        """Return this plan with the history of a former plan of the same study, under which cells have been run.
 
         A plan that shares no run with the former one is a different study, even with the same name, unless its arms
         were tuned anew.

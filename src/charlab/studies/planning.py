@@ -27,7 +27,7 @@ from charlab.runs.store import differences, place
 from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, key_of, read
 from charlab.studies.plan import Cell, Plan
 
-MANY_ARMS = 10  # whose checks take more than a moment
+MANY_ARMS = 10  # from so many arms on, their checks are announced
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force")  # seeds pair the arms, and there is one output folder
 
 
@@ -124,7 +124,7 @@ class Planner:
         return any(config.trainer.accelerator != "cpu" for config in self._configs.values())
 
     def overrides(self, arm: Arm) -> list[str]:
-        """Return the prepared overrides of an arm's cells, but for the seed."""
+        """Return the prepared overrides of an arm's cells, except the seed."""
         typed = [override for override in self.given if not read(override).is_sweep_override()]
         return merged(self.composer.prepare(self.definition.overrides), typed, self.composer.prepare(arm.overrides))
 
@@ -287,8 +287,8 @@ def find_cells(
 ) -> list[Cell]:
     """Return the cell of an arm for each seed, given its composed configuration and the overrides that make it.
 
-    If only other code has ended the run, its folder is that of the ended run, unless it is to run again: a run is never
-    replaced by one of other code. What differs is then added to `moved`.
+    If only other code has ended the run, the cell uses the folder of that run. If the cell is to run again, it gets a
+    folder of its own, because a run never replaces one by other code, and what differs is added to `moved`.
     """
     cells, found_sources = [], None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes

@@ -1,14 +1,14 @@
 """Compare times to a target over paired seeds by signed ranks, where some runs do not reach it.
 
 A difference is the natural logarithm of the baseline's time over the arm's with the same seed, so it is positive if the
-arm is sooner, and two differences are equal if the ratios are. A pair of which only one run reaches the target has the
-largest rank, in favor of that run; a pair of which neither does is a tie. The p-values are those of Wilcoxon's
+arm is sooner, and two differences are equal if the ratios are. A pair in which only one run reaches the target has the
+largest rank, in favor of that run; a pair in which neither does is a tie. The p-values are those of Wilcoxon's
 signed-rank test, exact for any ties: ranks are averaged over equal differences and counted over all pairs (Pratt 1959,
-JASA 54), and every pattern of signs of the pairs that are no ties is equally likely.
+JASA 54), and every pattern of signs of the pairs that are not ties is equally likely.
 
 To test a ratio other than 1, the baseline's times and limits are divided by it, and both runs of a pair are cut off at
-the earlier of their two limits. So nothing is counted for an arm just because it had longer to reach the target: if a
-baseline sped up by that ratio would be as the arm is, the test errs exactly as rarely as it says.
+the earlier of their two limits. So an arm gains nothing from having had longer to reach the target: if the arm behaves
+like the baseline sped up by that ratio, the error rate of the test is exact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from charlab.studies.paired import Evidence
 if TYPE_CHECKING:
     import pandas as pd
 
-_DIGITS = 12  # to which differences are rounded, so that equal ratios are equal
+_DIGITS = 12  # decimals of a rounded difference, so that equal ratios are equal
 
 
 class Reached(NamedTuple):
@@ -35,7 +35,7 @@ class Reached(NamedTuple):
 
     Attributes:
         time: optimizer steps or seconds of training; infinite if it did not.
-        limit: the time of its last evaluation, after which nothing is known; infinite if it can never reach it.
+        limit: the time of its last evaluation, after which nothing is known; infinite if it can never reach the target.
     """
 
     time: float
@@ -43,7 +43,7 @@ class Reached(NamedTuple):
 
 
 def crossing(curve: pd.DataFrame, clock: str, target: float) -> Reached:
-    """Return when a curve is at or below the target first, interpolated linearly between two evaluations.
+    """Return when a curve is first at or below the target, interpolated linearly between two evaluations.
 
     Args:
         curve: the evaluations in order, with the columns `value` and that of the clock.
@@ -126,7 +126,7 @@ class RankTest:
         return low, high
 
     def estimate(self) -> tuple[float, str]:
-        """Return the shift that leaves the signed ranks in balance (Hodges and Lehmann 1963); nan without evidence.
+        """Return the shift that balances the signed ranks (Hodges and Lehmann 1963); nan without evidence.
 
         It comes with "≥" or "≤" if runs that did not reach the target leave it open on that side, else "".
         """
@@ -149,7 +149,7 @@ class RankTest:
 
 @lru_cache(maxsize=1024)
 def _sign_distribution(ranks: tuple[int, ...]) -> np.ndarray:
-    """Return the probability of each sum of the ranks with a positive sign, all patterns of signs equally likely."""
+    """Return the probability of each sum of the positive ranks, if all patterns of signs are equally likely."""
     likely = np.ones(1)
     for rank in ranks:
         likely = (np.pad(likely, (0, rank)) + np.pad(likely, (rank, 0))) / 2

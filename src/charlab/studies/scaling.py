@@ -1,9 +1,9 @@
-"""Fit the loss over sizes by a power law with an offset, and test it on a larger size that took no part in the fit.
+"""Fit the loss over sizes by a power law with an offset, and test it on a larger, held-out size.
 
 The law is L(N) = E + A·N^−α (Kaplan et al. 2020, arXiv 2001.08361; with the offset, Hoffmann et al. 2022, arXiv
-2203.15556). It is fitted to the means over seeds by least squares. How far the prediction may be off follows from the
-seeds: each is left out once, and the jackknife's pseudovalues (Tukey 1958) are as good as independent values of the
-prediction error, whose t-interval is shown.
+2203.15556). It is fitted to the means over seeds by least squares. The seeds show how far off the prediction may be:
+each is left out once, and the jackknife's pseudovalues (Tukey 1958) serve as independent values of the prediction
+error, and give its t-interval.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from scipy import optimize, stats
 from charlab.studies.paired import holm_levels, mean_interval
 
 FEWEST_SEEDS = 3  # for an interval
-EXPONENTS = (0.01, 4.0)  # that are tried
-_GRID = 40  # exponents from which the best is sought
+EXPONENTS = (0.01, 4.0)  # the smallest and largest that are tried
+_GRID = 40  # exponents among which the best is sought first
 
 LawVerdict = Literal["held", "not held", "not settled"]
 
@@ -31,7 +31,7 @@ class Law:
 
     Attributes:
         offset: E, the loss that no size goes below; 0 or more.
-        scale: A, what is above it at N₀; 0 or more.
+        scale: A, the loss above E at N₀; 0 or more.
         exponent: α.
         unit: N₀, the geometric mean of the fitted sizes.
     """
@@ -55,8 +55,8 @@ class Law:
 def fit(sizes: np.ndarray, losses: np.ndarray) -> Law:
     """Return the law that fits losses (K,) at sizes (K,) best, by least squares.
 
-    For a given exponent, the others follow by linear least squares with E ≥ 0 and A ≥ 0; the exponent is sought on a
-    grid, and then between its neighbors.
+    For a given exponent, E ≥ 0 and A ≥ 0 follow by linear least squares. The exponent is searched on a grid, and then
+    between the neighbors of the best one.
     """
     unit = float(np.exp(np.log(sizes).mean()))
     logs = np.log(np.asarray(sizes, dtype=float) / unit)
@@ -76,7 +76,7 @@ def fit(sizes: np.ndarray, losses: np.ndarray) -> Law:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """A law, and what it says of a larger size that took no part in the fit.
+    """A law, and its prediction for a larger, held-out size.
 
     Attributes:
         law: the law, fitted to the means over seeds.
@@ -84,9 +84,9 @@ class Extrapolation:
         offsets: 95% interval of the offset, cut off at 0; 0 at both ends if the fit has no offset.
         sizes: (K,) sizes that were fitted.
         losses: (S, K) their losses by seed.
-        size: the size that took no part; (S,) `seen` are its losses by seed.
+        size: the held-out size; (S,) `seen` are its losses by seed.
         interval: the prediction interval of its mean loss over these seeds.
-        confidence: of the interval, by Holm's method over the families.
+        confidence: confidence level of the interval, by Holm's method over the families.
         verdict: "held" if the interval covers the mean and is narrower than the margin, "not held" if it does not cover
             it, else "not settled".
     """
@@ -109,7 +109,7 @@ def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: f
     """Return the law of each family over its smaller sizes, tested on its largest.
 
     Args:
-        families: by name, sizes (K + 1,), increasing, and losses (S, K + 1) by seed, all finite.
+        families: for each name, the increasing sizes (K + 1,), and losses (S, K + 1) by seed, all finite.
     """
     errors = {name: _jackknife(sizes, losses) for name, (sizes, losses) in families.items()}
     p_values = np.array([_p_value(error) for *_, error in errors.values()])
@@ -141,7 +141,7 @@ def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: f
 
 
 def _jackknife(sizes: np.ndarray, losses: np.ndarray) -> tuple[Law, np.ndarray, np.ndarray]:
-    """Return the law, pseudovalues (S, 2) of its exponent and offset, and those (S,) of seen minus predicted."""
+    """Return the law, pseudovalues (S, 2) of its exponent and offset, and those (S,) of seen − predicted."""
     seeds = len(losses)
 
     def estimates(rows: np.ndarray) -> tuple[Law, np.ndarray]:

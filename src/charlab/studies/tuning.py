@@ -30,7 +30,7 @@ def tune(
 ) -> Definition | None:
     """Run the trials that are missing, arm by arm, and return the definition with each arm's chosen values.
 
-    Trials are kept, so that a study that was interrupted goes on where it was.
+    Trials are kept, so an interrupted study resumes where it stopped.
 
     Args:
         planner: planner of the study, which has checked every arm.
@@ -85,7 +85,7 @@ def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, comp
 
 
 def _chosen(trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
-    """Return what the trials of an arm came to.
+    """Return the result of an arm's trials.
 
     Raises:
         UserError: if none has a result.

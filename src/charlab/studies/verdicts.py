@@ -23,12 +23,12 @@ class Comparison:
     """The comparison of an arm with the baseline, in the metric's unit.
 
     A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference
-    means that the arm is better. Seeds are in the study's order. Of times to a target, everything is in natural
-    logarithms: a difference is that of the speed-up, the mean is Hodges and Lehmann's estimate, the margin is that of a
-    ratio, and the tests are those of `ranks` instead of t-tests.
+    means that the arm is better. Seeds are in the study's order. For times to a target, everything is in natural
+    logarithms: a difference is the logarithm of the speed-up, the margin the logarithm of a ratio, the mean Hodges and
+    Lehmann's estimate. The tests are those of `ranks` instead of t-tests.
 
-    At planned looks, everything is of the look that settled the arm, or else of the last one that was reached; p-values
-    are sequential, and intervals are repeated confidence intervals (see `looks`).
+    With planned looks, everything is as of the look that settled the arm, or else of the last one that was reached;
+    p-values are sequential, and intervals are repeated confidence intervals (see `looks`).
 
     Attributes:
         verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
@@ -36,7 +36,7 @@ class Comparison:
         planned_seeds: number of seeds when the first cell ran.
         planned_looks: number of seeds at each planned look; empty if the study is tested once.
         differences: differences by seed; infinite if one cell of the pair diverged.
-        diverged: seeds for which the arm diverged; like the next ones, also for the baseline.
+        diverged: seeds for which the arm diverged; `baseline_diverged` is the same for the baseline, and so on.
         unreached: seeds for which the arm did not reach the target.
         leaking: seeds for which the arm leaks.
         absent: seeds for which the arm or the baseline has no value: not run yet, running, or failed.
@@ -54,7 +54,7 @@ class Comparison:
         p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
         p_holm: p-value of the test that decided or failed to support, adjusted over the arms.
         p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
-        power: the least power to support a true difference equal to the margin with this n and spread.
+        power: lower bound on the power to support a true difference equal to the margin with this n and spread.
         seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
             or the number exceeds 10,000.
     """
@@ -156,14 +156,15 @@ def compare(
     equivalent. If the baseline's values are the bounds, the same applies in the opposite direction. Two bounds are
     compared directly.
 
-    *A run that does not reach the target* is later than any that does, as far as both were trained; see `ranks`.
+    *A run that does not reach the target* counts as later than any that does, within the time that both were trained;
+    see `ranks`.
 
     *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
     its verdict and takes no part in later looks.
 
     Args:
         baseline: the baseline's value by seed; lower is better. Times to a target are `ranks.Reached`.
-        margin: the smallest difference that matters, greater than 0; of times to a target, the logarithm of a ratio.
+        margin: the smallest difference that matters, greater than 0; for times to a target, the logarithm of a ratio.
         expectations: expectation by arm; by default, "improve".
         planned_looks: number of seeds at each planned look, the last of them all seeds; by default, one test of all.
         bounds: names of the arms whose values are upper bounds.

@@ -11,12 +11,12 @@ from charlab.studies.plan import Cell
 
 
 class Executor(ABC):
-    """What runs the cells of a study.
+    """Run the cells of a study.
 
-    As a context manager, it starts what all cells need, while the study is planned, and ends it with the block.
+    As a context manager, start what all cells share while the study is planned, and end it when the block exits.
 
     Attributes:
-        at_once: number of cells that run at a time, as far as known; for time estimates and the batches of a search.
+        at_once: number of cells that run at a time, if known; for time estimates and the batches of a search.
     """
 
     at_once: int
@@ -28,7 +28,7 @@ class Executor(ABC):
         pass
 
     def check(self, output_dir: Path) -> None:  # noqa: B027
-        """Check that cells can run with their outputs in this folder; any folder will do by default.
+        """Check that cells can run with their outputs in this folder; by default, any folder will do.
 
         Raises:
             UserError: if they cannot.

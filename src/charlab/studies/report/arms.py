@@ -1,4 +1,4 @@
-"""What each arm of a study reached and cost, and the figures that are known of its text."""
+"""What each arm of a study reached and cost, and known figures for its text."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Cost(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """What the finished cells of an arm amount to.
+    """Summary of the finished cells of an arm.
 
     Attributes:
         figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
         likelihood: "bound" if the figures are upper bounds.
         honest: nll scored character by character, if the arm leaks.
-        costs: by name, those that are known.
+        costs: the known costs, by name.
     """
 
     name: str
@@ -103,7 +103,7 @@ def estimate(values: pd.Series) -> Estimate:
 
 
 class Reference(NamedTuple):
-    """A figure to hold results against, in nats per character."""
+    """A figure to compare results with, in nats per character."""
 
     name: str
     nll: float
@@ -111,13 +111,13 @@ class Reference(NamedTuple):
 
 
 def entropy(results: StudyResults) -> float | None:
-    """Return the entropy of the validation text in nats per character, if all cells know the same one."""
+    """Return the entropy of the validation text in nats per character, if all cells agree on it."""
     floors = {record.floor.get("validation") for record in _finished(results)}
     return floors.pop() if len(floors) == 1 else None
 
 
 def references(results: StudyResults) -> list[Reference]:
-    """Return what is known of the text that all cells were scored on, lowest first."""
+    """Return known figures for the text that all cells were scored on, lowest first."""
     found = []
     floor = entropy(results)
     if floor is not None:

@@ -57,7 +57,7 @@ _WAITING = {
 
 
 class Judgment(NamedTuple):
-    """What is said of an arm: its verdict in words and in a sentence, and what weakens it (usually "")."""
+    """The judgment on an arm: its verdict in words and in a sentence, and what weakens it (usually "")."""
 
     comparison: Comparison
     verdict: str
@@ -68,7 +68,7 @@ class Judgment(NamedTuple):
 
     @property
     def shown(self) -> Verdict:
-        """The verdict by whose color and sign the arm is shown; "none" if there are too few seeds for evidence."""
+        """The verdict that gives the arm its color and sign; "none" if there are too few seeds for evidence."""
         return "none" if self.comparison.too_few_seeds else self.comparison.verdict
 
 
@@ -94,8 +94,8 @@ class Contents:
 
     Attributes:
         summary: what was compared, in a line.
-        judgments: what is said of each arm but the baseline; `verdicts` is the same as a table.
-        waiting: names of the cells that are missing or running, by what is said of them.
+        judgments: the judgment on each arm except the baseline; `verdicts` is the same as a table.
+        waiting: names of the cells that are missing or running, by the label of their state.
         older: names of the cells made by other code than today's, or "".
         floor: entropy of the text in nats per character, if known.
     """
@@ -139,7 +139,7 @@ class Contents:
 
 
 def gather(results: StudyResults) -> Contents:
-    """Return all that a report on these results says."""
+    """Return the contents of a report on these results."""
     plan, arms, comparisons = results.plan, summarize(results), results.comparisons()
     texts = {arm: other_text(results, arms[arm], arms[plan.baseline]) for arm in comparisons}
     records = [result.record for result in results.cells if result.record is not None and result.ended]
@@ -217,7 +217,7 @@ def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
 
 
 def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> TextInterval | str:
-    """Return how an arm's mean difference would vary over texts, or a sentence that says why that is not known."""
+    """Return how an arm's mean difference would vary over texts, or a sentence on why that is not known."""
     if results.plan.target is not None:
         return "Not asked: stretches of the text have no times to the target of their own."
     if arm.leaks or baseline.leaks:
@@ -269,5 +269,5 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
 
 
 def printable(text: str) -> str:
-    """Return a text with the replacement character for all that cannot be shown, and tabs as spaces."""
+    """Return a text with unprintable characters replaced by U+FFFD, and tabs by spaces."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text.expandtabs(4))

@@ -1,4 +1,4 @@
-"""A report as a document: its parts in the order of reading, of no format yet."""
+"""A report as a document: its parts in reading order, independent of the format."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Paragraph(NamedTuple):
 
 
 class Points(NamedTuple):
-    """A list; on paper a small paragraph if it is long and seldom read."""
+    """A list; in the paper, a small paragraph if it is long and seldom read."""
 
     items: tuple[Text, ...]
     small: bool = False
@@ -48,7 +48,7 @@ class Pointers(NamedTuple):
 
 
 class Command(NamedTuple):
-    """A command and what it is for."""
+    """A command and its purpose."""
 
     purpose: str
     command: str
@@ -71,7 +71,7 @@ _ALTS = {
 
 
 def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
-    """Yield the parts of a report for a screen: those above, notices, tables, judgments, samples, unfinished cells."""
+    """Yield the parts of a report for a screen: the kinds above, notices, tables; judgments and the like in groups."""
     yield from contents.notices
     if not contents.plan.sweep:
         yield Heading("Hypothesis")
@@ -121,7 +121,7 @@ def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
 
 
 def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iterator[Any]:
-    """Yield the parts of a paper, with places for what only its author knows.
+    """Yield the parts of a paper, with placeholders for what only its author knows.
 
     Args:
         judged: whether there is room for a sentence on each arm.

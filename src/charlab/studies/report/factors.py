@@ -86,7 +86,7 @@ class Line:
         return float(self._value(fine[low])), float(self._value(fine[high]))
 
     def sentence(self, factor: str, margin: float) -> str:
-        """Return what the line says of its factor."""
+        """Return a sentence on the best value of the factor."""
         name = f"{factor}, {self.label}" if self.label else factor
         best, (low, high) = self.optimum()
         at_end = int(self.optima()[1].sum())
@@ -116,7 +116,7 @@ class Factor:
     lines: tuple[Line, ...]
 
     def sentences(self, margin: float) -> list[str]:
-        """Return what each line says."""
+        """Return the sentence of each line."""
         return [line.sentence(self.name, margin) for line in self.lines]
 
 

@@ -1,4 +1,4 @@
-"""A study's figures: what they are made of, learning curves, and quality against cost."""
+"""A study's figures: the data behind them, learning curves, and quality against cost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CLOCKS = {"step": "optimizer steps", "characters": "characters seen", "seconds":
 
 AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.items()} | {
     f"costs-{name}": f"Loss against {cost.axis}" for name, cost in COSTS.items()
-}  # what the figures for a page show
+}  # titles of the figures on a page
 
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
 MOST_FACTORS = 3  # panels next to each other
@@ -208,7 +208,7 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
 
 
 def _metric(names: Collection[str]) -> str | None:
-    """Return what a curve shows: an estimate on validation text, else another loss on it, else that of the batches."""
+    """Return what a curve shows: an estimate on validation text, else another loss on it, else the training loss."""
     others = sorted(name for name in names if name.endswith("/validation/nll"))
     return next((name for name in [*VALIDATION, *others, "train/loss"] if name in names), None)
 

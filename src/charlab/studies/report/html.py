@@ -1,4 +1,4 @@
-"""The report as one web page that loads nothing; notebooks show the part from its style on."""
+"""The report as one self-contained web page; notebooks show the part from its style on."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _part(part: Any, pictures: Mapping[str, str]) -> Markup:
             return Markup("<ul>\n{}</ul>").format(_lines("<li>{}</li>", items))
         case Group(kind, parts):
             inner = Markup("\n").join(_part(one, pictures) for one in parts)
-            few = kind != "unfinished" or len(parts) <= 6  # else one opens those of interest
+            few = kind != "unfinished" or len(parts) <= 6  # else the reader opens those of interest
             inner = inner if few else Markup(inner.replace("<details open", "<details"))
             return Markup('<div class="{}">\n{}\n</div>').format(kind, inner)
         case Judgment():

@@ -18,7 +18,7 @@ from charlab.studies.report.tables import Entry, Span, Table
 
 MOST_ARMS = 10  # four pages have room for no more
 MOST_JUDGMENTS = 6  # beyond that, only the table has them
-MOST_SAMPLES = 4  # of more arms, none is shown
+MOST_SAMPLES = 4  # with samples of more arms, none is shown
 MOST_UNFINISHED = 5
 SAMPLE_LINES, SAMPLE_COLUMNS = 9, 46
 LONGEST = 600  # characters of a notice
@@ -119,7 +119,7 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
             show = [rf"Figure~\ref{{figure:{name}}} shows the {_SHOWN[name]}" for name in figures]
             return " ".join(f"{text}." for text in (f"See {joined(have, most=100)}", "; ".join(show)) if text)
         case Table(name, caption):
-            medians = name == "budgets"  # whose ranges are in the other formats
+            medians = name == "budgets"  # the ranges are in the other formats
             caption = caption.replace(", with the range if they differ", "") if medians else caption
             tabular = rf"\footnotesize\begin{{fitted}}{_table(part, short, faint=not medians)}\end{{fitted}}"
             return _float("table", rf"\caption{{{escape(caption)}}}\label{{table:{name}}}", tabular)
@@ -203,7 +203,7 @@ def _samples(samples: Sequence[Sample], short: Mapping[str, str]) -> str:
 
 
 def _table(table: Table, short: Mapping[str, str], *, faint: bool) -> str:
-    """Return a tabular with the short names of arms, without what is faint if so told."""
+    """Return a tabular with the short names of arms; if not `faint`, without the faint text."""
     heading = " & ".join(escape(short.get(column.heading, column.heading)) for column in table.columns)
     rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
     columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
@@ -217,7 +217,7 @@ def _entry(entry: Entry, short: Mapping[str, str], faint: bool) -> str:
 
 
 def _span(span: Span) -> str:
-    """Return a marked piece; spaces at its ends are kept."""
+    """Return a piece of text with its mark; spaces at its ends are kept."""
     text, style = span
     inner = escape(text, breaks=style == "code")
     before, after = ("~" if text[:1] == " " else ""), ("~" if text[-1:] == " " else "")

@@ -75,7 +75,7 @@ def _table(table: Table) -> str:
 
 
 def _span(text: str, style: str) -> str:
-    """Return a marked piece; spaces at its ends stay outside the marks, as Markdown requires."""
+    """Return a piece of text with its mark; spaces at its ends stay outside the marks, as Markdown requires."""
     inner, mark = text.strip(), _MARKS.get(style, "")
     if not inner:
         return text

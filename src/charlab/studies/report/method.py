@@ -37,7 +37,7 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:
 def method(
     plan: Plan, records: list[Record], comparisons: Mapping[str, Comparison], citations: Sequence[Citation]
 ) -> list[str]:
-    """Return how the study was done, as far as its plan, records and comparisons tell."""
+    """Return how the study was done, according to its plan, records and comparisons."""
     sentences = []
     texts = {f"{record.corpus.get('name')} ({record.corpus.get('characters', 0):,} characters)" for record in records}
     if texts:
@@ -87,7 +87,7 @@ def method(
 
 
 def settings_table(results: StudyResults) -> Table | None:
-    """Return what each arm was trained with, by its first run; None if no run tells."""
+    """Return what each arm was trained with, by its first run; None if unknown."""
     headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
     for arm in results.plan.arms:
@@ -153,11 +153,11 @@ def _looks(plan: Plan, comparisons: Mapping[str, Comparison]) -> list[str]:
 def _saved(plan: Plan, comparisons: Mapping[str, Comparison]) -> int:
     """Return how many cells planned looks made unnecessary."""
     left = [0 if c.verdict == "inconclusive" else len(plan.seeds) - len(c.seeds) for c in comparisons.values()]
-    return sum(left) + min(left, default=0)  # the baseline runs as long as any arm does
+    return sum(left) + min(left, default=0)  # the baseline runs as long as any arm
 
 
 def limits(results: StudyResults, records: list[Record], comparisons: Mapping[str, Comparison]) -> Iterator[str]:
-    """Yield what the study leaves open, as far as its plan, records and comparisons tell."""
+    """Yield what the study leaves open, according to its plan, records and comparisons."""
     plan = results.plan
     if texts := sorted({f"{record.corpus.get('name')}" for record in records}):
         yield f"Text: only {joined(texts)}, whose validation split is a small sample of such text."
@@ -191,7 +191,7 @@ def limits(results: StudyResults, records: list[Record], comparisons: Mapping[st
 
 
 def _ran_different_code(records: list[Record]) -> bool:
-    """Return whether a module differed between two cells; arms that reach other modules do not differ in one."""
+    """Return whether any module differed between two cells; one that only some cells import does not count."""
     if not all(record.sources for record in records):
         return len({record.code for record in records}) > 1
     digests: dict[str, set[str]] = defaultdict(set)
@@ -220,7 +220,7 @@ def _machine(record: Record) -> str:
 def commands(results: StudyResults) -> dict[str, str]:
     """Return the commands that repeat the study, this report and a run of each arm, by purpose.
 
-    They work as they stand in the working folder, below which paths are relative.
+    They work as printed in the working folder, to which their paths are relative.
     """
     plan = results.plan
     found = {}
@@ -246,7 +246,7 @@ def cell_command(cell: Cell) -> str:
 
 
 def _train(words: Sequence[str]) -> str:
-    """Return a command with overrides by their present names, whatever the study's plan calls them."""
+    """Return a command with overrides by their present names, even if the study's plan has older names."""
     return _relative(command("train", *translate(words)[0]))
 
 
@@ -255,7 +255,7 @@ def _relative(text: str) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Return a text in which absolute paths, which tell whose machine it was, are cut to their ends."""
+    """Return a text with absolute paths, which would identify the machine, cut to their last parts."""
 
     def cut(match: re.Match[str]) -> str:
         parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]

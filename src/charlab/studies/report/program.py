@@ -119,7 +119,7 @@ def make_report(
 
 
 def with_look(results: StudyResults) -> Plan:
-    """Return the plan with a look at the seeds that have ended with all arms, unless its last look saw as many."""
+    """Return the plan with a look at the seeds for which all arms have ended, unless its last look had as many."""
     plan = results.plan
     ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in plan.seeds)
     if not ended or plan.looks[-1:] == (ended,):

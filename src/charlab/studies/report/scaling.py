@@ -1,4 +1,4 @@
-"""What a report says of a scaling study: the law of each family, and whether it held at the size held out."""
+"""What a report says about a scaling study: the law of each family, and whether it held at the size held out."""
 
 from __future__ import annotations
 

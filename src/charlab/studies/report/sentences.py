@@ -1,4 +1,4 @@
-"""The sentences on verdicts: what to read before them, their reasons and what weakens them."""
+"""The sentences on verdicts: notices to read before them, their reasons, and what weakens them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _WORDS = {
     True: {"gain": "a speed-up", "loss": "a slow-down", "better": "at the target sooner",
            "worse": "at the target later", "of": "by a factor of"},
 }  # fmt: skip
-"""Of losses, and of times to a target."""
+"""Words for losses (False) and for times to a target (True)."""
 _CLAIMS: dict[str, dict[str, str]] = {
     "supported": {"improve": "{better} than the baseline", "worsen": "{worse} than the baseline"},
     "refuted": {
@@ -59,9 +59,9 @@ class Notice(NamedTuple):
 def notices(
     results: StudyResults, arms: Mapping[str, ArmSummary], comparisons: Mapping[str, Comparison]
 ) -> list[Notice]:
-    """Return the notices, first those without which the rest misleads.
+    """Return the notices, starting with those without which the rest would mislead.
 
-    A sweep in which nothing is compared gets none that are about comparisons.
+    A sweep in which nothing is compared gets none about comparisons.
     """
     compares, scales = results.plan.compares, results.plan.kind == "scaling"
     mismatch = results.mismatch() if compares or scales else None
@@ -208,7 +208,7 @@ def reason(comparison: Comparison) -> str:
 
 
 def _beyond_margin(comparison: Comparison) -> bool:
-    """Return whether the interval of a difference as expected is beyond the margin."""
+    """Return whether the interval is beyond the margin, in the expected direction."""
     low, high = comparison.interval
     if comparison.diverged or comparison.baseline_diverged:
         return False
@@ -280,7 +280,7 @@ def _remedy(comparison: Comparison) -> str:
 
 
 def bound_sign(comparison: Comparison) -> str:
-    """Return "≥ " or "≤ " if the improvement is only a bound of the true one, else ""."""
+    """Return "≥ " or "≤ " if the improvement is only a bound, else ""."""
     if comparison.mixed:
         return "≥ " if comparison.bound else "≤ "
     return f"{comparison.mean_sign} " if comparison.mean_sign else ""
@@ -293,7 +293,7 @@ TIME_RULES = (
 
 
 def caution(comparison: Comparison) -> str:
-    """Return in a sentence what bounds leave of a verdict; "" if all values are exact."""
+    """Return a sentence on how bounds limit a verdict; "" if all values are exact."""
     if comparison.bound and comparison.baseline_bound:
         return "Both figures are upper bounds (≤): the verdict is on the bounds, not on the likelihoods below them."
     if comparison.bound:
@@ -310,7 +310,7 @@ def caution(comparison: Comparison) -> str:
 
 
 def on_other_text(text: TextInterval) -> str:
-    """Return in a sentence whether a difference would hold on other text."""
+    """Return a sentence on whether a difference would hold on other text."""
     low, high = text.interval_95
     answer = "may turn out better or worse"
     if low > 0 or high < 0:

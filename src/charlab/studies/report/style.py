@@ -25,7 +25,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 _LABEL_SIZE = 7.0  # points
 _LABEL_GAP = 0.16  # inches between the axes and the labels
-# With a date in it, the same figure would be another file each time.
+# A date would make each file of the same figure different.
 _NO_DATE: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "ModDate": None},
     "svg": {"Date": None},

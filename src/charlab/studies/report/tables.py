@@ -1,4 +1,4 @@
-"""A study's tables: verdicts, results, budgets, cells. A table holds marked text and is of no format yet."""
+"""A study's tables: verdicts, results, budgets, cells. A table holds styled text, independent of the format."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ _NOTHING = Entry((Span(UNKNOWN, "faint"),))
 
 
 def verdict_name(comparison: Comparison, *, exploratory: bool, mark: str = "") -> str:
-    """Return the verdict in words with its gravest caveat and a mark, as it may be read on its own."""
+    """Return the verdict in words with its gravest caveat and a mark, because it may be read on its own."""
     if comparison.verdict == "none":
         return "no verdict"
     name = comparison.verdict + (" (≤)" if comparison.bound or comparison.baseline_bound else "")
@@ -165,7 +165,7 @@ def _verdict_row(judgment: Judgment, text: TextInterval | str) -> tuple[Entry, .
 
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:
-    """Return what each arm reached over its seeds, and the figures to hold it against."""
+    """Return what each arm reached over its seeds, and the figures to compare it with."""
     several = len(plan.seeds) > 1
     headings = ("nats per character", "bits per character", "perplexity", "seeds")
     rows = [_result_row(arm) for arm in arms.values()]

@@ -31,7 +31,7 @@ def print_report(contents: Contents, files: Mapping[Any, Path], kept: Path | Non
         files: by format, the file to open first.
         kept: a paper that was edited by hand and therefore kept as it was; None if there is none.
     """
-    if not console.is_jupyter:  # where the results show themselves
+    if not console.is_jupyter:  # which shows the results as a page
         console.print()
         for notice in contents.notices:
             console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))

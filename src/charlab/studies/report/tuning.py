@@ -1,4 +1,4 @@
-"""What a report says of tuning: the table, and the sentences that make verdicts conditional on it."""
+"""What a report says about tuning: the table, and the sentences that make verdicts conditional on it."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def chosen(found: Tuned) -> str:
 
 
 def half_tuned(plan: Plan, arm: str) -> str:
-    """Return whether only one of an arm and the baseline was tuned, as a mark of its verdict; "" if not."""
+    """Return a mark for the verdict if only one of the arm and the baseline was tuned, else ""."""
     tuned = [plan.arm(name).tuned is not None for name in (arm, plan.baseline)]
     if tuned[0] == tuned[1]:
         return ""
@@ -71,7 +71,7 @@ def half_tuned(plan: Plan, arm: str) -> str:
 
 
 def conditional(plan: Plan, arm: str) -> str:
-    """Return in a sentence what an arm's verdict depends on; "" if neither it nor the baseline was tuned."""
+    """Return a sentence on what an arm's verdict depends on; "" if neither it nor the baseline was tuned."""
     found = {"the arm": plan.arm(arm).tuned, "the baseline": plan.arm(plan.baseline).tuned}
     if not any(found.values()):
         return ""
