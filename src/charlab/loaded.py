@@ -20,7 +20,7 @@ from charlab.errors import UserError
 class _Load:
     at: int  # when the import began, in nanoseconds since the epoch
     reloaded: bool = False
-    digest: str | None = None  # of the source that was loaded, once known
+    digest: str | None = None  # digest of the loaded source, once known
 
 
 class Loaded(MetaPathFinder):

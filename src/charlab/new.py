@@ -1,4 +1,4 @@
-"""`charlab new`: write a model, a study or a project of one's own to start from."""
+"""`charlab new`: write a model, a study or a project for the user to start from."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ NOTEBOOK = (
 
 
 def new(arguments: Sequence[str]) -> int:
-    """Write what `charlab new KIND NAME` names, print the next command and return the exit code.
+    """Write the files of `charlab new KIND NAME`, print the next command and return the exit code.
 
     Raises:
         UserError: if the name cannot be used or a file exists already; nothing has been written in that case.

@@ -30,9 +30,9 @@ class Live(Protocol):
 
 
 class Output(Console):
-    """A console without which a run goes on, when the reader of the pipe, such as `head`, has closed it.
+    """A console that lets a run go on after the reader of a pipe, such as `head`, has closed it.
 
-    In a notebook, its lines are the cell's plain output: rich gives each a box of its own, which cuts off long ones.
+    In a notebook, its lines are the cell's plain output: rich would give each a box of its own and cut off long ones.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -89,7 +89,7 @@ class NotebookLive:
 
 
 def show_figures() -> None:
-    """Have IPython show matplotlib figures that are a cell's value, which it does only once pyplot has drawn one."""
+    """Make IPython show figures that are a cell's value, which it otherwise does only after pyplot has drawn one."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None:
@@ -102,7 +102,7 @@ def show_figures() -> None:
 
 
 def data_uri(figure: Figure) -> str:
-    """Return a figure as an address that holds the whole picture, the same each time."""
+    """Return a figure as a data URI, the same each time."""
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})  # with a date it would be another file each time
+    figure.savefig(file, format="svg", metadata={"Date": None})  # a date would change it each time
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

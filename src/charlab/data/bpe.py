@@ -28,8 +28,8 @@ MOST_REMEMBERED = 100_000  # words whose tokens are remembered
 class BytePairs(Bytes):
     """Bytes and their merges as tokens.
 
-    A text is many sequences of tokens, of which `encode` returns one: the sum of the costs of its tokens is an upper
-    bound of −log p of the text.
+    Many sequences of tokens spell the same text, and `encode` returns one of them. The sum of its tokens' −log p is
+    therefore an upper bound on −log p of the text.
 
     Attributes:
         merges: the pairs of tokens that are merged, first to last, as characters U+0000 … U+00FF.
@@ -90,7 +90,7 @@ def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
         vocab_size: number of tokens, including the bytes.
 
     Raises:
-        UserError: if there are as many bytes as tokens asked for, the train text has too few pairs that occur twice, or
+        UserError: if `vocab_size` leaves no room for merges, too few pairs occur twice in the train text, or
             `tokenizers` is not installed.
     """
     _require_library()

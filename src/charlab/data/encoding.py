@@ -83,7 +83,7 @@ def _write(file: IO[bytes], corpus: Corpus, part: slice, vocabulary: Vocabulary)
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a file of ids is there and undamaged."""
+    """Return whether a file of ids exists and is undamaged."""
     if not path.exists():
         return False
     digest = hashlib.sha256()

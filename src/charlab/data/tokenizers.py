@@ -27,8 +27,8 @@ class Vocabulary(ABC):
 
     Attributes:
         unit: what the tokens are, in the plural.
-        likelihood: "exact" if every text is a single sequence of tokens; "bound" if it is several, so that −log p of
-            the one that `encode` returns is an upper bound of −log p of the text.
+        likelihood: "exact" if every text has a single sequence of tokens; "bound" if it has several, so that −log p of
+            the one that `encode` returns is an upper bound on −log p of the text.
         most_tokens: the most tokens that a character takes.
         start: the text after which a text without a prompt begins: a newline, or for a text without newlines its most
             frequent character; None if unknown.
@@ -59,7 +59,7 @@ class Vocabulary(ABC):
     def decode(self, ids: ArrayLike) -> str:
         """Return the text of `ids`, an array, CPU tensor or list of shape (N,).
 
-        A byte that is no part of a UTF-8 character becomes a lone surrogate, as in Python's "surrogateescape".
+        A byte that is not part of a UTF-8 character becomes a lone surrogate, as in Python's "surrogateescape".
 
         Raises:
             IndexError: if an id is not in 0 … V−1.
@@ -67,7 +67,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def decoder(self) -> Callable[[int], str]:
-        """Return a function from one id after another to text; a character appears once its last byte is there."""
+        """Return a function that decodes one id at a time; a character appears once its last byte has been decoded."""
 
     @abstractmethod
     def knows(self, character: str) -> bool:
@@ -190,7 +190,7 @@ class Characters(Vocabulary):
 class Bytes(Vocabulary):
     """The bytes of the text's UTF-8 form as tokens. A character beyond ASCII takes two to four of them.
 
-    A text of ASCII characters has the ids that it has as `Characters`.
+    An ASCII text has the same ids as with `Characters`.
 
     Attributes:
         known: the bytes that occur, sorted, as the characters U+0000 … U+00FF.
@@ -292,12 +292,12 @@ def readable(text: str) -> str:
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Return the parts in which a long text is encoded."""
+    """Yield the parts in which to encode a long text."""
     return (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
 
 
 def utf8(text: str, source: str) -> bytes:
-    """Return a text's UTF-8 form, in which a byte that could not be decoded is itself again.
+    """Return a text's UTF-8 form, with bytes that could not be decoded restored.
 
     Raises:
         UserError: if no bytes decode to the text.

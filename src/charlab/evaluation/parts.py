@@ -120,7 +120,7 @@ def _class(character: str) -> int:
 def _seen(codes: Int[np.ndarray, " M"], train: Iterable[str]) -> Int[np.ndarray, " M-2"]:
     """Return how often each context occurs in the train text, an index of `SEEN`."""
     wanted, index = np.unique(_contexts(codes), return_inverse=True)
-    counts = np.zeros(len(wanted) + 1, dtype=np.int64)  # the last is of all others
+    counts = np.zeros(len(wanted) + 1, dtype=np.int64)  # the last is for all others
     rest = codes[:0]
     for part in train:
         read = np.concatenate([rest, _code_points(part)])
