@@ -16,7 +16,7 @@ from charlab.errors import UserError
 ROOT = Path(__file__).parents[1]
 
 BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **scale.BENCHMARKS, **gpu.BENCHMARKS}
-"""By name, a function that returns the benchmark."""
+"""For each name, a function that returns the benchmark."""
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -18,9 +18,9 @@ REPEATS = 3
 
 
 def main(number: int) -> None:
-    """Write that many folders of runs, list them in a new process, and print the shortest time and that of none.
+    """Write `number` folders of runs, list them in a new process, and print the shortest time; the same for no runs.
 
-    On a busy machine, the processor's time says more than the clock's.
+    On a busy machine, CPU time is more reliable than wall-clock time.
     """
     records = Archive(RECORDS).records()
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryDirectory() as folder:
@@ -38,7 +38,7 @@ def main(number: int) -> None:
             before = os.times()
             seconds = min(run_program(*command)["wall_s"] for _ in range(REPEATS))
             after = os.times()
-            spent = sum(b - a for a, b in zip(before[2:4], after[2:4], strict=True)) / REPEATS  # of children
+            spent = sum(b - a for a, b in zip(before[2:4], after[2:4], strict=True)) / REPEATS  # of child processes
             listed = f"{number if outputs == folder else 0:,} runs"
             print(f"charlab runs, {listed}: {seconds:.2f} s, {spent:.2f} s of a processor", flush=True)
 

@@ -67,7 +67,7 @@ class Benchmark:
     """A question of speed.
 
     Attributes:
-        title: what is asked.
+        title: the question.
         sides: what is measured, charlab first, under the name `OURS`.
         figures: what is reported.
         pairs: default number of rounds.
@@ -133,7 +133,7 @@ def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measu
 
 
 def save(record: Mapping[str, Any], file: Path) -> None:
-    """Write a benchmark's record as one line of a file, sorted by name, in place of its former one."""
+    """Write a benchmark's record as one line of a file sorted by name, replacing its former one."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = {json.loads(line)["name"]: line for line in lines}
     known[record["name"]] = json.dumps(record, ensure_ascii=False)

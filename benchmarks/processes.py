@@ -27,7 +27,7 @@ from charlab.studies.state import read_results
 ENVIRONMENT = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "100"}
 
 QUIET = ("evaluate_every=1000000", "estimate_batches=1")
-"""Overrides for runs of which only the steps matter."""
+"""Overrides for runs in which only the steps matter."""
 
 
 def run_module(module: str, *arguments: object) -> dict[str, Any]:
@@ -60,8 +60,8 @@ def run_training(*overrides: str) -> Measurement:
     """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
     `step_ms` is the median over the intervals between logged steps, without evaluation. `mean_step_ms` is the mean over
-    all intervals but the first, including occasional checkpoints and progress updates. `exit_s` is what the process
-    takes after its last line, and `rest_s` what it takes besides training.
+    all intervals but the first, including occasional checkpoints and progress updates. `exit_s` is the
+    time of the process after its last line, and `rest_s` its time besides training.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
@@ -142,9 +142,9 @@ def run_sweep(*overrides: str) -> Measurement:
 
 
 def run_study(*overrides: str) -> Measurement:
-    """Run a study with `scripts/train.py` and return its total time, and the medians over its cells of two others.
+    """Run a study with `scripts/train.py` and return its total time, and two medians over its cells.
 
-    `first_step_s` is from the start of a cell to its first training step, and `overhead_s` what a cell takes besides
+    `first_step_s` is the time from the start of a cell to its first training step, and `overhead_s` its time besides
     training, evaluation and compilation.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,7 @@ def run_twice(*overrides: str) -> Measurement:
 
 
 def _run_until_exit(command: Sequence[str]) -> tuple[float, float]:
-    """Run a command; return how long it took, and how much of this was after its last output."""
+    """Run a command; return how long it took in all, and after its last output."""
     environment = {**os.environ, **ENVIRONMENT}
     since = last = time.perf_counter()
     with (

@@ -15,7 +15,7 @@ from benchmarks.processes import QUIET, run_module, run_program, run_training
 
 LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
 SHARES = 1 / (np.arange(len(LETTERS)) + 3.0)  # roughly those of English
-WORDS = 50_000  # different ones
+WORDS = 50_000  # distinct ones
 SIZES = {OURS: 10**8, "10 million": 10**7, "1 million": 10**6}
 CELLS = {OURS: 10_000, "1,000": 1000, "100": 100}
 SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.batch_size=16", "compute.compile=false")
@@ -23,7 +23,7 @@ SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.bat
 
 @cache
 def made_up_text(length: int) -> Path:
-    """Write a text of words that are drawn by Zipf's law, in 27 characters as text8 has, and return its path."""
+    """Write a text of words drawn by Zipf's law, in 27 characters like those of text8, and return its path."""
     generator = np.random.default_rng(0)
     lengths = 1 + generator.poisson(4.0, WORDS)
     letters = generator.choice(list(LETTERS), lengths.sum(), p=SHARES / SHARES.sum())
@@ -46,7 +46,7 @@ def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> d
 
 
 def _on_text(length: int, *overrides: str) -> Measurement:
-    """Train on a made-up text, whose ids are kept in a folder of their own, and return what `run_training` does."""
+    """Train on a made-up text, with its ids in a folder of their own, and return what `run_training` returns."""
     before = os.environ.get("CHARLAB_DATA")
     path = made_up_text(length)
     with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ def _long_counts() -> Benchmark:
 
 
 def _many_cells() -> Benchmark:
-    """Return a simulation: cells do no work, and their records are copies of a kept one."""
+    """Return a simulation whose cells do no work, and whose records are copies of a kept one."""
     return Benchmark(
         "10,000 cells that do no work, against fewer",
         _sides(partial(run_module, "benchmarks.cells"), CELLS),

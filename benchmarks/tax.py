@@ -85,7 +85,7 @@ def bare_step_ms(steps: int, overrides: list[str]) -> float:
 
 
 def charlab_step_ms(steps: int, overrides: list[str]) -> float:
-    """Return the mean time of a step of charlab's, in milliseconds."""
+    """Return the mean time of a step of charlab, in milliseconds."""
     brief = (f"trainer.max_steps={steps}", f"trainer.log_every_n_steps={LOG_EVERY}", "compute.compile=false", *QUIET)
     with tempfile.TemporaryDirectory() as folder:
         record = charlab.run(*overrides, *brief, "trainer.accelerator=cpu", f"output_dir={folder}")

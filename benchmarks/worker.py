@@ -55,7 +55,7 @@ class Worker:
 
     @torch.no_grad()
     def __call__(self, task: str) -> Mapping[str, float]:
-        """Return characters per second and seconds, or whatever else the task measures."""
+        """Return the measurements of a task, such as characters per second and seconds."""
         list(stream(self.model, _newline(1), 2))  # warm up
         self.model(self._full())
         return self.tasks[task]()
