@@ -292,7 +292,7 @@ def readable(text: str) -> str:
 
 
 def chunks(text: str) -> Iterator[str]:
-    """Yield the parts in which to encode a long text."""
+    """Return the parts in which to encode a long text."""
     return (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
 
 

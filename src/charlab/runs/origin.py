@@ -77,7 +77,7 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
 
     Raises:
         UserError: if the configurations differ in more than the budget, the budget is not larger, the finished run
-            depended on its budget in more than when it ended, or other code trained it.
+            used its budget for more than to know when to stop, or other code trained it.
     """
     record = Record.load(origin)
     former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))
