@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is used when it is used, since `import charlab` alone must not take the seconds that torch takes."""
+    """Import names on first use, so that `import charlab` alone does not take the seconds that torch takes."""
     if name == "runs":
         return importlib.import_module("charlab.runs")
     if name in __all__:

@@ -38,8 +38,8 @@ def generate(
 
     A sample's pieces, joined, are its continuation, without the prompt. An autoregressive model yields one token at a
     time, any other model the whole text. All samples are generated as one batch. The model is in evaluation mode until
-    the iterator is exhausted or closed. A byte that is no part of a UTF-8 character is a lone surrogate, as in Python's
-    "surrogateescape".
+    the iterator is exhausted or closed. A byte that is not part of a UTF-8 character is a lone surrogate, as in
+    Python's "surrogateescape".
 
     Args:
         model: any language model.
@@ -229,7 +229,7 @@ def _encode(model: LanguageModel, vocabulary: Vocabulary, text: str, source: str
 def _whole(
     model: LanguageModel, tokens: Int[Tensor, "num_samples P"], length: int, options: dict[str, Any]
 ) -> Iterator[Int[Tensor, "num_samples length"]]:
-    """Yield `length` tokens after another, for as long as they are asked for."""
+    """Yield the next `length` tokens, again and again without end."""
     while True:
         longer = model.sample(tokens, length, **options)
         yield longer[:, tokens.shape[1] :]

@@ -99,7 +99,7 @@ def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int
 def _another_text(
     config: DictConfig, vocabulary: Vocabulary, console: Console
 ) -> tuple[dict[str, Any], Int[Tensor, " N"]]:
-    """Return what is to be known of a text that the run was not trained on, and the ids of the whole of it.
+    """Return an entry that describes a text that the run was not trained on, and the ids of the whole text.
 
     Raises:
         UserError: if a character is unknown and `unknown=error`.

@@ -233,8 +233,8 @@ class Record:
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
 
-        A figure that a finished run lacks is computed and added to its record, except a look at the test split and
-        figures by `online`, which are to be asked for by `charlab evaluate`.
+        A figure that a finished run lacks is computed and added to its record, except figures of the test split and
+        figures by `online`, which only `charlab evaluate` computes.
 
         Raises:
             UserError: if there is no such entry, and none can be computed.

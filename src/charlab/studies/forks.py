@@ -2,10 +2,10 @@
 
     study's process ── keeper ── fork server ── cells
 
-The fork server is that of `multiprocessing`. It is started by a keeper, a separate process of charlab, so that the
-user's `__main__` never runs again. The server imports no user modules, does not initialize CUDA and runs no parallel
-region, so a forked cell behaves like one in a new interpreter. When the study's process dies, the keeper's standard
-input closes, and all cells end with the keeper.
+The fork server is `multiprocessing`'s. A keeper, a separate process of charlab, starts it, so the user's `__main__`
+never runs again. The server imports no user modules, does not initialize CUDA and runs no parallel region, so a forked
+cell behaves like one in a new interpreter. When the study's process dies, the keeper's standard input closes, and all
+cells end with the keeper.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ class _Keeper:
     def close(self) -> None:
         """End the keeper and its remaining cells."""
         assert self._process.stdin is not None
-        if not self.has_started:  # there are no cells, and it would go on with its imports
+        if not self.has_started:  # it has no cells, and would finish its imports first
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         with self._lock, contextlib.suppress(BrokenPipeError):

@@ -142,7 +142,7 @@ class Tuned:
         values: the chosen values by key.
         loss: their loss on dev text, the mean over the seeds of the trials, in nats per character.
         failed: number of trials without a result.
-        near: number of trials whose loss is within the study's margin of the chosen one's, itself included.
+        near: number of trials whose loss is within the study's margin of the chosen one's, including the chosen one.
         ranges: smallest and largest value among these, by key; numeric parameters only.
         at_end: keys whose chosen value is at an end of the range, so that a better one may be outside.
     """

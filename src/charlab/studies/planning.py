@@ -27,7 +27,7 @@ from charlab.runs.store import differences, place
 from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, key_of, read
 from charlab.studies.plan import Cell, Plan
 
-MANY_ARMS = 10  # from so many arms on, their checks are announced
+MANY_ARMS = 10  # from this many arms on, announce their checks
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force")  # seeds pair the arms, and there is one output folder
 
 

@@ -46,7 +46,7 @@ def crossing(curve: pd.DataFrame, clock: str, target: float) -> Reached:
     """Return when a curve is first at or below the target, interpolated linearly between two evaluations.
 
     Args:
-        curve: the evaluations in order, with the columns `value` and that of the clock.
+        curve: the evaluations in order, with the column `value` and the column of the clock.
         clock: the column of times: step or seconds.
         target: the loss to reach, in nats per character.
 

@@ -168,7 +168,7 @@ class StudyResults:
     def values(self, arm: str) -> dict[int, Value]:
         """Return an arm's values by seed: nats per character, or the time to the target; "diverged", "leaks", or None.
 
-        None stands for a cell without a result.
+        None is for a cell without a result.
         """
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 

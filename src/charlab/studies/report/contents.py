@@ -1,4 +1,4 @@
-"""All that a report says, whatever format it is written in."""
+"""The contents of a report, independent of its format."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True)
 class Contents:
-    """All that a report says.
+    """The contents of a report.
 
     Attributes:
         summary: what was compared, in a line.
