@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from charlab.command import command
@@ -167,6 +168,13 @@ def verify(arguments: Sequence[str], console: Console | None = None) -> int:
         trust=options["trust"].lower() == "true",
     ):
         mark, style = MARKS[finding.passed]
-        console.print(Text.assemble((mark, style), f" {finding.name:<13} {finding.text}"), soft_wrap=True)
+        name = Text.assemble((mark, style), f" {finding.name:<13}")
+        if console.is_terminal:  # a long text wraps under itself
+            row = Table.grid(padding=(0, 1))
+            row.add_column(no_wrap=True)
+            row.add_row(name, Text(finding.text))
+            console.print(row)
+        else:
+            console.print(Text.assemble(name, " ", finding.text), soft_wrap=True)
         failed |= finding.passed is False
     return int(failed)
