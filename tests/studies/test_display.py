@@ -77,11 +77,12 @@ def test_a_terminal_gets_a_bar_and_the_failures(tmp_path):
         (-1, 25.0, "a/1  step 250  0:00:15 left"),
         (1000, 12.0, "a/1  step 250  0:00:02 left"),
         (-1, None, "a/1  step 250"),
+        (None, None, "a/1  step 250"),
     ],
 )
 def test_a_running_cell_shows_its_step_and_the_time_left(tmp_path, steps, seconds, expected):
     study = tmp_path / "studies" / "mine"
-    config = {"trainer": {"max_steps": steps}, "budget": {"max_seconds": seconds}}
+    config = {"trainer": {"max_steps": steps}, "budget": {"max_seconds": seconds}} if steps else {}
     write_cell(cell_path(study, A1, ".yaml"), config, tmp_path / "runs" / A1.run, ())
     curves = tmp_path / "runs" / A1.run / "metrics.csv"
     curves.parent.mkdir(parents=True)

@@ -169,7 +169,9 @@ class Progress:
             return "begins"
         if cell not in self._budgets:
             config = read_cell(cell_path(self.study, cell, ".yaml"))["config"]
-            steps, most = config["trainer"]["max_steps"], config["budget"]["max_seconds"]
+            steps, most = (
+                (config.get(part) or {}).get(key) for part, key in (("trainer", "max_steps"), ("budget", "max_seconds"))
+            )
             self._budgets[cell] = (steps if steps and steps > 0 else math.inf, most or math.inf)
         step, seconds = logged
         steps, most = self._budgets[cell]
