@@ -1,6 +1,7 @@
 """What `charlab verify` finds wrong with a run or a study that was tampered with."""
 
 import dataclasses
+import io
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import charlab
 from charlab.__main__ import main
@@ -15,6 +17,7 @@ from charlab.errors import UserError
 from charlab.models.bigram import Bigram
 from charlab.runs.record import Record
 from charlab.runs.verify import Verified, verify_run
+from charlab.studies.verify import verify
 from tests.helpers.warm import warm
 from tests.runs.conftest import BARE, TINY
 
@@ -40,6 +43,14 @@ def test_an_untouched_run_passes_every_check(copied, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert [line.split()[:2] for line in printed] == [["✓", check] for check in CHECKS]
     assert charlab.verify(copied, quick=True)["holds"].tolist() == [True] * 5
+
+
+def test_a_long_finding_wraps_under_itself_on_a_terminal(copied):
+    output = io.StringIO()
+    verify([str(copied.folder), "quick=true"], Console(file=output, force_terminal=True, color_system=None, width=60))
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert len(lines) > 5
+    assert all(len(line) <= 60 and line.startswith(("✓ ", "– ", " " * 16)) for line in lines)
 
 
 def test_a_changed_figure_is_found(copied):

@@ -101,6 +101,8 @@ def test_a_running_cell_shows_its_step_and_the_time_left(tmp_path, steps, second
         assert lines()[-1] == "a/1  begins"
         curves.write_text(f"{curves.read_text()}250,900,10.000,train/loss,2.5\n300,9")  # half a line
         assert lines()[-1] == expected
+        cell_path(study, A1, ".yaml").unlink()
+        assert Progress(study, CELLS)._doing(A1) == "step 250"
 
 
 def test_the_part_of_the_time_that_was_training():

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.bit_counts import Code
 from charlab.models.contexts import CONTEXTS, Alphabet
-from charlab.models.contract import AutoregressiveModel, State
+from charlab.models.contract import AutoregressiveModel, State, ids_to_count
 from charlab.models.counters import Counters, Memory
 from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
@@ -130,7 +130,7 @@ class ContextMixing(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        self.text = self._checked(train_ids).to(self.text.device)
+        self.text = ids_to_count(train_ids, self.vocab_size).long().to(self.text.device)
         self._memory = None
         ids = self._ids()
         decisions = self.counters.along(ids)
@@ -167,7 +167,7 @@ class ContextMixing(AutoregressiveModel):
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
         first = len(self.text)
-        ids = np.concatenate([self._ids(), self._checked(text).numpy()])
+        ids = np.concatenate([self._ids(), ids_to_count(text, self.vocab_size).long().numpy()])
         decisions = self.counters.along(ids, first + 1)
         network = copy.deepcopy(self.network)
         network.dropout.p = 0.0
@@ -256,17 +256,6 @@ class ContextMixing(AutoregressiveModel):
         """Return the character before each position in start … stop − 1."""
         before = np.append(self.vocab_size, ids)[start:stop]
         return torch.from_numpy(before).to(self.text.device)
-
-    def _checked(self, text: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-        ids = text.detach().to("cpu", torch.long)
-        if len(ids) == 0:
-            raise UserError("The text to count in is empty: give at least one character.")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            raise UserError(
-                f"The text to count in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
-                f"{self.vocab_size}: encode it with the model's own vocabulary."
-            )
-        return ids
 
 
 @contextmanager

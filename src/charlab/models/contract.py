@@ -98,6 +98,23 @@ class CountedModel(Protocol):
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
+def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
+    """Return the ids of a text on the CPU.
+
+    Raises:
+        UserError: if the text is empty or has an id outside 0 … `vocab_size` − 1.
+    """
+    ids = text.detach().cpu()
+    if len(ids) == 0:
+        raise UserError("The text to count n-grams in is empty: give at least one character.")
+    if ids.min() < 0 or ids.max() >= vocab_size:
+        raise UserError(
+            f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
+            f"{vocab_size}: encode it with the model's own vocabulary."
+        )
+    return ids
+
+
 @runtime_checkable
 class KnowsTokens(Protocol):
     """A part of a language model for which the tokens are more than numbers: it looks at words and lines, say."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.contract import AutoregressiveModel
+from charlab.models.contract import AutoregressiveModel, ids_to_count
 from charlab.models.running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt, checked
@@ -78,7 +78,7 @@ class NGram(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        ids = self._checked(train_ids)
+        ids = ids_to_count(train_ids, self.vocab_size)
         tables, occurrences = [torch.tensor([-1])], [torch.tensor([0])]
         mass, backoff = [torch.zeros(1, dtype=torch.float64)], []
         for codes, counts in _count(ids, self.order, self.vocab_size):
@@ -135,7 +135,7 @@ class NGram(AutoregressiveModel):
             )
         codes, occurrences = self.codes[1:].tolist(), self.occurrences[1:].tolist()
         counts = CONTINUED[smoothing](codes, occurrences, order=self.order, vocab_size=self.vocab_size)
-        first, *rest = self._checked(text).tolist()
+        first, *rest = ids_to_count(text, self.vocab_size).tolist()
         counts.read(first)
         probabilities = []
         for character in rest:
@@ -166,17 +166,6 @@ class NGram(AutoregressiveModel):
         """Return the nodes of the n-grams of 0 … order − 1 characters that end at each position."""
         root = torch.full_like(tokens, ROOT, dtype=torch.long)
         return [root, *(node for _, node in self._walk(tokens.long(), self.order - 1))]
-
-    def _checked(self, text: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-        ids = text.detach().cpu()
-        if len(ids) == 0:
-            raise UserError("The text to count n-grams in is empty: give at least one character.")
-        if ids.min() < 0 or ids.max() >= self.vocab_size:
-            raise UserError(
-                f"The text to count n-grams in has the ids {ids.min()} to {ids.max()}, but model.vocab_size is "
-                f"{self.vocab_size}: encode it with the model's own vocabulary."
-            )
-        return ids
 
     def _walk(self, tokens: Int[Tensor, "B T"], longest: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the contexts and nodes, both (B, T), of the n-grams of lengths 1 … `longest` that end at each position.

@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -168,7 +169,9 @@ class Progress:
         if logged is None:
             return "begins"
         if cell not in self._budgets:
-            config = read_cell(cell_path(self.study, cell, ".yaml"))["config"]
+            config: dict[str, Any] = {}
+            with contextlib.suppress(OSError):  # a file that is out of reach must not end the study
+                config = read_cell(cell_path(self.study, cell, ".yaml"))["config"]
             steps, most = (
                 (config.get(part) or {}).get(key) for part, key in (("trainer", "max_steps"), ("budget", "max_seconds"))
             )
