@@ -88,7 +88,7 @@ class RankTest:
     def scores(self, shifts: np.ndarray) -> np.ndarray:
         """Return the differences less each shift (shifts, n): infinite if one of a pair is cut off, 0 if both are."""
         before, before_limit = (log - np.asarray(shifts)[:, None] for log in (self._before, self._before_limit))
-        limit = np.minimum(before_limit, self._after_limit)
+        limit = np.minimum(before_limit, self._after_limit) + 10.0**-_DIGITS  # a time at the limit is seen
         seen, seen_after = before <= limit, self._after <= limit
         with np.errstate(invalid="ignore"):
             both = np.nan_to_num((before - self._after).round(_DIGITS), nan=0.0, posinf=np.inf, neginf=-np.inf)
