@@ -14,6 +14,7 @@ from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
 from benchmarks.processes import QUIET, run_module, run_program, run_training
 
 LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
+ACCENTED = "etäoinshrdlcümwfgypbökjß的z"  # a sixth of the letters takes two bytes or three
 SHARES = 1 / (np.arange(len(LETTERS)) + 3.0)  # roughly those of English
 WORDS = 50_000  # distinct ones
 SIZES = {OURS: 10**8, "10 million": 10**7, "1 million": 10**6}
@@ -22,16 +23,16 @@ SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.bat
 
 
 @cache
-def made_up_text(length: int) -> Path:
+def made_up_text(length: int, alphabet: str = LETTERS) -> Path:
     """Write a text of words drawn by Zipf's law, in 27 characters like those of text8, and return its path."""
     generator = np.random.default_rng(0)
     lengths = 1 + generator.poisson(4.0, WORDS)
-    letters = generator.choice(list(LETTERS), lengths.sum(), p=SHARES / SHARES.sum())
+    letters = generator.choice(list(alphabet), lengths.sum(), p=SHARES / SHARES.sum())
     words = np.array(["".join(word) for word in np.split(letters, lengths.cumsum()[:-1])])
     ranks = 1 / (np.arange(WORDS) + 2.7)
-    path = Path(tempfile.gettempdir(), f"charlab-made-up-{length}.txt")
+    path = Path(tempfile.gettempdir(), f"charlab-made-up-{length}{'-accented' * (alphabet != LETTERS)}.txt")
     left = length
-    with path.open("w", encoding="ascii") as file:
+    with path.open("w", encoding="utf-8") as file:
         while left:
             text = " ".join(words[generator.choice(WORDS, 1 << 18, p=ranks / ranks.sum())])[:left]
             left -= file.write(text)
@@ -45,10 +46,9 @@ def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> d
     return {name: partial(side, size) for name, size in sizes.items()}
 
 
-def _on_text(length: int, *overrides: str) -> Measurement:
+def _on_text(path: Path, *overrides: str) -> Measurement:
     """Train on a made-up text, with its ids in a folder of their own, and return what `run_training` returns."""
     before = os.environ.get("CHARLAB_DATA")
-    path = made_up_text(length)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CHARLAB_DATA"] = folder
         try:
@@ -60,12 +60,22 @@ def _on_text(length: int, *overrides: str) -> Measurement:
 
 
 def _long_text() -> Benchmark:
+    return _long("characters", LETTERS)
+
+
+def _long_bytes() -> Benchmark:
+    return _long("bytes", ACCENTED)
+
+
+def _long(tokens: str, alphabet: str) -> Benchmark:
+    overrides = (f"data/tokenizer={tokens}", "trainer.max_steps=300", "trainer.log_every_n_steps=50")
+
     def train(length: int) -> Measurement:
-        measured = _on_text(length, *SMALL, "trainer.max_steps=300", "trainer.log_every_n_steps=50")
+        measured = _on_text(made_up_text(length, alphabet), *SMALL, *overrides)
         return {**measured, "evaluation_us": 1e6 * measured["evaluation_s"] / (0.1 * length)}
 
     return Benchmark(
-        "A small GRU on 100 million characters, against fewer",
+        f"A small GRU on 100 million characters as {tokens}, against fewer",
         _sides(train, SIZES),
         [
             Figure("peak_memory_mb", "peak memory", "MiB", "more by", "1 million", 300.0),
@@ -80,7 +90,9 @@ def _long_text() -> Benchmark:
 
 def _long_counts() -> Benchmark:
     def count(length: int) -> Measurement:
-        measured = _on_text(length, "model=ngram_kneser_ney", "model.order=5", "data.validation_fraction=0.001")
+        measured = _on_text(
+            made_up_text(length), "model=ngram_kneser_ney", "model.order=5", "data.validation_fraction=0.001"
+        )
         return {**measured, "counting_us": 1e6 * measured["training_s"] / (0.9 * length)}
 
     return Benchmark(
@@ -135,6 +147,7 @@ def _large_study() -> Benchmark:
 
 BENCHMARKS = {
     "long_text": _long_text,
+    "long_bytes": _long_bytes,
     "long_counts": _long_counts,
     "many_cells": _many_cells,
     "large_study": _large_study,
