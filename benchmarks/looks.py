@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from charlab.studies.definition import Expectation
+from charlab.studies.evidence import Evidence, decide, t_evidence
 from charlab.studies.looks import sequential_p
-from charlab.studies.paired import Evidence, decide, t_evidence
 
 LOOKS = (6, 9, 12, 16)
 MARGIN = 0.01

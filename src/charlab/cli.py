@@ -37,12 +37,12 @@ from charlab.configuration.compose import (
     resolve_values,
     typed_overrides,
 )
-from charlab.configuration.messages import find_user_error
+from charlab.configuration.messages import exit_code, find_user_error
 from charlab.configuration.programs import VALUES
 from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
 from charlab.errors import PartError, UserError
-from charlab.runs.browse import browse
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
+from charlab.runs.program import browse
 from charlab.runs.store import with_extended
 
 atexit.register(gc.freeze)  # otherwise Python scans all that was imported several times before the process ends
@@ -198,22 +198,14 @@ def _exit_code(program: Callable[[], int]) -> int:
         return program()
     except BrokenPipeError:
         raise
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
     except SystemExit as end:
         if isinstance(end.__cause__, PartError) and os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(end.__cause__)
         elif isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
-    except Exception as error:
-        mistake = find_user_error(error)
-        if mistake is None:
-            traceback.print_exc()
-            return 1
-        print(mistake, file=sys.stderr)
-        return 2
+    except (KeyboardInterrupt, Exception) as error:
+        return exit_code(error)
 
 
 def _find_own_modules() -> None:

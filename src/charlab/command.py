@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SCRIPTS = ("train", "evaluate", "generate", "report")
@@ -32,3 +33,19 @@ def command(program: str, *arguments: str) -> str:
     else:
         words = ["charlab", program]
     return shlex.join([*words, *arguments])
+
+
+def split_options(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the value of each option, given as KEY=VALUE or by default, and the arguments that are none.
+
+    >>> split_options(["status=finished", "limit=3"], {"limit": "100", "sort": ""})
+    ({'limit': '3', 'sort': ''}, ['status=finished'])
+    """
+    options, rest = dict(defaults), []
+    for argument in arguments:
+        key, separator, value = argument.partition("=")
+        if separator and key in options:
+            options[key] = value
+        else:
+            rest.append(argument)
+    return options, rest

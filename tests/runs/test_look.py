@@ -12,8 +12,8 @@ from rich.console import Console
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs import look
-from charlab.runs.browse import browse
 from charlab.runs.folder import CHECKPOINT
+from charlab.runs.program import browse
 from charlab.runs.record import Record
 
 DRAWN = ("samples.txt", "loss.png", "attention")

@@ -15,7 +15,7 @@ from charlab.configuration.compose import compose
 from charlab.runs.identity import fingerprint, identify
 from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
-from charlab.studies.planning import run_values
+from charlab.studies.planner import run_values
 from tests.helpers import student
 from tests.helpers.warm import warm
 
@@ -79,7 +79,7 @@ from pathlib import Path
 from charlab.configuration.compose import compose
 from charlab.runs.identity import identify
 from charlab.studies.cell import write_cell
-from charlab.studies.planning import run_values
+from charlab.studies.planner import run_values
 text = open("model.py").read()
 linecache.cache["/tmp/ipykernel_1/1.py"] = (len(text), None, text.splitlines(keepends=True), "/tmp/ipykernel_1/1.py")
 exec(compile(text, "/tmp/ipykernel_1/1.py", "exec"), sys.modules["__main__"].__dict__)

@@ -21,7 +21,7 @@ from charlab.studies.definition import Arm
 from charlab.studies.forks import Forks
 from charlab.studies.outcomes import Outcome, cell_path
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.planning import run_values
+from charlab.studies.planner import run_values
 from charlab.studies.runner import Slot, run_cell
 from tests.helpers.warm import warm
 

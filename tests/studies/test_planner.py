@@ -9,7 +9,7 @@ from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.studies.definition import Definition, define
 from charlab.studies.plan import Plan
-from charlab.studies.planning import Planner, merged
+from charlab.studies.planner import Planner, merged
 from charlab.studies.state import read_results
 from tests.helpers import student
 

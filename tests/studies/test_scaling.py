@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
-from charlab.studies import planning
+from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.plan import Cell
 from charlab.studies.report.contents import gather
@@ -211,12 +211,12 @@ def test_scaling_studies_that_cannot_be(body, message):
 )
 def test_a_size_inside_of_the_fitted_range_is_not_held_out(held_out, message, monkeypatch):
     monkeypatch.setattr(
-        planning, "find_cells", lambda arm, _, seeds, *__: [Cell(arm, seed, f"x/{arm}", ()) for seed in seeds]
+        planner_module, "find_cells", lambda arm, _, seeds, *__: [Cell(arm, seed, f"x/{arm}", ()) for seed in seeds]
     )
-    monkeypatch.setattr(planning, "output_folder", lambda config, sweep: None)
+    monkeypatch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     composer = Composer()
     node = composer.master(["study=scaling", f"study.held_out={held_out}"]).study
-    planner = planning.Planner(define(node, "scaling"), composer, [])
+    planner = planner_module.Planner(define(node, "scaling"), composer, [])
     if not message:
         assert len(planner.plan("").cells) == 60
         return

@@ -11,9 +11,9 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.overrides import translate
 from charlab.configuration.sources import conf_folder
 from charlab.runs.identity import meaning
-from charlab.studies import planning
+from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
-from charlab.studies.paired import minimum_seeds
+from charlab.studies.evidence import minimum_seeds
 from charlab.studies.plan import Plan
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.program import write_report
@@ -36,10 +36,10 @@ def test_a_shipped_study_is_right(
     name: str, composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
-    monkeypatch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
-    monkeypatch.setattr(planning, "output_folder", lambda config, sweep: None)
+    monkeypatch.setattr(planner_module, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    monkeypatch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
-    plan = planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
+    plan = planner_module.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
     assert plan.name == name
     assert plan.hypothesis.endswith(".")
     assert plan.hypothesis.count(". ") == 0

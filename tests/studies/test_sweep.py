@@ -342,7 +342,7 @@ run()
 def test_many_arms_are_announced_before_they_are_checked(
     train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], most: int
 ) -> None:
-    monkeypatch.setattr("charlab.studies.planning.MANY_ARMS", most)
+    monkeypatch.setattr("charlab.studies.planner.MANY_ARMS", most)
     assert train("study=mine", "dry_run=true") == 0
     assert capfd.readouterr().out.startswith("Checking 2 arms …\n") == (most == 2)
 

@@ -6,7 +6,7 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.runs.archive import Archive
 from charlab.runs.identity import meaning
-from charlab.studies import planning
+from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from tools.results.__main__ import RECORDS
 from tools.results.part2 import STUDIES, leaders
@@ -19,10 +19,10 @@ def plan(request, module_patch):
     """The plan of a table's study, on whatever text: what tells runs apart is all but the text."""
     name = STUDIES[request.param]
     composer = Composer()
-    module_patch.setattr(planning, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
-    module_patch.setattr(planning, "output_folder", lambda config, sweep: None)
+    module_patch.setattr(planner_module, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    module_patch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
-    return request.param, planning.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
+    return request.param, planner_module.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")
 
 
 @pytest.fixture(scope="module")

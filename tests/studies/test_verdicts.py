@@ -13,7 +13,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from charlab.errors import UserError
 from charlab.studies.definition import EXPECTATIONS, Expectation
-from charlab.studies.paired import decide, power_to_support, t_evidence
+from charlab.studies.evidence import decide, power_to_support, t_evidence
 from charlab.studies.pairs import Value
 from charlab.studies.report import sentences
 from charlab.studies.verdicts import compare

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
+import traceback
 from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -128,6 +130,18 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             implicit = error.__context__
         error = error.__cause__ or implicit
     return error
+
+
+def exit_code(error: BaseException) -> int:
+    """Print what ended a program, a user's mistake as one sentence and a bug as its traceback; return the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    if (mistake := find_user_error(error)) is None:
+        traceback.print_exception(error)
+        return 1
+    print(mistake, file=sys.stderr)
+    return 2
 
 
 def one_sentence(error: BaseException) -> str:

@@ -13,7 +13,6 @@ import signal
 import stat
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
-from charlab.configuration.messages import find_user_error
+from charlab.configuration.messages import exit_code
 from charlab.configuration.overrides import literal
 from charlab.errors import UserError
 from charlab.files import write_atomically
@@ -103,16 +102,8 @@ def run(file: Path) -> int:
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
-    except Exception as error:
-        mistake = find_user_error(error)
-        if mistake is None:
-            traceback.print_exc()
-            return 1
-        print(mistake, file=sys.stderr)
-        return 2
+    except (KeyboardInterrupt, Exception) as error:
+        return exit_code(error)
     return 0
 
 

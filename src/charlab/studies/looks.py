@@ -23,7 +23,7 @@ from functools import cache
 import numpy as np
 from scipy import special
 
-from charlab.studies.paired import LEVEL
+from charlab.studies.evidence import LEVEL
 
 EDGES = np.linspace(-7.0, 7.0, 321)  # of the cells that hold the distribution, as normal quantiles
 _CENTERS = (EDGES[1:] + EDGES[:-1]) / 2

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 
 from charlab.studies.definition import Expectation
-from charlab.studies.looks import critical_values, sequential_p, spent
-from charlab.studies.paired import (
+from charlab.studies.evidence import (
     Evidence,
     power_to_support,
     seeds_to_settle,
@@ -19,7 +18,8 @@ from charlab.studies.paired import (
     t_evidence,
     t_interval,
 )
-from charlab.studies.ranks import RankTest, Reached
+from charlab.studies.looks import critical_values, sequential_p, spent
+from charlab.studies.time_to_target import RankTest, Reached
 
 Value = float | Reached | Literal["diverged", "leaks"] | None
 

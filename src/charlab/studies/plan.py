@@ -1,4 +1,4 @@
-"""The plan of a study: its question, its arms, and the cells to run. `planning` makes it from a definition."""
+"""The plan of a study: its question, its arms, and the cells to run. `planner` makes it from a definition."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from scipy import optimize, stats
 
-from charlab.studies.paired import holm_levels, mean_interval
+from charlab.studies.evidence import holm_levels, mean_interval
 
 FEWEST_SEEDS = 3  # for an interval
 EXPONENTS = (0.01, 4.0)  # the smallest and largest that are tried

@@ -29,7 +29,7 @@ from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
-from charlab.studies.planning import edited, find_cells, is_shared, merged, run_values
+from charlab.studies.planner import edited, find_cells, is_shared, merged, run_values
 from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"

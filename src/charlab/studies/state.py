@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from charlab.studies.pairs import Value
-    from charlab.studies.ranks import Reached
+    from charlab.studies.time_to_target import Reached
     from charlab.studies.verdicts import Comparison
 
 Status = Literal[
@@ -151,6 +151,11 @@ class StudyResults:
         """Return the cells of an arm, in the order of the seeds."""
         return [result for result in self.cells if result.cell.arm == arm]
 
+    def records(self, arm: str) -> dict[int, Record]:
+        """Return the records of an arm's finished cells, by seed."""
+        finished = ((result.cell.seed, result.record) for result in self.of(arm) if result.status == "finished")
+        return {seed: record for seed, record in finished if record is not None}
+
     def figure(self, result: CellResult) -> dict[str, Any]:
         """Return a finished cell's evaluation on the validation text under the plan's protocol; {} if it has none."""
         record = result.record
@@ -186,7 +191,7 @@ class StudyResults:
 
     def time_to_target(self, result: CellResult) -> Reached | None:
         """Return when an ended cell reached the plan's target; None if it has no curve, or there is no target."""
-        from charlab.studies.ranks import crossing
+        from charlab.studies.time_to_target import crossing
 
         clock = {"steps_to": "step", "seconds_to": "seconds"}.get(self.plan.metric)
         if result.run is None or not result.ended or clock is None or self.plan.target is None:

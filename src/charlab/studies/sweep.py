@@ -31,7 +31,7 @@ from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
-from charlab.studies.planning import Planner
+from charlab.studies.planner import Planner
 from charlab.studies.state import CellResult, StudyResults, read_results
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
@@ -231,8 +231,8 @@ def _cell_to_run(result: CellResult, results: StudyResults, again: Sequence[Reru
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:
+    from charlab.studies.evidence import minimum_seeds
     from charlab.studies.looks import idle_looks  # imported here: it imports scipy, and most mistakes end earlier
-    from charlab.studies.paired import minimum_seeds
 
     arms = len(plan.arms) - 1
     if plan.planned_looks:

@@ -14,7 +14,7 @@ from charlab.runs.store import Store
 from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
-from charlab.studies.planning import Planner
+from charlab.studies.planner import Planner
 from charlab.studies.search import SearchDefinition, Trials, check_own
 
 

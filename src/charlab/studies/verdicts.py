@@ -11,7 +11,7 @@ import numpy as np
 
 from charlab.errors import UserError
 from charlab.studies.definition import EXPECTATIONS, Expectation
-from charlab.studies.paired import Evidence, Verdict, decide, holm, holm_levels, minimum_seeds, refutation
+from charlab.studies.evidence import Evidence, Verdict, decide, holm, holm_levels, minimum_seeds, refutation
 from charlab.studies.pairs import Pairs, TimePairs, Value
 
 _OF_PAIRS = ("seeds", "differences", "diverged", "baseline_diverged", "unreached", "baseline_unreached", "leaking",
@@ -25,7 +25,7 @@ class Comparison:
     A difference is baseline minus arm for one seed. Lower values of the metric are better, so a positive difference
     means that the arm is better. Seeds are in the study's order. For times to a target, everything is in natural
     logarithms: a difference is the logarithm of the speed-up, the margin the logarithm of a ratio, the mean Hodges and
-    Lehmann's estimate. The tests are those of `ranks` instead of t-tests.
+    Lehmann's estimate. The tests are those of `time_to_target` instead of t-tests.
 
     With planned looks, everything is as of the look that settled the arm, or else of the last one that was reached;
     p-values are sequential, and intervals are repeated confidence intervals (see `looks`).
@@ -157,7 +157,7 @@ def compare(
     compared directly.
 
     *A run that does not reach the target* counts as later than any that does, within the time that both were trained;
-    see `ranks`.
+    see `time_to_target`.
 
     *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
     its verdict and takes no part in later looks.

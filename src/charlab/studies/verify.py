@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from charlab.command import command
+from charlab.command import command, split_options
 from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.quantities import count, joined
@@ -20,7 +20,7 @@ from charlab.runs.record import Record
 from charlab.runs.store import Store
 from charlab.runs.verify import Finding, Verified, verify_run
 from charlab.studies.plan import FILE_NAME, Plan
-from charlab.studies.state import CellResult, StudyResults, read_results
+from charlab.studies.state import StudyResults, read_results
 
 OPTIONS = {"output_dir": "outputs", "data.path": "", "quick": "false", "trust": "false"}
 MARKS = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "dim")}
@@ -72,8 +72,7 @@ def verify_named(
 
 def _study_findings(results: StudyResults) -> Iterator[Finding]:
     """Yield the findings that concern a study as a whole."""
-    plan, records = results.plan, {result.cell.key: result.record for result in _finished(results)}
-    known = {key: record for key, record in records.items() if record is not None}
+    plan, known = results.plan, dict(_finished(results))
     missing = len(plan.cells) - len(known)
     yield Finding("cells", None if missing else True, f"{len(known)} of {len(plan.cells)} are finished")
     others = [key for key, record in known.items() if not _is_planned(plan, key, record)]
@@ -114,17 +113,19 @@ def _windows(record: Record) -> dict[str, Any]:
     return data | {"text": record.corpus.get("sha256")}
 
 
-def _finished(results: StudyResults) -> list[CellResult]:
-    return [result for result in results.cells if result.status == "finished"]
+def _finished(results: StudyResults) -> Iterator[tuple[str, Record]]:
+    """Yield the key and the record of each finished cell."""
+    for result in results.cells:
+        if result.status == "finished" and result.record is not None:
+            yield result.cell.key, result.record
 
 
 def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust: bool) -> Iterator[Finding]:
     """Yield each check of a run once, with what it found in all finished cells."""
     found: dict[str, dict[str, Finding]] = defaultdict(dict)
-    for result in _finished(results):
-        if result.record is not None:
-            for finding in verify_run(Verified(result.record, path, trust), scoring=scoring):
-                found[finding.name][result.cell.key] = finding
+    for key, record in _finished(results):
+        for finding in verify_run(Verified(record, path, trust), scoring=scoring):
+            found[finding.name][key] = finding
     for name, by_cell in found.items():
         wrong = [f"{key}: {finding.text}" for key, finding in by_cell.items() if finding.passed is False]
         unknown = [finding.text for finding in by_cell.values() if finding.passed is None]
@@ -148,15 +149,13 @@ def verify(arguments: Sequence[str], console: Console | None = None) -> int:
     if {"--help", "-h"} & set(arguments):
         console.print(USAGE.replace("charlab verify", command("verify")), markup=False, highlight=False)
         return 0
-    options, names = dict(OPTIONS), []
-    for argument in arguments:
+    options, rest = split_options(arguments, OPTIONS)
+    names = []
+    for argument in rest:
         key, separator, value = argument.partition("=")
-        if separator and key in options:
-            options[key] = value
-        elif separator and key not in ("run", "study"):
+        if separator and key not in ("run", "study"):
             raise UserError(f"verify has no option {key}{nearest(key, OPTIONS)}")
-        else:
-            names.append(value if separator else key)
+        names.append(value if separator else key)
     if len(names) != 1:
         raise UserError(f"verify takes one run or study, not {len(names)}: {command('verify', 'RUN')}.")
     failed = False

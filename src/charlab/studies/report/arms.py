@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from charlab.studies.costs import COSTS
-from charlab.studies.paired import mean_interval
+from charlab.studies.evidence import mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,7 +131,7 @@ def references(results: StudyResults) -> list[Reference]:
 
 
 def _finished(results: StudyResults) -> list[Record]:
-    return [result.record for result in results.cells if result.record is not None and result.status == "finished"]
+    return [record for arm in results.plan.arms for record in results.records(arm.name).values()]
 
 
 def _has_usual_split(record: Record) -> bool:

@@ -41,7 +41,7 @@ from charlab.studies.report.tuning import conditional, half_tuned, tuning_table
 from charlab.studies.report.where import Whereabouts, locate
 
 if TYPE_CHECKING:
-    from charlab.studies.paired import Verdict
+    from charlab.studies.evidence import Verdict
     from charlab.studies.plan import Plan
     from charlab.studies.state import CellResult, StudyResults
     from charlab.studies.verdicts import Comparison
@@ -224,7 +224,7 @@ def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> 
         return "Not asked: the figures of a model that sees what it predicts say nothing about any text."
     if "bound" in (arm.likelihood, baseline.likelihood):
         return "Not asked: only the sum of a bound over the whole text has a meaning."
-    ours, theirs = (_records_with_scenes(results, name) for name in (baseline.name, arm.name))
+    ours, theirs = (results.records(name) for name in (baseline.name, arm.name))
     pairs = [(ours[seed], theirs[seed]) for seed in ours if seed in theirs and _alike(ours[seed], theirs[seed])]
     if not pairs:
         return "Not known: no pair of finished cells has figures for stretches of the same text."
@@ -239,14 +239,9 @@ def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> 
         return f"Not known: {error}"
 
 
-def _records_with_scenes(results: StudyResults, arm: str) -> dict[int, Record]:
-    found = ((result.cell.seed, result.record) for result in results.of(arm) if result.status == "finished")
-    return {seed: record for seed, record in found if record is not None and record.scenes}
-
-
 def _alike(a: Record, b: Record) -> bool:
-    """Return whether two runs were scored on the same text."""
-    return a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
+    """Return whether two runs have figures for the same stretches of the same text."""
+    return bool(a.scenes) and a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
 
 
 def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:

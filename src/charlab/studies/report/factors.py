@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from charlab.studies.paired import mean_interval
+from charlab.studies.evidence import mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

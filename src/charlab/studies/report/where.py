@@ -15,7 +15,7 @@ from charlab.quantities import count, percent, signed
 from charlab.runs.record import Record
 from charlab.runs.text import NLL
 from charlab.runs.where import Ground, Where, check_length, collected, comparable_nll, ground_of, same_text
-from charlab.studies.paired import mean_interval
+from charlab.studies.evidence import mean_interval
 from charlab.studies.report.method import without_paths
 from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
 
@@ -62,7 +62,10 @@ class Whereabouts(NamedTuple):
 def locate(results: StudyResults) -> Whereabouts:
     """Return where each arm differs from the baseline, over the seeds that both have finished."""
     plan = results.plan
-    kept = {arm.name: _kept(results, arm.name) for arm in plan.arms}
+    kept = {
+        arm.name: {seed: run for seed, run in results.records(arm.name).items() if (run.folder / NLL).exists()}
+        for arm in plan.arms
+    }
     base = kept.pop(plan.baseline)
     pairs = {arm: [(base[seed], runs[seed]) for seed in runs if seed in base] for arm, runs in kept.items()}
     pairs = {arm: found for arm, found in pairs.items() if found}
@@ -76,12 +79,6 @@ def locate(results: StudyResults) -> Whereabouts:
         except UserError as error:
             notes.append(f"{arm} is left out. {without_paths(str(error))}")
     return Whereabouts(arms, " ".join(notes))
-
-
-def _kept(results: StudyResults, arm: str) -> dict[int, Record]:
-    """Return the finished runs of an arm that kept the nll of each character, by seed."""
-    finished = ((result.cell.seed, result.record) for result in results.of(arm) if result.status == "finished")
-    return {seed: record for seed, record in finished if record is not None and (record.folder / NLL).exists()}
 
 
 def _difference(ground: Ground, first: Record, pairs: list[tuple[Record, Record]], most: int) -> Where:

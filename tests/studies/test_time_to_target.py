@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from charlab.errors import UserError
-from charlab.studies.paired import decide
+from charlab.studies.evidence import decide
 from charlab.studies.pairs import Value
-from charlab.studies.ranks import RankTest, Reached, crossing
+from charlab.studies.time_to_target import RankTest, Reached, crossing
 from charlab.studies.verdicts import Comparison, compare
 from tests.references.statistics import log_speed_ups, signed_rank_p
 

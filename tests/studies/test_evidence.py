@@ -10,7 +10,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_paired
 
 from charlab.studies.definition import Expectation
-from charlab.studies.paired import (
+from charlab.studies.evidence import (
     Evidence,
     decide,
     holm,

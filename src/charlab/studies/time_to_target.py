@@ -22,7 +22,7 @@ import numpy as np
 from scipy import stats
 
 from charlab.errors import UserError
-from charlab.studies.paired import Evidence
+from charlab.studies.evidence import Evidence
 
 if TYPE_CHECKING:
     import pandas as pd
