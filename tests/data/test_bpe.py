@@ -75,6 +75,57 @@ def test_the_same_text_makes_the_same_tokens_in_another_process(pairs, tmp_path)
     assert done.stdout.decode() == repr(pairs.merges)
 
 
+@pytest.fixture
+def learned(tmp_path, monkeypatch):
+    """A folder to keep merges in, also those of a short text, and the vocabulary sizes that were learned."""
+    learn, sizes = module._learn, []
+
+    def counting(text, train, vocab_size):
+        sizes.append(vocab_size)
+        return learn(text, train, vocab_size)
+
+    monkeypatch.setenv("CHARLAB_DATA", str(tmp_path))
+    monkeypatch.setattr(module, "WORTH_KEEPING", 20)
+    monkeypatch.setattr(module, "_learn", counting)
+    return tmp_path / "merges", sizes
+
+
+def test_merges_are_learned_once_for_each_text_part_and_size(learned, pairs):
+    folder, sizes = learned
+    for _ in range(2):
+        again = bpe(TEXT, ALL, vocab_size=60)
+        assert described(again) == described(pairs)
+        assert again.start == pairs.start
+    assert sizes == [60]
+    for text, part, size in ((TEXT, ALL, 55), (TEXT, slice(0, 150), 50), (TEXT + "!", ALL, 60)):
+        for _ in range(2):
+            bpe(text, part, vocab_size=size)
+    assert sizes == [60, 55, 50, 60]
+    assert len(list(folder.iterdir())) == 4
+    bpe(TEXT[:19], ALL, vocab_size=len(Bytes.of(TEXT[:19])) + 1)  # too short to be kept
+    assert len(list(folder.iterdir())) == 4
+
+
+def test_damaged_merges_are_learned_again(learned, pairs):
+    folder, sizes = learned
+    bpe(TEXT, ALL, vocab_size=60)
+    (path,) = folder.iterdir()
+    kept = path.read_bytes()
+    for damaged in (kept[:-1], kept.replace(b'["t", "h"]', b'["t", "e"]'), b"", b"{}"):
+        path.write_bytes(damaged)
+        assert described(bpe(TEXT, ALL, vocab_size=60)) == described(pairs)
+        assert path.read_bytes() == kept
+    assert len(sizes) == 5
+
+
+def test_where_nothing_can_be_kept_merges_are_learned_each_time(learned, pairs):
+    folder, sizes = learned
+    folder.touch()  # no folder can be made there
+    for _ in range(2):
+        assert described(bpe(TEXT, ALL, vocab_size=60)) == described(pairs)
+    assert len(sizes) == 2
+
+
 def test_only_the_train_text_decides_what_is_merged():
     text = "abababab xyxyxyxyxyxy"
     merges = bpe(text, slice(0, 8), vocab_size=len(set(text)) + 1).merges

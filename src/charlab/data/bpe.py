@@ -1,27 +1,35 @@
 """Byte-pair encoding: tokens of several bytes, merged in the order of their frequency in the train text.
 
 As in GPT-2 (Radford et al. 2019, section 2.2), merges are of bytes and stay within words, each with the space before
-it. The Hugging Face library `tokenizers` finds and applies them.
+it. The Hugging Face library `tokenizers` finds and applies them. The merges of a text are kept in the data folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from charlab.data.corpora import Corpus, data_folder
 from charlab.data.tokenizers import Bytes, Text, byte_alphabet, utf8
 from charlab.errors import UserError
+from charlab.files import write_atomically
 from charlab.types import PositiveInt, checked
 
 WORD = re.compile(rb" ?[A-Za-z'\x80-\xff]{1,64}| ?[0-9]{1,64}| ?[^\sA-Za-z'\x80-\xff0-9]{1,64}|\s{1,64}")
 MOST_REMEMBERED = 100_000  # words whose tokens are remembered
+WORTH_KEEPING = 100_000  # characters of a train text: the merges of a shorter one are found as fast as read
+DIGEST = 32  # bytes at the beginning of a file of merges: the SHA-256 of what follows
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class BytePairs(Bytes):
 def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
     """Merge the most frequent pair of tokens in the train text, again and again, starting from the text's bytes.
 
+    The merges of a text of some length are kept in the data folder, where the next run finds them.
+
     Args:
         text: the whole text.
         train: the part that is trained on, in which pairs are counted.
@@ -94,6 +104,16 @@ def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
             `tokenizers` is not installed.
     """
     _require_library()
+    path = _path(text, train, vocab_size)
+    vocabulary = _read(path) if path is not None else None
+    if vocabulary is None:
+        vocabulary = _learn(text, train, vocab_size)
+        if path is not None:
+            _keep(vocabulary, path)
+    return vocabulary
+
+
+def _learn(text: Text, train: slice, vocab_size: int) -> BytePairs:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
@@ -115,6 +135,33 @@ def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
             "more than once in the train split, so give at most that."
         )
     return vocabulary
+
+
+def _path(text: Text, train: slice, vocab_size: int) -> Path | None:
+    """Return the file for the merges of a text; None if they are not worth keeping."""
+    start, stop, _ = train.indices(text.length if isinstance(text, Corpus) else 0)
+    if not isinstance(text, Corpus) or stop - start < WORTH_KEEPING:
+        return None
+    library = importlib.metadata.version("tokenizers")
+    learned_from = [text.sha256, start, stop, vocab_size, WORD.pattern.decode("latin-1"), library]
+    name = hashlib.sha256(json.dumps(learned_from).encode()).hexdigest()[:16]
+    return data_folder() / "merges" / f"{name}.merges"
+
+
+def _keep(vocabulary: BytePairs, path: Path) -> None:
+    state = json.dumps(vocabulary.state()).encode()
+    with contextlib.suppress(OSError, UserError):  # a folder that is not writable
+        write_atomically(path, lambda file: file.write(hashlib.sha256(state).digest() + state))
+
+
+def _read(path: Path) -> BytePairs | None:
+    """Return the vocabulary that `_keep` wrote; None if the file is missing or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, state = data[:DIGEST], data[DIGEST:]
+    return BytePairs(**json.loads(state)) if hashlib.sha256(state).digest() == digest else None
 
 
 def _words(parts: Iterable[str]) -> Iterator[list[str]]:
