@@ -36,6 +36,7 @@ html_title = "charlab"
 html_static_path = ["_static"]
 html_css_files = ["charlab.css"]
 html_show_sourcelink = False
+html_sidebars = {page: [] for page in ("index", "results", "background")}  # which have no section to navigate in
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,
@@ -44,9 +45,9 @@ html_theme_options = {
     "pygments_dark_style": "github-dark",
 }
 
-myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "dollarmath", "strikethrough"]
 myst_heading_anchors = 3
-suppress_warnings = ["myst.header"]
+suppress_warnings = ["myst.header", "myst.strikethrough"]  # struck-through text is for HTML only
 nb_execution_mode = os.environ.get("CHARLAB_NOTEBOOKS", "cache")  # CHARLAB_NOTEBOOKS=off leaves out the outputs
 nb_execution_in_temp = True
 nb_execution_timeout = 600
