@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import re
 import sys
 from collections.abc import Callable
 from html import escape
@@ -53,7 +54,8 @@ class NotebookLive:
     """Redraw a progress bar within one output area, however wide it is, without widgets.
 
     Args:
-        state: function that returns the completed share of the work, and the text next to the bar.
+        state: function that returns the completed share of the work, and the text next to the bar, whose lines break
+            between figures, that is, at two spaces, and not within one.
     """
 
     def __init__(self, state: Callable[[], tuple[float, str]]) -> None:
@@ -81,10 +83,12 @@ class NotebookLive:
         from IPython.display import HTML
 
         share, text = self.state()
+        text = re.sub("(?<! ) (?! )", "\N{NO-BREAK SPACE}", text)
         return HTML(
             '<div style="display: flex; flex-wrap: wrap; gap: 0 1em; align-items: center">'
             f'<progress value="{share:.4f}" style="flex: 1 1 8em; max-width: 24em"></progress>'
-            f'<span style="font-variant-numeric: tabular-nums; white-space: pre-wrap">{escape(text)}</span></div>'
+            '<span style="font-variant-numeric: tabular-nums; white-space: pre-wrap; overflow-wrap: anywhere">'
+            f"{escape(text)}</span></div>"
         )
 
 

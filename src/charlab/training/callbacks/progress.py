@@ -190,8 +190,8 @@ class ProgressDisplay(LightningProgressBar):
         return "  ".join([self._phase(), self._steps(), *self._figures(), *self._times()])
 
     def _state(self) -> tuple[float, str]:
-        """Return the share of the budget that is spent, and a line for a notebook."""
-        return self._history[-1].spent, f"{self._line()}  ·  {self._scores}".removesuffix("  ·  ")
+        """Return the share of the budget that is spent, and for a notebook what is now and the last evaluation."""
+        return self._history[-1].spent, f"{self._line()}\n{self._scores}".rstrip()
 
     def _print_line(self) -> None:
         self.show_line(self._line())
