@@ -4,11 +4,14 @@ import logging
 from pathlib import Path
 
 import pytest
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from charlab.errors import UserError
 from charlab.training import trackers
-from charlab.training.loggers import build_logger
+from charlab.training.callbacks.samples import SampleText
+from charlab.training.loggers import CSVLogger, build_logger
+from charlab.training.loggers import begin as begin_loggers
 from tests.helpers.tracker import Tracker
 
 
@@ -39,6 +42,25 @@ def test_trackers_are_told_run_study_and_tags(monkeypatch):
     assert trackers.settings_for(WandbLogger, folder, [])["group"] == "heads"
     assert trackers.settings_for(MLFlowLogger, folder, ["fast"])["tags"] == {"fast": "true", "study": "heads"}
     assert trackers.settings_for(trackers.TrackioLogger, folder, []) == {"name": "0123456789ab", "group": "heads"}
+
+
+class TextTracker(Tracker):
+    def log_text(self, tag, text, step):
+        """Shows texts."""
+
+
+@pytest.mark.parametrize(
+    ("tracker", "expected"),
+    [(TextTracker(answers=1), True), (Tracker(answers=1), False), (TextTracker(), False), (CSVLogger(), False)],
+)
+def test_only_a_tracker_that_answers_and_shows_texts_asks_for_a_sample(tracker, expected, caplog):
+    samples = SampleText(seed=1)
+    samples.at_end = False
+    trainer = Trainer(
+        accelerator="cpu", logger=[tracker], callbacks=[samples], enable_checkpointing=False, enable_progress_bar=False
+    )
+    begin_loggers(trainer, {})
+    assert samples.at_end is expected
 
 
 def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, monkeypatch):

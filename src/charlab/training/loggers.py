@@ -28,7 +28,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from charlab.configuration.build import build
 from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
-from charlab.training.trackers import connect, former_run, settings_for
+from charlab.training.callbacks.samples import SampleText
+from charlab.training.trackers import connect, former_run, settings_for, shows_texts
 
 EXTRAS = ("wandb", "mlflow", "trackio")
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
@@ -87,12 +88,19 @@ def build_logger(
 
 
 def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
-    """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers."""
+    """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers.
+
+    A tracker that shows texts gets a sample at the end, whatever `at_end` says: nobody looks for it in a folder.
+    """
     own = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
     trackers = [logger for logger in trainer.loggers if logger not in own]
     if trackers:
         answering = connect(trackers, config)
         trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
+        if any(shows_texts(logger) for logger in answering):
+            for callback in trainer.callbacks:
+                if isinstance(callback, SampleText):
+                    callback.at_end = True
 
 
 def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:

@@ -6,6 +6,8 @@ answering, never ends training: a warning says so once, and the run goes on with
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +52,7 @@ class TrackioLogger(Logger):
         self._settings: dict[str, Any] = {"project": project, "name": name, "group": group, "server_url": server_url}
         self._config: dict[str, Any] = {}
         self._run: Any = None
+        self._is_announced = False
 
     @property
     def name(self) -> str | None:
@@ -68,7 +71,10 @@ class TrackioLogger(Logger):
         if self._run is None:
             import trackio
 
-            self._run = trackio.init(**self._settings, config=self._config, resume="allow", embed=False)
+            # trackio announces a run each time, but only the first time is news.
+            with contextlib.redirect_stdout(io.StringIO()) if self._is_announced else contextlib.nullcontext():
+                self._run = trackio.init(**self._settings, config=self._config, resume="allow", embed=False)
+            self._is_announced = True
         return self._run
 
     @rank_zero_only
@@ -88,10 +94,16 @@ class TrackioLogger(Logger):
 
         self.experiment.log({tag: trackio.Markdown("".join(f"    {line}\n" for line in text.split("\n")))}, step=step)
 
+    @rank_zero_only
+    def save(self) -> None:
+        """Have trackio write what it was told, which it otherwise does up to half a second later."""
+        self.finalize("running")
+
     def finalize(self, status: str) -> None:
-        """End the run; logging continues it."""
+        """End the run, which is the only way to have trackio write what it was told; logging continues it."""
         if self._run is not None:
-            self._run.finish()
+            with contextlib.redirect_stdout(io.StringIO()):
+                self._run.finish()
             self._run = None
 
 
@@ -181,6 +193,11 @@ def log_text(logger: Logger, tag: str, text: str, step: int) -> None:
         logger.experiment.log_text(logger.run_id, text, f"{tag}/{step:09}.txt")
     elif hasattr(logger, "log_text"):  # TensorBoard, trackio
         logger.log_text(tag, text, step)
+
+
+def shows_texts(logger: Logger) -> bool:
+    """Return whether `log_text` does anything for a logger."""
+    return isinstance(logger, lightning.MLFlowLogger) or hasattr(logger, "log_text")
 
 
 def log_image(logger: Logger, tag: str, image: UInt8[np.ndarray, "height width 3"], step: int) -> None:
