@@ -193,8 +193,8 @@ def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     [
         ["model=nope"],
         ["-m", "seed=1,x"],
-        ["-m", "data.path=../text.txt,../missing.txt"],
-        ["output_dir=../text.txt"],
+        pytest.param(["-m", "data.path=../text.txt,../missing.txt"], marks=pytest.mark.slow),
+        pytest.param(["output_dir=../text.txt"], marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_ends_before_anything_is_written(
@@ -295,7 +295,7 @@ def test_scripts_pass_the_exit_code_on(script: str) -> None:
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
-    program = "from charlab import cli; cli.train(['--help']); print('≤ ×')"
+    program = "from charlab import cli; cli.runs(['--help']); print('≤ ×')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(warm([sys.executable, "-c", program]), capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -312,7 +312,9 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
-@pytest.mark.parametrize("place", ["/proc/nope", "../text.txt/below", "../nowhere"])
+@pytest.mark.parametrize(
+    "place", ["/proc/nope", pytest.param("../text.txt/below", marks=pytest.mark.slow), "../nowhere"]
+)
 def test_a_folder_that_cannot_be_made_is_known_before_the_run(
     runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], place: str
 ) -> None:

@@ -53,7 +53,12 @@ def test_a_command_has_its_overrides_and_its_exit_code(capfd):
 
 
 @pytest.mark.parametrize(
-    ("form", "program"), [("charlab", "train"), ("python -m charlab", "evaluate"), ("python scripts/", "train")]
+    ("form", "program"),
+    [
+        ("charlab", "train"),
+        pytest.param("python -m charlab", "evaluate", marks=pytest.mark.slow),
+        pytest.param("python scripts/", "train", marks=pytest.mark.slow),
+    ],
 )
 def test_a_printed_command_has_the_form_of_the_one_that_was_typed(form, program, tmp_path):
     script = form.endswith("/")

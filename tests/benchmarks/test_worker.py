@@ -17,6 +17,7 @@ FOUND = {
     "blocks": {"seconds", "characters_per_second", "characters_per_second_plainly", "difference"},
     "estimate_plainly": RATE,
 }
+ALIKE = ("first_plainly", "first_of_64", "estimate_plainly")  # other ways to what "first" does
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,9 @@ def recipe() -> Iterator[worker.Worker]:
         yield worker.Worker("recipe")
 
 
-@pytest.mark.parametrize("task", FOUND)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow if task in ALIKE else ()) for task in FOUND]
+)
 def test_says_what_figures_ask_for(recipe, task):
     found = recipe(task)
     assert found.keys() == FOUND[task]

@@ -80,6 +80,7 @@ COUNTING = {"Witten-Bell": lambda: ngram(witten_bell), "Kneser-Ney": lambda: ngr
 COUNTING |= {"context mixing": lambda: context_mixing()}
 FAMILIES = LEARNING | COUNTING
 ALL = pytest.mark.parametrize("family", FAMILIES)
+ALIKE = ("bigram", "HMM for EM", "Witten-Bell")  # families that learn as others do
 score = partial(evaluate, context_length=T, batch_size=4)
 
 
@@ -94,7 +95,9 @@ def test_equals_learning_from_single_characters(family, block_length, length, st
     assert found.characters == length - 1
 
 
-@ALL
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in FAMILIES]
+)
 def test_what_repeats_is_far_cheaper_the_second_time(family):
     model, half = seeded(FAMILIES[family]), text(60, seed=8)
     ids = torch.cat([half, half])

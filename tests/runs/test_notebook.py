@@ -158,9 +158,9 @@ def test_definitions_that_refer_to_each_other_keep_their_order(tmp_path):
         ("scaled(x)\n", "scaled(2 * x)\n"),
         ("SCALE * x", "SCALE + x"),
         ("SCALE = 1.0", "SCALE = 2.0"),
-        ("[1, 2]", "[1, 3]"),
-        ("    pass", "    has_scores = False"),
-        ("width: int = 8", "width: int = 9"),
+        pytest.param("[1, 2]", "[1, 3]", marks=pytest.mark.slow),
+        pytest.param("    pass", "    has_scores = False", marks=pytest.mark.slow),
+        pytest.param("width: int = 8", "width: int = 9", marks=pytest.mark.slow),
     ],
 )
 def test_an_edit_of_what_is_used_counts(tmp_path, former, new):

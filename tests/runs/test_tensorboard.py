@@ -57,6 +57,7 @@ def test_a_resumed_run_goes_on_in_the_same_curve(run, interrupt_at, tmp_path, fo
     assert list(after.values()) == [[1, 2, 3, 4]]
 
 
+@pytest.mark.slow
 def test_a_repeated_run_has_its_new_curve_alone_and_removal_leaves_nothing(run, tmp_path):
     record = run("optimizer.lr=0.01")
     run("optimizer.lr=1e-2", "force=true")

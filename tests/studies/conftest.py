@@ -12,6 +12,7 @@ from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.studies.definition import Definition, define
 from charlab.studies.executors.local import Local
+from charlab.studies.report.figures import Drawings
 from tests.helpers.made_up_trials import MadeUpTrainer
 
 OWN = conf_folder()
@@ -76,3 +77,10 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> MadeUpTrainer:
     monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
     monkeypatch.setattr("charlab.studies.report.program.make_report", lambda results, console: None)
     return trainer
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    """Leaves out what takes the most time."""
+    monkeypatch.setattr(Drawings, "for_page", lambda self: {})
+    monkeypatch.setattr(Drawings, "for_paper", lambda self: {})

@@ -54,8 +54,8 @@ def test_the_first_look_has_the_exact_quantile_of_t() -> None:
     assert sequential_p(np.array(0.001), 0, PLANNED) == pytest.approx(0.001 * 16 / 6, rel=1e-9)
 
 
-@pytest.mark.parametrize("planned", [PLANNED, (6, 7, 8), (3, 20)])
-@pytest.mark.parametrize("level", [0.05, 0.025 / 3])
+@pytest.mark.parametrize("planned", [PLANNED, pytest.param((6, 7, 8), marks=pytest.mark.slow), (3, 20)])
+@pytest.mark.parametrize("level", [0.05, pytest.param(0.025 / 3, marks=pytest.mark.slow)])
 def test_each_look_spends_its_share_of_the_error_rate(planned: tuple[int, ...], level: float) -> None:
     """Among simulated studies without an effect, the share found significant by each look is what may be spent."""
     t = t_statistics(planned, studies=200_000, seed=7)

@@ -79,7 +79,7 @@ def is_alive(process):
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] != "Z"  # nobody may have reaped it
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end, "it never came about"

@@ -388,8 +388,12 @@ def mistaken() -> Callable[..., str]:
         (["seed=1,1"], "seed=1,1 has 1 twice: give each value once."),
         (["seed=1,x"], "seed must be an integer, not 'x'."),
         (["model.typo=1,2"], "There is no key model.typo"),
-        (["model=bigram,bigrm"], "did you mean bigram?"),
-        (["scheduler.value=1,2", "scheduler=warmup_cosine"], "There is no key scheduler.value"),
+        pytest.param(["model=bigram,bigrm"], "did you mean bigram?", marks=pytest.mark.slow),
+        pytest.param(
+            ["scheduler.value=1,2", "scheduler=warmup_cosine"],
+            "There is no key scheduler.value",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_mistaken_sweep_is_told_in_a_sentence(

@@ -234,7 +234,7 @@ def report_on(tmp_path, *found):
     return read_results(plan, tmp_path / "outputs", tmp_path / "records")
 
 
-def test_the_report_says_what_was_chosen_and_what_the_verdict_depends_on(tmp_path):
+def test_the_report_says_what_was_chosen_and_what_the_verdict_depends_on(tmp_path, without_figures):
     results = report_on(tmp_path, tuned(0.004), tuned(0.02, at_end=("optimizer.lr",)))
     contents = gather(results)
     (judgment,) = contents.judgments
@@ -251,7 +251,7 @@ def test_the_report_says_what_was_chosen_and_what_the_verdict_depends_on(tmp_pat
     assert "every arm was tuned within the same budget: 8 trials with 2 seeds each" in " ".join(contents.method)
     assert "conditional on the chosen values" in " ".join(contents.limits)
     assert not contents.notices
-    page = write_report(results, tmp_path / "report").files["markdown"].read_text()
+    page = write_report(results, tmp_path / "report", ["markdown"]).files["markdown"].read_text()
     assert "## Tuning" in page
     assert expected in page
     assert "optimizer.lr" in (tmp_path / "report" / "tables" / "tuning.csv").read_text()

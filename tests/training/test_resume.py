@@ -59,7 +59,7 @@ def run(folder, callbacks, *, model=small.SmallAttention, optimizer="adamw", ave
     )
 
 
-MOST = ("muon and EMA, accumulating", "SAM", "in the middle of an epoch", "truncated backpropagation")
+MOST = ("muon and EMA, accumulating", "in the middle of an epoch")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import contextlib
 import pytest
 
 from charlab.studies.report.contents import Contents, gather
-from charlab.studies.report.figures import Drawings
 from charlab.studies.report.program import write_report
 from charlab.studies.state import StudyResults, read_results
 from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm, make_study
@@ -61,10 +60,3 @@ def folder(troubled, tmp_path_factory):
     with contextlib.chdir(troubled.folder.parents[2]):  # where the study was run
         write_report(troubled, folder)
     return folder
-
-
-@pytest.fixture
-def without_figures(monkeypatch):
-    """Leaves out what takes the most time."""
-    monkeypatch.setattr(Drawings, "for_page", lambda self: {})
-    monkeypatch.setattr(Drawings, "for_paper", lambda self: {})

@@ -78,7 +78,7 @@ def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
     assert judged["wrong axis"] == "no verdict"
 
 
-def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, capsys):
+def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, capsys, without_figures):
     results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3)
     report = make_report(results, tmp_path / "report", console=Console(width=200))
     pages = {kind: path.read_text() for kind, path in report.files.items()} | {"terminal": capsys.readouterr().out}
@@ -219,7 +219,14 @@ def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
     assert shown["One cell of rotary"].endswith("seed=305")
 
 
-@pytest.mark.parametrize("folder", ["outputs", "elsewhere", "my outputs, 50%", "Größe {1}"])
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "outputs",
+        "my outputs, 50%",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("elsewhere", "Größe {1}")),
+    ],
+)
 def test_the_reports_own_command_finds_the_study(tmp_path, monkeypatch, folder, capsys):
     make_study(tmp_path, [MadeUpArm("a", 1.7), MadeUpArm("b", 1.6)], seeds=2, name="a+b-c")
     (tmp_path / "outputs").rename(tmp_path / folder)

@@ -53,7 +53,7 @@ def test_times_are_those_of_the_curves(results):
 
 
 def test_the_whole_report_is_written(results, tmp_path):
-    report = write_report(results, tmp_path / "report")
+    report = write_report(results, tmp_path / "report", ["markdown", "latex"])
     page = report.files["markdown"].read_text()
     assert "Wilcoxon" in page
     assert "nats per character" in page
