@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -24,6 +24,7 @@ from benchmarks.processes import QUIET
 from charlab.data.windows import window_starts
 from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.module import LanguageModelModule
+from charlab.training.schedules import Schedule
 from tests.references.plain_loop import train
 
 
@@ -68,12 +69,13 @@ class Alternation(Callback):
 
     def _run_plainly(self, trainer: Trainer, module: LanguageModelModule) -> None:
         """Take the steps that the run has just taken."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = trainer.datamodule
         ids, length = data.ids("train", module.device), data.context_length
         drawn = {"batch_size": data.batch_size, "num_starts": len(ids) - length}
         steps = range(trainer.global_step - self.steps, trainer.global_step)
         starts = [torch.from_numpy(window_starts(data.seed, step, **drawn)) for step in steps]
-        rates = [self._rate * module.schedule(module.budget_spent(step)) for step in steps]
+        schedule = cast(Schedule, module.schedule)
+        rates = [self._rate * schedule(module.budget_spent(step)) for step in steps]
         since = time.perf_counter()
         self._loss = train(self._model, self._optimizer, ids, length, starts, rates, trainer.gradient_clip_val)
         self._keep("plain_step_ms", since)
