@@ -166,7 +166,7 @@ def test_a_file_of_trials_that_cannot_be_read_is_named(run, trainer, tmp_path, c
 def test_another_search_in_the_same_folder(run, trainer, capsys):
     assert run() == 0
     assert run("optimizer=sgd") == 2
-    assert "sought something else" in capsys.readouterr().err
+    assert "has other parameters or settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def define(**changes):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"split": "validation"}, "what chooses never reports"),
+        ({"split": "validation"}, "is reported, so nothing may be chosen on it"),
         ({"trials": 0}, "search.trials (in search/x.yaml) must be"),
         ({"parameters": None}, "search.parameters (in search/x.yaml) must be"),
         ({"tria": 3}, "There is no key search.tria (in search/x.yaml); did you mean search.trials?"),
-        ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is sought"),
+        ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is searched"),
         ({"parameters": {"seed": {"choices": [1, 2]}}}, "has seed, which all trials of a search share"),
         ({"parameters": {"data.dev_fraction": {"low": 0.1, "high": 0.2}}}, "has data.dev_fraction, which all trials"),
         ({"name": "a/b"}, "is no name for a folder"),

@@ -166,7 +166,7 @@ RATE = "optimizer.lr: {low: 1.0e-3, high: 0.1, log: true}"
     [
         (
             f"tune: {{parameters: {{{RATE}}}, split: validation}}",
-            "study.tune.split=validation (in study/mine.yaml) is not",
+            "study.tune.split=validation (in study/mine.yaml) is reported, so nothing may be chosen on it",
         ),
         (f"tune: {{parameters: {{{RATE}}}, trial: 8}}", "There is no key study.tune.trial (in study/mine.yaml)"),
         (f"tune: {{parameters: {{{RATE}}}, trials: 1}}", "leaves nothing to choose"),

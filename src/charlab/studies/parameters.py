@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 NOT_ON_REPORTED_TEXT = (
-    "is not to be chosen on: what chooses never reports, so choose on dev, the first part of the train text."
+    "is reported, so nothing may be chosen on it: choose on dev, which is the first part of the train text."
 )
 FIRST_TUNING_SEED = 105  # the first seed of trials that tune an arm; those of cells begin elsewhere
 _RANGE: dict[str, Any] = {"low": None, "high": None, "step": None, "log": False}
@@ -89,7 +89,7 @@ def read_parameters(values: Mapping[str, Any], given: str, where: str) -> dict[s
         UserError: for the first mistake found.
     """
     if not values:
-        raise UserError(f"{given}{where} is empty: name what is sought, optimizer.lr for instance.")
+        raise UserError(f"{given}{where} is empty: name what to search, such as optimizer.lr.")
     return {str(key): _parameter(f"{given}.{key}{where}", value) for key, value in values.items()}
 
 
@@ -177,8 +177,7 @@ def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tu
         raise UserError(f"study.tune.seeds{where} must be seeds that differ, not {display(list(own))}.")
     if shared := sorted(set(own) & set(seeds)):
         raise UserError(
-            f"study.tune.seeds{where} has {shared[0]}, which is a seed of the study: what chooses never reports, so "
-            "tune with others."
+            f"study.tune.seeds{where} has {shared[0]}, which is a seed of the study: tune with seeds that no cell has."
         )
     return Tune(read_parameters(values["parameters"], "study.tune.parameters", where), values["trials"], own)
 

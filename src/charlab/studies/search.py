@@ -1,4 +1,4 @@
-"""Search for hyperparameters: run Optuna's trials as cells and compare them on text that reports never use."""
+"""Search for hyperparameters: run Optuna's trials as cells and compare their loss on dev text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class SearchDefinition:
     """The settings of a search; see `conf/search/_base.yaml`.
 
     Attributes:
-        seeds: of each trial, whose losses are averaged; the first is that of the search as well.
+        seeds: seeds of each trial, over which its loss is averaged; the first also seeds the sampler.
         at_once: number of trials at a time; None for as many as the executor runs.
     """
 
@@ -81,7 +82,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     check_own(parameters, "search.parameters", where)
     for override in values["overrides"]:
         if key_of(override) in parameters:
-            raise UserError(f"search.overrides{where} has {override}, which is sought: leave it out there.")
+            raise UserError(f"search.overrides{where} has {override}, which is searched: leave it out there.")
     return SearchDefinition(
         name=name,
         parameters=parameters,
@@ -119,7 +120,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     with executor:
         trials.run(executor, console)
         trials.print(console)
-    if trials.best() is None:
+    if not trials.ranked():
         raise SystemExit(1)
 
 
@@ -142,7 +143,7 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search: their values are in a file in its folder, their results in the records of their runs.
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs their results.
 
     Raises:
         UserError: if a trial does not compose.
@@ -156,8 +157,8 @@ class Trials:
         self._moved: list[str] = []  # what differs in the code of each run that other code has ended
         seed = f"seed={definition.seeds[0]}"
         self.shared = merged(composer.prepare(definition.overrides), typed, [seed])
-        sought = asdict(definition)["parameters"]
-        meant = [sought, definition.seeds[0], "dev", self.shared, *definition.seeds[1:]]
+        searched = asdict(definition)["parameters"]
+        meant = [searched, definition.seeds[0], "dev", self.shared, *definition.seeds[1:]]
         self._meant = json.dumps(meant, sort_keys=True)
         config = self._compose({key: parameter.example for key, parameter in definition.parameters.items()})
         check_output_folder(output_folder(config, sweep=False))
@@ -165,7 +166,7 @@ class Trials:
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
     def run(self, executor: Executor, console: Console) -> None:
-        """Run trials until there are enough, or one does not end.
+        """Run trials until all have ended, or stop after a batch in which one was interrupted.
 
         Raises:
             UserError: if another process is running the search, or its files cannot be read.
@@ -188,7 +189,7 @@ class Trials:
                     break
 
     def open(self, console: Console) -> None:
-        """Read the values tried so far; trials that other code has run are run again.
+        """Read the values tried so far, and print which trials run again because their code has changed.
 
         Raises:
             UserError: if the folder has the trials of another search, or the file cannot be read.
@@ -201,7 +202,7 @@ class Trials:
             raise UserError(f"{file} is corrupt: delete it to begin the search anew.") from error
         if former != self._meant:
             raise UserError(
-                f"The search in {self.folder} sought something else, or elsewhere: give this one another search.name."
+                f"The search in {self.folder} has other parameters or settings: give this one another search.name."
             )
         for values in tried:
             self._add(values)
@@ -210,7 +211,7 @@ class Trials:
             console.print(note, soft_wrap=True, markup=False, highlight=False)
 
     def _next(self, count: int) -> list[int]:
-        """Return the numbers of the trials to run next, those that an earlier process left unfinished first."""
+        """Return the numbers of up to `count` trials to run next: unfinished ones first, then new suggestions."""
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -287,14 +288,14 @@ class Trials:
         lines = outcome.reason.strip().splitlines()
         return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
 
-    def best(self) -> Trial | None:
-        """Return the first trial with the lowest loss; None if none has a result."""
-        return min((trial for trial in self.all() if trial.loss is not None), key=_loss, default=None)
+    def ranked(self) -> list[Trial]:
+        """Return the trials with a result, those with the lowest loss first."""
+        return sorted((trial for trial in self.all() if trial.loss is not None), key=attrgetter("loss"))
 
     def print(self, console: Console) -> None:
-        """Print the best trials, the reasons of those without a result, and the command to train the best one again."""
+        """Print the best trials, why others have no result, and the command that trains the best one again."""
         trials, parameters = self.all(), list(self.definition.parameters)
-        done = sorted((trial for trial in trials if trial.loss is not None), key=_loss)
+        done = self.ranked()
         table = Table("trial", "nats/char (dev)", *parameters, box=None, pad_edge=False)
         table.add_column("run", overflow="fold")
         for trial in done[:BEST_SHOWN]:
@@ -326,10 +327,6 @@ class Trials:
 
     def _overrides(self, values: Mapping[str, Any]) -> list[str]:
         return self.composer.prepare([f"{key}={typed(value)}" for key, value in values.items()])
-
-
-def _loss(trial: Trial) -> float:
-    return math.inf if trial.loss is None else trial.loss
 
 
 def _shown(values: Mapping[str, Any]) -> str:

@@ -90,7 +90,7 @@ def _chosen(trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
     Raises:
         UserError: if none has a result.
     """
-    found, best = trials.all(), trials.best()
+    found, best = trials.all(), next(iter(trials.ranked()), None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)
         raise UserError(f"Tuning the arm {name} has failed: no trial has a result, and the first {reason}.")
