@@ -57,7 +57,7 @@ lint: install ## check style, types, and that imports point one way
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-results: install ## write docs/results.md from the records; ARGS=--check only compares
+results: install ## make what the documents show and records/ lacks; ARGS=--list says what, ARGS=--check compares
 	@$(BIN)/python -m tools.results $(ARGS)
 
 docs: install ## build the documentation in docs/_build/html and run its notebooks; any warning is an error

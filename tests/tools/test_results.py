@@ -185,7 +185,7 @@ def test_the_pages_are_those_of_the_records_in_the_repository():
 
 def test_a_page_that_differs_from_the_records_is_found_and_left_alone(monkeypatch, tmp_path, capsys):
     page = tmp_path / "README.md"
-    page.write_text(former := README.read_text(encoding="utf-8").replace("| `lstm` |", "| `lstn` |"), encoding="utf-8")
+    page.write_text(former := README.read_text(encoding="utf-8").replace("| `lstm`", "| `lstn`"), encoding="utf-8")
     monkeypatch.setattr("tools.results.__main__.README", page)
     monkeypatch.setattr("tools.results.__main__.ROOT", tmp_path)
     assert main(["--check"]) == 1

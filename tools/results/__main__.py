@@ -1,4 +1,4 @@
-"""Keep the records of finished runs and write the page of results: `python -m tools.results [RUN…]`."""
+"""Make the runs that the documents show, keep their records, and write the documents: `python -m tools.results`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import io
 import math
+import signal
 import sys
 from argparse import ArgumentParser
 from collections import Counter
@@ -19,13 +20,20 @@ from charlab.files import write_atomically
 from charlab.runs.archive import Archive
 from charlab.runs.record import Record
 from charlab.runs.store import Run
+from charlab.studies.plan import FILE_NAME as PLAN
+from charlab.studies.plan import Plan
+from tools.results.make import Choice, Maker, table
+from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import part1
 from tools.results.part2 import overview, part2
 from tools.results.speed import benchmarks, losses
+from tools.results.states import current, states
+from tools.results.wanted import LIST, Wanted, wanted
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
 
+SHOWN = ("part1-", "part2-", "online-", "benchmark-")  # names of the runs on the page
 KEPT_POINTS = 250  # of each curve, at most
 
 HEADER = """\
@@ -39,39 +47,89 @@ named, which is shared with others and noisy.
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Add runs to the records and write the pages; return 1 if `--check` finds a page out of date, else 0.
+    """Make what the documents show, and write them; return 1 if a run fails or `--check` finds a difference, else 0.
 
     Raises:
-        UserError: if one of the named folders holds no finished run.
+        UserError: if one of the named folders holds no finished run, or the list of runs cannot be composed.
     """
     parser = ArgumentParser(
         prog="python -m tools.results",
-        description="Write docs/results.md, and the table in README.md, from the records in records/.",
+        description="Say which runs behind docs/results.md, the table in README.md and docs/studies are missing from "
+        "records/, or by former code, and make them: in the order in which a reader needs them, each kept as soon as "
+        "it is finished. Given again, the command goes on. Then write the page and the table.",
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="folder of a finished run to add first")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the page would change")
+    parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="only add the run in this folder, and write")
+    parser.add_argument("--check", action="store_true", help="only compare the documents with the records")
+    parser.add_argument("--list", action="store_true", help="only say what is missing or stale")
+    parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="names or groups: 'part1-*'")
+    parser.add_argument("--hours", type=float, help="start nothing that is not expected to end within that time")
+    parser.add_argument("--no-requalify", action="store_true", help="train stale runs without first repeating them")
+    parser.add_argument("--unsettled", action="store_true", help="train what differs by rounding on this machine")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="FOLDER", help="where runs train")
     given = parser.parse_args(arguments)
+    if given.check:
+        return check()
     for run in given.runs:
         keep(run, RECORDS)
-    archive, former = Archive(RECORDS), README.read_text(encoding="utf-8")
+    runs = wanted(LIST, given.output_dir)
+    found, maker = states(runs, Archive(RECORDS)), Maker(RECORDS, given.output_dir, keep)
+    print(table(found, maker), flush=True)
+    if given.list:
+        return 0
+    choice = Choice(
+        only=given.only,
+        seconds=None if given.hours is None else 3600 * given.hours,
+        requalify=not given.no_requalify,
+        unsettled=given.unsettled,
+    )
+    try:
+        if not given.runs:
+            maker.make(found, choice)
+    finally:
+        write(runs)
+    return int(maker.failed > 0)
+
+
+def check() -> int:
+    """Compare the documents with the records, but for the marks; say which differ, and return 1 if any does, else 0."""
     code = 0
-    for page, text in ((DOCS / "results.md", results_page(archive, DOCS)), (README, with_overview(former, archive))):
-        if not given.check:
-            _write(page, text)
-        elif page.read_text(encoding="utf-8") != text:
+    for page, text in pages(Archive(RECORDS)):
+        if unmarked(page.read_text(encoding="utf-8")) != unmarked(text):
             print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
             code = 1
     return code
 
 
-def with_overview(readme: str, archive: Archive) -> str:
+def write(runs: Sequence[Wanted]) -> None:
+    """Write the documents, in which every record is marked that is not by today's code.
+
+    Args:
+        runs: the wanted runs.
+    """
+    archive = Archive(RECORDS)
+    kept = {f"{record.name}/{record.fingerprint}" for record in archive.records()}
+    for page, text in pages(archive, Marks(kept - current(runs, archive))):
+        encoded = text.encode()
+        write_atomically(page, lambda file: file.write(encoded))  # noqa: B023  (it is called at once)
+
+
+def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
+    """Return the documents: their paths and texts."""
+    former = README.read_text(encoding="utf-8")
+    return [
+        (DOCS / "results.md", results_page(archive, DOCS, marks)),
+        (README, with_overview(former, archive, marks)),
+    ]
+
+
+def with_overview(readme: str, archive: Archive, marks: Marks = NONE) -> str:
     """Return the README with its table of models, between two comments, written anew."""
     before, begin, rest = readme.partition("<!-- models: written by make results -->\n")
     _, end, after = rest.partition("<!-- end of models -->\n")
-    return f"{before}{begin}{overview(archive.records())}\n{end}{after}"
+    return f"{before}{begin}{overview(archive.records(), marks)}\n{end}{after}"
 
 
-def keep(run: Path, archive: Path) -> Record:
+def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     """Add a finished run to an archive, or replace the one of that name and fingerprint.
 
     What belongs to the machine rather than to the run, the folder of the outputs, is left out, and curves are thinned.
@@ -79,6 +137,7 @@ def keep(run: Path, archive: Path) -> Record:
     Args:
         run: the run's folder.
         archive: folder of the archive; see `charlab.runs.archive.Archive`.
+        former: a record that this one replaces. It stays if the report of a study in docs/studies rests on it.
 
     Returns:
         the record as it was kept.
@@ -97,11 +156,12 @@ def keep(run: Path, archive: Path) -> Record:
     with (run / CURVES).open(newline="") as curves:
         rows = thin(curves).splitlines()[1:]
     Archive(archive).add(record, Run(record).sample(), rows)
+    if former is not None and former.fingerprint != record.fingerprint:
+        key = f"{former.name}/{former.fingerprint}"
+        plans = [Plan.load(path.parent) for path in DOCS.glob(f"studies/*/{PLAN}")]
+        if not any(cell.run == key for plan in plans for cell in plan.cells):
+            Archive(archive).remove(key)
     return record
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
@@ -121,30 +181,38 @@ def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
     return text.getvalue()
 
 
-def results_page(archive: Archive, docs: Path) -> str:
+def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
     """Return the page, written from every record of an archive and the benchmarks next to it.
 
     Args:
         archive: the runs.
         docs: folder of the page, from which its links start.
+        marks: the records by former code.
     """
     runs = archive.records()
+    shown = [run for run in runs if run.name.startswith(SHOWN)]
     ladder = [run for run in runs if run.name.startswith("part1-")]
     sections = [
-        HEADER,
-        part1(ladder, docs),
+        "\n".join([HEADER.rstrip("\n"), *marks.sentence(shown), ""]),
+        part1(ladder, docs, marks),
         part2(
             [run for run in runs if run.name.startswith("part2-")],
             [*ladder, *(run for run in runs if run.name.startswith("online-"))],
+            marks,
         ),
-        losses([run for run in runs if run.name.startswith("benchmark-")]),
+        losses([run for run in runs if run.name.startswith("benchmark-")], marks),
         benchmarks(archive.folder / BENCHMARKS),
     ]
     return "\n".join(filter(None, sections))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a run saves itself
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        sys.exit(130)

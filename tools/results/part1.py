@@ -8,6 +8,7 @@ from pathlib import Path
 
 from charlab.configuration.overrides import translate
 from charlab.runs.record import Record
+from tools.results.marks import NONE, Marks
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
 PUBLISHED = {
@@ -21,12 +22,13 @@ PUBLISHED = {
 }
 
 
-def part1(runs: Sequence[Record], docs: Path) -> str:
+def part1(runs: Sequence[Record], docs: Path, marks: Marks = NONE) -> str:
     """Return the section, with the curve of each run that has one.
 
     Args:
         runs: the records of Part 1.
         docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
+        marks: the records by former code.
     """
     order = [name for name, _ in PUBLISHED]
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
@@ -35,7 +37,7 @@ def part1(runs: Sequence[Record], docs: Path) -> str:
         "",
         "| model | parameters | steps | estimate | published | blocks | bpc | perplexity | training s | on |",
         "|---|---:|---:|---|---|---|---:|---:|---:|---|",
-        *map(_row, ranked),
+        *(_row(run, marks) for run in ranked),
         "",
         "These commands repeat the runs:",
         "",
@@ -56,7 +58,7 @@ def _label(run: Record) -> str:
     return run.name.removeprefix("part1-").replace("_", " ")
 
 
-def _row(run: Record) -> str:
+def _row(run: Record, marks: Marks) -> str:
     estimates = [f"{run.metric('estimate', split)['nll']:.3f}" for split in ("train", "validation")]
     published = PUBLISHED.get((run.name, run.steps))
     blocks = run.metric("blocks")
@@ -70,7 +72,7 @@ def _row(run: Record) -> str:
         else run.machine["device"]
     )
     cells = [
-        _label(run),
+        _label(run) + marks.of([run]),
         f"{run.parameters:,}",
         f"{run.steps:,}",
         " / ".join(estimates),

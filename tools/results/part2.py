@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from charlab.runs.record import Record
+from tools.results.marks import NONE, Marks
 
 FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
 
@@ -28,22 +29,23 @@ STUDIES = {60.0: "table/one_minute", 300.0: "table/five_minutes"}  # seconds of 
 COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "bpc", "perplexity", "sliding", "seeds")
 
 
-def part2(runs: Sequence[Record], others: Sequence[Record] = ()) -> str:
+def part2(runs: Sequence[Record], others: Sequence[Record] = (), marks: Marks = NONE) -> str:
     """Return the section; "" if there are no trained runs of Part 2.
 
     Args:
         runs: the records of Part 2.
         others: further runs, listed with them if they have been evaluated online.
+        marks: the records by former code.
     """
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({budget for run in runs if run.parameters and (budget := seconds_of(run)) is not None})
     if not budgets:
         return ""
     tables = [
-        _table(counted, [run for run in runs if run.parameters and seconds_of(run) == budget], budget)
+        _table(counted, [run for run in runs if run.parameters and seconds_of(run) == budget], budget, marks)
         for budget in budgets
     ]
-    return "\n".join([_INTRODUCTION, *tables, *_online([*runs, *others]), *_published()])
+    return "\n".join([_INTRODUCTION, *tables, *_online([*runs, *others], marks), *_published()])
 
 
 def seconds_of(run: Record) -> float | None:
@@ -83,18 +85,22 @@ SHOWN = {  # what the README says of ten of them
 }
 
 
-def overview(runs: Sequence[Record]) -> str:
+def overview(runs: Sequence[Record], marks: Marks = NONE) -> str:
     """Return the README's table: ten models, and their losses after each budget."""
+    shown = []
     lines = ["| model | | parameters | one minute | five minutes |", "|---|---|---:|---:|---:|"]
     for name, description in SHOWN.items():
         found = [run for run in runs if run.name == f"part2-{name}"]
+        if not found:
+            continue
+        shown += found
         by_budget = [[run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES]
         losses = [f"{_sign(some)}{_mean(some, 'blocks', 'nll'):.3f}" if some else "–" for some in by_budget]
         if not found[0].parameters:
             losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
         size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
-        lines.append(f"| `{name}` | {description} | {size} | {losses[0]} | {losses[1]} |")
-    return "\n".join(lines)
+        lines.append(f"| `{name}`{marks.of(found)} | {description} | {size} | {losses[0]} | {losses[1]} |")
+    return "\n".join([*lines, *marks.sentence(shown)])
 
 
 _INTRODUCTION = """\
@@ -107,7 +113,7 @@ it is itself an estimate, with its Monte-Carlo standard error in parentheses.
 """
 
 
-def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float) -> str:
+def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float, marks: Marks) -> str:
     families: dict[str, list[Record]] = defaultdict(list)
     for run in [*counted, *trained]:
         families[run.name].append(run)
@@ -117,7 +123,7 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float) 
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|---|{'---:|' * (len(COLUMNS) - 1)}",
-        *map(_row, ranked),
+        *(_row(runs, marks) for runs in ranked),
         "",
         _verdict(families),
         "",
@@ -126,10 +132,10 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float) 
     return "\n".join(lines)
 
 
-def _row(runs: Sequence[Record]) -> str:
+def _row(runs: Sequence[Record], marks: Marks) -> str:
     first = runs[0]
     cells = [
-        _label(first.name) + (" (the floor)" if first.name == FLOOR else ""),
+        _label(first.name) + (" (the floor)" if first.name == FLOOR else "") + marks.of(runs),
         f"{first.parameters:,}" if first.parameters else "counts",
         f"{statistics.mean(run.characters_seen for run in runs):,.0f}",
         f"{statistics.mean(run.time['training_s'] for run in runs):,.1f}",
@@ -162,7 +168,7 @@ def _verdict(families: dict[str, list[Record]]) -> str:
     return "\n\n".join(said)
 
 
-def _online(runs: Iterable[Record]) -> list[str]:
+def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
     scored: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for run in runs:
         if run.has_figure("online") and run.metric("online")["nll"] is not None:
@@ -170,8 +176,8 @@ def _online(runs: Iterable[Record]) -> list[str]:
     if not scored:
         return []
     rows = [
-        f"| {label} | {budget} | {_spread(found, 'online', 'nll', 4)} | {_mean(found, 'online', 'bpc'):.4f} "
-        f"| {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
+        f"| {label}{marks.of(found)} | {budget} | {_spread(found, 'online', 'nll', 4)} "
+        f"| {_mean(found, 'online', 'bpc'):.4f} | {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
         f"| {len(found) if found[0].parameters else '–'} |"
         for (label, budget), found in sorted(scored.items(), key=lambda entry: _mean(entry[1], "online", "nll"))
     ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from charlab.configuration.overrides import translate
 from charlab.runs.record import Record
+from tools.results.marks import NONE, Marks
 
 INTRODUCTION = """\
 ## Speed
@@ -51,17 +52,19 @@ def _machine(record: dict[str, Any]) -> str:
     )
 
 
-def losses(runs: Sequence[Record]) -> str:
+def losses(runs: Sequence[Record], marks: Marks = NONE) -> str:
     """Return the section on runs that reach a loss within a time; "" if there are none."""
     if not runs:
         return ""
-    return "\n".join([LOSSES, *map(_run, runs), "", "```sh", *dict.fromkeys(map(_command, runs)), "```", ""])
+    return "\n".join(
+        [LOSSES, *(_run(run, marks) for run in runs), "", "```sh", *dict.fromkeys(map(_command, runs)), "```", ""]
+    )
 
 
-def _run(run: Record) -> str:
+def _run(run: Record, marks: Marks) -> str:
     blocks, sliding = run.metric("blocks"), run.metric("sliding")
     cells = [
-        run.name.removeprefix("benchmark-").replace("_", " "),
+        run.name.removeprefix("benchmark-").replace("_", " ") + marks.of([run]),
         f"{run.parameters:,}",
         f"{run.steps:,}",
         f"{run.time['training_s']:,.0f}",

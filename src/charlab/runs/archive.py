@@ -99,12 +99,29 @@ class Archive:
         if curves is not None:
             rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
             others = [row for row in rows if row.partition(",")[0] != key]
-            rows = sorted([*others, *(f"{key},{row}" for row in curves)], key=lambda row: row.partition(",")[0])
-            text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *rows])
-            packed = gzip.compress(text.encode(), mtime=0)
-            write_atomically(table, lambda file: file.write(packed))
-        text = "".join(f"{known[key]}\n" for key in sorted(known))
-        write_atomically(runs, lambda file: file.write(text.encode()))
+            self._write_curves([*others, *(f"{key},{row}" for row in curves)])
+        self._write_lines(known)
+
+    def remove(self, run: str) -> None:
+        """Remove the run NAME/FINGERPRINT from the files, if it is in them."""
+        known = {key: json.dumps(line, ensure_ascii=False) for key, line in self._lines.items() if key != run}
+        if len(known) == len(self._lines):
+            return
+        self._write_lines(known)
+        table = self.folder / CURVES
+        if table.exists():
+            rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
+            self._write_curves([row for row in rows if row.partition(",")[0] != run])
+
+    def _write_lines(self, lines: Mapping[str, str]) -> None:
+        text = "".join(f"{lines[key]}\n" for key in sorted(lines))
+        write_atomically(self.folder / RUNS, lambda file: file.write(text.encode()))
+
+    def _write_curves(self, rows: Sequence[str]) -> None:
+        rows = sorted(rows, key=lambda row: row.partition(",")[0])
+        text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *rows])
+        packed = gzip.compress(text.encode(), mtime=0)
+        write_atomically(self.folder / CURVES, lambda file: file.write(packed))
 
 
 def _key(record: Record) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,8 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     acting = _acting_callbacks(values)
     if "callbacks" in values:
         values["callbacks"] = acting
-    if not _reads_evaluations(values, acting):
+    chooses_best = values["data"].get("dev_fraction")  # the best checkpoint, of those that are evaluated
+    if not (acting or _waits(values) or chooses_best):
         for key in EVALUATED_WHEN:
             drop(values, key)
     return _canonical(values)
@@ -174,14 +175,15 @@ def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
     return [part for part in chosen if part.get("_target_") not in OBSERVING_CALLBACKS]
 
 
-def _reads_evaluations(values: Mapping[str, Any], acting: Sequence[Any]) -> bool:
-    """Return whether any result depends on evaluations, which makes their frequency part of the fingerprint.
+def reads_evaluations(config: DictConfig) -> bool:
+    """Return whether a step may depend on evaluations, which a callback or a plateau's schedule may read."""
+    values = {key: _resolved(config, key) for key in ("callbacks", "scheduler")}
+    return bool(_acting_callbacks(values)) or _waits(values)
 
-    The choice of the best checkpoint on a dev split depends on them; a callback, or a schedule that waits for a
-    plateau, may.
-    """
-    schedule = (values.get("scheduler") or {}).get("_target_", SCHEDULES)
-    return bool(acting or not schedule.startswith(SCHEDULES) or values["data"].get("dev_fraction"))
+
+def _waits(values: Mapping[str, Any]) -> bool:
+    """Return whether the schedule may read the result of an evaluation."""
+    return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
 
 
 def _get(values: Any, dotted: str) -> Any:

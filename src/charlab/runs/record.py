@@ -218,6 +218,11 @@ class Record:
         """Return whether `code` trained the run or has reproduced its first points, so that its figures hold for it."""
         return code == self.code or any(entry["code"] == code for entry in self.requalified)
 
+    @property
+    def fingerprints(self) -> set[str]:
+        """The run's fingerprint, and those that its configuration had when it was requalified."""
+        return {self.fingerprint, *(entry["fingerprint"] for entry in self.requalified if "fingerprint" in entry)}
+
     def add_metric(self, entry: dict[str, Any]) -> None:
         """Add an entry to `metrics`, replacing one with the same protocol, settings and split."""
         known = [_measured_how(former) for former in self.metrics]

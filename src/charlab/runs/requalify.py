@@ -6,23 +6,69 @@ import contextlib
 import dataclasses
 import math
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from hydra.utils import get_object
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
+from torch.optim.lr_scheduler import LRScheduler
 
+from charlab.configuration.build import build, plain
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
-from charlab.runs.identity import identify
+from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
 from charlab.runs.train import train
 
 ROUNDING = 2.0**-21  # four units in the last place of float32, relative to the value
 COMPARED = ("train/loss", "gradient_norm", "learning_rate")
+PROBES = 100  # moments before a logged step at which a schedule is read
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """The first logged values of a finished run, next to those that the current code computes.
+
+    Attributes:
+        run: the run.
+        identity: the identity that the run has today.
+        steps: the logged steps that were repeated.
+        values: the logged value and today's, by step and metric; today's is NaN if it is missing.
+        tolerance: the largest relative difference at which values are equal.
+    """
+
+    run: Run
+    identity: Identity
+    steps: tuple[int, ...]
+    values: Mapping[tuple[int, str], tuple[float, float]]
+    tolerance: float
+
+    @property
+    def on_same_machine(self) -> bool:
+        """Whether the machine and the libraries are those that the record names, so that every digit counts."""
+        return self.tolerance == 0
+
+    @property
+    def differing(self) -> list[tuple[int, str]]:
+        """The steps and metrics at which values differ, in the order of the steps."""
+        return [key for key, pair in self.values.items() if not math.isclose(*pair, rel_tol=self.tolerance)]
+
+    @property
+    def first_difference(self) -> float:
+        """The largest relative difference at the first step at which values differ; 0 if none do.
+
+        Later steps tell less, because training amplifies differences.
+        """
+        first = next((step for step, _ in self.differing), None)
+        pairs = [pair for (step, _), pair in self.values.items() if step == first]
+        return max((_relative(former, now) for former, now in pairs), default=0.0)
 
 
 def requalify(run: str | Path, *, points: int = 3, console: Console | None = None) -> bool:
@@ -38,10 +84,40 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
         console: console to print to; standard output by default.
 
     Raises:
-        UserError: if the run is not finished, has logged nothing, or has a configuration that can no longer be
-            composed.
+        UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
+            or had a learning rate that followed the clock.
     """
-    console, found = console or Console(), run_at(Path(run))
+    console, repetition = console or Console(), repeat(run, points=points)
+    record, code = repetition.run.record, repetition.identity.code
+    for step, metric in repetition.differing[:1]:
+        former, now = repetition.values[step, metric]
+        console.print(
+            f"Today's code ({code}) does not repeat {record.folder}: {metric} at step {step} is "
+            f"{'missing' if math.isnan(now) else now}, and was {former}.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
+        return False
+    note(repetition)
+    elsewhere = "up to rounding, on another machine or with other libraries"
+    how = "to the last digit" if repetition.on_same_machine else elsewhere
+    console.print(
+        f"Today's code ({code}) repeats {len(repetition.values)} values up to step {repetition.steps[-1]} of "
+        f"{record.folder} {how}.",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    return True
+
+
+def repeat(run: str | Path, *, points: int = 3) -> Repetition:
+    """Repeat the first logged steps of a finished run with the current code. Changes no record.
+
+    The arguments and errors are those of `requalify`.
+    """
+    found = run_at(Path(run))
     record = found.record
     if record.status != "finished":
         raise UserError(f"The run {run} is {record.status}: only a finished run has figures to requalify.")
@@ -49,39 +125,45 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
     steps = sorted({step for step, metric in logged if metric == COMPARED[0]})[:points]
     if not steps:
         raise UserError(f"The run {run} has logged no {COMPARED[0]} in {CURVES}, so there is nothing to repeat.")
+    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         config = _config(record)
+        if _follows_clock(config, found, steps[-1]):
+            raise UserError(
+                f"The run {run} cannot be repeated: its budget is in seconds, and its learning rate followed the clock "
+                "from the first step on. Train it again."
+            )
         identity = identify(config)
-        code = identity.code
-        with contextlib.suppress(_Enough):
-            train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
+        try:
+            with contextlib.suppress(_Enough):
+                train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
+        finally:
+            torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
         again = Record.load(Path(folder, "run"))
         repeated = _points(Run(again))
-    tolerance = 0.0 if _ran_on(again) == _ran_on(record) else ROUNDING
-    compared = [key for key in logged if key[0] <= steps[-1] and key[1] in COMPARED]
-    for step, metric in compared:
-        if not math.isclose(repeated.get((step, metric), math.nan), logged[step, metric], rel_tol=tolerance):
-            console.print(
-                f"Today's code ({code}) does not repeat {record.folder}: {metric} at step {step} is "
-                f"{repeated.get((step, metric), 'missing')}, and was {logged[step, metric]}.",
-                soft_wrap=True,
-                highlight=False,
-                markup=False,
-            )
-            return False
-    if not record.is_by(code):
-        entry = {"code": code, "fingerprint": identity.fingerprint, "points": len(steps), "tolerance": tolerance}
-        entry["date"] = now()
-        record = dataclasses.replace(record, requalified=[*record.requalified, entry])
-        record.save() if found.archive is None else found.archive.add(record)
-    how = "to the last digit" if tolerance == 0 else "up to rounding, on another machine or with other libraries"
-    console.print(
-        f"Today's code ({code}) repeats {len(compared)} values up to step {steps[-1]} of {record.folder} {how}.",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
+    return Repetition(
+        run=found,
+        identity=identity,
+        steps=tuple(steps),
+        values={
+            key: (logged[key], repeated.get(key, math.nan))
+            for key in sorted(logged)
+            if key[0] <= steps[-1] and key[1] in COMPARED
+        },
+        tolerance=0.0 if _ran_on(again) == _ran_on(record) else ROUNDING,
     )
-    return True
+
+
+def note(repetition: Repetition) -> None:
+    """Add the code and fingerprint of a repetition without differences to the record, unless it has them."""
+    record, identity = repetition.run.record, repetition.identity
+    entry: dict[str, Any] = {"code": identity.code, "fingerprint": identity.fingerprint}
+    if record.is_by(identity.code) and identity.fingerprint in record.fingerprints:
+        return
+    entry |= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
+    record = dataclasses.replace(record, requalified=[*record.requalified, entry])
+    archive = repetition.run.archive
+    record.save() if archive is None else archive.add(record)
 
 
 class _Enough(Exception):
@@ -116,14 +198,33 @@ def _config(record: Record) -> DictConfig:
 
 
 def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
-    """Return the configuration of a run, changed to write into `output_dir` and to stop after `step`."""
+    """Return the configuration of a run, changed to write into `output_dir` and to stop after `step`.
+
+    Evaluations before the first step are left out unless they may change a step: they are slow, and training seeds
+    its random numbers after them.
+    """
+    silent = config.evaluate_every > step and not reads_evaluations(config)
     with open_dict(config):
         config.output_dir, config.force = output_dir, False
         decorative = ("samples", "attention_maps", "progress", "checkpointing")
         kept = {name: part for name, part in (config.callbacks or {}).items() if name not in decorative}
         config.callbacks = {**kept, "stop": {"_target_": f"{__name__}.{Stop.__name__}", "step": step}}
         config.logger = {"csv": {"_target_": "charlab.training.loggers.CSVLogger"}}
+        if silent:
+            config.trainer.limit_val_batches = 0
     return config
+
+
+def _follows_clock(config: DictConfig, run: Run, step: int) -> bool:
+    """Return whether the learning rate depended on the time that was spent before a logged step."""
+    seconds, scheduler = config.budget.max_seconds, plain(config.scheduler)
+    made = get_object(scheduler["_target_"])
+    if seconds is None or (isinstance(made, type) and issubclass(made, LRScheduler)):  # torch's count steps
+        return False
+    curves = run.curves()
+    spent = float(curves.loc[curves["step"] <= step, "seconds"].max()) / seconds
+    schedule = build({key: value for key, value in scheduler.items() if key != "_partial_"})
+    return len({schedule(spent * part / PROBES) for part in range(PROBES + 1)}) > 1
 
 
 def _ran_on(record: Record) -> tuple[dict[str, Any], dict[str, str]]:
@@ -134,3 +235,11 @@ def _points(run: Run) -> dict[tuple[int, str], float]:
     """Return the values that a run has logged, by step and metric."""
     curves = run.curves()
     return dict(zip(zip(curves["step"], curves["metric"], strict=True), curves["value"], strict=True))
+
+
+def _relative(former: float, now: float) -> float:
+    """Return the difference of two values relative to the larger one; infinite if one is missing."""
+    if former == now:
+        return 0.0
+    difference = abs(former - now) / max(abs(former), abs(now))
+    return math.inf if math.isnan(difference) else difference

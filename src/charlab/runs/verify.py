@@ -130,8 +130,8 @@ def _settings(run: Verified) -> tuple[bool | None, str]:
         return None, "its record is that of a former charlab, whose fingerprints had another form"
     config = own_config(record, run.path)
     config.trainer.precision = record.machine.get("precision", config.trainer.precision)  # that of the run's machine
-    now, known = fingerprint(config), {record.fingerprint, *(entry.get("fingerprint") for entry in record.requalified)}
-    if now not in known:
+    now = fingerprint(config)
+    if now not in record.fingerprints:
         return False, f"the settings in its record have the fingerprint {now}, and the run {record.fingerprint}"
     return True, f"the settings in its record have the fingerprint {now}"
 

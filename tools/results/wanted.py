@@ -1,0 +1,140 @@
+"""What the documents show: every run, in the order in which a reader needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from charlab.configuration.compose import Composer, leave_out_sweep, resolve_values
+from charlab.configuration.sources import hydra_config
+from charlab.runs.identity import identify
+from charlab.studies.definition import define
+from charlab.studies.planner import Planner, find_cells
+
+PART1 = ("bigram", "bigram_embedding", "single_head", "multi_head")
+HOURS_TO_THE_END = 3.5  # of the transformer on two cores; no record tells yet
+MINUTES_OF_MIXING = 25.0  # to fit context mixing on one core and to score the validation text online
+COUNTED = ("ngram_kneser_ney", "ngram_witten_bell")  # they draw nothing at random, so one seed is enough
+ONLINE = ("ngram_kneser_ney",)  # of Part 2's families, those that are in the table of online figures
+STUDIES = ("heads", "optimizer", "position", "families", "wrong_axis")  # those in docs/studies
+
+
+@dataclass(frozen=True)
+class Item:
+    """One or more runs of the list.
+
+    Attributes:
+        group: what the documents show them in.
+        overrides: the arguments of `charlab train`; empty for a study.
+        study: name of the study whose cells they are; "" for a single run.
+        figures: protocols of the figures that are shown, besides the estimate and `blocks`.
+        seconds: how long a run takes, where neither a record nor its budget tells.
+    """
+
+    group: str
+    overrides: tuple[str, ...] = ()
+    study: str = ""
+    figures: tuple[str, ...] = ()
+    seconds: float | None = None
+
+
+def _items() -> Iterator[Item]:
+    ladder = "Part 1: the ladder"
+    for name in PART1:
+        yield Item(ladder, (f"experiment=part1/{name}",))
+    yield Item(ladder, ("experiment=part1/transformer", "trainer.max_steps=200"))
+    yield Item(ladder, ("experiment=part1/wrong_axis",))
+    yield Item(ladder, ("experiment=part1/long", "compute.threads=1"))
+    yield Item("Quickstart", ("experiment=quickstart",), figures=("sliding",))
+    yield Item("Part 2: one minute", study="table/one_minute", figures=("sliding",))
+    yield Item("Part 2: five minutes", study="table/five_minutes", figures=("sliding",))
+    for name in ("four_minutes", "ten_minutes", "one_hour"):
+        yield Item("A loss within a time", (f"experiment=benchmark/{name}",), figures=("sliding",))
+    for seed in (305, 306, 307):
+        mixing = ("experiment=online/context_mixing", f"seed={seed}")
+        yield Item("Online", mixing, figures=("online",), seconds=60 * MINUTES_OF_MIXING)
+    for name in STUDIES:
+        yield Item(f"Study: {name}", study=name)
+    to_the_end = 3600 * HOURS_TO_THE_END
+    yield Item("Part 1: the transformer to its end", ("experiment=part1/transformer",), seconds=to_the_end)
+
+
+LIST = tuple(_items())
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A run that the documents show, as today's configuration and code define it.
+
+    Attributes:
+        group: what the documents show it in.
+        name: the run's name.
+        seed: the run's seed.
+        fingerprint: its fingerprint.
+        code: hash of today's code for it.
+        overrides: the arguments of `charlab train` that make it.
+        figures: see `Item`.
+        seconds: how long it is expected to take, if no record tells; None if unknown.
+    """
+
+    group: str
+    name: str
+    seed: int
+    fingerprint: str
+    code: str
+    overrides: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+    seconds: float | None = None
+
+    @property
+    def key(self) -> str:
+        """NAME/FINGERPRINT."""
+        return f"{self.name}/{self.fingerprint}"
+
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
+
+def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
+    """Return the runs of a list, each once, with their identities. The configuration of each arm is composed once.
+
+    Args:
+        items: the list.
+        output_dir: the folder of outputs, in which a study looks for its runs.
+
+    Raises:
+        UserError: if a configuration does not compose, or its corpus cannot be found.
+    """
+    composer, found = Composer(), dict[str, Wanted]()
+    for item in items:
+        for run in _cells(item, composer, output_dir) if item.study else [_single(item, composer)]:
+            found.setdefault(run.key, run)
+    return list(found.values())
+
+
+def _single(item: Item, composer: Composer) -> Wanted:
+    config = composer.job(composer.prepare(item.overrides), build=False)
+    with hydra_config(config):
+        resolve_values(config)
+        leave_out_sweep(config)
+        identity = identify(config)
+    seconds = item.seconds or config.budget.max_seconds
+    about = (identity.fingerprint, identity.code, item.overrides, item.figures, seconds)
+    return Wanted(item.group, config.name, config.seed, *about)
+
+
+def _cells(item: Item, composer: Composer, output_dir: Path) -> Iterator[Wanted]:
+    """Yield the cells of a shipped study, each as the single run that it is."""
+    definition = define(composer.master([f"study={item.study}"]).study, item.study)
+    planner = Planner(definition, composer, [])
+    for arm in definition.arms:
+        overrides = planner.overrides(arm)
+        config = composer.job([*overrides, *composer.prepare([f"output_dir={output_dir}"])], build=False)
+        with hydra_config(config):
+            resolve_values(config)
+        seeds = definition.seeds[:1] if arm.name in COUNTED else definition.seeds
+        figures = (*item.figures, *(["online"] if item.figures and arm.name in ONLINE else []))
+        for cell in find_cells(arm.name, config, seeds, overrides, (), []):
+            about = (cell.fingerprint, cell.code, cell.overrides, figures, config.budget.max_seconds)
+            yield Wanted(item.group, config.name, cell.seed, *about)
