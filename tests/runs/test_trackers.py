@@ -7,6 +7,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import psutil
 import pytest
 
 from charlab.runs.record import Record
@@ -100,8 +101,8 @@ def from_wandb(folder):
                 for name in found:
                     if name in items:
                         found[name].append((int(float(items["trainer/global_step"])), float(items[name])))
-                if "sample" in items:
-                    table = json.loads((path.parent / "files" / json.loads(items["sample"])["path"]).read_text())
+                if "sample/path" in items:
+                    table = json.loads((path.parent / "files" / json.loads(items["sample/path"])).read_text())
                     samples.append(table["data"][0][1])
     assert ids == {folder.name}
     (study,), (seed,) = studies, seeds
@@ -164,7 +165,7 @@ def test_a_tracker_holds_the_curves_and_its_run_is_continued_after_an_exception(
 
 
 def test_the_run_of_a_tracker_is_continued_after_a_kill(tracker, text_path, tmp_path, monkeypatch):
-    """Just after a checkpoint, as by a lack of memory; wandb's own process lives on and writes what it was told."""
+    """Just after a checkpoint, with all that the run has started, as by a lost machine."""
     monkeypatch.setenv("CHARLAB_STUDY", "heads")  # as a study's cells have it
     command = [sys.executable, "-m", "charlab", "train", *TINY, f"data.path={text_path}", f"output_dir={tmp_path}"]
     command += [f"logger=[csv,{tracker}]", "tags=[fast,tiny]", "trainer.max_steps=150", "evaluate_every=50"]
@@ -175,7 +176,8 @@ def test_the_run_of_a_tracker_is_continued_after_a_kill(tracker, text_path, tmp_
     ):
         assert process.poll() is None
         time.sleep(0.005)
-    process.kill()
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
     process.wait()
     assert Record.load(folders[0]).status == "running"
     subprocess.run(command, stdout=subprocess.DEVNULL, check=True)

@@ -63,6 +63,27 @@ def test_only_a_tracker_that_answers_and_shows_texts_asks_for_a_sample(tracker, 
     assert samples.at_end is expected
 
 
+def test_after_a_kill_a_tracker_is_told_the_last_minute_again(tmp_path):
+    curves = CSVLogger(str(tmp_path))
+    for step, seconds in ((1, 10.0), (2, 50.0), (3, 109.5)):
+        curves.log_metrics({"train/loss": step / 2, "characters": 8, "seconds": seconds}, step)
+    curves.log_metrics({"train/nll": 2.5, "seconds": 109.5}, 3)
+    curves.finalize("killed")
+    with curves.path.open("a") as file:
+        file.write("4,8,110.0,train/loss,1.")  # a line that was cut off
+    told = []
+    tracker = Tracker(answers=9)
+    tracker.log_metrics = lambda metrics, step: told.append((step, metrics))
+    trainer = Trainer(
+        accelerator="cpu", logger=[curves, tracker], enable_checkpointing=False, enable_progress_bar=False
+    )
+    begin_loggers(trainer, {})
+    assert told == [
+        (2, {"characters": 8.0, "seconds": 50.0, "train/loss": 1.0}),
+        (3, {"characters": 8.0, "seconds": 109.5, "train/loss": 1.5, "train/nll": 2.5}),
+    ]
+
+
 def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     node = {"_target_": "charlab.training.trackers.TrackioLogger"}

@@ -32,6 +32,7 @@ from charlab.training.callbacks.samples import SampleText
 from charlab.training.trackers import connect, former_run, settings_for, shows_texts
 
 EXTRAS = ("wandb", "mlflow", "trackio")
+TOLD_AGAIN = 60.0  # seconds of training before a kill; W&B's process was seen to lose two
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
 
@@ -90,17 +91,39 @@ def build_logger(
 def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
     """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers.
 
-    A tracker that shows texts gets a sample at the end, whatever `at_end` says: nobody looks for it in a folder.
+    A tracker that shows texts gets a sample at the end, whatever `at_end` says: nobody looks for it in a folder. After
+    a kill, trackers are told the last measurements again, since some of them write late.
     """
     own = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
     trackers = [logger for logger in trainer.loggers if logger not in own]
     if trackers:
         answering = connect(trackers, config)
         trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
+        for logger in own:
+            if isinstance(logger, CSVLogger):
+                _tell_again(logger.path, answering)
         if any(shows_texts(logger) for logger in answering):
             for callback in trainer.callbacks:
                 if isinstance(callback, SampleText):
                     callback.at_end = True
+
+
+def _tell_again(file: Path, trackers: Sequence[Logger]) -> None:
+    """Tell trackers what a killed run measured last."""
+    if not file.exists():
+        return
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
+    since = max((float(row["seconds"] or 0) for row in rows), default=0.0) - TOLD_AGAIN
+    steps: dict[int, dict[str, float]] = {}
+    for row in rows:
+        if float(row["seconds"] or 0) >= since:
+            metrics = steps.setdefault(int(row["step"]), {})
+            metrics |= {key: float(row[key]) for key in ("characters", "seconds") if row[key]}
+            metrics[row["metric"]] = float(row["value"])
+    for step, metrics in steps.items():
+        for tracker in trackers:
+            tracker.log_metrics(metrics, step)
 
 
 def close(loggers: Sequence[Logger], *, succeeded: bool) -> None:
