@@ -1,3 +1,4 @@
+import copy
 import itertools
 import math
 from collections import Counter
@@ -22,6 +23,7 @@ from tests.references.masked_diffusion import (
     log_probabilities_by_order,
     mask_probabilities,
     masked_nll,
+    neighbors,
 )
 
 V, T = 3, 4
@@ -151,9 +153,27 @@ class TestBound:
         assert score.nll == pytest.approx(exact, abs=4 * score.standard_error)
         assert str(score).startswith(f"nll ≤ {score.nll:.4f} ± ")
 
+    def test_training_masks_the_shares_that_it_is_told_to(self):
+        model, windows = make(context_length=8, masked_share=(0.3, 0.8)), torch.zeros(64, 9, dtype=torch.long)
+        _, (tokens,) = read_by_denoiser(model, lambda: model.loss(windows, generator=seeded()))
+        assert set((tokens == model.mask_id).sum(1).tolist()) == {2, 3, 4, 5, 6}
+        _, (tokens,) = read_by_denoiser(model, lambda: model.nll(windows, generator=seeded()))
+        assert set((tokens == model.mask_id).sum(1).tolist()) == set(range(1, 9))
+
     def test_half_precision_is_scored_in_float32(self):
         model = make().bfloat16()
         assert model.nll(torch.zeros(2, T + 1, dtype=torch.uint8)).dtype == torch.float32
+
+
+class Then(nn.Module):
+    """A position encoding, and a function of what it returns."""
+
+    def __init__(self, position, function):
+        super().__init__()
+        self.position, self.function = position, function
+
+    def forward(self, x, start):
+        return self.function(self.position(x, start))
 
 
 class TestDenoiser:
@@ -168,6 +188,18 @@ class TestDenoiser:
     def test_what_is_missing_on_the_right_is_masked(self):
         model = make()
         torch.testing.assert_close(model(torch.tensor([[0, 1]])), model(torch.tensor([[0, 1, V, V, V]]))[:, :2])
+
+    def test_the_convolution_adds_up_the_neighbors_on_both_sides(self):
+        model, tokens = make(conv_width=3, num_layers=2), torch.tensor([[0, 1, V, 2, 1], [2, V, V, 0, 0]])
+        slow = copy.deepcopy(model)
+        kernels, slow.denoiser.convolution = slow.denoiser.convolution.weight, None
+        slow.denoiser.position = Then(slow.denoiser.position, lambda x: x + neighbors(x, kernels))
+        torch.testing.assert_close(model(tokens), slow(tokens))
+        weights = torch.randn(model(tokens).shape, generator=seeded(), dtype=torch.double)
+        (model(tokens) * weights).sum().backward()
+        (slow(tokens) * weights).sum().backward()
+        torch.testing.assert_close(model.denoiser.convolution.weight.grad, kernels.grad)
+        torch.testing.assert_close(model.denoiser.embedding.weight.grad, slow.denoiser.embedding.weight.grad)
 
     def test_attention_to_both_sides_is_torchs(self):
         torch.manual_seed(0)
@@ -184,6 +216,8 @@ class TestDenoiser:
             ({"causal": True}, r"mixer=Attention.*model\.mixer\.causal=false"),
             ({"mixer": RunningAverage, "position": None}, "mixer=RunningAverage looks to the left only"),
             ({"num_steps": 0}, "num_steps of MaskedDiffusion must be an integer ≥ 1 or none"),
+            ({"masked_share": (0.8, 0.3)}, r"masked_share=\[0.8, 0.3\] is no range"),
+            ({"conv_width": 4}, "conv_width=4 has no middle: give an odd number"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, options, named):

@@ -40,6 +40,19 @@ class ExactPosterior(nn.Module):
         return marginal.log()[row]
 
 
+def neighbors(x: Tensor, kernels: Tensor) -> Tensor:
+    """Returns each position's sum (B, S, D) of its neighbors times a matrix for each distance, (D, D, width)."""
+    reach = kernels.shape[2] // 2
+    rows = []
+    for position in range(x.shape[1]):
+        total = torch.zeros_like(x[:, 0])
+        for distance in range(-reach, reach + 1):
+            if 0 <= position + distance < x.shape[1]:
+                total = total + x[:, position + distance] @ kernels[:, :, distance + reach].T
+        rows.append(total)
+    return torch.stack(rows, dim=1)
+
+
 def masked_nll(model: MaskedDiffusion, window: Tensor, masked: set[int], scored_from: int = 1) -> Tensor:
     """Returns the estimate (T,) that one window (T+1,) and one set of masked positions give, entry by entry."""
     tokens = window.clone()

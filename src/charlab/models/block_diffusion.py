@@ -15,7 +15,7 @@ from charlab.errors import UserError
 from charlab.models.backbone import Backbone, BackboneState, Part
 from charlab.models.contract import LanguageModel
 from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
-from charlab.models.masked_diffusion import random_ranks, stratified_counts
+from charlab.models.masked_diffusion import check_share, clipped_counts, random_ranks, stratified_counts
 from charlab.models.mixers.blockwise_attention import BlockwiseAttention, blocks
 from charlab.types import Fraction, PositiveInt, Probability, checked
 
@@ -84,8 +84,7 @@ class BlockDiffusion(LanguageModel):
         initialization: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
-        if masked_share[0] > masked_share[1]:
-            raise UserError(f"masked_share={[*masked_share]} is no range: give the smaller share first.")
+        check_share(masked_share)
         self.vocab_size, self.context_length, self.num_steps = vocab_size, context_length, num_steps
         self.block_size, self.masked_share = min(block_size, context_length), masked_share
         self.likelihood = "exact" if self.block_size == 1 else "bound"
@@ -157,8 +156,7 @@ class BlockDiffusion(LanguageModel):
         sizes = torch.bincount(block[scored], minlength=int(block[-1]) + 1)  # (K+1,), m of each block
         counts = torch.ones(len(window), len(sizes), dtype=torch.long, device=window.device)  # (B, K+1), n of each
         for size in sizes.unique().tolist():
-            least = min(max(1, round(share[0] * size)), max(1, size))
-            most = max(least, round(share[1] * size))
+            least, most = clipped_counts(share, size)
             same = sizes == size  # blocks of the same size
             drawn = stratified_counts(len(window) * int(same.sum()), most - least + 1, window.device, generator)
             shuffled = drawn[torch.randperm(len(drawn), device=window.device, generator=generator)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,7 +15,7 @@ from charlab.errors import UserError
 from charlab.models.backbone import Backbone, Part
 from charlab.models.contract import InfillingModel
 from charlab.models.decoding import check_choice, check_predictions, choose
-from charlab.types import PositiveInt, Probability, checked
+from charlab.types import Fraction, PositiveInt, Probability, checked
 
 
 class MaskedDiffusion(InfillingModel):
@@ -33,12 +33,19 @@ class MaskedDiffusion(InfillingModel):
 
     The denoiser always reads T+1 positions; a shorter text is padded with masks on the right.
 
+    The bound draws n uniformly, but training gains most from values in between: with n = T nothing is known, and with
+    n = 1 a single loss is weighted T-fold. `masked_share` clips n in training (arXiv 2503.09573, section
+    5.2).
+
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
         context_length: T; the denoiser reads T+1 characters, so that each is predicted from up to T others.
         num_steps: evaluations of the denoiser for filling in a blank. Characters uncovered together are sampled
             independently; None uncovers one at a time, which is exact.
-        embed_dim: this and all further arguments are those of `Backbone`, the denoiser's class.
+        masked_share: smallest and largest share of a window that is masked in training; [0, 1] trains on the bound.
+        conv_width: number of adjacent embeddings that a convolution adds up at each position before the first block,
+            an odd number. Attention first has to learn where the neighbors are. None for no convolution.
+        embed_dim: this and all further arguments are passed to the denoiser, a `Backbone`.
         num_layers: number of blocks.
         mixer: attention with `causal=False`.
         feed_forward: the blocks' feed-forward layer, or None.
@@ -52,7 +59,8 @@ class MaskedDiffusion(InfillingModel):
         initialization: sets the initial weights; None keeps torch's.
 
     Raises:
-        UserError: if a mixer looks in one direction only, or parts do not fit together.
+        UserError: if a mixer looks in one direction only, `masked_share` is not a range of shares, `conv_width` is
+            even, or parts do not fit together.
     """
 
     context_length: int
@@ -65,6 +73,8 @@ class MaskedDiffusion(InfillingModel):
         *,
         context_length: PositiveInt,
         num_steps: PositiveInt | None,
+        masked_share: tuple[Fraction, Fraction] = (0.0, 1.0),
+        conv_width: PositiveInt | None = None,
         embed_dim: PositiveInt,
         num_layers: PositiveInt,
         mixer: Part | Sequence[Part],
@@ -79,10 +89,14 @@ class MaskedDiffusion(InfillingModel):
         initialization: Callable[[nn.Module], None] | None = None,
     ) -> None:
         super().__init__()
+        check_share(masked_share)
+        if conv_width is not None and conv_width % 2 == 0:
+            raise UserError(f"conv_width={conv_width} has no middle: give an odd number.")
         self.vocab_size, self.context_length, self.num_steps = vocab_size, context_length, num_steps
-        self.mask_id = vocab_size
-        self.denoiser = Backbone(
+        self.mask_id, self.masked_share = vocab_size, masked_share
+        self.denoiser = BidirectionalBackbone(
             vocab_size + 1,
+            conv_width=conv_width,
             context_length=context_length + 1,
             embed_dim=embed_dim,
             num_layers=num_layers,
@@ -129,9 +143,23 @@ class MaskedDiffusion(InfillingModel):
 
         With `scored_from`, T is the number of scored characters; earlier ones are given.
         """
+        return self._estimate(window, (0.0, 1.0), scored_from, generator)
+
+    def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
+        """Return the mean of `nll`, but with the share of each window that is masked clipped to `masked_share`."""
+        return self._estimate(window, self.masked_share, 1, generator).mean()
+
+    def _estimate(
+        self,
+        window: Int[Tensor, "B T+1"],
+        share: tuple[float, float],
+        scored_from: int,
+        generator: torch.Generator | None,
+    ) -> Float[Tensor, "B T"]:
         num_scored = window.shape[1] - scored_from
         scored = torch.arange(window.shape[1], device=window.device) >= scored_from  # (T+1,)
-        num_masked = stratified_counts(len(window), num_scored, window.device, generator)  # (B,)
+        least, most = clipped_counts(share, num_scored)
+        num_masked = stratified_counts(len(window), most - least + 1, window.device, generator) + least - 1  # (B,)
         masked = random_ranks(scored.expand_as(window), generator) < num_masked[:, None]  # (B, T+1)
         logits = self(window.long().masked_fill(masked, self.mask_id))  # (B, T+1, V)
         if logits.dtype in (torch.float16, torch.bfloat16):
@@ -195,6 +223,42 @@ class MaskedDiffusion(InfillingModel):
             check_predictions(logits)
             window[uncovered] = draw(logits)
         return window
+
+
+class BidirectionalBackbone(Backbone):
+    """A backbone that adds a convolution of each embedding's neighbors, on both sides, before its first block.
+
+    Args:
+        conv_width: number of embeddings, an odd number; None for no convolution.
+        vocab_size: number of tokens.
+        embed_dim: size D of the embeddings.
+        parts: all further arguments of `Backbone`.
+    """
+
+    def __init__(self, vocab_size: int, *, conv_width: int | None, embed_dim: int, **parts: Any) -> None:
+        super().__init__(vocab_size, embed_dim=embed_dim, **parts)
+        self.convolution = (
+            nn.Conv1d(embed_dim, embed_dim, conv_width, padding=conv_width // 2, bias=False) if conv_width else None
+        )
+
+    def _embed(self, tokens: Int[Tensor, "B n"], read: Int[Tensor, "B K+n"], start: int) -> Float[Tensor, "B n D"]:
+        x = super()._embed(tokens, read, start)
+        if self.convolution is None:
+            return x
+        neighbors: Tensor = self.convolution(x.transpose(1, 2)).transpose(1, 2)
+        return x + neighbors
+
+
+def check_share(masked_share: Sequence[float]) -> None:
+    """Raise `UserError` unless the share masked in training is a range."""
+    if masked_share[0] > masked_share[1]:
+        raise UserError(f"masked_share={[*masked_share]} is no range: give the smaller share first.")
+
+
+def clipped_counts(share: Sequence[float], size: int) -> tuple[int, int]:
+    """Return the smallest and the largest number of `size` characters to mask, at least one, for a range of shares."""
+    least = min(max(1, round(share[0] * size)), max(1, size))
+    return least, max(least, round(share[1] * size))
 
 
 def stratified_counts(
