@@ -82,7 +82,20 @@ def test_the_figures_of_the_causality_check_are_per_character_too():
     assert whole.honest_error * whole.characters == pytest.approx(each.honest_error * each.characters)
 
 
-def test_a_token_of_several_characters_is_shared_by_them():
-    shared = spread(np.array([9.0, 6.0, 1.0, 2.0]), np.array([0, 3, 0, 1]))
+@pytest.mark.parametrize("parts", [[[0, 3, 0, 1]], [[0], [3], [0], [1]], [[0, 3], [0, 1]]])
+def test_a_token_of_several_characters_is_shared_by_them(parts):
+    shared = spread(np.array([9.0, 6.0, 1.0, 2.0]), map(np.array, parts), 4)
 
     assert shared.tolist() == [11.0, 2.0, 3.0, 2.0]
+
+
+@pytest.mark.parametrize("protocol", [Blocks(), Sliding(2), Estimate(3)])
+def test_characters_are_counted_in_parts(protocol, monkeypatch):
+    vocabulary = Bytes.of(TEXT)
+    ids, model = ids_and_model(vocabulary)
+    whole = evaluate(model, ids, protocol, vocabulary=vocabulary, **SIZES)
+    monkeypatch.setattr("charlab.evaluation.protocols.PART", 3)
+    parts = evaluate(model, ids, protocol, vocabulary=vocabulary, **SIZES)
+
+    assert (parts.characters, parts.nll) == (whole.characters, whole.nll)
+    assert np.array_equal(parts.per_character, whole.per_character)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ def likelihood_of(model: LanguageModel, vocabulary: Vocabulary | None) -> Litera
     return "bound" if "bound" in parts else "exact"
 
 
-def spread(per_token: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def spread(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int) -> np.ndarray:
     """Return the nll of each character, from that of each token.
 
     A token's nll is shared equally by the characters that begin in it; where none does, it is added to the character
@@ -86,12 +86,16 @@ def spread(per_token: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
     Args:
         per_token: (N,) nll of each token.
-        lengths: (N,) number of characters that begin in each token.
+        lengths: number of characters that begin in each token, in parts of any size.
+        characters: sum of all lengths.
     """
-    begun = np.cumsum(lengths)
-    shared = np.repeat(per_token / np.maximum(lengths, 1), lengths)
-    continues = lengths == 0
-    np.add.at(shared, np.maximum(begun[continues] - 1, 0), per_token[continues])
+    shared = np.zeros(characters)
+    read = end = 0  # tokens and characters
+    for part in lengths:
+        nll, begun, continues = per_token[read : read + len(part)], end + np.cumsum(part), part == 0
+        shared[end : begun[-1]] += np.repeat(nll / np.maximum(part, 1), part)
+        np.add.at(shared, np.maximum(begun[continues] - 1, 0), nll[continues])
+        read, end = read + len(part), begun[-1]
     return shared
 
 

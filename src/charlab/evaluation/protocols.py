@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from charlab.data.tokenizers import Vocabulary
-from charlab.data.windows import Windows, adjacent_windows, in_batches, sampled_windows
+from charlab.data.windows import Windows, adjacent_windows, gather_windows, in_batches, sampled_windows
 from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting, count_characters, likelihood_of, spread
 from charlab.evaluation.scoring import Scored, reads_on, score_in_one_pass, score_windows
@@ -24,6 +24,9 @@ from charlab.models.inference import device_of, evaluation_mode, untouched_rando
 from charlab.types import PositiveInt
 
 __all__ = ["Blocks", "Estimate", "Protocol", "Score", "Sliding", "evaluate"]
+
+
+PART = 2**18  # tokens whose characters are counted at a time
 
 
 class Sizes(NamedTuple):
@@ -96,16 +99,17 @@ class Protocol(ABC):
             settings: what `score` returned; the protocol's own by default.
             per_token: nll of each token but the first.
         """
-        windows, bound = self.windows(sizes), model.likelihood == "bound"
-        lengths = count_characters(ids, vocabulary)  # (N,)
-        if lengths is None:
+        bound = model.likelihood == "bound"
+        if vocabulary is None or vocabulary.lengths is None:
+            windows = self.windows(sizes)
             characters = sum(len(starts) * (length - scored_from + 1) for starts, length, scored_from in windows)
             per_character = per_token
         else:
-            ends = np.cumsum(lengths.cpu().numpy())  # number of characters up to each token
-            scored = ((ends[starts + length], ends[starts + first - 1]) for starts, length, first in windows)
-            characters = int(sum((end - start).sum() for end, start in scored))
-            per_character = None if per_token is None else spread(per_token, lengths[1:].cpu().numpy())
+            characters = sum(int(lengths.sum()) for lengths in self._lengths(ids, sizes, vocabulary))
+            if per_token is None:
+                per_character = None
+            else:
+                per_character = spread(per_token, self._lengths(ids, sizes, vocabulary), characters)
         return Score(
             protocol=self.name,
             nll=nll,
@@ -116,6 +120,21 @@ class Protocol(ABC):
             per_character=per_character,
             per_token=per_token,
         )
+
+    def _lengths(self, ids: Int[Tensor, " N"], sizes: Sizes, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
+        """Yield the numbers of characters of the tokens that are scored, part by part: a text can fill the memory."""
+        if self.covers:
+            parts: Iterable[Tensor] = ids[1:].split(PART)
+        else:
+            batches = in_batches(self.windows(sizes), sizes.batch_size)
+            parts = (
+                gather_windows(ids, torch.from_numpy(starts).to(ids.device), length)[:, first:]
+                for starts, length, first in batches
+            )
+        for part in parts:
+            counts = count_characters(part, vocabulary)
+            if counts is not None:
+                yield counts.flatten().cpu().numpy()
 
 
 @dataclass(frozen=True)
