@@ -255,7 +255,7 @@ def _budget(run: Record) -> str:
     seconds = seconds_of(run)
     if seconds is not None:
         return _duration(seconds)
-    return f"{run.steps:,} steps" if run.steps else "fitted as a whole"
+    return f"{run.steps:,} steps" if run.steps > 1 else "fitted as a whole"
 
 
 def _duration(seconds: float) -> str:
