@@ -53,17 +53,17 @@ def _memory() -> Benchmark:
 
 
 def _framework_tax() -> Benchmark:
-    blocks = 8  # in each process
+    blocks, steps = 40, 10  # blocks in each process: short ones, since the machine's speed drifts within seconds
 
     @cache
     def alternation(process: int) -> dict[str, Any]:
-        return run_module("benchmarks.alternation", blocks, 50, "experiment=benchmark/recipe", f"seed={process}")
+        return run_module("benchmarks.alternation", blocks, steps, "experiment=benchmark/recipe", f"seed={process}")
 
     def side(key: str) -> Side:
         return lambda number: {"step_ms": alternation(number // blocks)[key][number % blocks]}
 
     return Benchmark(
-        "The framework's tax on nanoGPT's CPU recipe, block after block of 50 steps in one process",
+        "The framework's tax on nanoGPT's CPU recipe, block after block of 10 steps in one process",
         {OURS: side("step_ms"), PLAIN_LOOP: side("plain_step_ms")},
         [Figure("step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03)],
         pairs=3 * blocks,
