@@ -1,6 +1,7 @@
 """Trackers of other people's: what they wrote is read back, after a kill as well."""
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -162,6 +163,27 @@ def test_a_tracker_holds_the_curves_and_its_run_is_continued_after_an_exception(
     restore()
     record = run_tiny(logger)
     check(TRACKERS[tracker](record.folder), record)
+
+
+def test_mlflow_writes_where_the_environment_says_and_leaves_it_as_it_was(
+    run_tiny, interrupt_at, tmp_path, monkeypatch
+):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run_tiny("logger=[csv,tensorboard,mlflow]")
+    assert "MLFLOW_TRACKING_URI" not in os.environ  # of which the next process would make its own
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'shared'}")
+    restore = interrupt_at(15, RuntimeError("the power failed"))
+    with pytest.raises(RuntimeError, match="power"):
+        run_tiny("logger=[csv,tensorboard,mlflow]", "seed=2")
+    restore()
+    record = run_tiny("logger=[csv,tensorboard,mlflow]", "seed=2")
+    assert os.environ["MLFLOW_TRACKING_URI"] == f"file:{tmp_path / 'shared'}"
+    client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
+    (run,) = client.search_runs([client.get_experiment_by_name("charlab").experiment_id])
+    assert run.info.run_name == record.folder.name
 
 
 def test_the_run_of_a_tracker_is_continued_after_a_kill(tracker, text_path, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import contextlib
 import io
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 STUDY = "CHARLAB_STUDY"  # environment variable with the name of the study that a process runs a cell of
+MLFLOW_URI = "MLFLOW_TRACKING_URI"
 CALLS = ("log_metrics", "log_hyperparams", "log_text", "log_image", "save", "finalize", "after_save_checkpoint")
 
 
@@ -117,7 +118,8 @@ def settings_for(kind: type, folder: Path, tags: Sequence[str]) -> dict[str, Any
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow requires it for a file store
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # seven by default, which takes minutes
         labels = dict.fromkeys(tags, "true") | ({"study": study} if study else {})
-        return {"run_name": folder.name, "save_dir": str(folder / "mlruns"), "tags": labels}
+        where = os.environ.get(MLFLOW_URI) or f"file:{folder / 'mlruns'}"
+        return {"run_name": folder.name, "tracking_uri": where, "tags": labels}
     return {"name": folder.name, "group": study} if issubclass(kind, TrackioLogger) else {}
 
 
@@ -127,7 +129,7 @@ def former_run(arguments: Mapping[str, Any]) -> str | None:
     from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(arguments.get("tracking_uri") or f"file:{arguments['save_dir']}")
+        client = MlflowClient(arguments["tracking_uri"])
         experiment = client.get_experiment_by_name(arguments.get("experiment_name", "lightning_logs"))
         if experiment is None:
             return None
@@ -146,14 +148,27 @@ def connect(trackers: Sequence[Logger], config: Mapping[str, Any]) -> list[Logge
     answering = []
     for tracker in trackers:
         try:
-            tracker.log_hyperparams(dict(config))
-            _ = getattr(tracker, "experiment", None)
+            with _environment_kept():
+                tracker.log_hyperparams(dict(config))
+                _ = getattr(tracker, "experiment", None)
         except Exception as error:
             _warn(tracker, error)
         else:
             _forgive(tracker)
             answering.append(tracker)
     return answering
+
+
+@contextlib.contextmanager
+def _environment_kept() -> Iterator[None]:
+    """Undo the block's changes of the environment: MLflow and W&B would have later processes join this one's run."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
 def _forgive(tracker: Logger) -> None:
