@@ -118,8 +118,8 @@ def settings_for(kind: type, folder: Path, tags: Sequence[str]) -> dict[str, Any
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow requires it for a file store
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # seven by default, which takes minutes
         labels = dict.fromkeys(tags, "true") | ({"study": study} if study else {})
-        where = os.environ.get(MLFLOW_URI) or f"file:{folder / 'mlruns'}"
-        return {"run_name": folder.name, "tracking_uri": where, "tags": labels}
+        server = {"tracking_uri": os.environ[MLFLOW_URI]} if os.environ.get(MLFLOW_URI) else {}
+        return {"run_name": folder.name, "save_dir": str(folder / "mlruns"), "tags": labels, **server}
     return {"name": folder.name, "group": study} if issubclass(kind, TrackioLogger) else {}
 
 
@@ -129,7 +129,7 @@ def former_run(arguments: Mapping[str, Any]) -> str | None:
     from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(arguments["tracking_uri"])
+        client = MlflowClient(arguments.get("tracking_uri") or f"file:{arguments['save_dir']}")
         experiment = client.get_experiment_by_name(arguments.get("experiment_name", "lightning_logs"))
         if experiment is None:
             return None
