@@ -89,3 +89,12 @@ def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, monkeypatch)
     node = {"_target_": "charlab.training.trackers.TrackioLogger"}
     with pytest.raises(UserError, match=r'^logger\.trackio needs a package .*: pip install "charlab\[trackio\]"\.$'):
         build_logger("trackio", node, tmp_path, None)
+
+
+def test_mlflow_writes_to_a_folder_of_ones_own(tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    own = tmp_path / "own"
+    node = {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "save_dir": str(own), "tracking_uri": None}
+    assert build_logger("mlflow", node, tmp_path / "run", None).save_dir == str(own)
