@@ -15,7 +15,9 @@ from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.archive import Archive
 from charlab.runs.record import Record
+from charlab.runs.requalify import repeat
 from charlab.runs.store import Store
+from charlab.training.module import LanguageModelModule
 from tests.helpers.student import edit, forget, reload, write
 from tests.helpers.warm import warm
 
@@ -302,6 +304,56 @@ def test_a_run_is_requalified_by_code_that_repeats_its_first_points(run, student
     assert printed.startswith("This run is finished already")
     assert again.folder == record.folder
     assert read.is_by(again.requalified[0]["code"])
+
+
+PACED = (
+    *("trainer.max_steps=-1", "budget.max_seconds=1", "scheduler=warmup_stable_decay", "scheduler.warmup=0.5"),
+    "trainer.log_every_n_steps=1",
+)
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    """Gives every training step the same duration."""
+
+    def pace(seconds):
+        clock = property(lambda self: seconds * self.micro_batches)
+        monkeypatch.setattr(LanguageModelModule, "training_seconds", clock)
+
+    return pace
+
+
+def test_a_run_with_a_budget_in_seconds_is_repeated_by_the_clock_in_its_record(run, student, pace, capsys):
+    pace(0.05)
+    record, _ = run(*PACED)
+    assert (record.steps, len(record.clock), record.clock[:3]) == (20, 21, [0.0, 0.05, 0.1])
+    pace(0.2)  # on a slower machine
+    edit(student / "studentparts.py", "1.0 * x", "1.001 * x")
+    reload()
+    assert not charlab.requalify(record.folder)
+    edit(student / "studentparts.py", "return 1.001 * x", "y = x * 1.0\n    return y")
+    reload()
+    again = repeat(record.folder, points=20)  # the whole run, to its end by the clock
+    assert again.steps == tuple(range(1, 21))
+    assert len({rate for (_, metric), (rate, _) in again.values.items() if metric == "learning_rate"}) > 10
+    assert all(now == logged for logged, now in again.values.values())
+    assert charlab.requalify(record.folder)
+    assert Record.load(record.folder).is_by(again.identity.code)
+    dataclasses.replace(record, clock=[]).save()
+    with pytest.raises(UserError, match=r"its record does not say what the clock said until its first logged step\."):
+        charlab.requalify(record.folder)
+
+
+def test_a_run_that_was_killed_keeps_the_clock_of_its_first_steps(run, pace, interrupt_at):
+    pace(0.05)
+    restore = interrupt_at(5, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        run(*PACED)
+    restore()
+    pace(0.1)
+    record, printed = run(*PACED)
+    assert "continuing from step 5" in printed
+    assert record.clock[:7] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.6])
 
 
 @pytest.mark.slow

@@ -34,7 +34,8 @@ ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
 
 SHOWN = ("part1-", "part2-", "online-", "benchmark-")  # names of the runs on the page
-KEPT_POINTS = 250  # of each curve, at most
+KEPT_POINTS = 250  # of each curve, about
+FIRST_POINTS = 3  # of each curve, which a requalification repeats
 
 HEADER = """\
 # Results
@@ -165,7 +166,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
 
 
 def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
-    """Return a `metrics.csv` thinned to about `points` evenly spaced rows per metric, the last one included."""
+    """Return a `metrics.csv` thinned to about `points` evenly spaced rows per metric, with the first and last ones."""
     reader = csv.DictReader(curves)
     rows = list(reader)
     total = Counter(row["metric"] for row in rows)
@@ -176,7 +177,8 @@ def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
     for row in rows:
         metric = row["metric"]
         seen[metric] += 1
-        if (total[metric] - seen[metric]) % math.ceil(total[metric] / points) == 0:
+        spaced = (total[metric] - seen[metric]) % math.ceil(total[metric] / points) == 0
+        if spaced or seen[metric] <= FIRST_POINTS:
             writer.writerow(row)
     return text.getvalue()
 

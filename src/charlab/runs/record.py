@@ -61,6 +61,7 @@ class Record:
         steps: number of optimizer steps.
         characters_seen: characters scored in training.
         flops_per_step: floating-point operations of an optimizer step; None if they cannot be counted.
+        clock: training seconds when each of the first steps was reached; empty if no clock has decided anything.
         time: seconds spent on `setup_s`, `training_s`, `evaluation_s` and `compilation_s`, over all attempts.
         peak_memory_bytes: peak memory of the device on a GPU, of the process otherwise.
         metrics: results, one entry per protocol and split; `charlab evaluate` adds entries.
@@ -97,6 +98,7 @@ class Record:
     steps: int = 0
     characters_seen: int = 0
     flops_per_step: int | None = None
+    clock: list[float] = field(default_factory=list)
     time: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: int | None = None
     metrics: list[dict[str, Any]] = field(default_factory=list)

@@ -6,19 +6,16 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
-from torch.optim.lr_scheduler import LRScheduler
 
-from charlab.configuration.build import build, plain
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
@@ -26,10 +23,10 @@ from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
 from charlab.runs.train import train
+from charlab.training.module import LanguageModelModule
 
 ROUNDING = 2.0**-21  # four units in the last place of float32, relative to the value
 COMPARED = ("train/loss", "gradient_norm", "learning_rate")
-PROBES = 100  # moments before a logged step at which a schedule is read
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
 
     Raises:
         UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
-            or had a learning rate that followed the clock.
+            or had a budget in seconds without a record of what the clock said in its first steps.
     """
     console, repetition = console or Console(), repeat(run, points=points)
     record, code = repetition.run.record, repetition.identity.code
@@ -128,15 +125,18 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
     threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         config = _config(record)
-        if _follows_clock(config, found, steps[-1]):
-            raise UserError(
-                f"The run {run} cannot be repeated: its budget is in seconds, and its learning rate followed the clock "
-                "from the first step on. Train it again."
-            )
+        if config.budget.max_seconds is not None:
+            steps = [step for step in steps if step <= len(record.clock)]
+            if not steps:
+                raise UserError(
+                    f"The run {run} cannot be repeated: its budget is in seconds, and its record does not say what the "
+                    "clock said until its first logged step. Train it again."
+                )
         identity = identify(config)
         try:
             with contextlib.suppress(_Enough):
-                train(_ending(config, folder, steps[-1]), Path(folder, "run"), console=Console(quiet=True))
+                ending = _ending(config, folder, steps[-1], record.clock)
+                train(ending, Path(folder, "run"), console=Console(quiet=True))
         finally:
             torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
         again = Record.load(Path(folder, "run"))
@@ -171,14 +171,19 @@ class _Enough(Exception):
 
 
 class Stop(Callback):
-    """Stop training after a step.
+    """Stop training after a step, and let the first steps follow the clock of a former run.
 
     Args:
         step: the last optimizer step.
+        clock: see `LanguageModelModule.clock`.
     """
 
-    def __init__(self, *, step: int) -> None:
-        self.step = step
+    def __init__(self, *, step: int, clock: Sequence[float]) -> None:
+        self.step, self.clock = step, list(clock)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, LanguageModelModule)
+        pl_module.clock = list(self.clock)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step >= self.step:
@@ -197,8 +202,8 @@ def _config(record: Record) -> DictConfig:
     return config
 
 
-def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
-    """Return the configuration of a run, changed to write into `output_dir` and to stop after `step`.
+def _ending(config: DictConfig, output_dir: str, step: int, clock: Sequence[float]) -> DictConfig:
+    """Return the configuration of a run, changed to write into `output_dir`, follow `clock` and stop after `step`.
 
     Evaluations before the first step are left out unless they may change a step: they are slow, and training seeds
     its random numbers after them.
@@ -208,23 +213,12 @@ def _ending(config: DictConfig, output_dir: str, step: int) -> DictConfig:
         config.output_dir, config.force = output_dir, False
         decorative = ("samples", "attention_maps", "progress", "checkpointing")
         kept = {name: part for name, part in (config.callbacks or {}).items() if name not in decorative}
-        config.callbacks = {**kept, "stop": {"_target_": f"{__name__}.{Stop.__name__}", "step": step}}
+        stop = {"_target_": f"{__name__}.{Stop.__name__}", "step": step, "clock": [*clock]}
+        config.callbacks = {**kept, "stop": stop}
         config.logger = {"csv": {"_target_": "charlab.training.loggers.CSVLogger"}}
         if silent:
             config.trainer.limit_val_batches = 0
     return config
-
-
-def _follows_clock(config: DictConfig, run: Run, step: int) -> bool:
-    """Return whether the learning rate depended on the time that was spent before a logged step."""
-    seconds, scheduler = config.budget.max_seconds, plain(config.scheduler)
-    made = get_object(scheduler["_target_"])
-    if seconds is None or (isinstance(made, type) and issubclass(made, LRScheduler)):  # torch's count steps
-        return False
-    curves = run.curves()
-    spent = float(curves.loc[curves["step"] <= step, "seconds"].max()) / seconds
-    schedule = build({key: value for key, value in scheduler.items() if key != "_partial_"})
-    return len({schedule(spent * part / PROBES) for part in range(PROBES + 1)}) > 1
 
 
 def _ran_on(record: Record) -> tuple[dict[str, Any], dict[str, str]]:

@@ -282,6 +282,7 @@ class _Training:
     def _update_progress(self) -> None:
         record, module = self.record, self.module
         record.steps, record.characters_seen = self.trainer.global_step, module.characters_seen
+        record.clock = list(module.clock)
         record.time["training_s"] = module.training_clock.seconds
         record.time["evaluation_s"] = module.evaluation_clock.seconds
         record.time["compilation_s"] = module.compilation_clock.seconds

@@ -37,6 +37,7 @@ from charlab.training.schedules import Schedule
 
 NUM_DRAWS = 4  # samples of a bound that an evaluation averages
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
+READINGS = 50  # of the clock, at the first steps, so that a run with a budget in seconds can be repeated
 
 
 class LanguageModelModule(LightningModule):
@@ -62,6 +63,8 @@ class LanguageModelModule(LightningModule):
         max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
         characters_seen: characters scored in training so far, over all ranks; unless the tokens are characters, their
             number times the mean length of the train split's tokens.
+        clock: training seconds on rank 0 when each of the first `READINGS` steps was reached, from step 0 on; empty
+            without a budget in seconds. What it holds is not measured again, so that a run can be repeated.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
         evaluated_step: optimizer step of the latest evaluation.
@@ -92,6 +95,7 @@ class LanguageModelModule(LightningModule):
         self.max_steps: int | None = None
         self.model_config = dict(model_config or {})
         self.characters_seen = 0
+        self.clock: list[float] = []
         self.micro_batches = 0
         self.flops_per_character: float | None = None
         self.peak_flops: float | None = None
@@ -168,17 +172,25 @@ class LanguageModelModule(LightningModule):
         return self.training_clock.seconds
 
     def budget_spent(self, step: int) -> float:
-        """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`."""
+        """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`.
+
+        With a budget in seconds, this is a collective call, as rank 0 decides for all.
+        """
         shares = [0.0]
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
         if self.max_seconds:
-            shares.append(self.budget_seconds() / self.max_seconds)
+            shares.append(self._seconds_at(step) / self.max_seconds)
         return min(max(shares), 1.0)
 
-    def budget_seconds(self) -> float:
-        """Return the training seconds on rank 0, which decides for all ranks. A collective call."""
-        return self.trainer.strategy.broadcast(self.training_seconds)
+    def _seconds_at(self, step: int) -> float:
+        """Return the training seconds on rank 0: those in `clock` for one of the first steps, else now."""
+        if step < len(self.clock):
+            return self.clock[step]
+        seconds: float = self.trainer.strategy.broadcast(self.training_seconds)
+        if step < READINGS:
+            self.clock += [seconds] * (step + 1 - len(self.clock))  # not every schedule asks at step 0
+        return seconds
 
     def on_train_start(self) -> None:
         parts = [*self.trainer.optimizers, *self.trainer.callbacks]
@@ -339,6 +351,7 @@ class LanguageModelModule(LightningModule):
         checkpoint["vocabulary"] = described(self.trainer.datamodule.vocabulary)
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
+            "clock": self.clock,
             "micro_batches": self.micro_batches,
             "training_seconds": self.training_clock.seconds,
             "evaluation_seconds": self.evaluation_clock.seconds,
@@ -355,6 +368,7 @@ class LanguageModelModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         progress = checkpoint["progress"]
         self.characters_seen = progress["characters_seen"]
+        self.clock = progress.get("clock", [])
         self.micro_batches = progress["micro_batches"]
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]

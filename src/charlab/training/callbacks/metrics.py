@@ -58,9 +58,7 @@ class TrainingMetrics(Callback):
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
-        over = self._step == pl_module.max_steps
-        if pl_module.max_seconds and pl_module.budget_seconds() >= pl_module.max_seconds:
-            over = True
+        over = pl_module.budget_spent(self._step) >= 1
         if over:
             trainer.should_stop = True
         if over or _is_due(self._step, trainer):
