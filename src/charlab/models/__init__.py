@@ -1,1 +1,1 @@
-"""What a language model is. Pure PyTorch."""
+"""Language models in pure PyTorch."""

@@ -26,7 +26,7 @@ Part = Callable[..., nn.Module]
 
 @runtime_checkable
 class WritesToResidual(Protocol):
-    """A mixer or feed-forward layer that names the linear map by which it writes to the residual stream."""
+    """A mixer or feed-forward layer that names the linear map that writes to the residual stream."""
 
     def output_projection(self) -> nn.Linear: ...
 
@@ -48,7 +48,7 @@ class Block(nn.Module):
         norms: one for the mixer and one for the feed-forward layer; identities for none.
         norm_placement: "pre" is x + f(norm(x)) (Radford et al. 2019), "post" is norm(x + f(x)) (Vaswani et al. 2017,
             section 3.1).
-        residual: whether x is added at all.
+        residual: whether to add x.
         dropout: probability of zeroing a component of what the mixer or feed-forward layer writes, in training.
     """
 
@@ -91,7 +91,7 @@ class Block(nn.Module):
         return norm(x) if self.norm_placement == "pre" else x
 
     def _write(self, x: Tensor, written: Tensor, norm: nn.Module) -> Tensor:
-        if self.training:  # else the call does nothing, but twice a layer for every character sampled
+        if self.training:  # otherwise a no-op, which generation would call twice per layer and character
             written = self.dropout(written)
         total = x + written if self.residual else written
         return norm(total) if self.norm_placement == "post" else total
@@ -152,7 +152,7 @@ class Backbone(AutoregressiveModel):
         def build_norm() -> nn.Module:
             return norm(embed_dim) if norm is not None else nn.Identity()
 
-        mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # OmegaConf's list is a Sequence, but no list
+        mixers = list(mixer) if isinstance(mixer, Sequence) else [mixer]  # OmegaConf's list is a Sequence, not a list
         if not mixers:
             raise UserError("mixer is an empty list: name at least one mixer.")
         used = mixers[:num_layers]
@@ -245,7 +245,7 @@ def _build_mixer(mixer: Part, embed_dim: int, context_length: int, position: Sco
 
 
 def _has_scores(mixer: Part) -> bool:
-    """Return whether a mixer, not built yet, has scores for a position encoding to act on."""
+    """Return whether a mixer that is not built yet has scores for a position encoding to act on."""
     return bool(getattr(_constructor(mixer), "has_scores", False))
 
 

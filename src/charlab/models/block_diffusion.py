@@ -37,7 +37,7 @@ class BlockDiffusion(LanguageModel):
 
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
-        context_length: T.
+        context_length: T, the most characters after the first.
         block_size: L; 1 gives an autoregressive model, T masked diffusion.
         num_steps: evaluations of the denoiser for each sampled block. Characters uncovered together are
             sampled independently; None uncovers one at a time, which is exact.
@@ -141,7 +141,7 @@ class BlockDiffusion(LanguageModel):
         return self._estimate(window, (0.0, 1.0), scored_from, generator)
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Return the mean of `nll`, but with the share of each block that is masked clipped to `masked_share`."""
+        """Return the mean of `nll`, with the masked share of each block clipped to `masked_share`."""
         return self._estimate(window, self.masked_share, 1, generator).mean()
 
     def _estimate(

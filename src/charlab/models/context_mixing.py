@@ -1,4 +1,4 @@
-"""Context mixing: counts in many contexts, weighted by a recurrent network that learns when to trust which.
+"""Context mixing: counts in many contexts, weighted by a recurrent network that learns which to trust when.
 
 The method of the strongest text compressors (PAQ and its successors: Mahoney 2005, "Adaptive weighing of context models
 for lossless data compression"; Mattern 2012, "Mixing strategies in data compression"; Knoll and de Freitas 2012, "A
@@ -28,7 +28,7 @@ from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
-FIRST = 0.03  # share of the training text, at its start, that the network skips: counts are still small
+FIRST = 0.03  # share of the training text that the network skips at the start, where counts are still small
 LONG = 1000  # characters that the recurrent network reads to warm up its state
 CHUNK = 256  # positions whose whole distributions are computed at once
 
@@ -60,7 +60,7 @@ class ContextMixing(AutoregressiveModel):
         passes: number of passes over the training text to learn the weights.
         learning_rate: peak learning rate of Adam in `fit`, which decays to 0.
         online_learning_rate: learning rate of Adam, without momentum, in `nll_while_counting`.
-        online_block: number of characters per optimizer step there.
+        online_block: number of characters per optimizer step in `nll_while_counting`.
 
     Raises:
         UserError: if there is no context of that name.

@@ -1,4 +1,4 @@
-"""What a language model is: the base classes that everything else in charlab relies on.
+"""The base classes of language models, on which everything else in charlab relies.
 
 A model is a probability distribution over the characters that follow a given one. Training minimizes `loss`,
 evaluation reports `nll`, and generation calls `sample`; no other code depends on how a model works.
@@ -117,10 +117,10 @@ def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
 
 @runtime_checkable
 class KnowsTokens(Protocol):
-    """A part of a language model for which the tokens are more than numbers: it looks at words and lines, say."""
+    """A part of a language model that reads what tokens spell, for example to find words and lines."""
 
     def know_tokens(self, pieces: list[bytes]) -> None:
-        """Take the UTF-8 bytes of the V tokens, before `fit`; a checkpoint keeps what the model makes of them."""
+        """Receive the UTF-8 bytes of the V tokens, before `fit`; the model saves what it needs of them."""
 
 
 class InfillingModel(LanguageModel):

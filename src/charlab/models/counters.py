@@ -15,7 +15,7 @@ from charlab.models.mixing_network import Decisions
 
 ALL = slice(None)
 
-Seer = Callable[[str, Keys], Seen]  # looks up keys in the table of a name
+Seer = Callable[[str, Keys], Seen]  # looks up keys in the named table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Counters:
     alphabet: Alphabet
 
     def along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
-        """Return the decisions that lead to a text's characters from `first` on, with inputs from all before each."""
+        """Return the decisions that lead to the characters from `first` on, with inputs from all that precedes each."""
         position, node = self.code.decisions(ids)
         bit = self.code.bits[ids[position], node]
         inputs = self.inputs(
@@ -60,13 +60,13 @@ class Counters:
             text: the text that the decisions are about.
             position: (R,) the position in the text of each decision.
             node: (R,) the inner node of the code at which it is taken.
-            seen: looks up keys in the table of a name.
+            seen: looks up keys in the named table.
             kept: the decisions to return.
         """
         columns = []
 
         def add(name: str, state: Int[np.ndarray, " R"]) -> None:
-            """Add the log-odds by what has followed a state at the same node, backed off to any node."""
+            """Add the log-odds by what followed a state at the same node, backed off to all nodes."""
             everywhere, here = state.astype(np.uint64), (state * len(self.code.bits) + node).astype(np.uint64)
             odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
             columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))

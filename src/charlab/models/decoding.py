@@ -13,7 +13,7 @@ from torch import Tensor
 from charlab.errors import UserError
 
 Overflow = Literal["slide", "rebase"]
-TINY = torch.finfo(torch.float32).tiny  # smaller numbers lose digits in float32, or are 0
+TINY = torch.finfo(torch.float32).tiny  # smaller float32 numbers lose digits or become 0
 
 
 class ReadsOn(Protocol):
@@ -53,7 +53,7 @@ def check_prompt(prompt: Int[Tensor, "B P"]) -> None:
 
 
 def check_predictions(logits: Float[Tensor, "*B V"]) -> None:
-    """Raise `UserError` with the reason if the logits are no distribution to sample from."""
+    """Raise `UserError` with the reason if the logits are not a distribution to sample from."""
     best = logits.amax(dim=-1)
     if best.isneginf().any():
         raise UserError(
@@ -92,13 +92,13 @@ def choose(
     if temperature < TINY:
         return logits.argmax(dim=-1)
     logits = logits.float()
-    # The largest becomes 0, so that no temperature can overflow it, and no finite one can make −∞ a number.
+    # With the largest logit at 0, no temperature overflows it; a finite temperature keeps −∞ from becoming nan.
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / min(temperature, torch.finfo(torch.float32).max)
     is_restricted = top_k is not None or (top_p is not None and top_p < 1)
     probabilities = _restricted(scaled, top_k, top_p) if is_restricted else scaled.softmax(dim=-1)  # (B, V)
-    # As `torch.multinomial`, but without its checks, which take as long again. Of exponential clocks whose rates are
-    # the probabilities, each rings first with its own probability.
-    # A device may round a clock to 0; dividing a probability of 0 by it would be nan, which argmax takes for the most.
+    # Sample as `torch.multinomial` does, without its checks, which double the time: of exponential waiting times whose
+    # rates are the probabilities, each is the shortest with its own probability. A device may round one to 0, and 0/0
+    # would be nan, which argmax treats as the largest.
     clocks = torch.empty_like(probabilities).exponential_(generator=generator).clamp_(min=TINY)
     return (probabilities / clocks).argmax(dim=-1)
 
@@ -108,7 +108,7 @@ def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | 
     ranked, ids = logits.sort(dim=-1, descending=True, stable=True)  # both (B, V)
     probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
     if top_p is not None and top_p < 1:
-        enough = probabilities.cumsum(dim=-1)[:, :-1] >= top_p  # excludes those ranked below; the first always stays
+        enough = probabilities.cumsum(dim=-1)[:, :-1] >= top_p  # excludes lower ranks; the first always stays
         probabilities = torch.cat((probabilities[:, :1], probabilities[:, 1:].masked_fill(enough, 0.0)), dim=-1)
     return torch.zeros_like(logits).scatter(1, ids[:, :top_k], probabilities)
 
@@ -134,7 +134,7 @@ def stream(
     - "slide" runs `predict_next` on the last `context_length` characters for every new one: slow, but what the model
       was trained for.
     - "rebase" starts a new state from the last half of the context whenever it is full: fast, but predictions see
-      between half and all of the context, so the distribution is another one.
+      between half and all of the context, so the distribution differs.
 
     Args:
         model: any autoregressive model, in the mode (train or eval) to sample in.
@@ -152,7 +152,8 @@ def stream(
 
     Raises:
         UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range;
-            later, if the model predicts nan or nothing (on a GPU only the first and last characters are checked).
+            later, if the model predicts nan or finds the text impossible (checked on a GPU only at the first and last
+            characters).
     """
     check_prompt(prompt)
     check_length(length)
@@ -189,7 +190,7 @@ def _stream(
             logits, state = model.read_prompt(context, model.init_state(num_samples))
     batch_size = len(context)
     for drawn in range(1, length + 1):
-        if drawn in (1, length) or logits.device.type == "cpu":  # elsewhere each check would wait for the device
+        if drawn in (1, length) or logits.device.type == "cpu":  # on a GPU each check would wait for the device
             check_predictions(logits)
         token = choose(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)  # (B,)
         yield token
@@ -210,17 +211,17 @@ def _stream(
 
 
 class _UnknownLayoutError(Exception):
-    """It is not clear which axis of a state's tensors is the batch."""
+    """Raised if the batch axis of a state's tensors is ambiguous."""
 
 
 def _repeated(state: Any, one: Any, two: Any, times: int) -> Any:
-    """Return the state of one sequence as that of `times` equal ones.
+    """Repeat the state of one sequence for `times` equal sequences.
 
     Args:
-        state: of one sequence.
+        state: the state of one sequence.
         one: the initial state of one sequence.
-        two: the initial state of two; the axis along which its tensors differ from those of `one` is the batch.
-        times: how many.
+        two: the initial state of two; its tensors differ from those of `one` along the batch axis.
+        times: number of sequences.
 
     Raises:
         _UnknownLayoutError: if a state holds anything but tensors, plain values and containers of them, or the three

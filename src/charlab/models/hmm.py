@@ -27,13 +27,13 @@ class HiddenMarkovModel(AutoregressiveModel):
     The past affects the future only through a distribution over the K states, so the model is recurrent: the scaled
     forward algorithm gives exact likelihoods at K² operations per character, whatever the length.
 
-    There are two ways of fitting it, with different parameters:
+    It can be fitted in two ways, with different parameters:
 
     - "logits", for gradients: probabilities are softmaxes of the parameters, and `loss` is the mean `nll`.
     - "log_probabilities", for EM (`charlab.training.em.ExpectationMaximization`): the parameters are logarithms of
-      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, the first included, of their
-      exponentials without normalizing. Its gradient is minus the expected counts of Baum–Welch's E-step (Eisner
-      2016); a softmax would cancel what the entries of a row have in common.
+      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, including the first, under their
+      exponentials, not normalized. Its gradient is minus the expected counts of Baum–Welch's E-step (Eisner 2016); a
+      softmax would cancel what the entries of a row have in common.
 
     `nll` and `forward` normalize in both cases. Both ways start from softmaxes of N(0, 1).
 
@@ -149,7 +149,7 @@ def _log_likelihood(
     transition: Float[Tensor, "K K"],
     emission: Float[Tensor, "K V"],
 ) -> Float[Tensor, "B T"]:
-    """Return log p(xₜ | x₀ … xₜ₋₁) for every character, the first included."""
+    """Return log p(xₜ | x₀ … xₜ₋₁) for every character, including the first."""
     likelihood = _look_up(tokens, emission)  # (T, B, K)
     predicted = predict_states(initial.expand(tokens.shape[0], -1), transition, likelihood[:-1])  # (T, B, K)
     return (predicted * likelihood).sum(dim=-1).log().t()

@@ -8,17 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4  # vectors at most: with eight, torch's own product is as fast again
-LARGE = 2**16  # weights at least: fewer fit a core's cache, and torch's own product is faster
-HAS_MKL = torch.backends.mkl.is_available()  # no other library was measured
+FEW = 4  # most vectors; for eight, torch's own product is as fast
+LARGE = 2**16  # fewest weights; smaller matrices fit a core's cache, where torch's own product is faster
+HAS_MKL = torch.backends.mkl.is_available()  # the only library that was measured
 
 
 class Linear(nn.Linear):
-    """`nn.Linear` that shares the product with a few vectors among all cores, outside training.
+    """`nn.Linear` that splits the product with a few vectors among all cores, outside training.
 
-    Such products are nearly all that generation does, and reading the weights limits their speed. MKL uses one core
-    for a single vector, and copies the weights for a few more. As a batch of one product per core, the weights are
-    read once and in order (docs/performance.md).
+    Generation spends nearly all its time in such products, and reading the weights limits their speed. MKL uses one
+    core for a single vector, and copies the weights for a few more. A batch of one product per core reads the weights
+    once and in order (docs/performance.md).
     """
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
 class StackedLinear(Linear):
     """Several linear maps of the same input, stacked in one matrix so that one product computes them all.
 
-    An optimizer that works on single matrices finds their heights here.
+    Muon orthogonalizes each map separately, by its height.
 
     Args:
         in_features: size of the input.

@@ -43,8 +43,8 @@ class MaskedDiffusion(InfillingModel):
         num_steps: evaluations of the denoiser for filling in a blank. Characters uncovered together are sampled
             independently; None uncovers one at a time, which is exact.
         masked_share: smallest and largest share of a window that is masked in training; [0, 1] trains on the bound.
-        conv_width: number of adjacent embeddings that a convolution adds up at each position before the first block,
-            an odd number. Attention first has to learn where the neighbors are. None for no convolution.
+        conv_width: width, an odd number, of a convolution over the embeddings before the first block. Attention alone
+            would first have to learn where the neighbors are. None for no convolution.
         embed_dim: this and all further arguments are passed to the denoiser, a `Backbone`.
         num_layers: number of blocks.
         mixer: attention with `causal=False`.
@@ -146,7 +146,7 @@ class MaskedDiffusion(InfillingModel):
         return self._estimate(window, (0.0, 1.0), scored_from, generator)
 
     def loss(self, window: Int[Tensor, "B T+1"], *, generator: torch.Generator | None = None) -> Float[Tensor, ""]:
-        """Return the mean of `nll`, but with the share of each window that is masked clipped to `masked_share`."""
+        """Return the mean of `nll`, with the masked share of each window clipped to `masked_share`."""
         return self._estimate(window, self.masked_share, 1, generator).mean()
 
     def _estimate(
@@ -226,10 +226,10 @@ class MaskedDiffusion(InfillingModel):
 
 
 class BidirectionalBackbone(Backbone):
-    """A backbone that adds a convolution of each embedding's neighbors, on both sides, before its first block.
+    """A backbone that adds a convolution over the embeddings on both sides, before its first block.
 
     Args:
-        conv_width: number of embeddings, an odd number; None for no convolution.
+        conv_width: width of the convolution, an odd number; None for no convolution.
         vocab_size: number of tokens.
         embed_dim: size D of the embeddings.
         parts: all further arguments of `Backbone`.
@@ -264,9 +264,9 @@ def clipped_counts(share: Sequence[float], size: int) -> tuple[int, int]:
 def stratified_counts(
     batch_size: int, most: int, device: torch.device, generator: torch.Generator | None
 ) -> Int[Tensor, " B"]:
-    """Return numbers from 1 to `most`, each of them uniform, evenly spread over the batch.
+    """Return numbers from 1 to `most`, each uniformly distributed, evenly spread over the batch.
 
-    An even grid with one random shift (as in arXiv 2107.00630), in integers and thus exact.
+    An even grid with one random shift (as in arXiv 2107.00630), computed exactly in integers.
     """
     shift = torch.randint(batch_size * most, (), device=device, generator=generator)
     grid = most * torch.arange(batch_size, device=device)

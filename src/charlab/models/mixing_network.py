@@ -19,8 +19,8 @@ class Decisions(NamedTuple):
     """Binary decisions between characters, and the counters' predictions of them.
 
     Attributes:
-        position: (R,), the position of the character that each is about.
-        node: (R,), the inner node of the code's tree at which it is taken.
+        position: (R,), the position of the character that each one helps to choose.
+        node: (R,), the inner node of the code's tree.
         inputs: (R, n), the log-odds of 1 under each counter; 0 if it predicts nothing.
         bit: (R,), what was decided; None if unknown.
     """

@@ -30,13 +30,13 @@ class Mixture(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters.
-        members: by name, what builds each member from the vocabulary's size.
+        members: the constructor of each member by name, called with the vocabulary's size.
         weights: one number per member, proportional to its weight; None for equal weights, to be fitted.
 
     Attributes:
         context_length: the smallest of the members'; None if all are unbounded.
-        frozen: whether the members are not to be fitted.
-        weights_are_given: whether the weights are not to be fitted.
+        frozen: whether the members keep their parameters.
+        weights_are_given: whether the weights were given, so that they are not fitted.
 
     Raises:
         UserError: if there are no members, one is not autoregressive, or weights and members differ in number.
@@ -120,7 +120,7 @@ class Mixture(AutoregressiveModel):
         """Set the weights that maximize the likelihood of a text, see `most_likely_weights`.
 
         Args:
-            nll: of each member, for each character of a text that no member was trained on.
+            nll: each member's nll of each character of a text that no member was trained on.
         """
         self.weights.copy_(most_likely_weights(nll))
 
@@ -145,7 +145,7 @@ class Ensemble(Mixture):
 
     Args:
         vocab_size: number of distinct characters.
-        members: builds them.
+        members: the members' constructors.
         runs: folders of finished runs to use instead of `members`. `charlab.runs.setup` reads them and builds the
             ensemble with an empty list.
         weights: see `Mixture`.
@@ -201,7 +201,7 @@ def most_likely_weights(
         nll: of each character under each member, in nats. Characters that are impossible under all members, or nan
             under one, are left out.
         tolerance: nats per character below the maximum.
-        max_iterations: most iterations.
+        max_iterations: largest number of iterations.
     """
     least = nll.double().amin(dim=0)
     told = least.isfinite()

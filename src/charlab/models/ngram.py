@@ -215,7 +215,7 @@ def _count(ids: Int[Tensor, " N"], order: int, vocab_size: int) -> list[tuple[In
     """Return the sorted codes, parent · V + last character, and the counts of the n-grams of lengths 1 … `order`.
 
     The text is counted in pieces. Only `context` grows with N, by 4 bytes per character, and is in a temporary file if
-    the text is long; all else grows with the number of distinct n-grams.
+    the text is long; everything else grows with the number of distinct n-grams.
     """
     levels: list[tuple[Tensor, Counts]] = []
     context = _integers(len(ids))  # for each position: the n-gram before it, as an index among those of its length

@@ -31,7 +31,7 @@ class NGramEmbedding(nn.Module):
         num_rows: rows of each table.
         table_dim: size of a row; W projects it to D.
         dropout: probability of dropping each n-gram in training. Rows of rare n-grams soon memorize the training text;
-            this way the layers above learn to do without them.
+            dropout teaches the layers above to do without them.
 
     Attributes:
         reach: how many characters before its own a position looks at.

@@ -115,8 +115,8 @@ class Rotary(ScorePosition):
 class ALiBi(ScorePosition):
     """Lower each score in proportion to the distance, with a slope per head (arXiv 2108.12409, section 3).
 
-    In bfloat16 the attention kernel needs biases in bfloat16, which has 8 significant bits: of 1,024 distances, 513
-    are told apart. Distances up to 256 are exact if the number of heads is a power of 2.
+    In bfloat16 the attention kernel needs biases in bfloat16, whose 8 significant bits distinguish 513 of 1,024
+    distances. Distances up to 256 are exact if the number of heads is a power of 2.
 
     Args:
         embed_dim: size of the embeddings (unused).

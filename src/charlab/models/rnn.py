@@ -1,4 +1,4 @@
-"""The classic recurrent networks, by torch's fused layers."""
+"""The classic recurrent networks, with torch's fused layers."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ ROOT = 0  # the empty n-gram
 class RunningCounts(ABC):
     """The n-grams of a fitted model and of a text that is read character by character.
 
-    After each character the probabilities are exactly those of a model fitted to the training text and, as a second
-    text, to everything read so far: a character changes only the counts of n-grams that end in it. N-grams are the
-    nodes of a tree, as in `NGram`, but in dictionaries and lists of plain numbers, which can grow.
+    After each character the probabilities equal those of a model fitted to the training text and, as a second text, to
+    everything read so far. A character changes only the counts of n-grams that end in it. N-grams are the nodes of a
+    tree, as in `NGram`, but stored in dictionaries and lists, which can grow.
 
     The smoothing decides what is counted. The `followers` of a context are the characters seen after it, grouped by
     whether their count is 1, 2, or at least 3.

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# An operation on fewer numbers than this takes as long: most of the time is its launch.
+# An operation on fewer numbers than this takes equally long: launching it dominates.
 _WORTHWHILE_ON_CPU = 2**14
 _WORTHWHILE_ON_ACCELERATOR = 2**20
 

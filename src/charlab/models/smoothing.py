@@ -1,4 +1,4 @@
-"""Smoothing of n-gram counts: how much probability to reserve for what was not seen.
+"""Smoothing of n-gram counts: how much probability to reserve for unseen n-grams.
 
 Both methods interpolate: with c a context and c⁻ the same context without its oldest character,
 
@@ -59,8 +59,8 @@ def kneser_ney(counts: Counts) -> tuple[Float[Tensor, " M"], Float[Tensor, " C"]
     """Subtract a discount from every count; n-grams below the longest count predecessors, not occurrences.
 
     Interpolated modified Kneser–Ney smoothing, Chen and Goodman 1998, section 4.1.6, equations (25) to (27), with one
-    discount each for counts of 1, of 2, and of 3 or more. So a character that is frequent after a single context
-    only gets little probability after others (Kneser and Ney 1995).
+    discount each for counts of 1, of 2, and of 3 or more. So a character that is frequent after only one context gets
+    little probability after others (Kneser and Ney 1995).
 
     Returns:
         The masses of the n-grams (M,) and the backoffs of the contexts (C,), in float64.
@@ -82,7 +82,7 @@ def discounts(frequencies: Sequence[int]) -> list[float]:
     2013, `--discount_fallback`).
 
     Args:
-        frequencies: n₀ … n₄; n₀ and any more are ignored.
+        frequencies: n₀ … n₄; n₀ and any further entries are ignored.
     """
     n = frequencies
     if min(n[1:4]) > 0:

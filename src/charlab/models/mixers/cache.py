@@ -10,15 +10,15 @@ from charlab.errors import UserError
 
 
 class Cache(NamedTuple):
-    """A state with buffers for a whole context, of which the first `length` positions are in use.
+    """A state with buffers for a whole context, whose first `length` positions are in use.
 
     A state and its extension share buffers, so that reading on copies nothing. A second extension of the same state
-    would overwrite the first: `written` shows this, and the second extension then copies the buffers.
+    would overwrite the first; `written` reveals this, and the second extension copies the buffers.
 
     Attributes:
         buffers: each (…, C, K), with the positions along the last axis but one.
         length: positions read so far.
-        written: a single number, shared by all states in the same buffers: the positions written to them.
+        written: a list with the number of positions written, shared by all states with the same buffers.
     """
 
     buffers: tuple[Tensor, ...]

@@ -131,7 +131,7 @@ class FullValueAttention(Mixer):
     def _combine_separately(
         self, weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]
     ) -> Float[Tensor, "B Q D"]:
-        """Do as `_combine`, by applying first the values and then the projection."""
+        """Compute the same as `_combine`, applying first the values and then the projection."""
         assert self.projection is not None
         averaged = _average(weights, x).transpose(0, 1)  # (H, B, Q, D)
         values = self.value.weight.view(self.num_heads, x.shape[2], x.shape[2])

@@ -56,7 +56,7 @@ class LinearAttention(Mixer):
         self.num_heads, self.head_dim = num_heads, embed_dim // num_heads
         self.query_key_value_gate = StackedLinear(embed_dim, [embed_dim] * 4, bias=False)
         self.projection = Linear(embed_dim, embed_dim, bias=False)
-        # The difference to 1 rather than the decay: from head 20 on, 1 − 2^(−5−h) is 1 in float32.
+        # Store 1 minus the decay: from head 20 on, 1 − 2^(−5−h) rounds to 1 in float32.
         exponents = torch.arange(5, 5 + num_heads).clamp(max=_LARGEST_EXPONENT)
         forgotten = torch.exp2(-exponents.double())  # (H,)
         self.decay_gate = DecayGate(embed_dim, torch.log1p(-forgotten)) if decay == "gated" else None

@@ -20,7 +20,7 @@ class RunningSum(NamedTuple):
 
 
 class RunningAverage(Mixer):
-    """The mean of all positions up to each one, as a masked softmax of zero scores computes it. No parameters.
+    """The mean of all positions so far, as a masked softmax of zero scores computes it. No parameters.
 
     Args:
         embed_dim: size D of the embeddings (unused).

@@ -17,7 +17,7 @@ from charlab.models.mixers.contract import Mixer
 from charlab.models.precision import full_precision
 from charlab.types import PositiveFloat, PositiveInt, checked
 
-# Positions that `extend` reads at once: its intermediate results have D × state_dim numbers for each.
+# Positions that `extend` reads at once; each takes D × state_dim numbers of intermediate results.
 _PIECE_LENGTH = 256
 
 

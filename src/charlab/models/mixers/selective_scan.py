@@ -20,7 +20,7 @@ from charlab.models.precision import full_precision
 from charlab.models.scan import solve_
 from charlab.types import PositiveFloat, PositiveInt, checked
 
-# Positions whose states exist at the same time: on a CPU as many as fit its cache, more on an accelerator.
+# Positions whose states are in memory at once: on a CPU as many as fit its cache, on an accelerator more.
 _CHUNK_LENGTH_ON_CPU = 16
 _CHUNK_LENGTH_ON_ACCELERATOR = 64
 
