@@ -1,4 +1,4 @@
-"""Text from any model, streamed or as a whole, and blanks filled in."""
+"""Generate text with any model, streamed or as a whole, and fill in blanks."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def next_characters(
     Args:
         model: an autoregressive model.
         vocabulary: the one that the model was trained with.
-        prompt: the text so far, of which a model with a context length reads the end.
+        prompt: the text so far; a model with a context length reads its end.
         temperature: divides the logits; > 0.
 
     Raises:
@@ -158,7 +158,7 @@ def infill(
         model: an infilling model.
         vocabulary: the one that the model was trained with.
         text: the given text.
-        blank: the character of `text` that marks a blank; choose another one for a text that keeps its underscores.
+        blank: the character that marks a blank; choose another one if the text has underscores of its own.
         temperature: as for `generate`, like all further options.
         top_k: see `generate`.
         top_p: see `generate`.
@@ -167,9 +167,9 @@ def infill(
         seed: see `generate`.
 
     Raises:
-        UserError: if the model can only continue a text, `blank` is not one character, there is none in the text, the
-            text begins with one and the vocabulary has no newline, a character is not in the vocabulary, or an option
-            is out of range.
+        UserError: if the model can only continue a text, `blank` is not one character, the text has no blank or begins
+            with one although the vocabulary has no newline, a character is not in the vocabulary, or an option is out
+            of range.
     """
     if not isinstance(model, InfillingModel):
         raise UserError(

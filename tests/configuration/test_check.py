@@ -59,7 +59,7 @@ def test_a_parameter_of_another_target_needs_no_plus(composer: Composer, mistake
         ("modle=net", "There is no key modle; did you mean model?"),
         ("width=3", "There is no key width; did you mean "),
         ("+logger.three=1", "There is no key logger.three; known are logger.one and logger.two."),
-        ("+seed=3", "+seed=3 adds what is there already: leave out the +."),
+        ("+seed=3", "+seed=3 adds a key that exists already: leave out the +."),
         ("~seed", "The configuration has no seed: do not delete it."),
         ("~model.width", "model.width is missing: toy.parts.Net needs it."),
         ("hydra.job.chdri=true", "There is no key hydra.job.chdri; did you mean hydra.job.chdir?"),

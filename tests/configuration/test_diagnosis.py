@@ -22,14 +22,14 @@ from .conftest import write
         ("experiment=god", "There is no experiment=god; did you mean part1/good?"),
         ("experiment=part1", "There is no experiment=part1; known are part1/good, part1/key,"),
         ("experiment=part1/option", "There is no model=nett (in experiment/part1/option.yaml); did you mean net?"),
-        ("+model=record", "+model=record chooses again what is chosen already: leave out the +."),
+        ("+model=record", "+model=record adds a second choice for the group: leave out the +."),
         ("++model=record", "++model=record chooses an option of a group: leave out the ++."),
         ("seed=1,2", "seed=1,2 has several values: sweep over them with -m, or make them a list, seed=[1,2]."),
         ("model=net,record", "model=net,record has several values: sweep over them with -m"),
         ("seed", "'seed' is not of the form key=value."),
         ("seed.x=3", "There is no key seed.x: seed is a single value."),
         ("=3", "'=3' has no key before its =: write key=value."),
-        ("se ed=3", "'se ed=3' has no key that could be meant: write key=value."),
+        ("se ed=3", "'se ed=3' has no valid key: write key=value."),
         ("seed=[1,2", "The value of 'seed=[1,2' cannot be read: close its brackets and quotes"),
         ("seed='1", 'The value of "seed=\'1" cannot be read: close its brackets and quotes'),
         ("seed=range(1,x)", "The value of 'seed=range(1,x)' cannot be read: mismatch type"),
@@ -44,7 +44,7 @@ def test_sentences(mistake: Callable[..., str], conf: Path, override: str, sente
 
 def test_a_part_that_the_chosen_whole_does_not_have(mistake: Callable[..., str]) -> None:
     assert mistake("model=record", "model/part=small") == (
-        "model/part=small has nothing to change: what else was chosen has no model/part."
+        "model/part=small changes nothing: the other choices have no model/part."
     )
 
 
@@ -65,7 +65,7 @@ def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Call
 def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path: Path) -> None:
     listed = "{defaults: [net, _self_], part: [{_target_: toy.parts.build, _partial_: true, steps: 3}]}"
     extra = write(tmp_path / "extra", {"model/listed.yaml": listed})
-    assert mistake(f"hydra.searchpath=[{extra}]", "model=listed").startswith("A list is laid over a mapping")
+    assert mistake(f"hydra.searchpath=[{extra}]", "model=listed").startswith("A list replaces a mapping")
 
 
 def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:

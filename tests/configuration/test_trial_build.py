@@ -223,7 +223,7 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
         (
             ["model=gpt", "data.context_length=64", "model.context_length=32"],
             "data.context_length=64 is more than the model looks at, model.context_length=32: "
-            "lower the one or raise the other.",
+            "lower one or raise the other.",
         ),
         (["model=gpt", "optimizer=em"], "The rows of embedding.weight are not log-probabilities"),
         (

@@ -177,7 +177,7 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
         (["limit=many"], "limit must be a number of runs, not 'many'."),
         (["compare", "aaaa1"], "compare takes two runs, not 1: "),
         (["compare", "aaaa1", "ffff"], "There is no run ffff, which is neither a folder with a record.json nor"),
-        (["remove", "aaaa", "force=true"], "aaaa may be any of gpt-play/aaaa1 or other/aaaa2: give more of it"),
+        (["remove", "aaaa", "force=true"], "aaaa could be gpt-play/aaaa1 or other/aaaa2: give more digits"),
         (["remove"], "remove takes the runs to delete: "),
         (["tag", "aaaa1"], "tag takes a run and its tags: see --help."),
         (["note", "aaaa1", "too", "slow"], "note takes a run and a text in quotes: see --help."),
@@ -197,7 +197,7 @@ def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write,
     assert store.named("gpt-play/abcd11112222") == store.named("abcd11112222") == first.folder
     assert store.named("abcd11112222-01") == other.folder
     for text in ("abcd", "*", "ffff", "gpt-play"):
-        with pytest.raises(UserError, match=r"There is no run|abcd may be any of"):
+        with pytest.raises(UserError, match=r"There is no run|abcd could be"):
             store.named(text)
 
 
@@ -227,7 +227,7 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     record, other = write("aaaa"), write("bbbb")
     code, printed = said("remove", "aaaa")
     assert (code, record.folder.exists()) == (2, True)
-    assert "Nothing was removed, because there is no terminal to ask on: give force=true." in printed
+    assert "Nothing was removed, because there is no terminal to ask in: give force=true." in printed
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     for typed, remains in (("n", True), ("", True), ("y", False)):
         monkeypatch.setattr("builtins.input", lambda prompt="", typed=typed: typed)

@@ -52,7 +52,7 @@ def test_it_is_evaluated_and_its_figures_are_left_alone(former, capsys):
     assert cli.evaluate([f"run={former}", "device=cpu", "protocol=blocks"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{Record.load(former).metric('blocks')['nll']:.4f}" in printed
-    assert "They come from other code than the run's own figures (that of a former charlab)" in printed
+    assert "They come from different code than the run's own figures (that of an earlier version)" in printed
     assert files(former) == before
 
 
@@ -92,5 +92,5 @@ def test_it_is_not_resumed(former, status):
 def test_it_is_a_member_of_an_ensemble(former, capsys):
     settings = [override for override in command(former) if not override.startswith("model")]
     record = charlab.run("model=ensemble", f"model.runs=[{former}]", *settings, "name=ensemble")
-    assert f"The run {former} was trained by other code" in " ".join(capsys.readouterr().out.split())
+    assert f"The run {former} was trained by different code" in " ".join(capsys.readouterr().out.split())
     assert record.metric("blocks")["nll"] == pytest.approx(Record.load(former).metric("blocks")["nll"], abs=1e-5)

@@ -254,7 +254,7 @@ def test_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, text
     printed = notebook([*TORCH, run, commented, run, edited, run], tmp_path)
     _, second, third = (" ".join(text.split()).partition(" ")[2] for text in printed.split("NLL")[:3])
     assert second.startswith("This run is finished already")
-    assert third.startswith("Other code has finished this run (changed since: __main__)")
+    assert third.startswith("This run was finished by different code (changed since: __main__)")
     values = [text.split()[0] for text in printed.split("NLL")[1:]]
     assert values[0] == values[1] != values[2]
     folders = sorted((tmp_path / "outputs" / "runs" / "Mine-textfile").iterdir())

@@ -86,7 +86,7 @@ def test_an_edited_model_is_a_new_run_and_the_old_one_is_kept(run, student, modu
     reload()
     second, printed = run()
     assert printed.startswith(
-        f"Other code has finished this run (changed since: {module}): it is kept in {first.folder}"
+        f"This run was finished by different code (changed since: {module}): it stays in {first.folder}"
     )
     assert "finished already" not in printed
     assert (second.fingerprint, second.status) == (first.fingerprint, "finished")
@@ -144,8 +144,8 @@ def test_half_a_run_is_not_resumed_by_other_code_unless_told_to(run, student, ha
     edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
     reload()
     other, printed = run()
-    assert printed.startswith("Other code has begun this run (changed since: studentparts)")
-    assert "resume=any_code continues it with today's code." in printed
+    assert printed.startswith("This run was started by different code (changed since: studentparts)")
+    assert "resume=any_code resumes it with today's code." in printed
     assert files(half) == kept
     assert other.folder != half.folder
     shutil.rmtree(other.folder)
@@ -154,12 +154,12 @@ def test_half_a_run_is_not_resumed_by_other_code_unless_told_to(run, student, ha
     assert (resumed.status, resumed.begun_by, resumed.code) == ("finished", [half.code], other.code)
     assert resumed.started == half.started
     assert nll(resumed) != nll(other)
-    assert f"It was begun by other code ({half.code})." in run()[1]
+    assert f"It was started by different code ({half.code})." in run()[1]
 
 
 @pytest.mark.slow
 def test_half_a_run_goes_on_with_its_own_accumulation_only(run, half):
-    with pytest.raises(UserError, match=r"begun with trainer\.accumulate_grad_batches=1, not 2"):
+    with pytest.raises(UserError, match=r"started with trainer\.accumulate_grad_batches=1, not 2"):
         run("trainer.accumulate_grad_batches=2")
     assert run()[0].status == "finished"
     assert run("trainer.accumulate_grad_batches=2")[1].startswith("This run is finished already")
@@ -178,7 +178,9 @@ def test_a_folder_that_is_named_is_the_only_one_that_is_looked_at(run, student, 
         run(named, "optimizer.lr=0.5")
     edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
     reload()
-    with pytest.raises(UserError, match=r"Other code has finished the run in .*named \(changed since: studentparts\)"):
+    with pytest.raises(
+        UserError, match=r"The run in .*named was finished by different code \(changed since: studentparts\)"
+    ):
         run(named)
     assert files(mine) == kept
     assert nll(run(named, "force=true")[0]) != nll(first)
@@ -202,7 +204,7 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     for protocol in ("blocks", "online"):
         assert cli.evaluate([f"run={record.folder}", "device=cpu", f"protocol={protocol}"]) == 0
         printed = " ".join(capsys.readouterr().out.split())
-        assert "These figures were not added to the run's record. They come from other code" in printed
+        assert "These figures were not added to the run's record. They come from different code" in printed
         assert "(changed since: studentparts)" in printed
         assert (record.folder / "record.json").read_bytes() == before
     edit(student / "studentparts.py", "3.0 * x", "1.0 * x")
@@ -231,8 +233,10 @@ def test_an_ensemble_of_an_edited_model_is_a_new_run(run, student, edited):
     second, printed = run(*ensemble)
     assert files(first) == kept
     if edited:
-        assert printed.startswith(f"The run {member.folder} was trained by other code (changed since: studentparts)")
-        assert "Other code has finished this run (changed since: studentparts)" in printed
+        assert printed.startswith(
+            f"The run {member.folder} was trained by different code (changed since: studentparts)"
+        )
+        assert "This run was finished by different code (changed since: studentparts)" in printed
         assert (second.fingerprint, nll(second) != nll(first)) == (first.fingerprint, True)
     else:
         assert printed.startswith("This run is finished already")
@@ -253,7 +257,7 @@ def test_the_command_line_says_it_first_and_answers_without_torch(command, stude
     first = train()
     edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
     second = train()
-    assert second.startswith("Other code has finished this run (changed since: studentparts)")
+    assert second.startswith("This run was finished by different code (changed since: studentparts)")
     assert second.endswith("True")
     third = train(list)
     assert third.startswith("This run is finished already")
@@ -293,7 +297,7 @@ def test_a_run_is_requalified_by_code_that_repeats_its_first_points(run, student
     edit(student / "studentparts.py", "1.0 * x", "1.001 * x")
     reload()
     assert not charlab.requalify(record.folder)
-    assert "does not repeat" in capsys.readouterr().out
+    assert "does not reproduce" in capsys.readouterr().out
     assert (record.folder / "record.json").read_bytes() == before
     edit(student / "studentparts.py", "return 1.001 * x", "y = x * 1.0\n    return y")
     reload()

@@ -56,7 +56,7 @@ def test_factors_with_the_same_last_name_keep_their_whole_ones() -> None:
         ("margin: 0", {}, "study.margin (in study/mine.yaml) must be a number > 0, not 0."),
         ("protocol: block", {}, "study.protocol (in study/mine.yaml) must be one of 'blocks', 'sliding', 'estimate'"),
         ("rerun: [old]", {}, "study.rerun (in study/mine.yaml) must be a list of values, each one of 'older', "),
-        ("seeds: 1", {}, "study.seeds=1 is one seed, by which nothing can be told: give at least six."),
+        ("seeds: 1", {}, "study.seeds=1 is one seed, too few for a verdict: give at least six."),
         ("seeds: [7]", {}, "study.seeds=[7] is one seed"),
         ("seeds: [7, 8, 7]", {}, "study.seeds has 7 twice: give each seed once."),
         ("name: a/b", {}, "study.name='a/b' is no name for a folder"),
@@ -110,7 +110,7 @@ def test_a_mistake_in_a_study_is_told_in_a_sentence(
     ("body", "sentence"),
     [
         ("arms: {a: [], a: [x=1]}", "Two arms are named a (in study/mine.yaml, line 4): give each a name of its own."),
-        ("margin: 1\nmargin: 2", "The key margin is there twice (in study/mine.yaml, line 5): keep one of them."),
+        ("margin: 1\nmargin: 2", "The key margin is given twice (in study/mine.yaml, line 5): keep one of them."),
     ],
 )
 def test_what_stands_twice_is_named(write_study: Write, composer: Composer, body: str, sentence: str) -> None:

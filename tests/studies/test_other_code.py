@@ -70,7 +70,7 @@ def test_an_edit_is_caught_marked_and_made_again(outputs: Path, capfd: pytest.Ca
     assert sweep(outputs) == 0
     printed = capfd.readouterr().out
     assert " ".join(printed.split()).startswith(
-        "Other code has run 1 cell of this study (changed since: studentparts): the former runs are kept"
+        "1 cell of this study was run by different code (changed since: studentparts): the former runs are kept"
     )
     assert "older code" not in printed
     former, again, second = records(outputs)

@@ -108,7 +108,7 @@ def test_a_study_sets_its_seeds_and_arms_itself(write_study: Write, expand: Expa
     with pytest.raises(UserError, match=r"seed=1,2 has no place in a study, which sets the seeds"):
         expand(name, "seed=1,2")
     with pytest.raises(
-        UserError, match=r"model.dropout=0.1,0.2 has several values, but a study's arms stand in its file"
+        UserError, match=r"model.dropout=0.1,0.2 has several values, but a study lists arms in its file"
     ):
         expand(name, "model.dropout=0.1,0.2")
 

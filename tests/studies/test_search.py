@@ -152,7 +152,7 @@ def test_a_trial_that_other_code_has_run_is_run_again(run, trainer, tmp_path, ca
     assert again.run == f"{first[1].run}-{first[1].code}"
     assert trials_in(tmp_path) == tried
     output = capsys.readouterr().out
-    assert output.startswith("Other code has run 1 trial of this search (code 0123456789ab, today ")
+    assert output.startswith("1 trial of this search was run by different code (code 0123456789ab, today ")
     assert re.search(r"^1 +1.0000 ", output, re.MULTILINE)
 
 
@@ -160,7 +160,7 @@ def test_a_file_of_trials_that_cannot_be_read_is_named(run, trainer, tmp_path, c
     assert run() == 0
     (tmp_path / "outputs" / "searches" / "mine" / "trials.json").write_text("[")
     assert run() == 2
-    assert "trials.json is corrupt: delete it to begin the search anew." in capsys.readouterr().err
+    assert "trials.json is corrupt: delete it to start the search over." in capsys.readouterr().err
 
 
 def test_another_search_in_the_same_folder(run, trainer, capsys):

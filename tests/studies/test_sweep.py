@@ -453,7 +453,7 @@ def test_a_long_name_is_shortened_and_shown_whole(
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
         (["study=mine", "+hydra.callbacks.mine._target_=x.Y"], "hydra.callbacks are called for Hydra's own jobs"),
         pytest.param(["study=mine", "model.typo=1"], "There is no key model.typo", marks=pytest.mark.slow),
-        pytest.param(["study=mine", "output_dir=../text.txt"], "cannot be made, since", marks=pytest.mark.slow),
+        pytest.param(["study=mine", "output_dir=../text.txt"], "cannot be created, because", marks=pytest.mark.slow),
     ],
 )
 def test_a_mistake_ends_before_anything_is_written(

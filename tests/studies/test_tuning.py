@@ -117,7 +117,7 @@ def test_trials_without_a_result(run, trainer, tmp_path, capsys):
     )
     trainer.nll = lambda cell: Outcome("interrupted", "It is gone.")
     assert run(output="other") == 2
-    assert "Tuning the arm adam has not ended (0 of 4 trials): the study's command goes on." in capsys.readouterr().err
+    assert "Tuning the arm adam has not ended (0 of 4 trials): its command continues it." in capsys.readouterr().err
 
 
 @pytest.mark.slow

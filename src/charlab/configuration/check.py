@@ -185,7 +185,7 @@ def check_output_folder(folder: Path | None) -> None:
     except OSError as error:
         reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
         raise UserError(
-            f"{folder} cannot be made, since {existing} {reason}: choose another place with output_dir=…."
+            f"{folder} cannot be created, because {existing} {reason}: choose another place with output_dir=…."
         ) from None
 
 

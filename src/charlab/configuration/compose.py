@@ -62,7 +62,8 @@ def compose(
 def config_loader(folder: Path | None = None) -> ConfigLoader:
     """Return Hydra's loader for a folder of configuration files, charlab's own by default.
 
-    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`), and said.
+    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`); a message
+    says so.
     """
     further = own_folder() if folder is None else None
     if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
@@ -259,7 +260,7 @@ def resolve_values(config: DictConfig) -> None:
 
 
 def leave_out_sweep(config: DictConfig) -> None:
-    """Remove the keys of the sweep from a run's configuration, so that it equals that of the run on its own."""
+    """Remove the sweep's keys from a run's configuration, so that it equals the configuration of a single run."""
     with open_dict(config):
         for key in SWEEP_KEYS:
             config.pop(key, None)

@@ -161,8 +161,8 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         return _duplicate_key(error)
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):
         return UserError(
-            "A list is laid over a mapping, or a mapping over a list: leave the part that is laid over out of the "
-            "defaults list, as conf/model/hybrid.yaml does."
+            "A list replaces a mapping, or a mapping a list: leave the replaced part out of the defaults list, as "
+            "conf/model/hybrid.yaml does."
         )
     parsed = []
     for typed in composition.overrides:
@@ -198,7 +198,7 @@ def _duplicate_key(error: MarkedYAMLError) -> UserError:
     path = _path_to(yaml.compose(file.read_text(encoding="utf-8")), mark.line, key) or key
     if path == f"arms.{key}":
         return UserError(f"Two arms are named {key} (in {place}): give each a name of its own.")
-    return UserError(f"The key {path} is there twice (in {place}): keep one of them.")
+    return UserError(f"The key {path} is given twice (in {place}): keep one of them.")
 
 
 def _path_to(node: Node, line: int, key: str) -> str | None:
@@ -217,7 +217,7 @@ def _unreadable(override: str, failure: HydraException) -> UserError:
     if not equals:
         return UserError(f"{override!r} is not of the form key=value.")
     if not re.fullmatch(r"[+~]{0,2}[\w./@:$-]+", key):
-        return UserError(f"{override!r} has no key that could be meant: write key=value.")
+        return UserError(f"{override!r} has no valid key: write key=value.")
     evaluated = re.search(r"while evaluating '.*': (.*)", str(failure))
     if evaluated is not None:
         return UserError(f"The value of {override!r} cannot be read: {evaluated[1]}.")
@@ -274,9 +274,9 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
     for override in choices:
         key, typed = override.get_key_element(), override.input_line or ""
         if f"Could not override '{key}'" in message or f"Could not delete '{key.lstrip('~')}" in message:
-            return UserError(f"{typed} has nothing to change: what else was chosen has no {override.key_or_group}.")
+            return UserError(f"{typed} changes nothing: the other choices have no {override.key_or_group}.")
         if override.is_add() and f"{override.key_or_group}" in message:
-            return UserError(f"{typed} chooses again what is chosen already: leave out the +.")
+            return UserError(f"{typed} adds a second choice for the group: leave out the +.")
         if override.is_force_add():
             return UserError(f"{typed} chooses an option of a group: leave out the ++.")
     return None
@@ -300,7 +300,7 @@ def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> User
             return unknown_key(path, siblings, all_keys(base))
         node = node[part]
     if override.is_add():
-        return UserError(f"{override.input_line} adds what is there already: leave out the +.")
+        return UserError(f"{override.input_line} adds a key that exists already: leave out the +.")
     return None
 
 

@@ -125,7 +125,7 @@ def prepare(
         return f"~{key}"
     if value.strip("\"'") == "???" and name in (*TEXT_KEYS, "data.path"):
         way = f"./{value}" if name == "data.path" else "another text"
-        raise UserError(f"{override} cannot be expressed, as ??? means a missing value to Hydra: give {name}={way}.")
+        raise UserError(f"{override} cannot be expressed, because ??? is a missing value in Hydra: give {name}={way}.")
     if name in TEXT_KEYS:
         return override if _QUOTED.fullmatch(value) else f"{key}={quoted(value)}"
     if name in list_groups and "," in value and not value.startswith("[") and "(" not in value:
@@ -205,10 +205,10 @@ def described(overrides: Sequence[str], without: Collection[str], title: str) ->
     """Return a folder's name that says what overrides set, such as "lr=0.1,rotary".
 
     Args:
-        overrides: overrides of one run, as on the command line. The last ones, which mostly differ between runs, come
-            first in the name, as its end may be cut off.
+        overrides: overrides of one run, as on the command line. The last ones, which usually differ between runs, come
+            first in the name, because its end may be cut off.
         without: keys and groups to leave out, with everything below them.
-        title: words separated by "-" that need not be said again.
+        title: words separated by "-" that need not be repeated.
     """
     values: dict[str, str] = {}
     for override in reversed(overrides):

@@ -1,4 +1,4 @@
-"""The types of those values in each program's configuration that are not constructor arguments, by dotted key."""
+"""Types of the values in each program's configuration that are not constructor arguments, by dotted key."""
 
 from typing import Annotated, Any, Literal
 

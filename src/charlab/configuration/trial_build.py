@@ -141,7 +141,7 @@ def _read_window(model: Any, context_length: int) -> None:
     if model.context_length is not None and context_length > model.context_length:
         raise UserError(
             f"data.context_length={context_length} is more than the model looks at, "
-            f"context_length={model.context_length}: lower the one or raise the other."
+            f"context_length={model.context_length}: lower one or raise the other."
         )
     window = torch.zeros((BATCH_SIZE, context_length + 1), dtype=torch.long)
     seen = []

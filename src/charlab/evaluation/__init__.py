@@ -1,1 +1,1 @@
-"""What a trained model is worth: metric, protocols, causality check."""
+"""Evaluate trained models: metric, protocols, causality check."""

@@ -1,4 +1,4 @@
-"""An archive of finished runs, as the repository keeps them: one file of records, one of learning curves."""
+"""The archive of finished runs in the repository: one file of records, one of learning curves."""
 
 from __future__ import annotations
 
@@ -88,8 +88,8 @@ class Archive:
 
         Args:
             record: the run's record.
-            sample: the text that it sampled; None to keep the former one.
-            curves: the lines of its `metrics.csv` below the header; None to keep the former ones.
+            sample: the text that it sampled; None to keep the present one.
+            curves: the lines of its `metrics.csv` below the header; None to keep the present ones.
         """
         key, runs, table = _key(record), self.folder / RUNS, self.folder / CURVES
         lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []

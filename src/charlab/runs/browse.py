@@ -1,4 +1,4 @@
-"""The runs in a folder of outputs as rows: filtered, sorted, and with what differs between them."""
+"""The runs in a folder of outputs as rows: filter them, sort them, and find what differs between them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Row:
     chosen: dict[str, str]
 
     def get(self, key: str) -> Any:
-        """Return the value of a column, setting or choice; None without one."""
+        """Return the value of a column, setting or choice; None if there is none."""
         return next((part[key] for part in (self.columns, self.settings, self.chosen) if key in part), None)
 
 
@@ -120,7 +120,7 @@ def _row(record: Record, protocol: str) -> Row:
 
 
 def size(folder: Path) -> int:
-    """Return the bytes that the files in a folder take up."""
+    """Return the size of the files in a folder, in bytes."""
     return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
 
 

@@ -66,7 +66,7 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
 
 
 def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | None]]:
-    """Return the figures by which two outcomes can be compared: name, and the value of each run."""
+    """Return the figures of two outcomes: name, and the value of each run."""
     figures = [{f"{m['split']}/{m['protocol']}": m["nll"] for m in record.metrics} for record in (a, b)]
     rows = [(name, figures[0].get(name), figures[1].get(name)) for name in dict.fromkeys([*figures[0], *figures[1]])]
     costs = {

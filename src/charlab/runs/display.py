@@ -56,7 +56,7 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
 
 
 def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None:
-    """Print the table of a run that is already finished, with what it lacks of `at_end`."""
+    """Print the table of a finished run, after adding what it lacks of `at_end`."""
     try:
         complete(record, at_end)
     except UserError as error:  # for example, a read-only folder
@@ -64,20 +64,19 @@ def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None
     console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
     console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
     if record.begun_by:
-        console.print(f"It was begun by other code ({', '.join(record.begun_by)}).", highlight=False)
+        console.print(f"It was started by different code ({', '.join(record.begun_by)}).", highlight=False)
     print_summary(record, console)
 
 
 def announce(found: store.Place, config: DictConfig, console: Console) -> None:
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     for run, names in members_of_other_code(config).items():
-        told = f"({store.changes(names)}): its weights now work in the changed model."
-        _tell(console, f"The run {run} was trained by other code {told}")
+        told = f"({store.changes(names)}): its weights now run in the changed model."
+        _tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
-        did = "finished" if other.status == "finished" else "begun"
-        told = f"Other code has {did} this run ({store.differences(other, found.identity)})"
-        hint = "" if other.status == "finished" else " resume=any_code continues it with today's code."
-        _tell(console, f"{told}: it is kept in {other.folder}, and the run is trained anew in {found.folder}.{hint}")
+        told = f"This run was {store.ended(other)} by different code ({store.differences(other, found.identity)})"
+        hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
+        _tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:
         _tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
 
@@ -98,10 +97,10 @@ def print_summary(record: Record, console: Console) -> None:
     - `best`: {step, nll} of `checkpoints/best.ckpt`, or None;
     - `time`: {setup_s, training_s, evaluation_s}; `parameters`; `steps`; `characters_seen`.
 
-    The sample is the beginning of `samples.txt` in the run's folder. The results come last, where a terminal of few
-    rows still shows them.
+    The sample is the beginning of `samples.txt` in the run's folder. The results come last, so that a small terminal
+    still shows them.
     """
-    if console.is_jupyter:  # where the record shows itself
+    if console.is_jupyter:  # which displays the record as a card
         if record.metrics and not record.causality.get("leaks"):
             console.print(_main_figure(record.metrics))
         elif record.causality.get("leaks"):

@@ -150,10 +150,10 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
         now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
         differing = changed({name: record.sources.get(name, "") for name in now}, now)
         if differing and not record.is_by(identify(OmegaConf.create(record.config)).code):
-            what = f"changed since: {', '.join(differing[:3])}" if record.sources else "that of a former charlab"
+            what = f"changed since: {', '.join(differing[:3])}" if record.sources else "that of an earlier version"
             raise UserError(
-                f"They come from other code than the run's own figures ({what}): charlab.requalify({str(folder)!r}) "
-                "tells whether today's code computes the same."
+                f"They come from different code than the run's own figures ({what}): "
+                f"charlab.requalify({str(folder)!r}) tells whether today's code computes the same."
             )
         record.add_metric(entry)
         record.save()

@@ -1,4 +1,4 @@
-"""Say in one sentence which of the user's parts, such as a model or a callback, failed, and where."""
+"""Report in one sentence which of the user's parts, such as a model or a callback, failed, and where."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def failed_part(
 
 
 def _failure(error: Exception, modules: Mapping[str, Mapping[str, str]], after: int = 0) -> PartError | None:
-    """Return an error that names the innermost frame, from number `after` on, in certain modules; None without one.
+    """Return an error that names the innermost frame in certain modules, from number `after` on; None without one.
 
     Args:
         error: the error.
@@ -94,7 +94,7 @@ def _part_error(error: Exception, name: str | None, kind: str, function: str) ->
 
 
 def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
-    """Return the modules of classes and functions that are not charlab's own, each with the keys of those, by name."""
+    """Return the modules that define parts of the user's, each with the keys of its classes and functions by name."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
     for path, node in nodes(plain(config), ""):
         part, key = find(node["_target_"]), path.removeprefix(".")

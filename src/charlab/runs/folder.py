@@ -49,11 +49,11 @@ def find_folder(run: str | Path, home: Path) -> Path:
     found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
     if not found:
         seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {home}"
-        raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists them.")
+        raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists all runs.")
     exact = [folder for folder in found if folder.name == str(run)]
     if len(found) > 1 and len(exact) != 1:
         names = [f"{folder.parent.name}/{folder.name}" for folder in found]
-        raise UserError(f"{run} may be any of {joined(names, 'or', most=4)}: give more of it, or the folder.")
+        raise UserError(f"{run} could be {joined(names, 'or', most=4)}: give more digits, or the folder.")
     return exact[0] if exact else found[0]
 
 

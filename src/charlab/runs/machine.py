@@ -1,4 +1,4 @@
-"""What a run ran on: the machine, the versions of the libraries, and the commit of charlab."""
+"""What a run ran on: the machine, the versions of the libraries, and the commit of the working folder."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ charlab runs compare RUN RUN            show what differs, and where in the text
                                         and draw both curves
 charlab runs tag RUN TAG…               add tags to a run; -TAG removes one
 charlab runs note RUN TEXT              give a run a note; "" removes it
-charlab runs remove RUN…                delete runs, after a question
+charlab runs remove RUN…                delete runs, after asking
 
 A run is named by its folder, or by the beginning of its fingerprint. A filter
 is a column or setting and a value: status=finished, model=gpt, 'nll<1.8',
-optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts the other way round.
+optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts in descending order.
 
 Options: output_dir=outputs, protocol=blocks, limit=100, plot=FILE.png (compare),
-start=0, length=3000 and page=FILE.html (show), force=true (remove: ask nothing)."""
+start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask)."""
 
 
 def browse(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -135,10 +135,10 @@ def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Consol
 
 
 def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: bool) -> int:
-    """Delete runs, after asking for confirmation, and return the exit code.
+    """Delete runs after asking for confirmation, and return the exit code.
 
     Raises:
-        UserError: if a run is not found, is being trained or is a member of another run; or without a terminal to ask.
+        UserError: if a run is not found, is being trained or is a member of another run; or if no terminal can ask.
     """
     store = Store(output_dir)
     if not runs:
@@ -154,7 +154,7 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
         console.print(f"{record.folder}  {record.status}  {disk}", markup=False, highlight=False, soft_wrap=True)
     if ask:
         if not sys.stdin.isatty():
-            raise UserError("Nothing was removed, because there is no terminal to ask on: give force=true.")
+            raise UserError("Nothing was removed, because there is no terminal to ask in: give force=true.")
         what = "it" if len(records) == 1 else count(len(records), "run")
         if console.input(f"Remove {what}? \\[y/N] ").lower() != "y":
             console.print("Nothing was removed.")

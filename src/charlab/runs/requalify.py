@@ -1,4 +1,4 @@
-"""Check whether the current code reproduces what a finished run has logged."""
+"""Check whether the current code reproduces what a finished run logged."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
     for step, metric in repetition.differing[:1]:
         former, now = repetition.values[step, metric]
         console.print(
-            f"Today's code ({code}) does not repeat {record.folder}: {metric} at step {step} is "
+            f"Today's code ({code}) does not reproduce {record.folder}: {metric} at step {step} is "
             f"{'missing' if math.isnan(now) else now}, and was {former}.",
             soft_wrap=True,
             highlight=False,
@@ -100,7 +100,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
     elsewhere = "up to rounding, on another machine or with other libraries"
     how = "to the last digit" if repetition.on_same_machine else elsewhere
     console.print(
-        f"Today's code ({code}) repeats {len(repetition.values)} values up to step {repetition.steps[-1]} of "
+        f"Today's code ({code}) reproduces {len(repetition.values)} values up to step {repetition.steps[-1]} of "
         f"{record.folder} {how}.",
         soft_wrap=True,
         highlight=False,

@@ -1,4 +1,4 @@
-"""Find runs: by their configuration, by name, in the folder of outputs and in the archive. No other module does."""
+"""Find runs by configuration or by name, in the folder of outputs and in the archive. No other module does this."""
 
 from __future__ import annotations
 
@@ -251,16 +251,16 @@ def check_resumable(found: Place, config: DictConfig) -> None:
         )
     begun = record.status != "finished"
     if not record.is_by(identity.code) and not (begun and config.get("resume") == "any_code"):
-        way = "continue it with resume=any_code, " if begun else ""
+        way = "resume it with resume=any_code, " if begun else ""
         raise UserError(
-            f"Other code has {_did(record)} the run in {folder} ({differences(record, identity)}): "
+            f"The run in {folder} was {ended(record)} by different code ({differences(record, identity)}): "
             f"{way}choose another hydra.run.dir, or replace it with force=true."
         )
     former, now = (_accumulation(settings) for settings in (record.config, OmegaConf.to_container(config)))
     if begun and former != now and (folder / CHECKPOINT).exists():
         raise UserError(
-            f"The run in {folder} was begun with trainer.accumulate_grad_batches={former}, not {now}: give that "
-            "value again, or start anew with force=true."
+            f"The run in {folder} was started with trainer.accumulate_grad_batches={former}, not {now}: give that "
+            "value again, or start over with force=true."
         )
 
 
@@ -269,8 +269,9 @@ def _accumulation(config: object) -> object:
     return (trainer.get("accumulate_grad_batches") if isinstance(trainer, dict) else None) or 1
 
 
-def _did(record: Record) -> str:
-    return "finished" if record.status == "finished" else "begun"
+def ended(record: Record) -> str:
+    """Return "finished", or "started" if the run is not."""
+    return "finished" if record.status == "finished" else "started"
 
 
 def differences(record: Record, identity: Identity) -> str:

@@ -1,4 +1,4 @@
-"""Show how surprised a run's model is by each character of a passage, on a page or in a notebook."""
+"""Show how much each character of a passage surprises a run's model, on a page or in a notebook."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
 
     Args:
         record: the record of a finished run.
-        start: how many characters of the text to leave out; the first one, which no model predicts, does not count.
+        start: number of characters to skip, not counting the first one, which no model predicts.
         length: number of characters in the passage.
-        trust: whether code in the run's folder may be imported.
+        trust: whether to import code from the run's folder.
 
     Raises:
         UserError: if the run did not keep the nll of each character, only the sum of its nll has a meaning, or there is
@@ -133,7 +133,7 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
     except UserError as error:
         return (), f"What the model expected is not known: {error}"
     if model.likelihood == "bound":
-        raise UserError(f"The figures of {record.folder} are an upper bound, of which only the sum has a meaning.")
+        raise UserError(f"The figures of {record.folder} are an upper bound, and only their sum has a meaning.")
     if not isinstance(model, AutoregressiveModel):
         return (), "What the model expected is not known: it is not autoregressive."
     ids = torch.from_numpy(vocabulary.encode(text)).long()

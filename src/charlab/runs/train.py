@@ -214,7 +214,7 @@ class _Training:
         return record
 
     def _check_causality(self) -> None:
-        """Warn before the first step if the model sees the future; it is no error, as it may be intended."""
+        """Warn before the first step if the model sees the future, which may be intended."""
         self.module.evaluation_clock.start()
         if not self.parts.resumes:
             self._check_initial()
@@ -224,7 +224,7 @@ class _Training:
         if causality.leaks and self.trainer.is_global_zero:
             self.console.print(
                 f"[bold red]This model leaks:[/] {causality.reason} Its perplexity will mean nothing; "
-                "the honest one, character by character, will stand beside it.",
+                "the honest one, scored character by character, will be shown next to it.",
                 soft_wrap=True,
             )
 

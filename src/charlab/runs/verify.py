@@ -82,7 +82,7 @@ class Verified:
     Attributes:
         record: its record.
         path: where the file of its text is now; None if it has not moved.
-        trust: whether code in the run's folder may be imported.
+        trust: whether to import code from the run's folder.
     """
 
     record: Record
@@ -127,9 +127,9 @@ class Verified:
 def _settings(run: Verified) -> tuple[bool | None, str]:
     record = run.record
     if not record.sources:
-        return None, "its record is that of a former charlab, whose fingerprints had another form"
+        return None, "its record is from an earlier version, whose fingerprints had another form"
     config = own_config(record, run.path)
-    config.trainer.precision = record.machine.get("precision", config.trainer.precision)  # that of the run's machine
+    config.trainer.precision = record.machine.get("precision", config.trainer.precision)  # as resolved then
     now = fingerprint(config)
     if now not in record.fingerprints:
         return False, f"the settings in its record have the fingerprint {now}, and the run {record.fingerprint}"
@@ -139,15 +139,15 @@ def _settings(run: Verified) -> tuple[bool | None, str]:
 def _code(run: Verified) -> tuple[bool | None, str]:
     record = run.record
     if not record.sources:
-        return None, "its record does not say by which code it was trained"
+        return None, "its record does not say which code trained it"
     if record.code != code_hash(record.sources):
-        return False, f"its record has the code {record.code}, but the sources listed there have another"
+        return False, f"its record has the code {record.code}, but the sources in it have another hash"
     now = sources(own_config(record, run.path))
     differing = changed(record.sources, now)
     if not differing:
-        return True, f"today's code is its own, in all of {count(len(now), 'source')}"
+        return True, f"today's code is the run's own, in all {count(len(now), 'source')}"
     if record.is_by(code_hash(now)):
-        return True, f"today's code ({code_hash(now)}) has repeated its first logged points"
+        return True, f"today's code ({code_hash(now)}) has reproduced its first logged points"
     return False, f"changed since: {joined(differing, most=5)} (charlab.requalify tells whether it computes the same)"
 
 

@@ -1,4 +1,4 @@
-"""Where in the validation text two runs differ."""
+"""Find where in the validation text two runs differ."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Part(NamedTuple):
     """What a part of the text contributes to a difference.
 
     Attributes:
-        split: what the text is split by.
-        label: which part it is.
+        split: the property that splits the text, such as the position in the window.
+        label: the name of the part.
         characters: number of characters in it.
         nats: the difference, summed over them and over all pairs of runs; the parts of a split add up to the whole
             exactly.
@@ -98,7 +98,7 @@ def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
     """
     nll = own_nll(record)
     if record.metric("blocks")["likelihood"] == "bound":
-        raise UserError(f"The figures of {record.folder} are an upper bound, of which only the sum has a meaning.")
+        raise UserError(f"The figures of {record.folder} are an upper bound, and only their sum has a meaning.")
     if record.causality.get("leaks"):
         raise UserError(f"The model of {record.folder} sees what it has to predict, so its figures say nothing.")
     if not np.isfinite(nll).all():

@@ -161,7 +161,7 @@ def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[st
 
 
 def check_folder_name(name: str, subject: str) -> None:
-    """Check that a name can be that of a folder on every file system.
+    """Check that a name is valid for a folder on every file system.
 
     Raises:
         UserError: if it cannot; the sentence begins with `subject`.
@@ -288,7 +288,7 @@ def read(override: str) -> Override:
     except HydraException:
         raise UserError(
             f"{override} cannot be read: give one value, or several with commas between them; quote a value that has "
-            "signs of its own, and close what you open."
+            "special characters, and close every bracket and quote."
         ) from None
     if isinstance(value, ChoiceSweep) and any(isinstance(part, Sweep) for part in value.list):
         raise UserError(f"{override} has several values within several: list them all in one choice.")
@@ -347,7 +347,7 @@ def _looks(looks: list[int] | None, where: str) -> tuple[int, ...]:
     if not where:
         raise UserError(f"{given} needs a study with a hypothesis, and an ordinary sweep has none: leave it out.")
     if not looks or any(after <= before for before, after in itertools.pairwise(looks)):
-        raise UserError(f"{given} must increase: give the numbers of seeds at which to look, as [6, 9, 12, 16].")
+        raise UserError(f"{given} must increase: give the numbers of seeds at which to look, such as [6, 9, 12, 16].")
     if looks[0] < FEWEST_AT_A_LOOK:
         raise UserError(f"{given} begins with too few seeds for the test: use {FEWEST_AT_A_LOOK} or more.")
     return tuple(looks)
@@ -366,7 +366,7 @@ def _seeds(seeds: int | list[int], looks: tuple[int, ...], where: str) -> tuple[
         if listed.count(seed) > 1:
             raise UserError(f"study.seeds has {seed} twice: give each seed once.")
     if len(listed) < 2:
-        raise UserError(f"study.seeds={display(seeds)} is one seed, by which nothing can be told: give at least six.")
+        raise UserError(f"study.seeds={display(seeds)} is one seed, too few for a verdict: give at least six.")
     return listed
 
 

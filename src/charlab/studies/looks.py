@@ -28,7 +28,7 @@ from charlab.studies.evidence import LEVEL
 EDGES = np.linspace(-7.0, 7.0, 321)  # of the cells that hold the distribution, as normal quantiles
 _CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
 _NODES = 8  # of the integral over Q / (Q + C)
-_MANY = 500  # seeds from which on the variance is as good as known
+_MANY = 500  # with this many seeds, the variance counts as known
 _IDLE = 3.0  # standard deviations; few studies have such a difference
 _LEVELS = np.geomspace(1e-7, 0.9999, 60)
 

@@ -1,4 +1,4 @@
-"""How the latest attempt at each cell of a study ended, and the locks by which processes notice each other."""
+"""How the latest attempt at each cell of a study ended, and the locks that show whether a process is running it."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ class Planner:
             if key_of(override) == "seed":
                 raise UserError(f"{override} has no place in a study, which sets the seeds: give study.seeds=[…].")
             if read(override).is_sweep_override():
-                raise UserError(f"{override} has several values, but a study's arms stand in its file: add them there.")
+                raise UserError(f"{override} has several values, but a study lists arms in its file: add them there.")
         return self.definition.arms, self.definition.seeds
 
     def _sweep(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
@@ -287,8 +287,8 @@ def find_cells(
 ) -> list[Cell]:
     """Return the cell of an arm for each seed, given its composed configuration and the overrides that make it.
 
-    If only other code has ended the run, the cell uses the folder of that run. If the cell is to run again, it gets a
-    folder of its own, because a run never replaces one by other code, and what differs is added to `moved`.
+    If only different code has ended the run, the cell uses the folder of that run. A cell that is to run again gets its
+    own folder, because a run never replaces one by different code, and what differs is added to `moved`.
     """
     cells, found_sources = [], None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
@@ -312,11 +312,12 @@ def find_cells(
 
 
 def edited(moved: Sequence[str], what: str, whole: str) -> str:
-    """Return the beginning of a message about runs that other code has ended, given what differs in each."""
+    """Return the beginning of a message about runs by different code, given what differs in each."""
     others = "" if len(set(moved)) == 1 else ", for instance"
+    was, them = ("was", "it") if len(moved) == 1 else ("were", "them")
     return (
-        f"Other code has run {count(len(moved), what)} of this {whole} ({moved[0]}{others}): the former runs are kept, "
-        f"and today's code runs {'it' if len(moved) == 1 else 'them'} anew"
+        f"{count(len(moved), what)} of this {whole} {was} run by different code ({moved[0]}{others}): the former runs "
+        f"are kept, and today's code runs {them} again"
     )
 
 

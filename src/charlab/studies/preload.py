@@ -1,7 +1,7 @@
 """Import what cells need, in the fork server; nothing else imports this module.
 
-What the imports allocate is no garbage, and never scanned: the server is ready a second earlier, and no cell copies the
-memory that it shares with the server because the garbage collector has written to it.
+The garbage collector never scans imported objects, so the server is ready a second earlier, and cells do not copy the
+memory that they share with it.
 """
 
 import contextlib

@@ -2,8 +2,8 @@
 
 The law is L(N) = E + A·N^−α (Kaplan et al. 2020, arXiv 2001.08361; with the offset, Hoffmann et al. 2022, arXiv
 2203.15556). It is fitted to the means over seeds by least squares. The seeds show how far off the prediction may be:
-each is left out once, and the jackknife's pseudovalues (Tukey 1958) serve as independent values of the prediction
-error, and give its t-interval.
+each is left out once, and the jackknife's pseudovalues (Tukey 1958), treated as independent values of the prediction
+error, give its t-interval.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class Trials:
             saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
             former, tried = saved.get("meant", self._meant), [dict(values) for values in saved.get("trials", [])]
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise UserError(f"{file} is corrupt: delete it to begin the search anew.") from error
+            raise UserError(f"{file} is corrupt: delete it to start the search over.") from error
         if former != self._meant:
             raise UserError(
                 f"The search in {self.folder} has other parameters or settings: give this one another search.name."

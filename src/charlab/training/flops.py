@@ -37,7 +37,7 @@ def count_flops(model: LanguageModel, *, batch_size: int, window_length: int) ->
 
 
 def peak_flops(device: torch.device, precision: str) -> int | None:
-    """Return the floating-point operations per second that a device is made for, by its data sheet; None if unknown.
+    """Return a device's peak floating-point operations per second, by its data sheet; None if unknown.
 
     Args:
         device: the device; only those of NVIDIA are known.

@@ -91,8 +91,8 @@ def build_logger(
 def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
     """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers.
 
-    A tracker that shows texts gets a sample at the end, whatever `at_end` says: nobody looks for it in a folder. After
-    a kill, trackers are told the last measurements again, since some of them write late.
+    A tracker that shows texts gets a sample at the end, whatever `at_end` says. After a kill, the last measurements are
+    logged to trackers again, because some of them write late.
     """
     own = [logger for logger in trainer.loggers if isinstance(logger, CSVLogger | TensorBoardLogger)]
     trackers = [logger for logger in trainer.loggers if logger not in own]
@@ -109,7 +109,7 @@ def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
 
 
 def _tell_again(file: Path, trackers: Sequence[Logger]) -> None:
-    """Tell trackers what a killed run measured last."""
+    """Log to trackers what a killed run measured last."""
     if not file.exists():
         return
     with file.open(newline="", encoding="utf-8") as lines:

@@ -72,7 +72,7 @@ class LanguageModelModule(LightningModule):
         results: the same scores as entries of the run's record.
         best: step and nll of the evaluation with the lowest nll on the dev split; None without a dev split.
         flops_per_character: floating-point operations of training on a character; None if unknown.
-        peak_flops: operations per second that the devices are made for; None if unknown.
+        peak_flops: peak operations per second of the devices; None if unknown.
         compilation_clock: seconds spent compiling, which count neither as training nor as evaluation.
     """
 

@@ -178,7 +178,7 @@ def sam(
             if closure is None:
                 raise UserError(
                     "optimizer=sam needs two gradients a step, which a scaled loss cannot give: set "
-                    "trainer.precision=float32 or bfloat16."
+                    "trainer.precision=32-true or bf16-mixed."
                 )
             with torch.enable_grad():
                 loss = closure()

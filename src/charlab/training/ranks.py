@@ -1,4 +1,4 @@
-"""What each process of a run has of its own, and how a checkpoint holds it."""
+"""The state of each process of a run, and how a checkpoint holds it."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A play is a sequence of choices among strings, none of them a prefix of another; the options and their weights depend on
 earlier choices. So text and choices correspond one to one, and the probability of a text is known exactly, character by
-character. Its nll is the floor, the nll of a model that knows the generator. What such a model has to know, by how far
-back it has to look:
+character. Its nll is the floor: the nll of a model that knows the generator. Such a model has to know, depending on how
+far back it looks:
 
 ============================  ===========================================================================
 characters                    dependency

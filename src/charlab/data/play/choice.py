@@ -15,13 +15,13 @@ class Choice:
     """A choice of the next string: string i with probability weights[i] / total.
 
     No string is a prefix of another, so the text shows which one was chosen. Weights are integers, so that all
-    machines choose alike, without rounding.
+    machines make the same choice, without rounding.
 
     Attributes:
         texts: the strings, in the order of code points.
         weights: a positive integer for each string.
         total: the sum of the weights.
-        draw_limit: discard draws from here on: modulo `total` they would favor the first strings.
+        draw_limit: draws from here on are discarded, because modulo `total` they would favor the first strings.
     """
 
     __slots__ = ("cumulative", "draw_limit", "texts", "total", "weights")

@@ -25,8 +25,8 @@ DRAWS_PER_BLOCK = 1 << 16
 class Play:
     """Generated verse plays in tiny Shakespeare's alphabet, with their entropy floor; needs no file and no network.
 
-    A long text is cached in the data folder if that is writable, since generating a million characters takes two
-    seconds. The cache is used only by the same version of the generator, and only if it is intact.
+    A long text is cached in the data folder if that is writable, because generating a million characters takes two
+    seconds. A cache that is damaged, or from another version of the generator, is ignored.
 
     Args:
         seed: selects the plays; any integer.

@@ -1,4 +1,4 @@
-"""Whole plays: who is on stage, who speaks, and what a play remembers from its title to its last couplet."""
+"""Whole plays: who is on stage, who speaks, and what stays the same from the title to the last couplet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Stage:
 
     Attributes:
         genre: the play's genre, which determines an exclamation.
-        city: the setting, the only place that is ever named.
+        city: the setting, the only place that the play names.
         present: the characters on stage, in order of entrance.
         absent: the characters who left; they are more likely to enter than new ones.
         speaker: who is speaking.

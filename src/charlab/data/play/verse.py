@@ -42,7 +42,7 @@ class Way(NamedTuple):
     Attributes:
         arc: index of the arc in its state.
         meter: the strings' meter.
-        rhymes: the rhymes by which the line can still be completed, as a set of bits.
+        rhymes: the rhymes with which the line can still be completed, as a set of bits.
         ends: whether the strings complete the line.
     """
 
@@ -138,7 +138,7 @@ class Verse:
         return node
 
     def reachable(self, state: str, syllable: int) -> int:
-        """Return the rhymes by which a line can be completed from here, whatever the stage allows.
+        """Return the rhymes with which a line can be completed from here, whatever the stage allows.
 
         There is no need to look past the line's end: after any word that may end a line, another line can begin, with
         every rhyme open (a test checks all of them).

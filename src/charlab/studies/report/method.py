@@ -259,6 +259,6 @@ def without_paths(text: str) -> str:
 
     def cut(match: re.Match[str]) -> str:
         parts = [part for part in re.split(r"[\\/]", match[0]) if part and part != "~" and not part.endswith(":")]
-        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # /home/somebody/file: not even two
+        return "/".join(["…", *parts[-2 if len(parts) > 3 else -1 :]])  # of /home/NAME/file, one
 
     return _ABSOLUTE_PATH.sub(cut, text)

@@ -287,8 +287,8 @@ def bound_sign(comparison: Comparison) -> str:
 
 
 TIME_RULES = (
-    "The tests are Wilcoxon's signed-rank tests of the logarithms of the speed-ups, exact, with the pairs of which "
-    "only one run reached the target ranked last; the interval is that of the speed-ups that they do not reject."
+    "The tests are exact Wilcoxon signed-rank tests of the logarithms of the speed-ups; a pair with only one run that "
+    "reached the target ranks last. The interval holds the speed-ups that the tests do not reject."
 )
 
 
