@@ -295,7 +295,7 @@ def test_scripts_pass_the_exit_code_on(script: str) -> None:
 
 
 def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
-    program = "from charlab import cli; cli.runs(['--help']); print('≤ ×')"
+    program = "from charlab import cli; cli.main(['runs', '--help']); print('≤ ×')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(warm([sys.executable, "-c", program]), capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")

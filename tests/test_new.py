@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.configuration.sources import conf_folder
 from charlab.new import new
 from tests.helpers.warm import warm

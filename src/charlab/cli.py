@@ -1,4 +1,4 @@
-"""The command-line programs: Hydra applications that report a user's error in one sentence.
+"""The `charlab` command. Its programs, mostly Hydra applications, report a user's error in one sentence.
 
 The configuration is composed and checked before Hydra writes anything and before torch is imported, which is slow.
 Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted.
@@ -17,6 +17,8 @@ import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -27,6 +29,7 @@ from hydra.types import HydraContext, RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from charlab import __version__
 from charlab.command import command, remember_call
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import (
@@ -38,8 +41,8 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
-from charlab.configuration.programs import VALUES
-from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
+from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 from charlab.runs.program import browse
@@ -50,58 +53,69 @@ atexit.register(gc.freeze)  # otherwise Python scans all that was imported sever
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 
 
-def train(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab train` with `arguments` (the command line's by default) and return the exit code."""
-    return _main("train", _train, arguments)
+# The parts of a program are imported when it runs: `--help`, a mistake and a finished run need no torch.
 
 
-def evaluate(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab evaluate` with `arguments` (the command line's by default) and return the exit code."""
-    return _main("evaluate", _evaluate, arguments)
+def usage() -> str:
+    """Return what `charlab --help` prints."""
+    listed = [f"charlab {name:8} …  {about}" for name, (_, about) in COMMANDS.items()]
+    return f"""\
+{chr(10).join(listed)}
+charlab {"--version":10}  print the version
+
+charlab COMMAND --help lists what a command takes. A first run, of two minutes:
+
+  {command("train", "experiment=quickstart")}
+
+Complete commands with Tab, in bash: eval "$(charlab -sc install=bash)\""""
 
 
-def generate(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab generate` with `arguments` (the command line's by default) and return the exit code."""
-    return _main("generate", _generate, arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `charlab COMMAND …` with these arguments, the command line's by default; return the exit code."""
+    given = _given(arguments)
+    called = given[0] if given else "--help"
+    if called in ("-sc", "--shell-completion"):
+        return _complete(given)
+    if called in COMMANDS:
+        return COMMANDS[called][0](given[1:])
+    if "LOCAL_RANK" in os.environ:  # a ddp strategy starts further ranks from sys.argv, where Hydra wants no command
+        return train(given)
+    if called == "--version":
+        print(f"charlab {__version__}")
+    elif called in ("--help", "-h"):
+        print(usage())
+    else:
+        near = get_close_matches(called, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COMMANDS)}."
+        print(f"There is no command {called!r}: {hint}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _complete(arguments: Sequence[str]) -> int:
+    """Let Hydra complete a command's overrides, as it does for a program with a single command.
+
+    A shell gives the line typed so far, `charlab train mod`, in the variable COMP_LINE.
+    """
+    if arguments[1:2] and arguments[1].startswith("query="):
+        program, _, line = os.environ.get("COMP_LINE", "").lstrip().partition(" ")
+        called, space, rest = line.lstrip().partition(" ")
+        if not space:
+            print(" ".join(COMMANDS))
+            return 0
+        called = "train" if called == "find-lr" else called  # it takes the same overrides
+        if called not in VALUES:  # not Hydra's
+            print("model study project" if called == "new" else "")
+            return 0
+        os.environ["COMP_LINE"] = f"{program} {rest}"
+        return COMMANDS[called][0](arguments)
+    return train(arguments)
 
 
 def report(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab report` with `arguments` (the command line's by default) and return the exit code."""
+    """Run `charlab report` with these arguments, the command line's by default; return the exit code."""
     # Hydra would read study=NAME as the choice of a config file, and an ordinary sweep has none.
-    return _main("report", _report, [re.sub("^study=", "name=", argument) for argument in _given(arguments)])
-
-
-def find_lr(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab find-lr` with `arguments` (the command line's by default) and return the exit code."""
-    return _guarded(lambda: _find_lr(_given(arguments)))
-
-
-def runs(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab runs` with `arguments` (the command line's by default) and return the exit code."""
-    return _guarded(lambda: browse(_given(arguments)))
-
-
-def verify(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab verify` with `arguments` (the command line's by default) and return the exit code."""
-    from charlab.studies.verify import verify
-
-    _find_own_modules()
-    return _guarded(lambda: verify(_given(arguments)))
-
-
-def export(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab export` with `arguments` (the command line's by default) and return the exit code."""
-    return _main("export", _export, arguments)
-
-
-def new(arguments: Sequence[str] | None = None) -> int:
-    """Run `charlab new` with `arguments` (the command line's by default) and return the exit code."""
-    from charlab.new import new
-
-    return _guarded(lambda: new(_given(arguments)))
-
-
-# Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
+    return _hydra("report", _report, [re.sub("^study=", "name=", argument) for argument in _given(arguments)])
 
 
 def _find_lr(overrides: list[str]) -> int:
@@ -113,6 +127,22 @@ def _find_lr(overrides: list[str]) -> int:
 
     find_lr(config)
     return 0
+
+
+def _verify(arguments: list[str]) -> int:
+    from charlab.studies.verify import verify
+
+    _find_own_modules()
+    return verify(arguments)
+
+
+def _new(arguments: list[str]) -> int:
+    from charlab.new import new
+
+    return new(arguments)
+
+
+# Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
 
 
 def _train(config: DictConfig) -> object:
@@ -170,21 +200,21 @@ def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> ob
         raise SystemExit(2 if mistake else 1) from None  # Hydra would add its own line to any other exception
 
 
-def _main(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None) -> int:
-    return _guarded(lambda: _run(config_name, task, _given(arguments)))
+def _hydra(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None = None) -> int:
+    return _guarded(partial(_run, config_name, task), arguments)
 
 
 def _given(arguments: Sequence[str] | None) -> list[str]:
     return list(sys.argv[1:] if arguments is None else arguments)
 
 
-def _guarded(program: Callable[[], int]) -> int:
-    """Run a program and return its exit code; a user's mistake is printed in one sentence."""
+def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
+    """Run a program with these arguments and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
     try:
-        code = _exit_code(program)
+        code = _exit_code(partial(program, _given(arguments)))
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of the pipe, such as `head`, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -285,9 +315,6 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     Returns:
         The arguments in the form that Hydra expects; and the configuration of a single job with its composer, or None
         if the arguments ask for a sweep, or for something that Hydra shows.
-
-    Raises:
-        UserError: if an argument or the configuration is invalid.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in options.overrides]
@@ -329,8 +356,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
 def _is_answered(job: DictConfig) -> bool:
     """Return whether the run is already finished; if so, print its table without importing torch."""
     folder = output_folder(job, sweep=False)
-    with hydra_config(job):
-        resolve_values(job)
+    resolve_values(job)
     return folder is not None and answer(job, folder) is not None
 
 
@@ -362,6 +388,23 @@ def _command_line(arguments: list[str]) -> Iterator[None]:
             os.environ["HYDRA_FULL_ERROR"] = full
 
 
+train = partial(_hydra, "train", _train)
+evaluate = partial(_hydra, "evaluate", _evaluate)
+generate = partial(_hydra, "generate", _generate)
+
+Program = Callable[[Sequence[str]], int]
+COMMANDS: dict[str, tuple[Program, str]] = {
+    "train": (train, "train a model and evaluate it, or run a sweep or a study"),
+    "evaluate": (evaluate, "compute the perplexity of a trained model"),
+    "generate": (generate, "write text with a trained model"),
+    "report": (report, "write the report on a study"),
+    "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, by a short training"),
+    "runs": (partial(_guarded, browse), "list, compare, tag and remove runs"),
+    "verify": (partial(_guarded, _verify), "check a run or a study without trusting it"),
+    "export": (partial(_hydra, "export", _export), "write a trained model for use without charlab"),
+    "new": (partial(_guarded, _new), "write a model, a study or a project to start from"),
+}
+"""For each command: the function that runs it with its arguments and returns the exit code, and what it does."""
+
 if __name__ == "__main__":
-    print("Run `python -m charlab train …` or `charlab train …`; `charlab --help` lists the commands.", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(main())

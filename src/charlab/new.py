@@ -123,8 +123,7 @@ NOTEBOOK = (
 def new(arguments: Sequence[str]) -> int:
     """Write the files of `charlab new KIND NAME`, print the next command and return the exit code.
 
-    Raises:
-        UserError: if the name cannot be used or a file exists already; nothing has been written in that case.
+    A mistake is said before anything is written.
     """
     if not arguments or arguments[0] in ("--help", "-h"):
         print(USAGE)

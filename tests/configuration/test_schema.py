@@ -13,11 +13,11 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from charlab.configuration import programs
 from charlab.configuration.build import signature
 from charlab.configuration.check import INSTRUCTIONS
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.values import VALUES
 from charlab.errors import UserError
 
 OVERLAYS = ("experiment", "hydra", "local", "study")  # they construct nothing of their own
@@ -63,7 +63,7 @@ def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate"])
 def test_every_value_at_the_top_of_a_program_has_a_type(program: str) -> None:
     config = Composer(program).job([], complete=False)
-    assert set(config) - {"hydra"} == {path.partition(".")[0] for path in programs.VALUES[program]}
+    assert set(config) - {"hydra"} == {path.partition(".")[0] for path in VALUES[program]}
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 import charlab
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.errors import UserError
 from charlab.runs.folder import locked
 from charlab.runs.record import Record
@@ -254,5 +254,5 @@ def test_a_run_that_is_needed_is_not_removed(write, said):
 
 def test_runs_are_listed_without_torch(write, outputs):
     write("aaaa")
-    code = "import sys; from charlab.__main__ import main; main(['runs']); sys.exit('torch' in sys.modules)"
+    code = "import sys; from charlab.cli import main; main(['runs']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=outputs.parent, stdout=subprocess.DEVNULL).returncode == 0

@@ -139,11 +139,11 @@ def test_what_a_run_exports_is_in_its_folder(run, capsys):
     pytest.importorskip("safetensors")
     record = run("model=bigram")
     capsys.readouterr()
-    assert cli.export([f"run={record.folder}"]) == 0
+    assert cli.main(["export", f"run={record.folder}"]) == 0
     file = record.folder / "export" / "model.safetensors"
     assert capsys.readouterr().out.split() == [str(file), str(file.with_name("charlab.json"))]
     assert file.exists()
-    assert cli.runs(["remove", str(record.folder), "force=true"]) == 0
+    assert cli.main(["runs", "remove", str(record.folder), "force=true"]) == 0
     assert not record.folder.exists()
 
 
@@ -156,7 +156,7 @@ def test_what_cannot_be_exported_ends_in_a_sentence(run, finished_run, tmp_path,
         (["run=ffffffff"], "There is no run ffffffff"),
         ([f"run={finished_run.folder}", "format=gguf"], "format must be one of 'safetensors', 'torch', 'onnx'"),
     ]:
-        assert cli.export([*arguments, f"output={tmp_path / 'exported'}"]) == 2
+        assert cli.main(["export", *arguments, f"output={tmp_path / 'exported'}"]) == 2
         said = capsys.readouterr().err
         assert said.startswith(sentence)
         assert said.count("\n") == 1

@@ -114,9 +114,9 @@ def test_a_model_that_fails_after_training_is_named_too(train, tmp_path, capfd, 
     assert train("optimizer=mine") == 0
     (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
     monkeypatch.setattr(InTraining, "forward", broken)
-    for program, more in ((cli.evaluate, ()), (cli.generate, ()), (cli.export, ("format=torch",))):
+    for program, *more in (["evaluate"], ["generate"], ["export", "format=torch"]):
         capfd.readouterr()
-        assert program([f"run={record.parent}", *more]) == 2
+        assert cli.main([program, f"run={record.parent}", *more]) == 2
         told = capfd.readouterr().err
         assert f"{line(broken, 1)}" in told
         assert "'weights'" in told

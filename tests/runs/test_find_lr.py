@@ -10,23 +10,23 @@ from charlab import cli
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_rate_is_suggested_and_plotted_and_no_run_is_left(overrides, tmp_path, capsys):
-    assert cli.find_lr([*overrides, "optimizer.lr=1e-7"]) == 0
+    assert cli.main(["find-lr", *overrides, "optimizer.lr=1e-7"]) == 0
     said = capsys.readouterr().out
     rate = float(re.search(r"^optimizer\.lr=(\S+)$", said, flags=re.M)[1])
     assert 1e-4 < rate < 1.0
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
     assert [str(path) for path in files] == ["outputs/rates/gpt-textfile.png"]
-    assert cli.find_lr([*overrides, "optimizer.lr=0.1"]) == 0  # the configured rate does not matter
+    assert cli.main(["find-lr", *overrides, "optimizer.lr=0.1"]) == 0  # the configured rate does not matter
     assert f"optimizer.lr={rate:.1e}" in capsys.readouterr().out
 
 
 def test_a_model_without_gradients_has_no_rate(text_path, tmp_path, capsys):
     given = ["model=ngram_kneser_ney", "data=textfile", f"data.path={text_path}", "data.context_length=8"]
-    assert cli.find_lr([*given, "trainer.accelerator=cpu", f"output_dir={tmp_path}"]) == 2
+    assert cli.main(["find-lr", *given, "trainer.accelerator=cpu", f"output_dir={tmp_path}"]) == 2
     assert "is not trained by gradients, so it has no rate" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_help_is_a_sentence(capsys):
-    assert cli.find_lr(["--help"]) == 0
+    assert cli.main(["find-lr", "--help"]) == 0
     assert "suggests a learning rate" in capsys.readouterr().out

@@ -110,7 +110,7 @@ def test_a_run_is_looked_at_without_lightning(bare):
 import sys
 from pathlib import Path
 import charlab
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.runs.look import sample
 from charlab.runs.record import Record
 folder = sys.argv[1]

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 import charlab
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
 from charlab.runs.record import Record

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import charlab
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.data.windows import adjacent_windows
 from charlab.errors import UserError
 from charlab.evaluation.bootstrap import bootstrap_text

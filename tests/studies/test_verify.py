@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import charlab
-from charlab.__main__ import main
+from charlab.cli import main
 from charlab.runs.record import Record
 from charlab.studies.plan import Plan
 from charlab.studies.verify import verify_named

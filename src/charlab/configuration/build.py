@@ -36,11 +36,7 @@ def plain(node: DictConfig) -> dict[str, Any]:
 
 
 def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> Any:
-    """Call the node's `_target_` with its other keys, as plain lists and dictionaries, and the given arguments.
-
-    Raises:
-        UserError: if the constructor raises one. Hydra would wrap it in an `InstantiationException`.
-    """
+    """Call the node's `_target_` with its other keys, as plain lists and dictionaries, and the given arguments."""
     more.setdefault("_convert_", node.get("_convert_", "all"))
     if HYDRA_1_4:  # requires a whitelist of targets; users trust their own configs, and checkpoints are checked earlier
         more["_execution_whitelist_"] = sorted(_targets(plain(node) if isinstance(node, DictConfig) else node))
@@ -82,11 +78,7 @@ class Signature:
 
 
 def signature(target: str) -> Signature | None:
-    """Return the signature of a `_target_`; None if Python cannot determine it.
-
-    Raises:
-        UserError: if no such class or function exists, or importing its module fails.
-    """
+    """Return the signature of a `_target_`; None if Python cannot determine it."""
     constructor = find(target)
     if not callable(constructor):
         raise UserError(f"{target} is neither a class nor a function: name one.")
@@ -134,11 +126,7 @@ def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def find(target: str) -> Any:
-    """Import and return the object with a dotted name.
-
-    Raises:
-        UserError: if nothing has that name, or importing fails.
-    """
+    """Import and return the object with a dotted name."""
     top, *rest = target.split(".")
     found = _import(top, target)
     if found is None:

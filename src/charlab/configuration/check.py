@@ -51,9 +51,6 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
         config: the configuration with Hydra's node, which interpolations may refer to.
         composition: the composition that produced it.
         complete: whether a missing value (`???`) is an error.
-
-    Raises:
-        UserError: if a value is missing or an interpolation refers to a key that does not exist.
     """
     whole = OmegaConf.to_container(config, resolve=False)
 
@@ -97,9 +94,6 @@ def check_values(tree: dict[str, Any], composition: Composition, values: Mapping
         tree: the resolved configuration.
         composition: the composition that produced it.
         values: types by dotted key.
-
-    Raises:
-        UserError: for the first mistake found.
     """
     for path, annotation in values.items():
         parent, _, key = path.rpartition(".")
@@ -156,9 +150,6 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
     Args:
         config: the job's configuration with Hydra's node.
         sweep: whether the job is part of a sweep.
-
-    Raises:
-        UserError: if the folder cannot be resolved.
     """
     node = config.hydra
     try:
@@ -171,11 +162,7 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
 
 
 def check_output_folder(folder: Path | None) -> None:
-    """Check that a job's output folder, as `output_folder` returns it, can be created.
-
-    Raises:
-        UserError: if it cannot.
-    """
+    """Check that a job's output folder, as `output_folder` returns it, can be created."""
     if folder is None:
         return
     existing = next(parent for parent in [folder, *folder.absolute().parents] if os.path.lexists(parent))
@@ -195,9 +182,6 @@ def check_parts(tree: dict[str, Any], composition: Composition) -> None:
     Args:
         tree: the resolved configuration, already checked by `check_values`.
         composition: the composition that produced it.
-
-    Raises:
-        UserError: for the first mistake found.
     """
     parts = {key: value for key, value in tree.items() if key not in SWEEP_KEYS and isinstance(value, dict)}
     first = {key: parts[key] for key in LIGHTNING_FREE if key in parts}

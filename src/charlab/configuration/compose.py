@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -21,11 +22,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from charlab.command import command
-from charlab.configuration import programs
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, prepare, translate
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, translate
 from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state, own_folder
+from charlab.configuration.values import VALUES
 from charlab.errors import UserError
 
 
@@ -36,7 +37,7 @@ def compose(
     return_hydra_config: bool = False,
     config_dir: str | None = None,
 ) -> DictConfig:
-    """Return a composed and checked configuration.
+    """Return a composed and checked configuration, or raise `UserError`.
 
     Safe to call repeatedly and from within another Hydra application, whose global state it leaves unchanged.
 
@@ -45,14 +46,10 @@ def compose(
         config_name: name of the program's configuration: train, evaluate or generate.
         return_hydra_config: whether to include Hydra's own node, which has the run's folder (`hydra.run.dir`).
         config_dir: an additional folder of configuration files.
-
-    Raises:
-        UserError: if a group, option, key or value is unknown, or values are incompatible.
     """
     composer = Composer(config_name, config_dir=config_dir)
     config = composer.job(composer.prepare(overrides))
-    with hydra_config(config):
-        resolve_values(config)
+    resolve_values(config)
     if not return_hydra_config:
         with open_dict(config):
             del config["hydra"]
@@ -75,13 +72,11 @@ def config_loader(folder: Path | None = None) -> ConfigLoader:
 
 
 class Composer:
-    """Compose and check the configurations of one program.
+    """Compose and check the configurations of one program; all methods but `prepare` take prepared overrides.
 
     Args:
-        config_name: name of the program's configuration.
         loader: loader of the configuration files; by default, of charlab's own and those in the working directory.
-        values: types of the values that are not constructor arguments, by dotted key; by default, those of the program
-            named `config_name`.
+        values: types of the values that are not constructor arguments, by dotted key; by default, the program's.
         config_dir: an additional folder of configuration files, as for Hydra's `--config-dir`.
     """
 
@@ -93,7 +88,7 @@ class Composer:
         config_dir: str | None = None,
     ) -> None:
         self.config_name, self.loader = config_name, loader or config_loader()
-        self.values = programs.VALUES[config_name] if values is None else values
+        self.values = VALUES[config_name] if values is None else values
         self.further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
 
@@ -120,24 +115,15 @@ class Composer:
     @cached_property
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
-        return {
-            "data.path",
-            "init_from",
-            "extend",
-            "note",
-            *(path for path, annotation in self.values.items() if annotation is str),
-        }
+        texts = {path for path, annotation in self.values.items() if annotation is str}
+        return {"data.path", "init_from", "extend", "note"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
         """Return the checked configuration of a single job, including Hydra's node.
 
         Args:
-            overrides: prepared overrides.
             complete: whether a missing value (`???`) is an error.
             build: whether to build the parts now, as a check; otherwise a later call of `build` does so.
-
-        Raises:
-            UserError: if the configuration is invalid.
         """
         config = self._checked(overrides, complete=complete)
         if build and complete:
@@ -145,14 +131,7 @@ class Composer:
         return config
 
     def build(self, count: int | None = None) -> None:
-        """Build the parts of the configurations that have been composed but not yet built.
-
-        Args:
-            count: number of configurations to build, in the order of composition; None for all.
-
-        Raises:
-            UserError: if one cannot be built.
-        """
+        """Build the parts of the first `count` configurations (None for all) that have been composed but not built."""
         now, self._unbuilt = self._unbuilt[:count], [] if count is None else self._unbuilt[count:]
         for tree, composition in now:
             check_parts(tree, composition)
@@ -162,12 +141,6 @@ class Composer:
 
         The jobs are those of Hydra's basic sweeper. With any other sweeper, only the overrides that do not vary are
         checked.
-
-        Args:
-            overrides: prepared overrides.
-
-        Raises:
-            UserError: if one of the configurations is invalid.
         """
         master = Composition(self, overrides, multirun=True).load()
         if master.hydra.runtime.choices["hydra/sweeper"] != "basic":
@@ -183,31 +156,13 @@ class Composer:
 
         Swept overrides are left out, and so are overrides of single keys: such a key may belong to an option that only
         the jobs choose.
-
-        Args:
-            overrides: prepared overrides.
-
-        Raises:
-            UserError: if an option does not exist.
         """
         whole = Composition(self, overrides, multirun=True)
-        chosen = []
-        for override in overrides:
-            key = override.lstrip("+~").partition("=")[0]
-            if concerns_sweep(override) or whole.is_group(key):
-                chosen.append(override)
+        chosen = [each for each in overrides if concerns_sweep(each) or whole.is_group(key_of(each))]
         return Composition(self, chosen, multirun=True).load()
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
-        """Return the overrides of each job of a sweep: one job per combination of values.
-
-        Args:
-            overrides: prepared overrides; some may have several values.
-            params: additional overrides by key.
-
-        Raises:
-            UserError: if an override cannot be expanded.
-        """
+        """Return the overrides of each job of a sweep, one per combination of values; `params` has more, by key."""
         arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
@@ -254,9 +209,10 @@ def resolve_values(config: DictConfig) -> None:
 
     Some, such as `name`, refer to Hydra's own node, which may be removed later.
     """
-    for key in map(str, config):
-        if key != "hydra" and OmegaConf.is_interpolation(config, key):
-            config[key] = config[key]
+    with hydra_config(config) if "hydra" in config else nullcontext():
+        for key in map(str, config):
+            if key != "hydra" and OmegaConf.is_interpolation(config, key):
+                config[key] = config[key]
 
 
 def leave_out_sweep(config: DictConfig) -> None:

@@ -110,9 +110,6 @@ def prepare(
     - Values of other `text_keys` are quoted if Hydra would read a number, true, false or null.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
-
-    Raises:
-        UserError: if Hydra's grammar cannot express the text.
     """
     match = _KEY_AND_VALUE.fullmatch(override)
     if match is None:
@@ -192,9 +189,14 @@ def _is_no_text(override: str) -> bool:
     return not parsed.is_sweep_override() and (parsed.value() is None or isinstance(parsed.value(), int | float | bool))
 
 
+def key_of(override: str) -> str:
+    """Return the key or group that an override sets."""
+    return override.lstrip("+~").partition("=")[0]
+
+
 def concerns_sweep(override: str) -> bool:
     """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
-from charlab.configuration.overrides import keys_set, parse
+from charlab.configuration.overrides import key_of, keys_set, parse
 from charlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ OWN = "charlab's own configuration"
 
 
 def conf_folder() -> Path:
-    """Return the absolute path of the `conf` folder: inside the installed package, or next to `src` in a checkout.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
+    """Return the absolute path of the `conf` folder: inside the installed package, or next to `src` in a checkout."""
     here = Path(__file__).resolve()
     installed, checkout = here.parents[1] / "conf", here.parents[3] / "conf"
     for folder in (installed, checkout):
@@ -89,14 +85,11 @@ class Composition:
         self.composer, self.multirun = composer, multirun
         self.overrides = [*composer.further, *overrides]
         self.text_keys = composer.text_keys
+        self._mode = RunMode.MULTIRUN if multirun else RunMode.RUN
         self._found_in: list[Path] = []
 
     def load(self) -> DictConfig:
-        """Return the composed configuration, including Hydra's node.
-
-        Raises:
-            UserError: if Hydra cannot compose it.
-        """
+        """Return the composed configuration, including Hydra's node."""
         try:
             return self._load(self.overrides)
         except COMPOSITION_ERRORS as error:
@@ -107,9 +100,8 @@ class Composition:
             raise diagnose(error, self) from None
 
     def _load(self, overrides: Sequence[str]) -> DictConfig:
-        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
         with hydra_state():
-            config = self.composer.loader.load_configuration(self.composer.config_name, list(overrides), mode)
+            config = self.composer.loader.load_configuration(self.composer.config_name, list(overrides), self._mode)
         sources = [source for source in config.hydra.runtime.config_sources if source.schema == "file"]
         self._found_in = [Path(str(source.path)) for source in sources]
         return config
@@ -121,9 +113,8 @@ class Composition:
             key = override.partition("=")[0]
             parent, _, leaf = key.rpartition(".")
             if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
-                keys = {other: other.lstrip("+~").partition("=")[0] for other in found}
                 choices = [
-                    other for other in found if self.is_group(keys[other]) or keys[other] == f"{parent}._target_"
+                    other for other in found if self.is_group(key_of(other)) or key_of(other) == f"{parent}._target_"
                 ]
                 try:
                     node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
@@ -157,11 +148,8 @@ class Composition:
         return [name for child in children for name in [child, *self.groups(child)]]
 
     def options(self, group: str) -> list[str]:
-        """Return the options of a group, with slashes in those of its subfolders.
-
-        Files of a subfolder count only if their package is `_global_`, as in `experiment`. Otherwise the subfolder is a
-        group of its own, for parts of the chosen option.
-        """
+        """Return the options of a group, with slashes in those of its subfolders."""
+        # A subfolder is a group of its own, for parts of the option, unless its package is _global_, as in experiment.
         nested = [
             f"{child}/{option}"
             for child in self._members(group, ObjectType.GROUP)
@@ -172,11 +160,7 @@ class Composition:
         return [option for option in options if not option.rpartition("/")[2].startswith("_")]
 
     def check_choices(self) -> None:
-        """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier.
-
-        Raises:
-            UserError: if one is.
-        """
+        """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
         for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
             group, chosen = override.key_or_group, override.value()
             if override.is_sweep_override() or not any((folder / group).is_dir() for folder in self._folders):
@@ -223,10 +207,9 @@ class Composition:
     @cached_property
     def _files(self) -> list[tuple[str, bool, set[str]]]:
         """For each file in order: its name, whether it only overrides keys of other files, and the keys it sets."""
-        mode = RunMode.MULTIRUN if self.multirun else RunMode.RUN
+        loader, name = self.composer.loader, self.composer.config_name
         with hydra_state():
-            loader = self.composer.loader
-            defaults = loader.compute_defaults_list(self.composer.config_name, self.overrides, mode).defaults
+            defaults = loader.compute_defaults_list(name, self.overrides, self._mode).defaults
         found = []
         for default in defaults:
             name, package = default.config_path or "", default.package or ""
@@ -262,7 +245,7 @@ def _keys_in(text: str) -> frozenset[str]:
 
 
 def _typed_keys(override: str) -> list[str]:
-    key = override.lstrip("+~").partition("=")[0]
+    key = key_of(override)
     try:
         return [key, *keys_set(key, parse(override).value())]
     except HydraException:

@@ -49,9 +49,6 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
 
     Returns:
         The model, on the meta device where possible; None if it cannot be built before the run.
-
-    Raises:
-        UserError: if the model, its optimizer or its learning-rate schedule cannot be built.
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
     classes = (find(node["_target_"]) for _, node in nodes(tree["model"], "model"))
@@ -90,11 +87,7 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
-    """Build the data module, without reading any text, and the objective.
-
-    Raises:
-        UserError: if one of them cannot be built, or the model does not support the objective.
-    """
+    """Build the data module, without reading any text, and the objective."""
     data = _attempt(tree, "data", lambda: build(tree["data"]))
     if tree.get("objective") is not None:
         objective = _attempt(tree, "objective", lambda: build(tree["objective"]))
@@ -200,7 +193,6 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
     """Run `action` on a device and return its result; None if the part depends on values known only during a run.
 
     Raises:
-        UserError: if the action fails; the message has the dotted path of the part that failed.
         _NotOnMetaError: if it fails because meta tensors have no values.
     """
     if _contains_later(tree[path]):

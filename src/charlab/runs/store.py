@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.compose import register_resolver
+from charlab.configuration.overrides import key_of
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
@@ -212,12 +213,12 @@ def with_extended(overrides: Sequence[str]) -> list[str]:
     Raises:
         UserError: if there is no such run.
     """
-    given = {override.lstrip("+~").partition("=")[0]: override.partition("=")[2] for override in overrides}
+    given = {key_of(override): override.partition("=")[2] for override in overrides}
     run = given.get("extend", "null")
     if run == "null":
         return list(overrides)
     record = Record.load(find_folder(run, Path(given.get("output_dir", OUTPUTS)) / "runs"))
-    kept = [override for override in record.overrides if override.lstrip("+~").partition("=")[0] not in given]
+    kept = [override for override in record.overrides if key_of(override) not in given]
     return [*kept, *overrides]
 
 

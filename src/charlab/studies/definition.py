@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from charlab.configuration.messages import nearest, one_sentence, similar
-from charlab.configuration.overrides import LONGEST_NAME, label, parse, short_keys, shortened
+from charlab.configuration.overrides import LONGEST_NAME, key_of, label, parse, short_keys, shortened
 from charlab.errors import UserError
 from charlab.studies.parameters import Tune, Tuned, check_values, read_parameters, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
@@ -110,9 +110,6 @@ def define(node: DictConfig, choice: str | None) -> Definition:
 
     Args:
         choice: name of the study's file; None for an ordinary sweep, whose arms follow from its overrides.
-
-    Raises:
-        UserError: for the first mistake found.
     """
     values, where = settings(node, "study", choice, TYPES), place("study", choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
@@ -141,11 +138,7 @@ def place(group: str, choice: str | None) -> str:
 
 
 def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings in a node of the configuration by key, after checking their types.
-
-    Raises:
-        UserError: for the first mistake found.
-    """
+    """Return the settings in a node of the configuration by key, after checking their types."""
     where = place(group, choice)
     try:
         plain = OmegaConf.to_container(node, resolve=True)
@@ -161,11 +154,7 @@ def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[st
 
 
 def check_folder_name(name: str, subject: str) -> None:
-    """Check that a name is valid for a folder on every file system.
-
-    Raises:
-        UserError: if it cannot; the sentence begins with `subject`.
-    """
+    """Check that a name is valid for a folder on every file system."""
     if not FOLDER.fullmatch(name) or shortened(name) != name:
         allowed = f"letters, digits and the signs _ . + = - only, {LONGEST_NAME} at most"
         raise UserError(f"{subject} no name for a folder: use {allowed}.")
@@ -271,17 +260,8 @@ def grid_arms(grid: Mapping[str, list[str]]) -> list[Arm]:
     return arms
 
 
-def key_of(override: str) -> str:
-    """Return the key that an override sets."""
-    return override.lstrip("+~").partition("=")[0]
-
-
 def read(override: str) -> Override:
-    """Return the parsed override.
-
-    Raises:
-        UserError: if Hydra cannot read it.
-    """
+    """Return the parsed override."""
     try:
         parsed = parse(override)
         value = parsed.value()
@@ -296,11 +276,7 @@ def read(override: str) -> Override:
 
 
 def check_names(arms: list[Arm]) -> None:
-    """Check that arm names are unique, also on file systems that ignore case.
-
-    Raises:
-        UserError: if two arms have the same name.
-    """
+    """Check that arm names are unique, also on file systems that ignore case."""
     seen: dict[str, str] = {}
     for arm in arms:
         former = seen.setdefault(arm.name.lower(), arm.name)

@@ -102,11 +102,7 @@ def is_held(path: Path) -> bool:
 
 @contextmanager
 def sweeping(study: Path) -> Iterator[None]:
-    """Lock a study's folder against a second sweep.
-
-    Raises:
-        UserError: if another process is running the study.
-    """
+    """Lock a study's folder against a second sweep."""
     with ExitStack() as stack:
         try:
             stack.enter_context(held(study / "sweep.lock", timeout=SECONDS_TO_PROBE))

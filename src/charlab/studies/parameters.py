@@ -67,11 +67,7 @@ class Parameter:
 
 
 def check_values(values: Mapping[str, Any], types: Mapping[str, Any], given: str, where: str) -> None:
-    """Check that a mapping has values of these types, and no others.
-
-    Raises:
-        UserError: for the first mistake found.
-    """
+    """Check that a mapping has values of these types, and no others."""
     for key in values:
         if key not in types:
             raise UserError(f"There is no key {given}.{key}{where}{nearest(str(key), types, f'{given}.')}")
@@ -83,11 +79,7 @@ def check_values(values: Mapping[str, Any], types: Mapping[str, Any], given: str
 
 
 def read_parameters(values: Mapping[str, Any], given: str, where: str) -> dict[str, Parameter]:
-    """Return the parameters that a file lists.
-
-    Raises:
-        UserError: for the first mistake found.
-    """
+    """Return the parameters that a file lists."""
     if not values:
         raise UserError(f"{given}{where} is empty: name what to search, such as optimizer.lr.")
     return {str(key): _parameter(f"{given}.{key}{where}", value) for key, value in values.items()}
@@ -160,11 +152,7 @@ class Tuned:
 
 
 def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tune:
-    """Return how a study tunes its arms.
-
-    Raises:
-        UserError: for the first mistake found.
-    """
+    """Return how a study tunes its arms."""
     values = dict[str, Any]({"parameters": None, "trials": 8, "seeds": 2, "split": "dev"} | dict(values))
     check_values(values, _TUNE_TYPES, "study.tune", where)
     if values["split"] != "dev":

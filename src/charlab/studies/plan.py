@@ -123,11 +123,7 @@ class Plan(Settings):
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """Read the plan from a study's folder.
-
-        Raises:
-            UserError: if the plan does not exist, is corrupt or has another version.
-        """
+        """Read the plan from a study's folder."""
         path = folder / FILE_NAME
         try:
             saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -147,11 +143,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def find_study(name: str | None, homes: Sequence[Path]) -> Path:
-    """Return the folder of the study of that name, in the first of `homes` that has it.
-
-    Raises:
-        UserError: if none has.
-    """
+    """Return the folder of the study of that name, in the first of `homes` that has it."""
     known = sorted({path.parent.name for home in homes for path in home.glob(f"*/{FILE_NAME}")})
     if name is None:
         raise UserError(f"No study is named: give study=NAME{nearest('', known)}")

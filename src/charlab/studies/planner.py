@@ -18,13 +18,13 @@ from charlab.configuration.build import plain
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, leaf, shortened
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, leaf, shortened
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, place
-from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, key_of, read
+from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, read
 from charlab.studies.plan import Cell, Plan
 
 MANY_ARMS = 10  # from this many arms on, announce their checks
@@ -59,9 +59,6 @@ class Planner:
 
         Args:
             console: where to show a progress bar while arms are checked, or a line where there is no terminal.
-
-        Raises:
-            UserError: if an arm does not compose, equals another arm, or changes a setting that all arms must share.
         """
         definition, sweep = self.definition, not self.definition.arms
         arms, seeds = self._sweep() if sweep else self._study()
@@ -135,8 +132,7 @@ class Planner:
         with _naming(arm):
             overrides = merged(self.overrides(arm), [] if seed is None else [f"seed={seed}"])
             config = self.composer.job(overrides, build=False)
-        with hydra_config(config):
-            resolve_values(config)
+        resolve_values(config)
         return config
 
     def _study(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
@@ -157,11 +153,7 @@ class Planner:
         return tuple(arms), seeds
 
     def _factors(self) -> dict[str, list[str]]:
-        """Return the values that an ordinary sweep varies, by key.
-
-        Raises:
-            UserError: if values cannot be expanded, or a value is given twice.
-        """
+        """Return the values that an ordinary sweep varies, by key."""
         varied = [override for override in self.given if read(override).is_sweep_override()]
         for override in varied:
             for later in self.given[self.given.index(override) + 1 :]:
@@ -196,11 +188,7 @@ class Planner:
 
 
 def _check_sizes(arms: Sequence[Arm], configs: Mapping[str, DictConfig], held_out: str | None) -> None:
-    """Check that the held-out size of a scaling study is larger than those of the fit, in parameters.
-
-    Raises:
-        UserError: if it is not, for any family; models whose size is only known when they train are not checked.
-    """
+    """Check that the held-out size of a scaling study is larger than those of the fit, in parameters."""
     from charlab.configuration.trial_build import build_model
 
     sizes: dict[str, dict[str, int]] = {}

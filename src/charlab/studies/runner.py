@@ -113,7 +113,6 @@ def run_cell(
         The outcome, or None if the study was stopped before the cell began.
 
     Raises:
-        UserError: if the study or the cell does not exist.
         KeyboardInterrupt: on Ctrl-C, after the cell has ended.
     """
     try:

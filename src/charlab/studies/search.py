@@ -19,12 +19,12 @@ from rich.table import Table
 from charlab.command import command
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, resolve_values
-from charlab.configuration.sources import hydra_config
+from charlab.configuration.overrides import key_of
 from charlab.errors import UserError
 from charlab.runs.store import Store
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
-from charlab.studies.definition import Arm, check_folder_name, key_of, place, settings, typed
+from charlab.studies.definition import Arm, check_folder_name, place, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
@@ -68,11 +68,7 @@ class SearchDefinition:
 
 
 def define_search(node: DictConfig, choice: str) -> SearchDefinition:
-    """Return the search that the node `search` of a configuration describes.
-
-    Raises:
-        UserError: for the first mistake found.
-    """
+    """Return the search that the node `search` of a configuration describes."""
     values, where = settings(node, "search", choice, TYPES), place("search", choice)
     if values["split"] != "dev":
         raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
@@ -95,11 +91,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
 
 
 def check_own(parameters: Mapping[str, Parameter], given: str, where: str) -> None:
-    """Check that trials may differ in these parameters.
-
-    Raises:
-        UserError: if all trials share one of them.
-    """
+    """Check that trials may differ in these parameters."""
     for key in parameters:
         if is_shared(key) or key == "data.dev_fraction":
             raise UserError(f"{given}{where} has {key}, which all trials of a search share: leave it out.")
@@ -109,7 +101,6 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     """Run the chosen search until it has the requested number of trials, then print the best ones.
 
     Raises:
-        UserError: if the search is invalid.
         SystemExit: with code 1, if no trial has a result.
     """
     if config.dry_run:
@@ -143,11 +134,7 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search; a file in its folder keeps their values, and the records of their runs their results.
-
-    Raises:
-        UserError: if a trial does not compose.
-    """
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs their results."""
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
@@ -166,11 +153,7 @@ class Trials:
         self.folder = self.output_dir.absolute() / "searches" / definition.name
 
     def run(self, executor: Executor, console: Console) -> None:
-        """Run trials until all have ended, or stop after a batch in which one was interrupted.
-
-        Raises:
-            UserError: if another process is running the search, or its files cannot be read.
-        """
+        """Run trials until all have ended, or stop after a batch in which one was interrupted."""
         with sweeping(self.folder):
             self.open(console)
             (self.folder / STOP_FILE).unlink(missing_ok=True)
@@ -189,11 +172,7 @@ class Trials:
                     break
 
     def open(self, console: Console) -> None:
-        """Read the values tried so far, and print which trials run again because their code has changed.
-
-        Raises:
-            UserError: if the folder has the trials of another search, or the file cannot be read.
-        """
+        """Read the values tried so far, and print which trials run again because their code has changed."""
         file = self.folder / STORAGE
         try:
             saved = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -321,8 +300,7 @@ class Trials:
             config = self.composer.job(merged(self.shared, self._overrides(values)))
         except UserError as error:
             raise UserError(f"A trial of the search with {_shown(values)} does not compose: {error}") from None
-        with hydra_config(config):
-            resolve_values(config)
+        resolve_values(config)
         return config
 
     def _overrides(self, values: Mapping[str, Any]) -> list[str]:

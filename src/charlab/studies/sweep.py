@@ -49,6 +49,8 @@ def sweep(
 ) -> StudyResults | None:
     """Run the chosen study or search, or an ordinary sweep as a study, and print a summary.
 
+    A mistake is said before anything is written.
+
     Args:
         config: the configuration of the sweep as a whole; see `Composer.master`.
         overrides: prepared overrides, of the sweep as a whole and of its cells.
@@ -56,9 +58,6 @@ def sweep(
 
     Returns:
         The study's results; None for a dry run or a search.
-
-    Raises:
-        UserError: if the sweep is invalid; nothing has been written in that case.
     """
     console, started = console or Output(), time.monotonic()
     for override in overrides:
@@ -141,9 +140,6 @@ def conduct(
     Args:
         launch: function that runs the cells.
         again: which cells to run again although they have a result.
-
-    Raises:
-        UserError: if another process is running the study, or its former plan cannot be read.
     """
     folder = output_dir.absolute() / "studies" / plan.name
     plan = _continued(plan, folder)

@@ -49,9 +49,6 @@ def crossing(curve: pd.DataFrame, clock: str, target: float) -> Reached:
         curve: the evaluations in order, with the column `value` and the column of the clock.
         clock: the column of times: step or seconds.
         target: the loss to reach, in nats per character.
-
-    Raises:
-        UserError: if there are no evaluations.
     """
     if curve.empty:
         raise UserError("The run has no evaluations on validation text: set evaluate_every to get a curve.")

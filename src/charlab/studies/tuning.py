@@ -38,9 +38,6 @@ def tune(
 
     Returns:
         The definition; None for a dry run in which trials are missing.
-
-    Raises:
-        UserError: if an arm's trials do not compose, have not ended, or have no result.
     """
     tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
     searches = {arm.name: _trials(arm, definition, study, planner, composer) for arm in tuned_arms}
@@ -85,11 +82,7 @@ def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, comp
 
 
 def _chosen(trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
-    """Return the result of an arm's trials.
-
-    Raises:
-        UserError: if none has a result.
-    """
+    """Return the result of an arm's trials."""
     found, best = trials.all(), next(iter(trials.ranked()), None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)

@@ -171,9 +171,6 @@ def compare(
 
     Returns:
         A comparison for each arm, in the order given; empty if the first planned look has not been reached.
-
-    Raises:
-        UserError: if the arms, seeds, margin or expectations are invalid.
     """
     expectations = expectations or {}
     _check(baseline, arms, seeds, margin, expectations)

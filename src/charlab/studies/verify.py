@@ -49,9 +49,6 @@ def verify_named(
         name: folder of a run, beginning of its fingerprint, or name of a study.
         path: where the file of the text is now; None for where it was.
         trust: whether code in the folders of runs may be imported.
-
-    Raises:
-        UserError: if there is no such run or study, or the run is not finished.
     """
     studies = output_dir / "studies"
     for folder in (Path(name), studies / name):
@@ -140,11 +137,7 @@ def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust
 
 
 def verify(arguments: Sequence[str], console: Console | None = None) -> int:
-    """Run `charlab verify` with these arguments and return the exit code: 1 if anything is wrong.
-
-    Raises:
-        UserError: if an argument is invalid, or a run or study is not found.
-    """
+    """Run `charlab verify` with these arguments and return the exit code: 1 if anything is wrong."""
     console = console or Console(width=None if sys.stdout.isatty() else 200)
     if {"--help", "-h"} & set(arguments):
         console.print(USAGE.replace("charlab verify", command("verify")), markup=False, highlight=False)

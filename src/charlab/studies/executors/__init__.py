@@ -28,11 +28,7 @@ class Executor(ABC):
         pass
 
     def check(self, output_dir: Path) -> None:  # noqa: B027
-        """Check that cells can run with their outputs in this folder; by default, any folder will do.
-
-        Raises:
-            UserError: if they cannot.
-        """
+        """Check that cells can run with their outputs in this folder; by default, any folder will do."""
 
     def competition(self, *, gpu: bool) -> str | None:
         """Return why cells that run at the same time slow each other down; None if each has cores of its own."""
@@ -44,5 +40,4 @@ class Executor(ABC):
 
         Raises:
             KeyboardInterrupt: on Ctrl-C, after all cells have ended.
-            UserError: if no cell could be started.
         """

@@ -84,11 +84,7 @@ def draw(results: StudyResults) -> Figure:
 
 
 def report_study(config: DictConfig, console: Console | None = None) -> Report:
-    """Write the report on a study that has been run, and print its verdicts and where the report is.
-
-    Raises:
-        UserError: if there is no such study, or its plan cannot be read.
-    """
+    """Write the report on a study that has been run, and print its verdicts and where the report is."""
     output_dir, kept = Path(config.output_dir), Path(config.studies)
     folder = find_study(config.name, [output_dir / "studies", kept])
     results = read_results(Plan.load(folder), output_dir)
@@ -135,9 +131,6 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     Args:
         folder: created if missing; files of former reports in it are replaced.
         formats: which pages to write; plan and tables are written in any case.
-
-    Raises:
-        UserError: if the folder cannot be written to.
     """
     contents = gather(results)
     results.plan.save(folder)
