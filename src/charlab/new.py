@@ -22,91 +22,7 @@ charlab new project NAME    write the folder NAME with a package, a model, a stu
 
 The files go into the working folder. No file is overwritten."""
 
-MODEL = '''\
-"""A language model of my own."""
-
-from __future__ import annotations
-
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
-
-from charlab.models.contract import AutoregressiveModel
-from charlab.types import PositiveInt
-
-
-class $title(AutoregressiveModel):
-    """Predict the next character from the last `width` ones, by one convolution over their embeddings.
-
-    Args:
-        vocab_size: number of distinct characters V.
-        embed_dim: size of the embeddings.
-        width: number of characters that a prediction looks at.
-        context_length: largest number of characters in a window.
-    """
-
-    def __init__(
-        self, vocab_size: int, *, embed_dim: PositiveInt, width: PositiveInt, context_length: PositiveInt
-    ) -> None:
-        super().__init__()
-        self.vocab_size, self.context_length, self.width = vocab_size, context_length, width
-        self.embedding = nn.Embedding(vocab_size, embed_dim)
-        self.convolution = nn.Conv1d(embed_dim, embed_dim, width)
-        self.readout = nn.Linear(embed_dim, vocab_size)
-
-    def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits of the character that follows each position, from no later position."""
-        self.check_length(tokens.shape[1])
-        embedded = self.embedding(tokens).transpose(1, 2)  # (B, embed_dim, T)
-        mixed = self.convolution(F.pad(embedded, (self.width - 1, 0)))  # nothing before the first character
-        return self.readout(F.gelu(mixed).transpose(1, 2))
-'''
-
-MODEL_OPTION = """\
-# model=$option
-_target_: $module.$title
-embed_dim: 64
-width: 8
-context_length: $${data.context_length}
-"""
-
-STUDY = """\
-# A question, its runs and a report: -m study=$name
-defaults: [_base, _self_]
-
-hypothesis: A wider view of the past predicts better.   # what the verdict is about
-overrides:                                              # what all runs share
-  - data=play                                           # embedded text; data=tinyshakespeare is downloaded
-  - data.context_length=32
-  - data.batch_size=32
-  - $choice
-  - optimizer.lr=0.01
-  - trainer.max_steps=200
-  - evaluate_every=50
-baseline: narrow
-arms:
-  narrow: [$narrow]
-  wide: [$wide]
-seeds: 6       # the fewest that can distinguish one arm from a baseline
-margin: 0.02   # the smallest difference that matters, in nats per character
-budget: steps
-"""
-
-PYPROJECT = """\
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[project]
-name = "$name"
-version = "0.1.0"
-requires-python = ">=3.11"
-dependencies = ["charlab"]
-
-[tool.hatch.build.targets.wheel]
-packages = ["src/$package"]
-"""
-
+TEMPLATES = Path(__file__).parent / "templates"
 NOTEBOOK = (
     ("markdown", "# $name"),
     ("code", 'import sys\n\nsys.path.append("src")  # not needed after pip install -e .\n\nimport charlab'),
@@ -159,15 +75,16 @@ def _model(name: str) -> tuple[dict[Path, str], str]:
 def _files_of_model(root: Path, file: Path, module: str, option: str) -> dict[Path, str]:
     values = {"module": module, "option": option, "title": _title(option)}
     yaml = root / "conf" / "model" / f"{option}.yaml"
-    return {root / file: _filled(MODEL, **values), yaml: _filled(MODEL_OPTION, **values)}
+    return {root / file: _template("model.py.txt", **values), yaml: _template("model.yaml", **values)}
 
 
 def _study(name: str) -> tuple[dict[Path, str], str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
         raise UserError(f"{name!r} is no name for a study: use letters, digits, _ and -.")
     _check_option("study", name)
+    choice = "model=gpt\n  - model.embed_dim=32\n  - model.num_layers=2"
     arms = {"narrow": "model/mixer=running_average", "wide": "model/mixer=attention"}
-    text = _filled(STUDY, name=name, choice="model=gpt\n  - model.embed_dim=32\n  - model.num_layers=2", **arms)
+    text = _template("study.yaml", name=name, choice=choice, **arms)
     return {Path("conf", "study", f"{name}.yaml"): text}, command("train", "-m", f"study={name}")
 
 
@@ -179,17 +96,18 @@ def _project(name: str) -> tuple[dict[Path, str], str]:
     root = Path(name)
     if root.exists():
         raise UserError(f"{root} exists already: choose another name, or move it away.")
-    study = _filled(STUDY, name=package, choice=f"model={package}", narrow="model.width=2", wide="model.width=8")
+    arms = {"narrow": "model.width=2", "wide": "model.width=8"}
+    study = _template("study.yaml", name=package, choice=f"model={package}", **arms)
     cells: list[dict[str, Any]] = []
     for number, (kind, text) in enumerate(NOTEBOOK):
-        source = _filled(text, name=name, package=package)
+        source = Template(text).substitute(name=name, package=package)
         cells.append({"cell_type": kind, "id": f"cell-{number}", "metadata": {}, "source": source})
         if kind == "code":
             cells[-1] |= {"execution_count": None, "outputs": []}
     kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
     files = {
-        root / "pyproject.toml": _filled(PYPROJECT, name=name, package=package),
+        root / "pyproject.toml": _template("pyproject.toml.txt", name=name, package=package),
         root / ".gitignore": "outputs/\n__pycache__/\n",
         root / "src" / package / "__init__.py": "",
         **_files_of_model(root, Path("src", package, "model.py"), f"{package}.model", package),
@@ -203,8 +121,8 @@ def _train(model: str) -> str:
     return command("train", f"model={model}", "data=play", "data.context_length=32", "trainer.max_steps=200")
 
 
-def _filled(text: str, **values: str) -> str:
-    return Template(text).substitute(values)
+def _template(file: str, **values: str) -> str:
+    return Template((TEMPLATES / file).read_text(encoding="utf-8")).substitute(values)
 
 
 def _title(name: str) -> str:

@@ -47,10 +47,7 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255
 def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
     """Return a configuration as plain dictionaries and lists, resolved and without Hydra's own node.
 
-    Args:
-        config: the configuration with Hydra's node, which interpolations may refer to.
-        composition: the composition that produced it.
-        complete: whether a missing value (`???`) is an error.
+    A missing value (`???`) is an error if the configuration is to be `complete`, else `LATER`.
     """
     whole = OmegaConf.to_container(config, resolve=False)
 
@@ -146,10 +143,6 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
     """Return a job's output folder; None if it is known only when the job starts.
 
     The folder's name depends on the training text, so this reads the text.
-
-    Args:
-        config: the job's configuration with Hydra's node.
-        sweep: whether the job is part of a sweep.
     """
     node = config.hydra
     try:
@@ -177,12 +170,7 @@ def check_output_folder(folder: Path | None) -> None:
 
 
 def check_parts(tree: dict[str, Any], composition: Composition) -> None:
-    """Check every part against the signature of its `_target_`, then build the model and the parts that train it.
-
-    Args:
-        tree: the resolved configuration, already checked by `check_values`.
-        composition: the composition that produced it.
-    """
+    """Check every part against the signature of its `_target_`, then build the model and the parts that train it."""
     parts = {key: value for key, value in tree.items() if key not in SWEEP_KEYS and isinstance(value, dict)}
     first = {key: parts[key] for key in LIGHTNING_FREE if key in parts}
     for key, part in first.items():
