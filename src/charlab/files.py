@@ -18,9 +18,6 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Args:
         path: the file to create or replace. Its folder is created if needed.
         write: function that writes the contents, called with the file open for writing bytes.
-
-    Raises:
-        UserError: if the disk is full or the folder is not writable; `path` is then unchanged.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,9 +21,6 @@ class _Runs(ModuleType):
             filters: conditions on columns and settings, one string each.
             output_dir: the folder of all outputs.
             protocol: protocol of the figures.
-
-        Raises:
-            UserError: if a filter names neither a column nor a setting of any run.
         """
         from charlab.runs.browse import list_runs, table
 

@@ -74,9 +74,6 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
         output_dir: folder of all outputs.
         filters: conditions such as "status=finished", "nll<1.8" or "optimizer.lr=1e-3".
         protocol: protocol of the figures.
-
-    Raises:
-        UserError: if a filter names neither a column nor a setting of any run.
     """
     rows = [_row(record, protocol) for record in Store(output_dir).all()]
     for condition in filters:
@@ -201,11 +198,7 @@ def _number(value: Any) -> float | None:
 
 
 def sorted_by(rows: Sequence[Row], column: str) -> list[Row]:
-    """Return the rows sorted by a column or setting, in descending order with a minus; rows without it come last.
-
-    Raises:
-        UserError: if no run has it.
-    """
+    """Return the rows sorted by a column or setting, in descending order with a minus; rows without it come last."""
     key, descending = column.removeprefix("-"), column.startswith("-")
     _check_known(rows, key, f"sort={column}: no")
     present = [row for row in rows if row.get(key) is not None]

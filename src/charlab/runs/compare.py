@@ -21,11 +21,7 @@ from charlab.runs.where import Where, compare_runs
 
 
 def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) -> None:
-    """Print what differs between two runs, how far apart they are and where, and draw their curves.
-
-    Raises:
-        UserError: if not exactly two runs are named, or one is not found.
-    """
+    """Print what differs between two runs, how far apart they are and where, and draw their curves."""
     if len(runs) != 2:
         raise UserError(f"compare takes two runs, not {len(runs)}: {command('runs', 'compare', 'RUN', 'RUN')}.")
     a, b = (Record.load(Store(output_dir).named(run)) for run in runs)

@@ -56,9 +56,6 @@ def extract(names: Iterable[str]) -> str:
     """Return the source of a module that defines names in `__main__` and everything they refer to.
 
     Definitions are taken from the source that was executed; imports and literal constants from their current values.
-
-    Raises:
-        UserError: if a reference cannot be followed, such as one to an object that is not a literal.
     """
     names = list(names)
     if are_provided(names):

@@ -40,10 +40,6 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
         config: a composed `conf/train.yaml`.
         folder: the run's folder.
         console: console to print to; standard output by default.
-
-    Raises:
-        UserError: if the folder contains a run that this one may neither resume nor replace, or for the reasons given
-            in `charlab.runs.store.at`.
     """
     if config.force:
         return None

@@ -27,11 +27,7 @@ _OURS = str(Path(__file__).parents[1])
 
 @contextlib.contextmanager
 def naming_part(model: nn.Module) -> Iterator[None]:
-    """Replace an error in a user's model by one sentence that says where it failed, while the block runs.
-
-    Raises:
-        UserError: in place of the model's error.
-    """
+    """Replace an error in a user's model by one sentence that says where it failed, while the block runs."""
     try:
         yield
     except Exception as error:

@@ -39,9 +39,6 @@ def find_folder(run: str | Path, home: Path) -> Path:
     Args:
         run: the name.
         home: the folder of all runs, `outputs/runs`.
-
-    Raises:
-        UserError: if there is no such run, or several.
     """
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():
@@ -67,9 +64,6 @@ def locked(folder: Path) -> Iterator[None]:
     """Lock a run's folder, so that two processes never train the same run at once.
 
     If a `UserError` ends the run before its record is written, what it wrote is removed, and nothing else.
-
-    Raises:
-        UserError: if another process holds the lock, or the folder is not writable.
     """
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
@@ -109,11 +103,7 @@ def is_locked(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Delete a run: what it wrote into its folder, and the folder if nothing else is in it.
-
-    Raises:
-        UserError: if a process is training it, or its files cannot be deleted.
-    """
+    """Delete a run: what it wrote into its folder, and the folder if nothing else is in it."""
     try:
         with locked(folder):
             _remove(folder, _matching(folder, (*WRITTEN, *TRACKERS, *HYDRA)))

@@ -30,10 +30,6 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
     Args:
         config: a composed `conf/generate.yaml`.
         console: console to print to; standard output by default.
-
-    Raises:
-        UserError: if there is no such checkpoint, the text has an unknown character, an option is out of range, the
-            model cannot fill in blanks, or the user's own model fails.
     """
     model, vocabulary = load(
         config.run, checkpoint=config.checkpoint, device=resolve_device(config.device), trust=config.trust

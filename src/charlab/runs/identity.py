@@ -97,11 +97,7 @@ def identify(config: DictConfig) -> Identity:
 
 
 def sources(config: DictConfig) -> dict[str, str]:
-    """Return the sources of a run's figures, including those of an ensemble's members.
-
-    Raises:
-        UserError: if a member is missing, or for the reasons given in `charlab.runs.code.sources_of`.
-    """
+    """Return the sources of a run's figures, including those of an ensemble's members."""
     values = meaning(config)
     members = [Record.load(Path(run)).config["model"] for run in runs_of(values.get("model", {}))]
     return sources_of({"run": values, "members": members})
@@ -127,9 +123,6 @@ def fingerprint(config: DictConfig) -> str:
 
     Args:
         config: a composed `conf/train.yaml`.
-
-    Raises:
-        UserError: if the corpus cannot be loaded, or a member of an ensemble is missing.
     """
     values = meaning(config)
     model = values.get("model")
@@ -239,11 +232,7 @@ def _sha256(path: str, modified: int, size: int) -> str:
 
 
 def origins(config: DictConfig) -> dict[str, Path]:
-    """Return the folders of the finished runs that a run starts from, by key: `init_from`, `extend`.
-
-    Raises:
-        UserError: if there is no such run, or it is not finished.
-    """
+    """Return the folders of the finished runs that a run starts from, by key: `init_from`, `extend`."""
     found = {}
     for key in ("init_from", "extend"):
         if config.get(key) is not None:
@@ -260,11 +249,7 @@ def runs_of(model: Mapping[str, Any]) -> list[str]:
 
 
 def load_corpus(config: DictConfig) -> Corpus:
-    """Return the corpus that `config.data.corpus` describes, cached per process.
-
-    Raises:
-        UserError: if the corpus cannot be found or read.
-    """
+    """Return the corpus that `config.data.corpus` describes, cached per process."""
     corpus = plain(config.data)["corpus"]
     path = corpus.get("path")
     files = [] if path is None else files_of(path)

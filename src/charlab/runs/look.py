@@ -62,11 +62,7 @@ def _settings(record: Record, callback: str) -> dict[str, Any]:
 
 
 def complete(record: Record, at_end: Collection[str]) -> None:
-    """Add the outputs in `at_end` that a finished run lacks; only `charlab runs draw` draws attention maps.
-
-    Raises:
-        UserError: if one cannot be computed or added.
-    """
+    """Add the outputs in `at_end` that a finished run lacks; only `charlab runs draw` draws attention maps."""
     if "sliding" in at_end:
         record.metric("sliding")
     if "samples" in at_end:
@@ -76,11 +72,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
 
 
 def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
-    """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
-
-    Raises:
-        UserError: if no run is named, or one is not found, is not finished or has lost its checkpoint.
-    """
+    """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths."""
     if not runs:
         raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")
     for record in [Record.load(Store(output_dir).named(run)) for run in runs]:

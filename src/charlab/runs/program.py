@@ -41,11 +41,7 @@ start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask).
 
 
 def browse(arguments: Sequence[str], console: Console | None = None) -> int:
-    """Run `charlab runs` with these arguments and return the exit code.
-
-    Raises:
-        UserError: if an argument is invalid, or a run is not found.
-    """
+    """Run `charlab runs` with these arguments and return the exit code."""
     console = console or Console(width=None if sys.stdout.isatty() else 200)
     if {"--help", "-h"} & set(arguments):
         console.print(USAGE.replace("charlab runs", command("runs")), markup=False, highlight=False)
@@ -113,11 +109,7 @@ def _short(key: str) -> str:
 
 
 def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Console) -> None:
-    """Change the tags or the note of a run, and print them.
-
-    Raises:
-        UserError: if the run is not found, or is being trained: its process will write the record again.
-    """
+    """Change the tags or the note of a run, and print them."""
     if len(arguments) < 2 or (kind == "note" and len(arguments) > 2):
         raise UserError(f"{kind} takes a run and {'its tags' if kind == 'tag' else 'a text in quotes'}: see --help.")
     folder = store.named(arguments[0])

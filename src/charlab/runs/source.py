@@ -64,11 +64,7 @@ def digest_of(source: str | bytes | ast.Module) -> str:
 
 
 def parse(source: str | bytes, name: str) -> ast.Module:
-    """Return the syntax tree of the source of `name`.
-
-    Raises:
-        UserError: if it is not Python.
-    """
+    """Return the syntax tree of the source of `name`."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # importing the module shows them

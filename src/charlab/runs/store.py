@@ -64,11 +64,7 @@ class Run:
 
 
 def run_at(path: Path) -> Run:
-    """Return the run in a folder, or in an archive as ARCHIVE/NAME/FINGERPRINT.
-
-    Raises:
-        UserError: if there is no run, or its record is corrupt.
-    """
+    """Return the run in a folder, or in an archive as ARCHIVE/NAME/FINGERPRINT."""
     if not (path / FILE_NAME).exists():
         archive = Archive(path.absolute().parents[1])
         record = archive.record(f"{path.absolute().parent.name}/{path.name}")
@@ -112,11 +108,7 @@ class Store:
                 yield Record.load(path.parent)
 
     def named(self, run: str | Path) -> Path:
-        """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint.
-
-        Raises:
-            UserError: if there is no such run, or several.
-        """
+        """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint."""
         return find_folder(run, self.home)
 
     def own(self, run: str) -> Record | None:
@@ -174,9 +166,6 @@ def place(config: DictConfig, identity: Identity | None = None) -> Place:
     Args:
         config: a composed `conf/train.yaml`.
         identity: identity of the run, if already known.
-
-    Raises:
-        UserError: if the corpus cannot be loaded, or a source file cannot be read or was edited since it was loaded.
     """
     identity = identity or identify(config)
     home = Path(config.output_dir).absolute() / "runs" / config.name
@@ -196,9 +185,6 @@ def at(folder: Path, config: DictConfig) -> Place:
     """Return the place of a configuration's run in a given folder.
 
     Its neighbors are included only if the folder is the one that `place` returns.
-
-    Raises:
-        UserError: if the folder contains an unreadable record, or for the reasons given in `place`.
     """
     identity = identify(config)
     usual = place(config, identity)
@@ -208,11 +194,7 @@ def at(folder: Path, config: DictConfig) -> Place:
 
 
 def with_extended(overrides: Sequence[str]) -> list[str]:
-    """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one.
-
-    Raises:
-        UserError: if there is no such run.
-    """
+    """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one."""
     given = {key_of(override): override.partition("=")[2] for override in overrides}
     run = given.get("extend", "null")
     if run == "null":

@@ -118,11 +118,7 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
 
 
 def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> tuple[tuple[str, ...], str]:
-    """Return what the model expected at each character, and a sentence on how to see it or why it is unknown.
-
-    Raises:
-        UserError: if the model's nll of a single character has no meaning.
-    """
+    """Return what the model expected at each character, and a sentence on how to see it or why it is unknown."""
     import torch
 
     from charlab.models.contract import AutoregressiveModel
@@ -159,11 +155,7 @@ def _name(piece: bytes) -> str:
 
 
 def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], console: Console) -> None:
-    """Write the page of a run, and print its path.
-
-    Raises:
-        UserError: if not exactly one run is named, or an option is invalid.
-    """
+    """Write the page of a run, and print its path."""
     if len(runs) != 1:
         raise UserError(f"show takes one run, not {len(runs)}: {command('runs', 'show', 'RUN')}.")
     for key in ("start", "length"):

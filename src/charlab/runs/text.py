@@ -18,11 +18,7 @@ NLL = "nll.npy"
 
 
 def own_config(record: Record, path: str | Path | None = None) -> DictConfig:
-    """Return the configuration of a run, with its text's file at `path` if that is given.
-
-    Raises:
-        UserError: if a path is given, and the text is not from a file.
-    """
+    """Return the configuration of a run, with its text's file at `path` if that is given."""
     config = OmegaConf.create(record.config)
     if path is not None:
         if "path" not in config.data.corpus:
@@ -37,9 +33,6 @@ def own_corpus(record: Record, path: str | Path | None = None) -> Corpus:
     Args:
         record: the run's record.
         path: where the text's file is now; None if it has not moved.
-
-    Raises:
-        UserError: if the text is not found, or has changed since the run was trained.
     """
     corpus = load_corpus(own_config(record, path))
     if corpus.sha256 != record.corpus["sha256"]:
@@ -57,11 +50,7 @@ def own_slices(record: Record, corpus: Corpus) -> dict[str, slice]:
 
 
 def own_nll(record: Record) -> Float[np.ndarray, " N"]:
-    """Return −log p of each character of the validation text but the first, by the protocol `blocks`, in nats.
-
-    Raises:
-        UserError: if the run did not keep it, or its file is corrupt.
-    """
+    """Return −log p of each character of the validation text but the first, by the protocol `blocks`, in nats."""
     path = record.folder / NLL
     try:
         return np.load(path)

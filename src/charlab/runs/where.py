@@ -67,11 +67,7 @@ class Ground(NamedTuple):
 
 
 def ground_of(record: Record) -> Ground:
-    """Return the text that a run was scored on, split by the windows that it was scored in.
-
-    Raises:
-        UserError: if the text is not found, or has changed.
-    """
+    """Return the text that a run was scored on, split by the windows that it was scored in."""
     corpus = own_corpus(record)
     slices = own_slices(record, corpus)
     part, train = slices["validation"], slices["train"]
@@ -91,11 +87,7 @@ def ground_of(record: Record) -> Ground:
 
 
 def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
-    """Return a run's nll of each character.
-
-    Raises:
-        UserError: if the run did not keep it, or only its sum has a meaning.
-    """
+    """Return a run's nll of each character."""
     nll = own_nll(record)
     if record.metric("blocks")["likelihood"] == "bound":
         raise UserError(f"The figures of {record.folder} are an upper bound, and only their sum has a meaning.")
@@ -129,9 +121,6 @@ def compare_runs(first: Record, second: Record) -> Where:
     """Return where the second run differs from the first: nats of the second minus those of the first.
 
     Intervals are over texts of the same kind, by `bootstrap_text`.
-
-    Raises:
-        UserError: if the runs were scored on different texts, or their characters cannot be compared.
     """
     if not same_text(first, second):
         raise UserError("The runs were scored on different texts or splits, so no character can be compared.")
