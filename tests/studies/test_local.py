@@ -18,14 +18,13 @@ from submitit.core.utils import FailedJobError
 
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
-from charlab.studies import resources
+from charlab.studies import executors
 from charlab.studies.definition import Arm
-from charlab.studies.executors import local, ray, slurm
+from charlab.studies.executors import local, ray, share, slurm, usable_cores, visible_gpus
 from charlab.studies.executors.local import Local
 from charlab.studies.executors.ray import Ray
 from charlab.studies.executors.slurm import Slurm
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.resources import share, usable_cores, visible_gpus
 from charlab.studies.runner import Slot
 
 
@@ -90,7 +89,7 @@ def test_threads_of_one_core_lie_side_by_side(monkeypatch):
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("the system cannot pin processes")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(resources, "place", lambda core: (0, core % 2))
+    monkeypatch.setattr(executors, "place", lambda core: (0, core % 2))
     assert usable_cores() == [0, 2, 1, 3]
 
 

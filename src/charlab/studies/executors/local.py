@@ -11,10 +11,9 @@ from threading import Event
 from typing import Self
 
 from charlab.quantities import count
-from charlab.studies.executors import Executor
+from charlab.studies.executors import Executor, place, share, usable_cores, visible_gpus
 from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.resources import place, share, usable_cores, visible_gpus
 from charlab.studies.runner import Slot, run_cell, start_interpreter
 from charlab.types import PositiveInt
 

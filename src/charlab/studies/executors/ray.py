@@ -11,9 +11,8 @@ from typing import Any
 from charlab.configuration.messages import one_sentence
 from charlab.errors import UserError
 from charlab.quantities import count
-from charlab.studies.executors import Executor
+from charlab.studies.executors import Executor, usable_cores
 from charlab.studies.plan import Cell
-from charlab.studies.resources import usable_cores
 from charlab.studies.runner import Slot, run_cell
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from charlab.errors import UserError
-from charlab.studies.executors import Executor
+from charlab.studies.executors import Executor, usable_cores
 from charlab.studies.plan import Cell
-from charlab.studies.resources import usable_cores
 from charlab.studies.runner import Slot, run_cell
 from charlab.types import PositiveInt
 
