@@ -15,6 +15,7 @@ from charlab.runs import look
 from charlab.runs.folder import CHECKPOINT
 from charlab.runs.program import browse
 from charlab.runs.record import Record
+from charlab.runs.setup import Parts
 
 DRAWN = ("samples.txt", "loss.png", "attention")
 
@@ -35,6 +36,21 @@ def test_a_run_ends_with_what_it_was_asked_for(run_tiny):
     assert not {path.name for path in record.folder.iterdir()} & set(DRAWN)
     asked = run_tiny("trainer.max_steps=2", "seed=2", "callbacks.samples.every_n_steps=1", "at_end=[loss_plot]")
     assert {path.name for path in asked.folder.iterdir()} & set(DRAWN) == {"samples.txt", "loss.png"}
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ((), set()),
+        (("at_end=[samples]",), {"SampleText"}),
+        (("callbacks.attention_maps.every_n_steps=2",), {"AttentionMaps"}),
+        (("+logger.mine={_target_: lightning.pytorch.loggers.CSVLogger}",), {"SampleText", "AttentionMaps"}),
+    ],
+    ids=["neither", "a sample", "maps", "what a tracker may ask for"],
+)
+def test_a_callback_that_draws_nothing_costs_no_step_anything(overrides, tmp_path, more, kept):
+    trainer = Parts(compose([*overrides, *more]), tmp_path, fresh=True).trainer
+    assert {type(part).__name__ for part in trainer.callbacks} & {"SampleText", "AttentionMaps"} == kept
 
 
 def test_what_a_run_does_at_its_end_is_no_part_of_its_identity(run_tiny, finished_run):
@@ -113,6 +129,7 @@ import charlab
 from charlab.cli import main
 from charlab.runs.look import sample
 from charlab.runs.record import Record
+from charlab.runs.setup import Parts
 folder = sys.argv[1]
 assert sample(Record.load(Path(folder)))
 assert main(["generate", f"run={folder}", "length=5", "device=cpu"]) == 0

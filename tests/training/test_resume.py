@@ -8,6 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
+from charlab.training.checkpoint_io import LAST
 from tests.training import options, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function
@@ -96,3 +97,16 @@ def test_lightnings_averaging_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
     for part in ("state_dict", "optimizer_states", "global_step"):
         options.assert_same_bits(killed[part], whole[part])
+
+
+def test_random_states_are_read_where_former_checkpoints_have_them(tmp_path):
+    whole, former = tmp_path / "whole", tmp_path / "former"
+    run(whole, [])
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(former, [options.RaiseAt(5)])
+    saved = options.checkpoint(former)
+    saved["callbacks"]["RandomStates"] = {"states": saved.pop("random_states")}
+    torch.save(saved, former / LAST)
+    with pytest.warns(UserWarning, match="RandomStates"):  # Lightning's: the callback is gone
+        run(former, [])
+    options.assert_same_bits(options.checkpoint(former)["state_dict"], options.checkpoint(whole)["state_dict"])

@@ -48,6 +48,17 @@ def test_train_loss_is_the_mean_over_all_batches_since_the_last_logging(tmp_path
         assert logged[last] == pytest.approx(math.fsum(batches) / len(batches), rel=1e-6)
 
 
+def test_other_callbacks_can_monitor_the_train_loss(tmp_path):
+    class Monitor(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen[trainer.global_step] = trainer.callback_metrics["train/loss"].item()
+
+    seen: dict[int, float] = {}
+    small.fit(tmp_path, Bigram, [Monitor()], max_steps=6, log_every_n_steps=2, limit_train_batches=3)
+    logged = curve(tmp_path, "train/loss")
+    assert seen == {3: logged[2], 6: logged[6]}
+
+
 def test_metrics_carry_the_characters_and_seconds_they_belong_to(tmp_path, monkeypatch):
     monkeypatch.setattr(LanguageModelModule, "training_seconds", property(lambda self: self.micro_batches * 0.5))
     small.fit(tmp_path, Bigram, [], max_steps=4, accumulate_grad_batches=3, log_every_n_steps=2)

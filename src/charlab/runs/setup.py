@@ -39,7 +39,7 @@ from charlab.training.callbacks.samples import SampleText
 from charlab.training.checkpoint_io import LAST, read_resumable
 from charlab.training.counts import module_for
 from charlab.training.device import resolve_device, set_threads
-from charlab.training.loggers import build_logger
+from charlab.training.loggers import CSVLogger, TensorBoardLogger, build_logger
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import schedule_from
@@ -112,6 +112,12 @@ class Parts:
 
     def _build_trainer(self, curves: str) -> Trainer:
         config = self.config
+        place = (self.folder, self.resumed_step, config.tags, curves)
+        loggers = [
+            self._built(f"logger.{name}", partial(build_logger, name, plain(part), *place))
+            for name, part in _chosen(config.logger).items()
+        ]
+        has_trackers = not all(isinstance(logger, CSVLogger | TensorBoardLogger) for logger in loggers)
         callbacks: list[Callback] = [build(config.averaging)] if config.averaging is not None else []
         for name, part in _chosen(config.callbacks).items():
             callback = self._built(f"callbacks.{name}", partial(build, part))
@@ -119,12 +125,9 @@ class Parts:
             if isinstance(callback, SampleText | AttentionMaps):
                 wanted = "samples" if isinstance(callback, SampleText) else "attention_maps"
                 callback.at_end = wanted in config.get("at_end", ()) or callback.every_n_steps is not None
+                if not callback.at_end and not has_trackers:  # a tracker may still ask for a sample
+                    continue
             callbacks.append(callback)
-        place = (self.folder, self.resumed_step, config.tags, curves)
-        loggers = [
-            self._built(f"logger.{name}", partial(build_logger, name, plain(part), *place))
-            for name, part in _chosen(config.logger).items()
-        ]
         return build_trainer(
             plain(config.trainer),
             self.folder,

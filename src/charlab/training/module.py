@@ -32,7 +32,7 @@ from charlab.models.contract import LanguageModel
 from charlab.models.inference import evaluation_mode, untouched_randomness
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
-from charlab.training.ranks import RandomStates, from_every_rank, own_part
+from charlab.training.ranks import from_every_rank, own_part, random_state, restore_random_state
 from charlab.training.schedules import Schedule
 
 NUM_DRAWS = 4  # samples of a bound that an evaluation averages
@@ -66,6 +66,7 @@ class LanguageModelModule(LightningModule):
         clock: training seconds on rank 0 when each of the first `READINGS` steps was reached, from step 0 on; empty
             without a budget in seconds. What it holds is not measured again, so that a run can be repeated.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
+        learning_rate: of the current step; NaN without an optimizer.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
         evaluated_step: optimizer step of the latest evaluation.
         scores: scores of the latest evaluation, by split.
@@ -97,6 +98,7 @@ class LanguageModelModule(LightningModule):
         self.characters_seen = 0
         self.clock: list[float] = []
         self.micro_batches = 0
+        self.learning_rate = math.nan
         self.flops_per_character: float | None = None
         self.peak_flops: float | None = None
         self.last_loss: Tensor | None = None
@@ -106,7 +108,7 @@ class LanguageModelModule(LightningModule):
         self.best: dict[str, Any] | None = None
         self.training_clock, self.evaluation_clock = Stopwatch(), Stopwatch()
         self.compilation_clock = Stopwatch()
-        self._is_counted = False  # whether the current batch is in the totals
+        self._random_states: list[Any] = []  # of a resumed run, one per process
         self._training_over = False
         self._averages: list[KeepsAverage] = []
         self._evaluation = ExitStack()
@@ -122,8 +124,8 @@ class LanguageModelModule(LightningModule):
         """Return the callbacks that every training needs, unless the trainer already has them."""
         from charlab.training.callbacks.metrics import TrainingMetrics
 
-        present = {type(callback) for callback in self.trainer.callbacks}
-        return [callback() for callback in (TrainingMetrics, RandomStates) if callback not in present]
+        has_metrics = any(isinstance(callback, TrainingMetrics) for callback in self.trainer.callbacks)
+        return [] if has_metrics else [TrainingMetrics()]
 
     def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
@@ -198,6 +200,9 @@ class LanguageModelModule(LightningModule):
         for callback in self.trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging):
                 self._resume_averaging(callback)
+        if state := own_part(self._random_states):
+            restore_random_state(state, self.device)
+        self._random_states = []
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
@@ -211,13 +216,14 @@ class LanguageModelModule(LightningModule):
                 group["lr"] = rate  # the new scheduler has set its first one
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        self._is_counted = False
+        self.last_loss = None
+        groups = (group for optimizer in self.trainer.optimizers for group in optimizer.param_groups)
+        self.learning_rate = next((group["lr"] for group in groups), math.nan)
         self.objective.begin_batch(self.micro_batches % self.trainer.accumulate_grad_batches)
 
     def training_step(self, window: Int[Tensor, "B T+1"], batch_idx: int) -> Float[Tensor, ""]:
         loss = self.compute_loss(self.model, window)
-        if not self._is_counted:  # an optimizer may ask for the loss of a batch more than once
-            self._is_counted = True
+        if self.last_loss is None:  # an optimizer may ask for the loss of a batch more than once
             per_token = self.trainer.datamodule.characters_per_token
             self.last_loss = loss.detach() if per_token == 1 else loss.detach() / per_token
             self.micro_batches += 1
@@ -360,6 +366,7 @@ class LanguageModelModule(LightningModule):
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
         checkpoint["training_over"] = bool(self.trainer.should_stop)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
+        checkpoint["random_states"] = from_every_rank(random_state(self.device))
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -374,6 +381,9 @@ class LanguageModelModule(LightningModule):
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
         self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
+        if self.trainer.state.fn == "fit":  # former checkpoints have the states of a callback
+            former = checkpoint["callbacks"].get("RandomStates", {"states": []})
+            self._random_states = checkpoint.get("random_states", former["states"])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place

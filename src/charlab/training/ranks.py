@@ -8,7 +8,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.distributed
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 def from_every_rank(value: Any) -> list[Any]:
@@ -34,27 +33,7 @@ def _are_several() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
-class RandomStates(Callback):
-    """Save the state of every process's random-number generators in checkpoints."""
-
-    def __init__(self) -> None:
-        self._states: list[Any] | None = None  # one per process of the resumed run
-        self._device = torch.device("cpu")
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._device = pl_module.device
-        own, self._states = own_part(self._states or []), None
-        if own is not None:
-            _restore_random_state(own, self._device)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"states": from_every_rank(_random_state(self._device))}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._states = state_dict["states"]
-
-
-def _random_state(device: torch.device) -> dict[str, Any]:
+def random_state(device: torch.device) -> dict[str, Any]:
     """Return the state of every global generator that a training step may use."""
     name, keys, position, has_gauss, cached = cast("tuple[Any, ...]", np.random.get_state())  # noqa: NPY002  (a user's model may draw from it)
     state: dict[str, Any] = {
@@ -69,7 +48,8 @@ def _random_state(device: torch.device) -> dict[str, Any]:
     return state
 
 
-def _restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Restore what `random_state` returned."""
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002

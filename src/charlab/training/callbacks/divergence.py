@@ -29,11 +29,6 @@ class Divergence(Callback):
     def __init__(self, *, every_n_steps: PositiveInt) -> None:
         self.every_n_steps = every_n_steps
         self.last_finite_loss = math.nan
-        self._rate = math.nan
-
-    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
-        self._rate = groups[0]["lr"] if groups else math.nan
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LanguageModelModule, *_: Any) -> None:
         looking_is_free = pl_module.device.type == "cpu" and trainer.world_size == 1
@@ -43,7 +38,7 @@ class Divergence(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         self.check_weights(trainer, pl_module)
         if any(entry["split"] == "train" and entry["nll"] is None for entry in pl_module.results):
-            raise self._diverged("The loss on train text became infinite or nan", trainer)
+            raise self._diverged("The loss on train text became infinite or nan", trainer, pl_module)
 
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         """Raise `DivergedError` on all ranks if the latest loss is not finite on any rank."""
@@ -51,7 +46,7 @@ class Divergence(Callback):
             return
         loss = trainer.strategy.reduce(pl_module.last_loss, reduce_op="mean").item()
         if not math.isfinite(loss):
-            raise self._diverged(f"The loss became {loss}", trainer)
+            raise self._diverged(f"The loss became {loss}", trainer, pl_module)
         self.last_finite_loss = loss
 
     def check_weights(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -61,13 +56,13 @@ class Divergence(Callback):
         """
         lost = [(weight.isnan() | weight.isposinf()).any() for weight in pl_module.model.parameters()]
         if lost and torch.stack(lost).any():
-            raise self._diverged("Weights became infinite or nan", trainer)
+            raise self._diverged("Weights became infinite or nan", trainer, pl_module)
 
-    def _diverged(self, what: str, trainer: Trainer) -> DivergedError:
+    def _diverged(self, what: str, trainer: Trainer, module: LanguageModelModule) -> DivergedError:
         advice = "lower optimizer.lr or clip the gradient"
         if any("smoothing" in group for optimizer in trainer.optimizers for group in optimizer.param_groups):
             advice = "set optimizer.smoothing above 0, so that EM makes no character impossible"
         return DivergedError(
             f"{what} at step {trainer.global_step}; the last finite loss was {self.last_finite_loss:.4g}, "
-            f"the learning rate {self._rate:.3g}: {advice}."
+            f"the learning rate {module.learning_rate:.3g}: {advice}."
         )

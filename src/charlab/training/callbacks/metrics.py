@@ -31,17 +31,13 @@ class TrainingMetrics(Callback):
         self._seconds = 0.0
         self._step = 0
         self._gradient_norm: Tensor | None = None
-        self._learning_rate = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note the learning rate and gradient norm; gradients are complete here and not yet clipped."""
+        """Measure the gradient norm; gradients are complete here and not yet clipped."""
         assert isinstance(pl_module, LanguageModelModule)
-        if not optimizer.param_groups:  # Lightning's placeholder for no optimizer
-            return
-        self._learning_rate = optimizer.param_groups[0]["lr"]
         step = trainer.global_step + 1
         if _is_due(step, trainer) or step == pl_module.max_steps:
             gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
@@ -78,7 +74,7 @@ class TrainingMetrics(Callback):
 
     def _log(self, trainer: Trainer, module: LanguageModelModule) -> None:
         loss = trainer.strategy.reduce(torch.as_tensor(self._loss_sum) / self._batches, reduce_op="mean").cpu()
-        metrics = {"train/loss": loss.item(), "learning_rate": self._learning_rate}
+        metrics = {"train/loss": loss.item(), "learning_rate": module.learning_rate}
         if self._gradient_norm is not None:
             metrics["gradient_norm"] = self._gradient_norm.item()
         seconds = module.training_seconds  # read after the device has finished the step
@@ -87,7 +83,7 @@ class TrainingMetrics(Callback):
         when = {"characters": module.characters_seen, "seconds": module.training_seconds}
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, **when}, step=trainer.global_step)
-        module.log("train/loss", loss, logger=False)  # for other callbacks, not for a progress bar
+        trainer.callback_metrics["train/loss"] = loss
         self._loss_sum, self._batches, self._gradient_norm = 0.0, 0, None
         self._characters, self._seconds = module.characters_seen, seconds
 
