@@ -27,7 +27,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from charlab import __version__
 from charlab.command import command, remember_call
@@ -41,6 +41,7 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
+from charlab.configuration.overrides import literal
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
@@ -341,23 +342,22 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
         raise SystemExit(int(results is not None and not results.finished))
     if sweep:
         jobs = composer.jobs(overrides)
-    if config_name == "train" and not sweep and not shows and _is_answered(jobs[0]):
-        raise SystemExit(0)  # before its folder is checked, which may be read-only
     for job in [] if shows else jobs:
-        check_output_folder(output_folder(job, sweep=sweep))
+        folder = output_folder(job, sweep=sweep)
+        if folder is not None and not sweep:
+            if config_name == "train":
+                resolve_values(job)
+                if answer(job, folder) is not None:  # it is finished; its folder may be read-only
+                    raise SystemExit(0)
+            with read_write(job.hydra):
+                job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
+        check_output_folder(folder)
     if not sweep:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     single = None if sweep or shows else (composer, jobs[0])
     return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
-
-
-def _is_answered(job: DictConfig) -> bool:
-    """Return whether the run is already finished; if so, print its table without importing torch."""
-    folder = output_folder(job, sweep=False)
-    resolve_values(job)
-    return folder is not None and answer(job, folder) is not None
 
 
 def _is_study(overrides: Sequence[str]) -> bool:

@@ -101,13 +101,23 @@ class Composer:
         return [prepare(override, list_groups, groups, self.text_keys) for override in overrides]
 
     @cached_property
-    def _groups(self) -> tuple[set[str], set[str]]:
-        """The groups in the program's defaults list, and those of them that accept several options."""
+    def _own(self) -> dict[str, Any]:
+        """The content of the program's own configuration file."""
         sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
         content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
-        listed = content.get("defaults", []) if isinstance(content, dict) else []
+        return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+    @property
+    def searchpath(self) -> Any:
+        """The further places that the program's own configuration file has Hydra search; None for none."""
+        own = self._own.get("hydra")
+        return own.get("searchpath") if isinstance(own, dict) else None
+
+    @cached_property
+    def _groups(self) -> tuple[set[str], set[str]]:
+        """The groups in the program's defaults list, and those of them that accept several options."""
         chosen: dict[str, Any] = {}
-        for entry in listed:
+        for entry in self._own.get("defaults", []):
             chosen |= entry if isinstance(entry, dict) else {}
         chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
