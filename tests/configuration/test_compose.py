@@ -85,7 +85,7 @@ def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path)
     check(tmp_path / "new" / "folder", "${hydra.job.num}", sweep=True)  # not known before the job runs
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"since .*file is a file"):
+    with pytest.raises(UserError, match=r"because .*file is a file"):
         check(tmp_path / "file")
     with pytest.raises(UserError, match="'nope' not found"):
         check(tmp_path, "${nope}")
