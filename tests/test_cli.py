@@ -333,3 +333,16 @@ def test_a_file_name_that_is_not_utf8_is_told_and_leaves_nothing(
     assert cli.train(["data=textfile", f"data.path=../{name}", "model=bigram", "trainer=cpu"]) == 2
     assert capfd.readouterr().err.startswith("The file name ../caf\\udce9.txt is not UTF-8")
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "form", ["output_dir={}", *(pytest.param(form, marks=pytest.mark.slow) for form in ("note={}", 'tags=["{}"]'))]
+)
+def test_a_value_that_is_not_utf8_is_told_and_leaves_nothing(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], form: str
+) -> None:
+    assert train("model=bigram", form.format(os.fsdecode(b"caf\xe9"))) == 2
+    key = form.partition("=")[0]
+    assert capfd.readouterr().err.startswith(f"{key}=caf\\udce9 is not UTF-8")
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []

@@ -120,6 +120,11 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         slow(["model/position=rotary", "model.position.base=inf"], "model.position.base must be a number > 0, not inf"),
         slow(["model.initialization.std=inf"], "model.initialization.std must be a number > 0, not inf"),
         (["callbacks.samples.temperature=inf"], "callbacks.samples.temperature must be a number > 0, not inf"),
+        (["model=gpt", "model.norm.eps=inf"], "model.norm.eps must be a number, not inf, which is infinite."),
+        slow(["model=gpt", "model.norm.eps=nan"], "model.norm.eps must be a number, not nan."),
+        (["trainer.limit_train_batches=inf"], "trainer.limit_train_batches must be a number, not inf"),
+        slow(["trainer.gradient_clip_val=nan"], "trainer.gradient_clip_val must be a number > 0 or none, not nan."),
+        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be a number > 0 or none, not -1."),
     ],
 )
 def test_what_is_not_finite_is_refused_where_it_means_nothing(overrides: list[str], sentence: str) -> None:
@@ -129,7 +134,8 @@ def test_what_is_not_finite_is_refused_where_it_means_nothing(overrides: list[st
 
 
 def test_infinity_stays_where_it_means_no_limit() -> None:
-    assert compose(["trainer.gradient_clip_val=inf"]).trainer.gradient_clip_val == float("inf")
+    config = compose(["trainer.gradient_clip_val=inf", "budget.max_seconds=inf"])
+    assert config.trainer.gradient_clip_val == config.budget.max_seconds == float("inf")
 
 
 def test_a_folder_conf_of_the_working_folder_is_found(

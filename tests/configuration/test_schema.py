@@ -5,6 +5,7 @@ model), what stands after it by the configuration. Code of other packages knows 
 has to be a parameter.
 """
 
+import math
 import warnings
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import UserError
+from charlab.types import fits
 
 OVERLAYS = ("experiment", "hydra", "local", "study")  # they construct nothing of their own
 FOLDER = conf_folder()
@@ -58,6 +60,21 @@ def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str
             assert keys | CHOSEN == (known.configured - LEFT_OUT.get(name, set())) | CHOSEN, target
         else:
             assert keys <= set(known.annotations), target
+
+
+def test_no_number_of_charlabs_own_constructors_may_be_infinite_or_nan() -> None:
+    known, loose = set(), []
+    for name in PARTS:
+        for node in constructions(OmegaConf.to_container(OmegaConf.load(FOLDER / f"{name}.yaml"), resolve=False)):
+            target = str(node["_target_"])
+            parameters = signature(target) if target.startswith("charlab.") else None
+            for key in parameters.configured if parameters else ():
+                annotation = parameters.annotations[key]
+                if fits(0.5, annotation) and not fits("text", annotation):
+                    known.add(key)
+                    loose += [(target, key, value) for value in (math.inf, math.nan) if fits(value, annotation)]
+    assert {"lr", "eps", "std", "base", "soft_cap", "temperature"} <= known
+    assert loose == []
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate", "generate"])

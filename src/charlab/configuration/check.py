@@ -21,13 +21,14 @@ from omegaconf.errors import (
     MissingMandatoryValue,
     OmegaConfBaseException,
 )
+from pydantic import FiniteFloat
 
 from charlab.configuration.build import Signature, signature
 from charlab.configuration.messages import all_keys, find_user_error, one_sentence, similar, unknown_key
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
-from charlab.types import display, fits, requirement
+from charlab.types import PositiveOrInfinite, display, fits, requirement
 
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
@@ -39,6 +40,10 @@ LIGHTNING_FREE = ("model", "optimizer", "scheduler")
 """Parts checked before Lightning is imported."""
 OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
+OTHERS = ("torch.", "lightning.pytorch.Trainer")
+"""Beginnings of targets whose parameters are declared as any float, but mean nothing when infinite or nan."""
+LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": PositiveOrInfinite | None}
+"""Types of such parameters to which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -133,6 +138,10 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
         raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+    for key, value in tree.items() if names_folder else ():
+        text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
+        if (shown := text.encode(errors="backslashreplace").decode()) != text:
+            raise UserError(f"{key}={shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
     if tree.get("output_dir") == "":  # runs would be written to the root of the file system
         raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
     if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
@@ -210,7 +219,10 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
         raise UserError(f"{path}._target_{composition.place(f'{path}._target_')}: {error}") from error.__cause__
     given = [key for key in node if key not in INSTRUCTIONS]
     for key in given:
-        _check_argument(node[key], key, _join(path, key), known, composition)
+        inner, value = _join(path, key), node[key]
+        _check_argument(value, key, inner, known, composition)
+        if type(value) in (int, float) and target.startswith(OTHERS):
+            _check_value(value, inner, LIMITS.get(inner, FiniteFloat), composition)
     if known is not None and (lacking := sorted(known.required - set(given))):
         raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
 
