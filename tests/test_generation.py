@@ -6,13 +6,14 @@ from torch import nn
 
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
-from charlab.generation import generate, generate_whole
+from charlab.generation import generate, generate_whole, next_characters
 from charlab.models.backbone import Backbone
 from charlab.models.bigram import Bigram
 from charlab.models.contract import LanguageModel
 from charlab.models.decoding import stream
 from charlab.models.mixers.attention import Attention
 from charlab.models.positions import Learned
+from charlab.models.rnn import LSTM
 
 LETTERS = Characters.of("\n abcdé")
 
@@ -140,3 +141,27 @@ def test_every_part_of_the_model_gets_its_mode_back():
 def test_wrong_arguments_are_refused_at_the_call(model, arguments, named):
     with pytest.raises(UserError, match=named):
         generate(model, LETTERS, **({"prompt": "a", "length": 3} | arguments))
+
+
+def test_the_next_character_is_computed_at_the_end_of_the_prompt_only():
+    torch.manual_seed(0)
+    model, read_out = LSTM(len(LETTERS), embed_dim=8, hidden_dim=8, num_layers=1, dropout=0.0), []
+    model.readout.register_forward_hook(lambda _, inputs, __: read_out.append(inputs[0].shape[:-1].numel()))
+    found = next_characters(model, LETTERS, "ab\n" * 30)
+    assert read_out == [1]
+    logits = model(torch.as_tensor(LETTERS.encode("ab\n" * 30)).long()[None])[0, -1]
+    assert found == pytest.approx(dict(zip(LETTERS.characters, logits.softmax(-1).tolist(), strict=True)), abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1e-46, 5e-324])
+def test_the_probabilities_at_a_tiny_temperature_are_those_of_a_greedy_choice(temperature):
+    ((best, probability), *others) = next_characters(bigram(), LETTERS, "a", temperature=temperature).items()
+    assert (probability, {rest for _, rest in others}) == (1.0, {0.0})
+    assert best == generate_whole(bigram(), LETTERS, "a", 1, greedy=True)[0][1]
+
+
+def test_a_prompt_that_a_model_finds_impossible_has_no_next_character():
+    model = bigram()
+    nn.init.constant_(model.table.weight, -torch.inf)
+    with pytest.raises(UserError, match="finds this text impossible"):
+        next_characters(model, LETTERS, "a")

@@ -13,7 +13,7 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
-from charlab.models.decoding import Overflow, check_choice, check_length, stream
+from charlab.models.decoding import Overflow, check_choice, check_length, check_predictions, stream
 from charlab.models.inference import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
@@ -117,8 +117,8 @@ def next_characters(
         temperature: divides the logits; > 0.
 
     Raises:
-        UserError: if the model is not autoregressive, the prompt is empty or has an unknown character, or the
-            temperature is 0.
+        UserError: if the model is not autoregressive or finds the prompt impossible, the prompt is empty or has an
+            unknown character, or the temperature is 0.
     """
     if not isinstance(model, AutoregressiveModel):
         raise UserError(
@@ -131,7 +131,10 @@ def next_characters(
     if model.context_length is not None:
         tokens = tokens[:, -model.context_length :]
     with evaluation_mode(model):
-        probabilities = (model(tokens)[0, -1].double() / temperature).softmax(-1).tolist()
+        logits, _ = model.read_prompt(tokens, model.init_state(1))  # (1, V)
+        check_predictions(logits)
+        logits = logits[0].double()
+        probabilities = ((logits - logits.amax()) / temperature).softmax(-1).tolist()
     ids = ([index] for index in range(len(vocabulary)))
     ranked = sorted(zip(map(vocabulary.decode, ids), probabilities, strict=True), key=lambda pair: -pair[1])
     return dict(ranked)
