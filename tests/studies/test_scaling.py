@@ -158,7 +158,7 @@ def test_an_interval_of_the_offset_ends_at_zero() -> None:
 def test_what_has_no_law_is_said(tmp_path):
     diverged = {305: ("diverged", "The loss became nan.")}
     assert gather(study(tmp_path / "a", arms(w64=diverged))).scaling.sentences[0] == (
-        "gpt: no law; a cell of gpt+w64 diverged."
+        "gpt: no law; a cell of gpt+w64 has no finite loss."
     )
     missing = dict.fromkeys(range(305, 311), ("missing", ""))
     sentences = gather(study(tmp_path / "b", arms(w64=missing))).scaling.sentences

@@ -122,6 +122,7 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     assert "4 of 4 trials, 1 with a result" in output
     assert re.search(r"trial 0 \(optimizer.lr=.*\) diverged: The loss became nan", output)
     assert "killed: Killed by SIGKILL." in output
+    assert ") has no finite loss: " in output
 
 
 def test_a_search_without_a_result_fails(run, trainer):

@@ -35,6 +35,7 @@ from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"
 BEST_SHOWN = 10
+NOT_FINITE = "has no finite loss"
 TYPES: dict[str, Any] = {
     "name": str | None,
     "overrides": list[str],
@@ -200,7 +201,7 @@ class Trials:
         for trial in self.all():
             state = states.COMPLETE
             if trial.loss is None:  # divergence is a bad suggestion that the sampler learns from; others are not
-                state = states.PRUNED if (trial.reason or "").startswith("diverged") else states.FAIL
+                state = states.PRUNED if (trial.reason or "").startswith(("diverged", NOT_FINITE)) else states.FAIL
             if not trial.ended:
                 state = states.RUNNING
                 numbers.append(trial.number)
@@ -258,9 +259,10 @@ class Trials:
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
                 return None, "leaks: it looks at what it is to predict"
-            loss = record.metric("blocks", "dev")["nll"]
+            figure = record.metric("blocks", "dev")
+            loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)
-            return (loss, None) if finite else (None, "diverged: its loss is not finite")
+            return (loss, None) if finite else (None, f"{NOT_FINITE}: {figure.get('reason', 'no reason known')}")
         outcome = Outcome.load(self.folder, cell)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None

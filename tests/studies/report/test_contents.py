@@ -11,6 +11,7 @@ from scipy import stats
 
 from charlab import cli
 from charlab.evaluation.bootstrap import bootstrap_text
+from charlab.evaluation.metric import Score
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
@@ -138,6 +139,17 @@ def test_everything_that_is_wrong_is_said(told):
         "10 of 60 cells were run by other code than today's",
         "Upper bounds (≤)",
     ]
+
+
+def test_a_text_that_a_model_finds_impossible_is_not_called_divergence(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=8)
+    results.of("b")[0].record.metric("blocks").update(Score("blocks", math.inf, 10).as_dict())
+    contents = gather(results)
+    (notice,) = contents.notices
+    assert notice.text.startswith("1 of 16 cells have no finite loss, which counts against their arms. The model finds")
+    assert "optimizer.smoothing" in notice.text
+    assert "the arm has no finite loss with 1 of 8 seeds" in contents.judgments[0].reason
+    assert "diverge" not in notice.text + contents.judgments[0].reason
 
 
 def test_different_texts_are_not_compared_in_silence(make, tmp_path):

@@ -99,21 +99,21 @@ def test_a_verdict_has_its_reason(improvement: float, spread: float, expectation
         (
             arm(0.03, seed_2="diverged"),
             BASELINE,
-            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm diverged with 1 of "
-            "8 seeds, which counts against it; over the other 7: mean improvement 0.0307 nats per character, 95% "
-            "interval 0.0162 to 0.0452); more seeds settle nothing until the diverging cells are fixed.",
+            "Inconclusive: an improvement is not shown, and one of 0.02 is not ruled out (the arm has no finite loss "
+            "with 1 of 8 seeds, which counts against it; over the other 7: mean improvement 0.0307 nats per character, "
+            "95% interval 0.0162 to 0.0452); more seeds settle nothing until these cells are fixed.",
         ),
         (
             dict.fromkeys(SEEDS, "diverged"),
             BASELINE,
             "Refuted: an improvement of 0.02 or more is ruled out "
-            "(the arm diverged with 8 of 8 seeds, which counts against it).",
+            "(the arm has no finite loss with 8 of 8 seeds, which counts against it).",
         ),
         (
             arm(0.0) | {0: 1.4},
             BASELINE | dict.fromkeys(range(1, 8), "diverged"),
-            "Supported: better than the baseline (the baseline diverged with 7 of 8 seeds, which counts against it; "
-            "over the other 1: mean improvement 0.1000 nats per character).",
+            "Supported: better than the baseline (the baseline has no finite loss with 7 of 8 seeds, which counts "
+            "against it; over the other 1: mean improvement 0.1000 nats per character).",
         ),
         (
             arm(1.4, seed_2="leaks", seed_4="leaks"),

@@ -78,7 +78,7 @@ def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: fl
     verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
     axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
     pairs = list(comparison.differences.values())
-    fate = "diverged" if comparison.target is None else "not reached"
+    fate = "not finite" if comparison.target is None else "not reached"
     finite = [pair for pair in pairs if math.isfinite(pair)]
     axes.plot(finite, [center] * len(finite), "o", markersize=4, markerfacecolor="none", color=color, alpha=0.75)
     for bound, edge, marker, shift, align in ((math.inf, high, ">", -7, "right"), (-math.inf, low, "<", 7, "left")):

@@ -64,7 +64,7 @@ def _measured(
         if arm.factors["family"] != family:
             continue
         values = results.values(arm.name)
-        for fate, said in (("diverged", "diverged"), ("leaks", "sees what it predicts")):
+        for fate, said in (("diverged", "has no finite loss"), ("leaks", "sees what it predicts")):
             if fate in values.values():
                 return f"a cell of {arm.name} {said}"
         cost = arms[arm.name].costs.get(plan.against)

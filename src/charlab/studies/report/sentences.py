@@ -164,6 +164,10 @@ def _cells(results: StudyResults, compares: bool) -> Iterator[Notice]:
     if diverged:
         effect = ", which counts against their arms" if compares else ""
         yield Notice("caution", f"{diverged} of {total} cells diverged{effect}.")
+    infinite = Counter(reason for result in results.cells if (reason := results.figure(result).get("reason")))
+    for why, number in infinite.items():
+        effect = ", which counts against their arms" if compares else ""
+        yield Notice("caution", f"{number} of {total} cells have no finite loss{effect}. {why}")
     if older:
         yield Notice("note", f"{older} of {total} cells were run by other code than today's.")
 
@@ -246,7 +250,9 @@ def _figures(comparison: Comparison) -> str:
     figures += [f"the {who} did not reach the target with {len(lost)} of {seeds}" for who, lost in missed if lost]
     diverged = zip(sides, (comparison.diverged, comparison.baseline_diverged), strict=True)
     fates = [
-        f"the {who} diverged with {len(lost)} of {seeds}, which counts against it" for who, lost in diverged if lost
+        f"the {who} has no finite loss with {len(lost)} of {seeds}, which counts against it"
+        for who, lost in diverged
+        if lost
     ]
     low, high = map(write, comparison.interval)
     if fates:
@@ -265,7 +271,7 @@ def _figures(comparison: Comparison) -> str:
 def _remedy(comparison: Comparison) -> str:
     """Return what would settle an inconclusive verdict."""
     if comparison.diverged or comparison.baseline_diverged:
-        return "more seeds settle nothing until the diverging cells are fixed"
+        return "more seeds settle nothing until these cells are fixed"
     if comparison.mixed:
         return "one of the two figures is a bound, so no number of seeds is certain to settle it"
     if comparison.target is not None:
