@@ -211,11 +211,13 @@ def hparams_table(folder) -> tuple[set[str], list[str], dict[str, tuple[dict, di
 def test_hyperparameters_of_different_runs_share_one_table(tmp_path):
     runs = {
         "bigram": (
-            {"seed": 0, "model": {"name": "bigram"}, "compile": False, "clip": math.inf, "dev": None},
+            {"seed": 0, "model": {"name": "bigram"}, "compile": False, "clip": math.inf, "dev": None}
+            | {"trainer": {"_target_": "lightning.pytorch.Trainer", "devices": "auto", "fast_dev_run": False}},
             {"blocks/train/nll": 2.5},
         ),
         "long": (
-            {"seed": 1, "model": {"name": "gpt", "layers": [4, 4]}, "compile": "auto", "clip": 1},
+            {"seed": 1, "model": {"name": "gpt", "layers": [4, 4]}, "compile": "auto", "clip": 1}
+            | {"trainer": {"_target_": "lightning.pytorch.Trainer", "devices": 1, "max_steps": 5, "fast_dev_run": 2}},
             {"blocks/train/nll": 1.5, "best": 1.25, "no": None},
         ),
         "diverged": ({"seed": 2}, {}),
@@ -229,12 +231,16 @@ def test_hyperparameters_of_different_runs_share_one_table(tmp_path):
 
     names, metrics, sessions = hparams_table(tmp_path)
     results = {"result.blocks/train/nll", "result.best"}
-    assert names == {"seed", "model.name", "model.layers", "compile", "clip", *results}
+    trainer = {f"trainer.{key}" for key in ("_target_", "devices", "max_steps", "fast_dev_run")}
+    assert names == {"seed", "model.name", "model.layers", "compile", "clip", *trainer, *results}
     assert metrics == ["train/loss", "watch/characters", "watch/seconds"]  # no charts of one dot
     hparams, _, status = sessions["bigram"]
-    assert hparams == {"seed": 0, "model.name": "bigram", "compile": "false", "result.blocks/train/nll": 2.5}
+    trainer = {"trainer._target_": "lightning.pytorch.Trainer", "trainer.devices": "auto"}
+    described = {"seed": 0, "model.name": "bigram", "compile": "false", "trainer.fast_dev_run": "false"}
+    assert hparams == described | trainer | {"result.blocks/train/nll": 2.5}
     assert status == api_pb2.STATUS_SUCCESS
     hparams, _, status = sessions["long"]
     described = {"seed": 1, "model.name": "gpt", "model.layers": "[4, 4]", "compile": "auto", "clip": 1.0}
-    assert hparams == described | {"result.blocks/train/nll": 1.5, "result.best": 1.25}
+    trainer |= {"trainer.devices": "1", "trainer.max_steps": 5, "trainer.fast_dev_run": "2"}
+    assert hparams == described | trainer | {"result.blocks/train/nll": 1.5, "result.best": 1.25}
     assert sessions["diverged"][2] == api_pb2.STATUS_FAILURE

@@ -2,13 +2,15 @@
 
 import logging
 from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
 from charlab.errors import UserError
-from charlab.training import trackers
+from charlab.training import loggers, trackers
 from charlab.training.callbacks.samples import SampleText
 from charlab.training.loggers import CSVLogger, build_logger
 from charlab.training.loggers import begin as begin_loggers
@@ -98,3 +100,17 @@ def test_mlflow_writes_to_a_folder_of_ones_own(tmp_path, monkeypatch):
     own = tmp_path / "own"
     node = {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "save_dir": str(own), "tracking_uri": None}
     assert build_logger("mlflow", node, tmp_path / "run", None).save_dir == str(own)
+
+
+def test_a_folder_is_not_read_as_a_part_of_mlflows_address(tmp_path, monkeypatch):
+    asked, folder = [], tmp_path / "50%25 off? #1"
+    monkeypatch.setattr(loggers, "former_run", lambda chosen: asked.append(chosen["tracking_uri"]))
+    monkeypatch.setattr(loggers, "build", lambda chosen: asked.append(chosen["tracking_uri"]) or CSVLogger())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    build_logger("mlflow", {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": None}, folder, None)
+    assert asked[0] == asked[1]
+    address = urlparse(asked[0])
+    assert (address.scheme, url2pathname(address.path)) == ("file", str(folder / "mlruns"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://localhost:5000")
+    build_logger("mlflow", {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": None}, folder, None)
+    assert asked[2] == "http://localhost:5000"

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.request import pathname2url
 
 import numpy as np
 from hydra.errors import InstantiationException
@@ -25,11 +26,12 @@ from lightning.pytorch import loggers as lightning
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from charlab.configuration.build import build
+from charlab.configuration.build import build, signature
 from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
 from charlab.training.callbacks.samples import SampleText
 from charlab.training.trackers import connect, former_run, settings_for, shows_texts
+from charlab.types import fits
 
 EXTRAS = ("wandb", "mlflow", "trackio")
 TOLD_AGAIN = 60.0  # seconds of training before a kill; W&B's process was seen to lose two
@@ -75,6 +77,7 @@ def build_logger(
     chosen |= {key: value for key, value in node.items() if value is not None}
     try:
         if issubclass(kind, lightning.MLFlowLogger):
+            chosen.setdefault("tracking_uri", f"file:{pathname2url(chosen['save_dir'])}")  # a folder may have a % or ?
             chosen["run_id"] = former_run(chosen)
         logger = build(chosen)
     except (ModuleNotFoundError, InstantiationException) as error:
@@ -264,7 +267,8 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
 
         Args:
             hparams: hyperparameters; nested ones get dotted names. A key has the same type in all runs: numbers stay
-                numbers, everything else becomes text. Values that are None or not finite are left out.
+                numbers unless their constructor also accepts text, everything else becomes text. Values that are None
+                or not finite are left out.
             metrics: final metrics, which become columns `result.…`: as scalars, each would be a chart of one dot.
             step: number of optimizer steps.
             succeeded: whether the run finished.
@@ -311,9 +315,13 @@ def _tag(name: str) -> str:
 
 def _flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
+    known = signature(nested["_target_"]) if "_target_" in nested else None
     for name, value in nested.items():
+        annotation = known.annotations.get(name, Any) if known is not None else Any
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
+        elif type(value) in (int, float) and annotation is not Any and (fits("", annotation) or fits(True, annotation)):
+            flat[f"{prefix}{name}"] = str(value)  # 1 device in one run may be "auto" in another
         else:
             flat[f"{prefix}{name}"] = value
     return flat

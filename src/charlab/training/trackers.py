@@ -129,7 +129,7 @@ def former_run(arguments: Mapping[str, Any]) -> str | None:
     from mlflow.tracking import MlflowClient
 
     try:
-        client = MlflowClient(arguments.get("tracking_uri") or f"file:{arguments['save_dir']}")
+        client = MlflowClient(arguments["tracking_uri"])
         experiment = client.get_experiment_by_name(arguments.get("experiment_name", "lightning_logs"))
         if experiment is None:
             return None
