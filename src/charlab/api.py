@@ -22,6 +22,7 @@ from charlab.configuration.overrides import written
 from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
+from charlab.notebook import replace_missing_characters
 from charlab.runs.checkpoint import load
 from charlab.runs.display import answer
 from charlab.runs.export import export
@@ -57,6 +58,7 @@ def run(*overrides: str, **parts: Any) -> Record:
         UserError: if an override or a part is invalid, before anything is written.
         DivergedError: if the loss becomes infinite or NaN.
     """
+    replace_missing_characters()
     parts, typed = _apart(parts)
     overrides = tuple(with_extended([*overrides, *typed]))
     for override in overrides:
@@ -103,6 +105,7 @@ def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
     Raises:
         UserError: if the study or an override is invalid, before anything is written.
     """
+    replace_missing_characters()
     parts, typed = _apart(values)
     with _options(parts) as (_, folder):
         composer = Composer(config_dir=folder)
@@ -125,6 +128,7 @@ def evaluate(run: Record | Path | str, /, *overrides: str, **values: Any) -> Sco
     """
     from charlab.runs.evaluate import evaluate_run
 
+    replace_missing_characters()
     return evaluate_run(compose([_chosen(run), *overrides, *_overrides(values)], "evaluate"))
 
 

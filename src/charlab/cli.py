@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import os
 import re
 import sys
@@ -45,6 +44,7 @@ from charlab.configuration.overrides import literal
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
+from charlab.notebook import replace_missing_characters
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
 from charlab.runs.program import browse
 from charlab.runs.store import with_extended
@@ -212,8 +212,7 @@ def _given(arguments: Sequence[str] | None) -> list[str]:
 def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a program with these arguments and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # an encoding without "≤" must not end the program
+    replace_missing_characters()
     try:
         code = _exit_code(partial(program, _given(arguments)))
         sys.stdout.flush()

@@ -50,6 +50,12 @@ class Output(Console):
         print("Nothing reads the output any more: the run goes on without it.", file=sys.stderr)
 
 
+def replace_missing_characters() -> None:
+    """Have standard output replace characters that its encoding lacks, such as "≤", rather than raise an exception."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
 class NotebookLive:
     """Redraw a progress bar within one output area, however wide it is, without widgets.
 

@@ -91,6 +91,22 @@ def test_first_weights_that_are_no_numbers_end_the_run_before_training(run_tiny,
 
 
 @pytest.mark.slow
+def test_a_script_whose_output_is_ascii_trains_a_model_of_bounds(tmp_path):
+    (tmp_path / "script.py").write_text("""
+import charlab
+
+brief = ["data=play", "data.corpus.length=3000", "data.context_length=8", "trainer=cpu", "trainer.max_steps=1"]
+record = charlab.run("model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1", *brief)
+print(charlab.evaluate(record, device="cpu").likelihood)
+""")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(warm([sys.executable, "script.py"]), capture_output=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert b"?" in done.stdout
+    assert done.stdout.endswith(b"bound\n")
+
+
+@pytest.mark.slow
 def test_a_terminal_of_ascii_ends_no_run(tmp_path):
     (tmp_path / "accents.txt").write_text("é≤ü×—\n" * 300)
     command = ["-m", "charlab", "train", "model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import io
 import os
 import signal
 import stat
@@ -24,6 +23,7 @@ from charlab.configuration.messages import exit_code
 from charlab.configuration.overrides import literal
 from charlab.errors import UserError
 from charlab.files import write_atomically
+from charlab.notebook import replace_missing_characters
 from charlab.runs.definitions import extract, names_in, provide
 
 
@@ -73,8 +73,7 @@ def run(file: Path) -> int:
     """Train the configuration in a cell's file; return the exit code."""
     described = read_cell(file)
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # as in cli: a terminal encoding without "≤" must not fail the run
+    replace_missing_characters()
     os.environ["CHARLAB_STUDY"] = file.absolute().parents[2].name  # trackers group its runs
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
