@@ -59,7 +59,9 @@ def test_an_arm_goes_before_what_is_typed_and_that_before_what_is_shared() -> No
 
 def test_arms_on_other_windows_are_marked(write_study: Write, expand: Expand) -> None:
     often = "often: [trainer.accumulate_grad_batches=2, model.num_layers=3]"
-    plan = expand(write_study(arms=f"{{learned: [], large: [data.batch_size=3], deep: [model.num_layers=5], {often}}}"))
+    shared = "shared: [trainer.devices=2, trainer.strategy=ddp, optimizer.lr=0.1]"  # sees the same windows
+    arms = f"{{learned: [], large: [data.batch_size=3], deep: [model.num_layers=5], {often}, {shared}}}"
+    plan = expand(write_study(arms=arms))
     assert [arm.name for arm in plan.arms if not arm.paired] == ["large"]
 
 

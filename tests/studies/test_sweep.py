@@ -1,5 +1,6 @@
 """What is run, what is not, and what is said of it; the runs themselves are made up."""
 
+import io
 import os
 import re
 import subprocess
@@ -347,6 +348,16 @@ def test_many_arms_are_announced_before_they_are_checked(
     assert capfd.readouterr().out.startswith("Checking 2 arms …\n") == (most == 2)
 
 
+def test_arms_are_checked_behind_a_bar_on_a_terminal(text_path: Path) -> None:
+    terminal = Console(force_terminal=True, width=100, record=True, file=io.StringIO())
+    composer = Composer()
+    brief = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
+    given = composer.prepare([*brief, "optimizer.lr=0.1,0.2", "dry_run=true"])
+    assert sweep(composer.master(given), composer, given, console=terminal) is None
+    shown = terminal.export_text()
+    assert [step for step in ("composing", "checking", "looking for runs") if step not in shown] == []
+
+
 def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], text_path: Path) -> None:
     common = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu"]
     assert train("-m", *common, "optimizer.lr=0.1,0.2", "seed=1,2", "study.name=rates") == 0
@@ -379,6 +390,13 @@ def mistaken() -> Callable[..., str]:
         (["optimizer.lr=range(3,1)"], "optimizer.lr=range(3,1) has no values"),
         (["seed=range(3,1)"], "seed=range(3,1) has no values"),
         (["optimizer.lr=range(1,2,0)"], "optimizer.lr=range(1,2,0)"),
+        (["optimizer.lr=range(0.1,inf)"], "optimizer.lr=range(0.1,inf) has no end, or more than 10,000 values"),
+        (["optimizer.lr=range(1,3,nan)"], "optimizer.lr=range(1,3,nan) has no end, or more than 10,000 values"),
+        (
+            ["optimizer.lr=range(3,-inf,-1)"],
+            "optimizer.lr=range(3,-inf,-1) has no end, or more than 10,000 values",
+        ),
+        (["seed=range(0,1000000000)"], "seed=range(0,1000000000) has no end, or more than 10,000 values"),
         (["optimizer.lr=choice(1e-3,choice(2,3))"], "optimizer.lr=choice(1e-3,choice(2,3))"),
         (["optimizer.lr=interval(0,1)"], "is a range to search, but a sweep tries single values"),
         (["optimizer.lr=1e-4,0.0001"], "optimizer.lr=1e-4,0.0001 has 0.0001 twice"),

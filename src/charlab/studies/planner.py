@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import RangeSweep
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -28,6 +29,7 @@ from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_n
 from charlab.studies.plan import Cell, Plan
 
 MANY_ARMS = 10  # from this many arms on, announce their checks
+MOST_VALUES = 10_000  # of a range
 SHARED_KEYS = ("seed", "data.seed", "output_dir", "force")  # seeds pair the arms, and there is one output folder
 
 
@@ -167,7 +169,10 @@ class Planner:
                 f"{override} is a range to search, but a sweep tries single values: list some, or put the range into a "
                 "file conf/search/NAME.yaml and give search=NAME."
             )
+        spread = read(override).value()
         try:
+            if isinstance(spread, RangeSweep) and not _length(spread) <= MOST_VALUES:
+                raise UserError(f"{override} has no end, or more than {MOST_VALUES:,} values: change its end or step.")
             values = [job[0].partition("=")[2] for job in self.composer.expand([override])]
         except UserError:
             raise
@@ -235,6 +240,12 @@ def merged(*groups: Sequence[str]) -> list[str]:
         by_key.pop(key, None)
         by_key[key] = override
     return list(by_key.values())
+
+
+def _length(spread: RangeSweep) -> float:
+    """Return about how many values a range has; infinity or nan if Hydra would expand it without end."""
+    start, stop, step = (float(end or 0.0) for end in (spread.start, spread.stop, spread.step))
+    return (stop - start) / step if step else 0.0  # Hydra refuses a step of 0
 
 
 def _integer(seed: str) -> int:
