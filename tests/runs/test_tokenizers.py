@@ -16,9 +16,9 @@ from charlab import cli
 from charlab.configuration.compose import compose
 from charlab.data.tokenizers import Bytes
 from charlab.errors import UserError
+from charlab.runs.draw import sample
 from charlab.runs.evaluate import evaluate_run
 from charlab.runs.generate import generate_from_run
-from charlab.runs.look import sample
 from charlab.runs.record import Record
 from tests.helpers.warm import warm
 

@@ -21,9 +21,9 @@ from charlab.errors import UserError
 from charlab.notebook import data_uri
 from charlab.quantities import clock, compute
 from charlab.runs import store
+from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
 from charlab.runs.identity import members_of_other_code
-from charlab.runs.look import complete, sample
 from charlab.runs.plots import LOSS_PLOT
 from charlab.runs.record import FILE_NAME, Record
 

@@ -57,7 +57,7 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
 
         show(rest[1:], output_dir, options, console)
     elif rest[:1] == ["draw"]:
-        from charlab.runs.look import draw
+        from charlab.runs.draw import draw
 
         draw(rest[1:], output_dir, console)
     elif rest[:1] in (["tag"], ["note"]):

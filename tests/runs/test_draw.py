@@ -11,7 +11,7 @@ from rich.console import Console
 
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
-from charlab.runs import look
+from charlab.runs import draw
 from charlab.runs.folder import CHECKPOINT
 from charlab.runs.program import browse
 from charlab.runs.record import Record
@@ -64,18 +64,18 @@ def test_a_wrong_wish_is_said(run_tiny):
 
 def test_a_sample_is_the_one_that_the_run_would_have_drawn(bare, finished_run):
     expected = (finished_run.folder / "samples.txt").read_text()
-    assert look.sample(bare) == expected
+    assert draw.sample(bare) == expected
     assert (bare.folder / "samples.txt").read_text() == expected
     (bare.folder / "samples.txt").write_text("kept\n")
-    assert look.sample(bare) == "kept\n"
+    assert draw.sample(bare) == "kept\n"
 
 
 def test_there_is_no_sample_without_weights_and_no_error_either(bare, caplog):
     (bare.folder / CHECKPOINT).write_bytes(b"no checkpoint")
-    assert look.sample(bare) == ""
+    assert draw.sample(bare) == ""
     assert "There is no sample of" in caplog.text
     (bare.folder / CHECKPOINT).unlink()
-    assert look.sample(bare) == ""
+    assert draw.sample(bare) == ""
 
 
 def test_a_card_has_a_sample(bare, finished_run):
@@ -127,7 +127,7 @@ import sys
 from pathlib import Path
 import charlab
 from charlab.cli import main
-from charlab.runs.look import sample
+from charlab.runs.draw import sample
 from charlab.runs.record import Record
 from charlab.runs.setup import Parts
 folder = sys.argv[1]

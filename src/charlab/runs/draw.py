@@ -1,4 +1,4 @@
-"""Look at a finished run: a sample of its text, its loss curves and its attention, drawn on request."""
+"""Draw a finished run on request: a sample of its text, its loss curves and its attention."""
 
 from __future__ import annotations
 
