@@ -232,7 +232,7 @@ def test_documents_are_written_and_stale_rows_marked_which_a_check_passes(docume
     assert documents("--hours", "0", "--no-requalify") == 0
     marked = page.read_text()
     assert "| bigram † | " in marked
-    assert "\n† by former code, all or in part: 1 run.\n" in marked
+    assert "\n† made at least in part by earlier code: 1 run.\n" in marked
     assert unmarked(marked) == written
     assert documents("--check") == 0
     page.write_text(marked.replace("| bigram †", "| bigrams †"))

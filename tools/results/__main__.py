@@ -55,9 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     """
     parser = ArgumentParser(
         prog="python -m tools.results",
-        description="Say which runs behind docs/results.md, the table in README.md and docs/studies are missing from "
-        "records/, or by former code, and make them: in the order in which a reader needs them, each kept as soon as "
-        "it is finished. Given again, the command goes on. Then write the page and the table.",
+        description="List the runs behind docs/results.md, docs/studies and the table in README.md that are missing "
+        "from records/ or by earlier code, and make them, the most important first. Each is added to records/ at once, "
+        "so the same command continues after an interruption. Then write the page and the table.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="only add the run in this folder, and write")
     parser.add_argument("--check", action="store_true", help="only compare the documents with the records")
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check() -> int:
-    """Compare the documents with the records, but for the marks; say which differ, and return 1 if any does, else 0."""
+    """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0."""
     code = 0
     for page, text in pages(Archive(RECORDS)):
         if unmarked(page.read_text(encoding="utf-8")) != unmarked(text):
@@ -124,7 +124,7 @@ def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
 
 
 def with_overview(readme: str, archive: Archive, marks: Marks = NONE) -> str:
-    """Return the README with its table of models, between two comments, written anew."""
+    """Return the README with a new table of models between its two comments."""
     before, begin, rest = readme.partition("<!-- models: written by make results -->\n")
     _, end, after = rest.partition("<!-- end of models -->\n")
     return f"{before}{begin}{overview(archive.records(), marks)}\n{end}{after}"

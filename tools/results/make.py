@@ -35,8 +35,8 @@ class Choice:
     Attributes:
         only: patterns of names or groups; empty for all.
         seconds: start nothing that is not expected to end within that time; None for no limit.
-        requalify: whether to repeat the first points of stale runs before training them anew.
-        unsettled: whether to train runs anew that differ from records of another machine by little.
+        requalify: whether to repeat the first points of stale runs before training them again.
+        unsettled: whether to train runs again that differ little from the records of another machine.
     """
 
     only: Sequence[str] = ()
@@ -89,7 +89,7 @@ class Maker:
             if said is not None:
                 return said
         if known is not None and not choice.unsettled:
-            return f"not settled on this machine, {known}; --unsettled trains it anew."
+            return f"not settled on this machine, {known}; --unsettled trains it again."
         if deadline is not None and (state.seconds is None or time.monotonic() + state.seconds > deadline):
             expected = "an unknown time" if state.seconds is None else duration(state.seconds)
             return f"left for later, as it takes {expected}."

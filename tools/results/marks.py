@@ -1,4 +1,4 @@
-"""Marks of what former code has made. They depend on today's code, and the rest of a page only on the records."""
+"""Marks of runs by earlier code. They depend on today's code; the rest of a page depends only on the records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Marks:
     def sentence(self, runs: Iterable[Record]) -> list[str]:
         """Return the lines that explain the marks of these runs, the first one empty; none if none is marked."""
         number = self._number(runs)
-        return ["", f"† by former code, all or in part: {count(number, 'run')}."] if number else []
+        return ["", f"† made at least in part by earlier code: {count(number, 'run')}."] if number else []
 
     def _number(self, runs: Iterable[Record]) -> int:
         return sum(f"{run.name}/{run.fingerprint}" in self.former for run in runs)

@@ -1,4 +1,4 @@
-"""What the documents show: every run, in the order in which a reader needs it."""
+"""Every run that the documents show, the most important first."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class BytePairs(Bytes):
 def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
     """Merge the most frequent pair of tokens in the train text, again and again, starting from the text's bytes.
 
-    The merges of a text of some length are kept in the data folder, where the next run finds them.
+    The merges of long texts are cached in the data folder.
 
     Args:
         text: the whole text.

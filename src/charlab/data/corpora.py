@@ -41,7 +41,8 @@ class Corpus:
 
     Args:
         name: a short name for tables, file names and messages.
-        parts: function that yields the text part by part, each time anew; a long text is never in memory as a whole.
+        parts: function that yields the text part by part, from the start at each call; a long text is never in memory
+            as a whole.
         length: number of characters.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
         floor_per_character: (length,) float64, −log p in nats of each character given all that precede it under the
