@@ -1,7 +1,10 @@
-"""The exceptions that entry points print without a traceback."""
+"""The exceptions that entry points print without a traceback, and errors that end nothing."""
 
+import logging
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(ValueError):
@@ -28,3 +31,13 @@ class PartError(RuntimeError):
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             return traceback.format_exception(self)
         return [f"{type(self).__name__}: {self} (%env HYDRA_FULL_ERROR=1 shows the traceback.)"]
+
+
+@contextmanager
+def decorating(what: str) -> Iterator[None]:
+    """Turn an error in the block into a warning: a failed plot or sample must not end the run."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        logging.getLogger("charlab").warning("The %s failed (%s); the run goes on without it.", what, reason)

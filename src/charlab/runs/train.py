@@ -20,7 +20,7 @@ from rich.console import Console
 
 from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
-from charlab.errors import PartError, UserError
+from charlab.errors import PartError, UserError, decorating
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
@@ -40,7 +40,6 @@ from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close
-from charlab.training.module import decorating
 from charlab.training.trainer import has_several_processes
 
 KNOWN = ("charlab.", "lightning.")  # packages whose callbacks are not listed

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Vocabulary, readable
+from charlab.errors import decorating
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.module import LanguageModelModule, decorating
+from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_image, shows_images
 from charlab.types import PositiveInt
 

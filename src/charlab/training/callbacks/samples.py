@@ -8,11 +8,11 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
-from charlab.errors import UserError
+from charlab.errors import UserError, decorating
 from charlab.files import write_atomically
 from charlab.generation import sample_text
 from charlab.models.inference import device_of, untouched_randomness
-from charlab.training.module import LanguageModelModule, decorating
+from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_text
 from charlab.types import PositiveFloat, PositiveInt
 
