@@ -89,9 +89,9 @@ def run_training(*overrides: str) -> Measurement:
         return measured
 
 
-def mean_step_ms(metrics: Path, after: int = 0) -> float:
-    """Return the mean time of the steps between the first logged one beyond `after` and the last, in milliseconds."""
-    points = [point for point in _logged_steps(metrics) if point[0] > after]
+def mean_step_ms(metrics: Path) -> float:
+    """Return the mean time of the steps between the first logged one and the last, in milliseconds."""
+    points = _logged_steps(metrics)
     (first, since), (last, until) = points[0], points[-1]
     return 1e3 * (until - since) / (last - first)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
+from benchmarks.pairs import OURS, Benchmark, Figure, Side
 from benchmarks.processes import (
     QUIET,
     run_module,
@@ -22,6 +22,7 @@ from benchmarks.processes import (
 REFERENCE = "nanoGPT's recipe, eager"
 COMPILED = "nanoGPT's recipe, compiled"
 PLAIN_LOOP = "the plainest loop"
+BARE = "a bare lightning.Trainer"
 
 
 def _recipe_step() -> Benchmark:
@@ -52,36 +53,21 @@ def _memory() -> Benchmark:
     )
 
 
-def _framework_tax() -> Benchmark:
+def _framework_tax(what: str, experiment: str, *figures: Figure) -> Benchmark:
     blocks, steps = 40, 10  # blocks in each process: short ones, since the machine's speed drifts within seconds
 
     @cache
     def alternation(process: int) -> dict[str, Any]:
-        return run_module("benchmarks.alternation", blocks, steps, "experiment=benchmark/recipe", f"seed={process}")
+        return run_module("benchmarks.alternation", blocks, steps, f"experiment={experiment}", f"seed={process}")
 
     def side(key: str) -> Side:
         return lambda number: {"step_ms": alternation(number // blocks)[key][number % blocks]}
 
     return Benchmark(
-        "The framework's tax on nanoGPT's CPU recipe, block after block of 10 steps in one process",
-        {OURS: side("step_ms"), PLAIN_LOOP: side("plain_step_ms")},
-        [Figure("step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03)],
+        f"The framework's tax on {what}, block after block of {steps} steps in one process",
+        {OURS: side("step_ms"), BARE: side("bare_step_ms"), PLAIN_LOOP: side("plain_step_ms")},
+        figures,
         pairs=3 * blocks,
-    )
-
-
-def _framework_tax_of_a_bigram() -> Benchmark:
-    bare = "a bare lightning.Trainer"
-
-    @cache
-    def both(_: int) -> Measurement:
-        """Measure both sides one after the other in one process."""
-        return run_module("benchmarks.tax", 1000, "experiment=part1/bigram")
-
-    return Benchmark(
-        "The framework's tax on the bigram",
-        {OURS: both, bare: lambda number: {"step_ms": both(number)["bare_step_ms"]}},
-        [Figure("step_ms", "step", "ms", "times less", bare, 1 / 1.8)],
     )
 
 
@@ -214,8 +200,15 @@ def _study() -> Benchmark:
 BENCHMARKS = {
     "recipe_step": _recipe_step,
     "memory": _memory,
-    "framework_tax": _framework_tax,
-    "framework_tax_bigram": _framework_tax_of_a_bigram,
+    "framework_tax": lambda: _framework_tax(
+        "nanoGPT's CPU recipe",
+        "benchmark/recipe",
+        Figure("step_ms", "step", "ms", "share above", PLAIN_LOOP, 0.03),
+        Figure("step_ms", "step", "ms", "share above", BARE),
+    ),
+    "framework_tax_bigram": lambda: _framework_tax(
+        "the bigram", "part1/bigram", Figure("step_ms", "step", "ms", "times less", BARE, 1 / 1.8)
+    ),
     "multi_head": lambda: _ladder("multi_head", 12),
     "transformer": lambda: _ladder("transformer", 6),
     "time_to_recipe_loss": _time_to_recipe_loss,
