@@ -37,6 +37,15 @@ def test_it_says_its_version(capsys):
     assert capsys.readouterr().out == f"charlab {charlab.__version__}\n"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command, capfd, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["charlab"])
+    assert main([command, "--help"]) == 0
+    told = capfd.readouterr()
+    assert f"charlab {command}" in told.out
+    assert told.err == ""
+
+
 @pytest.mark.parametrize(
     ("command", "hint"),
     [("trian", "did you mean train?"), ("model=gpt", f"known are {', '.join(COMMANDS)}.")],

@@ -1,6 +1,8 @@
 """One real study, each cell of it a process: what is planned is what runs, and a rerun runs nothing."""
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +52,11 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     first = run()
     assert first.returncode == 1, first.stderr
     assert "mine: 4 of 6 finished, 2 failed" in first.stdout
+    reason, again = re.search(r"raises/2 failed: (.*)\n  again: (.*)\n", first.stdout).groups()
+    alone = subprocess.run(
+        warm([sys.executable, *shlex.split(again)[1:]]), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (alone.returncode, reason in alone.stderr) == (1, True), alone.stderr
     study = tmp_path / "my results/studies/mine"
     plan = Plan.load(study)
     for cell in plan.cells:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 
 import optuna
 import pytest
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 SEARCH = """
 defaults: [_base, _self_]
-overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=bigram, trainer.accelerator=cpu]
+overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=own, trainer.accelerator=cpu]
 parameters:
   optimizer.lr: {low: 1.0e-4, high: 1.0, log: true}
   data.batch_size: {low: 4, high: 16, step: 4}
@@ -40,6 +41,8 @@ def run(tmp_path, trainer):
     trainer.nll = quadratic
     (tmp_path / "conf" / "search").mkdir(parents=True)
     (tmp_path / "conf" / "search" / "mine.yaml").write_text(SEARCH)
+    (tmp_path / "conf" / "model").mkdir()
+    (tmp_path / "conf" / "model" / "own.yaml").write_text("defaults: [bigram]")
 
     def command(*overrides, output="outputs"):
         folder = tmp_path / output
@@ -75,6 +78,7 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     (command,) = re.findall(r"charlab train (.*)", output)
     assert f"optimizer.lr={values_of(best)['optimizer.lr']}" in command
     assert "dev_fraction" not in command
+    assert cli.train([*shlex.split(command), "--cfg", "job"]) == 0  # with the options of the given folder
     assert run() == 0
     assert len(trainer.batches) == 2
 

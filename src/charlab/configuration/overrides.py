@@ -139,6 +139,11 @@ def quoted(text: str) -> str:
     return QuotedString(literal(text), Quote.double).with_quotes()
 
 
+def quoted_if_needed(text: str) -> str:
+    """Return `text` as a value to be typed, in quotes unless it is as plain as most names and paths."""
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else quoted(text)
+
+
 def literal(text: str) -> str:
     """Return `text` with every "${" escaped, so that OmegaConf reads no interpolation."""
     # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.

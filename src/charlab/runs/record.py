@@ -251,7 +251,10 @@ class Record:
         for entry in self.metrics:
             if entry["protocol"] == protocol and entry["split"] == split:
                 return entry
-        computing = command("evaluate", f"run={self.folder}", f"protocol={protocol}", f"split={split}")
+        from charlab.configuration.overrides import quoted_if_needed
+
+        run = f"run={quoted_if_needed(str(self.folder))}"
+        computing = command("evaluate", run, f"protocol={protocol}", f"split={split}")
         raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: compute it by {computing}.")
 
     def _complete(self, protocol: str, split: str) -> None:

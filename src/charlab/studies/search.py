@@ -98,8 +98,15 @@ def check_own(parameters: Mapping[str, Parameter], given: str, where: str) -> No
             raise UserError(f"{given}{where} has {key}, which all trials of a search share: leave it out.")
 
 
-def search(config: DictConfig, composer: Composer, typed: Sequence[str], executor: Executor, console: Console) -> None:
-    """Run the chosen search until it has the requested number of trials, then print the best ones.
+def search(
+    config: DictConfig,
+    composer: Composer,
+    typed: Sequence[str],
+    flags: Sequence[str],
+    executor: Executor,
+    console: Console,
+) -> None:
+    """Run the chosen search until it has the requested number of trials, then print the best ones; see `sweep`.
 
     Raises:
         SystemExit: with code 1, if no trial has a result.
@@ -111,7 +118,7 @@ def search(config: DictConfig, composer: Composer, typed: Sequence[str], executo
     executor.check(trials.output_dir)
     with executor:
         trials.run(executor, console)
-        trials.print(console)
+        trials.print(console, flags)
     if not trials.ranked():
         raise SystemExit(1)
 
@@ -273,7 +280,7 @@ class Trials:
         """Return the trials with a result, those with the lowest loss first."""
         return sorted((trial for trial in self.all() if trial.loss is not None), key=attrgetter("loss"))
 
-    def print(self, console: Console) -> None:
+    def print(self, console: Console, flags: Sequence[str]) -> None:
         """Print the best trials, why others have no result, and the command that trains the best one again."""
         trials, parameters = self.all(), list(self.definition.parameters)
         done = self.ranked()
@@ -292,7 +299,7 @@ class Trials:
         lines.append(f"{ended} of {self.definition.trials} trials, {len(done)} with a result.")
         if done:
             kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
-            again = command("train", *kept, *self._overrides(done[0].values))
+            again = command("train", *flags, *kept, *self._overrides(done[0].values))
             lines.append(f"The best on the whole train text, to be judged by a study over further seeds:\n  {again}")
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)

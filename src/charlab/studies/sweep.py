@@ -75,7 +75,7 @@ def sweep(
     if config.search is not None:
         from charlab.studies.search import search
 
-        search(config, composer, typed, executor, console)
+        search(config, composer, typed, flags, executor, console)
         return None
     definition = define(config.study, None if choices.study == NOT_CHOSEN else choices.study)
     if "force=true" in map(str.lower, typed):

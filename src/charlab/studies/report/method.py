@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from charlab.command import command
-from charlab.configuration.overrides import quoted, translate
+from charlab.configuration.overrides import quoted_if_needed, translate
 from charlab.quantities import UNKNOWN, count, joined
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
@@ -29,7 +29,6 @@ _PROTOCOLS = {
     "estimate": "random windows of the validation text",
 }
 _TIMES = {"steps_to": "number of optimizer steps", "seconds_to": "time of training, in seconds,"}
-_PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # a path that Hydra takes as it is
 # An absolute path, of POSIX or Windows, of at least two parts; the lookbehind spares addresses and parts of paths.
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.:/~…-])(?:[A-Za-z]:[\\/]|~?/)(?:[^\s/\\:'\",;()]+[\\/])+[^\s/\\:'\",;()]*")
 
@@ -233,7 +232,7 @@ def commands(results: StudyResults) -> dict[str, str]:
     report = [f"study={plan.name}"]
     output_dir = _relative(f"{results.folder.parents[1]}")
     if output_dir != "outputs":
-        report.append(f"output_dir={output_dir if _PLAIN.fullmatch(output_dir) else quoted(output_dir)}")
+        report.append(f"output_dir={quoted_if_needed(output_dir)}")
     found["This report"] = command("report", *report)
     for arm in plan.arms:
         found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
