@@ -18,7 +18,7 @@ from rich.console import Console
 
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
-from charlab.configuration.overrides import written
+from charlab.configuration.overrides import without_effect, written
 from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
@@ -61,9 +61,8 @@ def run(*overrides: str, **parts: Any) -> Record:
     replace_missing_characters()
     parts, typed = _apart(parts)
     overrides = tuple(with_extended([*overrides, *typed]))
-    for override in overrides:
-        if override.startswith(("study=", "search=")) or override.lower() == "dry_run=true":
-            raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
+    if (override := without_effect(overrides)) is not None:
+        raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
     folder = output_folder(config, sweep=False)

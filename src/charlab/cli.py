@@ -40,7 +40,7 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
-from charlab.configuration.overrides import literal
+from charlab.configuration.overrides import literal, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
@@ -334,6 +334,8 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
     if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
         sweep = True
+    if config_name == "train" and not sweep and not shows and (override := without_effect(overrides)) is not None:
+        raise UserError(f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.")
     if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
         from charlab.studies.sweep import sweep as run_sweep
 

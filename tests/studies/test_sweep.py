@@ -424,12 +424,22 @@ def test_a_mistaken_sweep_is_told_in_a_sentence(
 
 
 def test_a_single_run_is_no_study(work: Path) -> None:
-    for override in ("study=demo", "search=lr", "dry_run=true"):
+    for override in ("study=demo", "search=lr", "dry_run=true", "launcher=slurm", "study.margin=0.1"):
         sentence = f'charlab.run trains one model: for {override}, call charlab.study("{override}").'
         with pytest.raises(UserError, match=re.escape(sentence)):
             charlab.run(override)
     with pytest.raises(UserError, match=r"There is no study=dmeo.*did you mean demo"):
         charlab.study("dmeo")
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("override", ["launcher=slurm", "launcher.at_once=2", "study.margin=0.1"])
+def test_what_only_a_sweep_heeds_is_no_setting_of_a_single_run(
+    train: Callable[..., int], work: Path, capfd: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert train("model=bigram", override) == 2
+    told = f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.\n"
+    assert capfd.readouterr().err == told
     assert list(work.iterdir()) == []
 
 

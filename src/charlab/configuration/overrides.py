@@ -205,6 +205,15 @@ def concerns_sweep(override: str) -> bool:
     return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS
 
 
+def without_effect(overrides: Sequence[str]) -> str | None:
+    """Return the first override that only a sweep heeds and a single run would ignore; None if there is none."""
+    for override in overrides:
+        key, _, value = override.lstrip("+").partition("=")
+        if key.partition(".")[0] in SWEEP_KEYS and value.lower() not in ("null", "false", "local"):
+            return override
+    return None
+
+
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
