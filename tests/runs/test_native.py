@@ -244,6 +244,28 @@ def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny
     assert Record.load(record.parent).steps == 0
 
 
+class Learns(Callback):
+    """Comes to hold what no checkpoint can, in the midst of training."""
+
+    kept: object = None
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 8:
+            self.kept = np.float64(3.0)
+
+    def state_dict(self):
+        return {"kept": self.kept}
+
+
+def test_a_checkpoint_that_could_not_be_read_back_does_not_replace_the_former(run_tiny, tmp_path):
+    with pytest.raises(UserError, match=r"Learns.*more than numbers, text, lists"):
+        run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Learns}")
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    checkpoint = record.parent / "checkpoints" / "last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 6
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["last.ckpt"]
+
+
 class Careless(Callback):
     """Fails in code of its own, or in a library that it calls."""
 

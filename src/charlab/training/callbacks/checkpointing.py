@@ -10,8 +10,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -26,6 +27,8 @@ from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
 from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule
 from charlab.types import PositiveFloat, PositiveInt
+
+_UNREADABLE = (pickle.PickleError, AttributeError, TypeError)
 
 
 class Terminated(BaseException):
@@ -209,17 +212,11 @@ class Checkpointing(ModelCheckpoint):
 class AtomicCheckpointIO(CheckpointIO):
     """Write checkpoints atomically, and read them without executing code.
 
-    The first two checkpoints are verified: they must be readable without executing code.
+    A checkpoint that could not be read back does not replace the former one.
     """
 
-    def __init__(self) -> None:
-        self._to_verify = 2
-
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if self._to_verify:
-            self._to_verify -= 1
-            _verify(checkpoint)
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        write_atomically(Path(path), partial(_write, checkpoint))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
@@ -230,8 +227,23 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-def _verify(checkpoint: dict[str, Any]) -> None:
-    """Raise `UserError` if a part of a checkpoint cannot be read back without executing code."""
+def _write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:
+    """Write a checkpoint to a file, and read it back without executing code and without its tensors' values.
+
+    Raises:
+        UserError: if a part cannot be read back; the message names it.
+    """
+    try:
+        torch.save(checkpoint, file)
+        file.flush()
+        torch.load(file.name, map_location="meta", mmap=True, weights_only=True)
+    except _UNREADABLE:
+        _name_unreadable(checkpoint)
+        raise
+
+
+def _name_unreadable(checkpoint: dict[str, Any]) -> None:
+    """Raise `UserError` for the first part of a checkpoint that cannot be read back without executing code."""
     parts = {f"the state of the callback {name}": state for name, state in checkpoint.get("callbacks", {}).items()}
     parts |= {f"“{name}”": part for name, part in checkpoint.items() if name != "callbacks"}
     for name, part in parts.items():
@@ -240,7 +252,7 @@ def _verify(checkpoint: dict[str, Any]) -> None:
             torch.save(part, file)
             file.seek(0)
             torch.load(file, map_location="cpu", weights_only=True)
-        except (pickle.PickleError, AttributeError, TypeError) as error:
+        except _UNREADABLE as error:
             reason = str(error).strip().splitlines()[0].partition(". ")[0]
             raise UserError(
                 f"A checkpoint could not be read back, because {name} holds more than numbers, text, lists, "
