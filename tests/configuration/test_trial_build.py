@@ -20,6 +20,7 @@ from .conftest import write
 Mistake = Callable[..., str]
 
 MODELS = """
+import statistics
 import torch
 from torch import nn
 from charlab.models.contract import AutoregressiveModel
@@ -56,6 +57,10 @@ class Misfit(Table):
     def forward(self, tokens):
         wrong = self.embedding(tokens)[..., 1:]
         return self.readout(wrong)
+
+class Average(Table):
+    def forward(self, tokens):
+        return self.readout(self.embedding(tokens)) * statistics.mean([])
 
 class Itemized(Table):
     def forward(self, tokens):
@@ -110,9 +115,11 @@ defaults:
   - optimizer: adamw
   - scheduler: constant
   - objective: none
+  - averaging: none
   - trainer: cpu
 seed: 1
 objective: null
+averaging: null
 hydra: {{searchpath: ["file://{conf_folder()}"]}}
 """
 
@@ -127,6 +134,9 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     mixer = "defaults: [gpt, override mixer: scoreless, override position: alibi, _self_]\nnum_layers: 1"
     write(folder, {"conf/model/newcomer.yaml": mixer})
     write(folder, {"conf/optimizer/rmsprop.yaml": "{_target_: torch.optim.RMSprop, lr: 0.1}"})
+    for part in ("data", "objective", "averaging"):
+        write(folder, {f"conf/{part}/other.yaml": "{_target_: collections.OrderedDict}"})
+    write(folder, {"conf/scheduler/stepless.yaml": "{_target_: torch.optim.lr_scheduler.StepLR}"})
     write(folder, {"conf/scheduler/step.yaml": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 3}"})
     write(folder, {"conf/model/mixer/scoreless.yaml": "{_target_: own_models.Scoreless, _partial_: true}"})
     write(folder, {"conf/program.yaml": PROGRAM})
@@ -278,6 +288,11 @@ def test_a_users_shape_error_shows_his_own_line_first(mistake: Mistake, own: Pat
     assert mistake("model=Misfit").startswith(place + "a and b must have same reduction dim")
 
 
+def test_a_users_line_comes_first_also_where_a_library_raises(mistake: Mistake, own: Path) -> None:
+    line = next(number for number, text in enumerate(MODELS.splitlines(), start=1) if "statistics.mean" in text)
+    assert mistake("model=Average").startswith(f"{own}, line {line}, in forward, with model: StatisticsError: ")
+
+
 def test_a_users_forward_of_another_shape(mistake: Mistake, own: Path) -> None:
     line = MODELS.splitlines().index("class Transposed(Table):") + 2
     assert mistake("model=Transposed", "data.context_length=7") == (
@@ -320,6 +335,8 @@ def test_optimizers_and_schedulers_of_torch_are_built_too(job: Callable[..., Dic
     assert mistake(*overrides, "scheduler.step_siz=3") == (
         "There is no key scheduler.step_siz; did you mean scheduler.step_size?"
     )
+    missing = "scheduler: TypeError: StepLR.__init__() missing 1 required positional argument: 'step_size'."
+    assert mistake("model=bigram", "scheduler=stepless") == missing
 
 
 def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
@@ -330,6 +347,27 @@ def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
 
 def test_a_class_that_is_no_language_model(mistake: Mistake) -> None:
     assert "own_models.Plain is not a charlab LanguageModel" in mistake("model=Plain")
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("data", "CharacterDataModule"),
+        ("objective", "Objective"),
+        ("averaging", "Callback"),
+        ("trainer.profiler", "Profiler"),
+        ("trainer.strategy", "Strategy"),
+    ],
+)
+def test_a_part_of_another_kind_is_named(mistake: Mistake, part: str, kind: str) -> None:
+    value = "{_target_: collections.OrderedDict}" if "." in part else "other"
+    told = f"{part}._target_=collections.OrderedDict is not a {kind}: name a class that is."
+    assert mistake("model=bigram", f"{part}={value}") == told
+
+
+def test_a_strategy_that_would_lose_what_is_learned_is_refused(mistake: Mistake) -> None:
+    spawn = "{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: spawn}"
+    assert mistake("model=bigram", f"trainer.strategy={spawn}").startswith("trainer.strategy.start_method=spawn starts")
 
 
 def test_a_model_that_does_not_say_how_far_it_looks(mistake: Mistake) -> None:

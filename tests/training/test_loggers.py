@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import api_pb2
 from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
+from charlab.errors import UserError
 from charlab.training.loggers import CSVLogger, build_logger
 from tests.training import small
 
@@ -102,6 +103,12 @@ def test_the_csv_goes_on_after_lightning_closed_it(csv_logger, tmp_path):
     csv_logger.finalize("success")
     log_steps(csv_logger, 3, 4)
     assert steps(tmp_path / "metrics.csv") == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("target", ["collections.OrderedDict", "json.dumps"])
+def test_what_is_no_logger_is_named(tmp_path, target):
+    with pytest.raises(UserError, match=rf"^logger\.mine is {target}, which is no logger of Lightning's: name one\.$"):
+        build_logger("mine", {"_target_": target}, tmp_path, None)
 
 
 def test_other_ranks_touch_nothing(csv_logger, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+import sysconfig
 import traceback
 from collections.abc import Collection, Iterable
 from importlib.util import find_spec
@@ -142,6 +143,17 @@ def exit_code(error: BaseException) -> int:
         return 1
     print(mistake, file=sys.stderr)
     return 2
+
+
+def line_of_user(error: BaseException) -> str | None:
+    """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
+    libraries = (str(Path(__file__).parents[1]), sysconfig.get_path("stdlib"))
+    frames = [(frame.filename, frame.lineno, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    compiled = re.findall(r'^ *File "(.+)", line (\d+), in (.+)$', str(error), flags=re.MULTILINE)
+    for file, line, name in reversed([*frames, *compiled]):
+        if not file.startswith((*libraries, "<")) and "-packages" not in file:
+            return f"{file}, line {line}, in {name}"
+    return None
 
 
 def one_sentence(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from torch import nn
 
 from charlab.configuration.build import build, code_of, find, signature
 from charlab.configuration.check import INSTRUCTIONS, LATER
-from charlab.configuration.messages import one_sentence
+from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
 from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel
@@ -32,7 +32,7 @@ VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on 
 BATCH_SIZE = 2
 SMALL = 20_000_000  # most parameters of a model that is built on the CPU if it cannot be built on meta
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (torch, hydra) if module.__file__)
+_LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, hydra.__file__, __file__) if file)
 _CHARLAB = str(Path(__file__).parents[1])
 
 
@@ -87,12 +87,36 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
-    """Build the data module, without reading any text, and the objective."""
+    """Build the data module, without reading any text, and the objective; check the kind of Lightning's parts."""
     data = _attempt(tree, "data", lambda: build(tree["data"]))
+    from lightning.pytorch import Callback  # imported here: Lightning is slow, and what makes the data module needs it
+    from lightning.pytorch.profilers import Profiler
+    from lightning.pytorch.strategies import Strategy
+
+    from charlab.data.datamodule import CharacterDataModule
+
+    _check_kind(tree["data"], "data", "CharacterDataModule", data is None or isinstance(data, CharacterDataModule))
     if tree.get("objective") is not None:
         objective = _attempt(tree, "objective", lambda: build(tree["objective"]))
-        if model is not None and data is not None and hasattr(objective, "check"):
+        _check_kind(tree["objective"], "objective", "Objective", objective is None or hasattr(objective, "check"))
+        if model is not None and data is not None and objective is not None:
             _attempt(tree, "objective", lambda: objective.check(model, data.order))
+    trainer = tree.get("trainer") or {}
+    parts = {"averaging": (tree, Callback), "profiler": (trainer, Profiler), "strategy": (trainer, Strategy)}
+    for key, (part, kind) in parts.items():
+        if isinstance(node := part.get(key), dict):
+            made, path = find(node["_target_"]), key if part is tree else f"trainer.{key}"
+            _check_kind(node, path, kind.__name__, not isinstance(made, type) or issubclass(made, kind))
+            if (start := node.get("start_method", "popen")) != "popen":
+                raise UserError(
+                    f"{path}.start_method={start} starts processes from the memory of this one, and what they learn "
+                    f"would be lost with them: set {path}.start_method=popen."
+                )
+
+
+def _check_kind(node: dict[str, Any], path: str, kind: str, holds: bool) -> None:
+    if not holds:
+        raise UserError(f"{path}._target_={node['_target_']} is not a {kind}: name a class that is.")
 
 
 class _NotOnMetaError(Exception):
@@ -209,15 +233,16 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
         if device == "meta" and "meta" in str(error).lower():
             raise _NotOnMetaError from None
         where = _failing_node(error, tree, path)
-        raise UserError(f"{_frame(error)}, with {where}: {type(error).__name__}: {one_sentence(error)}") from error
+        place = f"{frame}, with {where}" if (frame := _frame(error)) else where
+        raise UserError(f"{place}: {type(error).__name__}: {one_sentence(error)}") from error
 
 
-def _frame(error: BaseException) -> str:
-    """Return where an error was raised: the innermost frame of the user's code, or else of charlab's."""
+def _frame(error: BaseException) -> str | None:
+    """Return where an error was raised: the innermost line of the user's code, or else of a package; None for torch."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
-    users = [frame for frame in frames if not frame.filename.startswith(_CHARLAB)]
-    frame = (users or frames)[-1]
-    return f"{frame.filename}, line {frame.lineno}, in {frame.name}"
+    frames = [f for f in frames if not f.filename.startswith(_CHARLAB)] or frames
+    found = [f"{frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames[-1:]]
+    return line_of_user(error) or next(iter(found), None)
 
 
 def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:

@@ -17,13 +17,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
+from charlab.configuration.messages import line_of_user
 from charlab.data.tokenizers import Characters, described
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.notebook import Output
 from charlab.runs.checkpoint import load_with_checkpoint, vocabulary_of
-from charlab.runs.failure import line_of_user
 from charlab.runs.folder import EXPORT
 from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sysconfig
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from torch import nn
 
 from charlab.configuration.build import find, plain
-from charlab.configuration.messages import find_user_error, one_sentence
+from charlab.configuration.messages import find_user_error, line_of_user, one_sentence
 from charlab.configuration.trial_build import nodes
 from charlab.errors import PartError, UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
-
-_OURS = str(Path(__file__).parents[1])
 
 
 @contextlib.contextmanager
@@ -102,14 +98,3 @@ def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
 def _is_foreign(part: Any, key: str) -> bool:
     package = part.__module__.partition(".")[0]
     return package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))
-
-
-def line_of_user(error: BaseException) -> str | None:
-    """Return the innermost line of the user's code in a traceback; None if only libraries are in it."""
-    libraries = (_OURS, sysconfig.get_path("stdlib"))
-    frames = [(frame.filename, frame.lineno, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
-    compiled = re.findall(r'^ *File "(.+)", line (\d+), in (.+)$', str(error), flags=re.MULTILINE)
-    for file, line, name in reversed([*frames, *compiled]):
-        if not file.startswith((*libraries, "<")) and "-packages" not in file:
-            return f"{file}, line {line}, in {name}"
-    return None

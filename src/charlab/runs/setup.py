@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import build, plain
-from charlab.configuration.messages import find_user_error, one_sentence
+from charlab.configuration.messages import find_user_error, line_of_user, one_sentence
 from charlab.configuration.overrides import described
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Characters, Vocabulary
@@ -26,7 +26,7 @@ from charlab.errors import PartError, UserError
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
-from charlab.runs.failure import failed_part, line_of_user
+from charlab.runs.failure import failed_part
 from charlab.runs.folder import events_folder
 from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
 from charlab.runs.origin import start_from

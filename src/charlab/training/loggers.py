@@ -14,12 +14,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.request import pathname2url
 
 import numpy as np
 from hydra.errors import InstantiationException
-from hydra.utils import get_class
+from hydra.utils import get_object
 from jaxtyping import UInt8
 from lightning.pytorch import Trainer
 from lightning.pytorch import loggers as lightning
@@ -62,7 +62,9 @@ def build_logger(
     Raises:
         UserError: if `node` does not describe a Lightning logger, or its package is not installed.
     """
-    kind = get_class(node["_target_"])
+    kind = get_object(node["_target_"])
+    if not (isinstance(kind, type) and issubclass(kind, Logger)):
+        raise UserError(f"logger.{name} is {node['_target_']}, which is no logger of Lightning's: name one.")
     known = inspect.signature(kind).parameters
     chosen: dict[str, Any] = {}
     if "save_dir" in known:
@@ -79,16 +81,13 @@ def build_logger(
         if issubclass(kind, lightning.MLFlowLogger):
             chosen.setdefault("tracking_uri", f"file:{pathname2url(chosen['save_dir'])}")  # a folder may have a % or ?
             chosen["run_id"] = former_run(chosen)
-        logger = build(chosen)
+        return cast("Logger", build(chosen))
     except (ModuleNotFoundError, InstantiationException) as error:
         missing = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(missing, ModuleNotFoundError):
             raise
         how = f'pip install "charlab[{name}]"' if name in EXTRAS else "pip install it"
         raise UserError(f"logger.{name} needs a package that is not installed ({missing}): {how}.") from error
-    if not isinstance(logger, Logger):
-        raise UserError(f"logger.{name} is a {kind.__name__}, which is no logger of Lightning's: name one.")
-    return logger
 
 
 def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
