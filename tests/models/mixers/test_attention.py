@@ -234,6 +234,21 @@ def test_default_weights_are_torchs_linear_defaults():
     assert F.linear(make_input().float(), query.weight).shape == (B, T, D)
 
 
+@pytest.mark.parametrize("kind", [Attention, FullValueAttention])
+def test_only_a_second_extension_of_a_state_copies_it(kind):
+    torch.manual_seed(0)
+    mixer = kind(D, T, num_heads=H)
+    x = make_input().float()
+    state = mixer.init_state(B)
+    shared = [buffer.data_ptr() for buffer in state.buffers]
+    for piece in x[:, :4].split([2, 1, 1], dim=1):
+        former = state
+        _, state = mixer.extend(piece, state)
+        assert [buffer.data_ptr() for buffer in state.buffers] == shared
+    _, branch = mixer.extend(x[:, 4:5], former)
+    assert not {buffer.data_ptr() for buffer in branch.buffers} & set(shared)
+
+
 def test_blocks_of_queries_change_nothing():
     torch.manual_seed(0)
     mixer = FullValueAttention(D, LONG, num_heads=H).double()
