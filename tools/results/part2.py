@@ -184,9 +184,9 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
     return [
         "### Online",
         "",
-        "These models keep learning from the validation text, from each block after it has been scored, so their",
-        "figures cannot be compared with those above. *rate* is that of dynamic evaluation, chosen on held-out train",
-        "text; models that count choose for themselves.",
+        "These models keep learning from each block of the validation text once it has been scored, so their figures",
+        "cannot be compared with those above. *rate* is the learning rate of dynamic evaluation, chosen on held-out",
+        "train text; models that count have their own.",
         "",
         "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
