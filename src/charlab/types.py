@@ -50,7 +50,8 @@ NonNegativeInt = Annotated[int, Ge(0)]
 PositiveFloat = Annotated[float, Gt(0), _FLOAT32]
 NonNegativeFloat = Annotated[float, Ge(0), _FLOAT32]
 PositiveOrInfinite = Annotated[float, Gt(0)]
-"""For a limit; infinity means no limit."""
+NonNegativeOrInfinite = Annotated[float, Ge(0)]
+"""For limits; infinity means no limit."""
 Probability = Annotated[float, Ge(0), Lt(1)]
 Fraction = Annotated[float, Ge(0), Le(1)]
 

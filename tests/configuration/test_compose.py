@@ -123,8 +123,8 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         (["model=gpt", "model.norm.eps=inf"], "model.norm.eps must be a number, not inf, which is infinite."),
         slow(["model=gpt", "model.norm.eps=nan"], "model.norm.eps must be a number, not nan."),
         (["trainer.limit_train_batches=inf"], "trainer.limit_train_batches must be a number, not inf"),
-        slow(["trainer.gradient_clip_val=nan"], "trainer.gradient_clip_val must be a number > 0 or none, not nan."),
-        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be a number > 0 or none, not -1."),
+        slow(["trainer.gradient_clip_val=nan"], "trainer.gradient_clip_val must be a number ≥ 0 or none, not nan."),
+        (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be a number ≥ 0 or none, not -1."),
     ],
 )
 def test_what_is_not_finite_is_refused_where_it_means_nothing(overrides: list[str], sentence: str) -> None:

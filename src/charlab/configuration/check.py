@@ -28,7 +28,7 @@ from charlab.configuration.messages import all_keys, find_user_error, one_senten
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
-from charlab.types import PositiveOrInfinite, display, fits, requirement
+from charlab.types import NonNegativeOrInfinite, display, fits, requirement
 
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
@@ -42,7 +42,7 @@ OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
 OTHERS = ("torch.", "lightning.pytorch.Trainer")
 """Beginnings of targets whose parameters are declared as any float, but mean nothing when infinite or nan."""
-LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": PositiveOrInfinite | None}
+LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
 """Types of such parameters to which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""

@@ -116,12 +116,12 @@ class LanguageModelModule(EvaluatedModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm to `gradient_clip_val`.
+        """Clip the gradient norm to `gradient_clip_val`; None and 0 do not clip, as in Lightning.
 
         Lightning's own method refuses fused optimizers in every mixed precision, although bfloat16 does not scale the
         loss.
         """
-        if gradient_clip_val is None:
+        if not gradient_clip_val:
             return
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
