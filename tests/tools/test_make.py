@@ -5,17 +5,20 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
 from charlab.runs.archive import Archive
+from charlab.runs.record import Record
 from charlab.runs.requalify import repeat
 from tests.helpers.warm import warm
 from tools.results import __main__ as program
-from tools.results.make import Choice, Maker, table
+from tools.results import rates
+from tools.results.make import Choice, FailedError, Maker, table
 from tools.results.marks import Marks, unmarked
-from tools.results.states import states
-from tools.results.wanted import LIST, Item, wanted
+from tools.results.states import has_figure, states
+from tools.results.wanted import FIVE_MINUTES, LIST, Item, Wanted, wanted
 
 ANOTHER = {"name": "another"}  # a machine
 
@@ -33,7 +36,7 @@ def items(tmp_path_factory):
     return (
         Item("First", (*shared, "name=part1-bigram")),
         Item("First", (*shared, "name=part1-other", "optimizer.lr=0.1"), seconds=7200.0),
-        Item("Second", (*shared, "name=part2-gru"), figures=("sliding",)),
+        Item("Second", (*shared, "name=part2-gru"), figures=("sliding", "online learning_rate=0.001")),
     )
 
 
@@ -111,6 +114,70 @@ def test_a_run_without_a_figure_that_is_shown_is_missing(finished, items, home):
     assert state.status == "missing"
 
 
+def test_a_figure_is_measured_as_it_is_shown():
+    metrics = [{"protocol": "online", "split": "dev", "learning_rate": 2e-4}]
+    record = Record(folder=Path(), name="a", fingerprint="b", metrics=metrics)
+    assert has_figure(record, "online split=dev learning_rate=0.0002")
+    others = ("online split=dev learning_rate=0.0001", "online learning_rate=0.0002", "sliding split=dev")
+    assert not any(has_figure(record, other) for other in others)
+
+
+@pytest.fixture
+def rated(monkeypatch, home, maker):
+    """The file of rates, and the names of the runs that are made to choose them, which are made up."""
+    monkeypatch.setattr(rates, "FAMILIES", ("lstm", "rnn"))
+    monkeypatch.setattr(rates, "wanted", lambda items, _: _made_up(*items))
+    made = []
+
+    def finish(self, run):
+        if run.name in made:
+            raise FailedError("it was made before.")
+        made.append(run.name)
+        found = [
+            {"split": "dev", "learning_rate": rate, "nll": 1 + 1000 * abs(rate - 4e-4)} for rate in rates.CANDIDATES
+        ]
+        worse = {"split": "validation", "learning_rate": 1e-4, "nll": 0.0}
+        metrics = [{"protocol": "online", **entry} for entry in (*found, worse)]
+        return Record(folder=home, name=run.name, fingerprint="0", metrics=metrics)
+
+    monkeypatch.setattr(Maker, "finish", finish)
+    return home / "records" / "online_rates.json", made
+
+
+def _made_up(item):
+    commands = [item.overrides] if item.overrides else [("experiment=part2/lstm",), ("experiment=part2/rnn",)]
+    names = [command[0].replace("experiment=part2/", "part2-") for command in commands]
+    about = zip(names, commands, strict=True)
+    return [Wanted(item.group, name, 305, "0", "1", command, item.figures) for name, command in about]
+
+
+def test_a_rate_is_that_of_the_lowest_figure_on_dev_text_and_chosen_once(maker, rated, capsys):
+    file, made = rated
+    rates.choose_rates(maker, file)
+    chosen = json.loads(file.read_text())
+    assert {family: entry["rate"] for family, entry in chosen.items()} == {"lstm": 4e-4, "rnn": 4e-4}
+    assert len(chosen["lstm"]["dev"]) == len(rates.CANDIDATES)
+    assert capsys.readouterr().out.startswith("lstm: 0.0004 of 5e-05 (1.3500), 0.0001 (1.3000), ")
+    assert made == ["part2-lstm", "part2-rnn"]
+    rates.choose_rates(maker, file)
+    assert len(made) == 2
+    del chosen["rnn"]
+    file.write_text(json.dumps(chosen))
+    with pytest.raises(FailedError):
+        rates.choose_rates(maker, file)
+
+
+@pytest.mark.corpus
+@pytest.mark.slow
+def test_runs_of_five_minutes_have_the_online_figure_of_their_rate(monkeypatch, tmp_path):
+    monkeypatch.setattr("tools.results.wanted.RATES", tmp_path / "rates.json")
+    (tmp_path / "rates.json").write_text('{"lstm": {"rate": 0.0004}}')
+    figures = {run.name: run.figures for run in wanted([FIVE_MINUTES], tmp_path)}
+    assert figures["part2-lstm"] == ("sliding", "online learning_rate=0.0004")
+    assert figures["part2-ngram_kneser_ney"] == ("sliding", "online")
+    assert figures["part2-rnn"] == ("sliding",)
+
+
 def test_the_list_goes_on_where_it_was_interrupted(maker, look, monkeypatch, capsys):
     def interrupted(self, *arguments):
         if "name=part2-gru" in arguments:
@@ -127,7 +194,9 @@ def test_the_list_goes_on_where_it_was_interrupted(maker, look, monkeypatch, cap
     maker.make(look(), Choice())
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["part2-gru, seed 305"]
     assert [state.status for state in look()] == ["current"] * 3
-    assert look()[2].record.has_figure("sliding")
+    record = look()[2].record
+    assert record.has_figure("sliding")
+    assert record.metric("online")["learning_rate"] == 0.001
 
 
 @pytest.mark.slow

@@ -26,9 +26,10 @@ from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import part1
 from tools.results.part2 import overview, part2
+from tools.results.rates import choose_rates
 from tools.results.speed import benchmarks, losses
 from tools.results.states import current, states
-from tools.results.wanted import LIST, Wanted, wanted
+from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, known_rates, wanted
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
@@ -62,6 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="only add the run in this folder, and write")
     parser.add_argument("--check", action="store_true", help="only compare the documents with the records")
     parser.add_argument("--list", action="store_true", help="only say what is missing or stale")
+    parser.add_argument("--rates", action="store_true", help="only choose the missing rates of online learning")
     parser.add_argument("--only", action="append", default=[], metavar="PATTERN", help="names or groups: 'part1-*'")
     parser.add_argument("--hours", type=float, help="start nothing that is not expected to end within that time")
     parser.add_argument("--no-requalify", action="store_true", help="train stale runs without first repeating them")
@@ -72,9 +74,15 @@ def main(arguments: Sequence[str]) -> int:
         return check()
     for run in given.runs:
         keep(run, RECORDS)
+    maker = Maker(RECORDS, given.output_dir, keep)
+    if given.rates:
+        choose_rates(maker)
+        return 0
     runs = wanted(LIST, given.output_dir)
-    found, maker = states(runs, Archive(RECORDS)), Maker(RECORDS, given.output_dir, keep)
+    found = states(runs, Archive(RECORDS))
     print(table(found, maker), flush=True)
+    if unrated := [family for family in FAMILIES if family not in known_rates(RATES)]:
+        print(f"No rate of online learning is chosen for {', '.join(unrated)}: --rates does it.", flush=True)
     if given.list:
         return 0
     choice = Choice(

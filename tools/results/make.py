@@ -19,7 +19,8 @@ from charlab.quantities import count, duration
 from charlab.runs.record import Record
 from charlab.runs.requalify import Repetition, note, repeat
 from charlab.runs.store import neighbors
-from tools.results.states import State
+from tools.results.states import State, has_figure
+from tools.results.wanted import Wanted
 
 ROUNDING = 1e-3  # relative: differences below it, on another machine than the record's, may be rounding that grew
 LOG, UNSETTLED = "results.log", "unsettled.json"  # below the folder of outputs
@@ -74,7 +75,7 @@ class Maker:
         for state in filter(choice.takes, states):
             try:
                 print(f"{state.wanted}: {self._made(state, choice, deadline)}", flush=True)
-            except _FailedError as error:
+            except FailedError as error:
                 self.failed += 1
                 print(f"{state.wanted} failed: {error}", file=sys.stderr, flush=True)
 
@@ -119,23 +120,36 @@ class Maker:
         return None, known[_key(state)]
 
     def _trained(self, state: State) -> str:
-        run, began = state.wanted, time.monotonic()
-        self._charlab("train", *run.overrides, f"output_dir={self.output_dir}")
+        began = time.monotonic()
+        kept = self.keep(self.finish(state.wanted).folder, self.records, state.record)
+        return f"{kept.metric('blocks')['nll']:.4f}, kept after {duration(time.monotonic() - began)}."
+
+    def finish(self, run: Wanted) -> Record:
+        """Train a run in the folder of outputs, or go on with it, and return its record, with all figures.
+
+        Raises:
+            FailedError: if it fails.
+        """
+        record = self.train(run)
+        for figure in run.figures:
+            if not has_figure(record, figure):
+                self._charlab("evaluate", f"run={record.folder}", *f"protocol={figure}".split())
+        return Record.load(record.folder)
+
+    def train(self, run: Wanted, *more: str) -> Record:
+        """Train a run, as `finish`, and return its record; `more` are further overrides."""
+        self._charlab("train", *run.overrides, f"output_dir={self.output_dir}", *more)
         home = self.output_dir.absolute() / "runs" / run.name / run.fingerprint
         found = [record for record in neighbors(home) if record.status == "finished" and record.is_by(run.code)]
         if not found:
-            raise _FailedError(f"there is no run {run.key} by today's code in {self.output_dir}.")
-        for protocol in run.figures:
-            if not found[-1].has_figure(protocol):
-                self._charlab("evaluate", f"run={found[-1].folder}", f"protocol={protocol}")
-        kept = self.keep(found[-1].folder, self.records, state.record)
-        return f"{kept.metric('blocks')['nll']:.4f}, kept after {duration(time.monotonic() - began)}."
+            raise FailedError(f"there is no run {run.key} by today's code in {self.output_dir}.")
+        return found[-1]
 
     def _charlab(self, *arguments: str) -> None:
         """Run a command of charlab in a process of its own, with its output in the log.
 
         Raises:
-            _FailedError: if it fails; the last line that it printed is the message.
+            FailedError: if it fails; the last line that it printed is the message.
         """
         log = self.output_dir / LOG
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -160,14 +174,14 @@ class Maker:
                 file.seek(begin)
                 lines = file.read().decode(errors="replace").split("\n")
             last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-            raise _FailedError(f"{last} (exit code {process.returncode}; all of it is in {log})")
+            raise FailedError(f"{last} (exit code {process.returncode}; all of it is in {log})")
 
     def _unsettled(self) -> Mapping[str, str]:
         path = self.output_dir / UNSETTLED
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-class _FailedError(Exception):
+class FailedError(UserError):
     """Raised when a run has not been made; the message says why."""
 
 

@@ -63,8 +63,19 @@ def current(wanted: Iterable[Wanted], archive: Archive) -> set[str]:
     return {f"{s.record.name}/{s.record.fingerprint}" for s in found if s.record and s.status == "current"}
 
 
+def has_figure(record: Record, figure: str) -> bool:
+    """Return whether a record has a figure that is shown, measured in that way; see `Item`."""
+    protocol, *settings = figure.split()
+    asked = {"protocol": protocol, "split": "validation"} | dict(setting.split("=") for setting in settings)
+    return any(all(_equal(entry.get(key), value) for key, value in asked.items()) for entry in record.metrics)
+
+
+def _equal(value: object, asked: str) -> bool:
+    return value == (float(asked) if isinstance(value, float) else asked)
+
+
 def _state(run: Wanted, record: Record | None) -> State:
-    if record is None or not all(map(record.has_figure, run.figures)):
+    if record is None or not all(has_figure(record, figure) for figure in run.figures):
         return State(run, "missing", record)
     same = run.fingerprint in record.fingerprints and record.is_by(run.code)
     return State(run, "current" if same else "stale", record)
@@ -76,15 +87,15 @@ def _formerly(absent: Sequence[Wanted], records: Sequence[Record]) -> dict[str, 
     A record belongs to a run if its command line means that run today. The configuration of each arm is composed once.
     """
     names, composer, found = {run.name for run in absent}, Composer(), dict[str, Record]()
-    commands = {(run.name, run.seed, _arm(run.overrides)): run.key for run in absent}
+    commands = {(run.name, run.seed, arm(run.overrides)): run.key for run in absent}
     arms: dict[tuple[str, frozenset[str]], list[Record]] = defaultdict(list)
     for record in records:
         if record.name in names:
-            arm = _arm(composer.prepare(record.overrides))
-            if (key := commands.get((record.name, record.seed, arm))) is not None:  # without composing it
+            own = arm(composer.prepare(record.overrides))
+            if (key := commands.get((record.name, record.seed, own))) is not None:  # without composing it
                 found[key] = record
             else:
-                arms[record.name, arm].append(record)
+                arms[record.name, own].append(record)
     for (name, _), of_arm in arms.items():
         try:
             overrides = [given for given in of_arm[0].overrides if not given.startswith(PASSING)]
@@ -100,6 +111,6 @@ def _formerly(absent: Sequence[Wanted], records: Sequence[Record]) -> dict[str, 
     return found
 
 
-def _arm(overrides: Iterable[str]) -> frozenset[str]:
+def arm(overrides: Iterable[str]) -> frozenset[str]:
     """Return the overrides that tell what a run is, but for its seed."""
     return frozenset(given for given in overrides if not given.startswith(PASSING))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from charlab.configuration.compose import Composer, leave_out_sweep, resolve_values
 from charlab.configuration.sources import hydra_config
@@ -12,11 +14,13 @@ from charlab.runs.identity import identify
 from charlab.studies.definition import define
 from charlab.studies.planner import Planner, find_cells
 
+SEEDS = (305, 306, 307)
 PART1 = ("bigram", "bigram_embedding", "single_head", "multi_head")
 HOURS_TO_THE_END = 1.8  # of the transformer on two cores that multiply bfloat16; no record tells yet
 MINUTES_OF_MIXING = 25.0  # to fit context mixing on one core and to score the validation text online
 COUNTED = ("ngram_kneser_ney", "ngram_witten_bell")  # they draw nothing at random, so one seed is enough
-ONLINE = ("ngram_kneser_ney",)  # of Part 2's families, those that are in the table of online figures
+FAMILIES = ("neural_ngram", "lstm", "ensemble", "min_gru", "ngram_gpt", "rnn")  # that go on learning online
+RATES = Path(__file__).parents[2] / "records" / "online_rates.json"  # of these families; see `tools.results.rates`
 STUDIES = ("heads", "optimizer", "position", "families", "wrong_axis")  # those in docs/studies
 
 
@@ -28,7 +32,9 @@ class Item:
         group: what the documents show them in.
         overrides: the arguments of `charlab train`; empty for a study.
         study: name of the study whose cells they are; "" for a single run.
-        figures: protocols of the figures that are shown, besides the estimate and `blocks`.
+        figures: the figures that are shown, besides the estimate and `blocks`: each a protocol, and what else tells
+            `charlab evaluate` how it is measured, such as "online learning_rate=0.0002".
+        online: whether the figure `online` is shown of each family that has a rate, in a study.
         seconds: how long a run takes, where neither a record nor its budget tells.
     """
 
@@ -36,7 +42,11 @@ class Item:
     overrides: tuple[str, ...] = ()
     study: str = ""
     figures: tuple[str, ...] = ()
+    online: bool = False
     seconds: float | None = None
+
+
+FIVE_MINUTES = Item("Part 2: five minutes", study="table/five_minutes", figures=("sliding",), online=True)
 
 
 def _items() -> Iterator[Item]:
@@ -47,10 +57,10 @@ def _items() -> Iterator[Item]:
     yield Item(ladder, ("experiment=part1/long", "compute.threads=1"))
     yield Item("Quickstart", ("experiment=quickstart",), figures=("sliding",))
     yield Item("Part 2: one minute", study="table/one_minute", figures=("sliding",))
-    yield Item("Part 2: five minutes", study="table/five_minutes", figures=("sliding",))
+    yield FIVE_MINUTES
     for name in ("four_minutes", "ten_minutes", "one_hour"):
         yield Item("A loss within a time", (f"experiment=benchmark/{name}",), figures=("sliding",))
-    for seed in (305, 306, 307):
+    for seed in SEEDS:
         mixing = ("experiment=online/context_mixing", f"seed={seed}")
         yield Item("Online", mixing, figures=("online",), seconds=60 * MINUTES_OF_MIXING)
     for name in STUDIES:
@@ -113,6 +123,11 @@ def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
     return list(found.values())
 
 
+def known_rates(file: Path) -> dict[str, Any]:
+    """Return what is known of the rates of online learning, by family; see `tools.results.rates`."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
 def _single(item: Item, composer: Composer) -> Wanted:
     config = composer.job(composer.prepare(item.overrides), build=False)
     with hydra_config(config):
@@ -126,6 +141,7 @@ def _single(item: Item, composer: Composer) -> Wanted:
 
 def _cells(item: Item, composer: Composer, output_dir: Path) -> Iterator[Wanted]:
     """Yield the cells of a shipped study, each as the single run that it is."""
+    rates = known_rates(RATES) if item.online else {}
     definition = define(composer.master([f"study={item.study}"]).study, item.study)
     planner = Planner(definition, composer, [])
     for arm in definition.arms:
@@ -134,7 +150,11 @@ def _cells(item: Item, composer: Composer, output_dir: Path) -> Iterator[Wanted]
         with hydra_config(config):
             resolve_values(config)
         seeds = definition.seeds[:1] if arm.name in COUNTED else definition.seeds
-        figures = (*item.figures, *(["online"] if item.figures and arm.name in ONLINE else []))
+        figures = item.figures
+        if arm.name == "ngram_kneser_ney" and figures:
+            figures = (*figures, "online")
+        if arm.name in rates:
+            figures = (*figures, f"online learning_rate={rates[arm.name]['rate']:g}")
         for cell in find_cells(arm.name, config, seeds, overrides, (), []):
             about = (cell.fingerprint, cell.code, cell.overrides, figures, config.budget.max_seconds)
             yield Wanted(item.group, config.name, cell.seed, *about)
