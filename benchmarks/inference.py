@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+from benchmarks import block_sampling
 from benchmarks.pairs import OURS, Benchmark, Figure, Measurement
 from benchmarks.processes import run_module
 
@@ -89,4 +90,24 @@ def _evaluation() -> Benchmark:
     )
 
 
-BENCHMARKS = {"generation": _generation, "growth": _growth, "evaluation": _evaluation}
+def _block_sampling() -> Benchmark:
+    run = ("experiment=part2/block_diffusion", "compute.threads=2", "budget.max_seconds=300")
+    figures = [Figure("nll_of_text", "validation text, by 7-gram counts", "nats", "itself")]
+    for steps in block_sampling.STEPS:
+        by = f"{steps} of 4 evaluations per block"
+        figures.append(Figure(f"characters_per_second_{steps}", f"16 texts at once, {by}", UNIT, "itself"))
+        figures.append(Figure(f"nll_{steps}", f"these samples, by 7-gram counts, {by}", "nats", "itself"))
+    return Benchmark(
+        "Sampling by block diffusion after five minutes: speed, and what counts of the train text make of the samples",
+        {OURS: lambda _: run_module("benchmarks.block_sampling", *run)},
+        figures,
+        is_asked_for=True,
+    )
+
+
+BENCHMARKS = {
+    "generation": _generation,
+    "growth": _growth,
+    "evaluation": _evaluation,
+    "block_sampling": _block_sampling,
+}

@@ -120,6 +120,14 @@ def test_a_bound_is_marked_and_not_ranked(records, tmp_path):
     assert "Known only by an upper bound: masked diffusion." in text
 
 
+def test_block_diffusion_is_compared_with_the_transformer_of_its_size(records, tmp_path):
+    records("part2-ngram_kneser_ney", 1.52, parameters=0)
+    records("part2-modern_gpt", 1.6, seconds=300.0)
+    assert "Block diffusion" not in page(tmp_path)
+    records("part2-block_diffusion", 1.68, seconds=300.0, likelihood="bound")
+    assert "Block diffusion is at most 5.0% above modern gpt" in page(tmp_path)
+
+
 def test_online_figures_stand_apart(records, tmp_path):
     records("part2-gru", 1.6, online=1.4321)
     text = page(tmp_path)

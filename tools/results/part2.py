@@ -162,6 +162,10 @@ def _verdict(families: dict[str, list[Record]]) -> str:
             f"By *{protocol}*, counting n-grams reaches {floor:.3f}. "
             f"Better: {', '.join(better) or 'none'}. Not better: {', '.join(worse) or 'none'}."
         )
+    diffusion, transformer = (families.get(f"part2-{name}") for name in ("block_diffusion", "modern_gpt"))
+    if diffusion and transformer:
+        above = _mean(diffusion, "blocks", "nll") / _mean(transformer, "blocks", "nll") - 1
+        said.append(f"Block diffusion is at most {above:.1%} above modern gpt, which has its parts and size.")
     bounds = [_label(name) for name, runs in families.items() if _is_bound(runs)]
     if bounds:
         said.append(f"Known only by an upper bound: {', '.join(bounds)}.")

@@ -58,6 +58,8 @@ def _items() -> Iterator[Item]:
     yield Item("Quickstart", ("experiment=quickstart",), figures=("sliding",))
     yield Item("Part 2: one minute", study="table/one_minute", figures=("sliding",))
     yield FIVE_MINUTES
+    half_an_hour = ("experiment=part2/masked_diffusion", "compute.threads=2", "budget.max_seconds=1800")
+    yield Item("Part 2: half an hour of diffusion", half_an_hour, figures=("sliding",))
     for name in ("four_minutes", "ten_minutes", "one_hour"):
         yield Item("A loss within a time", (f"experiment=benchmark/{name}",), figures=("sliding",))
     for seed in SEEDS:
