@@ -278,6 +278,7 @@ def documents(home, items, monkeypatch):
     docs.mkdir()
     (home / "README.md").write_text("Models:\n<!-- models: written by make results -->\n<!-- end of models -->\nEnd.\n")
     (docs / "results.md").write_text("")
+    (docs / "track.md").write_text("<!-- entries: written by make results -->\n<!-- end of entries -->\n")
     for name, value in {
         "ROOT": home,
         "DOCS": docs,

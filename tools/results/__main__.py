@@ -29,6 +29,8 @@ from tools.results.part2 import overview, part2
 from tools.results.rates import choose_rates
 from tools.results.speed import benchmarks, losses
 from tools.results.states import current, states
+from tools.results.track import FILE as TRACK
+from tools.results.track import track
 from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, known_rates, wanted
 
 ROOT = Path(__file__).parents[2]
@@ -124,18 +126,18 @@ def write(runs: Sequence[Wanted]) -> None:
 
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
     """Return the documents: their paths and texts."""
-    former = README.read_text(encoding="utf-8")
     return [
         (DOCS / "results.md", results_page(archive, DOCS, marks)),
-        (README, with_overview(former, archive, marks)),
+        (README, rewritten(README, "models", overview(archive.records(), marks))),
+        (DOCS / "track.md", rewritten(DOCS / "track.md", "entries", track(archive.folder / TRACK))),
     ]
 
 
-def with_overview(readme: str, archive: Archive, marks: Marks = NONE) -> str:
-    """Return the README with a new table of models between its two comments."""
-    before, begin, rest = readme.partition("<!-- models: written by make results -->\n")
-    _, end, after = rest.partition("<!-- end of models -->\n")
-    return f"{before}{begin}{overview(archive.records(), marks)}\n{end}{after}"
+def rewritten(page: Path, what: str, text: str) -> str:
+    """Return a page with new text between the two comments that name that part."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {what}: written by make results -->\n")
+    _, end, after = rest.partition(f"<!-- end of {what} -->\n")
+    return f"{before}{begin}{text}\n{end}{after}"
 
 
 def keep(run: Path, archive: Path, former: Record | None = None) -> Record:

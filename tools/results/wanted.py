@@ -63,6 +63,8 @@ def _items() -> Iterator[Item]:
     for name in ("four_minutes", "ten_minutes", "one_hour"):
         yield Item("A loss within a time", (f"experiment=benchmark/{name}",), figures=("sliding",))
     for seed in SEEDS:
+        yield Item("The track", ("experiment=benchmark/track", f"seed={seed}"), figures=("sliding",))
+    for seed in SEEDS:
         mixing = ("experiment=online/context_mixing", f"seed={seed}")
         yield Item("Online", mixing, figures=("online",), seconds=60 * MINUTES_OF_MIXING)
     for name in STUDIES:

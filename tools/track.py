@@ -1,0 +1,99 @@
+"""Measure, check and admit an entry of docs/track.md: `python -m tools.track 'WHAT IT CHANGED' OVERRIDE…`."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+from charlab.runs.record import Record
+from tools.results.__main__ import DOCS, RECORDS, keep, rewritten
+from tools.results.make import Maker
+from tools.results.track import FILE, entry, faults, track
+from tools.results.wanted import SEEDS, Item, wanted
+
+SIZE, PRODUCTS = 1024, 50  # of the yardstick: rows of its square matrices, and how often it multiplies them
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure an entry and admit it, or check runs; return 1 if they break a rule, else 0.
+
+    Raises:
+        UserError: if a run fails, or there is none in a named folder.
+    """
+    parser = ArgumentParser(
+        prog="python -m tools.track",
+        description="Train an entry of docs/track.md with three seeds, each in its own process after the yardstick "
+        "is measured; check it, and admit it. Keep the machine idle.",
+    )
+    parser.add_argument("--check", nargs="+", metavar="RUN", type=Path, help="only check the runs in these folders")
+    parser.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="FOLDER", help="where runs train")
+    parser.add_argument("changed", nargs="?", help="what the entry changed, in a few words")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="experiment=benchmark/track, for example")
+    given = parser.parse_args(arguments)
+    if given.check:
+        return _report([Record.load(run) for run in given.check])
+    if not given.overrides:
+        parser.error("say what the entry changed, and give its overrides")
+    runs, process_s, gflops = _measure(given.overrides, Maker(RECORDS, given.output_dir, keep))
+    if _report(runs):
+        return 1
+    for run in runs:
+        keep(run.folder, RECORDS)
+    file = RECORDS / FILE
+    lines = file.read_text(encoding="utf-8") if file.exists() else ""
+    lines += json.dumps(entry(given.changed, runs, process_s, gflops), ensure_ascii=False) + "\n"
+    write_atomically(file, lambda opened: opened.write(lines.encode()))
+    page = rewritten(DOCS / "track.md", "entries", track(file))
+    write_atomically(DOCS / "track.md", lambda opened: opened.write(page.encode()))
+    return 0
+
+
+def yardstick() -> float:
+    """Return the billions of operations per second of a float32 matrix product on two threads, a median."""
+    torch.set_num_threads(2)
+    a, b = torch.rand(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    seconds = []
+    for _ in range(PRODUCTS):
+        began = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - began)
+    return 2e-9 * SIZE**3 / statistics.median(seconds)
+
+
+def _measure(overrides: Sequence[str], maker: Maker) -> tuple[list[Record], list[float], list[float]]:
+    """Train a run of each seed; return the runs, the seconds of each process, and the yardstick before each."""
+    items = [Item("The track", (*overrides, f"seed={seed}"), figures=("sliding",)) for seed in SEEDS]
+    runs, process_s, gflops = [], [], []
+    for run in wanted(items, maker.output_dir):
+        gflops.append(yardstick())
+        began = time.monotonic()
+        maker.train(run, "force=true")  # from its start, whatever is there
+        process_s.append(time.monotonic() - began)
+        runs.append(maker.finish(run))
+        print(f"{run}: {process_s[-1]:.1f} s, yardstick {gflops[-1]:.0f}", flush=True)
+    return runs, process_s, gflops
+
+
+def _report(runs: Sequence[Record]) -> int:
+    for fault in (found := faults(runs)):
+        print(fault, file=sys.stderr)
+    for run in runs:
+        print(f"{run.name}, seed {run.seed}: {run.metric('blocks')['nll']:.4f} after {run.time['training_s']:.1f} s")
+    return int(bool(found))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
