@@ -89,7 +89,7 @@ def test_threads_of_one_core_lie_side_by_side(monkeypatch):
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("the system cannot pin processes")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})
-    monkeypatch.setattr(executors, "place", lambda core: (0, core % 2))
+    monkeypatch.setattr(executors, "physical_core", lambda core: (0, core % 2))
     assert usable_cores() == [0, 2, 1, 3]
 
 

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import LONGEST_NAME, key_of, label, parse, short_keys, shortened
 from charlab.errors import UserError
-from charlab.studies.parameters import Tune, Tuned, check_values, read_parameters, read_tune
+from charlab.studies.parameters import Tune, Tuned, check_settings, read_parameters, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
@@ -111,7 +111,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     Args:
         choice: name of the study's file; None for an ordinary sweep, whose arms follow from its overrides.
     """
-    values, where = settings(node, "study", choice, TYPES), place("study", choice)
+    values, where = settings(node, "study", choice, TYPES), in_file("study", choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
     if name is not None:
         check_folder_name(name, f"study.name={name!r} is")
@@ -132,14 +132,14 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     )
 
 
-def place(group: str, choice: str | None) -> str:
+def in_file(group: str, choice: str | None) -> str:
     """Return where the settings of a study or search are, for messages; "" for an ordinary sweep."""
     return f" (in {group}/{choice}.yaml)" if choice else ""
 
 
 def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings in a node of the configuration by key, after checking their types."""
-    where = place(group, choice)
+    where = in_file(group, choice)
     try:
         plain = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
@@ -149,7 +149,7 @@ def settings(node: DictConfig, group: str, choice: str | None, types: Mapping[st
     values = {str(key): value for key, value in plain.items()}
     if isinstance(values.get("rerun"), str):
         values["rerun"] = [values["rerun"]]
-    check_values(values, types, group, where)
+    check_settings(values, types, group, where)
     return values
 
 

@@ -66,7 +66,7 @@ class Parameter:
         return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
 
 
-def check_values(values: Mapping[str, Any], types: Mapping[str, Any], given: str, where: str) -> None:
+def check_settings(values: Mapping[str, Any], types: Mapping[str, Any], given: str, where: str) -> None:
     """Check that a mapping has values of these types, and no others."""
     for key in values:
         if key not in types:
@@ -154,7 +154,7 @@ class Tuned:
 def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tune:
     """Return how a study tunes its arms."""
     values = dict[str, Any]({"parameters": None, "trials": 8, "seeds": 2, "split": "dev"} | dict(values))
-    check_values(values, _TUNE_TYPES, "study.tune", where)
+    check_settings(values, _TUNE_TYPES, "study.tune", where)
     if values["split"] != "dev":
         raise UserError(f"study.tune.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     if values["trials"] < _FEWEST_TRIALS:

@@ -24,7 +24,7 @@ from charlab.errors import UserError
 from charlab.runs.store import Store
 from charlab.seeding import derive_seed
 from charlab.studies.cell import write_cell
-from charlab.studies.definition import Arm, check_folder_name, place, settings, typed
+from charlab.studies.definition import Arm, check_folder_name, in_file, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
@@ -70,7 +70,7 @@ class SearchDefinition:
 
 def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     """Return the search that the node `search` of a configuration describes."""
-    values, where = settings(node, "search", choice, TYPES), place("search", choice)
+    values, where = settings(node, "search", choice, TYPES), in_file("search", choice)
     if values["split"] != "dev":
         raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     name = values["name"] or choice.replace("/", "-")

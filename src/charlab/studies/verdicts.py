@@ -138,7 +138,7 @@ def compare(
     bounds: Collection[str] = (),
     baseline_bound: bool = False,
 ) -> dict[str, Comparison]:
-    """Compare each arm with the baseline over paired seeds, by the rules of `paired.decide`.
+    """Compare each arm with the baseline over paired seeds, by the rules of `evidence.decide`.
 
     P-values are adjusted over all arms. Arms without values count with p-values of 1, so that a missing arm never helps
     another one.
@@ -163,7 +163,7 @@ def compare(
     its verdict and takes no part in later looks.
 
     Args:
-        baseline: the baseline's value by seed; lower is better. Times to a target are `ranks.Reached`.
+        baseline: the baseline's value by seed; lower is better. Times to a target are `time_to_target.Reached`.
         margin: the smallest difference that matters, greater than 0; for times to a target, the logarithm of a ratio.
         expectations: expectation by arm; by default, "improve".
         planned_looks: number of seeds at each planned look, the last of them all seeds; by default, one test of all.

@@ -64,10 +64,10 @@ def usable_cores() -> list[int]:
     """Return the cores that this process may run on, hardware threads of the same core next to each other."""
     if not hasattr(os, "sched_getaffinity"):
         return list(range(os.cpu_count() or 1))
-    return sorted(os.sched_getaffinity(0), key=lambda core: (*place(core), core))
+    return sorted(os.sched_getaffinity(0), key=lambda core: (*physical_core(core), core))
 
 
-def place(core: int) -> tuple[int, int]:
+def physical_core(core: int) -> tuple[int, int]:
     """Return the package and the physical core of a hardware thread."""
     topology = Path(f"/sys/devices/system/cpu/cpu{core}/topology")
     try:

@@ -11,7 +11,7 @@ from threading import Event
 from typing import Self
 
 from charlab.quantities import count
-from charlab.studies.executors import Executor, place, share, usable_cores, visible_gpus
+from charlab.studies.executors import Executor, physical_core, share, usable_cores, visible_gpus
 from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.runner import Slot, run_cell, start_interpreter
@@ -39,7 +39,7 @@ class Local(Executor):
 
     def competition(self, *, gpu: bool) -> str | None:
         """Return why cells slow each other down; see `Executor`."""
-        cores, gpus = len({place(core) for core in usable_cores()}), visible_gpus() if gpu else []
+        cores, gpus = len({physical_core(core) for core in usable_cores()}), visible_gpus() if gpu else []
         if self.at_once > cores:
             shared, most = count(cores, "core"), cores
         elif self.at_once > len(gpus) > 0:
