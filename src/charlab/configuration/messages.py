@@ -36,8 +36,8 @@ EXTRAS = {
 }
 """For each part that needs an extra: the extra's name and a module that it installs."""
 
-FORMER_KEYS = {"learning_rate": "lr", "ema": "averaging=ema"}
-"""Names from other libraries, and their names in charlab."""
+OTHER_NAMES = {"learning_rate": "lr", "ema": "averaging=ema"}
+"""Names in other libraries, and what they are in charlab."""
 
 _MOST_NAMED = 12
 _DUPLICATE = "found duplicate key "
@@ -82,7 +82,7 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
     """
     parent, _, leaf = path.rpartition(".")
     prefix = f"{parent}." if parent else ""
-    former = FORMER_KEYS.get(leaf, "")
+    former = OTHER_NAMES.get(leaf, "")
     if former in siblings:
         return UserError(f"There is no key {path}{place}; did you mean {prefix}{former}?")
     if "=" in former:
