@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -39,7 +39,9 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
     """Call the node's `_target_` with its other keys, as plain lists and dictionaries, and the given arguments."""
     more.setdefault("_convert_", node.get("_convert_", "all"))
     if HYDRA_1_4:  # requires a whitelist of targets; users trust their own configs, and checkpoints are checked earlier
-        more["_execution_whitelist_"] = sorted(_targets(plain(node) if isinstance(node, DictConfig) else node))
+        targets = {part["_target_"] for _, part in nodes(plain(node) if isinstance(node, DictConfig) else node, "")}
+        found = map(find, targets)  # the defining module may have another name, as for torch.nn.LayerNorm
+        more["_execution_whitelist_"] = sorted(targets | {f"{one.__module__}.{one.__qualname__}" for one in found})
     try:
         return instantiate(node, *arguments, **more)
     except InstantiationException as error:
@@ -49,13 +51,13 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
         raise mistake from None
 
 
-def _targets(node: Any) -> set[str]:
-    parts = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    named = set()
-    if isinstance(node, dict) and isinstance(node.get("_target_"), str):
-        found = find(node["_target_"])  # the defining module may have another name, as for torch.nn.LayerNorm
-        named = {node["_target_"], f"{found.__module__}.{found.__qualname__}"}
-    return named.union(*map(_targets, parts))
+def nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the nodes of a configuration that have a `_target_`, each with its dotted path."""
+    if isinstance(value, dict) and "_target_" in value:
+        yield path, value
+    if isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from nodes(part, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
 
 
 @dataclass(frozen=True)

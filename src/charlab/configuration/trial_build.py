@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build, code_of, find, signature
+from charlab.configuration.build import build, code_of, find, nodes, signature
 from charlab.configuration.check import INSTRUCTIONS, LATER
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
@@ -257,15 +257,6 @@ def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
         found = (fitting or [where for where, _ in same] or [found])[0]
         trace = trace.tb_next
     return found
-
-
-def nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the nodes of a configuration that have a `_target_`, each with its dotted path."""
-    if isinstance(value, dict) and "_target_" in value:
-        yield path, value
-    if isinstance(value, dict | list):
-        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from nodes(part, f"{path}[{key}]" if isinstance(value, list) else f"{path}.{key}")
 
 
 def _code(node: dict[str, Any]) -> CodeType | None:

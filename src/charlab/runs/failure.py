@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from torch import nn
 
-from charlab.configuration.build import find, plain
+from charlab.configuration.build import find, nodes, plain
 from charlab.configuration.messages import find_user_error, line_of_user, one_sentence
-from charlab.configuration.trial_build import nodes
 from charlab.errors import PartError, UserError
 
 if TYPE_CHECKING:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+from charlab.runs.definitions import targets
 
 if TYPE_CHECKING:
     from charlab.runs.record import Record
@@ -64,7 +66,7 @@ class Citation(NamedTuple):
 
 def literature(plan: Plan, records: Sequence[Record]) -> tuple[Citation, ...]:
     """Return the methods that a study's runs were configured with, and those of its statistics, with their sources."""
-    used = {target for record in records for target in _targets(record.config)}
+    used = {target for record in records for target in targets(record.config)}
     if plan.compares:
         used.add("other text")
         used |= {"several arms"} if len(plan.arms) > 2 else set()
@@ -75,15 +77,3 @@ def literature(plan: Plan, records: Sequence[Record]) -> tuple[Citation, ...]:
         for what in source.covers
         if what in used
     )
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """Yield the `_target_` of every node of a configuration."""
-    if isinstance(node, dict):
-        if isinstance(node.get("_target_"), str):
-            yield node["_target_"]
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
