@@ -17,8 +17,8 @@ def test_the_readme_has_the_figures_of_the_record():
     (record,) = (record for record in Archive(ROOT / "records").records() if record.name == "quickstart")
     reached, counting = record.metric("sliding")["perplexity"], re.search(r"[\d.]{5}", record.config["note"])[0]
     said = (
-        f"perplexity of {math.exp(record.floor['validation']):.2f}. Counting 7-grams reaches {float(counting):.2f}, "
-        f"and the network of this one minute {reached:.2f} on two cores."
+        f"perplexity of {math.exp(record.floor['validation']):.2f}. Counting 7-grams reaches {float(counting):.2f}; "
+        f"this network reaches {reached:.2f} in its one minute on two cores."
     )
     assert said in " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert record.config["note"] == compose(["experiment=quickstart"]).note

@@ -81,7 +81,7 @@ def test_they_are_compared_on_the_command_line(pair, capsys, tmp_path):
     [
         ({"corpus": {"sha256": "0"}}, "different texts or splits"),
         ({"causality": {"leaks": True}}, "sees what it has to predict"),
-        ({"metrics": [{"protocol": "blocks", "split": "validation", "likelihood": "bound"}]}, "only the sum"),
+        ({"metrics": [{"protocol": "blocks", "split": "validation", "likelihood": "bound"}]}, "only their sum"),
     ],
 )
 def test_what_cannot_be_compared_is_a_sentence(pair, change, said):

@@ -62,7 +62,7 @@ class AttentionMaps(Callback):
                 self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged_step": self._logged_step}
+        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # as for samples
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_step = state_dict["logged_step"]
