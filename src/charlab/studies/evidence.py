@@ -7,7 +7,9 @@ that the arm is better. Arrays have arms along the last axis, so that thousands 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
+from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -209,14 +211,20 @@ def power_to_support(n: int, margin: float, standard_deviation: float, num_arms:
     """
     if standard_deviation == 0:
         return 1.0
-    shares = (np.arange(4_000) + 0.5) / 4_000  # quantiles of the deviation seen, over which the mean is integrated
     error = standard_deviation / math.sqrt(n)
-    seen = error * np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
+    seen = error * _relative_deviations(n)
     supported = stats.t.isf(LEVEL / 2 / num_arms, n - 1) * seen
     inside = margin - stats.t.isf(LEVEL, n - 1) * seen  # equivalent if the mean is within ± this
     share = stats.norm.sf(supported, margin, error)
     lost = stats.norm.cdf(inside, margin, error) - stats.norm.cdf(np.maximum(supported, -inside), margin, error)
     return float((share - np.maximum(lost, 0)).mean())
+
+
+@cache
+def _relative_deviations(n: int) -> np.ndarray:
+    """Return quantiles of the standard deviation of n values that is seen, over the true one."""
+    shares = (np.arange(4_000) + 0.5) / 4_000
+    return np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
 
 
 def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, expectation: Expectation) -> int | None:
@@ -233,12 +241,19 @@ def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, exp
     Returns:
         The number of seeds, at least `minimum_seeds(num_arms)`; None if it exceeds 10,000.
     """
-    n = np.arange(minimum_seeds(num_arms), MOST_SEEDS + 1)
+    low = high = minimum_seeds(num_arms)
     if standard_deviation == 0:
-        return int(n[0])
-    if expectation == "no difference":
-        enough = 2 * power(n, margin, standard_deviation, LEVEL / num_arms) - 1 >= 0.8  # both sides (Bonferroni)
-    else:
+        return low
+
+    def enough(n: int) -> bool:
+        if expectation == "no difference":
+            both_sides = 2 * power(n, margin, standard_deviation, LEVEL / num_arms) - 1  # Bonferroni
+            return bool(both_sides >= 0.8)
         quantiles = stats.t.isf(LEVEL / 2 / num_arms, n - 1) + stats.t.isf(LEVEL / num_arms, n - 1)
-        enough = quantiles * standard_deviation / np.sqrt(n) < margin
-    return int(n[enough.argmax()]) if enough.any() else None
+        return bool(quantiles * standard_deviation / math.sqrt(n) < margin)
+
+    while not enough(high):  # what is enough stays enough
+        if high == MOST_SEEDS:
+            return None
+        low, high = high + 1, min(2 * high, MOST_SEEDS)
+    return bisect_left(range(high), True, low, key=enough)

@@ -6,6 +6,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -215,6 +216,10 @@ class StudyResults:
 
     def comparisons(self) -> dict[str, Comparison]:
         """Return the comparison of each arm with the baseline; empty with a single arm or a single seed."""
+        return self._comparisons
+
+    @cached_property
+    def _comparisons(self) -> dict[str, Comparison]:
         from charlab.studies.verdicts import compare
 
         plan = self.plan
