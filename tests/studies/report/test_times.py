@@ -75,7 +75,7 @@ def test_seconds_say_how_many_cells_ran_at_once(make):
 
 def test_cells_that_share_a_core_compete(monkeypatch):
     monkeypatch.setattr("charlab.studies.executors.local.usable_cores", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr("charlab.studies.executors.local.place", lambda core: (0, core // 2))
+    monkeypatch.setattr("charlab.studies.executors.local.physical_core", lambda core: (0, core // 2))
     monkeypatch.setattr("charlab.studies.executors.local.visible_gpus", lambda: ["0"])
     assert Local(at_once=2).competition(gpu=False) is None
     assert Local(at_once=1).competition(gpu=True) is None
