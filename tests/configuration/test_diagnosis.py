@@ -24,7 +24,11 @@ from .conftest import write
         ("experiment=part1/option", "There is no model=nett (in experiment/part1/option.yaml); did you mean net?"),
         ("+model=record", "+model=record adds a second choice for the group: leave out the +."),
         ("++model=record", "++model=record chooses an option of a group: leave out the ++."),
-        ("seed=1,2", "seed=1,2 has several values: sweep over them with -m, or make them a list, seed=[1,2]."),
+        (
+            "seed=1,2",
+            "seed=1,2 has several values: sweep over them with -m (charlab.study in Python), or make them a list, "
+            "seed=[1,2].",
+        ),
         ("model=net,record", "model=net,record has several values: sweep over them with -m"),
         ("seed", "'seed' is not of the form key=value."),
         ("seed.x=3", "There is no key seed.x: seed is a single value."),

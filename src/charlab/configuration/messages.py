@@ -248,7 +248,8 @@ def _mistaken_choice(override: Override, composition: Composition) -> UserError 
         values = typed.partition("=")[2]
         text = f""", or quote it if it is one text, '{key}="{values}"'""" if key in composition.text_keys else ""
         return UserError(
-            f"{typed} has several values: sweep over them with -m, or make them a list, {key}=[{values}]{text}."
+            f"{typed} has several values: sweep over them with -m (charlab.study in Python), or make them a list, "
+            f"{key}=[{values}]{text}."
         )
     if not composition.is_group(key):
         return UserError(f"There is no group {key}{nearest(key, composition.groups())}") if "/" in key else None
