@@ -8,6 +8,7 @@ from charlab.errors import UserError
 from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
 from tools.results.__main__ import README, keep, main, results_page, thin
+from tools.results.part1 import headline, part1
 
 HEADER = "step,characters,seconds,metric,value\n"
 
@@ -41,7 +42,7 @@ def write(tmp_path):
             parameters=parameters,
             characters_seen=123456,
             time={"training_s": seconds},
-            machine={"threads": 2, "device": "cpu"},
+            machine={"threads": 2, "device": "cpu", "name": "a processor"},
             metrics=[
                 {"protocol": p, "split": "validation", "nll": v, "context_length": 128, **figures}
                 for p, v in protocols.items()
@@ -222,3 +223,26 @@ def test_help_is_help(capsys):
         main(["--help"])
     assert end.value.code == 0
     assert "RUN" in capsys.readouterr().out
+
+
+def test_the_transformer_is_next_to_the_published_figures_with_a_sample(write, tmp_path):
+    run = write("part1-transformer", 1.9)
+    run.metrics += [{"protocol": "estimate", "split": split, "nll": 2.48} for split in ("train", "validation")]
+    run.save()
+    rows = "0,0,0,train/nll,4.25\n0,0,0,validation/nll,4.26\n200,9,9,train/nll,2.48\n200,9,9,validation/nll,2.49\n"
+    (run.folder / "metrics.csv").write_text(HEADER + rows)
+    keep(run.folder, tmp_path / "records")
+    archive = Archive(tmp_path / "records")
+    assert headline(archive).splitlines() == [
+        "| steps | 0 | 200 |",
+        "|---|---:|---:|",
+        "| train | 4.250 | 2.480 |",
+        "| published | 4.233 | 2.486 |",
+        "| validation | 4.260 | 2.490 |",
+        "| published | 4.232 | 2.496 |",
+        "",
+        "```text",
+        "To be, or\tpart1-transformer.",
+        "```",
+    ]
+    assert "| transformer | 200 | 2.480 / 2.490 | 2.486 / 2.496 |" in part1(archive, tmp_path / "docs")

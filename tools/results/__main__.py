@@ -24,7 +24,7 @@ from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
-from tools.results.part1 import part1
+from tools.results.part1 import headline, part1
 from tools.results.part2 import overview, part2
 from tools.results.rates import choose_rates
 from tools.results.speed import benchmarks, losses
@@ -35,6 +35,7 @@ from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, known_rates, wan
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
+TRACK_PAGE = DOCS / "track.md"
 
 SHOWN = ("part1-", "part2-", "online-", "benchmark-")  # names of the runs on the page
 KEPT_POINTS = 250  # of each curve, about
@@ -126,16 +127,17 @@ def write(runs: Sequence[Wanted]) -> None:
 
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
     """Return the documents: their paths and texts."""
+    with_headline = rewritten(README.read_text(encoding="utf-8"), "headline", headline(archive, marks))
     return [
         (DOCS / "results.md", results_page(archive, DOCS, marks)),
-        (README, rewritten(README, "models", overview(archive.records(), marks))),
-        (DOCS / "track.md", rewritten(DOCS / "track.md", "entries", track(archive.folder / TRACK))),
+        (README, rewritten(with_headline, "models", overview(archive.records(), marks))),
+        (TRACK_PAGE, rewritten(TRACK_PAGE.read_text(encoding="utf-8"), "entries", track(archive.folder / TRACK))),
     ]
 
 
-def rewritten(page: Path, what: str, text: str) -> str:
+def rewritten(page: str, what: str, text: str) -> str:
     """Return a page with new text between the two comments that name that part."""
-    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {what}: written by make results -->\n")
+    before, begin, rest = page.partition(f"<!-- {what}: written by make results -->\n")
     _, end, after = rest.partition(f"<!-- end of {what} -->\n")
     return f"{before}{begin}{text}\n{end}{after}"
 
@@ -206,7 +208,7 @@ def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
     ladder = [run for run in runs if run.name.startswith("part1-")]
     sections = [
         "\n".join([HEADER.rstrip("\n"), *marks.sentence(shown), ""]),
-        part1(ladder, docs, marks),
+        part1(archive, docs, marks),
         part2(
             [run for run in runs if run.name.startswith("part2-")],
             [*ladder, *(run for run in runs if run.name.startswith("online-"))],

@@ -7,30 +7,41 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from charlab.configuration.overrides import translate
+from charlab.runs.archive import Archive
 from charlab.runs.record import Record
 from tools.results.marks import NONE, Marks
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
 PUBLISHED = {
+    ("part1-bigram", 0): (4.645, 4.653),
+    ("part1-bigram", 200): (2.900, 2.916),
     ("part1-bigram", 1000): (2.473, 2.502),
+    ("part1-bigram_embedding", 0): (4.332, 4.334),
     ("part1-bigram_embedding", 1000): (2.458, 2.493),
+    ("part1-single_head", 0): (4.193, 4.192),
+    ("part1-single_head", 200): (2.592, 2.600),
     ("part1-single_head", 1000): (2.352, 2.390),
+    ("part1-multi_head", 0): (4.159, 4.160),
+    ("part1-multi_head", 200): (2.444, 2.473),
     ("part1-multi_head", 1000): (1.933, 2.074),
+    ("part1-transformer", 0): (4.233, 4.232),
     ("part1-transformer", 200): (2.486, 2.496),
     ("part1-transformer", 1000): (1.671, 1.823),
     ("part1-transformer", 1800): (1.420, 1.628),
 }
+HEADLINE = "part1-transformer"
+SAMPLE_LINES = 8  # of the README's sample
 
 
-def part1(runs: Sequence[Record], docs: Path, marks: Marks = NONE) -> str:
+def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
     """Return the section, with the curve of each run that has one.
 
     Args:
-        runs: the records of Part 1.
+        archive: the runs.
         docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
         marks: the records by former code.
     """
-    order = [name for name, _ in PUBLISHED]
+    order, runs = [name for name, _ in PUBLISHED], _ladder(archive)
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
     lines = [
         "## Part 1: the ladder",
@@ -39,6 +50,7 @@ def part1(runs: Sequence[Record], docs: Path, marks: Marks = NONE) -> str:
         "|---|---:|---:|---|---|---|---:|---:|---:|---|",
         *(_row(run, marks) for run in ranked),
         "",
+        *_at_published_steps(ranked, archive),
         "These commands repeat the runs:",
         "",
         "```sh",
@@ -52,6 +64,58 @@ def part1(runs: Sequence[Record], docs: Path, marks: Marks = NONE) -> str:
         if (figure := docs / "figures" / f"{run.name}.png").exists()
     ]
     return "\n".join([*lines, "", f"Machines: {'; '.join(machines)}.", *curves, ""])
+
+
+def headline(archive: Archive, marks: Marks = NONE) -> str:
+    """Return the README's table of the course's transformer, next to the published figures, and its sample."""
+    runs = [run for run in _ladder(archive) if run.name == HEADLINE]
+    if not runs:
+        return ""
+    run = max(runs, key=lambda run: run.steps)
+    estimates = _estimates(run, archive)
+    published = {step: PUBLISHED[HEADLINE, step] for step in estimates if (HEADLINE, step) in PUBLISHED}
+    table = [
+        _cells(["steps" + marks.of([run]), *(f"{step:,}" for step in estimates)]),
+        f"|---|{'---:|' * len(estimates)}",
+    ]
+    for split, name in enumerate(("train", "validation")):
+        table.append(_cells([name, *(f"{losses[split]:.3f}" for losses in estimates.values())]))
+        shown = (f"{published[step][split]:.3f}" if step in published else "" for step in estimates)
+        table.append(_cells(["published", *shown]))
+    sample = archive.sample(run).strip("\n").splitlines()[:SAMPLE_LINES]
+    return "\n".join([*table, *(["", "```text", *sample, "```"] if sample else []), *marks.sentence([run])])
+
+
+def _cells(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
+
+
+def _ladder(archive: Archive) -> list[Record]:
+    return [run for run in archive.records() if run.name.startswith("part1-")]
+
+
+def _estimates(run: Record, archive: Archive) -> dict[int, tuple[float, float]]:
+    """Return a run's estimates on train and validation text, in nats per character, by step."""
+    curves, splits = archive.curves(run), dict[str, dict[int, float]]()
+    for split in ("train", "validation"):
+        rows = curves[curves["metric"].isin([f"{split}/nll", f"estimate/{split}/nll"])]  # now and formerly
+        splits[split] = dict(zip(rows["step"].astype(int), rows["value"], strict=True))
+    return {step: (loss, splits["validation"][step]) for step, loss in splits["train"].items()}
+
+
+def _at_published_steps(runs: Sequence[Record], archive: Archive) -> list[str]:
+    lines = [
+        "At the published steps, train / validation by the estimate (step 1,000 is their 999):",
+        "",
+        "| model | step | estimate | published |",
+        "|---|---:|---|---|",
+    ]
+    for run in {run.name: run for run in runs}.values():  # the longest of each model
+        for step, losses in _estimates(run, archive).items():
+            if published := PUBLISHED.get((run.name, step)):
+                figures = (" / ".join(f"{loss:.3f}" for loss in pair) for pair in (losses, published))
+                lines.append(f"| {_label(run)} | {step:,} | {' | '.join(figures)} |")
+    return [*lines, ""]
 
 
 def _label(run: Record) -> str:
@@ -71,6 +135,9 @@ def _row(run: Record, marks: Marks) -> str:
         if run.machine["device"] == "cpu"
         else run.machine["device"]
     )
+    precision = run.config.get("trainer", {}).get("precision") or "auto"
+    if precision not in ("auto", "float32"):
+        threads += f", {precision.removesuffix('-mixed')}"
     cells = [
         _label(run) + marks.of([run]),
         f"{run.parameters:,}",

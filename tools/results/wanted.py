@@ -70,7 +70,12 @@ def _items() -> Iterator[Item]:
     for name in STUDIES:
         yield Item(f"Study: {name}", study=name)
     to_the_end = 3600 * HOURS_TO_THE_END
-    transformer = ("experiment=part1/transformer", "trainer.precision=bf16-mixed", "estimate_batches=25")
+    transformer = (
+        "experiment=part1/transformer",
+        "trainer.precision=bf16-mixed",
+        "estimate_batches=25",
+        "at_end=[samples]",
+    )
     yield Item("Part 1: the transformer to its end", transformer, seconds=to_the_end)
 
 
