@@ -15,7 +15,7 @@ import torch
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.record import Record
-from tools.results.__main__ import RECORDS, TRACK_PAGE, keep, rewritten
+from tools.results.__main__ import DOCS, RECORDS, keep, rewritten
 from tools.results.make import Maker
 from tools.results.track import FILE, entry, faults, track
 from tools.results.wanted import SEEDS, Item, wanted
@@ -52,8 +52,8 @@ def main(arguments: Sequence[str]) -> int:
     lines = file.read_text(encoding="utf-8") if file.exists() else ""
     lines += json.dumps(entry(given.changed, runs, process_s, gflops), ensure_ascii=False) + "\n"
     write_atomically(file, lambda opened: opened.write(lines.encode()))
-    page = rewritten(TRACK_PAGE.read_text(encoding="utf-8"), "entries", track(file))
-    write_atomically(TRACK_PAGE, lambda opened: opened.write(page.encode()))
+    page = rewritten((DOCS / "track.md").read_text(encoding="utf-8"), "entries", track(file))
+    write_atomically(DOCS / "track.md", lambda opened: opened.write(page.encode()))
     return 0
 
 

@@ -129,7 +129,6 @@ import charlab
 from charlab.cli import main
 from charlab.runs.draw import sample
 from charlab.runs.record import Record
-from charlab.runs.setup import Parts
 folder = sys.argv[1]
 assert sample(Record.load(Path(folder)))
 assert main(["generate", f"run={folder}", "length=5", "device=cpu"]) == 0

@@ -69,7 +69,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(comm
 
 STAGES = {  # what runs when the signal arrives, and what is saved by then
     "causality check": ("runs.train.check_causality", "nothing is saved yet"),
-    "first validation": ("training.module.score_window", "nothing is saved yet"),
+    "first validation": ("training.validation.score_window", "nothing is saved yet"),
     "final sample": ("training.callbacks.samples.write_atomically", "step 12 is saved"),
     "final figures": ("runs.train._Training._score_validation", "step 12 is saved"),
 }

@@ -103,7 +103,7 @@ def admit(monkeypatch, tmp_path):
     """Enters runs that are not trained; returns the exit code, the file of entries and the page."""
     page, kept = tmp_path / "track.md", []
     page.write_text("Entries:\n<!-- entries: written by make results -->\n<!-- end of entries -->\n")
-    monkeypatch.setattr(program, "TRACK_PAGE", tmp_path / "track.md")
+    monkeypatch.setattr(program, "DOCS", tmp_path)
     monkeypatch.setattr(program, "RECORDS", tmp_path)
     monkeypatch.setattr(program, "keep", lambda folder, archive: kept.append(folder))
 

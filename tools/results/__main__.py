@@ -35,7 +35,6 @@ from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, known_rates, wan
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
-TRACK_PAGE = DOCS / "track.md"
 
 SHOWN = ("part1-", "part2-", "online-", "benchmark-")  # names of the runs on the page
 KEPT_POINTS = 250  # of each curve, about
@@ -131,7 +130,10 @@ def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
     return [
         (DOCS / "results.md", results_page(archive, DOCS, marks)),
         (README, rewritten(with_headline, "models", overview(archive.records(), marks))),
-        (TRACK_PAGE, rewritten(TRACK_PAGE.read_text(encoding="utf-8"), "entries", track(archive.folder / TRACK))),
+        (
+            DOCS / "track.md",
+            rewritten((DOCS / "track.md").read_text(encoding="utf-8"), "entries", track(archive.folder / TRACK)),
+        ),
     ]
 
 
