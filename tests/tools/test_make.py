@@ -276,7 +276,8 @@ def documents(home, items, monkeypatch):
     """The program, for the list and the documents of the copy."""
     docs = home / "docs"
     docs.mkdir()
-    (home / "README.md").write_text("Models:\n<!-- models: written by make results -->\n<!-- end of models -->\nEnd.\n")
+    parts = (f"<!-- {part}: written by make results -->\n<!-- end of {part} -->\n" for part in ("headline", "models"))
+    (home / "README.md").write_text(f"Models:\n{''.join(parts)}End.\n")
     (docs / "results.md").write_text("")
     (docs / "track.md").write_text("<!-- entries: written by make results -->\n<!-- end of entries -->\n")
     for name, value in {
