@@ -17,7 +17,7 @@ from tests.runs.test_every_model import MODELS, SHARED, SMALLER
 from tests.runs.test_train import assert_same_outcome
 
 RECURRENT = {"rnn", "gru", "lstm"}  # torch's own layers, which it does not trace into
-TRAINED_OTHERWISE = {name for name in MODELS if name.startswith("ngram")} | {"ensemble"}
+TRAINED_OTHERWISE = {name for name in MODELS if name.startswith("ngram")} | {"ensemble", "context_mixing"}
 
 pytestmark = [  # torch's own
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),

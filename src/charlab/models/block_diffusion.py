@@ -151,14 +151,16 @@ class BlockDiffusion(LanguageModel):
         scored_from: int,
         generator: torch.Generator | None,
     ) -> Float[Tensor, "B T"]:
-        block = blocks(window.shape[1], self.block_size, window.device)[1:]  # (T,)
-        scored = torch.arange(1, window.shape[1], device=window.device) >= scored_from  # (T,)
-        sizes = torch.bincount(block[scored], minlength=int(block[-1]) + 1)  # (K+1,), m of each block
+        last, width, first = window.shape[1] - 1, self.block_size, max(scored_from, 1)
+        block = blocks(last + 1, width, window.device)[1:]  # (T,)
+        scored = torch.arange(1, last + 1, device=window.device) >= first  # (T,)
+        ends = range(0, last + width, width)  # the last position of each block
+        sizes = [max(0, min(end, last) - max(end - width, first - 1)) for end in ends]  # m of each of the K+1 blocks
         counts = torch.ones(len(window), len(sizes), dtype=torch.long, device=window.device)  # (B, K+1), n of each
-        for size in sizes.unique().tolist():
+        for size in sorted(set(sizes)):
             least, most = clipped_counts(share, size)
-            same = sizes == size  # blocks of the same size
-            drawn = stratified_counts(len(window) * int(same.sum()), most - least + 1, window.device, generator)
+            same = [index for index, other in enumerate(sizes) if other == size]
+            drawn = stratified_counts(len(window) * len(same), most - least + 1, window.device, generator)
             shuffled = drawn[torch.randperm(len(drawn), device=window.device, generator=generator)]
             counts[:, same] = shuffled.view(len(window), -1) + least - 1
         masked = _ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
@@ -168,7 +170,7 @@ class BlockDiffusion(LanguageModel):
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")  # (B, T)
-        weight = sizes[block] / counts[:, block].to(nll.dtype)  # (B, T)
+        weight = torch.tensor(sizes, device=window.device)[block] / counts[:, block].to(nll.dtype)  # (B, T)
         return torch.where(masked, weight * nll, 0.0)
 
     @torch.no_grad()
