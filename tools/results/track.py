@@ -22,7 +22,7 @@ from tools.results.wanted import SEEDS
 FILE = "track.jsonl"  # in records/
 LOSS = 1.4697  # nats per character: nanoGPT's published figure
 CHARACTERS = 111_539  # of the validation text, all but the first
-KNOWN = ("charlab", "torch", "lightning")  # whose code reads no other text
+KNOWN = ("charlab", "torch", "lightning", "pytorch_optimizer")  # whose code reads no other text
 
 HEADER = """\
 | date | what it changed | loss, three seeds | training clock | whole process | yardstick | machine | commit |
