@@ -117,6 +117,29 @@ def _loss_within(experiment: str, title: str, loss: float, seconds: float, proto
     )
 
 
+def _track() -> Benchmark:
+    former, counted = "benchmark/ten_minutes", "benchmark/track_counts"
+    return Benchmark(
+        "What nanoGPT's GPU recipe reaches, as soon as possible: the latest entries of the track",
+        {
+            OURS: lambda number: run_training("experiment=benchmark/track", f"seed={305 + number}"),
+            counted: lambda number: run_training(f"experiment={counted}", f"seed={305 + number}"),
+            former: lambda number: run_training(f"experiment={former}", f"seed={305 + number}"),
+        },
+        [
+            Figure("blocks", "loss", "nats", "itself", None, 1.4697),
+            Figure("blocks", "loss", "nats", "more by", counted),
+            Figure("blocks", "loss", "nats", "more by", former),
+            Figure("training_s", "training", "s", "itself", None, 180.0),
+            Figure("training_s", "training", "s", "times less", counted),
+            Figure("training_s", "training", "s", "times less", former),
+            Figure("wall_s", "the whole process", "s", "times less", former),
+        ],
+        pairs=1,
+        is_asked_for=True,
+    )
+
+
 def _evaluation_share() -> Benchmark:
     # The default run with a smaller model: training and evaluation scale with it alike.
     ours = ("data=tinyshakespeare", "model.embed_dim=64", "model.num_layers=1", "model.mixer.num_heads=2")
@@ -224,5 +247,6 @@ BENCHMARKS = {
     "ten_minutes": lambda: _loss_within(
         "ten_minutes", "What nanoGPT's GPU recipe reaches", 1.4697, 600.0, ("blocks", "sliding")
     ),
+    "track": _track,
     "one_hour": lambda: _loss_within("one_hour", "The best static model of one hour", 1.43, 3600.0, ("sliding",)),
 }

@@ -61,8 +61,9 @@ def _items() -> Iterator[Item]:
     yield Item("Part 2: half an hour of diffusion", half_an_hour, figures=("sliding",))
     for name in ("four_minutes", "ten_minutes", "one_hour"):
         yield Item("A loss within a time", (f"experiment=benchmark/{name}",), figures=("sliding",))
-    for seed in SEEDS:
-        yield Item("The track", ("experiment=benchmark/track", f"seed={seed}"), figures=("sliding",))
+    for name in ("track", "track_counts"):
+        for seed in SEEDS:
+            yield Item("The track", (f"experiment=benchmark/{name}", f"seed={seed}"), figures=("sliding",))
     for seed in SEEDS:
         mixing = ("experiment=online/context_mixing", f"seed={seed}")
         yield Item("Online", mixing, figures=("online",), seconds=60 * MINUTES_OF_MIXING)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,7 +42,10 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
         if not any(weight.requires_grad for weight in parts.model.parameters()):
             raise UserError(f"A {type(parts.model).__name__} model is not trained by gradients, so it has no rate.")
         rates = {"min_lr": LOWEST, "max_lr": HIGHEST, "num_training": STEPS}
-        finder = Tuner(parts.trainer).lr_find(parts.module, datamodule=parts.data, update_attr=False, **rates)
+        # Lightning's bar cannot be turned off, and would fill a log with a line per step.
+        shown = sys.stderr if sys.stderr.isatty() else io.StringIO()
+        with contextlib.redirect_stderr(shown):
+            finder = Tuner(parts.trainer).lr_find(parts.module, datamodule=parts.data, update_attr=False, **rates)
     rate = finder.suggestion() if finder is not None else None
     if finder is None or rate is None:
         raise UserError(
