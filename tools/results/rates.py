@@ -8,7 +8,7 @@ from pathlib import Path
 
 from charlab.files import write_atomically
 from tools.results.make import Maker
-from tools.results.wanted import FAMILIES, FIVE_MINUTES, RATES, Item, known_rates, wanted
+from tools.results.wanted import FAMILIES, ONE_MINUTE, RATES, Item, known_rates, wanted
 
 CANDIDATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 DEV = "data.dev_fraction=0.02"  # that of the mixtures, whose runs of the table are used
@@ -17,12 +17,12 @@ DEV = "data.dev_fraction=0.02"  # that of the mixtures, whose runs of the table 
 def choose_rates(maker: Maker, file: Path = RATES) -> None:
     """Choose a rate for each family that has none: of one run, by the figures `online` of its dev text.
 
-    The run is the first one of five minutes with that dev text. The rate and all figures are kept in the file.
+    The run is the first one of one minute with that dev text. The rate and all figures are kept in the file.
 
     Raises:
         FailedError: if a run fails; what was chosen before is kept.
     """
-    first = {run.name.removeprefix("part2-"): run for run in reversed(wanted([FIVE_MINUTES], maker.output_dir))}
+    first = {run.name.removeprefix("part2-"): run for run in reversed(wanted([ONE_MINUTE], maker.output_dir))}
     figures = tuple(f"online split=dev learning_rate={rate:g}" for rate in CANDIDATES)
     for family in FAMILIES:
         known = known_rates(file)

@@ -45,6 +45,7 @@ class Item:
     seconds: float | None = None
 
 
+ONE_MINUTE = Item("Part 2: one minute", study="table/one_minute", figures=("sliding",))
 FIVE_MINUTES = Item("Part 2: five minutes", study="table/five_minutes", figures=("sliding",), online=True)
 
 
@@ -55,7 +56,7 @@ def _items() -> Iterator[Item]:
     yield Item(ladder, ("experiment=part1/wrong_axis",))
     yield Item(ladder, ("experiment=part1/long", "compute.threads=1"))
     yield Item("Quickstart", ("experiment=quickstart",), figures=("sliding",))
-    yield Item("Part 2: one minute", study="table/one_minute", figures=("sliding",))
+    yield ONE_MINUTE
     yield FIVE_MINUTES
     half_an_hour = ("experiment=part2/masked_diffusion", "compute.threads=2", "budget.max_seconds=1800")
     yield Item("Part 2: half an hour of diffusion", half_an_hour, figures=("sliding",))
