@@ -4,6 +4,7 @@ import datetime
 import json
 import logging
 import re
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ from charlab.errors import PartError, UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
-from tests.runs.test_train import assert_same_outcome, curves
+from tests.runs.test_train import assert_same_outcome, curves, weights
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DEV = ("data.dev_fraction=0.1", "evaluate_every=2")
@@ -141,6 +142,110 @@ def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_
     assert_same_outcome(run_tiny(*plateau), whole)
 
 
+class Counts(Callback):
+    """Counts the batches of a run over all attempts at it."""
+
+    batches = 0
+
+    def on_train_batch_end(self, *_):
+        self.batches += 1
+
+    def state_dict(self):
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict):
+        self.batches = state_dict["batches"]
+
+
+WORST = (*DEV, f"+callbacks.worst={{_target_: {LIGHTNING}.ModelCheckpoint, monitor: dev/nll, mode: max}}")
+LAST_LINE = "finished  12/12"  # of charlab's progress display
+
+
+def kept(record, name):
+    """Returns the state of a callback in the last checkpoint of a run."""
+    checkpoint = torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith(name))
+    return state
+
+
+def measured(record, name):
+    """Returns a metric by step; of several that begin with the name, the last one."""
+    return {int(step): float(value) for step, _, metric, value in curves(record) if metric.startswith(name)}
+
+
+def kept_step(record):
+    """Returns the step of the evaluation in training with the highest figure, which `ModelCheckpoint` must have."""
+    figures = {step: nll for step, nll in measured(record, "dev/nll").items() if step > 0}
+    step = max(figures, key=figures.get)
+    state = kept(record, "ModelCheckpoint")
+    assert float(state["best_model_score"]) == pytest.approx(figures[step], rel=1e-6)
+    assert Path(state["best_model_path"]).parent == record.folder / "checkpoints"
+    assert torch.load(state["best_model_path"], weights_only=True)["global_step"] == step
+    return step
+
+
+@pytest.mark.slow
+def test_callbacks_do_their_work_and_keep_their_state_after_a_kill(run_tiny, interrupt_at, tmp_path, capsys):
+    chosen = (
+        *WORST,
+        "scheduler=warmup_cosine",
+        f"+callbacks.rate={{_target_: {LIGHTNING}.LearningRateMonitor}}",
+        f"+callbacks.device={{_target_: {LIGHTNING}.DeviceStatsMonitor}}",
+        f"+callbacks.summary={{_target_: {LIGHTNING}.RichModelSummary}}",
+        f"+callbacks.counts={{_target_: {__name__}.Counts}}",
+    )
+    whole = run_tiny(*chosen, f"output_dir={tmp_path / 'whole'}")
+    printed = capsys.readouterr().out
+    assert "Trainable params" in printed
+    assert LAST_LINE in printed
+    rates = measured(whole, "lr-")
+    assert len(set(rates.values())) > 6
+    assert {step + 1: rate for step, rate in rates.items()} == measured(whole, "learning_rate")
+    memory = measured(whole, "DeviceStatsMonitor.on_train_batch_end/cpu_vm_percent")
+    assert len(memory) >= 12
+    assert all(0 < percent <= 100 for percent in memory.values())
+    assert kept(whole, "Counts") == {"batches": 24}
+
+    restore = interrupt_at(13, PowerFailure())  # in step 7, after a checkpoint of step 6
+    with pytest.raises(PowerFailure):
+        run_tiny(*chosen)
+    restore()
+    resumed = run_tiny(*chosen)
+    assert measured(resumed, "lr-") == rates
+    assert kept_step(resumed) == kept_step(whole) < 6
+    assert kept(resumed, "Counts") == {"batches": 24}
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="charlab's checkpoint is written before Lightning's sees the evaluation")
+def test_lightnings_checkpoints_know_an_evaluation_right_before_a_kill(run_tiny, interrupt_at):
+    restore = interrupt_at(5, PowerFailure())  # in step 3, after the evaluation and the checkpoint of step 2
+    with pytest.raises(PowerFailure):
+        run_tiny(*WORST)
+    restore()
+    assert kept_step(run_tiny(*WORST)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    averaging = (
+        f"+callbacks.swa={{_target_: {LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}}",
+        "data.epoch_steps=3",
+        "callbacks.checkpointing.every_n_steps=4",
+    )
+    whole = run_tiny(*averaging, f"output_dir={tmp_path / 'whole'}")
+    state = kept(whole, "StochasticWeightAveraging")
+    assert state["n_averaged"] == 3
+    average = state["average_model_state"]
+    assert all(torch.equal(value, average[name]) for name, value in weights(whole).items())
+    restore = interrupt_at(17, PowerFailure())  # in step 9, after a checkpoint in the middle of the third epoch
+    with pytest.raises(PowerFailure):
+        run_tiny(*averaging)
+    restore()
+    assert_same_outcome(run_tiny(*averaging), whole)
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -164,47 +269,74 @@ def test_what_a_run_cannot_have_is_said_before_anything_is_written(run_tiny, tmp
 @pytest.mark.parametrize(
     "more",
     [
-        ("trainer.limit_train_batches=4",),
         ("trainer.overfit_batches=2",),
-        ("trainer.detect_anomaly=true",),
-        ("trainer.profiler=simple",),
-        ("trainer.profiler=advanced",),
-        ("trainer.profiler=pytorch",),
-        ("trainer.enable_progress_bar=false",),
         ("trainer.enable_model_summary=true",),
-        ("trainer.val_check_interval=4",),
         ("trainer.check_val_every_n_epoch=1", "data.epoch_steps=5"),
-        ("trainer.max_time=00:00:05:00",),
         ("trainer.max_steps=-1", "trainer.max_epochs=2", "data.epoch_steps=3"),
         ("trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
         ("trainer.gradient_clip_val=0",),
         ("trainer.limit_val_batches=1",),
         ("trainer.reload_dataloaders_every_n_epochs=1", "data.epoch_steps=5"),
         ("trainer.logger=false",),
-        ("+callbacks.rate={_target_: lightning.pytorch.callbacks.LearningRateMonitor}",),
-        ("+callbacks.device={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}",),
-        ("+callbacks.summary={_target_: lightning.pytorch.callbacks.RichModelSummary}",),
         ("+callbacks.bar={_target_: lightning.pytorch.callbacks.TQDMProgressBar}",),
         ("+callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}",),
-        ("+callbacks.best={_target_: lightning.pytorch.callbacks.ModelCheckpoint, monitor: dev/nll}", *DEV),
         ("+callbacks.timer={_target_: lightning.pytorch.callbacks.Timer, duration: '00:01:00:00'}",),
         ("optimizer._target_=torch.optim.RMSprop", "~optimizer.betas", "~optimizer.decayed"),
         ("scheduler._target_=torch.optim.lr_scheduler.StepLR", "+scheduler.step_size=1", "data.epoch_steps=4"),
-        (
-            "+callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}",
-            "data.epoch_steps=3",
-        ),
     ],
     ids=lambda more: more[0],
 )
-@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
-@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 def test_lightnings_arguments_callbacks_and_torchs_parts_work_from_the_command_line(run_tiny, more):
     record = run_tiny(*more)
     assert record.status == "finished"
     assert record.steps == (6 if "trainer.max_epochs=2" in more else 12)
     assert record.metric("blocks")["nll"] > 0
+
+
+class Notes(Callback):
+    """Notes the epoch and the number of each batch, and whether torch looks for anomalies."""
+
+    seen: ClassVar[list[tuple[int, int, bool]]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append((trainer.current_epoch, batch_idx, torch.is_anomaly_enabled()))
+
+
+@pytest.mark.slow
+def test_lightnings_arguments_have_their_effects(run_tiny, capsys):
+    Notes.seen.clear()
+    record = run_tiny(
+        "trainer.detect_anomaly=true",
+        "trainer.enable_progress_bar=false",
+        "trainer.limit_train_batches=4",
+        "trainer.val_check_interval=4",
+        f"+callbacks.notes={{_target_: {__name__}.Notes}}",
+    )
+    assert Notes.seen == [(epoch, batch, True) for epoch in range(6) for batch in range(4)]
+    assert list(measured(record, "validation/nll")) == [0, 2, 4, 6, 8, 10, 12]  # after every 4 batches, 2 a step
+    assert LAST_LINE not in capsys.readouterr().out
+
+
+class Slow(Callback):
+    """Takes 0.4 seconds a batch."""
+
+    def on_train_batch_start(self, *_):
+        time.sleep(0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)  # nothing else would end the run
+def test_max_time_is_a_budget(run_tiny):
+    record = run_tiny(
+        "trainer.max_steps=-1",
+        "trainer.max_time=00:00:00:01",
+        "trainer.accumulate_grad_batches=1",
+        f"+callbacks.slow={{_target_: {__name__}.Slow}}",
+    )
+    assert record.status == "finished"
+    assert 1 <= record.steps <= 3
+    assert list(measured(record, "validation/nll")) == [0, record.steps]
 
 
 @pytest.mark.slow
@@ -364,6 +496,14 @@ def logged():
     logging.getLogger("lightning.pytorch.profilers").addHandler(handler)
     yield texts
     logging.getLogger("lightning.pytorch.profilers").removeHandler(handler)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events")
+@pytest.mark.parametrize(("profiler", "shown"), [("advanced", "ncalls"), ("pytorch", "aten::")])
+def test_a_profile_of_training_is_logged(run_tiny, logged, profiler, shown):
+    run_tiny(f"trainer.profiler={profiler}")
+    assert any("FIT Profiler Report" in text and shown in text for text in logged)
 
 
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import charlab
+from charlab.configuration.compose import compose
 from charlab.data.windows import gather_windows, window_starts
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
+from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.seeding import derive_seed
 from tests.helpers.warm import warm
@@ -23,6 +25,7 @@ from tests.runs.test_train import assert_same_outcome, curves
 pytestmark = pytest.mark.slow  # each run starts two processes, one after the other
 
 BIGRAM = ("model=bigram", *(override for override in TINY if not override.startswith("model")))
+SGD = ("optimizer=sgd", "optimizer.lr=2.0", "optimizer.momentum=0")
 PROCESSES = ("trainer=ddp", "trainer.accelerator=cpu", "compute.threads=1")
 
 
@@ -37,7 +40,7 @@ def only_record(folder):
 
 def test_two_processes_and_accumulation_learn_what_one_loop_learns_from_the_same_windows(text_path, tmp_path):
     done = subprocess.run(
-        warm(command(tmp_path, text_path, *BIGRAM, "optimizer=sgd", "optimizer.lr=2.0", "optimizer.momentum=0")),
+        warm(command(tmp_path, text_path, *BIGRAM, *SGD)),
         capture_output=True,
         text=True,
     )
@@ -45,6 +48,7 @@ def test_two_processes_and_accumulation_learn_what_one_loop_learns_from_the_same
     record = only_record(tmp_path)
     assert record.status == "finished"
     assert record.machine["processes"] == 2
+    assert record.fingerprint == fingerprint(compose([*BIGRAM, *SGD, f"data.path={text_path}"]))  # of one process
     assert record.steps == 12
     assert record.characters_seen == 12 * 4 * 8  # steps × windows × T
 
