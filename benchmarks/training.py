@@ -159,6 +159,7 @@ def _start_up() -> Benchmark:
         {
             OURS: lambda _: {
                 "help_s": run_program("scripts/train.py", "--help")["wall_s"],
+                "option_s": run_program("scripts/train.py", "model=nope", exit_code=2)["wall_s"],
                 "mistake_s": run_program("scripts/train.py", "model.typo=1", exit_code=2)["wall_s"],
                 "first_step_s": run_to_first_step(*shown, *bare)["first_step_s"],
                 "evaluated_s": run_to_first_step(*shown)["first_step_s"],
@@ -168,7 +169,8 @@ def _start_up() -> Benchmark:
         },
         [
             Figure("help_s", "--help", "s", "itself", None, 3.0),
-            Figure("mistake_s", "an error in the configuration", "s", "itself", None, 3.0),
+            Figure("option_s", "an unknown option, found without torch", "s", "itself", None, 1.5),
+            Figure("mistake_s", "an unknown key of the model", "s", "itself", None, 3.0),
             Figure("first_step_s", "the first training step is done", "s", "share above", imports, 0.3),
             Figure("evaluated_s", "the same after the recipe's own first evaluation", "s", "itself"),
             Figure("again_s", "a finished run asked for again", "s", "itself", None, 2.0),

@@ -271,15 +271,22 @@ def test_help_and_mistakes_do_without_torch(empty_folder: Path) -> None:
     program = """
 import sys
 from charlab import cli
-codes = [cli.train(["--help"]), cli.generate(["--cfg", "job"]), cli.train(["-m", "model=bigram,gpt", "seed=x"])]
-assert codes == [0, 0, 2], codes
+assert (cli.train(["--help"]), cli.generate(["--cfg", "job"])) == (0, 0)
+for mistake in (["-m", "model=bigram,gpt", "seed=x"], ["model=nope"], ["modle=gpt"], ["plot.typo=1"], ["+typo=1"]):
+    assert cli.train(mistake) == 2, mistake
 slow = {"torch", "lightning", "torchmetrics", "matplotlib", "scipy", "pandas"} & set(sys.modules)
 assert not slow, slow
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "experiment/part1: " in done.stdout
-    assert len(done.stderr.splitlines()) == 1
+    assert [line.partition(", ")[0].partition(" in ")[0].partition(";")[0] for line in done.stderr.splitlines()] == [
+        "The arm bigram does not compose: seed must be an integer",
+        "There is no model=nope",
+        "There is no key modle",
+        "There is no key plot.typo",
+        "There is no key typo",
+    ]
     assert list(empty_folder.iterdir()) == []
 
 

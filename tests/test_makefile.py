@@ -1,6 +1,7 @@
 """The Makefile is short, and whatever tells people or machines to run a target names one that exists."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ def test_targets_that_are_named_exist(page):
     assert set(named) <= set(TARGETS)
     if page in SOURCES[:3]:
         assert "test" in named
+
+
+def test_tests_that_are_skipped_are_named_with_the_reason():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    assert "-rs" in settings["addopts"].split()
 
 
 @pytest.mark.parametrize("page", SOURCES[:2])

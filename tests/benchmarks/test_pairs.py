@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from benchmarks import training
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.pairs import OURS, Benchmark, Figure, measure, save
 from tools.results.speed import benchmarks
@@ -73,6 +74,21 @@ def test_every_benchmark_has_us_first_and_compares_what_it_has(name):
     assert next(iter(benchmark.sides)) == OURS
     assert benchmark.figures
     assert {figure.against for figure in benchmark.figures} <= {*benchmark.sides, None}
+
+
+def test_an_unknown_option_and_an_unknown_key_have_goals_of_their_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        training, "run_program", lambda *command, exit_code=0: asked.append((command[-1], exit_code)) or {"wall_s": 1.0}
+    )
+    monkeypatch.setattr(training, "run_to_first_step", lambda *overrides: {"first_step_s": 1.0})
+    monkeypatch.setattr(training, "run_twice", lambda *overrides: {"again_s": 1.0})
+    benchmark = BENCHMARKS["start_up"]()
+    measured = benchmark.sides[OURS](0)
+    assert asked == [("--help", 0), ("model=nope", 2), ("model.typo=1", 2)]
+    goals = {figure.key: figure.goal for figure in benchmark.figures}
+    assert (goals["option_s"], goals["mistake_s"]) == (1.5, 3.0)
+    assert goals.keys() == measured.keys()
 
 
 def test_goals_are_those_of_least_ratios_and_largest_costs():

@@ -48,6 +48,17 @@ def test_a_parameter_of_another_target_needs_no_plus(composer: Composer, mistake
     assert mistake(another, "model.sise=4", "model=open").startswith("There is no key model.sise")
 
 
+def test_what_the_file_of_another_target_sets_is_to_be_left_out(mistake: Mistake) -> None:
+    assert mistake("model._target_=toy.parts.Record", "model=open") == (
+        "toy.parts.Record does not take model.depth (in model/open.yaml): leave it out with ~model.depth."
+    )
+    assert mistake("model._target_=toy.parts.Inherits", "~model.part").endswith(
+        " (in model/net.yaml): leave them out with ~model.depth ~model.placement ~model.dropout ~model.bias "
+        "~model.betas ~model.note ~model.rate."
+    )
+    assert mistake("model._target_=toy.parts.Net", "+model.typo=1").startswith("There is no key model.typo; ")
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

@@ -339,6 +339,18 @@ def test_optimizers_and_schedulers_of_torch_are_built_too(job: Callable[..., Dic
     assert mistake("model=bigram", "scheduler=stepless") == missing
 
 
+def test_an_optimizer_in_place_of_charlabs_is_told_what_to_leave_out(
+    job: Callable[..., DictConfig], mistake: Mistake
+) -> None:
+    overrides = ["model=bigram", "optimizer._target_=torch.optim.RMSprop"]
+    told = mistake(*overrides)
+    assert told == (
+        "torch.optim.RMSprop does not take optimizer.betas and optimizer.decayed (in optimizer/adamw.yaml): "
+        "leave them out with ~optimizer.betas ~optimizer.decayed."
+    )
+    job(*overrides, *told.rstrip(".").split(" with ")[1].split())
+
+
 def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
     told = mistake("model=Broken")
     assert told.endswith("in __init__, with model: RuntimeError: no such luck.")

@@ -79,7 +79,7 @@ def test_only_steps_that_are_logged_wait_for_the_device(text_path, tmp_path, rea
     assert max(readings.by_step.values()) <= 8
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
 def test_no_step_between_loggings_waits_for_a_gpu(text_path, tmp_path, monkeypatch):
     original = LanguageModelModule.on_train_batch_start
 

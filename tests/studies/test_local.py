@@ -24,6 +24,7 @@ from charlab.studies.executors import local, ray, share, slurm, usable_cores, vi
 from charlab.studies.executors.local import Local
 from charlab.studies.executors.ray import Ray
 from charlab.studies.executors.slurm import Slurm
+from charlab.studies.forks import Forks
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.runner import Slot
 
@@ -83,6 +84,33 @@ def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
     seen.clear()
     Local(at_once=1).run(tmp_path, cells[:1])
     assert seen == [("arm/0", Slot(2, (0, 1)))]  # a lone cell may use all GPUs
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_only_cells_of_one_process_on_linux_are_forked(tmp_path, monkeypatch, platform):
+    started = []
+
+    def fork(forks, file, log, slot):
+        started.append((file.name, "fork"))
+
+    def interpreter(file, log, slot):
+        started.append((file.name, "new interpreter"))
+
+    monkeypatch.setattr(Forks, "prepare", lambda forks: started.append(("", "fork server")))
+    monkeypatch.setattr(Forks, "start", fork)
+    monkeypatch.setattr(local, "start_interpreter", interpreter)
+    monkeypatch.setattr(local, "run_cell", lambda study, key, slot, start, **_: start(study / key, None, slot))
+    monkeypatch.setattr(local, "sys", types.SimpleNamespace(platform=platform))
+    cells = [Cell("arm", seed, f"run/{seed}", (), processes=known) for seed, known in enumerate((1, 2, None))]
+    arms, seeds = (Arm("arm", ()),), (0, 1, 2)
+    Plan(name="mine", baseline="arm", arms=arms, cells=tuple(cells), seeds=seeds, planned_seeds=3).save(tmp_path)
+    with Local(at_once=1) as executor:
+        executor.run(tmp_path, cells)
+    assert started == (
+        [("", "fork server"), ("0", "fork"), ("1", "new interpreter"), ("2", "new interpreter")]
+        if platform == "linux"
+        else [("0", "new interpreter"), ("1", "new interpreter"), ("2", "new interpreter")]
+    )
 
 
 def test_threads_of_one_core_lie_side_by_side(monkeypatch):

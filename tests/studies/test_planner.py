@@ -65,6 +65,21 @@ def test_arms_on_other_windows_are_marked(write_study: Write, expand: Expand) ->
     assert [arm.name for arm in plan.arms if not arm.paired] == ["large"]
 
 
+def test_a_cell_knows_how_many_processes_train_it(write_study: Write, expand: Expand) -> None:
+    two = "two: [trainer=ddp, optimizer.lr=0.1]"
+    four = "four: [trainer=ddp, trainer.num_nodes=2, optimizer.lr=0.2]"
+    listed = "listed: ['trainer.devices=[0,1]', optimizer.lr=0.3]"
+    plan = expand(
+        write_study(
+            "seeds: [1, 2]",
+            arms=f"{{learned: [], {two}, {four}, {listed}, auto: [trainer.devices=auto, optimizer.lr=0.4], "
+            "all: [trainer.devices=-1, optimizer.lr=0.5]}",
+        )
+    )
+    assert [plan.cell(f"{arm.name}/1").processes for arm in plan.arms] == [1, 2, 4, None, None, None]
+    assert plan.cell("two/2").processes == 2
+
+
 @pytest.mark.parametrize(
     ("arms", "sentence"),
     [

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-from matplotlib.figure import Figure
 
 from charlab.configuration.compose import Composer
 from charlab.configuration.overrides import translate
@@ -15,10 +14,7 @@ from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.evidence import minimum_seeds
 from charlab.studies.plan import Plan
-from charlab.studies.report.figures import Drawings
-from charlab.studies.report.program import write_report
 from charlab.studies.scaling import FEWEST_SEEDS
-from charlab.studies.state import read_results
 
 ROOT = Path(__file__).parents[2]
 REPORTS = sorted(ROOT.glob("docs/studies/*/report.md"))
@@ -65,18 +61,3 @@ def test_commands_of_kept_reports_compose_by_their_present_names(
     for overrides in cells:
         assert translate(overrides) == (overrides, [])
         assert composer.job(composer.prepare(overrides)).seed == plan.seeds[0]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.parent.name)
-def test_kept_reports_are_those_of_today(report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    results = read_results(Plan.load(report.parent), Path("outputs"))
-    figures = {path.stem: Figure((1, 1)) for path in report.parent.glob("figures/*.png")}
-    monkeypatch.setattr(Drawings, "for_paper", lambda _: figures)
-    write_report(results, tmp_path, ["markdown"])
-    written = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.suffix in (".md", ".csv")]
-    assert len(written) == 5
-    again = f"charlab report study={report.parent.name} formats=[markdown]"
-    for path in written:
-        assert (tmp_path / path).read_text() == (report.parent / path).read_text(), f"make it again by: {again}"

@@ -17,7 +17,7 @@ from rich.console import Console
 import charlab
 from charlab import cli
 from charlab.configuration.compose import Composer
-from charlab.configuration.sources import conf_folder
+from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Rerun
@@ -326,7 +326,7 @@ def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path)
 import hydra
 import charlab.runs.store
 
-@hydra.main(config_path={str(OWN)!r}, config_name="train", version_base="1.3")
+@hydra.main(config_path={str(OWN)!r}, config_name="train", **{VERSION_BASE!r})
 def run(config):
     raise AssertionError("cells are run by charlab")
 

@@ -3,14 +3,18 @@
 import gzip
 
 import pytest
+from matplotlib.figure import Figure
 
 from charlab.errors import UserError
 from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
-from tools.results.__main__ import README, keep, main, results_page, thin
+from charlab.studies.report.figures import Drawings
+from tests.helpers.made_up_study import MadeUpArm, make_study
+from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
 from tools.results.part1 import headline, part1
 
 HEADER = "step,characters,seconds,metric,value\n"
+PROGRAM = "tools.results.__main__"
 
 
 @pytest.fixture
@@ -188,18 +192,59 @@ def test_an_archive_depends_neither_on_order_nor_on_time(write, tmp_path):
     assert gzip.decompress((tmp_path / "a" / CURVES).read_bytes()).decode().splitlines()[0] == f"run,{HEADER.strip()}"
 
 
-def test_the_pages_are_those_of_the_records_in_the_repository():
+@pytest.mark.parametrize("reports", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_documents_are_those_of_the_records_in_the_repository(monkeypatch, reports):
+    if not reports:
+        monkeypatch.setattr(f"{PROGRAM}.differing_reports", lambda archive: [])
     assert main(["--check"]) == 0
 
 
-def test_a_page_that_differs_from_the_records_is_found_and_left_alone(monkeypatch, tmp_path, capsys):
+def test_what_differs_from_the_records_is_found_and_left_alone(monkeypatch, tmp_path, capsys):
     page = tmp_path / "README.md"
     page.write_text(former := README.read_text(encoding="utf-8").replace("| `lstm`", "| `lstn`"), encoding="utf-8")
-    monkeypatch.setattr("tools.results.__main__.README", page)
-    monkeypatch.setattr("tools.results.__main__.ROOT", tmp_path)
+    monkeypatch.setattr(f"{PROGRAM}.README", page)
+    monkeypatch.setattr(f"{PROGRAM}.ROOT", tmp_path)
+    monkeypatch.setattr(f"{PROGRAM}.differing_reports", lambda archive: [tmp_path / "docs/studies/mine/report.md"])
     assert main(["--check"]) == 1
-    assert capsys.readouterr().err == "README.md differs from the records: run make results.\n"
+    assert capsys.readouterr().err.splitlines() == [
+        f"{name} differs from the records: run make results." for name in ("README.md", "docs/studies/mine/report.md")
+    ]
     assert page.read_text(encoding="utf-8") == former
+
+
+def test_reports_are_written_from_the_kept_plan_and_records_alone(monkeypatch, tmp_path):
+    plan = make_study(tmp_path, [MadeUpArm("learned", 1.7), MadeUpArm("rotary", 1.6)], seeds=2)
+    outputs, docs, archive = tmp_path / "outputs", tmp_path / "docs", Archive(tmp_path / "records")
+    for cell in plan.cells:
+        keep(outputs / "runs" / cell.run, archive.folder)
+        (outputs / "runs" / cell.run / "record.json").write_text("{")  # of this machine, and no matter
+    home = docs / "studies" / plan.name
+    plan.save(home)
+    (docs / "studies" / "picture_alone").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(f"{PROGRAM}.DOCS", docs)
+    monkeypatch.setattr(Drawings, "for_paper", lambda drawings: {"costs": Figure((1, 1))})
+    write_reports(docs / "studies", archive)
+    assert differing_reports(archive) == []
+    page = home / "report.md"
+    assert "4 of 4 cells finished" in page.read_text()
+    assert "charlab report study=made_up\n" in page.read_text()
+    assert "corrupt" not in page.read_text()
+
+    page.write_text(page.read_text().replace("4 of 4 cells", "5 of 5 cells"))
+    (home / "figures" / "costs.png").unlink()
+    (home / "tables" / "verdicts.csv").write_text("arm\n")
+    (home / "figures" / "costs.pdf").write_bytes(b"by another version of matplotlib")
+    assert differing_reports(archive) == [home / "figures/costs.png", page, home / "tables/verdicts.csv"]
+
+
+def test_make_results_writes_the_reports(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(f"{PROGRAM}.wanted", lambda runs, outputs: [])
+    monkeypatch.setattr(f"{PROGRAM}.write", lambda runs: written.append("documents"))
+    monkeypatch.setattr(f"{PROGRAM}.write_reports", lambda folder, archive: written.append(folder.name))
+    assert main(["--output-dir", str(tmp_path)]) == 0
+    assert written == ["documents", "studies"]
 
 
 def test_curves_are_thinned_each_by_itself():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
 import math
 import signal
 import sys
+import tempfile
 from argparse import ArgumentParser
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +24,8 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
+from charlab.studies.report.program import write_report
+from charlab.studies.state import read_results
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m tools.results",
         description="List the runs behind docs/results.md, docs/studies and the table in README.md that are missing "
         "from records/ or by earlier code, and make them, the most important first. Each is added to records/ at once, "
-        "so the same command continues after an interruption. Then write the page and the table.",
+        "so the same command continues after an interruption. Then write the page, the table and the reports.",
     )
     parser.add_argument("runs", nargs="*", metavar="RUN", type=Path, help="only add the run in this folder, and write")
     parser.add_argument("--check", action="store_true", help="only compare the documents with the records")
@@ -98,17 +102,18 @@ def main(arguments: Sequence[str]) -> int:
             maker.make(found, choice)
     finally:
         write(runs)
+    write_reports(DOCS / "studies", Archive(RECORDS))  # not after an interruption: their figures take a while
     return int(maker.failed > 0)
 
 
 def check() -> int:
     """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0."""
-    code = 0
-    for page, text in pages(Archive(RECORDS)):
-        if unmarked(page.read_text(encoding="utf-8")) != unmarked(text):
-            print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
-            code = 1
-    return code
+    archive = Archive(RECORDS)
+    differing = [page for page, text in pages(archive) if unmarked(page.read_text("utf-8")) != unmarked(text)]
+    differing += differing_reports(archive)
+    for page in differing:
+        print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
+    return int(bool(differing))
 
 
 def write(runs: Sequence[Wanted]) -> None:
@@ -122,6 +127,40 @@ def write(runs: Sequence[Wanted]) -> None:
     for page, text in pages(archive, Marks(kept - current(runs, archive))):
         encoded = text.encode()
         write_atomically(page, lambda file: file.write(encoded))  # noqa: B023  (it is called at once)
+
+
+def write_reports(folder: Path, archive: Archive) -> None:
+    """Write the report on each study in docs/studies, from its plan there and an archive alone.
+
+    Args:
+        folder: where to write them, as NAME/report.md and so on.
+        archive: the runs.
+    """
+    folder, records, plans = folder.absolute(), archive.folder.absolute(), _plans()
+    with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # this machine's outputs are left out
+        for plan in plans:
+            write_report(read_results(plan, Path("outputs"), records), folder / plan.name, ["markdown"])
+
+
+def differing_reports(archive: Archive) -> list[Path]:
+    """Return the files in docs/studies that `write_reports` would add or change; pictures count by name."""
+    kept = DOCS / "studies"
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        write_reports(made, archive)
+        files = [path.relative_to(made) for path in sorted(made.rglob("*")) if path.is_file()]
+        return [kept / file for file in files if _text(kept / file) != _text(made / file)]
+
+
+def _plans() -> list[Plan]:
+    return [Plan.load(path.parent) for path in sorted(DOCS.glob(f"studies/*/{PLAN}"))]
+
+
+def _text(path: Path) -> str | None:
+    """Return the text of a file, "" for a picture, and None if there is no such file."""
+    if not path.is_file():
+        return None
+    return "" if path.suffix in (".png", ".pdf") else path.read_text(encoding="utf-8")
 
 
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
@@ -173,8 +212,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     Archive(archive).add(record, Run(record).sample(), rows)
     if former is not None and former.fingerprint != record.fingerprint:
         key = f"{former.name}/{former.fingerprint}"
-        plans = [Plan.load(path.parent) for path in DOCS.glob(f"studies/*/{PLAN}")]
-        if not any(cell.run == key for plan in plans for cell in plan.cells):
+        if not any(cell.run == key for plan in _plans() for cell in plan.cells):
             Archive(archive).remove(key)
     return record
 

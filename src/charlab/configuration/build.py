@@ -78,6 +78,10 @@ class Signature:
     required: frozenset[str]
     supplied: frozenset[str]
 
+    def takes(self, name: str) -> bool:
+        """Return whether there is a parameter of that name, or any name is accepted."""
+        return self.open or name in self.annotations
+
 
 def signature(target: str) -> Signature | None:
     """Return the signature of a `_target_`; None if Python cannot determine it."""

@@ -28,6 +28,7 @@ from charlab.configuration.messages import all_keys, find_user_error, one_senten
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
+from charlab.quantities import joined
 from charlab.types import NonNegativeOrInfinite, display, fits, requirement
 
 if TYPE_CHECKING:
@@ -218,6 +219,8 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
     except UserError as error:
         raise UserError(f"{path}._target_{composition.place(f'{path}._target_')}: {error}") from error.__cause__
     given = [key for key in node if key not in INSTRUCTIONS]
+    if known is not None and composition.is_typed(f"{path}._target_"):
+        _check_left_over(given, path, target, known, composition)
     for key in given:
         inner, value = _join(path, key), node[key]
         _check_argument(value, key, inner, known, composition)
@@ -227,10 +230,23 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
         raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
 
 
+def _check_left_over(
+    given: Collection[str], path: str, target: str, known: Signature, composition: Composition
+) -> None:
+    """Check that a `_target_` typed in place of another one takes what the file of the other sets."""
+    places = {_join(path, key): composition.place(_join(path, key)) for key in given if not known.takes(key)}
+    if left_over := [key for key, place in places.items() if place]:
+        them = "them" if len(left_over) > 1 else "it"
+        raise UserError(
+            f"{target} does not take {joined(left_over)}{places[left_over[0]]}: leave {them} out with "
+            f"{' '.join(f'~{key}' for key in left_over)}."
+        )
+
+
 def _check_argument(value: Any, key: str, path: str, known: Signature | None, composition: Composition) -> None:
     if known is not None and key in known.supplied:
         raise UserError(f"{path} cannot be configured{composition.place(path)}: the program supplies it.")
-    if known is not None and key not in known.annotations and not known.open:
+    if known is not None and not known.takes(key):
         everywhere = composition.declared if "." in path else ()
         raise unknown_key(path, set(known.annotations) - known.supplied, everywhere, composition.place(path))
     _check_constructions(value, path, composition)

@@ -233,10 +233,14 @@ class Composition:
         """The dotted keys that configuration files declare; files that only override them do not count."""
         return set().union(*(keys for _, overlay, keys in self._files if not overlay))
 
+    def is_typed(self, path: str) -> bool:
+        """Return whether `path` was set on the command line."""
+        typed = {key for override in self.overrides for key in _typed_keys(override)}
+        return any(path == key or path.startswith(f"{key}.") for key in typed if not self.is_group(key))
+
     def place(self, path: str) -> str:
         """Return the last file that set `path`, as " (in FILE.yaml)"; "" if it was set on the command line."""
-        typed = {key for override in self.overrides for key in _typed_keys(override)}
-        if any(path == key or path.startswith(f"{key}.") for key in typed if not self.is_group(key)):
+        if self.is_typed(path):
             return ""
         files = [name for name, _, keys in self._files if path in keys]
         return f" (in {files[-1]}.yaml)" if files else ""
