@@ -143,7 +143,7 @@ def _new(arguments: list[str]) -> int:
     return new(arguments)
 
 
-# Hydra's task functions. Launchers pickle them by name, so they are neither nested nor wrapped.
+# Hydra's task functions.
 
 
 def _train(config: DictConfig) -> object:
