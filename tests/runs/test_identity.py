@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
-from charlab.runs.identity import fingerprint
+from charlab.runs.identity import fingerprint, reads_evaluations
 from tests.runs.conftest import TINY
 
 
@@ -130,6 +130,17 @@ def test_a_callback_that_charlab_does_not_know_counts(config):
     assert fingerprint(other) not in (averaged, fingerprint(config))
 
 
+def test_a_users_own_callback_counts_in_the_group_and_in_the_trainer(config):
+    mine, other = ({"_target_": f"studentcallback.{name}"} for name in ("Shrink", "Grow"))
+    ways = [{"callbacks.mine": mine}, {"callbacks.mine": other}, {"trainer.callbacks": [mine]}]
+    ways.append({"trainer.callbacks": [mine, other]})
+    assert len({fingerprint(altered(config, values)) for values in ({}, *ways)}) == 5
+    assert fingerprint(altered(config, {"callbacks.mine": None})) == fingerprint(config)
+    for values in ways:
+        assert reads_evaluations(altered(config, values))
+    assert not reads_evaluations(config)
+
+
 def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
     def every(steps, **more):
         return fingerprint(altered(config, {"evaluate_every": steps} | more))
@@ -138,6 +149,10 @@ def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
     assert every(7, **{"data.dev_fraction": 0.1}) != every(4, **{"data.dev_fraction": 0.1})
     stop = {"callbacks.stop": {"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:00:01:00"}}
     assert every(7, **stop) != every(4, **stop)
+    stop = {"trainer.callbacks": [{"_target_": "lightning.pytorch.callbacks.Timer", "duration": "00:00:01:00"}]}
+    assert every(7, **stop) != every(4, **stop)
+    watch = {"trainer.callbacks": [{"_target_": "lightning.pytorch.callbacks.ModelSummary"}]}
+    assert every(7, **watch) == every(4, **watch)
     assert fingerprint(altered(config, {"estimate_batches": 3})) != fingerprint(config)
 
 

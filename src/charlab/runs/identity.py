@@ -148,11 +148,10 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
         drop(values, key)
-    acting = _acting_callbacks(values)
     if "callbacks" in values:
-        values["callbacks"] = acting
+        values["callbacks"] = _acting(values["callbacks"])
     chooses_best = values["data"].get("dev_fraction")  # the best checkpoint, of those that are evaluated
-    if not (acting or _waits(values) or chooses_best):
+    if not (_reads_evaluations(values) or chooses_best):
         for key in EVALUATED_WHEN:
             drop(values, key)
     return _canonical(values)
@@ -162,20 +161,22 @@ def _resolved(config: DictConfig, key: str) -> Any:
     return plain(config[key]) if OmegaConf.is_config(config[key]) else config[key]
 
 
-def _acting_callbacks(values: Mapping[str, Any]) -> list[Any]:
-    """Return the callbacks that can change a figure."""
-    chosen = [callback for callback in (values.get("callbacks") or {}).values() if callback is not None]
-    return [part for part in chosen if part.get("_target_") not in OBSERVING_CALLBACKS]
+def _acting(callbacks: Any) -> list[Any]:
+    """Return those callbacks of a group, of a list or alone, that can change a figure."""
+    group = callbacks or []
+    if isinstance(group, dict):
+        group = [group] if "_target_" in group else list(group.values())
+    return [part for part in group if part is not None and _get(part, "_target_") not in OBSERVING_CALLBACKS]
 
 
 def reads_evaluations(config: DictConfig) -> bool:
     """Return whether a step may depend on evaluations, which a callback or a plateau's schedule may read."""
-    values = {key: _resolved(config, key) for key in ("callbacks", "scheduler")}
-    return bool(_acting_callbacks(values)) or _waits(values)
+    return _reads_evaluations({key: _resolved(config, key) for key in ("callbacks", "scheduler", "trainer")})
 
 
-def _waits(values: Mapping[str, Any]) -> bool:
-    """Return whether the schedule may read the result of an evaluation."""
+def _reads_evaluations(values: dict[str, Any]) -> bool:
+    if _acting(values.get("callbacks")) or _acting(_get(values, "trainer.callbacks")):
+        return True
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
 
 
