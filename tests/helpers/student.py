@@ -1,4 +1,4 @@
-"""A student's own model in two modules, to be edited."""
+"""A student's own model in two modules and a callback in a third, to be edited."""
 
 import importlib
 import sys
@@ -26,13 +26,25 @@ PARTS = """
 def readout(x):
     return 1.0 * x
 """
+CALLBACK = '''
+from lightning.pytorch import Callback
+
+
+class Shrink(Callback):
+    """It makes all weights smaller."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for parameter in pl_module.parameters():
+            parameter.data.mul_(0.9)
+'''
+MODULES = {"studentparts": PARTS, "studentmodel": MODEL, "studentcallback": CALLBACK}  # each after those it imports
 
 
 def write(folder: Path) -> None:
-    """Writes both modules into a new folder."""
+    """Writes the modules into a new folder."""
     folder.mkdir()
-    (folder / "studentmodel.py").write_text(MODEL)
-    (folder / "studentparts.py").write_text(PARTS)
+    for name, text in MODULES.items():
+        (folder / f"{name}.py").write_text(text)
 
 
 def edit(path: Path, former: str, new: str) -> None:
@@ -43,13 +55,13 @@ def edit(path: Path, former: str, new: str) -> None:
 
 
 def reload() -> None:
-    """Reloads both modules, as far as they were imported."""
-    for name in ("studentparts", "studentmodel"):
+    """Reloads the modules, as far as they were imported."""
+    for name in MODULES:
         if name in sys.modules:
             importlib.reload(sys.modules[name])
 
 
 def forget() -> None:
-    """Makes as if neither had been imported."""
-    for name in ("studentmodel", "studentparts"):
+    """Makes as if none had been imported."""
+    for name in MODULES:
         sys.modules.pop(name, None)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from site import addsitedir
 
 import pytest
 
@@ -18,17 +19,32 @@ from charlab.runs.record import Record
 from charlab.runs.requalify import repeat
 from charlab.runs.store import Store
 from charlab.training.module import LanguageModelModule
-from tests.helpers.student import edit, forget, reload, write
+from tests.helpers.student import MODULES, edit, forget, reload, write
 from tests.helpers.warm import warm
 
 
 @pytest.fixture
-def student(tmp_path, monkeypatch):
-    """The folder of a student's two modules."""
-    write(tmp_path / "student")
-    monkeypatch.syspath_prepend(tmp_path / "student")
+def student(request, tmp_path, monkeypatch):
+    """The folder of a student's modules: on the path, or as pip installs it from a folder, editable or not."""
+    how = getattr(request, "param", "on the path")
+    site = tmp_path / "site-packages"
+    folder = site if how == "installed" else tmp_path / "student"
+    write(folder)
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    if how != "on the path":
+        information = site / "studentmodel-1.0.dist-info"
+        information.mkdir(parents=True)
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: studentmodel\nVersion: 1.0\n")
+        (information / "top_level.txt").write_text("\n".join(MODULES))
+        url = {"url": (tmp_path / "project").as_uri(), "dir_info": {"editable": True} if how == "editable" else {}}
+        (information / "direct_url.json").write_text(json.dumps(url))
+        if how == "editable":
+            sys.path.remove(str(folder))
+            (site / "studentmodel.pth").write_text(f"{folder}\n")
+            addsitedir(str(site))
+            assert str(folder) in sys.path
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    yield tmp_path / "student"
+    yield folder
     forget()
 
 
@@ -74,7 +90,16 @@ def files(record):
     return {path: path.read_bytes() for path in record.folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("module", [pytest.param("studentmodel", marks=pytest.mark.slow), "studentparts"])
+@pytest.mark.parametrize(
+    ("student", "module"),
+    [
+        ("on the path", "studentparts"),
+        pytest.param("on the path", "studentmodel", marks=pytest.mark.slow),
+        pytest.param("editable", "studentparts", marks=pytest.mark.slow),
+        pytest.param("installed", "studentparts", marks=pytest.mark.slow),
+    ],
+    indirect=["student"],
+)
 def test_an_edited_model_is_a_new_run_and_the_old_one_is_kept(run, student, module):
     first, _ = run()
     kept = files(first)
@@ -102,6 +127,29 @@ def test_an_edited_model_is_a_new_run_and_the_old_one_is_kept(run, student, modu
     back, printed = run()
     assert printed.startswith("This run is finished already")
     assert (nll(back), back.folder) == (nll(first), first.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "callback",
+    ["+callbacks.mine={_target_: studentcallback.Shrink}", "trainer.callbacks=[{_target_: studentcallback.Shrink}]"],
+)
+def test_an_edited_callback_is_a_new_run_and_the_old_one_is_kept(run, student, callback):
+    first, _ = run(callback)
+    kept = files(first)
+    edit(student / "studentcallback.py", "It makes", "It keeps making")
+    reload()
+    assert run(callback)[1].startswith("This run is finished already")
+    edit(student / "studentcallback.py", "mul_(0.9)", "mul_(0.5)")
+    reload()
+    second, printed = run(callback)
+    assert printed.startswith(
+        f"This run was finished by different code (changed since: studentcallback): it stays in {first.folder}"
+    )
+    assert (second.fingerprint, second.callbacks) == (first.fingerprint, ["studentcallback.Shrink"])
+    assert second.code != first.code
+    assert nll(second) != nll(first)
+    assert files(first) == kept
 
 
 def test_a_comment_or_an_unreached_module_is_no_other_code(run, student):
