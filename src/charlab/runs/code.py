@@ -135,7 +135,7 @@ class _Survey:
         self.found[definitions.MAIN] = digest = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
         if file is not None and os.path.isfile(file) and not definitions.are_provided(names):
-            LOADED.check(definitions.MAIN, digest, Path(file))
+            LOADED.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
         self.follow(imports_of(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
