@@ -14,6 +14,7 @@ import numpy as np
 from charlab.configuration.messages import one_sentence
 from charlab.errors import UserError
 from charlab.quantities import count, fixed, joined
+from charlab.runs import definitions
 from charlab.runs.code import changed, code_hash
 from charlab.runs.folder import CHECKPOINT
 from charlab.runs.identity import fingerprint, sources
@@ -142,6 +143,8 @@ def _code(run: Verified) -> tuple[bool | None, str]:
         return None, "its record does not say which code trained it"
     if record.code != code_hash(record.sources):
         return False, f"its record has the code {record.code}, but the sources in it have another hash"
+    if run.trust and definitions.missing_from_main(record.config):
+        definitions.provide((record.folder / definitions.FILE_NAME).read_text(encoding="utf-8"), record.folder)
     now = sources(own_config(record, run.path))
     differing = changed(record.sources, now)
     if not differing:
