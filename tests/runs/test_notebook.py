@@ -61,6 +61,8 @@ class Mine(Base):
         return scaled(self.table(tokens))
 '''
 
+EDITED = MODEL.replace("scaled(self", "scaled(3 * self")
+
 LIGHT_IMPORTS = """
 import json
 import json.decoder as decoder
@@ -213,6 +215,67 @@ def test_what_cannot_be_followed_is_refused(tmp_path, cell, sentence):
     assert sentence in printed
 
 
+OTHER = """
+class Another:
+    def __init__(self):
+        self.scaled = scaled(2)
+"""
+IMPORT = """
+from pathlib import Path
+from charlab.runs import definitions
+definitions.provide(definitions.extract(["Another", "Mine"]), Path("run"))
+"""
+
+
+def test_what_is_imported_from_a_run_is_known_by_the_source_there(tmp_path):
+    told = extracted(NOTEBOOK, tmp_path)
+    imported = [*NOTEBOOK, OTHER, IMPORT]
+    assert extracted([*imported, "SCALE = 5.0"], tmp_path) == told  # not that of `scaled`, which has its own
+    again = extracted([*imported, LIGHT.replace("scaled(x)", "scaled(3 * x)")], tmp_path)
+    assert "scaled(3 * x)" in again[0]
+    assert again[1] != told[1]
+    mixed = """
+        def scaled(x): return x
+        class Third:
+            def f(self): return scaled(1)
+        try:
+            definitions.extract(["Mine", "Third"])
+        except definitions.UserError as error:
+            print("REFUSED", error)
+        """
+    printed = notebook([*imported, mixed], tmp_path)
+    assert "REFUSED __main__.Third refers to another scaled than the other parts of this run" in printed
+
+
+def test_a_part_of_what_a_run_kept_is_what_it_would_be_alone(tmp_path):
+    narrow = """
+        from charlab.runs import definitions
+        kept = definitions.extract(["Another", "Mine"])
+        assert kept.index("def scaled") < kept.index("class Mine")
+        for names in (["Another"], ["Mine"], ["Another", "Mine"]):
+            print(definitions.narrow(kept, names) == definitions.extract(names))
+        """
+    assert notebook([*NOTEBOOK, OTHER, narrow], tmp_path).split() == ["True"] * 3
+
+
+def test_a_script_may_define_two_models(tmp_path):
+    """Neither is an edit of the other."""
+    code = """
+from charlab.runs.code import sources_of
+class A:
+    def size(self): return 1
+class B:
+    def size(self): return 2
+print(*(sources_of({"_target_": f"__main__.{name}"}, ())["__main__"] for name in "ABA"))
+"""
+    (tmp_path / "script.py").write_text(code)
+    os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
+    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, again = done.stdout.split()
+    assert first == again != second
+
+
 def test_a_class_without_code_and_a_dataclass_are_found(tmp_path):
     cells = """
         from dataclasses import dataclass
@@ -231,9 +294,10 @@ def test_a_class_without_code_and_a_dataclass_are_found(tmp_path):
     assert printed.index("class Sizes") < printed.index("class Bare")
 
 
-@pytest.mark.slow
-def test_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, text_path):
-    overrides = [
+@pytest.fixture
+def overrides(text_path):
+    """The command line of a run of a second."""
+    return [
         "data=textfile",
         f"data.path={text_path}",
         "data.context_length=8",
@@ -245,13 +309,28 @@ def test_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, text
         "callbacks.evaluation.num_batches=2",
         "logger=csv",
     ]
+
+
+@pytest.fixture
+def undefined():
+    """Lets this process forget what it imported from the folder of a run."""
+
+    def forget():
+        for name in ("Mine", "Base", "scaled"):
+            vars(sys.modules["__main__"]).pop(name, None)
+
+    yield forget
+    forget()
+
+
+@pytest.mark.slow
+def test_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, overrides, undefined):
     run = f"""
         import functools
         record = charlab.run(*{overrides!r}, model=functools.partial(Mine, std=0.5))
         print("NLL", record.metric("blocks")["nll"])
         """
-    commented, edited = MODEL.replace("A bigram.", "A table."), MODEL.replace("scaled(self", "scaled(3 * self")
-    printed = notebook([*TORCH, run, commented, run, edited, run], tmp_path)
+    printed = notebook([*TORCH, run, MODEL.replace("A bigram.", "A table."), run, EDITED, run], tmp_path)
     _, second, third = (" ".join(text.split()).partition(" ")[2] for text in printed.split("NLL")[:3])
     assert second.startswith("This run is finished already")
     assert third.startswith("This run was finished by different code (changed since: __main__)")
@@ -266,12 +345,88 @@ def test_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, text
         UserError, match=r"Mine was defined in the notebook .* import it from .*definitions\.py with trust"
     ):
         charlab.load(old.folder)
-    try:
-        model, vocabulary = charlab.load(old.folder, trust=True)
-        assert model(torch.zeros(1, 2, dtype=torch.long)).shape == (1, 2, len(vocabulary))
-    finally:
-        for name in ("Mine", "Base", "scaled"):
-            vars(sys.modules["__main__"]).pop(name, None)
+    checks = charlab.verify(old.folder, quick=True, trust=True).set_index("check")
+    assert checks.holds["code"], checks.found["code"]
+    undefined()
+    model, vocabulary = charlab.load(old.folder, trust=True)
+    assert model(torch.zeros(1, 2, dtype=torch.long)).shape == (1, 2, len(vocabulary))
+
+
+def ensemble_of_record(overrides):
+    """A cell that trains an ensemble of the run `record`."""
+    return f"""
+        mixed = charlab.run(*{overrides!r}, "model=ensemble", f"model.runs=[{{record.folder}}]", name="mixed")
+        print("NLL", mixed.metric("blocks")["nll"])
+        """
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_a_notebooks_class_is_trained_edited_and_loaded_elsewhere(tmp_path, overrides, undefined):
+    run, mix = f"record = charlab.run(*{overrides!r}, model=Mine)\nprint('NLL', 0)", ensemble_of_record(overrides)
+    printed = notebook([*TORCH, run, mix, mix, EDITED, mix], tmp_path).split("NLL")
+    _, first, again, edited = (" ".join(text.split()).partition(" ")[2] for text in printed[:4])
+    assert "different code" not in first
+    assert again.startswith("This run is finished already")
+    assert "was trained by different code (changed since: __main__): its weights now run in the changed" in edited
+    assert edited.partition(". ")[2].startswith("This run was finished by different code (changed since: __main__)")
+    folders = sorted((tmp_path / "outputs" / "runs" / "mixed").iterdir(), key=lambda folder: len(folder.name))
+    assert len(folders) == 2
+    seen = []
+    for folder in folders:
+        with pytest.raises(UserError, match=r"Mine was defined .*: import it from .*definitions\.py with"):
+            charlab.load(folder)
+        model, _ = charlab.load(folder, trust=True)
+        seen.append(model(torch.zeros(1, 2, dtype=torch.long)))
+        undefined()
+    torch.testing.assert_close((3 * seen[0]).log_softmax(-1), seen[1])
+
+
+@pytest.mark.slow
+def test_an_edit_of_a_members_callback_is_none_of_its_model(tmp_path, overrides):
+    callback = """
+        from lightning.pytorch import Callback
+        class Watch(Callback):
+            def on_train_start(self, trainer, pl_module):
+                self.seen = 1
+        """
+    run = f"""
+        record = charlab.run(*{overrides!r}, model=Mine, callbacks={{"watch": Watch}})
+        print("NLL", 0)
+        """
+    mix = ensemble_of_record([*overrides, "force=true"])  # a finished run says nothing of its members
+    cells = [*TORCH, callback, run, mix, callback.replace("= 1", "= 2"), mix, "del Watch", mix, EDITED, mix]
+    printed = notebook(cells, tmp_path).split("NLL")
+    _, first, edited, deleted, of_other_code = (" ".join(text.split()).partition(" ")[2] for text in printed[:5])
+    for text in (first, edited, deleted):
+        assert "different code" not in text
+    assert "was trained by different code (changed since: __main__)" in of_other_code
+
+
+@pytest.mark.slow
+def test_a_study_after_an_edited_cell_is_new_runs_and_the_old_ones_are_kept(tmp_path, overrides):
+    study = f"""
+        results = charlab.study("model=Mine", "seed=1,2", *{overrides!r}, model=Mine)
+        print("STATES", sorted(result.status for result in results.cells))
+        """
+    keep = """
+        from pathlib import Path
+        kept = {path: path.read_bytes() for path in Path("outputs/runs").glob("*/*/*") if path.is_file()}
+        """
+    kept = "print('KEPT', len(kept), all(path.read_bytes() == former for path, former in kept.items()))"
+    printed = notebook([*TORCH, study, keep, EDITED, study, kept], tmp_path)
+    first, second, third = printed.split("STATES")
+    assert "different code" not in first
+    assert "2 cells of this study were run by different code (changed since: __main__)" in " ".join(second.split())
+    for text in (second, third):
+        assert text.startswith(" ['finished', 'finished']")
+    number, same = third.partition("KEPT")[2].split()
+    assert (int(number) >= 2 * 3, same) == (True, "True")
+    records = [Record.load(path.parent) for path in tmp_path.glob("outputs/runs/Mine-textfile/*/record.json")]
+    assert sorted(record.seed for record in records) == [1, 1, 2, 2]
+    codes = {record.code: "-" in record.folder.name for record in records}
+    assert sorted(codes.values()) == [False, True]
+    figures = {(record.seed, record.code): record.metric("blocks")["nll"] for record in records}
+    assert len(set(figures.values())) == 4
 
 
 class NotAModel:

@@ -83,20 +83,31 @@ from charlab.studies.planner import run_values
 text = open("model.py").read()
 linecache.cache["/tmp/ipykernel_1/1.py"] = (len(text), None, text.splitlines(keepends=True), "/tmp/ipykernel_1/1.py")
 exec(compile(text, "/tmp/ipykernel_1/1.py", "exec"), sys.modules["__main__"].__dict__)
-config = compose([*{overrides!r}, "model._target_=__main__.Mine"], return_hydra_config=True)
+{before}
+config = compose({overrides}, return_hydra_config=True)
 identity = identify(config)
 write_cell(Path("cell.yaml"), run_values(config), Path("runs", identity.fingerprint), [], identity.code)
 print(identity.fingerprint, identity.code)
 """
+MINE = "model._target_=__main__.Mine"
+WITH_WEIGHTS = [*(override for override in TINY if override != "callbacks=null"), "~callbacks.samples", MINE]
+TRAIN_MEMBER = f"import charlab\nmember = charlab.run(*{WITH_WEIGHTS})"
+ENSEMBLE = '["model=ensemble", f"model.runs=[{member.folder.absolute()}]", ' + f"*{TINY[1:]}]"
 
 
 @pytest.mark.slow
-def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "overrides"),
+    [("", str([*TINY, MINE])), (TRAIN_MEMBER, ENSEMBLE)],
+    ids=["a model", "an ensemble"],
+)
+def test_a_class_of_a_notebook_is_trained_in_a_cell(tmp_path: Path, before: str, overrides: str) -> None:
     (tmp_path / "model.py").write_text(
         "def readout(x):\n    return x\n\n" + student.MODEL.replace("from studentparts import readout", "import math")
     )
-    command = warm([sys.executable, "-c", NOTEBOOK.format(overrides=list(TINY))])
-    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    command = warm([sys.executable, "-c", NOTEBOOK.format(before=before, overrides=overrides)])
+    planned = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert planned.returncode == 0, planned.stderr
     fingerprint, code = planned.stdout.split()[-2:]
     done = run(tmp_path / "cell.yaml")
     assert done.returncode == 0, done.stderr

@@ -5,30 +5,39 @@ import __future__
 
 import ast
 import contextlib
+import functools
 import importlib.util
 import inspect
 import linecache
 import symtable
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from charlab.errors import UserError
 from charlab.files import write_atomically
+from charlab.runs.record import member_models
 
 FILE_NAME = "definitions.py"  # in a run's folder
 MAIN = "__main__"
 GENERATED = ("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__replace__")
+FUTURE = "annotations"  # what `from __future__ import annotations` binds
 HEADER = '"""What this run uses of the notebook or script that it was started from."""\n\n'
 
-_provided: dict[str, str] = {}  # the source that `provide` imported, by name in `__main__`
+_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_provided: dict[str, tuple[Any, str]] = {}  # what `provide` put into `__main__`, with its module's source, by name
 
 
 def names_in(config: Any) -> list[str]:
     """Return the names in `__main__` that Hydra calls for a configuration, sorted."""
     return sorted({target.split(".")[1] for target in targets(config) if target.startswith(f"{MAIN}.")})
+
+
+def names_of_run(config: Mapping[str, Any]) -> list[str]:
+    """Return the names in `__main__` that a run needs: those of its configuration, and those of its members' models."""
+    return names_in([config, *member_models(config.get("model") or {})])
 
 
 def targets(config: Any) -> Iterator[str]:
@@ -48,27 +57,43 @@ def missing_from_main(config: Any) -> list[str]:
 
 
 def are_provided(names: Iterable[str]) -> bool:
-    """Return whether all `names` were imported into `__main__` from a run's folder."""
-    return all(name in _provided for name in names)
+    """Return whether all `names` are in `__main__` because they were imported from a run's folder."""
+    return all(_provided_source(name) is not None for name in names)
+
+
+def _provided_source(name: str) -> str | None:
+    """Return the source of the module that a name in `__main__` was imported from; None if it was defined here."""
+    value, text = _provided.get(name, (None, None))
+    return text if text is not None and getattr(sys.modules[MAIN], name, None) is value else None
 
 
 def extract(names: Iterable[str]) -> str:
     """Return the source of a module that defines names in `__main__` and everything they refer to.
 
     Definitions are taken from the source that was executed; imports and literal constants from their current values.
+    What was imported from a run's folder is taken from the source there.
     """
-    names = list(names)
-    if are_provided(names):
-        return _provided[names[0]]
     gathering = _Gathering()
     for name in names:
         gathering.add(name, f"{MAIN}.{name}")
     return gathering.text()
 
 
-def save(config: Any, folder: Path) -> None:
-    """Write the definitions that a configuration uses from `__main__`, if any, into a run's folder."""
-    if names := names_in(config):
+def narrow(text: str, names: Iterable[str]) -> str:
+    """Return what `extract` would have returned for `names`, given what it has returned for more names.
+
+    Raises:
+        UserError: if `text` does not define a name.
+    """
+    gathering = _Gathering()
+    for name in names:
+        gathering.add(name, f"{MAIN}.{name}", text)
+    return gathering.text()
+
+
+def save(config: Mapping[str, Any], folder: Path) -> None:
+    """Write the definitions that a run uses from `__main__`, if any, into its folder."""
+    if names := names_of_run(config):
         text = extract(names)
         write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
 
@@ -89,8 +114,9 @@ def provide(text: str, folder: Path) -> None:
     spec.loader.exec_module(module)
     for statement in ast.parse(text).body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef):
-            setattr(sys.modules[MAIN], statement.name, getattr(module, statement.name))
-            _provided[statement.name] = text
+            value = getattr(module, statement.name)
+            setattr(sys.modules[MAIN], statement.name, value)
+            _provided[statement.name] = (value, text)
 
 
 class _Gathering:
@@ -102,7 +128,7 @@ class _Gathering:
         self.constants: dict[str, str] = {}
         self.definitions: dict[str, str] = {}
         self.future = False
-        self._begun: set[str] = set()
+        self._begun: set[tuple[str, str | None]] = set()
 
     def text(self) -> str:
         """Return the module's source: imports and constants sorted, definitions after what they need."""
@@ -110,28 +136,45 @@ class _Gathering:
         head = [*future, *sorted(self.imports.values()), *sorted(self.constants.values())]
         return HEADER + "\n".join(head) + "\n\n\n" + "\n\n\n".join(self.definitions.values()) + "\n"
 
-    def add(self, name: str, user: str) -> None:
-        """Add the definition of `name`, which `user` refers to."""
-        if name in self._begun:
+    def add(self, name: str, user: str, text: str | None = None) -> None:
+        """Add the definition of `name`, which `user` refers to, from `__main__` or from the `text` of a module."""
+        text = _provided_source(name) if text is None else text
+        if (name, text) in self._begun:
             return
-        self._begun.add(name)
+        self._begun.add((name, text))
+        if text is not None:
+            self._take(name, user, text)
+            return
         if not hasattr(self.main, name):
             raise UserError(f"There is no {name} in the notebook or script that was run: define it first.")
         value = getattr(self.main, name)
         if isinstance(value, ModuleType):
             plain = value.__name__ == name
-            self.imports[name] = f"import {name}" if plain else f"import {value.__name__} as {name}"
+            self._put(self.imports, name, f"import {name}" if plain else f"import {value.__name__} as {name}", user)
         elif _is_own(value):
             self._define(name, value, user)
         elif (origin := _origin(value, name)) is not None:
-            self.imports[name] = f"from {origin[0]} import {origin[1]}" + (f" as {name}" if origin[1] != name else "")
+            alias = f" as {name}" if origin[1] != name else ""
+            self._put(self.imports, name, f"from {origin[0]} import {origin[1]}{alias}", user)
         elif (literal := _literal(value)) is not None:
-            self.constants[name] = f"{name} = {literal}"
+            self._put(self.constants, name, f"{name} = {literal}", user)
         else:
             raise UserError(
                 f"{user} refers to {name}, an object of {type(value).__name__} that the notebook or script made, and "
                 "only definitions, imports and literal constants can be followed: move both to a module and import it."
             )
+
+    def _take(self, name: str, user: str, text: str) -> None:
+        """Add a name from the text of a module that `extract` wrote."""
+        statements = _statements(text)
+        if name not in statements:
+            raise UserError(f"There is no {name} in the definitions that a run kept of its notebook or script.")
+        statement, source = statements[name]
+        if isinstance(statement, _Definition):
+            self.future |= FUTURE in statements
+            self._follow(name, user, source, text)
+        else:
+            self._put(self.constants if isinstance(statement, ast.Assign) else self.imports, name, source, user)
 
     def _define(self, name: str, value: Any, user: str) -> None:
         shown = f"{MAIN}.{name}"
@@ -142,12 +185,47 @@ class _Gathering:
             )
         source, code = _source(value, shown)
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
-        at_once, later = ([n for n in found if hasattr(self.main, n)] for found in _global_names(source))
+        self._follow(name, user, source, None)
+
+    def _follow(self, name: str, user: str, source: str, text: str | None) -> None:
+        """Add a definition between what it needs when it is executed and what it needs when it is called."""
+        known: Collection[str] = vars(self.main) if text is None else _statements(text)
+        at_once, later = ([needed for needed in found if needed in known] for found in _global_names(source))
         for needed in at_once:
-            self.add(needed, shown)
-        self.definitions[name] = source
+            self.add(needed, f"{MAIN}.{name}", text)
+        self._put(self.definitions, name, source, user)
         for needed in later:
-            self.add(needed, shown)
+            self.add(needed, f"{MAIN}.{name}", text)
+
+    def _put(self, kind: dict[str, str], name: str, source: str, user: str) -> None:
+        """Add the source of a name to those of its kind."""
+        if any(name in found and (found is not kind or found[name] != source) for found in self._kinds()):
+            raise UserError(
+                f"{user} refers to another {name} than the other parts of this run, and one module has room for one: "
+                "give them different names, or move both to modules and import them."
+            )
+        kind[name] = source
+
+    def _kinds(self) -> tuple[dict[str, str], ...]:
+        return self.imports, self.constants, self.definitions
+
+
+@functools.lru_cache(maxsize=16)
+def _statements(text: str) -> Mapping[str, tuple[ast.stmt, str]]:
+    """Return the statement that binds each name in the text of a module that `extract` wrote, and its source."""
+    lines = text.split("\n")
+    found: dict[str, tuple[ast.stmt, str]] = {}
+    for statement in ast.parse(text).body:
+        if isinstance(statement, _Definition):
+            inside, names = _lines_of(statement), [statement.name]
+        elif isinstance(statement, ast.Import | ast.ImportFrom | ast.Assign):
+            inside = range(statement.lineno, (statement.end_lineno or statement.lineno) + 1)
+            bound = statement.targets if isinstance(statement, ast.Assign) else statement.names
+            names = [part.asname or part.name if isinstance(part, ast.alias) else ast.unparse(part) for part in bound]
+        else:
+            continue
+        found |= dict.fromkeys(names, (statement, "\n".join(lines[inside.start - 1 : inside.stop - 1])))
+    return found
 
 
 def _is_own(value: Any) -> bool:
@@ -196,9 +274,6 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
                 )
         return "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n"), code
     raise UserError(f"The source of {shown} is not known: define it in a cell or a file, or move it to a module.")
-
-
-_Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:

@@ -23,11 +23,11 @@ from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Slid
 from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
-from charlab.runs.code import EVALUATION, changed, sources_of
+from charlab.runs.code import EVALUATION
 from charlab.runs.display import print_results
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
-from charlab.runs.identity import identify, load_corpus
+from charlab.runs.identity import differing, identify, load_corpus
 from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
@@ -147,10 +147,9 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
         if record.status != "finished" or not is_last:
             return record.test_looks
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
-        now = sources_of({"model": record.config["model"], "data": data}, EVALUATION)
-        differing = changed({name: record.sources.get(name, "") for name in now}, now)
-        if differing and not record.is_by(identify(OmegaConf.create(record.config)).code):
-            what = f"changed since: {', '.join(differing[:3])}" if record.sources else "that of an earlier version"
+        names = differing(record, {"model": record.config["model"], "data": data}, EVALUATION)
+        if names and not record.is_by(identify(OmegaConf.create(record.config)).code):
+            what = f"changed since: {', '.join(names[:3])}" if record.sources else "that of an earlier version"
             raise UserError(
                 f"They come from different code than the run's own figures ({what}): "
                 f"charlab.requalify({str(folder)!r}) tells whether today's code computes the same."

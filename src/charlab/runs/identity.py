@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,12 @@ from charlab.configuration.build import build, plain
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.data.corpora import Corpus, files_of
 from charlab.errors import UserError
+from charlab.runs import definitions
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.folder import find_folder
-from charlab.runs.record import FILE_NAME, Record
+from charlab.runs.record import FILE_NAME, Record, member_models
+from charlab.runs.record import runs_of as runs_of  # `setup`, which is part of each run's code, imports it from here
+from charlab.runs.source import digest_of
 
 OBSERVING_KEYS = (
     *("hydra", "name", "tags", "note", "output_dir", "force", "resume", "at_end", "plot", "logger"),
@@ -57,7 +61,6 @@ DIVISION = (
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
-ENSEMBLE = "charlab.models.mixture.Ensemble"
 CHARACTERS = "charlab.data.tokenizers.characters"
 PRECISIONS = {
     **dict.fromkeys(("32", "32-true"), "float32"),
@@ -99,19 +102,42 @@ def identify(config: DictConfig) -> Identity:
 def sources(config: DictConfig) -> dict[str, str]:
     """Return the sources of a run's figures, including those of an ensemble's members."""
     values = meaning(config)
-    members = [Record.load(Path(run)).config["model"] for run in runs_of(values.get("model", {}))]
-    return sources_of({"run": values, "members": members})
+    return sources_of({"run": values, "members": member_models(values.get("model", {}))})
 
 
 def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
     """Return the members of an ensemble that were trained by different code, each with the sources that differ."""
-    found = {}
-    for run in runs_of(plain(config.model)):
-        record = Record.load(Path(run))
-        now = sources_of(record.config["model"], ())
-        if differing := changed({name: record.sources.get(name, "") for name in now}, now):
-            found[run] = differing
-    return found
+    records = {run: Record.load(Path(run)) for run in runs_of(plain(config.model))}
+    found = {run: differing(record, {"model": record.config["model"]}) for run, record in records.items()}
+    return {run: names for run, names in found.items() if names}
+
+
+def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
+    """Return the sources of a part of a run's configuration that are not today's.
+
+    Args:
+        record: the run's record.
+        part: the part.
+        always: modules to include in any case.
+    """
+    now = sources_of(part, always)
+    former = {name: record.sources.get(name, "") for name in now}
+    names = definitions.names_in(part)
+    if names and (digest := _digest_of_definitions(record, names)) is not None:
+        former[definitions.MAIN] = digest
+    return changed(former, now)
+
+
+def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
+    """Return the digest of what names of a notebook led to when a run used them; None if its folder does not tell.
+
+    The record has a single digest, of all that the run used of the notebook: its model, callbacks and other parts.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        text = (record.folder / definitions.FILE_NAME).read_text(encoding="utf-8")
+        if digest_of(text) == record.sources.get(definitions.MAIN):
+            return digest_of(definitions.narrow(text, names))
+    return None
 
 
 def fingerprint(config: DictConfig) -> str:
@@ -242,11 +268,6 @@ def origins(config: DictConfig) -> dict[str, Path]:
             if record.status != "finished":
                 raise UserError(f"{key}={config[key]} is {record.status}: start from a finished run.")
     return found
-
-
-def runs_of(model: Mapping[str, Any]) -> list[str]:
-    """Return the folders of the finished runs that an ensemble consists of; none for any other model."""
-    return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
 
 
 def load_corpus(config: DictConfig) -> Corpus:

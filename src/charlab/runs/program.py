@@ -15,8 +15,7 @@ from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
 from charlab.runs.browse import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
 from charlab.runs.folder import locked, remove
-from charlab.runs.identity import runs_of
-from charlab.runs.record import Record
+from charlab.runs.record import Record, runs_of
 from charlab.runs.store import Store
 
 MOST_DIFFERENCES = 4  # in a row of the list

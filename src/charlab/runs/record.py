@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,7 @@ FILE_NAME = "record.json"
 FORMAT = 2
 FORMER_FORMAT = 1  # read but not resumed, because its batch size was per device and micro-batch
 SCENE_LENGTH = 2000  # characters
+ENSEMBLE = "charlab.models.mixture.Ensemble"
 # Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
@@ -268,6 +270,20 @@ class Record:
         chosen = [f"run={quoted(str(self.folder))}", f"protocol={protocol}", f"split={split}"]
         evaluate_run(compose(chosen, "evaluate"), Console(file=io.StringIO()))
         self.metrics = Record.load(self.folder).metrics
+
+
+def runs_of(model: Mapping[str, Any]) -> list[str]:
+    """Return the folders of the finished runs that an ensemble consists of; none for any other model."""
+    return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
+
+
+def member_models(model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the configuration of the model of each finished run that an ensemble consists of.
+
+    Raises:
+        UserError: if a run is missing.
+    """
+    return [Record.load(Path(run)).config["model"] for run in runs_of(model)]
 
 
 def now() -> str:

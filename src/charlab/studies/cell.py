@@ -24,7 +24,7 @@ from charlab.configuration.overrides import literal
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.notebook import replace_missing_characters
-from charlab.runs.definitions import extract, names_in, provide
+from charlab.runs.definitions import extract, names_of_run, provide
 
 
 def write_cell(
@@ -54,7 +54,7 @@ def write_cell(
         "code": code,
         "protocol": protocol,
         "at_end": at_end,
-        "definitions": extract(names) if (names := names_in(config)) else "",
+        "definitions": extract(names) if (names := names_of_run(config)) else "",
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
         "python_path": [os.path.abspath(entry) for entry in sys.path],
