@@ -32,7 +32,8 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     stop = "'+callbacks.stop={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: nothing}'"
     arms = f"{{learned: [], rotary: [model/position=rotary], raises: [{stop}]}}"
     write_study("seeds: [1, 2]", arms=arms)
-    first = run_study(tmp_path, conf)
+    command = ("--config-dir", str(conf), "study=mine")
+    first = run_study(tmp_path, *command)
     assert first.returncode == 1, first.stderr
     assert "mine: 4 of 6 finished, 2 failed" in first.stdout
     share = r"6 cells in 0:\d\d:\d\d, 1 at a time: \d+% of the time was training, \d+% evaluation\."
@@ -54,7 +55,7 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     assert table["status"].tolist() == ["finished", "finished", "failed"] * 2
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("my results/runs/*/*/record.json")}
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
-    second = run_study(tmp_path, conf)
+    second = run_study(tmp_path, *command)
     assert second.returncode == 0, second.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
     assert "mine: 4 of 4 finished" in second.stdout
@@ -65,7 +66,7 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
     records = [record for path in before if (record := Record.load(path.parent)).status == "finished"]
     assert len(records) == 4
     assert not any(record.has_figure("sliding") or (record.folder / "loss.png").exists() for record in records)
-    third = run_study(tmp_path, conf, "study.protocol=sliding")
+    third = run_study(tmp_path, *command, "study.protocol=sliding")
     assert third.returncode == 0, third.stderr
     for record in records:  # completed, not trained again
         completed = Record.load(record.folder)
@@ -74,28 +75,23 @@ def test_a_study_from_its_file_to_its_report(tmp_path: Path, conf: Path, write_s
 
 
 @pytest.mark.slow
-def test_a_cell_of_two_processes_is_trained_by_both(
-    tmp_path: Path, conf: Path, write_study: Callable[..., str]
-) -> None:
-    write_study("seeds: [1, 2]", arms="{learned: [], both: [trainer=ddp, optimizer.lr=0.002]}")
-    done = run_study(tmp_path, conf, "compute.threads=1")
+def test_a_cell_of_two_processes_is_trained_by_both(tmp_path: Path, text_path: Path) -> None:
+    text = ("data=textfile", f"data.path={text_path}", "data.context_length=8")
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "compute.threads=1")
+    done = run_study(tmp_path, "study.name=mine", "model=gpt", *text, *two)
     assert done.returncode == 0, (done.stdout, done.stderr)
-    assert "mine: 4 of 4 finished" in done.stdout
-    cells = Plan.load(tmp_path / "my results/studies/mine").cells
-    records = [Record.load(tmp_path / "my results/runs" / cell.run) for cell in cells]
-    assert [cell.processes for cell in cells] == [1, 2, 1, 2]
-    assert [record.machine["processes"] for record in records] == [1, 2, 1, 2]
-    assert [record.steps for record in records] == [4] * 4
-    assert len({record.characters_seen for record in records}) == 1  # by each of two processes half as many
+    assert "mine: 1 of 1 finished" in done.stdout
+    (cell,) = Plan.load(tmp_path / "my results/studies/mine").cells
+    record = Record.load(tmp_path / "my results/runs" / cell.run)
+    assert (cell.processes, record.machine["processes"]) == (2, 2)
+    assert (record.steps, record.characters_seen) == (4, 4 * 2 * 8)  # steps × windows × T, of both processes
 
 
-def run_study(folder: Path, conf: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Runs the study named mine in a folder, with tiny models."""
-    command = [sys.executable, str(SCRIPT), "-m", "--config-dir", str(conf), "study=mine", "output_dir=my results"]
+def run_study(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """Runs a study of tiny models in a folder."""
+    command = [sys.executable, str(SCRIPT), "-m", *settings, "output_dir=my results", *TINY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        warm([*command, *TINY, *more]), cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run(warm(command), cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_printed_commands(page: Path, folder: Path) -> None:
