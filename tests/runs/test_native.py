@@ -217,7 +217,6 @@ def test_callbacks_do_their_work_and_keep_their_state_after_a_kill(run_tiny, int
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="charlab's checkpoint is written before Lightning's sees the evaluation")
 def test_lightnings_checkpoints_know_an_evaluation_right_before_a_kill(run_tiny, interrupt_at):
     restore = interrupt_at(5, PowerFailure())  # in step 3, after the evaluation and the checkpoint of step 2
     with pytest.raises(PowerFailure):

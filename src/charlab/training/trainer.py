@@ -34,7 +34,7 @@ from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.inference import untouched_randomness
 from charlab.models.mixture import Mixture
-from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
+from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
@@ -258,7 +258,8 @@ def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Cal
         callbacks.append(ProgressDisplay())
     if not settings["enable_checkpointing"]:
         callbacks = [part for part in callbacks if not isinstance(part, Checkpoint)]
-    return callbacks
+    # Lightning calls checkpoints in the order of the list, and charlab's saves the state of the others.
+    return sorted(callbacks, key=lambda part: isinstance(part, Checkpointing))
 
 
 def _refuse_strategy(strategy: Any) -> None:
