@@ -11,7 +11,8 @@ from charlab import cli
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_rate_is_suggested_and_plotted_and_no_run_is_left(overrides, tmp_path, capsys):
     assert cli.main(["find-lr", *overrides, "optimizer.lr=1e-7"]) == 0
-    said = capsys.readouterr().out
+    said, bar = capsys.readouterr()
+    assert bar == ""  # as stderr is no terminal
     rate = float(re.search(r"^optimizer\.lr=(\S+)$", said, flags=re.M)[1])
     assert 1e-4 < rate < 1.0
     files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]

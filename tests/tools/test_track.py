@@ -8,6 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from charlab.configuration.compose import compose
+from charlab.runs.identity import sources
 from charlab.runs.record import Record
 from tools import track as program
 from tools.results import track
@@ -49,6 +51,15 @@ def _with(run, model):
 
 def test_three_runs_that_keep_the_rules_are_an_entry():
     assert faults(runs()) == []
+
+
+@pytest.mark.parametrize("name", ["track", "track_counts"])
+def test_the_shipped_entries_have_no_code_that_may_read_another_text(name):
+    config = compose([f"experiment=benchmark/{name}"])
+    found = runs()
+    found[0].sources = sources(config)
+    assert "charlab.models.rnn" in found[0].sources
+    assert faults(found) == []
 
 
 @pytest.mark.parametrize(
