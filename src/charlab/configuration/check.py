@@ -42,9 +42,9 @@ LIGHTNING_FREE = ("model", "optimizer", "scheduler")
 OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
 OTHERS = ("torch.", "lightning.pytorch.Trainer")
-"""Beginnings of targets whose parameters are declared as any float, but mean nothing when infinite or nan."""
+"""Prefixes of targets whose parameters are declared as any float, but mean nothing when infinite or NaN."""
 LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
-"""Types of such parameters to which infinity means no limit."""
+"""Types of those of their parameters for which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -233,7 +233,7 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
 def _check_left_over(
     given: Collection[str], path: str, target: str, known: Signature, composition: Composition
 ) -> None:
-    """Check that a `_target_` typed in place of another one takes what the file of the other sets."""
+    """Check that a `_target_` typed in place of a file's own takes the arguments that the file sets."""
     places = {_join(path, key): composition.place(_join(path, key)) for key in given if not known.takes(key)}
     if left_over := [key for key, place in places.items() if place]:
         them = "them" if len(left_over) > 1 else "it"
