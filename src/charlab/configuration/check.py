@@ -138,7 +138,7 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
     if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
-        raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+        raise UserError(f"name has {len(name.encode())} bytes, too many for a folder: use {_LONGEST_NAME} at most.")
     for key, value in tree.items() if names_folder else ():
         text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
         if (shown := text.encode(errors="backslashreplace").decode()) != text:
