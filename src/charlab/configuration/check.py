@@ -173,7 +173,7 @@ def check_output_folder(folder: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
             pass  # checking permissions is not enough: root has all of them but cannot create folders in /proc
     except OSError as error:
-        reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
+        reason = "is a file" if existing.is_file() else f"allows no new folder ({error.strerror})"
         raise UserError(
             f"{folder} cannot be created, because {existing} {reason}: choose another place with output_dir=…."
         ) from None
