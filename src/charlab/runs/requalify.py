@@ -129,8 +129,8 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
             steps = [step for step in steps if step <= len(record.clock)]
             if not steps:
                 raise UserError(
-                    f"The run {run} cannot be repeated: its budget is in seconds, and its record does not say what the "
-                    "clock said until its first logged step. Train it again."
+                    f"The run {run} cannot be repeated: its budget is in seconds, and its record lacks the clock at "
+                    "the steps before the first logged one. Train it again."
                 )
         identity = identify(config)
         try:
