@@ -301,5 +301,5 @@ def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(finished_run, t
     assert charlab.run(*overrides).folder == finished_run.folder
     assert cli.train(overrides) == 0
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="takes no new folder"):
+    with pytest.raises(UserError, match="allows no new folder"):
         charlab.run(*overrides, "seed=4")

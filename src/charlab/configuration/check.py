@@ -42,9 +42,9 @@ LIGHTNING_FREE = ("model", "optimizer", "scheduler")
 OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
 OTHERS = ("torch.", "lightning.pytorch.Trainer")
-"""Beginnings of targets whose parameters are declared as any float, but mean nothing when infinite or nan."""
+"""Prefixes of targets whose parameters are declared as any float, but mean nothing when infinite or NaN."""
 LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
-"""Types of such parameters to which infinity means no limit."""
+"""Types of those of their parameters for which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -138,7 +138,7 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
     if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
         raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
-        raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+        raise UserError(f"name has {len(name.encode())} bytes, too many for a folder: use {_LONGEST_NAME} at most.")
     for key, value in tree.items() if names_folder else ():
         text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
         if (shown := text.encode(errors="backslashreplace").decode()) != text:
@@ -173,7 +173,7 @@ def check_output_folder(folder: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
             pass  # checking permissions is not enough: root has all of them but cannot create folders in /proc
     except OSError as error:
-        reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
+        reason = "is a file" if existing.is_file() else f"allows no new folder ({error.strerror})"
         raise UserError(
             f"{folder} cannot be created, because {existing} {reason}: choose another place with output_dir=…."
         ) from None
@@ -233,7 +233,7 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
 def _check_left_over(
     given: Collection[str], path: str, target: str, known: Signature, composition: Composition
 ) -> None:
-    """Check that a `_target_` typed in place of another one takes what the file of the other sets."""
+    """Check that a `_target_` typed in place of a file's own takes the arguments that the file sets."""
     places = {_join(path, key): composition.place(_join(path, key)) for key in given if not known.takes(key)}
     if left_over := [key for key, place in places.items() if place]:
         them = "them" if len(left_over) > 1 else "it"

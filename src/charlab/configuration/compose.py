@@ -43,7 +43,7 @@ def compose(
 
     Args:
         overrides: overrides as typed after `charlab train`.
-        config_name: name of the program's configuration: train, evaluate or generate.
+        config_name: name of the program's configuration: train, evaluate, generate, report or export.
         return_hydra_config: whether to include Hydra's own node, which has the run's folder (`hydra.run.dir`).
         config_dir: an additional folder of configuration files.
     """
@@ -75,6 +75,7 @@ class Composer:
     """Compose and check the configurations of one program; all methods but `prepare` take prepared overrides.
 
     Args:
+        config_name: name of the program's configuration, such as train.
         loader: loader of the configuration files; by default, of charlab's own and those in the working directory.
         values: types of the values that are not constructor arguments, by dotted key; by default, the program's.
         config_dir: an additional folder of configuration files, as for Hydra's `--config-dir`.
@@ -109,7 +110,7 @@ class Composer:
 
     @property
     def searchpath(self) -> Any:
-        """The further places that the program's own configuration file has Hydra search; None for none."""
+        """The search path that the program's own configuration file adds to Hydra's; None if it adds none."""
         own = self._own.get("hydra")
         return own.get("searchpath") if isinstance(own, dict) else None
 
@@ -172,7 +173,7 @@ class Composer:
         return Composition(self, chosen, multirun=True).load()
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
-        """Return the overrides of each job of a sweep, one per combination of values; `params` has more, by key."""
+        """Return the overrides of each job of a sweep, one per combination of values; `params` adds values by key."""
         arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)

@@ -37,7 +37,7 @@ EXTRAS = {
 """For each part that needs an extra: the extra's name and a module that it installs."""
 
 OTHER_NAMES = {"learning_rate": "lr", "ema": "averaging=ema"}
-"""Names in other libraries, and what they are in charlab."""
+"""Names that other libraries use, and their equivalents in charlab."""
 
 _MOST_NAMED = 12
 _DUPLICATE = "found duplicate key "
@@ -116,9 +116,9 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     """Return the user error that caused this one; None if no user error did.
 
     Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
-    A cause may be implicit (raised in an `except` block) only of a `RuntimeError` such as torch raises when it cannot
-    finish a file, of another error of the operating system, or of OmegaConf's error about a resolver: a `KeyError` in
-    an `except` block is a bug.
+    A cause counts even without `raise … from` if the error is a `RuntimeError`, such as torch raises when it cannot
+    finish a file, another error of the operating system, or OmegaConf's error about a resolver. Any other error raised
+    in an `except` block, such as a `KeyError`, is a bug.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
@@ -134,7 +134,10 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
 
 def exit_code(error: BaseException) -> int:
-    """Print what ended a program, a user's mistake as one sentence and a bug as its traceback; return the exit code."""
+    """Print the error that ended a program and return its exit code.
+
+    A user's mistake is printed as one sentence, a bug as its traceback.
+    """
     if isinstance(error, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Rewrite overrides typed as key=value: former names to today's, values to fit Hydra's grammar, and all to names.
+"""Rewrite overrides typed as key=value: old names to new ones, values to fit Hydra's grammar, and all to folder names.
 
 Hydra reads a value such as `a,b` as a sweep and cannot parse many texts, such as file names with accents. Values with
 only one possible meaning are rewritten so that Hydra reads them that way.
@@ -200,13 +200,13 @@ def key_of(override: str) -> str:
 
 
 def concerns_sweep(override: str) -> bool:
-    """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
+    """Return whether an override is a setting of Hydra's, or of a sweep as a whole, rather than of its runs."""
     key = key_of(override)
     return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS
 
 
 def without_effect(overrides: Sequence[str]) -> str | None:
-    """Return the first override that only a sweep heeds and a single run would ignore; None if there is none."""
+    """Return the first override that affects only sweeps, so that a single run ignores it; None if there is none."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] in SWEEP_KEYS and value.lower() not in ("null", "false", "local"):
@@ -218,7 +218,7 @@ def without_effect(overrides: Sequence[str]) -> str | None:
 
 
 def described(overrides: Sequence[str], without: Collection[str], title: str) -> str:
-    """Return a folder's name that says what overrides set, such as "lr=0.1,rotary".
+    """Return a folder name that describes what overrides set, such as "lr=0.1,rotary".
 
     Args:
         overrides: overrides of one run, as on the command line. The last ones, which usually differ between runs, come

@@ -132,7 +132,7 @@ class Composition:
 
     @cached_property
     def _sources(self) -> list[ConfigSource]:
-        """Where Hydra searches, in order. To ask its loader about a group takes a hundred times as long."""
+        """The places that Hydra searches, in order. Asking its loader about a group takes a hundred times as long."""
         sources = self.composer.loader.get_sources()
         kinds = {source.scheme(): type(source) for source in sources}
         typed = [parse(override).value() for override in self._searching]

@@ -30,7 +30,7 @@ from charlab.models.contract import AutoregressiveModel, LanguageModel
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
 BATCH_SIZE = 2
-SMALL = 20_000_000  # most parameters of a model that is built on the CPU if it cannot be built on meta
+SMALL = 20_000_000  # a model of at most as many parameters is built on the CPU if it cannot be built on meta
 
 _LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, hydra.__file__, __file__) if file)
 _CHARLAB = str(Path(__file__).parents[1])
@@ -89,7 +89,7 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
     """Build the data module, without reading any text, and the objective; check the kind of Lightning's parts."""
     data = _attempt(tree, "data", lambda: build(tree["data"]))
-    from lightning.pytorch import Callback  # imported here: Lightning is slow, and what makes the data module needs it
+    from lightning.pytorch import Callback  # imported here: it is slow, and building the data module imports it anyway
     from lightning.pytorch.profilers import Profiler
     from lightning.pytorch.strategies import Strategy
 
@@ -183,7 +183,7 @@ def _read_window(model: Any, context_length: int) -> None:
 
 
 def _shorten(layer: nn.RNNBase, hooks: ExitStack) -> None:
-    """Compute only the first step of torch's own recurrent layer: on meta, torch is slow at the steps."""
+    """Make torch's own recurrent layer compute only its first step: on meta, computing all of them is slow."""
     lengths: list[int] = []
 
     def first_step(_: nn.Module, arguments: tuple[Any, ...]) -> Any:

@@ -27,5 +27,5 @@ class _Runs(ModuleType):
         return table(list_runs(Path(output_dir), filters, protocol=protocol))
 
 
-# The package has the name that the function is to have; Python lets a module have a class with further methods.
+# The function has the package's name, so the package itself becomes callable, by a subclass of `ModuleType`.
 sys.modules[__name__].__class__ = _Runs

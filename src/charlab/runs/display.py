@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: which runs exist before it trains, and its summary afterwards."""
+"""What the terminal shows of a run: earlier attempts before it trains, and its summary afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from charlab.runs.plots import LOSS_PLOT
 from charlab.runs.record import FILE_NAME, Record
 
 SAMPLE_LENGTH = 500
-PARTIAL = ("estimate", "online")  # protocols that measure a part of the text, or another thing
+PARTIAL = ("estimate", "online")  # protocols that score only a sample of the text, or a model that adapts to it
 
 
 def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:

@@ -162,7 +162,8 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
 def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     """Return the size of the batches in which the run itself was evaluated.
 
-    A micro-batch's, because what fits in training fits here; or the whole batch's, if a model draws for whole batches.
+    This is the size of a micro-batch, which fits in memory here as it does in training; or of the whole batch, if the
+    model draws random numbers for whole batches.
     """
     if model.likelihood == "bound":
         return int(config["data"]["batch_size"])

@@ -21,7 +21,7 @@ from charlab.runs.record import FILE_NAME
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 SAMPLES, EXPORT = "samples.txt", "export"
 EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
-"""TensorBoard's events. Runs of former versions have them in the run's folder itself."""
+"""TensorBoard's events. Runs of earlier versions have them in the run's folder itself."""
 
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
@@ -39,6 +39,9 @@ def find_folder(run: str | Path, home: Path) -> Path:
     Args:
         run: the name.
         home: the folder of all runs, `outputs/runs`.
+
+    Raises:
+        UserError: if no run, or more than one, has that name.
     """
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():

@@ -113,11 +113,11 @@ def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
 
 
 def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
-    """Return the sources of a part of a run's configuration that are not today's.
+    """Return the sources of a part of a run's configuration that have changed since the run.
 
     Args:
         record: the run's record.
-        part: the part.
+        part: the part, such as the configuration of the model.
         always: modules to include in any case.
     """
     now = sources_of(part, always)
@@ -129,7 +129,7 @@ def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = (
 
 
 def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
-    """Return the digest of what names of a notebook led to when a run used them; None if its folder does not tell.
+    """Return the digest of the definitions behind names of a notebook, as a run used them; None if they are not kept.
 
     The record has a single digest, of all that the run used of the notebook: its model, callbacks and other parts.
     """
@@ -169,7 +169,7 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
-    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs older than other tokenizers
+    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs from before there were other tokenizers
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
@@ -196,7 +196,7 @@ def _acting(callbacks: Any) -> list[Any]:
 
 
 def reads_evaluations(config: DictConfig) -> bool:
-    """Return whether a step may depend on evaluations, which a callback or a plateau's schedule may read."""
+    """Return whether a step may depend on evaluations, which a callback or a plateau scheduler may read."""
     return _reads_evaluations({key: _resolved(config, key) for key in ("callbacks", "scheduler", "trainer")})
 
 

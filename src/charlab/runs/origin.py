@@ -72,12 +72,12 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
     Args:
         origin: the finished run's folder.
         config: configuration of the new run.
-        place: the place of the new run.
+        place: folder and identity of the new run.
         fresh: whether to replace what the folder holds.
 
     Raises:
-        UserError: if the configurations differ in more than the budget, the budget is not larger, the finished run
-            used its budget for more than to know when to stop, or other code trained it.
+        UserError: if the configurations differ in more than the budget, the budget is not larger, the schedule is not
+            constant, the weights are averaged, or different code trained the finished run.
     """
     record = Record.load(origin)
     former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))

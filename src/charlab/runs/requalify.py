@@ -82,7 +82,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
 
     Raises:
         UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
-            or had a budget in seconds without a record of what the clock said in its first steps.
+            or had a budget in seconds without a record of the clock at its first steps.
     """
     console, repetition = console or Console(), repeat(run, points=points)
     record, code = repetition.run.record, repetition.identity.code
@@ -129,8 +129,8 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
             steps = [step for step in steps if step <= len(record.clock)]
             if not steps:
                 raise UserError(
-                    f"The run {run} cannot be repeated: its budget is in seconds, and its record does not say what the "
-                    "clock said until its first logged step. Train it again."
+                    f"The run {run} cannot be repeated: its budget is in seconds, and its record lacks the clock at "
+                    "the steps before the first logged one. Train it again."
                 )
         identity = identify(config)
         try:
@@ -171,7 +171,7 @@ class _Enough(Exception):
 
 
 class Stop(Callback):
-    """Stop training after a step, and let the first steps follow the clock of a former run.
+    """Stop training after a step, and make the first steps follow the clock of the run that is repeated.
 
     Args:
         step: the last optimizer step.

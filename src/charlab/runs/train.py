@@ -42,7 +42,7 @@ from charlab.training.flops import count_flops
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close
 from charlab.training.trainer import has_several_processes
 
-KNOWN = ("charlab.", "lightning.")  # packages whose callbacks are not listed
+KNOWN = ("charlab.", "lightning.")  # packages whose callbacks the record does not list
 # Parts of the configuration that TensorBoard shows next to the final metrics of each run.
 HYPERPARAMETERS = (
     *("model", "data", "optimizer", "scheduler", "objective", "averaging", "trainer", "budget", "compute", "seed"),
@@ -67,7 +67,8 @@ def train(
 
     Raises:
         UserError: if the configuration is invalid; a new folder is then removed.
-        DivergedError: if the loss becomes infinite or NaN; the record says at which step.
+        DivergedError: if the loss or a weight becomes infinite or NaN; the record says at which step.
+        KeyboardInterrupt, SystemExit: if a signal or a lost process ends the run.
     """
     console = console or Output()
     if not has_several_processes(config.trainer):
@@ -376,7 +377,7 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 
 def _located(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
+    """Return the data settings with absolute file paths, which are valid in any working folder."""
 
     def located(value: Any) -> Any:
         if isinstance(value, list):

@@ -32,9 +32,9 @@ ROUNDING = 1e-6  # relative rounding error of a mean over float32 values
 # relative to 1 + its nll, and for the mean. GPUs may multiply in lower precision than CPUs.
 CHARACTER, MEAN = (1e-3, 3e-2), (1e-5, 1e-3)
 ERRORS = 5.0  # standard errors by which two estimates of a bound may differ, since they draw different masks
-NORMALIZED = 1e-4
+NORMALIZED = 1e-4  # how far a sum of probabilities may be from 1
 MOST_PROBES = 1 << 15  # vocabulary × length of the windows whose probabilities are summed
-ROWS = 256  # windows scored at a time there
+ROWS = 256  # how many of these windows are scored at a time
 
 
 class Finding(NamedTuple):

@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 class Where(NamedTuple):
-    """Where a difference is.
+    """Where in the validation text two runs differ.
 
     Attributes:
         text: the validation text, without its first character.
@@ -87,7 +87,11 @@ def ground_of(record: Record) -> Ground:
 
 
 def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
-    """Return a run's nll of each character."""
+    """Return a run's nll of each character, in nats.
+
+    Raises:
+        UserError: if the run did not keep it, its figures are a bound, its model leaks, or a character is impossible.
+    """
     nll = own_nll(record)
     if record.metric("blocks")["likelihood"] == "bound":
         raise UserError(f"The figures of {record.folder} are an upper bound, and only their sum has a meaning.")
@@ -121,6 +125,9 @@ def compare_runs(first: Record, second: Record) -> Where:
     """Return where the second run differs from the first: nats of the second minus those of the first.
 
     Intervals are over texts of the same kind, by `bootstrap_text`.
+
+    Raises:
+        UserError: if the runs were scored on different texts or splits, or their figures cannot be compared.
     """
     if not same_text(first, second):
         raise UserError("The runs were scored on different texts or splits, so no character can be compared.")
@@ -154,7 +161,7 @@ def collected(
     Args:
         ground: the text.
         sums: for each way of splitting it, the nats in each part.
-        intervals: returns the intervals of the parts, in nats per character of the text.
+        intervals: for each way, the 95% interval of each part in nats per character of the text; None if unknown.
         nats: the difference at each character, for the passages.
         pairs: number of pairs of runs over which `sums` and `nats` were added up.
         most: number of passages.

@@ -13,7 +13,7 @@ from charlab.errors import UserError
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
-RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to go on
+RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to resume
     *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
     *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
 )
@@ -51,7 +51,7 @@ def read_resumable(path: Path) -> dict[str, Any]:
     """Return the contents of the checkpoint from which a run resumes; see `read_checkpoint`.
 
     Raises:
-        UserError: also if a part is missing that only training needs.
+        UserError: also if a part that only training needs is missing.
     """
     checkpoint = read_checkpoint(path)
     missing = [part for part in RESUMED if part not in checkpoint]

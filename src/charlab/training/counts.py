@@ -67,7 +67,7 @@ class MixtureModule(CountsModule):
 
     The weights maximize the likelihood of the dev split under the current members, and are refitted whenever the
     mixture is evaluated or saved. They do not affect the members' training. Without a dev split (text that the members
-    are not trained on) all members weigh the same. Weights set by the user are kept.
+    are not trained on) all members have the same weight. Weights set by the user are kept.
     """
 
     model: Mixture

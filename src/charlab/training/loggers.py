@@ -34,7 +34,7 @@ from charlab.training.trackers import connect, former_run, settings_for, shows_t
 from charlab.types import fits
 
 EXTRAS = ("wandb", "mlflow", "trackio")
-TOLD_AGAIN = 60.0  # seconds of training before a kill; W&B's process was seen to lose two
+TOLD_AGAIN = 60.0  # seconds of training before a kill that are logged again; W&B was seen to lose two
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
 
@@ -57,7 +57,7 @@ def build_logger(
         resumed_step: optimizer step of the checkpoint that the run resumes from; None for a new run, −1 if an earlier
             attempt may have left logs but no checkpoint.
         tags: labels of the run, for trackers.
-        curves: folder of TensorBoard's events within the run's; TensorBoard names the run by its path.
+        curves: folder of TensorBoard's events, relative to the run's folder; TensorBoard names the run after its path.
 
     Raises:
         UserError: if `node` does not describe a Lightning logger, or its package is not installed.
@@ -91,7 +91,7 @@ def build_logger(
 
 
 def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
-    """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers.
+    """Start the trackers' runs, and remove trackers that do not answer from the trainer's loggers.
 
     A tracker that shows texts gets a sample at the end, whatever `at_end` says. After a kill, the last measurements are
     logged to trackers again, because some of them write late.
@@ -111,7 +111,7 @@ def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
 
 
 def _tell_again(file: Path, trackers: Sequence[Logger]) -> None:
-    """Log to trackers what a killed run measured last."""
+    """Log the last measurements of a killed run to trackers again."""
     if not file.exists():
         return
     with file.open(newline="", encoding="utf-8") as lines:
@@ -228,7 +228,7 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 class TensorBoardLogger(lightning.TensorBoardLogger):
     """Lightning's logger, with loss curves listed first and a row per finished run in the HParams tab.
 
-    TensorBoard sorts tags by name and has a group for each first part, so the losses of all texts are `nll/train`,
+    TensorBoard groups tags by their first part and sorts them by name, so the losses of all texts are `nll/train`,
     `nll/validation` and `nll/dev`, and tags that are not losses go under `watch/` and `views/`. The tab Custom Scalars
     has the losses of all texts in one chart.
     """
@@ -268,7 +268,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
             hparams: hyperparameters; nested ones get dotted names. A key has the same type in all runs: numbers stay
                 numbers unless their constructor also accepts text, everything else becomes text. Values that are None
                 or not finite are left out.
-            metrics: final metrics, which become columns `result.…`: as scalars, each would be a chart of one dot.
+            metrics: final metrics, written as columns `result.…`; as scalars, each would be a chart with one point.
             step: number of optimizer steps.
             succeeded: whether the run finished.
         """
@@ -302,7 +302,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush the events; Lightning's `hparams.yaml` is not written, as the run's record holds them."""
+        """Flush the events. Lightning's `hparams.yaml` is not written: the run's record holds the hyperparameters."""
         self.experiment.flush()
 
 

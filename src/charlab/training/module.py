@@ -26,7 +26,7 @@ from charlab.training.schedules import Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
-READINGS = 50  # of the clock, at the first steps, so that a run with a budget in seconds can be repeated
+READINGS = 50  # number of first steps whose time is stored, so that a run with a budget in seconds can be repeated
 
 
 class LanguageModelModule(EvaluatedModule):
@@ -50,9 +50,9 @@ class LanguageModelModule(EvaluatedModule):
         compute_loss: the objective, or its compiled form.
         max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
         clock: training seconds on rank 0 when each of the first `READINGS` steps was reached, from step 0 on; empty
-            without a budget in seconds. What it holds is not measured again, so that a run can be repeated.
+            without a budget in seconds. Stored values are reused, not measured again, so that a run can be repeated.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
-        learning_rate: of the current step; NaN without an optimizer.
+        learning_rate: learning rate of the current step; NaN without an optimizer.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
         flops_per_character: floating-point operations of training on a character; None if unknown.
         peak_flops: peak operations per second of the devices; None if unknown.
@@ -116,7 +116,7 @@ class LanguageModelModule(EvaluatedModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm to `gradient_clip_val`; None and 0 do not clip, as in Lightning.
+        """Clip the gradient norm, or each element by the algorithm "value"; None and 0 do not clip, as in Lightning.
 
         Lightning's own method refuses fused optimizers in every mixed precision, although bfloat16 does not scale the
         loss.
@@ -164,14 +164,14 @@ class LanguageModelModule(EvaluatedModule):
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
-        """Give a resumed run the scheduler that the callback would set at the next epoch, with another rate."""
+        """Install the callback's scheduler in a resumed run now, not at the next epoch, and keep the learning rates."""
         if callback.state_dict()["latest_update_epoch"] < 0:  # the averaging has not begun
             return
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.trainer.optimizers]
         callback.on_train_epoch_start(self.trainer, self)  # when Lightning calls it again, it does nothing
         for optimizer, former in zip(self.trainer.optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, former, strict=True):
-                group["lr"] = rate  # the new scheduler has set its first one
+                group["lr"] = rate  # the new scheduler has overwritten it
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.last_loss = None
@@ -226,7 +226,7 @@ class LanguageModelModule(EvaluatedModule):
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
         self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
-        if self.trainer.state.fn == "fit":  # former checkpoints have the states of a callback
+        if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
         evaluation = checkpoint["evaluation"]

@@ -96,7 +96,7 @@ def build_trainer(
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
     settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
-    # Lightning would add checkpoints of its own where there are none by choice.
+    # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _listed(settings["plugins"])
     for number, plugin in enumerate(plugins):
@@ -163,7 +163,7 @@ def has_several_processes(node: Mapping[str, Any]) -> bool:
 
 
 def _check_processes(trainer: Trainer, folder: Path) -> None:
-    """Raise `UserError` if the other processes could not be started, or would be waited for in vain."""
+    """Raise `UserError` if the other processes could not be started, or would never join."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and isinstance(environment, LightningEnvironment) and '"' in str(folder):
         raise UserError(

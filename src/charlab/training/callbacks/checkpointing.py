@@ -47,7 +47,7 @@ class Terminated(BaseException):
 def raising_terminated() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM arrives, except in training, where `Checkpointing` decides.
 
-    Other threads than the main one never handle signals, and are left alone.
+    Only the main thread handles signals; in any other, this does nothing.
     """
 
     def end(signum: int, frame: Any) -> None:
@@ -212,7 +212,7 @@ class Checkpointing(ModelCheckpoint):
 class AtomicCheckpointIO(CheckpointIO):
     """Write checkpoints atomically, and read them without executing code.
 
-    A checkpoint that could not be read back does not replace the former one.
+    A checkpoint that cannot be read back does not replace the previous one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

@@ -32,7 +32,7 @@ class ProgressDisplay(LightningProgressBar):
     """Show loss, perplexity, speed and remaining time of a run, on rank 0.
 
     A terminal or notebook shows a bar that is redrawn four times a second; between refreshes a step only reads the
-    clock. In a notebook, the bar also has the last evaluation. Any other output (a pipe, a cluster's log file) gets a
+    clock. In a notebook, the bar also shows the last evaluation. Any other output (a pipe, a cluster's log file) gets a
     line every ten seconds.
 
     Args:
@@ -124,7 +124,7 @@ class ProgressDisplay(LightningProgressBar):
         self._scores = f"step {step:,}  {'  '.join(figures)}  ({protocols})"
         if not self.console.is_jupyter:
             self.show_line(self._scores)
-        elif self._live is not None:  # the bar has them, also those before the first step, once it begins
+        elif self._live is not None:  # the bar shows them; those from before the first step appear once it starts
             self._live.refresh()
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
@@ -190,7 +190,7 @@ class ProgressDisplay(LightningProgressBar):
         return "  ".join([self._phase(), self._steps(), *self._figures(), *self._times()])
 
     def _state(self) -> tuple[float, str]:
-        """Return the share of the budget that is spent, and for a notebook what is now and the last evaluation."""
+        """Return the spent share of the budget, and the text for a notebook: current figures and last evaluation."""
         return self._history[-1].spent, f"{self._line()}\n{self._scores}".rstrip()
 
     def _print_line(self) -> None:

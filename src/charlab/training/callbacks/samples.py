@@ -71,7 +71,7 @@ class SampleText(Callback):
             write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # a resumed run may leave samples out
+        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # a resumed run may omit the callback
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_step = state_dict["logged_step"]
