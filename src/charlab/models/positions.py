@@ -29,7 +29,7 @@ class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
     def check(self, num_heads: int, head_dim: int) -> None:
-        """Raise `UserError` if attention of this shape cannot use the encoding."""
+        """Prepare for attention of this shape; raise `UserError` if it cannot use the encoding."""
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
         """Return queries or keys of positions start … start + T − 1, rotated by their positions."""
