@@ -50,9 +50,9 @@ def run(*overrides: str, **parts: Any) -> Record:
 
     Args:
         overrides: command-line arguments, one string each.
-        parts: the same as keywords: an option or value by its key, or a dictionary of them by the keys below it. A
+        parts: the same as keyword arguments: an option or value by its key, or a dictionary for the keys below it. A
             `model`, `optimizer`, `scheduler`, `objective` or `averaging` may also be a class, or a `functools.partial`
-            of one with plain arguments, and `callbacks` and `logger` dictionaries of classes by name.
+            of one with plain arguments; `callbacks` and `logger` may be dictionaries of classes by name.
 
     Raises:
         UserError: if an override or a part is invalid, before anything is written.
@@ -95,8 +95,8 @@ def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
     Args:
         name: name of the study; or the first override of an ordinary sweep or a search.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`. A class given as `model=Mine` becomes an option of that name, which
-            arms and overrides may choose: `"model=Mine,gpt"`.
+        values: the same as keyword arguments, as in `run`. A class given as `model=Mine` becomes an option of that
+            name, which arms and overrides may choose: `"model=Mine,gpt"`.
 
     Returns:
         The study's results, in which some runs may have failed; None for a dry run or a search.
@@ -120,7 +120,7 @@ def evaluate(run: Record | Path | str, /, *overrides: str, **values: Any) -> Sco
     Args:
         run: the run's record or folder.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`.
+        values: the same as keyword arguments, as in `run`.
 
     Raises:
         UserError: if there is no such run, or an override is invalid.
@@ -139,7 +139,7 @@ def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str
     Args:
         run: the run's record or folder.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`.
+        values: the same as keyword arguments, as in `run`.
 
     Returns:
         The text with its prompt; a list of texts if `num_samples` is more than one.
@@ -160,9 +160,9 @@ def verify(
     """Check a run or a study without trusting it, like `charlab verify NAME`, and return a table of the checks.
 
     Args:
-        name: a run's record, folder or beginning of its fingerprint; or the name of a study.
+        name: a run's record, its folder or the beginning of its fingerprint; or the name of a study.
         output_dir: folder of all outputs.
-        quick: whether to leave out what needs the weights.
+        quick: whether to skip the checks that need the weights.
         trust: whether code in the folders of runs may be imported.
 
     Returns:
@@ -202,7 +202,7 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={written(_plain(value, key))}")  # one more, or in place of the one of that name
+            found.append(f"++{key}={written(_plain(value, key))}")  # adds it, or replaces the one of that name
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:

@@ -1,4 +1,4 @@
-"""The `charlab` command. Its programs, mostly Hydra applications, report a user's error in one sentence.
+"""The `charlab` command. Its programs, most of them Hydra applications, report a user's error in one sentence.
 
 The configuration is composed and checked before Hydra writes anything and before torch is imported, which is slow.
 Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted.
@@ -49,7 +49,7 @@ from charlab.runs.display import answer  # its module `store` registers the reso
 from charlab.runs.program import browse
 from charlab.runs.store import with_extended
 
-atexit.register(gc.freeze)  # otherwise Python scans all that was imported several times before the process ends
+atexit.register(gc.freeze)  # otherwise the garbage collector scans everything imported several times at exit
 
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 
@@ -64,7 +64,7 @@ def usage() -> str:
 {chr(10).join(listed)}
 charlab {"--version":10}  print the version
 
-charlab COMMAND --help lists what a command takes. A first run, of two minutes:
+charlab COMMAND --help lists what a command takes. A first run, which takes two minutes:
 
   {command("train", "experiment=quickstart")}
 
@@ -223,7 +223,7 @@ def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | Non
 
 
 def _exit_code(program: Callable[[], int]) -> int:
-    """Run a program and return its exit code; raise `BrokenPipeError` only."""
+    """Run a program and return its exit code; the only exception that passes is `BrokenPipeError`."""
     try:
         return program()
     except BrokenPipeError:
@@ -247,7 +247,7 @@ def _find_own_modules() -> None:
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
     _find_own_modules()
     imports = "torch" not in sys.modules
-    if imports:  # what it and Lightning allocate is no garbage, and scanning it takes a second
+    if imports:  # what torch and Lightning allocate is not garbage, and scanning it takes a second
         gc.disable()
     try:
         arguments, single = _checked(config_name, arguments)
@@ -274,7 +274,7 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
 
 
 class _Callbacks:
-    """The callbacks under `hydra.callbacks`, which Hydra tells of each event by its name; an error is a warning."""
+    """The callbacks under `hydra.callbacks`: an event calls their method of its name; an error becomes a warning."""
 
     def __init__(self, job: DictConfig) -> None:
         self._callbacks = [instantiate(node) for node in (job.hydra.get("callbacks") or {}).values()]
@@ -399,7 +399,7 @@ COMMANDS: dict[str, tuple[Program, str]] = {
     "evaluate": (evaluate, "compute the perplexity of a trained model"),
     "generate": (generate, "write text with a trained model"),
     "report": (report, "write the report on a study"),
-    "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, by a short training"),
+    "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, from a short training"),
     "runs": (partial(_guarded, browse), "list, compare, tag and remove runs"),
     "verify": (partial(_guarded, _verify), "check a run or a study without trusting it"),
     "export": (partial(_hydra, "export", _export), "write a trained model for use without charlab"),

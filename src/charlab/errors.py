@@ -1,4 +1,4 @@
-"""The exceptions that entry points print without a traceback, and errors that end nothing."""
+"""Exceptions that entry points print without a traceback, and a context manager that turns errors into warnings."""
 
 import logging
 import os

@@ -37,7 +37,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def advice(error: OSError) -> str:
-    """Return what to do about an error of the operating system while a run writes."""
+    """Return what to do about an operating-system error during a write."""
     match error.errno:
         case errno.EFBIG:
             return "raise the limit on the size of a file (ulimit -f)"

@@ -16,8 +16,8 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 
 USAGE = """\
-charlab new model NAME      write NAME.py and conf/model/NAME.yaml: train it by model=NAME
-charlab new study NAME      write conf/study/NAME.yaml: run it by -m study=NAME
+charlab new model NAME      write NAME.py and conf/model/NAME.yaml: train it with model=NAME
+charlab new study NAME      write conf/study/NAME.yaml: run it with -m study=NAME
 charlab new project NAME    write the folder NAME with a package, a model, a study and a notebook
 
 The files go into the working folder. No file is overwritten."""
@@ -39,7 +39,7 @@ NOTEBOOK = (
 def new(arguments: Sequence[str]) -> int:
     """Write the files of `charlab new KIND NAME`, print the next command and return the exit code.
 
-    A mistake is said before anything is written.
+    A mistake is reported before anything is written.
     """
     if not arguments or arguments[0] in ("--help", "-h"):
         print(USAGE)

@@ -31,10 +31,11 @@ from charlab.types import Fraction, PositiveInt, checked
 class CharacterDataModule(LightningDataModule):
     """Windows of a corpus for training and evaluation.
 
-    The text is split by position into train and validation; the rest, if any, is unused. The optional `dev` split, for
-    choosing between models without touching the validation split, is the beginning of the train split: its end
-    continues into the validation split, so it is the best text to train on. A training batch holds only the starts of
-    its windows, which are cut out of ids that stay on the device. There are no workers and no sampler.
+    The text is split by position into train, validation and, optionally, test; the rest, if any, is unused. The
+    optional `dev` split, for choosing between models without touching the validation split, is cut from the beginning
+    of the train split, whose end adjoins the validation split and is therefore the best text to train on. A training
+    batch holds only the starts of its windows, which are cut out of ids that stay on the device. There are no workers
+    and no sampler.
 
     Args:
         estimate_batches: batches of random windows in an estimate of the train or validation loss.
@@ -45,7 +46,7 @@ class CharacterDataModule(LightningDataModule):
         context_length: T; a window has T+1 tokens.
         batch_size: windows in an optimizer step, divided between devices and accumulated micro-batches. The windows of
             a step do not depend on the division.
-        epoch_steps: optimizer steps in an epoch; None for as many as score the number of tokens in the train split.
+        epoch_steps: optimizer steps in an epoch; None for enough to predict as many tokens as the train split has.
         train_fraction: fraction of the text to train on, including the dev split.
         validation_fraction: fraction of the text, after the train split, to report on.
         dev_fraction: fraction of the text, at the beginning of the train split, to choose models by; 0 for none.
@@ -193,7 +194,7 @@ class CharacterDataModule(LightningDataModule):
         return self.batch_size if self.draws_by_batch else self.micro_batch_size
 
     def train_dataloader(self) -> Starts:
-        """Return the starts of the windows of each micro-batch.
+        """Return an iterator over the starts of each micro-batch's windows.
 
         An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches.
         """
@@ -329,8 +330,8 @@ class EvaluationWindows:
     """Batches of windows of a text in a fixed order, on the CPU: (≤ B, T+1) int64.
 
     Batches are distributed round-robin over the processes. The windows of a batch do not depend on the number of
-    processes. A process for which no batch is left has one without windows, (0, T+1), because all processes must take
-    part in the reductions of each split.
+    processes. A process for which no batch is left gets an empty one, (0, T+1), because all processes must take part in
+    the reductions of each split.
 
     Args:
         ids: (N,) the text.

@@ -1,4 +1,4 @@
-"""The splits of a corpus and their ids: in memory or, for a long text, in a file that is mapped into memory."""
+"""The splits of a corpus and their ids: in memory or, for a long text, in a memory-mapped file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tokenizers: how a text becomes a sequence of tokens, and tokens become a text again.
 
 A tokenizer is a function from a text to the `Vocabulary` that a model of this text knows. Figures are per character of
-the text whatever its tokens are, so a vocabulary also says how many characters each token begins.
+the text, whatever its tokens are, so a vocabulary also says how many characters begin in each token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Vocabulary(ABC):
         unit: what the tokens are, in the plural.
         likelihood: "exact" if every text has a single sequence of tokens; "bound" if it has several, so that −log p of
             the one that `encode` returns is an upper bound on −log p of the text.
-        most_tokens: the most tokens that a character takes.
+        most_tokens: maximum number of tokens in a character.
         start: the text after which a text without a prompt begins: a newline, or for a text without newlines its most
             frequent character; None if unknown.
     """

@@ -106,7 +106,7 @@ def sampled_windows(seed: int, num_batches: int, *, batch_size: int, num_charact
 
 
 def adjacent_windows(num_characters: int, length: int) -> list[Windows]:
-    """Return the windows of a text of N characters that score each but the first once; the last may be shorter."""
+    """Return windows that score each of a text's N characters but the first once; the last window may be shorter."""
     number, rest = divmod(num_characters - 1, length)
     last = [Windows(np.array([length * number]), rest)] if rest else []
     return [Windows(length * np.arange(number), length), *last]

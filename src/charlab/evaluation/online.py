@@ -45,8 +45,8 @@ class Online(Protocol):
     block counts at once; Adam's running mean of squared gradients replaces the statistics of the training text by
     which Krause et al. scale their updates. Dropout is off.
 
-    The last character of a block has T characters of context, the first of a block of n has T − n + 1, or all there
-    are. Models of unbounded context keep their state from block to block; gradients stay within the block.
+    The last character of a block has T characters of context, the first of a block of n has T − n + 1, or as many as
+    precede it. Models of unbounded context keep their state from block to block; gradients stay within the block.
 
     The members of a mixture learn separately, by counts or by gradients; the weights are fixed.
 

@@ -95,7 +95,7 @@ class Protocol(ABC):
             nll: mean over all characters, in nats.
             variance: of the sum over all characters, if the model estimates a bound.
             num_draws: number of draws by which a bound was estimated.
-            vocabulary: of the text; None for one of characters.
+            vocabulary: what the tokens are; None for characters.
             settings: what `score` returned; the protocol's own by default.
             per_token: nll of each token but the first.
         """
@@ -122,7 +122,7 @@ class Protocol(ABC):
         )
 
     def _lengths(self, ids: Int[Tensor, " N"], sizes: Sizes, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-        """Yield the numbers of characters of the tokens that are scored, part by part: a text can fill the memory."""
+        """Yield the number of characters in each scored token, part by part, since a text may be larger than memory."""
         if self.covers:
             parts: Iterable[Tensor] = ids[1:].split(PART)
         else:
@@ -139,7 +139,7 @@ class Protocol(ABC):
 
 @dataclass(frozen=True)
 class Estimate(Protocol):
-    """The mean over random windows, the same at every evaluation.
+    """The mean over random windows, which are the same at every evaluation.
 
     Attributes:
         num_batches: number of random batches.
@@ -193,13 +193,14 @@ class Blocks(Protocol):
 
 @dataclass(frozen=True)
 class Sliding(Protocol):
-    """Every character but the first, each with more than T − stride characters of context, or all there are.
+    """Every character but the first, each with more than T − stride characters of context, or as many as precede it.
 
     Attributes:
         stride: characters scored per window, in 1 … T; None for T / 2. Models of unbounded context ignore it: they
             read the text in one pass, with all the context there is.
         blocks: the same model's score of the same text by `Blocks`, with the same context length. For exact models,
-            windows that are blocks (half of them if the stride is T / 2) are reused; only rounding changes.
+            the scores of windows that are blocks (half of them if the stride is T / 2) are reused; this changes the
+            result by rounding only.
     """
 
     stride: PositiveInt | None = None
@@ -341,7 +342,7 @@ def evaluate(
 
 
 def _dtype() -> torch.dtype:
-    """Return float32 or, where torch's default is more precise, that; half precision would lose figures."""
+    """Return float64 if that is torch's default, else float32: half precision would lose digits."""
     default = torch.get_default_dtype()
     return default if default == torch.float64 else torch.float32
 

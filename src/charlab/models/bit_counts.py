@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
-RECENT = 7  # decisions of a context whose order is remembered
+RECENT = 7  # number of a context's last decisions that are remembered in order
 
 Keys = UInt[np.ndarray, "*shape"]  # 64-bit hashes, which two contexts are unlikely to share
 
@@ -82,15 +82,15 @@ class Seen(NamedTuple):
     recent: Int[np.ndarray, "*shape"]
 
     def log_odds(self) -> Float[np.ndarray, "*shape"]:
-        """Return the log-odds of 1 by the counts alone, 0 if nothing has been seen."""
+        """Return the log-odds of 1 from the counts alone; 0 if nothing has been seen."""
         return np.clip(np.log((self.ones + 0.02) / (self.number - self.ones + 0.02)), -8, 8)
 
     def state(self) -> Int[np.ndarray, "*shape"]:
         """Return a small number that summarizes the history; 0 if nothing has been seen.
 
-        It encodes up to `RECENT` decisions in full, in their order; of more, roughly their number and proportion, and
-        the last two. There are few states, so what follows each can itself be counted: *indirect* modeling, as with the
-        bit histories of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
+        Up to `RECENT` decisions are encoded exactly, in order; of more, only their approximate number and proportion,
+        and the last two. There are few states, so what follows each can itself be counted: *indirect* modeling, as with
+        the bit histories of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
         """
         size = np.minimum(np.log2(np.maximum(self.number, 1)).astype(np.int64), 15)
         odds = np.log((self.ones + 0.4) / (self.number - self.ones + 0.4))
@@ -143,7 +143,7 @@ def seen_before(keys: Keys, bits: Int[np.ndarray, " R"]) -> Seen:
 
 
 def calibrated(specific: Seen, general: Seen) -> Float[np.ndarray, "*shape"]:
-    """Return the log-odds of 1 by counts, with a more general context as a prior worth 8 decisions."""
+    """Return the log-odds of 1 from a context's counts, with a more general context as a prior worth 8 decisions."""
     prior = (general.ones + 0.1) / (general.number + 0.2)
     return np.log((specific.ones + 8 * prior) / (specific.number - specific.ones + 8 * (1 - prior)))
 
@@ -166,7 +166,7 @@ def _groups(keys: Keys) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
 
 
 def _sorting(keys: Keys) -> Int[np.ndarray, " R"]:
-    """Return the order that sorts the keys and keeps equal ones in their original order."""
+    """Return the order of a stable sort of the keys."""
     if not len(keys) or keys.max() >= 2**32:
         return np.argsort(keys, kind="stable")
     order = np.argsort(keys.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix, three times as fast

@@ -2,8 +2,8 @@
 
 The method of the strongest text compressors (PAQ and its successors: Mahoney 2005, "Adaptive weighing of context models
 for lossless data compression"; Mattern 2012, "Mixing strategies in data compression"; Knoll and de Freitas 2012, "A
-machine learning perspective on predictive coding with PAQ8"). Here, the mixing network is trained on the training text
-in advance, and also reads the characters.
+machine learning perspective on predictive coding with PAQ8"). Here, the mixing network is trained in advance, on the
+training text, and also reads the characters themselves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
-FIRST = 0.03  # share of the training text that the network skips at the start, where counts are still small
+FIRST = 0.03  # the network is not trained on this first share of the training text, where counts are still small
 LONG = 1000  # characters that the recurrent network reads to warm up its state
 CHUNK = 256  # positions whose whole distributions are computed at once
 
@@ -37,16 +37,16 @@ class ContextMixing(AutoregressiveModel):
     """p(character) = Π σ(± zₙ) over the binary decisions n of its Huffman code, with zₙ = Σᵢ wᵢₙ xᵢₙ + own logit.
 
     Each input xᵢ is the log-odds that a counter predicts. Each context has two: one from earlier decisions in the same
-    context, and one from what followed equal histories in other contexts. A match finds the longest earlier stretch of
-    text that ends like the current one and predicts what followed it, as confidently as matches of that length have
-    been right. The network, an LSTM over the characters and two layers per decision, sees the inputs and returns their
-    weights wᵢ (gated mixing: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
+    context, and one from what followed equal histories in other contexts. A match finds the longest of its contexts
+    that has occurred before and predicts the character that followed, with a confidence learned from how often matches
+    of that length were right. The network, an LSTM over the characters and two layers per decision, sees the inputs and
+    returns their weights wᵢ (gated mixing: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
 
     `fit` reads the training text once to count. A counter predicts each decision before counting it, so its predictions
     are no better on the training text than on new text, and the network can learn the weights there, in several passes.
 
     `forward` and `nll` use the counts of `fit` unchanged. `nll_while_counting`, for the protocol `online`, counts every
-    character once it is scored, and goes on training the network (dynamic evaluation, Krause et al. 2017, arXiv
+    character once it is scored, and keeps training the network (dynamic evaluation, Krause et al. 2017, arXiv
     1709.07432).
 
     Args:
@@ -63,13 +63,13 @@ class ContextMixing(AutoregressiveModel):
         online_block: number of characters per optimizer step in `nll_while_counting`.
 
     Raises:
-        UserError: if there is no context of that name.
+        UserError: if `contexts` or `matches` name an unknown context.
     """
 
     context_length = None
 
     text: Tensor  # (N,) the training text
-    folded: Tensor  # (V,) and so on: see `Alphabet`
+    folded: Tensor  # (V,), like the next two: see `Alphabet`
     in_word: Tensor
     ends_line: Tensor
 
@@ -213,7 +213,7 @@ class ContextMixing(AutoregressiveModel):
         return F.pad(torch.stack(rows), (scored_from - 1, 0))
 
     def init_state(self, batch_size: int) -> State:
-        """Return the state: the characters read, and the recurrent network's state before the first."""
+        """Return the initial state: no characters read, and None for the initial state of the recurrent network."""
         return torch.empty(batch_size, 0, dtype=torch.long, device=self.text.device), None
 
     def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:

@@ -1,4 +1,4 @@
-"""Contexts for counting: what to look at in the text before a character, as one number for each position.
+"""Contexts for counting: the text before a character, reduced to one number per position.
 
 A context is a hash of one or more stretches of the text: the last n characters, the letters of a word so far, the word
 before. Two positions have the same context if these agree.
@@ -70,11 +70,11 @@ class Text:
         return self._folded(self.positions - number, self.positions)
 
     def character(self, age: int) -> Keys:
-        """Return the character `age` positions before, 1 for the last."""
+        """Return a hash of the character `age` positions before t; 1 for the last one."""
         return self._characters(self.positions - age, np.maximum(self.positions - age + 1, 0))
 
     def word(self, age: int) -> Keys:
-        """Return a hash of the word so far (age 0), or of the word before it (age 1)."""
+        """Return a hash of the word so far (age 0), of the word before it (age 1), and so on."""
         return self._folded(*self._word(age))
 
     def ending(self, number: int) -> Keys:
@@ -146,7 +146,7 @@ class Text:
         return self._places[name]
 
     def _word(self, age: int) -> tuple[Int[np.ndarray, " N+1"], Int[np.ndarray, " N+1"]]:
-        """Return where a word begins and ends."""
+        """Return where the word of this age begins and ends; see `word`."""
         in_word = self.alphabet.in_word[self.ids]
         after_gap, after_word = self._after(~in_word), self._after(in_word)
         start, stop = after_gap, self.positions
@@ -156,7 +156,7 @@ class Text:
         return start, stop
 
     def _after(self, mask: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N+1"]:
-        """Return for each t the position after the last one before t that is in `mask`; 0 if there is none."""
+        """Return for each t the position after the last one before t where `mask` is true; 0 if there is none."""
         return np.append(0, np.maximum.accumulate(np.where(mask, self.positions[1:], 0)))
 
     @cached_property
@@ -189,7 +189,7 @@ class Stretches:
 
 
 def together(*parts: np.ndarray) -> Keys:
-    """Return a hash of several numbers for each position."""
+    """Combine several numbers per position into one hash per position."""
     mixed = np.zeros(1, np.uint64)
     for part in parts:
         mixed = scrambled(mixed * np.uint64(3) + part.astype(np.uint64))

@@ -1,4 +1,4 @@
-"""Counters that predict binary decisions between characters, from counts along a text or of an earlier text."""
+"""Counters that predict binary decisions between characters, from counts along a text or from an earlier one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Seer = Callable[[str, Keys], Seen]  # looks up keys in the named table
 class Counters:
     """Compute the inputs of context mixing: two for each context, and one for each match.
 
-    A context's inputs are the log-odds by its own counts, and by what followed equal histories in other contexts.
+    A context's inputs are the log-odds from its own counts, and from what followed equal histories in other contexts.
 
     Attributes:
         contexts: names in `charlab.models.contexts.CONTEXTS`.
@@ -66,7 +66,7 @@ class Counters:
         columns = []
 
         def add(name: str, state: Int[np.ndarray, " R"]) -> None:
-            """Add the log-odds by what followed a state at the same node, backed off to all nodes."""
+            """Append the log-odds from what followed a state at the same node, with all nodes as the prior."""
             everywhere, here = state.astype(np.uint64), (state * len(self.code.bits) + node).astype(np.uint64)
             odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
             columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
@@ -82,9 +82,9 @@ class Counters:
     def match(
         self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
     ) -> Int[np.ndarray, " R"]:
-        """Return a number for the longest of the contexts that occurred before and the decision that followed it.
+        """Return a number that encodes the longest context that has occurred before, and the decision it predicts.
 
-        It is 0 where none occurred, or where an earlier decision has ruled out the character that followed.
+        It is 0 where none has occurred, or where an earlier decision has ruled out the character that followed.
         """
         level, predicted = np.zeros((2, len(text.positions)), np.int64)
         for number, name in enumerate(names):

@@ -259,7 +259,7 @@ def _added(codes: Tensor, occurrences: Tensor, more: Tensor, number: Tensor) -> 
 
 
 def _integers(length: int) -> Int[Tensor, " N"]:
-    """Return zeros of 4 bytes each: in memory or, if there are many, in a temporary file."""
+    """Return int32 zeros: in memory or, if there are many, in a temporary file."""
     if length <= PIECE:
         return torch.zeros(length, dtype=torch.int32)
     with tempfile.TemporaryFile() as file:

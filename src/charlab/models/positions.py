@@ -29,7 +29,7 @@ class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
     def check(self, num_heads: int, head_dim: int) -> None:
-        """Raise `UserError` if attention of this shape cannot use the encoding."""
+        """Prepare for attention of this shape; raise `UserError` if it cannot use the encoding."""
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
         """Return queries or keys of positions start … start + T − 1, rotated by their positions."""
@@ -62,7 +62,7 @@ class Sinusoidal(EmbeddingPosition):
     Args:
         embed_dim: size D of the embeddings, even.
         context_length: number of positions.
-        base: the longest wavelength is 2π · base.
+        base: wavelengths range from 2π to almost 2π · base.
     """
 
     @checked
@@ -81,14 +81,15 @@ class Sinusoidal(EmbeddingPosition):
 class Rotary(ScorePosition):
     """Rotate each pair of query and key components by an angle proportional to the position.
 
-    A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). The
-    rotation is computed in float32 even under autocast, and rounded once, at the end. Only a model that is itself in
-    half precision (trainer.precision=bf16-true) rounds the tables of cosines and sines as well.
+    A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). A
+    pair is the components i and i + K/2, not 2i and 2i + 1 as there. The rotation is computed in float32 even under
+    autocast, and rounded once, at the end. Only a model that is itself in half precision (trainer.precision=bf16-true)
+    rounds the tables of cosines and sines as well.
 
     Args:
         embed_dim: size of the embeddings (unused: the rotation acts within a head).
         context_length: number of positions.
-        base: the longest wavelength is 2π · base.
+        base: wavelengths range from 2π to almost 2π · base.
     """
 
     @checked

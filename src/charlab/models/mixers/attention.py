@@ -22,11 +22,11 @@ class Attention(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence.
+        context_length: maximum length of a sequence.
         position: an encoding that acts on the scores, or None.
         num_heads: number H of heads.
-        num_key_value_heads: number of heads of keys and values, each shared by H / that many query heads (grouped
-            queries, arXiv 2305.13245; 1 is multi-query attention); None for H.
+        num_key_value_heads: number H' of heads of keys and values, each shared by H / H' query heads (grouped-query
+            attention, arXiv 2305.13245; 1 is multi-query attention); None for H.
         head_dim: size K of a head; None for D / H.
         bias: whether the projections have biases.
         query_key_norm: whether queries and keys are normalized to root mean square 1 (arXiv 2302.05442).
@@ -34,7 +34,7 @@ class Attention(Mixer):
         soft_cap: tanh limits scores to ±soft_cap (Gemma 2, arXiv 2408.00118); None for no cap.
         softmax_axis: "keys" is attention. "queries" normalizes over the wrong axis: each weight then depends on later
             queries, so the model sees the future in spite of its causal mask.
-        dropout: probability of zeroing a weight in training.
+        dropout: probability of zeroing an attention weight in training.
         causal: whether later positions are masked.
     """
 
