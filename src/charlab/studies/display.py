@@ -36,7 +36,7 @@ from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_SHOWN = 4  # running cells
-PAUSE = 20  # times as long as a look takes, which is a while with thousands of cells
+PAUSE = 20  # times as long as a look at the cells takes, which is slow with thousands of them
 STYLES = {
     "finished": "green",
     "missing": "dim",

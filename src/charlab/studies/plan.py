@@ -62,7 +62,7 @@ class Plan(Settings):
         planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
         looks: number of finished seeds at each report so far, recorded when it changes.
         planned_looks: number of seeds at each planned look; empty for a study that is tested once.
-        command: arguments of `charlab train` that run the study again; former plans name `scripts/train.py` first.
+        command: arguments of `charlab train` that run the study again; older plans have `scripts/train.py` before them.
         sweep: whether it is an ordinary sweep, without hypothesis and expectations.
         amendments: one sentence for each change after the first cell ran; a study with any is exploratory.
     """
@@ -90,10 +90,10 @@ class Plan(Settings):
         return self.kind == "comparison" and (not self.sweep or min(len(self.arms), len(self.seeds)) > 1)
 
     def continuing(self, former: Plan) -> Plan:
-        """Return this plan with the history of a former plan of the same study, under which cells have been run.
+        """Return this plan with the history of the study's earlier plan, under which cells have been run.
 
-        A plan that shares no run with the former one is a different study, even with the same name, unless its arms
-        were tuned anew.
+        A plan that shares no run with the earlier one is a different study, even with the same name, unless its arms
+        were tuned again.
         """
         tuned = any(arm.tuned for arm in self.arms) and any(arm.tuned for arm in former.arms)
         if not tuned and not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:

@@ -60,7 +60,7 @@ class Planner:
         """Return the plan.
 
         Args:
-            console: where to show a progress bar while arms are checked, or a line where there is no terminal.
+            console: where to show a progress bar while arms are checked, or a line if it is not a terminal.
         """
         definition, sweep = self.definition, not self.definition.arms
         arms, seeds = self._sweep() if sweep else self._study()
@@ -286,8 +286,8 @@ def find_cells(
 ) -> list[Cell]:
     """Return the cell of an arm for each seed, given its composed configuration and the overrides that make it.
 
-    If only different code has ended the run, the cell uses the folder of that run. A cell that is to run again gets its
-    own folder, because a run never replaces one by different code, and what differs is added to `moved`.
+    If the run has ended only under different code, the cell uses that run's folder. A cell to be run again gets its own
+    folder, because a run never replaces one by different code, and what differs in the code is added to `moved`.
     """
     cells, found_sources = [], None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes

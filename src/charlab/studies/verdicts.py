@@ -47,8 +47,8 @@ class Comparison:
         interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
         interval_95: two-sided 95% t-interval of the mean; intervals are infinite for fewer than two differences.
         interval: the interval that decides: the t-interval of the mean at the level at which Holm's method tested the
-            arm for this verdict. A verdict is equivalent if it is within ±margin, supported if it excludes 0, and
-            refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
+            arm for this verdict. The verdict is equivalent if the interval is within ±margin, supported if it excludes
+            0, and refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
         confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
         p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
@@ -203,10 +203,8 @@ def compare(
     comparisons = {}
     for i, (name, pair, verdict) in enumerate(zip(arms, pairs, verdicts, strict=True)):
         family = _family(verdict, expected[i])
-        level = float(holm_levels(families[family])[i]) / (
-            2 if family == "difference" else 1
-        )  # the others are one-sided
-        level = 0.025 if pair.any_diverged or pair.leaks else level
+        sides = 2 if family == "difference" else 1  # the other tests are one-sided
+        level = 0.025 if pair.any_diverged or pair.leaks else float(holm_levels(families[family])[i]) / sides
         interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
         comparisons[name] = Comparison(
             arm=name,

@@ -59,7 +59,7 @@ class Slurm(Executor):
 
         name, size = f"charlab-{uuid.uuid4().hex[:8]}", _longest_array()
         executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
-        fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # of warning
+        fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # between warning and kill
         executor.update_parameters(**fixed, **self.parameters)
         try:
             for first in range(0, len(cells), size):
