@@ -96,7 +96,7 @@ class Contents:
         summary: what was compared, in a line.
         judgments: the judgment on each arm except the baseline; `verdicts` is the same as a table.
         waiting: names of the cells that are missing or running, by the label of their state.
-        older: names of the cells made by other code than today's, or "".
+        older: names of the cells run by other code than today's, or "".
         floor: entropy of the text in nats per character, if known.
     """
 
@@ -129,7 +129,7 @@ class Contents:
 
     @property
     def compared_costs(self) -> list[str]:
-        """The drawable costs in which arms differ by more than 1%, else the training time; none for a single arm."""
+        """The plotted costs in which arms differ by more than 1%, else the training time; none for a single arm."""
         arms = [arm for arm in self.arms.values() if arm.mean is not None and not arm.leaks]
         if len(arms) < 2:
             return []

@@ -240,12 +240,12 @@ def commands(results: StudyResults) -> dict[str, str]:
 
 
 def cell_command(cell: Cell) -> str:
-    """Return the command that makes a cell's run alone."""
+    """Return the command that runs a cell on its own."""
     return _train(cell.overrides)
 
 
 def _train(words: Sequence[str]) -> str:
-    """Return a command with overrides by their present names, even if the study's plan has older names."""
+    """Return a command with overrides by their current names, even if the study's plan has older ones."""
     return _relative(command("train", *translate(words)[0]))
 
 

@@ -27,7 +27,7 @@ MEANINGS = (
 
 
 class Scaling(NamedTuple):
-    """The laws of the families, and why others have none, in sentences by name."""
+    """The laws of a study by family, why other families have none, and what the report says about both."""
 
     laws: Mapping[str, Extrapolation]
     without: Mapping[str, str]

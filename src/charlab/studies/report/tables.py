@@ -247,7 +247,7 @@ def _cost(name: str, cost: Cost | None) -> Entry:
 
 
 def cell_table(results: StudyResults) -> Table:
-    """Return every cell."""
+    """Return a row for every cell."""
     columns = (
         Column("arm", "left"), Column("seed"), Column("status", "left"), Column("nats per character"), Column("steps"),
         Column("training"), Column("run", "left"),
