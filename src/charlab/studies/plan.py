@@ -132,7 +132,7 @@ class Plan(Settings):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is corrupt: delete it and give the study's command again.") from error
+            raise UserError(f"{path} is corrupt: delete it and run the study's command again.") from error
         raise UserError(f"{path} was written by another version of charlab: read it with that one.")
 
 

@@ -70,7 +70,7 @@ class Slurm(Executor):
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
             keys = "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml"
-            told = f"change what it names by {keys}, and give the command again."
+            told = f"change what it names by {keys}, and run the command again."
             raise UserError(f"SLURM rejected the jobs ({reason}): {told}") from None
         except KeyboardInterrupt:
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
