@@ -92,7 +92,7 @@ class Planner:
             for arm in bar(arms, "looking for runs")
         ]
         if moved:
-            self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the former figures)."]
+            self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the earlier figures)."]
         _check_distinct(arms, [of_arm[0].run.rpartition("/")[2] for of_arm in cells])
         return Plan(
             name=definition.name or self._sweep_name(),
@@ -315,7 +315,7 @@ def edited(moved: Sequence[str], what: str, whole: str) -> str:
     others = "" if len(set(moved)) == 1 else ", for instance"
     was, them = ("was", "it") if len(moved) == 1 else ("were", "them")
     return (
-        f"{count(len(moved), what)} of this {whole} {was} run by different code ({moved[0]}{others}): the former runs "
+        f"{count(len(moved), what)} of this {whole} {was} run by different code ({moved[0]}{others}): the earlier runs "
         f"are kept, and today's code runs {them} again"
     )
 

@@ -265,7 +265,7 @@ class Trials:
         record = Store(self.output_dir).own(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
-                return None, "leaks: it looks at what it is to predict"
+                return None, "leaks: it sees what it predicts"
             figure = record.metric("blocks", "dev")
             loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)

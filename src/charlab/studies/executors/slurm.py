@@ -48,7 +48,7 @@ class Slurm(Executor):
     def check(self, output_dir: Path) -> None:
         """Raise `UserError` if there is no sbatch, or SLURM would expand characters of the folder."""
         if shutil.which("sbatch") is None:
-            raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
+            raise UserError("launcher=slurm needs sbatch, which is not on this machine: run the command where it is.")
         if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
             raise UserError(f"{output_dir.absolute()} has a % or a \\, a pattern to SLURM: choose another output_dir.")
 
