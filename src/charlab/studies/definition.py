@@ -27,6 +27,11 @@ SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
+EXPECTED_TO: Mapping[Expectation, str] = {
+    "improve": "improve",
+    "worsen": "worsen",
+    "no difference": "make no difference",
+}
 Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 _ARM_KEYS = ("overrides", "expect", "tune")

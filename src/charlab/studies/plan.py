@@ -15,7 +15,7 @@ from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import joined
-from charlab.studies.definition import Arm, Settings
+from charlab.studies.definition import EXPECTED_TO, Arm, Settings
 
 FILE_NAME = "plan.json"
 FORMAT = 1
@@ -173,7 +173,8 @@ def _amendments(former: Plan, plan: Plan) -> Iterator[str]:
             yield f"The arm {arm.name} was added."
             continue
         if before.expect != arm.expect:
-            yield f"The arm {arm.name} was expected to {before.expect} at first, and is now to {arm.expect}."
+            was, now = EXPECTED_TO[before.expect], EXPECTED_TO[arm.expect]
+            yield f"The arm {arm.name} was expected to {was} at first, and is now to {now}."
         if any(runs[arm.name].get(seed, run) != run for seed, run in runs_before[arm.name].items()):
             yield f"The arm {arm.name} was changed."
     yield from (f"The arm {name} was left out." for name in arms)

@@ -13,6 +13,7 @@ from charlab.evaluation.bootstrap import TextInterval, bootstrap_text
 from charlab.quantities import count, joined
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.studies.costs import PLOTTED
+from charlab.studies.definition import EXPECTED_TO
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
 from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.literature import Source, literature
@@ -29,7 +30,6 @@ from charlab.studies.report.scaling import Scaling, scaling
 from charlab.studies.report.scaling import caption as scaling_caption
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
-    EXPECTED_TO,
     Table,
     budget_table,
     cell_table,

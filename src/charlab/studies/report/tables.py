@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": UNKNOWN}
-EXPECTED_TO = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
 
 
 class Span(NamedTuple):
