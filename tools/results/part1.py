@@ -67,7 +67,7 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
 
 
 def headline(archive: Archive, marks: Marks = NONE) -> str:
-    """Return the README's table of the course's transformer, next to the published figures, and its sample."""
+    """Return the README's table of the ladder's transformer, next to the published figures, and its sample."""
     runs = [run for run in _ladder(archive) if run.name == HEADLINE]
     if not runs:
         return ""
