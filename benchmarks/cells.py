@@ -1,7 +1,7 @@
 """Put cells that do no work through runner, store and report: `python -m benchmarks.cells NUMBER`.
 
-Each cell is a real process that ends at once. This process writes its record, a copy of a kept one with another loss.
-So the benchmark measures what one machine spends on a cell besides the cell itself.
+Each cell is a real process that ends at once. This process writes its record, a copy of a committed one with another
+loss. So the benchmark measures what a machine spends on a cell in addition to the cell's own work.
 """
 
 from __future__ import annotations

@@ -54,13 +54,13 @@ def test_a_study_that_grew_is_exploratory() -> None:
 
 def test_what_was_decided_anew_is_told_and_remembered() -> None:
     first = make_plan()
-    arms = (Arm("a", ()), Arm("b", ("x=2",)), Arm("c", ()))
+    arms = (Arm("a", ()), Arm("b", ("x=2",), "no difference"), Arm("c", ()))
     cells = (first.cells[0], Cell("b", 1, "run/other", ()), Cell("c", 1, "run/c1", ()))
     second = make_plan(margin=0.5, hypothesis="It hurts.", arms=arms, cells=cells).continuing(first)
     assert second.amendments == (
         "The hypothesis was “It helps.” at first, and is now “It hurts.”.",
         "The margin was 0.01 at first, and is now 0.5.",
-        "The arm b was expected to worsen at first, and is now to improve.",
+        "The arm b was expected to worsen at first, and is now to make no difference.",
         "The arm b was changed.",
         "The arm c was added.",
     )

@@ -156,7 +156,7 @@ def test_results_of_older_code_are_kept_until_asked_for(
     path.write_text(path.read_text().replace(CODE, "0123456789ab"))
     run()
     assert runs.keys == []
-    assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out
+    assert "1 of these results is from older code; study.rerun=[older] runs it again." in capfd.readouterr().out
     run(None, "older")
     assert (runs.keys, runs.forced) == (["rotary/1"], ["rotary/1"])
     assert "force=true" not in Plan.load(study).cell("rotary/1").overrides

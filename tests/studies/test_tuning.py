@@ -117,7 +117,8 @@ def test_trials_without_a_result(run, trainer, tmp_path, capsys):
     )
     trainer.nll = lambda cell: Outcome("interrupted", "It is gone.")
     assert run(output="other") == 2
-    assert "Tuning the arm adam has not ended (0 of 4 trials): its command continues it." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Tuning the arm adam has not ended (0 of 4 trials): the study's command continues it." in error
 
 
 @pytest.mark.slow

@@ -88,12 +88,12 @@ def run(file: Path) -> int:
         if identity.fingerprint != folder.name.partition("-")[0]:
             raise UserError(
                 "The run would not be the one that was planned: did the text change, or was the study planned on a "
-                "machine with another kind of device? Then set trainer.precision, and give the study's command again."
+                "machine with another kind of device? Then set trainer.precision, and run the study's command again."
             )
         if described["code"] not in ("", identity.code):
             raise UserError(
                 f"The code of this run was edited after its study was planned (it was {described['code']}, and is "
-                f"{identity.code}): give the study's command again."
+                f"{identity.code}): run the study's command again."
             )
         try:
             config.at_end = [*config.get("at_end", []), *described["at_end"]]

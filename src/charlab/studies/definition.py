@@ -27,6 +27,11 @@ SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
+EXPECTED_TO: Mapping[Expectation, str] = {
+    "improve": "improve",
+    "worsen": "worsen",
+    "no difference": "make no difference",
+}
 Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 _ARM_KEYS = ("overrides", "expect", "tune")
@@ -93,7 +98,7 @@ class Definition(Settings):
         arms: the arms listed in the file or expanded from its grid or sizes, baseline first; empty for a sweep.
         seeds: empty if an ordinary sweep determines them.
         looks: number of seeds at each planned look; empty for a study that is tested once.
-        tune: what to seek for each arm that is tuned, by name, within the same budget of trials; empty for none.
+        tune: the search of each tuned arm, by name, all with the same budget of trials; empty if no arm is tuned.
     """
 
     name: str | None
@@ -209,7 +214,7 @@ def _arm(name: str, value: Any, where: str) -> Arm:
 
 
 def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], where: str) -> dict[str, Tune]:
-    """Return how each arm is tuned, by name; without those that are not."""
+    """Return the search of each tuned arm, by name."""
     own = {arm: value["tune"] for arm, value in values["arms"].items() if isinstance(value, dict) and "tune" in value}
     if values["tune"] is None:
         for name in own:

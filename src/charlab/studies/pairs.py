@@ -30,7 +30,7 @@ class Pairs:
     unreached: tuple[int, ...] = ()
     baseline_unreached: tuple[int, ...] = ()
     mean_sign = ""  # before the mean, if it is only a bound because runs did not reach a target
-    finite: np.ndarray | None  # the differences of t-tests; None for tests of ranks, whose power is not known
+    finite: np.ndarray | None  # the differences that a t-test uses; None for rank tests, whose power is not known
 
     def __init__(
         self, baseline: Mapping[int, Value], arm: Mapping[int, Value], seeds: Sequence[int], *, mixed: bool, bound: bool
@@ -71,7 +71,7 @@ class Pairs:
             found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
         if self.any_diverged:
             signs = sign_evidence(np.array(list(self.differences.values())), margin)
-            if planned_looks:  # each look has a share of the error rate of its own
+            if planned_looks:  # each look has its own share of the error rate
                 shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
                 signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
             found = Evidence(*np.minimum(found, signs))

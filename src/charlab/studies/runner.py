@@ -121,7 +121,7 @@ def run_cell(
         try:
             cell = plan.cell(key)
         except KeyError:
-            raise UserError(f"The study in {study} has no cell {key}: give the study's command again.") from None
+            raise UserError(f"The study in {study} has no cell {key}: run the study's command again.") from None
         with held(cell_path(study, cell, ".lock")):
             if (study / STOP_FILE).exists() or (stopped is not None and stopped.is_set()):
                 return None

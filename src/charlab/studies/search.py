@@ -142,14 +142,14 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search; a file in its folder keeps their values, and the records of their runs their results."""
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results."""
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
         self._tried: list[dict[str, Any]] = []  # values by trial
         self._cells: list[tuple[Cell, ...]] = []  # cells by trial
         self._configs: dict[str, dict[str, Any]] = {}  # by run
-        self._moved: list[str] = []  # what differs in the code of each run that other code has ended
+        self._moved: list[str] = []  # what differs in the code, for each run that ended under other code
         seed = f"seed={definition.seeds[0]}"
         self.shared = merged(composer.prepare(definition.overrides), typed, [seed])
         searched = asdict(definition)["parameters"]
@@ -207,7 +207,7 @@ class Trials:
         numbers = []
         for trial in self.all():
             state = states.COMPLETE
-            if trial.loss is None:  # divergence is a bad suggestion that the sampler learns from; others are not
+            if trial.loss is None:  # the sampler learns from a loss that is not finite, but from no other failure
                 state = states.PRUNED if (trial.reason or "").startswith(("diverged", NOT_FINITE)) else states.FAIL
             if not trial.ended:
                 state = states.RUNNING
@@ -265,7 +265,7 @@ class Trials:
         record = Store(self.output_dir).own(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
-                return None, "leaks: it looks at what it is to predict"
+                return None, "leaks: it sees what it predicts"
             figure = record.metric("blocks", "dev")
             loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)

@@ -172,9 +172,9 @@ class StudyResults:
         return own and not result.record.has_figure(self.plan.protocol)
 
     def values(self, arm: str) -> dict[int, Value]:
-        """Return an arm's values by seed: nats per character, or the time to the target; "diverged", "leaks", or None.
+        """Return an arm's values by seed: nats per character or the time to the target, "diverged", or "leaks".
 
-        None is for a cell without a result.
+        A cell without a result has None.
         """
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 
@@ -202,7 +202,7 @@ class StudyResults:
         return crossing(curve, clock, self.plan.target) if len(curve) else None
 
     def most_at_once(self) -> int | None:
-        """Return the most cells that ran at the same time on a machine; None if that is not known of all."""
+        """Return the largest number of cells that ran at once on one machine; None if any cell's times are unknown."""
         outcomes = [Outcome.load(self.folder, result.cell) for result in self.cells if result.ended]
         spans: dict[str, list[tuple[float, int]]] = {}
         for outcome in outcomes:
@@ -300,7 +300,7 @@ class StudyResults:
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
-        """Return the text that the arm's first run has sampled, or else samples now; "" if it cannot."""
+        """Return a text sampled by one of the arm's runs, sampling it now if none was kept; "" if that fails."""
         runs = [result.run for result in self.of(arm) if result.run is not None and result.ended]
         kept = next(filter(None, (run.sample() for run in runs)), "")
         finished = [run.record for run in runs if run.folder is not None and run.record.status == "finished"]

@@ -49,7 +49,7 @@ def sweep(
 ) -> StudyResults | None:
     """Run the chosen study or search, or an ordinary sweep as a study, and print a summary.
 
-    A mistake is said before anything is written.
+    Mistakes are reported before anything is written.
 
     Args:
         config: the configuration of the sweep as a whole; see `Composer.master`.
@@ -82,7 +82,7 @@ def sweep(
         definition = replace(definition, rerun=(*definition.rerun, "all"))
     plan_for = partial(Planner, composer=composer, typed=typed, flags=flags, params=config.hydra.sweeper.params)
     planner = plan_for(definition)
-    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")  # what does not belong to the study's command
+    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")  # overrides left out of the study's command
     command = shlex.join(["-m", *flags, *(given for given in overrides if not given.startswith(passing))])
     ran: list[Cell] = []
 
@@ -170,12 +170,12 @@ def conduct(
 
 
 def _link_runs(results: StudyResults) -> None:
-    """Link `runs/ARM/SEED` in the study's folder to each run, by which TensorBoard names it; remove former links."""
+    """Link `runs/ARM/SEED` in the study's folder to each run, so that TensorBoard shows that name; remove old links."""
     home = results.folder / "runs"
     wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
     for link in filter(Path.is_symlink, home.glob("*/*")):
         link.unlink()
-        with contextlib.suppress(OSError):  # others of the arm are left
+        with contextlib.suppress(OSError):  # the arm has other links
             link.parent.rmdir()
     for link, folder in wanted.items():
         link.parent.mkdir(parents=True, exist_ok=True)

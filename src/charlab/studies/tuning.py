@@ -57,7 +57,8 @@ def tune(
             return None
         if ended < wanted.trials:
             raise UserError(
-                f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): its command continues it."
+                f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command "
+                "continues it."
             )
         tuned = _chosen(trials, wanted, definition.margin, name)
         values = composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])

@@ -47,8 +47,8 @@ class Comparison:
         interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
         interval_95: two-sided 95% t-interval of the mean; intervals are infinite for fewer than two differences.
         interval: the interval that decides: the t-interval of the mean at the level at which Holm's method tested the
-            arm for this verdict. A verdict is equivalent if it is within ±margin, supported if it excludes 0, and
-            refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
+            arm for this verdict. The verdict is equivalent if the interval is within ±margin, supported if it excludes
+            0, and refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
         confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
         p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
@@ -203,10 +203,8 @@ def compare(
     comparisons = {}
     for i, (name, pair, verdict) in enumerate(zip(arms, pairs, verdicts, strict=True)):
         family = _family(verdict, expected[i])
-        level = float(holm_levels(families[family])[i]) / (
-            2 if family == "difference" else 1
-        )  # the others are one-sided
-        level = 0.025 if pair.any_diverged or pair.leaks else level
+        sides = 2 if family == "difference" else 1  # the other tests are one-sided
+        level = 0.025 if pair.any_diverged or pair.leaks else float(holm_levels(families[family])[i]) / sides
         interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
         comparisons[name] = Comparison(
             arm=name,
@@ -251,12 +249,12 @@ def _check(
     if not arms:
         raise UserError("The study has no arm besides the baseline: add one to study.arms.")
     if not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number over 0.")
+        raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number above 0.")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is no second sample.")
     for name, expectation in expectations.items():
         if name not in arms:
-            raise UserError(f"There is an expectation of {name!r}, which is no arm: the arms are {', '.join(arms)}.")
+            raise UserError(f"There is an expectation for {name!r}, which is no arm: the arms are {', '.join(arms)}.")
         if expectation not in EXPECTATIONS:
             raise UserError(f"Arm {name!r} is expected to {expectation!r}: choose one of {', '.join(EXPECTATIONS)}.")
     for name, values in {"the baseline": baseline, **arms}.items():

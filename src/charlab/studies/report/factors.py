@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FEWEST_VALUES = 3  # of a factor, for a curve
 _LOGARITHMIC = 4.0  # ratio of the largest value to the smallest from which the axis is logarithmic
-_FINE = 1001  # points between which limits are read from a curve
+_FINE = 1001  # points of the interpolated curve
 
 
 @dataclass(frozen=True)

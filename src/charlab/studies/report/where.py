@@ -33,7 +33,7 @@ class Whereabouts(NamedTuple):
     """Where the arms differ.
 
     Attributes:
-        arms: by arm, baseline minus arm; empty if no run has kept the nll of each character.
+        arms: baseline minus arm, by arm; empty if no run has kept the nll of each character.
         note: why some arms are missing, in sentences; "" if none is.
     """
 
@@ -42,7 +42,7 @@ class Whereabouts(NamedTuple):
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The parts and the passages as tables; none without any arm."""
+        """The parts and the passages as tables; none if there are no arms."""
         shown = dict(list(self.arms.items())[:MOST_ARMS])
         return (_parts_table(shown), _passages_table(shown)) if shown else ()
 
