@@ -11,6 +11,7 @@ from benchmarks.looks import decide_at_looks, simulate, table
 from charlab.studies import looks
 from charlab.studies.definition import Expectation
 from charlab.studies.looks import critical_values, idle_looks, sequential_p
+from charlab.studies.pairs import Value
 from charlab.studies.verdicts import Comparison, compare
 from tests.references.looks import t_statistics
 
@@ -140,6 +141,18 @@ def test_diverged_pairs_spend_by_look_as_well() -> None:
     assert comparison is not None
     assert comparison.verdict == "refuted"
     assert (len(comparison.seeds), comparison.p_holm) == (6, pytest.approx(2.0**-6 * 16 / 6))
+
+
+def test_an_arm_that_diverges_after_a_look_has_nothing_shown_in_its_favor() -> None:
+    """The first look shows that it is not worse by the margin, the second that it is not better, but it diverges."""
+    differences = [0.0143, -0.0003] * 3 + [-0.006] * 5
+    values: dict[int, Value] = {seed: 2.0 - difference for seed, difference in enumerate(differences)}
+    values[11] = "diverged"
+    found = compare(
+        dict.fromkeys(range(12), 2.0), {"arm": values}, seeds=range(12), margin=0.01, planned_looks=(6, 12)
+    )["arm"]
+    assert (found.verdict, found.diverged) == ("refuted", (11,))
+    assert found.p_equivalence == 1.0
 
 
 @pytest.mark.slow

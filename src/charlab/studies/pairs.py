@@ -56,14 +56,16 @@ class Pairs:
 
     def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
         """Return the evidence, with (3,) p-values in each direction, for one of the planned looks if there are any."""
-        nothing = np.ones(3)
         if self.leaks:
-            return Evidence(below=nothing, above=nothing)
-        found = self._tested(margin, planned_looks, look)
-        return Evidence(
-            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
-            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
-        )
+            return Evidence(below=np.ones(3), above=np.ones(3))
+        return self.admissible(self._tested(margin, planned_looks, look))
+
+    def admissible(self, evidence: Evidence) -> Evidence:
+        """Return evidence on this arm, of this look or an earlier one, without what these pairs forbid to conclude."""
+        nothing = np.ones(3)
+        no_loss = self.leaks or self.baseline_diverged or (self.mixed and self.bound)
+        no_gain = self.leaks or self.diverged or (self.mixed and not self.bound)
+        return Evidence(below=nothing if no_loss else evidence.below, above=nothing if no_gain else evidence.above)
 
     def _tested(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
         found = t_evidence(np.array(self.mean), np.array(self.standard_deviation), self.n, margin)

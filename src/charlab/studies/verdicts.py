@@ -160,7 +160,8 @@ def compare(
     see `time_to_target`.
 
     *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
-    its verdict and takes no part in later looks.
+    its verdict and takes no part in later looks. What an earlier look has shown in favor of an arm that diverges at a
+    later one no longer counts.
 
     Args:
         baseline: the baseline's value by seed; lower is better. Times to a target are `time_to_target.Reached`.
@@ -186,8 +187,9 @@ def compare(
         runs = [verdict == "inconclusive" for verdict in verdicts]
         if planned_looks and any(pair.absent for pair, unsettled in zip(now, runs, strict=True) if unsettled):
             break
-        found = np.stack([pair.evidence(margin, planned_looks, look) for pair in now], axis=-1)
-        evidence = Evidence(*np.where(runs, np.minimum(evidence, found), evidence))
+        found = np.minimum(evidence, np.stack([pair.evidence(margin, planned_looks, look) for pair in now], axis=-1))
+        found = np.stack([pair.admissible(Evidence(*found[..., i])) for i, pair in enumerate(now)], axis=-1)
+        evidence = Evidence(*np.where(runs, found, evidence))
         decided = decide(evidence, expected)
         pairs = pairs or now
         for i, pair in enumerate(now):
