@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from charlab.studies.definition import Expectation
 from charlab.studies.evidence import (
@@ -87,7 +88,10 @@ class Pairs:
         """Return the interval of the mean whose ends are one-sided bounds at this level, over all looks together."""
         if not planned_looks or self.n < 2:
             return t_interval(self.mean, self.standard_deviation, self.n, 1 - 2 * level)
-        half_width = float(critical_values(planned_looks, level)[look]) * self.standard_deviation / math.sqrt(self.n)
+        critical = float(critical_values(planned_looks, level)[look])
+        if self.n != planned_looks[look]:  # cells diverged, which leaves fewer degrees of freedom
+            critical = float(stats.t.isf(stats.t.sf(critical, planned_looks[look] - 1), self.n - 1))
+        half_width = critical * self.standard_deviation / math.sqrt(self.n)
         return self.mean - half_width, self.mean + half_width
 
     def sign_flip(self, planned_looks: Sequence[int]) -> float:
