@@ -155,6 +155,26 @@ def test_an_arm_that_diverges_after_a_look_has_nothing_shown_in_its_favor() -> N
     assert found.p_equivalence == 1.0
 
 
+def test_bounds_that_different_looks_have_shown_are_shown_together() -> None:
+    """The first look shows that the arm is not worse by the margin, the second that it is not better."""
+    differences = [0.015, -0.007] * 3 + [-0.02] * 3
+    arm = {seed: 2.0 - difference for seed, difference in enumerate(differences)}
+    seeds = range(9)
+    found = compare(dict.fromkeys(seeds, 2.0), {"arm": arm}, seeds=seeds, margin=0.01, planned_looks=(6, 9))["arm"]
+    assert (found.verdict, found.n) == ("equivalent", 9)
+    assert -0.01 < found.interval[0] < found.mean < found.interval[1] < 0.01
+    first = np.array(differences[:6])
+    low = first.mean() - stats.t.isf(0.05 * 6 / 9, 5) * first.std(ddof=1) / np.sqrt(6)
+    assert found.interval[0] == pytest.approx(low)
+
+
+def test_the_interval_of_cells_that_did_not_diverge_has_their_degrees_of_freedom() -> None:
+    comparison = at_looks({0: 1.9, 1: 1.95, 2: 2.0, 3: "diverged", 4: "diverged", 5: "diverged"})
+    assert comparison is not None
+    half_width = stats.t.isf(0.025 * 6 / 16, 2) * 0.05 / np.sqrt(3)
+    assert comparison.interval == pytest.approx((0.05 - half_width, 0.05 + half_width))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("row", range(27))
 def test_false_verdicts_over_all_looks(simulated: list[dict[str, float | str]], row: int) -> None:
