@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,8 +133,6 @@ def test_the_report_says_what_looks_did(run: Callable[[], StudyResults]) -> None
 
 
 def test_a_change_of_looks_makes_a_study_exploratory(runs: Runs, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     plan = make_plan()
     conduct(plan, tmp_path, runs, Console())
     results = conduct(replace(plan, planned_looks=(9, 16)), tmp_path, runs, Console())
@@ -141,6 +140,15 @@ def test_a_change_of_looks_makes_a_study_exploratory(runs: Runs, tmp_path: Path)
     assert "Looks were planned after 6, 9, 12 and 16 seeds at first, and are now after 9 and 16 seeds." in (
         results.plan.amendments
     )
+
+
+def test_runs_that_another_protocol_has_scored_are_scored_again(runs: Runs, tmp_path: Path) -> None:
+    """They have ended, but no look could be read before they are."""
+    conduct(make_plan(), tmp_path, runs, Console())
+    runs.launches = []
+    results = conduct(replace(make_plan(), protocol="sliding"), tmp_path, runs, Console())
+    assert [len(launch) for launch in runs.launches] == [18]  # which these runs do not score by it, either
+    assert results.comparisons() == {}
 
 
 @pytest.mark.parametrize(

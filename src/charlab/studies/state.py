@@ -94,8 +94,11 @@ def _at_looks(results: StudyResults) -> StudyResults:
         index = plan.seeds.index(result.cell.seed)
         if index >= needed.get(result.cell.arm, len(plan.seeds)):
             return CellResult(result.cell, "not needed")
-        held_back = result.ended and index >= reached
-        return CellResult(result.cell, "held back", older=result.older) if held_back else result
+        if not result.ended or index < reached:
+            return result
+        if results.lacks_figure(result):  # without it, its look would never be reached
+            return CellResult(result.cell, "missing", f"Its run has not been scored by protocol={plan.protocol} yet.")
+        return CellResult(result.cell, "held back", older=result.older)
 
     return replace(results, cells=tuple(map(shown, results.cells)))
 
