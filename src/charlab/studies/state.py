@@ -107,7 +107,11 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     outcome = Outcome.load(study, cell)  # first, so that a run that ends in between is read as ended
     found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
-    for run in sorted(found, key=lambda run: run.record.status == "diverged"):
+
+    def older(run: Run) -> bool:
+        return bool(cell.code) and not run.record.is_by(cell.code)
+
+    for run in sorted(found, key=lambda run: (older(run), run.record.status == "diverged")):
         record = run.record
         if record.status == "finished" or record.status == "diverged":
             known = outcome is not None and outcome.fate == record.status
@@ -116,7 +120,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
                 record.status,
                 corrupt or record.error or "",
                 run,
-                older=bool(cell.code) and not record.is_by(cell.code),
+                older=older(run),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None
