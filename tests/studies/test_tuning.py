@@ -137,6 +137,16 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
 
 
 @pytest.mark.slow
+def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path):
+    """The first arm has had three trials, and now both are to have two."""
+    trainer.interrupted_at = 4
+    assert run("study.tune.trials=3") == 130
+    trainer.interrupted_at = None
+    assert run("study.tune.trials=2") == 0
+    assert [arm.tuned.trials for arm in plan_of(tmp_path).arms] == [2, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
