@@ -217,6 +217,11 @@ def test_an_arm_may_have_parameters_of_its_own_or_none():
     assert {(found.trials, found.seeds) for found in tune.values()} == {(5, (7,))}
 
 
+def test_an_arm_whose_name_is_a_number_is_not_tuned_against_its_will():
+    tune = defined(f"tune: {{parameters: {{{RATE}}}}}", "{a: [], 4: {overrides: [model=lstm], tune: false}}").tune
+    assert list(tune) == ["a"]
+
+
 def test_a_grid_over_one_value():
     base = OmegaConf.load(conf_folder() / "study" / "_base.yaml")
     grid = OmegaConf.create("baseline: gpt\ngrid: {model: [gpt], optimizer.lr: [0.1]}")
