@@ -89,11 +89,13 @@ def test_a_settled_arm_is_not_run_on(
 
 
 @pytest.mark.slow
-def test_nothing_is_run_again(runs: Runs, run: Callable[[], StudyResults]) -> None:
+def test_nothing_is_run_again(runs: Runs, run: Callable[[], StudyResults], capsys: pytest.CaptureFixture[str]) -> None:
     run()
     runs.launches = []
+    capsys.readouterr()
     assert run().finished
     assert runs.launches == []
+    assert capsys.readouterr().out.count("Look after") == 1
 
 
 def test_a_look_waits_for_all_its_cells(runs: Runs, run: Callable[[], StudyResults]) -> None:

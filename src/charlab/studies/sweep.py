@@ -161,7 +161,8 @@ def conduct(
                     results = read_results(plan, output_dir)
                     if results.reached < seeds:
                         break
-                    print_look(results, console)
+                    if results.reached == seeds:  # else a later look has been read already
+                        print_look(results, console)
         finally:
             results = read_results(plan, output_dir)
             _link_runs(results)
