@@ -11,7 +11,7 @@ from rich.console import Console
 from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Definition
-from charlab.studies.outcomes import Outcome
+from charlab.studies.outcomes import STOP_FILE, Outcome
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.report.contents import gather
 from charlab.studies.state import StudyResults
@@ -110,6 +110,17 @@ def test_a_look_waits_for_all_its_cells(runs: Runs, run: Callable[[], StudyResul
     runs.failing, runs.launches = set(), []
     assert run().finished
     assert [len(launch) for launch in runs.launches] == [1, 6, 8]
+
+
+def test_after_a_look_nothing_more_starts_if_a_cell_has_stopped_the_study(runs: Runs, tmp_path: Path) -> None:
+    def stopping(study: Path, cells: Sequence[Cell]) -> None:
+        runs(study, cells)
+        (study / STOP_FILE).touch()
+
+    assert not conduct(make_plan(), tmp_path, stopping, Console()).finished
+    assert [len(launch) for launch in runs.launches] == [18]
+    assert conduct(make_plan(), tmp_path, runs, Console()).finished
+    assert [len(launch) for launch in runs.launches] == [18, 6, 6, 8]
 
 
 def test_before_the_first_look_nothing_is_shown(runs: Runs, run: Callable[[], StudyResults]) -> None:

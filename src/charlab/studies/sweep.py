@@ -147,11 +147,11 @@ def conduct(
     ran: set[str] = set()
     with sweeping(folder):
         plan.save(folder)
+        (folder / STOP_FILE).unlink(missing_ok=True)
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
                 before = read_results(plan, output_dir)
                 if due := _due(before, again, plan.seeds[:seeds], ran):
-                    (folder / STOP_FILE).unlink(missing_ok=True)
                     cells = [_cell_to_run(result, before, again) for result in due]
                     with showing(folder, cells, console):
                         launch(folder, cells)
@@ -163,6 +163,8 @@ def conduct(
                         break
                     if results.reached == seeds:  # else a later look has been read already
                         print_look(results, console)
+                    if (folder / STOP_FILE).exists():  # a cell diverged, and study.fail_fast is set
+                        break
         finally:
             results = read_results(plan, output_dir)
             _link_runs(results)
