@@ -246,6 +246,17 @@ def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:
     ]
 
 
+def test_where_no_links_can_be_made_a_study_ends_without_them(
+    run: Run, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: object, target_is_directory: bool = False) -> None:
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert run() == {"finished": 4}
+    assert not list(study.glob("runs/*/*"))
+
+
 def test_another_study_of_the_name_begins_anew(runs: MadeUpRuns, run: Run, study: Path) -> None:
     run()
     replace(Plan.load(study), looks=(2,)).save(study)

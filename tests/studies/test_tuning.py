@@ -138,6 +138,16 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
 
 
 @pytest.mark.slow
+def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path):
+    """The first arm has had three trials, and now both are to have two."""
+    trainer.interrupted_at = 4
+    assert run("study.tune.trials=3") == 130
+    trainer.interrupted_at = None
+    assert run("study.tune.trials=2") == 0
+    assert [arm.tuned.trials for arm in plan_of(tmp_path).arms] == [2, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -206,6 +216,11 @@ def test_an_arm_may_have_parameters_of_its_own_or_none():
     assert list(tune) == ["a", "c"]
     assert list(tune["c"].parameters) == ["optimizer.beta"]
     assert {(found.trials, found.seeds) for found in tune.values()} == {(5, (7,))}
+
+
+def test_an_arm_whose_name_is_a_number_is_not_tuned_against_its_will():
+    tune = defined(f"tune: {{parameters: {{{RATE}}}}}", "{a: [], 4: {overrides: [model=lstm], tune: false}}").tune
+    assert list(tune) == ["a"]
 
 
 def test_a_grid_over_one_value():

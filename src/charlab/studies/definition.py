@@ -215,7 +215,8 @@ def _arm(name: str, value: Any, where: str) -> Arm:
 
 def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], where: str) -> dict[str, Tune]:
     """Return the search of each tuned arm, by name."""
-    own = {arm: value["tune"] for arm, value in values["arms"].items() if isinstance(value, dict) and "tune" in value}
+    arms_given = {str(name): value for name, value in values["arms"].items()}  # a name in YAML may be a number
+    own = {name: value["tune"] for name, value in arms_given.items() if isinstance(value, dict) and "tune" in value}
     if values["tune"] is None:
         for name in own:
             raise UserError(

@@ -166,6 +166,11 @@ def _amendments(former: Plan, plan: Plan) -> Iterator[str]:
             yield f"The {name} was {_shown(before)} at first, and is now {_shown(after)}."
     if former.planned_looks != plan.planned_looks:
         yield f"Looks were planned {_planned(former)} at first, and are now {_planned(plan)}."
+    if left := [str(seed) for seed in former.seeds if seed not in plan.seeds]:
+        seeds, were = ("seed", "was") if len(left) == 1 else ("seeds", "were")
+        yield f"The {seeds} {joined(left)} {were} left out."
+    elif plan.planned_looks and plan.seeds[: len(former.seeds)] != former.seeds:
+        yield "The order of the seeds was changed, and with it what each look reads."
     arms, runs, runs_before = ({arm.name: arm for arm in former.arms}, *map(_runs_by_arm, (plan, former)))
     for arm in plan.arms:
         before = arms.pop(arm.name, None)

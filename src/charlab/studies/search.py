@@ -270,7 +270,9 @@ class Trials:
             loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)
             return (loss, None) if finite else (None, f"{NOT_FINITE}: {figure.get('reason', 'no reason known')}")
-        outcome = Outcome.load(self.folder, cell)
+        same = (other for cells in self._cells for other in cells if other.run == cell.run)  # of trials of equal values
+        outcomes = (Outcome.load(self.folder, one) for one in (cell, *same))
+        outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
         lines = outcome.reason.strip().splitlines()

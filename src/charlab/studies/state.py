@@ -94,8 +94,11 @@ def _at_looks(results: StudyResults) -> StudyResults:
         index = plan.seeds.index(result.cell.seed)
         if index >= needed.get(result.cell.arm, len(plan.seeds)):
             return CellResult(result.cell, "not needed")
-        held_back = result.ended and index >= reached
-        return CellResult(result.cell, "held back", older=result.older) if held_back else result
+        if not result.ended or index < reached:
+            return result
+        if results.lacks_figure(result):  # without it, its look would never be reached
+            return CellResult(result.cell, "missing", f"Its run has not been scored by protocol={plan.protocol} yet.")
+        return CellResult(result.cell, "held back", older=result.older)
 
     return replace(results, cells=tuple(map(shown, results.cells)))
 
@@ -104,7 +107,11 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     outcome = Outcome.load(study, cell)  # first, so that a run that ends in between is read as ended
     found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
-    for run in sorted(found, key=lambda run: run.record.status == "diverged"):
+
+    def older(run: Run) -> bool:
+        return bool(cell.code) and not run.record.is_by(cell.code)
+
+    for run in sorted(found, key=lambda run: (older(run), run.record.status == "diverged")):
         record = run.record
         if record.status == "finished" or record.status == "diverged":
             known = outcome is not None and outcome.fate == record.status
@@ -113,7 +120,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
                 record.status,
                 corrupt or record.error or "",
                 run,
-                older=bool(cell.code) and not record.is_by(cell.code),
+                older=older(run),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None

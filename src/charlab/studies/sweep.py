@@ -147,11 +147,11 @@ def conduct(
     ran: set[str] = set()
     with sweeping(folder):
         plan.save(folder)
+        (folder / STOP_FILE).unlink(missing_ok=True)
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
                 before = read_results(plan, output_dir)
                 if due := _due(before, again, plan.seeds[:seeds], ran):
-                    (folder / STOP_FILE).unlink(missing_ok=True)
                     cells = [_cell_to_run(result, before, again) for result in due]
                     with showing(folder, cells, console):
                         launch(folder, cells)
@@ -161,7 +161,10 @@ def conduct(
                     results = read_results(plan, output_dir)
                     if results.reached < seeds:
                         break
-                    print_look(results, console)
+                    if results.reached == seeds:  # else a later look has been read already
+                        print_look(results, console)
+                    if (folder / STOP_FILE).exists():  # a cell diverged, and study.fail_fast is set
+                        break
         finally:
             results = read_results(plan, output_dir)
             _link_runs(results)
@@ -179,7 +182,8 @@ def _link_runs(results: StudyResults) -> None:
             link.parent.rmdir()
     for link, folder in wanted.items():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
+        with contextlib.suppress(OSError):  # Windows lets few users make links, and no result depends on them
+            link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
 
 
 def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:

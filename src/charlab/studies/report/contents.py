@@ -233,6 +233,8 @@ def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> 
     sizes = np.full(len(first.scenes), SCENE_LENGTH)
     sizes[-1] = first.metric("blocks")["characters"] - SCENE_LENGTH * (len(sizes) - 1)  # what is left
     left, right = (np.array([record.scenes for record in side]) for side in zip(*pairs, strict=True))
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return "Not known: some stretches of the text have no finite loss."
     try:
         return bootstrap_text(left, right, sizes)
     except UserError as error:

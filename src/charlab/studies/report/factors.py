@@ -138,7 +138,7 @@ def _lines(results: StudyResults, name: str) -> Iterator[Line]:
     for label, found in groups.items():
         grid = np.array(sorted(found))
         table = np.array([found[value] for value in grid]).T
-        if len(grid) >= FEWEST_VALUES and np.isfinite(table).any(axis=1).all():
+        if len(grid) >= FEWEST_VALUES and np.isfinite(table).all(axis=0).any():  # else there is no mean to draw
             yield Line(label, grid, table, logarithmic=bool(grid[0] > 0 and grid[-1] / grid[0] >= _LOGARITHMIC))
 
 

@@ -86,11 +86,12 @@ def method(
 
 
 def settings_table(results: StudyResults) -> Table | None:
-    """Return what each arm was trained with, by its first run; None if unknown."""
+    """Return what each arm was trained with, by its first finished run if it has any; None if unknown."""
     headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
     for arm in results.plan.arms:
-        record = next((r.record for r in results.of(arm.name) if r.record is not None and r.record.config), None)
+        ordered = sorted(results.of(arm.name), key=lambda result: result.status != "finished")  # else of fewer steps
+        record = next((r.record for r in ordered if r.record is not None and r.record.config), None)
         if record is None or "model" not in record.config:
             continue
         config, data = record.config, record.config["data"]
