@@ -201,6 +201,14 @@ def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write,
             store.named(text)
 
 
+def test_an_empty_name_names_no_run(write, said):
+    record = write("aaaa")  # the only run, with which every name that is given in part begins
+    code, printed = said("remove", "", "force=true")
+    assert (code, record.folder.exists()) == (2, True)
+    assert printed.startswith("No run is named: give its folder")
+    assert printed.count("\n") == 1
+
+
 def test_two_runs_are_compared(write, said, tmp_path):
     write("aaaa", 1.5)
     write("bbbb", 1.4321, seed=2, lr=0.01)

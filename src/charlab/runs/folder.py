@@ -40,6 +40,9 @@ def find_folder(run: str | Path, home: Path) -> Path:
         run: the name.
         home: the folder of all runs, `outputs/runs`.
     """
+    if not str(run):  # an unset variable: every fingerprint begins with it, so it would name the only run
+        way = f"give its folder or the beginning of its fingerprint; {command('runs')} lists all runs"
+        raise UserError(f"No run is named: {way}.")
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():
             return folder
