@@ -353,3 +353,22 @@ def test_a_value_that_is_not_utf8_is_told_and_leaves_nothing(
     assert capfd.readouterr().err.startswith(f"{key}=caf\\udce9 is not UTF-8")
     assert runs == []
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["find-lr", "sede=1"]])
+def test_every_command_finds_the_modules_in_the_working_folder(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # as a script that pip installs, which does not search the folder
+    cli.main(arguments)
+    assert {str(empty_folder), str(empty_folder / "src")} <= set(sys.path)
+
+
+def test_a_working_folder_that_was_removed(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / "gone").mkdir()
+    monkeypatch.chdir(empty_folder / "gone")
+    (empty_folder / "gone").rmdir()
+    assert cli.main(["runs"]) == 2
+    assert capfd.readouterr() == ("", "The working folder has been removed: change to one that exists.\n")

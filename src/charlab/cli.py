@@ -123,11 +123,17 @@ def _find_lr(overrides: list[str]) -> int:
     if "--help" in overrides or "-h" in overrides:
         print(f"{command('find-lr')} OVERRIDES suggests a learning rate for the run that the same overrides train.")
         return 0
+    _find_own_modules()
     config = compose(overrides)
     from charlab.runs.find_lr import find_lr
 
     find_lr(config)
     return 0
+
+
+def _browse(arguments: list[str]) -> int:
+    _find_own_modules()  # to draw a run of the user's own model
+    return browse(arguments)
 
 
 def _verify(arguments: list[str]) -> int:
@@ -239,7 +245,11 @@ def _exit_code(program: Callable[[], int]) -> int:
 
 
 def _find_own_modules() -> None:
-    for folder in (os.getcwd(), os.path.abspath("src")):
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder has been removed: change to one that exists.") from None
+    for folder in (here, os.path.join(here, "src")):
         if folder not in sys.path:
             sys.path.append(folder)
 
@@ -400,7 +410,7 @@ COMMANDS: dict[str, tuple[Program, str]] = {
     "generate": (generate, "write text with a trained model"),
     "report": (report, "write the report on a study"),
     "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, by a short training"),
-    "runs": (partial(_guarded, browse), "list, compare, tag and remove runs"),
+    "runs": (partial(_guarded, _browse), "list, compare, tag and remove runs"),
     "verify": (partial(_guarded, _verify), "check a run or a study without trusting it"),
     "export": (partial(_hydra, "export", _export), "write a trained model for use without charlab"),
     "new": (partial(_guarded, _new), "write a model, a study or a project to start from"),
