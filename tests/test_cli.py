@@ -372,3 +372,26 @@ def test_a_working_folder_that_was_removed(
     (empty_folder / "gone").rmdir()
     assert cli.main(["runs"]) == 2
     assert capfd.readouterr() == ("", "The working folder has been removed: change to one that exists.\n")
+
+
+def test_the_version_of_hydra_is_shown_and_nothing_is_trained(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--version") == 0
+    assert capfd.readouterr().out.startswith("Hydra 1.")
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "--cfg", "job", "seed=1,2"], "--multirun and --cfg exclude each other: give one of them.\n"),
+        (["--resolve", "seed=1"], "--resolve goes with --cfg or --help: give one of them as well.\n"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert train(*arguments) == 2
+    assert capfd.readouterr() == ("", sentence)
+    assert runs == []

@@ -328,8 +328,9 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in options.overrides]
-    if options.shell_completion or options.experimental_rerun or options.hydra_help:  # Hydra's alone
+    if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
         return [*options.overrides, *flags], None
+    _check_flags(options)
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
@@ -369,6 +370,16 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     single = None if sweep or shows else (composer, jobs[0])
     return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
+
+
+def _check_flags(options: Namespace) -> None:
+    """Check that the flags go together; Hydra would end in a traceback."""
+    flags = {"--run": options.run, "--multirun": options.multirun, "--cfg": options.cfg, "--info": options.info}
+    given = [flag for flag, value in flags.items() if value]
+    if len(given) > 1 and not options.help:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them.")
+    if options.resolve and not (options.cfg or options.help):
+        raise UserError("--resolve goes with --cfg or --help: give one of them as well.")
 
 
 def _is_study(overrides: Sequence[str]) -> bool:
