@@ -395,3 +395,13 @@ def test_flags_that_do_not_go_together(
     assert train(*arguments) == 2
     assert capfd.readouterr() == ("", sentence)
     assert runs == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_text_is_generated_in_a_folder_that_is_not_writable(
+    runs: list[DictConfig], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir("/proc")
+    assert cli.generate(["run=x"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert len(runs) == 1

@@ -363,7 +363,8 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
                     raise SystemExit(0)
             with read_write(job.hydra):
                 job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
-        check_output_folder(folder)
+        if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
+            check_output_folder(folder)
     if not sweep:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
