@@ -115,6 +115,7 @@ def test_tags_and_a_note_can_be_changed_afterwards(write, said, outputs):
     assert changed.config == record.config | {"tags": ["2026", "kept"], "note": "nll<1.5, at last"}
     assert changed.as_dict() | {"config": None} == record.as_dict() | {"config": None}
     assert runs_in(said("tags=*kept*")[1]) == ["aaaa"]
+    assert said("note", "aaaa", "length=256, too short")[1].endswith("note: length=256, too short\n")
     assert said("note", "aaaa", "")[1].endswith("note: none\n")
     assert {path: path.read_bytes() for path in outputs.rglob("*.csv")} == before
     with locked(record.folder):
@@ -182,6 +183,7 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
         (["tag", "aaaa1"], "tag takes a run and its tags: see --help."),
         (["note", "aaaa1", "too", "slow"], "note takes a run and a text in quotes: see --help."),
         (["note", "ffff", "lost"], "There is no run ffff, which is neither a folder with a record.json nor"),
+        (["note", "aaaa1", "caf\udce9"], "The note caf\\udce9 is not UTF-8, so it cannot be recorded"),
     ]:
         code, printed = said(*arguments)
         assert code == 2, arguments
@@ -237,6 +239,12 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     assert (code, record.folder.exists()) == (2, True)
     assert "Nothing was removed, because there is no terminal to ask in: give force=true." in printed
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+    def end(prompt=""):
+        raise EOFError  # Ctrl-D
+
+    monkeypatch.setattr("builtins.input", end)
+    assert (said("remove", "aaaa")[0], record.folder.exists()) == (1, True)
     for typed, remains in (("n", True), ("", True), ("y", False)):
         monkeypatch.setattr("builtins.input", lambda prompt="", typed=typed: typed)
         assert said("remove", "aaaa")[0] == int(remains)
