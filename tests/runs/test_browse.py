@@ -176,6 +176,7 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
         (["sort=nil"], "sort=nil: no run has a column or setting nil; did you mean nll?"),
         (["gpt-play"], "gpt-play is no filter: write COLUMN=VALUE"),
         (["limit=many"], "limit must be a number of runs, not 'many'."),
+        (["protocol=blcoks"], "There is no protocol=blcoks; did you mean blocks?"),
         (["compare", "aaaa1"], "compare takes two runs, not 1: "),
         (["compare", "aaaa1", "ffff"], "There is no run ffff, which is neither a folder with a record.json nor"),
         (["remove", "aaaa", "force=true"], "aaaa could be gpt-play/aaaa1 or other/aaaa2: give more digits"),
@@ -201,6 +202,12 @@ def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write,
     for text in ("abcd", "*", "ffff", "gpt-play"):
         with pytest.raises(UserError, match=r"There is no run|abcd could be"):
             store.named(text)
+
+
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(write, said, outputs):
+    write("aaaa")
+    (outputs / "runs" / "gpt-play" / "bbbb" / "record.json").mkdir(parents=True)  # root may read any file
+    assert runs_in(said()[1]) == ["aaaa"]
 
 
 def test_an_empty_name_names_no_run(write, said):

@@ -104,7 +104,7 @@ class Store:
     def all(self) -> Iterator[Record]:
         """Yield the readable records of the outputs, sorted by folder."""
         for path in sorted(self.home.glob(f"*/*/{FILE_NAME}")):
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, OSError):  # another user's, perhaps
                 yield Record.load(path.parent)
 
     def named(self, run: str | Path) -> Path:
