@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -307,6 +308,12 @@ def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
     done = subprocess.run(warm([sys.executable, "-c", program]), capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("? ?\n")
+
+
+def test_streams_that_are_closed_end_no_program(empty_folder: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "charlab", "runs"])
+    done = subprocess.run(f"{command} <&- >&-", shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_reader_that_stops_reading_is_no_error() -> None:

@@ -218,6 +218,7 @@ def _given(arguments: Sequence[str] | None) -> list[str]:
 def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a program with these arguments and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
+    _open_closed_streams()
     replace_missing_characters()
     try:
         code = _exit_code(partial(program, _given(arguments)))
@@ -226,6 +227,13 @@ def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of each standard stream that the caller has closed, as by `>&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (until the process ends)
 
 
 def _exit_code(program: Callable[[], int]) -> int:
