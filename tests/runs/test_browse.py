@@ -261,6 +261,17 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     assert [path.name for path in other.folder.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):
+    record = write("aaaa", status="running")
+    link = outputs / "studies" / "demo" / "runs" / "arm" / "305"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(record.folder)
+    with locked(record.folder):
+        code, printed = said("remove", str(link), "force=true")
+    assert (code, Record.load(record.folder).status) == (2, "running")
+    assert f"Another process is training {link} right now" in printed
+
+
 def test_a_run_that_is_needed_is_not_removed(write, said):
     record = write("aaaa")
     members = {"_target_": "charlab.models.mixture.Ensemble", "runs": ["outputs/runs/gpt-play/aaaa"]}
