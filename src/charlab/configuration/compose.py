@@ -125,7 +125,7 @@ class Composer:
     @cached_property
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
-        texts = {path for path, annotation in self.values.items() if annotation is str}
+        texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
         return {"data.path", "init_from", "extend", "note"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
