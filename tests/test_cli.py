@@ -408,6 +408,7 @@ def test_flags_that_do_not_go_together(
 def test_text_is_generated_in_a_folder_that_is_not_writable(
     runs: list[DictConfig], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # to which the working folder is added
     monkeypatch.chdir("/proc")
     assert cli.generate(["run=x"]) == 0
     assert capfd.readouterr() == ("", "")
