@@ -25,6 +25,14 @@ def test_replaces_and_makes_folders(tmp_path):
     assert os.listdir(path.parent) == ["file"]
 
 
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a device or a pipe, which cannot be replaced: name a file"):
+        write_atomically(tmp_path / "pipe", fill(b"new"))
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_the_former_file_stays_whole_when_writing_fails(tmp_path, error):
     path = tmp_path / "file"

@@ -138,6 +138,16 @@ def test_nothing_is_overwritten(folder, capsys):
     assert list((folder / "views").iterdir()) == []
 
 
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(folder, capsys):
+    (folder / "conf").mkdir()
+    (folder / "conf/model").write_text("a file where a folder is needed")
+    assert main(["new", "model", "mine"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("conf/model/mine.yaml cannot be written (")
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert sorted(folder.rglob("*")) == [folder / "conf", folder / "conf/model"]
+
+
 def test_help(capsys):
     new(["--help"])
     assert "charlab new project NAME" in capsys.readouterr().out

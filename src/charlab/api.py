@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -194,7 +195,7 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | Path)
+    return value is None or isinstance(value, Real | str | Path)
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
@@ -294,8 +295,10 @@ def _plain(value: Any, key: str) -> Any:
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Real):  # a numpy scalar too, whose repr is no number
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Path):
         return str(value)
     return node_of(value, key, partial=True)

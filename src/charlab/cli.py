@@ -123,11 +123,17 @@ def _find_lr(overrides: list[str]) -> int:
     if "--help" in overrides or "-h" in overrides:
         print(f"{command('find-lr')} OVERRIDES suggests a learning rate for the run that the same overrides train.")
         return 0
+    _find_own_modules()
     config = compose(overrides)
     from charlab.runs.find_lr import find_lr
 
     find_lr(config)
     return 0
+
+
+def _browse(arguments: list[str]) -> int:
+    _find_own_modules()  # to draw a run of the user's own model
+    return browse(arguments)
 
 
 def _verify(arguments: list[str]) -> int:
@@ -212,6 +218,7 @@ def _given(arguments: Sequence[str] | None) -> list[str]:
 def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a program with these arguments and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
+    _open_closed_streams()
     replace_missing_characters()
     try:
         code = _exit_code(partial(program, _given(arguments)))
@@ -220,6 +227,13 @@ def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | Non
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _open_closed_streams() -> None:
+    """Open the null device in place of each standard stream that the caller has closed, as by `>&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (until the process ends)
 
 
 def _exit_code(program: Callable[[], int]) -> int:
@@ -239,7 +253,11 @@ def _exit_code(program: Callable[[], int]) -> int:
 
 
 def _find_own_modules() -> None:
-    for folder in (os.getcwd(), os.path.abspath("src")):
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder has been removed: change to one that exists.") from None
+    for folder in (here, os.path.join(here, "src")):
         if folder not in sys.path:
             sys.path.append(folder)
 
@@ -318,8 +336,9 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in options.overrides]
-    if options.shell_completion or options.experimental_rerun or options.hydra_help:  # Hydra's alone
+    if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
         return [*options.overrides, *flags], None
+    _check_flags(options)
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
@@ -352,13 +371,24 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
                     raise SystemExit(0)
             with read_write(job.hydra):
                 job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
-        check_output_folder(folder)
+        if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
+            check_output_folder(folder)
     if not sweep:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     single = None if sweep or shows else (composer, jobs[0])
     return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
+
+
+def _check_flags(options: Namespace) -> None:
+    """Check that the flags go together; Hydra would end in a traceback."""
+    flags = {"--run": options.run, "--multirun": options.multirun, "--cfg": options.cfg, "--info": options.info}
+    given = [flag for flag, value in flags.items() if value]
+    if len(given) > 1 and not options.help:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them.")
+    if options.resolve and not (options.cfg or options.help):
+        raise UserError("--resolve goes with --cfg or --help: give one of them as well.")
 
 
 def _is_study(overrides: Sequence[str]) -> bool:
@@ -400,7 +430,7 @@ COMMANDS: dict[str, tuple[Program, str]] = {
     "generate": (generate, "write text with a trained model"),
     "report": (report, "write the report on a study"),
     "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, from a short training"),
-    "runs": (partial(_guarded, browse), "list, compare, tag and remove runs"),
+    "runs": (partial(_guarded, _browse), "list, compare, tag and remove runs"),
     "verify": (partial(_guarded, _verify), "check a run or a study without trusting it"),
     "export": (partial(_hydra, "export", _export), "write a trained model for use without charlab"),
     "new": (partial(_guarded, _new), "write a model, a study or a project to start from"),

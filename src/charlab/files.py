@@ -16,10 +16,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a temporary file with `write`, and move it to `path` once it is on disk.
 
     Args:
-        path: the file to create or replace. Its folder is created if needed.
+        path: the file to create or replace, which is no device such as /dev/null. Its folder is created if needed.
         write: function that writes the contents, called with the file open for writing bytes.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # root would replace /dev/null by a file
+            raise UserError(f"{path} is a device or a pipe, which cannot be replaced: name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -53,12 +54,32 @@ def new(arguments: Sequence[str]) -> int:
     existing = [path for path in files if path.exists()]
     if existing:
         raise UserError(f"{existing[0]} exists already: choose another name, or move it away.")
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    _write(files)
+    for path in files:
         print(f"wrote {path}")
     print(f"Next: {following}")
     return 0
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """Write files; if one cannot be written, remove the files and folders that were made before it.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    made: list[Path] = []
+    for path, text in files.items():
+        missing = [parent for parent in path.parents if not parent.exists()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made += [*reversed(missing), path]
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            for each in reversed(made):
+                with contextlib.suppress(OSError):
+                    each.rmdir() if each.is_dir() else each.unlink()
+            way = "make room for it, or work in another folder"
+            raise UserError(f"{path} cannot be written ({error.strerror}), so nothing was: {way}.") from error
 
 
 def _model(name: str) -> tuple[dict[Path, str], str]:

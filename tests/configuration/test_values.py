@@ -15,6 +15,7 @@ from charlab.errors import UserError
         (f"name={'ä' * 150}", "name has 300 bytes, too many for a folder: use 200 at most."),
         ("seed=9223372036854775808", "seed=9223372036854775808 is too large for a random-number generator: give at"),
         ("output_dir=", "output_dir is empty: name a folder, or output_dir=. for the one you are in."),
+        ("data.path=", "data.path is empty: name a file, or data.path=. for all files in the folder that you are in."),
         ("callbacks.samples=3", "callbacks.samples must be a mapping with a _target_, or null, which leaves"),
         ("logger.csv=3", "logger.csv must be a mapping with a _target_, or null, which leaves"),
     ],

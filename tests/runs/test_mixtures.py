@@ -12,7 +12,7 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.identity import fingerprint
-from charlab.runs.record import Record
+from charlab.runs.record import ENSEMBLE, Record, runs_of
 from charlab.training.counts import MixtureModule
 from charlab.training.module import LanguageModelModule
 from tests.runs.test_train import assert_same_outcome, weights
@@ -202,6 +202,12 @@ def test_an_ensemble_of_an_ensemble(run, ensemble_run, gru_run):
     model, _ = charlab.load(record.folder)
     assert list(model.members["1"].members) == ["1", "2"]
     assert record.metric("blocks", "dev")["nll"] <= ensemble_run.metric("blocks", "dev")["nll"] + 1e-5
+
+
+@pytest.mark.parametrize("runs", ["outputs/runs/gru/0123456789ab", None, [12]])
+def test_runs_that_are_no_list_are_told_so(runs):
+    with pytest.raises(UserError, match=r"model\.runs must be a list of the folders of runs"):
+        runs_of({"_target_": ENSEMBLE, "runs": runs})
 
 
 def unfinished(record):

@@ -193,7 +193,7 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert [row for row in rows(longer) if row[0] != 3 or row[1] != "validation/nll"] == rows(at_once)
     assert [m["nll"] for m in longer.metrics] == [m["nll"] for m in at_once.metrics]
     assert longer.characters_seen == at_once.characters_seen
-    again = charlab.run(f"extend={first.fingerprint[:8]}", LONGER[0], f"output_dir={outputs}")
+    again = charlab.run(LONGER[0], extend=first.fingerprint[:8], output_dir=outputs)
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))

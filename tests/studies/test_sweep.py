@@ -521,3 +521,21 @@ assert not slow, slow
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("The arm rot does not compose: There is no key plot.typo")
     assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("launcher.at_once=two", "launcher.at_once must be an integer ≥ 1 or none, not 'two'."),
+        ("launcher.at_once=-1", "launcher.at_once must be an integer ≥ 1 or none, not -1."),
+        ("+launcher.at_onec=2", "There is no key launcher.at_onec; did you mean launcher.at_once?"),
+        ("~launcher.at_once", "launcher.at_once is missing: do not delete it."),
+        ("launcher=null", "No launcher is chosen: give launcher=local, or leave launcher out."),
+    ],
+)
+def test_a_mistake_in_the_launcher_ends_before_anything_is_written(
+    train: Callable[..., int], work: Path, capfd: pytest.CaptureFixture[str], override: str, sentence: str
+) -> None:
+    assert train("-m", "model=bigram", "data=play", "seed=1,2", override) == 2
+    assert capfd.readouterr() == ("", f"{sentence}\n")
+    assert list(work.iterdir()) == []

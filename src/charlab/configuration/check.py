@@ -145,6 +145,9 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
             raise UserError(f"{key}={shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
     if tree.get("output_dir") == "":  # runs would be written to the root of the file system
         raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+    data = tree.get("data")
+    if isinstance(data, dict) and data.get("path") == "":  # all files in the working folder would be the text
+        raise UserError("data.path is empty: name a file, or data.path=. for all files in the folder that you are in.")
     if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
         raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 

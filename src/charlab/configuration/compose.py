@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from charlab.command import command
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, translate
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, quoted, translate
 from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state, own_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import UserError
@@ -90,7 +90,7 @@ class Composer:
     ) -> None:
         self.config_name, self.loader = config_name, loader or config_loader()
         self.values = VALUES[config_name] if values is None else values
-        self.further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
+        self.further = [f"hydra.searchpath=[{quoted(_url(config_dir))}]"] if config_dir is not None else []
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
@@ -126,7 +126,7 @@ class Composer:
     @cached_property
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
-        texts = {path for path, annotation in self.values.items() if annotation is str}
+        texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
         return {"data.path", "init_from", "extend", "note"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:

@@ -172,6 +172,9 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
     """Return the error to show to the user for an error that Hydra raised while composing."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, UnicodeDecodeError):
+        named = composition.file_with(error.object) or "A configuration file"
+        return UserError(f"{named} is not UTF-8 text ({error.reason}): convert it to UTF-8.")
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):

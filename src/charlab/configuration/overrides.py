@@ -107,7 +107,8 @@ def prepare(
       `~logger` and `logger=null` become `logger=[]`.
     - For the other `groups`, `callbacks=null` becomes `~callbacks`.
     - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
-    - Values of other `text_keys` are quoted if Hydra would read a number, true, false or null.
+    - Values of other `text_keys` are quoted if Hydra would read a number, true or false; null stays null, except as the
+      name of a file.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
     """
@@ -127,7 +128,7 @@ def prepare(
         return override if _QUOTED.fullmatch(value) else f"{key}={quoted(value)}"
     if name in list_groups and "," in value and not value.startswith("[") and "(" not in value:
         return f"{key}=[{value}]"
-    if name in text_keys and _is_no_text(override):
+    if name in text_keys and _is_no_text(override) and (value.lower() != "null" or name == "data.path"):
         return f"{key}={quoted(value)}"
     if not re.match(r"""["'\[{(]""", value) and "," not in value and not _is_readable(override):
         return f"{key}={quoted(value)}"
@@ -142,6 +143,12 @@ def quoted(text: str) -> str:
 def quoted_if_needed(text: str) -> str:
     """Return `text` as a value to be typed, in quotes unless it is as plain as most names and paths."""
     return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else quoted(text)
+
+
+def text_of(override: str) -> str:
+    """Return the value of an override as text, without the quotes around it."""
+    value = override.partition("=")[2]
+    return str(parse(f"key={value}").value()) if _QUOTED.fullmatch(value) else value
 
 
 def literal(text: str) -> str:

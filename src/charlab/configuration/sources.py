@@ -200,7 +200,12 @@ class Composition:
 
     def _texts_of(self, name: str) -> list[str]:
         files = [folder / f"{name}.yaml" for folder in self._folders]
-        return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+        return [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+
+    def file_with(self, contents: bytes) -> Path | None:
+        """Return the first configuration file with these bytes in it; None if there is none."""
+        files = (file for folder in self._folders for file in sorted(folder.rglob("*.yaml")))
+        return next((file for file in files if file.is_file() and contents in file.read_bytes()), None)
 
     def file_chooses(self, name: str, option: str) -> bool:
         """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""

@@ -33,6 +33,8 @@ from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
 
+SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
+
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     """Score a run's model on a split of its corpus, or on another text; print the figures and return the score.
@@ -105,7 +107,8 @@ def _another_text(
         UserError: if a character is unknown and `unknown=error`.
     """
     corpus = load_corpus(config)
-    entry: dict[str, Any] = {"split": corpus.name, "sha256": corpus.sha256}
+    split = f"text {corpus.name}" if corpus.name in SPLITS else corpus.name  # a file may be called test.txt
+    entry: dict[str, Any] = {"split": split, "sha256": corpus.sha256}
     text = corpus.text
     unknown = sorted(character for character in set(text) if not vocabulary.knows(character))
     if unknown and config.unknown == "skip":

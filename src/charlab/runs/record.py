@@ -273,8 +273,15 @@ class Record:
 
 
 def runs_of(model: Mapping[str, Any]) -> list[str]:
-    """Return the folders of the finished runs that an ensemble consists of; none for any other model."""
-    return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
+    """Return the folders of the finished runs that an ensemble consists of; none for any other model.
+
+    Raises:
+        UserError: if they are not a list of texts, such as a single run without brackets.
+    """
+    runs = model.get("runs") if model.get("_target_") == ENSEMBLE else []
+    if not (isinstance(runs, list) and all(isinstance(run, str) for run in runs)):
+        raise UserError(f"model.runs must be a list of the folders of runs, model.runs=[RUN,RUN], not {runs!r}.")
+    return list(runs)
 
 
 def member_models(model: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.compose import register_resolver
-from charlab.configuration.overrides import key_of
+from charlab.configuration.overrides import key_of, text_of
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
@@ -104,7 +104,7 @@ class Store:
     def all(self) -> Iterator[Record]:
         """Yield the readable records of the outputs, sorted by folder."""
         for path in sorted(self.home.glob(f"*/*/{FILE_NAME}")):
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, OSError):  # another user's, perhaps
                 yield Record.load(path.parent)
 
     def named(self, run: str | Path) -> Path:
@@ -195,11 +195,12 @@ def at(folder: Path, config: DictConfig) -> Place:
 
 def with_extended(overrides: Sequence[str]) -> list[str]:
     """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one."""
-    given = {key_of(override): override.partition("=")[2] for override in overrides}
-    run = given.get("extend", "null")
+    given = {key_of(override): override for override in overrides}
+    run = text_of(given.get("extend", "extend=null"))
     if run == "null":
         return list(overrides)
-    record = Record.load(find_folder(run, Path(given.get("output_dir", OUTPUTS)) / "runs"))
+    output_dir = Path(text_of(given["output_dir"])) if "output_dir" in given else OUTPUTS
+    record = Record.load(find_folder(run, output_dir / "runs"))
     kept = [override for override in record.overrides if key_of(override) not in given]
     return [*kept, *overrides]
 

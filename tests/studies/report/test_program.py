@@ -120,6 +120,7 @@ def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path,
     ("arguments", "said"),
     [
         (["study=min"], "There is no study 'min' in outputs/studies or docs/studies; did you mean mine?"),
+        (["study=2026"], "There is no study '2026' in outputs/studies or docs/studies; known is mine."),
         ([], "No study is named: give study=NAME; known is mine."),
         (["study=mine", "formats=[markdown,pdf]"], "formats must be a list of values"),
         (["study=mine", "folder=x"], "There is no key folder;"),
