@@ -2,11 +2,14 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from charlab.configuration.messages import find_user_error
 from charlab.errors import UserError
@@ -110,3 +113,14 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     mistake = find_user_error(OSError(number, os.strerror(number), "metrics.csv"))
     assert str(mistake).startswith(f"{os.strerror(number)} (metrics.csv): ")
     assert words in str(mistake)
+
+
+@pytest.mark.parametrize("allocate", [lambda: torch.empty(10**15), lambda: np.ones(10**15)])
+def test_a_full_memory_is_a_sentence(allocate):
+    with pytest.raises((RuntimeError, MemoryError)) as raised:
+        allocate()
+    assert re.fullmatch(
+        r"There is not enough memory for [\d.]+ \w+ more: use a smaller model, data\.context_length .*",
+        str(find_user_error(raised.value)),
+    )
+    assert find_user_error(RuntimeError("a shape that does not fit")) is None

@@ -43,6 +43,7 @@ _MOST_NAMED = 12
 _DUPLICATE = "found duplicate key "
 _INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 _PROGRAMS_OWN = (FileNotFoundError, FileExistsError, ConnectionError, ChildProcessError, ProcessLookupError)
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can't allocate|not enough) memory")  # torch's messages, by device
 
 
 def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -115,7 +116,8 @@ def missing_extra(part: str) -> UserError | None:
 def find_user_error(error: BaseException | None) -> UserError | None:
     """Return the user error that caused this one; None if no user error did.
 
-    Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
+    Most errors of the operating system, such as a full disk or memory, count as user errors: no change to the code fixes
+    them.
     A cause counts even without `raise … from` if the error is a `RuntimeError`, such as torch raises when it cannot
     finish a file, another error of the operating system, or OmegaConf's error about a resolver. Any other error raised
     in an `except` block, such as a `KeyError`, is a bug.
@@ -124,6 +126,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
             where = f" ({error.filename})" if error.filename else ""
             return UserError(f"{error.strerror}{where}: {advice(error)}.")
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+            return _out_of_memory(error)
         implicit = None
         hides_its_cause = isinstance(error, OmegaConfBaseException)  # of a resolver that failed
         torn = not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError))
@@ -131,6 +135,15 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             implicit = error.__context__
         error = error.__cause__ or implicit
     return error
+
+
+def _out_of_memory(error: BaseException) -> UserError:
+    wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    amount = f" for {wanted[1]} more" if wanted else ""
+    return UserError(
+        f"There is not enough memory{amount}: use a smaller model, data.context_length or data.batch_size, or raise "
+        "trainer.accumulate_grad_batches."
+    )
 
 
 def exit_code(error: BaseException) -> int:
