@@ -341,6 +341,14 @@ def test_a_nested_part_and_a_named_function_are_followed(project):
         sys.path.remove(str(project))
 
 
+@pytest.mark.parametrize("package", ["__package__", "package='studentlab'"])
+def test_a_module_that_is_imported_by_a_relative_name_is_followed(project, monkeypatch, package):
+    blocks = f"from importlib import import_module\n\nactivations = import_module('.activations', {package})\n"
+    (project / "studentlab" / "blocks.py").write_text(blocks)
+    monkeypatch.syspath_prepend(project)
+    assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
+
+
 REGISTRY = """
 MAKERS = {}
 

@@ -166,7 +166,7 @@ def imports_of(tree: ast.Module, named: str = "") -> list[str]:
                 names.update((f"{origin}{separator}{alias.name}", None) for alias in aliases if alias.name != "*")
             case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
                 called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                if called in ("import_module", "__import__") and not name.startswith("."):
+                if called in ("import_module", "__import__"):
                     names[name] = None
         for child in ast.iter_child_nodes(node):
             visit(child)
