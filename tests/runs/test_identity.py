@@ -197,6 +197,14 @@ def test_a_number_is_the_same_with_and_without_a_point(config):
     assert len({fingerprint(altered(config, {"optimizer.lr": rate})) for rate in (1, 1.0)}) == 1
 
 
+@pytest.mark.parametrize("key", ["overfit_batches", "limit_train_batches", "limit_val_batches"])
+def test_one_batch_is_not_all_of_them(config, key):
+    one, every = (fingerprint(altered(config, {f"trainer.{key}": limit})) for limit in (1, 1.0))
+    assert len({one, every, fingerprint(config)}) == 3
+    few, as_many = (fingerprint(altered(config, {f"trainer.{key}": limit})) for limit in (5, 5.0))
+    assert few == as_many
+
+
 def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):
     same, other = tmp_path / "same.txt", tmp_path / "other.txt"
     same.write_bytes(text_path.read_bytes())

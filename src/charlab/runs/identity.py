@@ -60,6 +60,12 @@ DIVISION = (
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+SHARES = (
+    *("overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+    *("val_check_interval", "swa_epoch_start"),
+)
+"""Settings of Lightning's in which 1 is one batch or epoch, and 1.0 all of them."""
+
 PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
 CHARACTERS = "charlab.data.tokenizers.characters"
 PRECISIONS = {
@@ -220,13 +226,14 @@ def drop(values: dict[str, Any], dotted: str) -> None:
         owner.pop(leaf, None)
 
 
-def _canonical(value: Any) -> Any:
-    """Return a value with integral floats as integers, so that 1.0 and 1 are equal."""
+def _canonical(value: Any, key: str = "") -> Any:
+    """Return a value with integral floats as integers, so that 1.0 and 1 are equal unless they are `SHARES`."""
     if isinstance(value, dict):
-        return {str(key): _canonical(part) for key, part in value.items()}
+        return {str(name): _canonical(part, str(name)) for name, part in value.items()}
     if isinstance(value, list):
         return [_canonical(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_all = key in SHARES and value == 1
+    return int(value) if isinstance(value, float) and value.is_integer() and not is_all else value
 
 
 def _by_content(value: Any, key: str = "") -> Any:
