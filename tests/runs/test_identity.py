@@ -156,6 +156,17 @@ def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
     assert fingerprint(altered(config, {"estimate_batches": 3})) != fingerprint(config)
 
 
+def test_how_often_a_run_logs_counts_where_something_chooses_by_the_logged_loss(config):
+    def every(steps, **more):
+        return fingerprint(altered(config, {"trainer.log_every_n_steps": steps} | more))
+
+    assert every(5) == every(50)
+    for monitor in ("train/loss", "dev/nll"):
+        stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": monitor}
+        for more in ({"callbacks.stop": stop}, {"trainer.callbacks": [stop]}):
+            assert (every(5, **more) == every(50, **more)) == (monitor == "dev/nll")
+
+
 def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
     files = {name: tmp_path / name for name in ("a", "b", "c")}
     for name, text in {"a": "1 2 3", "b": "1 2 3", "c": "1 2 4"}.items():

@@ -60,6 +60,7 @@ DIVISION = (
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+LOGGED_WHEN = "trainer.log_every_n_steps"
 SHARES = (
     *("overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
     *("val_check_interval", "swa_epoch_start"),
@@ -178,8 +179,10 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs older than other tokenizers
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
+    reads_log = _reads_training_loss(values)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
-        drop(values, key)
+        if key != LOGGED_WHEN or not reads_log:
+            drop(values, key)
     if "callbacks" in values:
         values["callbacks"] = _acting(values["callbacks"])
     chooses_best = values["data"].get("dev_fraction")  # the best checkpoint, of those that are evaluated
@@ -210,6 +213,12 @@ def _reads_evaluations(values: dict[str, Any]) -> bool:
     if _acting(values.get("callbacks")) or _acting(_get(values, "trainer.callbacks")):
         return True
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
+
+
+def _reads_training_loss(values: dict[str, Any]) -> bool:
+    """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
+    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    return any(_get(part, "monitor") == "train/loss" for part in parts)
 
 
 def _get(values: Any, dotted: str) -> Any:
