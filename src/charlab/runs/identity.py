@@ -60,6 +60,13 @@ DIVISION = (
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+LOGGED_WHEN = "trainer.log_every_n_steps"
+SHARES = (
+    *("overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+    *("val_check_interval", "swa_epoch_start"),
+)
+"""Settings of Lightning's in which 1 is one batch or epoch, and 1.0 all of them."""
+
 PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
 CHARACTERS = "charlab.data.tokenizers.characters"
 PRECISIONS = {
@@ -172,8 +179,10 @@ def meaning(config: DictConfig) -> dict[str, Any]:
     if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs from before there were other tokenizers
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
+    reads_log = _reads_training_loss(values)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
-        drop(values, key)
+        if key != LOGGED_WHEN or not reads_log:
+            drop(values, key)
     if "callbacks" in values:
         values["callbacks"] = _acting(values["callbacks"])
     chooses_best = values["data"].get("dev_fraction")  # the best checkpoint, of those that are evaluated
@@ -206,6 +215,12 @@ def _reads_evaluations(values: dict[str, Any]) -> bool:
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
 
 
+def _reads_training_loss(values: dict[str, Any]) -> bool:
+    """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
+    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    return any(_get(part, "monitor") == "train/loss" for part in parts)
+
+
 def _get(values: Any, dotted: str) -> Any:
     for key in dotted.split("."):
         values = values.get(key) if isinstance(values, dict) else None
@@ -220,13 +235,14 @@ def drop(values: dict[str, Any], dotted: str) -> None:
         owner.pop(leaf, None)
 
 
-def _canonical(value: Any) -> Any:
-    """Return a value with integral floats as integers, so that 1.0 and 1 are equal."""
+def _canonical(value: Any, key: str = "") -> Any:
+    """Return a value with integral floats as integers, so that 1.0 and 1 are equal unless they are `SHARES`."""
     if isinstance(value, dict):
-        return {str(key): _canonical(part) for key, part in value.items()}
+        return {str(name): _canonical(part, str(name)) for name, part in value.items()}
     if isinstance(value, list):
         return [_canonical(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_all = key in SHARES and value == 1
+    return int(value) if isinstance(value, float) and value.is_integer() and not is_all else value
 
 
 def _by_content(value: Any, key: str = "") -> Any:
