@@ -174,7 +174,7 @@ def files_of(path: str | list[str]) -> list[Path]:
         return [file for each in path for file in files_of(each)]
     named = home_expanded(path)
     if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
-        found = sorted(file for file in named.rglob("[!.]*") if file.is_file())
+        found = sorted(file for file in named.rglob("[!.]*") if file.is_file() and not _is_hidden(file, named))
     elif not os.path.lexists(named) and glob.has_magic(str(named)):
         found = sorted(Path(file) for file in glob.glob(str(named), recursive=True) if os.path.isfile(file))
     else:
@@ -182,6 +182,11 @@ def files_of(path: str | list[str]) -> list[Path]:
     if not found:
         raise UserError(f"There is no file in {named}: name one with data.path=FILE.")
     return found
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Return whether a file is in a hidden folder, such as .git or .ipynb_checkpoints, below a folder."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 class PublishedText:
