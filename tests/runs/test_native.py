@@ -486,6 +486,15 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
 
 
+def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny, capsys):
+    tracker = "+logger.mine={_target_: tests.helpers.tracker.Tracker, answers: 1000}"
+    record = run_tiny("~logger.csv", tracker, "trainer.max_steps=4")
+    assert (record.folder / "checkpoints" / "last.ckpt").exists()
+    capsys.readouterr()
+    assert run_tiny("~logger.csv", tracker, "trainer.max_steps=4").folder == record.folder
+    assert " ".join(capsys.readouterr().out.split()).startswith("This run is finished already")
+
+
 @pytest.fixture
 def logged():
     """What Lightning's profilers log in the test."""

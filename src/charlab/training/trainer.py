@@ -37,6 +37,7 @@ from charlab.models.mixture import Mixture
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
+from charlab.training.checkpoint_io import LAST
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {
@@ -96,6 +97,9 @@ def build_trainer(
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
     settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
+    for callback in settings["callbacks"]:
+        if isinstance(callback, Checkpointing):  # Lightning would save in the folder of the first logger
+            callback.dirpath = str((folder / LAST).parent)
     # Lightning would add checkpoints of its own where there are none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _listed(settings["plugins"])
