@@ -339,6 +339,21 @@ def test_max_time_is_a_budget(run_tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_schedule_follows_max_time(run_tiny):
+    record = run_tiny(
+        "trainer.max_steps=-1",
+        "trainer.max_time=00:00:00:02",
+        "trainer.accumulate_grad_batches=1",
+        "scheduler=warmup_cosine",
+        f"+callbacks.slow={{_target_: {__name__}.Slow}}",
+    )
+    rates = list(measured(record, "learning_rate").values())
+    assert max(rates) > 0.1 * record.config["optimizer"]["lr"]
+    assert rates[-1] < max(rates)
+
+
+@pytest.mark.slow
 def test_fast_dev_run_leaves_no_finished_record(run_tiny, capsys):
     record = run_tiny("trainer.fast_dev_run=true", "trainer.accumulate_grad_batches=1")
     assert Record.load(record.folder).status == record.status == "tried"

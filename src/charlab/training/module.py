@@ -10,7 +10,7 @@ from typing import Any, cast
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
@@ -134,14 +134,23 @@ class LanguageModelModule(EvaluatedModule):
     def budget_spent(self, step: int) -> float:
         """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`.
 
-        With a budget in seconds, this is a collective call, as rank 0 decides for all.
+        With a budget in seconds, this is a collective call, as rank 0 decides for all. The time of Lightning's `Timer`
+        (`trainer.max_time`) counts if there is no other budget.
         """
         shares = [0.0]
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
         if self.max_seconds:
             shares.append(self._seconds_at(step) / self.max_seconds)
+        if not (self.max_steps or self.max_seconds):
+            shares += [self._share_of(callback) for callback in self.trainer.callbacks if isinstance(callback, Timer)]
         return min(max(shares), 1.0)
+
+    def _share_of(self, timer: Timer) -> float:
+        """Return the share of a timer's duration that has elapsed on rank 0; 0 if it has no duration."""
+        remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
+        share = elapsed / (elapsed + max(remaining, 0.0)) if remaining is not None and elapsed else 0.0
+        return float(self.trainer.strategy.broadcast(share))
 
     def _seconds_at(self, step: int) -> float:
         """Return the training seconds on rank 0: those in `clock` for one of the first steps, else now."""
