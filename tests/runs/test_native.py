@@ -124,6 +124,17 @@ def test_early_stopping_goes_on_counting_after_a_kill(run_tiny, interrupt_at, tm
 
 
 @pytest.mark.slow
+def test_early_stopping_after_each_epoch_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    epochs = (*EARLY, "optimizer.lr=0.002", "data.epoch_steps=3", "trainer.check_val_every_n_epoch=1")
+    whole = run_tiny(*epochs, f"output_dir={tmp_path / 'whole'}")
+    restore = interrupt_at(9, PowerFailure())  # in the second epoch, after the checkpoint at the end of the first
+    with pytest.raises(PowerFailure):
+        run_tiny(*epochs)
+    restore()
+    assert_same_outcome(run_tiny(*epochs), whole)
+
+
+@pytest.mark.slow
 def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     plateau = (
         *DEV,

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
@@ -82,6 +83,7 @@ class LanguageModelModule(EvaluatedModule):
         self.peak_flops: float | None = None
         self.last_loss: Tensor | None = None
         self._random_states: list[Any] = []  # of a resumed run, one per process
+        self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -170,6 +172,8 @@ class LanguageModelModule(EvaluatedModule):
         if state := own_part(self._random_states):
             restore_random_state(state, self.device)
         self._random_states = []
+        self.trainer.callback_metrics.update(self._callback_metrics)  # Lightning has cleared them
+        self._callback_metrics = {}
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
@@ -221,6 +225,9 @@ class LanguageModelModule(EvaluatedModule):
         checkpoint["training_over"] = bool(self.trainer.should_stop)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
+        # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
+        metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
+        checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -238,6 +245,7 @@ class LanguageModelModule(EvaluatedModule):
         if self.trainer.state.fn == "fit":  # former checkpoints have the states of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
+            self._callback_metrics = checkpoint.get("callback_metrics", {})
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
