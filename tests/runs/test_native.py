@@ -237,6 +237,15 @@ def test_lightnings_checkpoints_know_an_evaluation_right_before_a_kill(run_tiny,
 
 
 @pytest.mark.slow
+def test_lightnings_checkpoints_are_named_after_their_own_step(run_tiny):
+    every = "every_n_train_steps: 1, save_top_k: -1"
+    record = run_tiny(f"+callbacks.every={{_target_: {LIGHTNING}.ModelCheckpoint, {every}}}", "evaluate_every=4")
+    for step in range(1, 13):
+        (path,) = record.folder.glob(f"checkpoints/epoch=*-step={step}.ckpt")
+        assert torch.load(path, weights_only=True)["global_step"] == step
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     averaging = (
