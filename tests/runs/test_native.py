@@ -293,6 +293,7 @@ def test_what_a_run_cannot_have_is_said_before_anything_is_written(run_tiny, tmp
         ("trainer.check_val_every_n_epoch=1", "data.epoch_steps=5"),
         ("trainer.max_steps=-1", "trainer.max_epochs=2", "data.epoch_steps=3"),
         ("trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
+        ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
         ("trainer.gradient_clip_val=0",),
         ("trainer.limit_val_batches=1",),
         ("trainer.reload_dataloaders_every_n_epochs=1", "data.epoch_steps=5"),

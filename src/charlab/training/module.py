@@ -13,7 +13,7 @@ from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -118,18 +118,16 @@ class LanguageModelModule(EvaluatedModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm to `gradient_clip_val`; None and 0 do not clip, as in Lightning.
+        """Clip the gradient's norm, or its values, to `gradient_clip_val`; None and 0 do not clip, as in Lightning.
 
         Lightning's own method refuses fused optimizers in every mixed precision, although bfloat16 does not scale the
         loss.
         """
         if not gradient_clip_val:
             return
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        clip(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
 
     # Training
 
