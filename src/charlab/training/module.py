@@ -84,6 +84,7 @@ class LanguageModelModule(EvaluatedModule):
         self.last_loss: Tensor | None = None
         self._random_states: list[Any] = []  # of a resumed run, one per process
         self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
+        self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -111,6 +112,14 @@ class LanguageModelModule(EvaluatedModule):
         # The module steps it: Lightning would do so after the callbacks, which have already written the checkpoint.
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step a scheduler; `schedule` also sets the rates of parameter groups that a callback has added."""
+        if type(scheduler) is LambdaLR:  # torch expects as many rates as groups
+            groups = scheduler.optimizer.param_groups
+            scheduler.base_lrs += [group["lr"] for group in groups[len(scheduler.base_lrs) :]]
+            scheduler.lr_lambdas += [scheduler.lr_lambdas[0]] * (len(groups) - len(scheduler.lr_lambdas))
+        super().lr_scheduler_step(scheduler, metric)
 
     def configure_gradient_clipping(
         self,
@@ -172,6 +181,8 @@ class LanguageModelModule(EvaluatedModule):
         self._random_states = []
         self.trainer.callback_metrics.update(self._callback_metrics)  # Lightning has cleared them
         self._callback_metrics = {}
+        for name, parameter in self.named_parameters() if self._trainable else ():
+            parameter.requires_grad_(name in self._trainable)
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
@@ -226,6 +237,7 @@ class LanguageModelModule(EvaluatedModule):
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
         metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
         checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
+        checkpoint["trainable"] = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -244,6 +256,7 @@ class LanguageModelModule(EvaluatedModule):
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
             self._callback_metrics = checkpoint.get("callback_metrics", {})
+            self._trainable = checkpoint.get("trainable", [])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
