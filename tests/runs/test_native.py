@@ -3,7 +3,9 @@
 import datetime
 import json
 import logging
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -263,6 +265,53 @@ def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_p
         run_tiny(*averaging)
     restore()
     assert_same_outcome(run_tiny(*averaging), whole)
+
+
+class EndsItself(Callback):
+    """Sends SIGTERM to the process in the last step, once."""
+
+    ends = True
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 12 and type(self).ends:
+            type(self).ends = False
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_sigterm_in_the_last_step_leaves_the_same_weights(run_tiny, tmp_path, monkeypatch):
+    averaging = (
+        f"+callbacks.swa={{_target_: {LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}}",
+        f"+callbacks.ends={{_target_: {__name__}.EndsItself}}",
+        "data.epoch_steps=3",
+    )
+    monkeypatch.setattr(EndsItself, "ends", True)
+    with pytest.raises(SystemExit):
+        run_tiny(*averaging)
+    killed = run_tiny(*averaging)
+    assert killed.status == "finished"
+    assert_same_outcome(killed, run_tiny(*averaging, f"output_dir={tmp_path / 'whole'}"))
+
+
+@pytest.mark.slow
+def test_a_run_that_may_not_stop_yet_is_saved_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    late = (
+        *DEV,
+        f"+callbacks.early={{_target_: {LIGHTNING}.EarlyStopping, monitor: dev/nll, stopping_threshold: 100.0}}",
+        "averaging=ema",
+        "data.epoch_steps=3",
+        "trainer.min_steps=9",
+    )
+    whole = run_tiny(*late, f"output_dir={tmp_path / 'whole'}")
+    assert whole.steps == 9
+    restore = interrupt_at(15, PowerFailure())  # in step 8, after a checkpoint of step 6
+    with pytest.raises(PowerFailure):
+        run_tiny(*late)
+    restore()
+    (checkpoint,) = tmp_path.glob("outputs/runs/*/*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 6
+    assert_same_outcome(run_tiny(*late), whole)
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,8 @@ class LanguageModelModule(EvaluatedModule):
             "compilation_seconds": self.compilation_clock.seconds,
         }
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
-        checkpoint["training_over"] = bool(self.trainer.should_stop)
+        checkpoint["should_stop"] = bool(self.trainer.should_stop)
+        checkpoint["training_over"] = is_over(self.trainer)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
@@ -259,10 +260,17 @@ class LanguageModelModule(EvaluatedModule):
             self._trainable = checkpoint.get("trainable", [])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
+        if checkpoint.get("should_stop", checkpoint["training_over"]):
             self.trainer.should_stop = True
-        else:
+        if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+
+
+def is_over(trainer: Trainer) -> bool:
+    """Return whether training ends with this step: it is to stop, and `min_steps` and `min_epochs` allow it."""
+    step, epoch = trainer.global_step, trainer.current_epoch
+    may_stop = epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
+    return bool(trainer.should_stop and (may_stop or 0 <= trainer.max_steps <= step))
 
 
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:
