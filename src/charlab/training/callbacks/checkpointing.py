@@ -122,6 +122,9 @@ class Checkpointing(ModelCheckpoint):
             self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        if trainer.state.fn == "validate" and 0 < trainer.global_step == _best_step(pl_module):
+            self._keep_as_best(trainer)  # evaluated after training, with the weights of its last checkpoint
+            return
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
         if not is_training or is_over(trainer):  # `on_train_end` saves what the other callbacks leave behind
             return
