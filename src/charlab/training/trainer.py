@@ -113,6 +113,8 @@ def build_trainer(
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     settings["plugins"] = plugins
+    if any(isinstance(plugin, Precision) for plugin in plugins) and node["precision"] in ("auto", None):
+        settings["precision"] = None  # Lightning takes either
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
     batches = _batches_per_epoch(settings, data)
