@@ -143,6 +143,11 @@ def test_precision_auto_is_what_the_device_computes_with(tmp_path):
     assert build(tmp_path, precision="64-true").precision == "64-true"
 
 
+def test_a_plugin_may_set_the_precision(tmp_path):
+    plugin = {"_target_": "lightning.pytorch.plugins.HalfPrecision", "precision": "bf16-true"}
+    assert build(tmp_path, plugins=[plugin]).precision == "bf16-true"
+
+
 class NoCallback:
     pass
 

@@ -26,7 +26,7 @@ EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
     *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png", "attention/*.png"),
-    *("checkpoints/*.ckpt", *EVENTS, f"{EXPORT}/*"),
+    *("checkpoints/*.ckpt", *EVENTS, "lightning_logs/*", f"{EXPORT}/*"),
 )
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
 

@@ -114,7 +114,7 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
     if fresh:
         clear(place.folder)
-    checkpoint["training_over"] = False
+    checkpoint["training_over"] = checkpoint["should_stop"] = False
     loop = checkpoint["loops"]["fit_loop"]
     if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
         for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):

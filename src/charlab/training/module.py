@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -82,6 +83,8 @@ class LanguageModelModule(EvaluatedModule):
         self.peak_flops: float | None = None
         self.last_loss: Tensor | None = None
         self._random_states: list[Any] = []  # of a resumed run, one per process
+        self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
+        self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -110,6 +113,14 @@ class LanguageModelModule(EvaluatedModule):
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step a scheduler; `schedule` also sets the rates of parameter groups that a callback has added."""
+        if type(scheduler) is LambdaLR:  # torch expects as many rates as groups
+            groups = scheduler.optimizer.param_groups
+            scheduler.base_lrs += [group["lr"] for group in groups[len(scheduler.base_lrs) :]]
+            scheduler.lr_lambdas += [scheduler.lr_lambdas[0]] * (len(groups) - len(scheduler.lr_lambdas))
+        super().lr_scheduler_step(scheduler, metric)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -123,25 +134,32 @@ class LanguageModelModule(EvaluatedModule):
         """
         if not gradient_clip_val:
             return
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        clip(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
 
     # Training
 
     def budget_spent(self, step: int) -> float:
         """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`.
 
-        With a budget in seconds, this is a collective call, as rank 0 decides for all.
+        With a budget in seconds, this is a collective call, as rank 0 decides for all. The time of Lightning's `Timer`
+        (`trainer.max_time`) counts if there is no other budget.
         """
         shares = [0.0]
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
         if self.max_seconds:
             shares.append(self._seconds_at(step) / self.max_seconds)
+        if not (self.max_steps or self.max_seconds):
+            shares += [self._share_of(callback) for callback in self.trainer.callbacks if isinstance(callback, Timer)]
         return min(max(shares), 1.0)
+
+    def _share_of(self, timer: Timer) -> float:
+        """Return the share of a timer's duration that has elapsed on rank 0; 0 if it has no duration."""
+        remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
+        share = elapsed / (elapsed + max(remaining, 0.0)) if remaining is not None and elapsed else 0.0
+        return float(self.trainer.strategy.broadcast(share))
 
     def _seconds_at(self, step: int) -> float:
         """Return the training seconds on rank 0: those in `clock` for one of the first steps, else now."""
@@ -161,6 +179,10 @@ class LanguageModelModule(EvaluatedModule):
         if state := own_part(self._random_states):
             restore_random_state(state, self.device)
         self._random_states = []
+        self.trainer.callback_metrics.update(self._callback_metrics)  # Lightning has cleared them
+        self._callback_metrics = {}
+        for name, parameter in self.named_parameters() if self._trainable else ():
+            parameter.requires_grad_(name in self._trainable)
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
@@ -209,9 +231,14 @@ class LanguageModelModule(EvaluatedModule):
             "compilation_seconds": self.compilation_clock.seconds,
         }
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
-        checkpoint["training_over"] = bool(self.trainer.should_stop)
+        checkpoint["should_stop"] = bool(self.trainer.should_stop)
+        checkpoint["training_over"] = is_over(self.trainer)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
+        # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
+        metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
+        checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
+        checkpoint["trainable"] = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -229,12 +256,21 @@ class LanguageModelModule(EvaluatedModule):
         if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
+            self._callback_metrics = checkpoint.get("callback_metrics", {})
+            self._trainable = checkpoint.get("trainable", [])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
+        if checkpoint.get("should_stop", checkpoint["training_over"]):
             self.trainer.should_stop = True
-        else:
+        if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+
+
+def is_over(trainer: Trainer) -> bool:
+    """Return whether training ends with this step: it is to stop, and `min_steps` and `min_epochs` allow it."""
+    step, epoch = trainer.global_step, trainer.current_epoch
+    may_stop = epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
+    return bool(trainer.should_stop and (may_stop or 0 <= trainer.max_steps <= step))
 
 
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:

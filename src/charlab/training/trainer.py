@@ -37,6 +37,7 @@ from charlab.models.mixture import Mixture
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
+from charlab.training.checkpoint_io import LAST
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {
@@ -96,6 +97,9 @@ def build_trainer(
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
     settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
+    for callback in settings["callbacks"]:
+        if isinstance(callback, Checkpointing):  # Lightning would save in the folder of the first logger
+            callback.dirpath = str((folder / LAST).parent)
     # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _listed(settings["plugins"])
@@ -109,6 +113,8 @@ def build_trainer(
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     settings["plugins"] = plugins
+    if any(isinstance(plugin, Precision) for plugin in plugins) and node["precision"] in ("auto", None):
+        settings["precision"] = None  # Lightning takes either
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
     batches = _batches_per_epoch(settings, data)

@@ -135,6 +135,7 @@ class EvaluatedModule(LightningModule):
         self.evaluation_clock.start()
 
     def on_validation_end(self) -> None:
+        self.trainer.callback_metrics.pop("step", None)  # else `ModelCheckpoint` would name later files after it
         self.evaluation_clock.stop()
         if self._was_training:
             self.training_clock.start()
