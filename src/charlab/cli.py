@@ -64,7 +64,7 @@ def usage() -> str:
 {chr(10).join(listed)}
 charlab {"--version":10}  print the version
 
-charlab COMMAND --help lists what a command takes. A first run, which takes two minutes:
+charlab COMMAND --help lists what a command takes. A first run (two minutes):
 
   {command("train", "experiment=quickstart")}
 

@@ -194,5 +194,5 @@ def test_a_further_folder_may_have_any_name(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text("# @package _global_\nname: mine\n")
     assert compose(["model=bigram", "experiment=mine"], config_dir=str(folder.parent)).name == "mine"
-    with pytest.raises(UserError, match="There is no experiment=mnie in .*; did you mean mine"):
+    with pytest.raises(UserError, match=r"There is no experiment=mnie in .*; did you mean mine"):
         compose(["experiment=mnie"], config_dir=str(folder.parent))
