@@ -118,8 +118,8 @@ def find_user_error(error: BaseException | None) -> UserError | None:
 
     Most errors of the operating system, such as a full disk or memory, count as user errors: no change to the code
     fixes them. A cause counts even without `raise … from` if the error is a `RuntimeError`, such as torch raises when
-    it cannot finish a file, another error of the operating system, or OmegaConf's error about a resolver. Any other error
-    raised in an `except` block, such as a `KeyError`, is a bug.
+    it cannot finish a file, another error of the operating system, or OmegaConf's error about a resolver. Any other
+    error raised in an `except` block, such as a `KeyError`, is a bug.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
