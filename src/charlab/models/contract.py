@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.decoding import check_length, check_prompt, stream
+from charlab.models.decoding import check_not_negative, check_prompt, stream
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
 
@@ -161,7 +161,7 @@ class InfillingModel(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Fill in a blank of `length` characters at the end of the prompt."""
         check_prompt(prompt)
-        check_length(length)
+        check_not_negative(length)
         tokens = F.pad(prompt, (0, length))
         mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
         return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
