@@ -19,7 +19,7 @@ from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
-from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
+from charlab.evaluation.protocols import Blocks, Estimate, EvaluationProtocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
@@ -172,7 +172,7 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     return max(1, config["data"]["batch_size"] // divisor)
 
 
-def _protocol(config: DictConfig) -> Protocol:
+def _protocol(config: DictConfig) -> EvaluationProtocol:
     if config.protocol == "estimate":
         return Estimate(num_batches=config.num_batches, seed=config.seed)
     if config.protocol == "online":
