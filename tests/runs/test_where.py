@@ -19,7 +19,7 @@ from charlab.evaluation.bootstrap import bootstrap_text
 from charlab.runs.record import Record
 from charlab.runs.surprisal import LONGEST, surprisal
 from charlab.runs.where import compare_runs, ground_of
-from tests.references.parts import describe, exact_sum
+from tests.references.breakdown import describe, exact_sum
 
 
 @pytest.fixture

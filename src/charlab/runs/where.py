@@ -11,7 +11,7 @@ from jaxtyping import Float
 from charlab.configuration.build import build
 from charlab.errors import UserError
 from charlab.evaluation.bootstrap import bootstrap_text
-from charlab.evaluation.parts import CONTEXT, Grouping, Passage, differences, groupings, passages
+from charlab.evaluation.breakdown import CONTEXT, Grouping, Passage, differences, groupings, passages
 from charlab.runs.identity import CHARACTERS
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.runs.text import own_corpus, own_nll, own_slices

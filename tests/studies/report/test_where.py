@@ -13,7 +13,7 @@ from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.program import csv_tables
 from charlab.studies.report.where import locate
 from tests.helpers.made_up_study import CONTEXT, TEXT, TRAIN, MadeUpArm, give_nll
-from tests.references.parts import describe
+from tests.references.breakdown import describe
 from tests.studies.report.conftest import read
 
 

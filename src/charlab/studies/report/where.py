@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from charlab.errors import UserError
-from charlab.evaluation.parts import differences
+from charlab.evaluation.breakdown import differences
 from charlab.quantities import count, percent, signed
 from charlab.runs.record import Record
 from charlab.runs.text import NLL
