@@ -69,7 +69,7 @@ class Attention(Mixer):
         self.attention_window, self.soft_cap, self.softmax_axis = attention_window, soft_cap, softmax_axis
         self.dropout, self.query_key_norm = dropout, query_key_norm
         self.position = position if position is not None else ScorePosition()
-        self.position.check(num_heads, self.head_dim)
+        self.position.prepare(num_heads, self.head_dim)
         width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
         self.query_key_value = StackedLinear(embed_dim, [width, shared_width, shared_width], bias=bias)
         self.projection = Linear(width, embed_dim, bias=bias)
