@@ -117,9 +117,8 @@ class Attention(Mixer):
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         is_plain = self.attention_window is None and bias is None
         is_causal = is_plain and self.causal and 1 < count == total
-        is_masked = not is_causal and not (
-            is_plain and (count == 1 or not self.causal)
-        )  # else each query sees all keys
+        # Where there is no mask and attention is not causal, each query sees all keys.
+        is_masked = not is_causal and not (is_plain and (count == 1 or not self.causal))
         mask = self._mask(count, total, queries.device) if is_masked else None
         if mask is not None and bias is not None:
             mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)
