@@ -34,7 +34,7 @@ class PartError(RuntimeError):
 
 
 @contextmanager
-def decorating(what: str) -> Iterator[None]:
+def warn_on_failure(what: str) -> Iterator[None]:
     """Turn an error in the block into a warning: a failed plot or sample must not end the run."""
     try:
         yield

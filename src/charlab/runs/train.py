@@ -20,7 +20,7 @@ from rich.console import Console
 
 from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
-from charlab.errors import PartError, UserError, decorating
+from charlab.errors import PartError, UserError, warn_on_failure
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
@@ -306,9 +306,9 @@ class _Training:
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
         if "loss_plot" in self.config.get("at_end", ()):
-            with decorating("loss plot"):
+            with warn_on_failure("loss plot"):
                 plot_loss(record)
-        with decorating("summary"):
+        with warn_on_failure("summary"):
             display.print_summary(record, self.console)
             self.parts.members.print_weights(self.model, self.console)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Vocabulary, readable
-from charlab.errors import decorating
+from charlab.errors import warn_on_failure
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
@@ -53,13 +53,13 @@ class AttentionMaps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plot the final maps, after the last checkpoint is written."""
         if self.at_end:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
