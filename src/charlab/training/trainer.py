@@ -29,7 +29,7 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
-from charlab.data.datamodule import CharacterDataModule, divided
+from charlab.data.datamodule import CharacterDataModule, micro_batch_size_of
 from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.inference import untouched_randomness
@@ -146,7 +146,7 @@ def build_trainer(
             f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "
             "devices=1."
         ) from error
-    divided(data.batch_size, trainer.world_size, accumulated)
+    micro_batch_size_of(data.batch_size, trainer.world_size, accumulated)  # raises unless it divides evenly
     _check_processes(trainer, folder)
     return trainer
 
