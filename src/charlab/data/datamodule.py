@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
-from charlab.data.encoding import encoded, slices_of
+from charlab.data.encoding import encode_part, slices_of
 from charlab.data.tokenizers import Tokenizer, Vocabulary, characters
 from charlab.data.windows import (
     Windows,
@@ -130,7 +130,7 @@ class CharacterDataModule(LightningDataModule):
         vocabulary = self._tokenizer(corpus, self.slices["train"])
         splits = {}
         for name, part in self.slices.items():
-            splits[name] = torch.from_numpy(encoded(corpus, part, vocabulary))
+            splits[name] = torch.from_numpy(encode_part(corpus, part, vocabulary))
             if len(splits[name]) <= self.context_length:
                 tokens = f", {len(splits[name])} {vocabulary.unit}" if vocabulary.unit != "characters" else ""
                 raise UserError(

@@ -48,7 +48,7 @@ def slices_of(
     return {name: slice(int(start * size), int(stop * size)) for name, (start, stop) in ends.items()}
 
 
-def encoded(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:
+def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:
     """Return the ids of a part of a corpus, (N,) of the smallest integer type that holds them.
 
     The ids of a long part are written to the data folder once, and read from there as they are needed; another run

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
@@ -93,7 +93,7 @@ def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int
             f"The run in {record.folder} has no {config.split} split: train with data.{config.split}_fraction (0.05, "
             "say), and leave text for it."
         )
-    return torch.from_numpy(encoded(corpus, slices[config.split], vocabulary))
+    return torch.from_numpy(encode_part(corpus, slices[config.split], vocabulary))
 
 
 def _another_text(

@@ -110,10 +110,10 @@ class Verified:
         """The ids of the validation text."""
         import torch
 
-        from charlab.data.encoding import encoded
+        from charlab.data.encoding import encode_part
 
         corpus = own_corpus(self.record, self.path)
-        ids = encoded(corpus, own_slices(self.record, corpus)["validation"], self.loaded[1])
+        ids = encode_part(corpus, own_slices(self.record, corpus)["validation"], self.loaded[1])
         return torch.from_numpy(ids).to(self.device)
 
     @property
