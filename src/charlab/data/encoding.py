@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from charlab.data.corpora import LONG, Corpus, data_folder
-from charlab.data.tokenizers import Vocabulary, described
+from charlab.data.tokenizers import Vocabulary, to_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 
@@ -67,7 +67,7 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
 
 
 def _path(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> Path:
-    described_by = [corpus.sha256, part.start, part.stop, described(vocabulary)]
+    described_by = [corpus.sha256, part.start, part.stop, to_config(vocabulary)]
     return data_folder() / "ids" / f"{hashlib.sha256(json.dumps(described_by).encode()).hexdigest()[:16]}.ids"
 
 

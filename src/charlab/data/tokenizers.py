@@ -265,7 +265,7 @@ def utf8_bytes(text: Text, train: slice) -> Bytes:
     return Bytes(*byte_alphabet(text.between()))
 
 
-def described(vocabulary: Vocabulary) -> dict[str, Any]:
+def to_config(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return a vocabulary as a checkpoint keeps it: its class and the arguments of its constructor."""
     return {"_target_": f"{type(vocabulary).__module__}.{type(vocabulary).__qualname__}", **vocabulary.state()}
 

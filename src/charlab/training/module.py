@@ -16,7 +16,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from charlab.data.tokenizers import described
+from charlab.data.tokenizers import to_config
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
@@ -199,7 +199,7 @@ class LanguageModelModule(EvaluatedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model_config
-        checkpoint["vocabulary"] = described(self.trainer.datamodule.vocabulary)
+        checkpoint["vocabulary"] = to_config(self.trainer.datamodule.vocabulary)
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
             "clock": self.clock,
