@@ -98,13 +98,13 @@ class Vocabulary(ABC):
         return np.int16 if len(self) <= 2**15 else np.int32  # torch supports few operations on uint16
 
 
-class Text(Protocol):
+class TextSource(Protocol):
     """A text that can be longer than memory; see `charlab.data.corpora.Corpus`."""
 
     def between(self, start: int = 0, stop: int | None = None) -> Iterator[str]: ...
 
 
-Tokenizer = Callable[[Text, slice], Vocabulary]
+Tokenizer = Callable[[TextSource, slice], Vocabulary]
 """A function from a whole text and the part of it that is trained on to a vocabulary of the whole text."""
 
 
@@ -255,12 +255,12 @@ class Bytes(Vocabulary):
         return next(index for index, character in enumerate(text) if not self.knows(character))
 
 
-def characters(text: Text, train: slice) -> Characters:
+def characters(text: TextSource, train: slice) -> Characters:
     """Make each distinct character of a text a token."""
     return Characters(*alphabet(text.between()))
 
 
-def utf8_bytes(text: Text, train: slice) -> Bytes:
+def utf8_bytes(text: TextSource, train: slice) -> Bytes:
     """Make each distinct byte of a text's UTF-8 form a token."""
     return Bytes(*byte_alphabet(text.between()))
 
