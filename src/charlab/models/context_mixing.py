@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.bit_counts import Code
 from charlab.models.contexts import CONTEXTS, Alphabet
-from charlab.models.contract import AutoregressiveModel, State, ids_to_count
+from charlab.models.contract import AutoregressiveModel, State, checked_ids
 from charlab.models.counters import Counters, Memory
 from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
@@ -130,7 +130,7 @@ class ContextMixing(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        self.text = ids_to_count(train_ids, self.vocab_size).long().to(self.text.device)
+        self.text = checked_ids(train_ids, self.vocab_size).long().to(self.text.device)
         self._memory = None
         ids = self._ids()
         decisions = self.counters.along(ids)
@@ -167,7 +167,7 @@ class ContextMixing(AutoregressiveModel):
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
         first = len(self.text)
-        ids = np.concatenate([self._ids(), ids_to_count(text, self.vocab_size).long().numpy()])
+        ids = np.concatenate([self._ids(), checked_ids(text, self.vocab_size).long().numpy()])
         decisions = self.counters.along(ids, first + 1)
         network = copy.deepcopy(self.network)
         network.dropout.p = 0.0

@@ -98,7 +98,7 @@ class CountedModel(Protocol):
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
-def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
+def checked_ids(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
     """Check the ids of a text, and return them on the CPU.
 
     Raises:
@@ -116,7 +116,7 @@ def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
 
 
 @runtime_checkable
-class KnowsTokens(Protocol):
+class TokenAware(Protocol):
     """A part of a language model that depends on how its tokens are spelled, for example to find words and lines."""
 
     def know_tokens(self, pieces: list[bytes]) -> None:
