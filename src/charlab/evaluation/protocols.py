@@ -17,7 +17,14 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import Windows, adjacent_windows, gather_windows, in_batches, sampled_windows
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting, count_characters, likelihood_of, spread
+from charlab.evaluation.metric import (
+    NegativeLogLikelihood,
+    Score,
+    Setting,
+    count_characters,
+    likelihood_of,
+    per_character_nll,
+)
 from charlab.evaluation.scoring import Scored, has_unbounded_context, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
 from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
@@ -109,7 +116,7 @@ class EvaluationProtocol(ABC):
             if per_token is None:
                 per_character = None
             else:
-                per_character = spread(per_token, self._lengths(ids, sizes, vocabulary), characters)
+                per_character = per_character_nll(per_token, self._lengths(ids, sizes, vocabulary), characters)
         return Score(
             protocol=self.name,
             nll=nll,
