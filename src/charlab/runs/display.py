@@ -19,7 +19,7 @@ from rich.text import Text
 from charlab.command import command
 from charlab.errors import UserError
 from charlab.notebook import data_uri
-from charlab.quantities import clock, compute
+from charlab.quantities import clock, flop_rate
 from charlab.runs import store
 from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
@@ -245,7 +245,7 @@ def _costs(record: Record) -> RenderableType:
     if record.flops_per_step and training:
         peak = record.machine.get("peak_flops")
         rate = record.flops_per_step * record.steps / training
-        grid.add_row("compute", compute(rate, peak * record.machine["processes"] if peak else None))
+        grid.add_row("compute", flop_rate(rate, peak * record.machine["processes"] if peak else None))
     if record.callbacks:
         grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:
