@@ -25,8 +25,8 @@ from charlab.configuration.build import build, code_of, find, nodes, signature
 from charlab.configuration.check import INSTRUCTIONS, LATER
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
-from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.module_loads import MODULE_LOADS
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
 BATCH_SIZE = 2
@@ -52,7 +52,7 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
     classes = (find(node["_target_"]) for _, node in nodes(tree["model"], "model"))
-    known = (described, LOADED.reloads, *classes)
+    known = (described, MODULE_LOADS.reloads, *classes)
     if known not in _MODELS:
         if len(_MODELS) == _MOST_KEPT:
             _MODELS.clear()

@@ -17,7 +17,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from charlab.loaded import LOADED
+from charlab.module_loads import MODULE_LOADS
 from charlab.runs import definitions
 from charlab.runs.source import SourceCache, digest_of, imports_of, parse
 
@@ -135,7 +135,7 @@ class _Survey:
         self.found[definitions.MAIN] = digest = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
         if file is not None and os.path.isfile(file) and not definitions.are_provided(names):
-            LOADED.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
+            MODULE_LOADS.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
         self.follow(imports_of(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
@@ -193,7 +193,7 @@ class _Survey:
         """Raise `UserError` if a module that this process has loaded differs from its file."""
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
-                LOADED.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+                MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
 
 
 def _absolute(imported: str, package: str) -> str:
