@@ -14,7 +14,7 @@ from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
 from charlab.models.decoding import Overflow, check_choice, check_not_negative, check_predictions, stream
-from charlab.models.inference import device_of, evaluation_mode
+from charlab.models.side_effects import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
 START = "\n"  # put before a text that begins with a blank

@@ -17,7 +17,7 @@ from charlab.errors import UserError
 from charlab.evaluation.metric import count_characters
 from charlab.evaluation.scoring import nll_of_next
 from charlab.models.contract import AutoregressiveModel, LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.seeding import derive_seed
 
 PROBE_LENGTH = 16  # characters of the sequence that is perturbed

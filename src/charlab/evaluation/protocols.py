@@ -27,7 +27,7 @@ from charlab.evaluation.metric import (
 )
 from charlab.evaluation.scoring import Scored, has_unbounded_context, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.types import PositiveInt
 
 __all__ = ["Blocks", "Estimate", "EvaluationProtocol", "Score", "Sliding", "evaluate"]

@@ -48,7 +48,7 @@ def sample(record: Record) -> str:
 
 def _sampled(record: Record, model: LanguageModel, vocabulary: Vocabulary) -> str:
     from charlab.generation import sample_text
-    from charlab.models.inference import device_of, untouched_randomness
+    from charlab.models.side_effects import device_of, untouched_randomness
 
     chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
     with untouched_randomness(device_of(model)):

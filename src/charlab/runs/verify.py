@@ -218,7 +218,7 @@ def _normalization(run: Verified) -> tuple[bool | None, str]:
     """Add up the probabilities of all tokens that may come next, as `nll` scores them."""
     import torch
 
-    from charlab.models.inference import untouched_randomness
+    from charlab.models.side_effects import untouched_randomness
 
     if not run.has_weights:
         return None, f"there is no {CHECKPOINT}"

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.contract import CountedModel, LanguageModel, TokenAware
-from charlab.models.inference import evaluation_mode
 from charlab.models.mixture import Mixture
+from charlab.models.side_effects import evaluation_mode
 from charlab.training.module import LanguageModelModule
 
 

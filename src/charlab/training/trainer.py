@@ -32,8 +32,8 @@ from charlab.configuration.build import build
 from charlab.data.datamodule import CharacterDataModule, micro_batch_size_of
 from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
-from charlab.models.inference import untouched_randomness
 from charlab.models.mixture import Mixture
+from charlab.models.side_effects import untouched_randomness
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay

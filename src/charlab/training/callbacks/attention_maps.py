@@ -19,7 +19,7 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import warn_on_failure
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, untouched_randomness
+from charlab.models.side_effects import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_image, shows_images
 from charlab.types import PositiveInt

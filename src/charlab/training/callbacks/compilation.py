@@ -13,7 +13,7 @@ from torch import Tensor
 from charlab.data.windows import gather_windows
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import untouched_randomness
+from charlab.models.side_effects import untouched_randomness
 from charlab.quantities import clock
 from charlab.training.callbacks.progress import show_line
 from charlab.training.flops import count_flops

@@ -11,7 +11,7 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError, warn_on_failure
 from charlab.files import write_atomically
 from charlab.generation import sample_text
-from charlab.models.inference import device_of, untouched_randomness
+from charlab.models.side_effects import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_text
 from charlab.types import PositiveFloat, PositiveInt
