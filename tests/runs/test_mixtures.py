@@ -13,7 +13,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
-from charlab.training.counts import MixtureModule
+from charlab.training.counts_module import MixtureModule
 from charlab.training.module import LanguageModelModule
 from tests.runs.test_train import assert_same_outcome, weights
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, checked_ids
-from charlab.models.running_counts import CONTINUED
+from charlab.models.ngram_running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt, checked
 

@@ -30,7 +30,7 @@ EVALUATION = (
 TRAINING = tuple(
     f"charlab.{module}"
     for module in (
-        *("training.module", "training.counts", "training.trainer", "training.optimizers", "training.schedules"),
+        *("training.module", "training.counts_module", "training.trainer", "training.optimizers", "training.schedules"),
         *("training.device", "seeding"),
     )
 )

@@ -37,7 +37,7 @@ from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.samples import SampleText
 from charlab.training.checkpoint_io import LAST, read_resumable
-from charlab.training.counts import module_for
+from charlab.training.counts_module import module_for
 from charlab.training.device import resolve_device, set_threads
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, build_logger
 from charlab.training.objectives import Objective
