@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import RECENT, Code, Table, seen_before
 from charlab.models.context_mixing import ContextMixing
-from charlab.models.contexts import CONTEXTS, Alphabet, Text
+from charlab.models.context_mixing.bit_counts import RECENT, Code, Table, seen_before
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, Text
 from tests.references import context_mixing as slow
 
 PLAY = """FIRST LORD:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from charlab.models.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
-from charlab.models.contexts import CONTEXTS, Alphabet, Text, together
-from charlab.models.mixing_network import Decisions
+from charlab.models.context_mixing.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, Text, together
+from charlab.models.context_mixing.mixing_network import Decisions
 
 ALL = slice(None)
 
@@ -25,7 +25,7 @@ class Counters:
     A context's inputs are the log-odds from its own counts, and from what followed equal histories in other contexts.
 
     Attributes:
-        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        contexts: names in `charlab.models.context_mixing.contexts.CONTEXTS`.
         matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         code: how characters become decisions.
         alphabet: the properties of the characters.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from charlab.models.bit_counts import Keys, previous
+from charlab.models.context_mixing.bit_counts import Keys, previous
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2⁶⁴
 INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))

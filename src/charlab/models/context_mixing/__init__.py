@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import Code
-from charlab.models.contexts import CONTEXTS, Alphabet
+from charlab.models.context_mixing.bit_counts import Code
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet
+from charlab.models.context_mixing.counters import Counters, Memory
+from charlab.models.context_mixing.mixing_network import MixingNetwork
 from charlab.models.contract import AutoregressiveModel, State, checked_ids
-from charlab.models.counters import Counters, Memory
-from charlab.models.mixing_network import MixingNetwork
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
@@ -51,7 +51,7 @@ class ContextMixing(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V.
-        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        contexts: names in `charlab.models.context_mixing.contexts.CONTEXTS`.
         matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         embed_dim: size of the characters' embeddings.
         hidden_dim: size of the recurrent state.
