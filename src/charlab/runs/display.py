@@ -43,7 +43,7 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
     """
     if config.force:
         return None
-    found = store.at(folder, config)
+    found = store.locate_in(folder, config)
     if found.finished is not None:
         show(found.finished, console or Console(), config.get("at_end", ()))
         return found.finished
@@ -64,13 +64,13 @@ def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None
     print_summary(record, console)
 
 
-def announce(found: store.Place, config: DictConfig, console: Console) -> None:
+def announce(found: store.RunLocation, config: DictConfig, console: Console) -> None:
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     for run, names in members_of_other_code(config).items():
         told = f"({store.changes(names)}): its weights now run in the changed model."
         _tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
-        told = f"This run was {store.ended(other)} by different code ({store.differences(other, found.identity)})"
+        told = f"This run was {store.status_word(other)} by different code ({store.differences(other, found.identity)})"
         hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
         _tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:

@@ -21,7 +21,7 @@ from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabular
 from charlab.runs.folder import clear
 from charlab.runs.identity import drop, meaning
 from charlab.runs.record import Record
-from charlab.runs.store import Place, differences
+from charlab.runs.store import RunLocation, differences
 from charlab.training.checkpoint_io import BEST, LAST, read_resumable
 
 BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
@@ -66,13 +66,13 @@ def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Voca
     model.load_state_dict(weights)
 
 
-def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -> None:
+def go_on_from(origin: Path, config: DictConfig, location: RunLocation, *, fresh: bool) -> None:
     """Put the last checkpoint and the curves of a finished run into the folder of a run that extends its budget.
 
     Args:
         origin: the finished run's folder.
         config: configuration of the new run.
-        place: folder and identity of the new run.
+        location: folder and identity of the new run.
         fresh: whether to replace what the folder holds.
 
     Raises:
@@ -97,9 +97,9 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
             f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
             f"learning rate and without averaging can go on; init_from={origin} starts from the weights."
         )
-    if not record.is_by(place.identity.code) and config.get("resume") != "any_code":
+    if not record.is_by(location.identity.code) and config.get("resume") != "any_code":
         raise UserError(
-            f"Other code has trained {origin} ({differences(record, place.identity)}): go on from it with "
+            f"Other code has trained {origin} ({differences(record, location.identity)}): go on from it with "
             "resume=any_code."
         )
     checkpoint = read_resumable(origin / LAST)
@@ -113,7 +113,7 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
     if seconds is not None and seconds <= spent:
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
     if fresh:
-        clear(place.folder)
+        clear(location.folder)
     checkpoint["training_over"] = False
     loop = checkpoint["loops"]["fit_loop"]
     if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
@@ -121,8 +121,8 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
             progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
     for name in (CURVES, BEST):
         if (origin / name).exists():
-            _write(place.folder / name, (origin / name).read_bytes())
-    write_atomically(place.folder / LAST, lambda file: torch.save(checkpoint, file))
+            _write(location.folder / name, (origin / name).read_bytes())
+    write_atomically(location.folder / LAST, lambda file: torch.save(checkpoint, file))
 
 
 def _write(path: Path, contents: bytes) -> None:

@@ -76,7 +76,7 @@ def train(
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
         return _Training(config, folder, overrides, console, fresh=config.force).execute()
     with locked(folder):
-        found = store.at(folder, config)
+        found = store.locate_in(folder, config)
         if not config.force:
             if found.finished is not None:
                 display.show(found.finished, console)

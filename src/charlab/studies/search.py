@@ -262,7 +262,7 @@ class Trials:
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
         """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
-        record = Store(self.output_dir).own(cell.run)
+        record = Store(self.output_dir).record_of(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
                 return None, "leaks: it looks at what it is to predict"
