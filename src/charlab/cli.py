@@ -46,7 +46,7 @@ from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
 from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
-from charlab.runs.program import browse
+from charlab.runs.manage import browse
 from charlab.runs.store import with_extended
 
 atexit.register(gc.freeze)  # otherwise the garbage collector scans everything imported several times at exit
@@ -170,7 +170,7 @@ def _generate(config: DictConfig) -> object:
 
 
 def _report(config: DictConfig) -> object:
-    from charlab.studies.report.program import report_study
+    from charlab.studies.report.writer import report_study
 
     return _task(lambda: report_study(config))
 

@@ -24,7 +24,7 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked

@@ -12,8 +12,8 @@ from rich.text import Text
 from charlab.command import command
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, fixed, interval, joined, percent, signed
-from charlab.runs.browse import SHORT, settings_of, shown_value, varied
 from charlab.runs.code import changed
+from charlab.runs.listing import SHORT, settings_of, shown_value, varied
 from charlab.runs.plots import plot_comparison
 from charlab.runs.record import Record
 from charlab.runs.store import Store
