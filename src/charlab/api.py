@@ -24,7 +24,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
 from charlab.notebook import replace_missing_characters
 from charlab.runs.checkpoint import load
-from charlab.runs.display import answer
+from charlab.runs.display import show_if_finished
 from charlab.runs.export import export
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
@@ -69,7 +69,7 @@ def run(*overrides: str, **parts: Any) -> Record:
     with hydra_config(config):
         if folder is None:
             folder = Path(config.hydra.run.dir)  # raises, since it depends on what only a sweep knows
-        finished = answer(config, folder)
+        finished = show_if_finished(config, folder)
         if finished is not None:
             return finished
         check_output_folder(folder)

@@ -45,7 +45,7 @@ from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
-from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
+from charlab.runs.display import show_if_finished  # its module `store` registers the resolver in `hydra.run.dir`
 from charlab.runs.manage import browse
 from charlab.runs.store import with_extended
 
@@ -348,7 +348,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
         if folder is not None and not sweep:
             if config_name == "train":
                 resolve_values(job)
-                if answer(job, folder) is not None:  # it is finished; its folder may be read-only
+                if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
                     raise SystemExit(0)
             with read_write(job.hydra):
                 job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again

@@ -31,7 +31,7 @@ SAMPLE_LENGTH = 500
 PARTIAL = ("estimate", "online")  # protocols that score only a sample of the text, or a model that adapts to it
 
 
-def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
+def show_if_finished(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
     """Return the record of a configuration's run and print its table if it is finished; None if it must be trained.
 
     Neither torch nor Lightning is imported if the configuration or the machine determines the device.
