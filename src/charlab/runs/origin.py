@@ -19,7 +19,7 @@ from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.quantities import joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
-from charlab.runs.identity import drop, meaning
+from charlab.runs.identity import drop, fingerprinted_config
 from charlab.runs.record import Record
 from charlab.runs.store import RunLocation, differences
 from charlab.training.checkpoint_io import BEST, LAST, read_resumable
@@ -80,7 +80,7 @@ def go_on_from(origin: Path, config: DictConfig, location: RunLocation, *, fresh
             constant, the weights are averaged, or different code trained the finished run.
     """
     record = Record.load(origin)
-    former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))
+    former, now = (fingerprinted_config(settings) for settings in (OmegaConf.create(record.config), config))
     for key in BUDGET:
         for values in (former, now):
             drop(values, key)
