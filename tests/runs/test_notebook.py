@@ -223,7 +223,7 @@ class Another:
 IMPORT = """
 from pathlib import Path
 from charlab.runs import definitions
-definitions.provide(definitions.extract(["Another", "Mine"]), Path("run"))
+definitions.import_into_main(definitions.extract(["Another", "Mine"]), Path("run"))
 """
 
 

@@ -108,7 +108,7 @@ def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:
     if not trust or not file.exists():
         way = f"import it from {file} with trust=true" if file.exists() else "define it here first"
         raise UserError(f"{missing[0]} was defined in the notebook or script that trained {folder}: {way}.")
-    definitions.provide(file.read_text(encoding="utf-8"), folder)
+    definitions.import_into_main(file.read_text(encoding="utf-8"), folder)
 
 
 def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:

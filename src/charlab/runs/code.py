@@ -136,7 +136,7 @@ class _ImportTracer:
         tree = parse(definitions.extract(names), definitions.FILE_NAME)
         self.found[definitions.MAIN] = digest = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
-        if file is not None and os.path.isfile(file) and not definitions.are_provided(names):
+        if file is not None and os.path.isfile(file) and not definitions.are_imported(names):
             MODULE_LOADS.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
         self.follow(imports_of(tree), versions=True)
 

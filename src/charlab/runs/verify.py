@@ -144,7 +144,7 @@ def _code(run: RunToVerify) -> tuple[bool | None, str]:
     if record.code != code_hash(record.sources):
         return False, f"its record has the code {record.code}, but the sources in it have another hash"
     if run.trust and definitions.missing_from_main(record.config):
-        definitions.provide((record.folder / definitions.FILE_NAME).read_text(encoding="utf-8"), record.folder)
+        definitions.import_into_main((record.folder / definitions.FILE_NAME).read_text(encoding="utf-8"), record.folder)
     now = sources(own_config(record, run.path))
     differing = changed(record.sources, now)
     if not differing:

@@ -24,7 +24,7 @@ from charlab.configuration.overrides import literal
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.notebook import replace_missing_characters
-from charlab.runs.definitions import extract, names_of_run, provide
+from charlab.runs.definitions import extract, import_into_main, names_of_run
 
 
 def write_cell(
@@ -83,7 +83,7 @@ def run(file: Path) -> int:
         from charlab.training.callbacks.divergence import DivergedError
 
         if described["definitions"]:
-            provide(described["definitions"], folder)
+            import_into_main(described["definitions"], folder)
         identity = identify(config)
         if identity.fingerprint != folder.name.partition("-")[0]:
             raise UserError(
