@@ -18,7 +18,7 @@ from rich.console import Console
 
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
-from charlab.configuration.overrides import without_effect, written
+from charlab.configuration.overrides import to_command_line, without_effect
 from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
@@ -179,7 +179,7 @@ def verify(
 
 
 def _chosen(run: Record | Path | str) -> str:
-    return f"run={written(str(run.folder if isinstance(run, Record) else run))}"
+    return f"run={to_command_line(str(run.folder if isinstance(run, Record) else run))}"
 
 
 def _apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -202,12 +202,12 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={written(_plain(value, key))}")  # adds it, or replaces the one of that name
+            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces the one of that name
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
             is_name = isinstance(value, str) and _NAME.fullmatch(value) and value.lower() not in _CONSTANTS
-            found.append(f"{key}={value if is_name else written(_plain(value, key))}")
+            found.append(f"{key}={value if is_name else to_command_line(_plain(value, key))}")
     return found
 
 

@@ -40,7 +40,7 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
-from charlab.configuration.overrides import literal, without_effect
+from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.values import VALUES
 from charlab.errors import PartError, UserError
@@ -351,7 +351,8 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
                 if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
                     raise SystemExit(0)
             with read_write(job.hydra):
-                job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
+                # Set, so that the identity in the folder's name is not computed again.
+                job.hydra.run.dir = escape_interpolations(str(folder))
         check_output_folder(folder)
     if not sweep:
         composer.build()

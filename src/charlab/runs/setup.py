@@ -19,7 +19,7 @@ from rich.console import Console
 
 from charlab.configuration.build import build, plain
 from charlab.configuration.messages import find_user_error, line_of_user, one_sentence
-from charlab.configuration.overrides import described
+from charlab.configuration.overrides import folder_name_of
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import PartError, UserError
@@ -90,7 +90,7 @@ class Parts:
             self.resumed_step = read_resumable(folder / LAST)["global_step"]
         elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
             self.resumed_step = -1
-        told = described(overrides, (*OBSERVING_KEYS, "seed"), config.name)
+        told = folder_name_of(overrides, (*OBSERVING_KEYS, "seed"), config.name)
         curves = f"{told},seed={config.seed}".lstrip(",")
         begun = events_folder(folder) if self.resumed_step is not None else None
         self.trainer = self._build_trainer(curves if begun is None else os.path.relpath(begun, folder))
