@@ -42,7 +42,7 @@ from charlab.configuration.compose import (
 from charlab.configuration.messages import exit_code, find_user_error
 from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.value_types import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
 from charlab.runs.display import show_if_finished  # its module `store` registers the resolver in `hydra.run.dir`
