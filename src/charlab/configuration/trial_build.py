@@ -22,7 +22,7 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from charlab.configuration.build import build, code_of, find, nodes, signature
-from charlab.configuration.check import INSTRUCTIONS, LATER
+from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, LanguageModel
@@ -219,7 +219,7 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
     Raises:
         _NotOnMetaError: if it fails because meta tensors have no values.
     """
-    if _contains_later(tree[path]):
+    if _has_run_time_value(tree[path]):
         return None
     try:
         with torch.device(device), torch.random.fork_rng(devices=()), torch.no_grad():
@@ -286,6 +286,6 @@ def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
     return told if told != sentence or f"{path}" in told or "line " in told else f"{path}: {sentence}"
 
 
-def _contains_later(value: Any) -> bool:
+def _has_run_time_value(value: Any) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is LATER or any(map(_contains_later, parts))
+    return value is KNOWN_AT_RUN_TIME or any(map(_has_run_time_value, parts))
