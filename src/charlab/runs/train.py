@@ -39,7 +39,7 @@ from charlab.training.callbacks.checkpointing import Terminated, raising_termina
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
-from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close
+from charlab.training.loggers import CSVLogger, TensorBoardLogger, close, start_loggers
 from charlab.training.trainer import has_several_processes
 
 KNOWN = ("charlab.", "lightning.")  # packages whose callbacks the record does not list
@@ -122,7 +122,7 @@ class _Training:
             for note in self.data.corpus.notes:
                 self.console.print(note, soft_wrap=True, markup=False)
         try:
-            begin(self.trainer, record.config)
+            start_loggers(self.trainer, record.config)
             with raising_terminated():
                 self._conduct()
         except BaseException as raised:
