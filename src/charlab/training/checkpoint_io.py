@@ -13,7 +13,7 @@ from charlab.errors import UserError
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
-RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to resume
+REQUIRED_TO_RESUME = (  # parts of a checkpoint that Lightning, the module and the callbacks need to resume
     *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
     *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
 )
@@ -54,7 +54,7 @@ def read_resumable(path: Path) -> dict[str, Any]:
         UserError: also if a part that only training needs is missing.
     """
     checkpoint = read_checkpoint(path)
-    missing = [part for part in RESUMED if part not in checkpoint]
+    missing = [part for part in REQUIRED_TO_RESUME if part not in checkpoint]
     if missing:
         raise UserError(
             f"The checkpoint {path} lacks {', '.join(missing)}, without which training cannot go on: start anew with "

@@ -91,14 +91,14 @@ def build_trainer(
             "say), or add one with +logger.NAME={_target_: …}."
         )
     settings["logger"] = [] if settings["logger"] is False else list(loggers)
-    settings = {key: _built(value) for key, value in settings.items()}
-    own = _listed(settings["callbacks"])
+    settings = {key: _instantiated(value) for key, value in settings.items()}
+    own = _as_list(settings["callbacks"])
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
-    settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
+    settings["callbacks"] = _with_default_callbacks([*callbacks, TrainingMetrics(), *own], settings)
     # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
-    plugins = _listed(settings["plugins"])
+    plugins = _as_list(settings["plugins"])
     for number, plugin in enumerate(plugins):
         if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
             kind = type(plugin)
@@ -244,7 +244,7 @@ def check_monitor(what: str, monitor: str, data: CharacterDataModule) -> None:
         raise UserError(f"{what} needs a dev split, which this run does not have: {how}.")
 
 
-def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
+def _with_default_callbacks(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
     """Return the callbacks with charlab's progress display and checkpoints added or removed as the settings ask."""
     others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
     if others or not settings["enable_progress_bar"]:
@@ -290,14 +290,14 @@ def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -
     return length
 
 
-def _built(value: Any) -> Any:
+def _instantiated(value: Any) -> Any:
     """Return a setting with every node in it (a profiler, a plugin) instantiated."""
     if isinstance(value, Mapping) and "_target_" in value:
         return build(dict(value))
-    return [_built(part) for part in value] if isinstance(value, list) else value
+    return [_instantiated(part) for part in value] if isinstance(value, list) else value
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

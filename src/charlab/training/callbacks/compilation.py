@@ -67,7 +67,7 @@ class Compilation(Callback):
         was_compiled, self.compiled = self.compiled, False
         wanted = was_compiled if self.choice == "auto" else bool(self.choice)
         if wanted is None:
-            wanted = self._pays(trainer, pl_module)
+            wanted = self._is_worthwhile(trainer, pl_module)
         if not wanted:
             return
         pl_module.compilation_clock.start()
@@ -90,7 +90,7 @@ class Compilation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.compiled = state_dict["compiled"]
 
-    def _pays(self, trainer: Trainer, module: LanguageModelModule) -> bool:
+    def _is_worthwhile(self, trainer: Trainer, module: LanguageModelModule) -> bool:
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
         length = f"{clock(seconds)} of training"
@@ -105,7 +105,7 @@ class Compilation(Callback):
         window = gather_windows(data.ids("train", module.device), starts, data.context_length)
         mode = "reduce-overhead" if self.choice == "cuda_graphs" else "default"
         compiled = torch.compile(objective, fullgraph=True, dynamic=False, mode=mode)
-        compute_loss = _in_one_piece(compiled) if self.choice == "cuda_graphs" else compiled
+        compute_loss = _with_cuda_graph_step(compiled) if self.choice == "cuda_graphs" else compiled
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         state = objective.state_dict()
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -136,7 +136,7 @@ class Compilation(Callback):
             )
 
 
-def _in_one_piece(compiled: Loss) -> Loss:
+def _with_cuda_graph_step(compiled: Loss) -> Loss:
     """Return a loss that marks the start of each step and whose value the next step does not overwrite."""
 
     def loss(model: LanguageModel, window: Tensor) -> Tensor:
