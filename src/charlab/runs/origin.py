@@ -28,7 +28,7 @@ BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget
 CONSTANT = "charlab.training.schedules.Constant"
 
 
-def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
+def initialize_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
     """Give a model the weights of a run with the same architecture.
 
     Tokens are matched by what they are: the weights of characters, bytes or byte pairs in both vocabularies are copied,
@@ -66,7 +66,7 @@ def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Voca
     model.load_state_dict(weights)
 
 
-def go_on_from(origin: Path, config: DictConfig, location: RunLocation, *, fresh: bool) -> None:
+def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh: bool) -> None:
     """Put the last checkpoint and the curves of a finished run into the folder of a run that extends its budget.
 
     Args:

@@ -29,7 +29,7 @@ from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabular
 from charlab.runs.failure import failed_part
 from charlab.runs.folder import events_folder
 from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
-from charlab.runs.origin import start_from
+from charlab.runs.origin import initialize_from
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.attention_maps import AttentionMaps
@@ -102,7 +102,7 @@ class Parts:
         model = build_model(self.members.config, self.data.vocabulary)
         self.members.fill(model)
         if (run := origins(self.config).get("init_from")) is not None:
-            start_from(model, self.members.config, self.data.vocabulary, run)
+            initialize_from(model, self.members.config, self.data.vocabulary, run)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
                 f"data.context_length={self.data.context_length} is more than the model's "
