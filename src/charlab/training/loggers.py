@@ -64,7 +64,7 @@ def build_logger(
     """
     kind = get_object(node["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Logger)):
-        raise UserError(f"logger.{name} is {node['_target_']}, which is no logger of Lightning's: name one.")
+        raise UserError(f"logger.{name} is {node['_target_']}, which is not a Lightning logger: name one.")
     known = inspect.signature(kind).parameters
     chosen: dict[str, Any] = {}
     if "save_dir" in known:

@@ -44,8 +44,7 @@ REFUSED = {
     "data.batch_size instead",
     BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: try "
-    "charlab find-lr, or sweep over "
-    "optimizer.lr with -m",
+    "charlab find-lr, or sweep over optimizer.lr with -m",
 }
 
 
@@ -103,7 +102,7 @@ def build_trainer(
         if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
             kind = type(plugin)
             raise UserError(
-                f"trainer.plugins[{number}] is a {kind.__module__}.{kind.__name__}, which is no plugin of Lightning's: "
+                f"trainer.plugins[{number}] is a {kind.__module__}.{kind.__name__}, which is not a Lightning plugin: "
                 "name a Precision, CheckpointIO, ClusterEnvironment or LayerSync."
             )
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -216,8 +215,8 @@ def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
     kind = type(callback)
     if not isinstance(callback, Callback):
         raise UserError(
-            f"{name} is a {kind.__module__}.{kind.__name__}, which is no callback: name a subclass of "
-            "lightning.pytorch.Callback."
+            f"{name} is a {kind.__module__}.{kind.__name__}, which is not a Lightning callback: name a "
+            "subclass of lightning.pytorch.Callback."
         )
     for refused, reason in REFUSED.items():
         if isinstance(callback, refused):
