@@ -169,8 +169,8 @@ def draw_heads(
     bar.ax.tick_params(labelsize=7)
     # Placed in inches, like the panels: at a fraction of the size, they would overlap the panels of many heads.
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
-    figure.supxlabel("looked at (key)", fontsize=8, y=0.1 / height)
-    figure.supylabel("looking (query)", fontsize=8, x=0.1 / width)
+    figure.supxlabel("key (attended to)", fontsize=8, y=0.1 / height)
+    figure.supylabel("query (attending)", fontsize=8, x=0.1 / width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         canvas.draw()

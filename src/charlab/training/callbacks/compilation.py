@@ -94,7 +94,7 @@ class Compilation(Callback):
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
         length = f"{clock(seconds)} of training"
-        verdict = "compiling, which pays" if pays else "not compiled, which would not pay"
+        verdict = "compiling: it pays off" if pays else "not compiled: it would not pay off"
         show_line(trainer, f"{verdict} in {length} (compute.compile=auto)")
         return pays
 
@@ -125,7 +125,7 @@ class Compilation(Callback):
             return
         if module.device.type != "cuda":
             raise UserError(
-                f"compute.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on {module.device.type}: "
+                f"compute.compile=cuda_graphs needs an NVIDIA GPU, and the run is on {module.device.type}: "
                 "set compute.compile=true."
             )
         repeats = any(getattr(optimizer, "repeats_closure", False) for optimizer in trainer.optimizers)
