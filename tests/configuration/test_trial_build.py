@@ -200,7 +200,7 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
         ),
         (
             ["model=s4d", "model.mixer.min_step=0.2"],
-            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: exchange them.",
+            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: swap them.",
         ),
         (
             ["model/position=alibi", *GRU],

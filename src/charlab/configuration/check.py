@@ -136,7 +136,7 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
     """Check the values that folders are named after, and the seed."""
     name, seed = tree.get("name"), tree.get("seed")
     if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+        raise UserError(f"name={name!r} is not a valid folder name: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
         raise UserError(f"name has {len(name.encode())} bytes, too many for a folder: use {_LONGEST_NAME} at most.")
     for key, value in tree.items() if names_folder else ():

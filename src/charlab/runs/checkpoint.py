@@ -164,4 +164,4 @@ def _refuse_code(config: Any, path: Path) -> None:
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
     if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
-        raise UserError(f"{target} in {path} is no torch.nn.Module and was not called: distrust the file.")
+        raise UserError(f"{target} in {path} is not a torch.nn.Module, so it was not called: do not trust this file.")

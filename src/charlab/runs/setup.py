@@ -105,8 +105,8 @@ class Parts:
             initialize_from(model, self.members.config, self.data.vocabulary, run)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
-                f"data.context_length={self.data.context_length} is more than the model's "
-                f"context_length={model.context_length}: lower the one or raise the other."
+                f"data.context_length={self.data.context_length} is more than the model looks at, "
+                f"model.context_length={model.context_length}: lower one or raise the other."
             )
         return model
 
@@ -234,8 +234,9 @@ def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, conso
     """Print a warning if the model is a mixture whose weights cannot be fitted."""
     if isinstance(model, Mixture) and not model.weights_are_given and "dev" not in data.splits:
         console.print(
-            "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
-            "data.dev_fraction=0.02 cuts one from the beginning of the train text; model.weights=\\[…] gives them.",
+            "[bold]All members of this mixture will have equal weights:[/] there is no dev split to fit their "
+            "weights to. data.dev_fraction=0.02 cuts one from the beginning of the train text; "
+            "model.weights=\\[…] gives them.",
             soft_wrap=True,
         )
 

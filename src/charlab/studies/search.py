@@ -74,7 +74,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     if values["split"] != "dev":
         raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     name = values["name"] or choice.replace("/", "-")
-    check_folder_name(name, f"search.name={name!r} is")
+    check_folder_name(name, f"search.name={name!r} is not")
     parameters = read_parameters(values["parameters"], "search.parameters", where)
     check_own(parameters, "search.parameters", where)
     for override in values["overrides"]:
