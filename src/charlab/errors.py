@@ -40,4 +40,4 @@ def warn_on_failure(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        logging.getLogger("charlab").warning("The %s failed (%s); the run goes on without it.", what, reason)
+        logging.getLogger("charlab").warning("The %s failed (%s); the run continues without it.", what, reason)

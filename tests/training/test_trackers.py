@@ -25,8 +25,8 @@ def test_a_tracker_that_stops_answering_is_told_no_more_and_said_once(caplog):
     assert short.heard == [0, 1]
     assert short.params == {"seed": 1}
     assert [record.getMessage() for record in caplog.records] == [
-        "Tracker does not answer (connection refused); the run goes on without it.",
-        "Tracker does not answer (connection reset); the run goes on without it.",
+        "Tracker does not answer (connection refused); the run continues without it.",
+        "Tracker does not answer (connection reset); the run continues without it.",
     ]
 
 

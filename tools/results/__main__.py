@@ -268,5 +268,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        print("Interrupted: what is finished is kept, and the same command resumes from there.", file=sys.stderr)
         sys.exit(130)

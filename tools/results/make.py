@@ -58,7 +58,7 @@ class Maker:
 
     Args:
         records: folder of the archive.
-        output_dir: folder in which runs train; what is begun there goes on.
+        output_dir: folder in which runs train; an unfinished run in it is resumed.
         keep: function that adds a finished run to the archive.
         program: the command that starts charlab.
     """
@@ -125,7 +125,7 @@ class Maker:
         return f"{kept.metric('blocks')['nll']:.4f}, kept after {duration(time.monotonic() - began)}."
 
     def finish(self, run: Wanted) -> Record:
-        """Train a run in the folder of outputs, or go on with it, and return its record, with all figures.
+        """Train a run in the folder of outputs, or resume it, and return its record, with all figures.
 
         Raises:
             FailedError: if it fails.

@@ -87,19 +87,19 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
     differing = [key for key in dict.fromkeys([*former, *now]) if former.get(key) != now.get(key)]
     if differing:
         raise UserError(
-            f"extend={origin} goes on with the settings of that run, but {joined(differing)} is another: leave it, or "
-            f"start from the run's weights with init_from={origin}."
+            f"extend={origin} keeps the settings of that run, but this one has another {joined(differing)}: leave it "
+            f"as it was, or start from the run's weights with init_from={origin}."
         )
     part = next((part for part in ("scheduler", "averaging") if not _is_extendable(config.get(part))), None)
     if part is not None:
         name = config[part]["_target_"].rpartition(".")[2]
         raise UserError(
             f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
-            f"learning rate and without averaging can go on; init_from={origin} starts from the weights."
+            f"learning rate and without averaging can be extended; init_from={origin} starts from the weights."
         )
     if not record.is_by(location.identity.code) and config.get("resume") != "any_code":
         raise UserError(
-            f"Other code has trained {origin} ({differences(record, location.identity)}): go on from it with "
+            f"{origin} was trained by different code ({differences(record, location.identity)}): extend it with "
             "resume=any_code."
         )
     checkpoint = read_resumable(origin / LAST)

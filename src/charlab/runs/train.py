@@ -274,7 +274,7 @@ class _Training:
         if not last.exists():
             return "nothing is saved yet, so the same command starts again"
         saved = read_checkpoint(last)["global_step"]
-        return f"step {saved:,} is saved, and the same command goes on from there"
+        return f"step {saved:,} is saved, and the same command resumes from there"
 
     def _print(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True, markup=False)

@@ -1,7 +1,7 @@
 """Experiment trackers: Weights & Biases, MLflow, trackio, or any other Lightning logger.
 
 A tracker's run is named after the run's folder, and continues after a kill. A tracker that cannot be reached, or stops
-answering, never ends training: after one warning, the run goes on without it.
+answering, never ends training: after one warning, the run continues without it.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def _disable_on_error(tracker: Logger) -> None:
 def _warn(tracker: Logger, error: Exception) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
     logging.getLogger("charlab").warning(
-        "%s does not answer (%.200s); the run goes on without it.", type(tracker).__name__, reason
+        "%s does not answer (%.200s); the run continues without it.", type(tracker).__name__, reason
     )
 
 
