@@ -244,7 +244,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str | None]]
                 overrides += _overrides({own: part if _is_plain(part) else node_of(part, own)})
         else:
             known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
-            raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")
+            raise UserError(f"{key}=… cannot be given as a Python object: give {known}.")
     with tempfile.TemporaryDirectory() as folder:
         for key, node in nodes.items():
             Path(folder, key).mkdir()

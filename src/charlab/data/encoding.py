@@ -38,8 +38,8 @@ def slices_of(
     if not (dev < train and validation > 0 and train + validation + test <= 1):
         and_test = f" with data.test_fraction={test_fraction}" if test else ""
         raise UserError(
-            f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
-            f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} has to be below "
+            f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} must be "
+            f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} must be below "
             f"data.train_fraction, from which it is cut: change them."
         )
     ends = {"train": (dev, train), "validation": (train, train + validation)}

@@ -307,9 +307,7 @@ def utf8(text: str, source: str) -> bytes:
         if data.isascii() or data.decode("utf-8", "surrogateescape") == text:
             return data
     found = next(character for character in text if "\ud800" <= character <= "\udfff")
-    raise UserError(
-        f"{source[:1].upper()}{source[1:]} has {found!r}, half of a surrogate pair and no character: remove it."
-    )
+    raise UserError(f"{source[:1].upper()}{source[1:]} has {found!r}, a lone surrogate, not a character: remove it.")
 
 
 def _unknown(text: str, index: int, source: str, vocabulary: Vocabulary) -> UserError:

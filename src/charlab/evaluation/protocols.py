@@ -258,7 +258,7 @@ class Sliding(EvaluationProtocol):
     ) -> Iterator[Scored]:
         """Yield the known scores of windows that are blocks, and compute those of all others."""
         if blocks.per_token is None or blocks.settings != Blocks().settings(sizes):
-            raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
+            raise ValueError(f"{blocks} is not a score by blocks of {sizes.context_length} characters")
         known = torch.from_numpy(blocks.per_token).to(ids.device)
         others = []
         for group in self.windows(sizes):
