@@ -203,7 +203,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     if record.status != "finished":
         raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
     if record.config.get("debug"):
-        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is no result.")
+        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is not a result.")
     config = {key: value for key, value in record.config.items() if key != "output_dir"}
     overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
     record = dataclasses.replace(record, config=config, overrides=overrides)
