@@ -28,7 +28,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm
 from charlab.studies.outcomes import cell_path
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.report.program import make_report
+from charlab.studies.report.writer import make_report
 from charlab.studies.runner import Slot, run_cell
 from charlab.studies.sweep import conduct
 

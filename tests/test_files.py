@@ -101,7 +101,7 @@ write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIG
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "allow access to it"),
-        *((number, "see that the disk answers") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
+        *((number, "check the disk") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
     ],
 )
 def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words):

@@ -107,14 +107,14 @@ def test_a_model_goes_into_charlab_in_a_checkout(monkeypatch):
         (["model", "a", "b"], "Give one name: charlab new model NAME."),
         (
             ["model", "Mine"],
-            "'Mine' is no name for a module: use small letters, digits and _",
+            "'Mine' is not a valid module name: use lowercase letters, digits and _",
         ),
-        (["model", "class"], "'class' is no name for a module"),
-        (["model", "../x"], "'../x' is no name for a module"),
+        (["model", "class"], "'class' is not a valid module name"),
+        (["model", "../x"], "'../x' is not a valid module name"),
         (["model", "torch"], "There is a module torch already: choose another name."),
         (["model", "gpt"], "charlab has a model=gpt of its own: choose another name."),
         (["study", "demo"], "charlab has a study=demo of its own: choose another name."),
-        (["study", "a/b"], "'a/b' is no name for a study: use letters, digits, _ and -."),
+        (["study", "a/b"], "'a/b' is not a valid study name: use letters, digits, _ and -."),
         (["project", "charlab"], "There is a module charlab already: choose another name."),
     ],
 )

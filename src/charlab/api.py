@@ -19,13 +19,13 @@ from rich.console import Console
 
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
-from charlab.configuration.overrides import without_effect, written
+from charlab.configuration.overrides import to_command_line, without_effect
 from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
 from charlab.notebook import replace_missing_characters
 from charlab.runs.checkpoint import load
-from charlab.runs.display import answer
+from charlab.runs.display import show_if_finished
 from charlab.runs.export import export
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
@@ -70,7 +70,7 @@ def run(*overrides: str, **parts: Any) -> Record:
     with hydra_config(config):
         if folder is None:
             folder = Path(config.hydra.run.dir)  # raises, since it depends on what only a sweep knows
-        finished = answer(config, folder)
+        finished = show_if_finished(config, folder)
         if finished is not None:
             return finished
         check_output_folder(folder)
@@ -180,7 +180,7 @@ def verify(
 
 
 def _chosen(run: Record | Path | str) -> str:
-    return f"run={written(str(run.folder if isinstance(run, Record) else run))}"
+    return f"run={to_command_line(str(run.folder if isinstance(run, Record) else run))}"
 
 
 def _apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -203,12 +203,12 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={written(_plain(value, key))}")  # adds it, or replaces the one of that name
+            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces the one of that name
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
             is_name = isinstance(value, str) and _NAME.fullmatch(value) and value.lower() not in _CONSTANTS
-            found.append(f"{key}={value if is_name else written(_plain(value, key))}")
+            found.append(f"{key}={value if is_name else to_command_line(_plain(value, key))}")
     return found
 
 
@@ -245,7 +245,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str | None]]
                 overrides += _overrides({own: part if _is_plain(part) else node_of(part, own)})
         else:
             known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
-            raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")
+            raise UserError(f"{key}=… cannot be given as a Python object: give {known}.")
     with tempfile.TemporaryDirectory() as folder:
         for key, node in nodes.items():
             Path(folder, key).mkdir()

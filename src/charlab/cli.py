@@ -40,13 +40,13 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
-from charlab.configuration.overrides import literal, without_effect
+from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.value_types import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
-from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
-from charlab.runs.program import browse
+from charlab.runs.display import show_if_finished  # its module `store` registers the resolver in `hydra.run.dir`
+from charlab.runs.manage import browse
 from charlab.runs.store import with_extended
 
 atexit.register(gc.freeze)  # otherwise the garbage collector scans everything imported several times at exit
@@ -176,7 +176,7 @@ def _generate(config: DictConfig) -> object:
 
 
 def _report(config: DictConfig) -> object:
-    from charlab.studies.report.program import report_study
+    from charlab.studies.report.writer import report_study
 
     return _task(lambda: report_study(config))
 
@@ -367,10 +367,11 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
         if folder is not None and not sweep:
             if config_name == "train":
                 resolve_values(job)
-                if answer(job, folder) is not None:  # it is finished; its folder may be read-only
+                if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
                     raise SystemExit(0)
             with read_write(job.hydra):
-                job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
+                # Set, so that the identity in the folder's name is not computed again.
+                job.hydra.run.dir = escape_interpolations(str(folder))
         if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
             check_output_folder(folder)
     if not sweep:

@@ -49,7 +49,7 @@ def advice(error: OSError) -> str:
             return "free some space or choose another output_dir"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "allow access to it or choose another output_dir"
-    return "see that the disk answers, or choose another output_dir"
+    return "check the disk, or choose another output_dir"
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

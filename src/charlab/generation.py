@@ -13,8 +13,8 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
-from charlab.models.decoding import Overflow, check_choice, check_length, check_predictions, stream
-from charlab.models.inference import device_of, evaluation_mode
+from charlab.models.decoding import Overflow, check_choice, check_not_negative, check_predictions, stream
+from charlab.models.side_effects import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
 START = "\n"  # put before a text that begins with a blank
@@ -65,7 +65,7 @@ def generate(
     prompt = prompt or vocabulary.start or ""
     if not prompt:
         raise UserError("There is no prompt, and the vocabulary has no newline to start from: give a prompt.")
-    check_length(length)
+    check_not_negative(length)
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
     tokens = _encode(model, vocabulary, prompt, "the prompt")[None]  # (1, P)
     if isinstance(model, AutoregressiveModel):

@@ -101,7 +101,7 @@ def _files_of_model(root: Path, file: Path, module: str, option: str) -> dict[Pa
 
 def _study(name: str) -> tuple[dict[Path, str], str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-        raise UserError(f"{name!r} is no name for a study: use letters, digits, _ and -.")
+        raise UserError(f"{name!r} is not a valid study name: use letters, digits, _ and -.")
     _check_option("study", name)
     choice = "model=gpt\n  - model.embed_dim=32\n  - model.num_layers=2"
     arms = {"narrow": "model/mixer=running_average", "wide": "model/mixer=attention"}
@@ -152,7 +152,9 @@ def _title(name: str) -> str:
 
 def _check_module(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UserError(f"{name!r} is no name for a module: use small letters, digits and _, and begin with a letter.")
+        raise UserError(
+            f"{name!r} is not a valid module name: use lowercase letters, digits and _, and begin with a letter."
+        )
     if find_spec(name) is not None:
         raise UserError(f"There is a module {name} already: choose another name.")
 

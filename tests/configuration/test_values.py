@@ -9,8 +9,8 @@ from charlab.errors import UserError
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("name=../x", "name='../x' is no name for a folder: use letters, digits and the signs _ . + - only."),
-        ("name=''", "name='' is no name for a folder: use letters, digits and the signs _ . + - only."),
+        ("name=../x", "name='../x' is not a valid folder name: use letters, digits and the signs _ . + - only."),
+        ("name=''", "name='' is not a valid folder name: use letters, digits and the signs _ . + - only."),
         (f"name={'a' * 300}", "name has 300 bytes, too many for a folder: use 200 at most."),
         (f"name={'ä' * 150}", "name has 300 bytes, too many for a folder: use 200 at most."),
         ("seed=9223372036854775808", "seed=9223372036854775808 is too large for a random-number generator: give at"),

@@ -16,7 +16,7 @@ from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.plan import Cell
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.scaling import extrapolate, fit
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study

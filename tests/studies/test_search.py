@@ -214,7 +214,7 @@ def define(**changes):
         ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is searched"),
         ({"parameters": {"seed": {"choices": [1, 2]}}}, "has seed, which all trials of a search share"),
         ({"parameters": {"data.dev_fraction": {"low": 0.1, "high": 0.2}}}, "has data.dev_fraction, which all trials"),
-        ({"name": "a/b"}, "is no name for a folder"),
+        ({"name": "a/b"}, "is not a valid folder name"),
     ],
 )
 def test_mistaken_settings(changes, sentence):

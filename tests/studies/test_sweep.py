@@ -24,7 +24,7 @@ from charlab.studies.definition import Arm, Rerun
 from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.report import program
+from charlab.studies.report import writer
 from charlab.studies.sweep import conduct, rehearse, sweep
 from tests.helpers.warm import warm
 
@@ -293,7 +293,7 @@ def train(
 ) -> Callable[..., int]:
     """Runs `scripts/train.py` with a study named mine at hand."""
     monkeypatch.setattr(Local, "run", lambda self, study, cells: runs.launch(study, cells))
-    monkeypatch.setattr(program, "make_report", lambda *given, **more: None)
+    monkeypatch.setattr(writer, "make_report", lambda *given, **more: None)
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
 

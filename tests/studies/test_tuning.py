@@ -15,7 +15,7 @@ from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter, Tuned, is_at_end
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 from tests.helpers.made_up_trials import values_of

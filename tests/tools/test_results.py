@@ -164,7 +164,7 @@ def test_only_a_finished_run_is_kept(write, tmp_path):
     debugged = write("part2-gru", 1.6)
     debugged.config["debug"] = "overfit"
     debugged.save()
-    with pytest.raises(UserError, match=r"was for debugging \(debug=overfit\), and is no result"):
+    with pytest.raises(UserError, match=r"was for debugging \(debug=overfit\), and is not a result"):
         keep(debugged.folder, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 

@@ -24,7 +24,7 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
@@ -203,7 +203,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     if record.status != "finished":
         raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
     if record.config.get("debug"):
-        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is no result.")
+        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is not a result.")
     config = {key: value for key, value in record.config.items() if key != "output_dir"}
     overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
     record = dataclasses.replace(record, config=config, overrides=overrides)
@@ -268,5 +268,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted: what is finished is kept, and the same command continues from there.", file=sys.stderr)
+        print("Interrupted: what is finished is kept, and the same command resumes from there.", file=sys.stderr)
         sys.exit(130)

@@ -17,7 +17,7 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import count, duration
 from charlab.runs.record import Record
-from charlab.runs.requalify import Repetition, note, repeat
+from charlab.runs.requalify import Repetition, record_requalification, repeat
 from charlab.runs.store import neighbors
 from tools.results.states import State, has_figure
 from tools.results.wanted import Wanted
@@ -58,7 +58,7 @@ class Maker:
 
     Args:
         records: folder of the archive.
-        output_dir: folder in which runs train; unfinished ones there are continued.
+        output_dir: folder in which runs train; an unfinished run in it is resumed.
         keep: function that adds a finished run to the archive.
         program: the command that starts charlab.
     """
@@ -108,7 +108,7 @@ class Maker:
         if (repetition.identity.fingerprint, repetition.identity.code) != (run.fingerprint, run.code):
             return None, None
         if not repetition.differing:
-            note(repetition)
+            record_requalification(repetition)
             how = "to the last digit" if repetition.on_same_machine else "up to rounding"
             return f"today's code repeats its first {count(len(repetition.values), 'value')} {how}.", None
         if repetition.on_same_machine or repetition.first_difference > ROUNDING:
@@ -125,7 +125,7 @@ class Maker:
         return f"{kept.metric('blocks')['nll']:.4f}, kept after {duration(time.monotonic() - began)}."
 
     def finish(self, run: Wanted) -> Record:
-        """Train or continue a run in the output folder, and return its record with all figures.
+        """Train or resume a run in the output folder, and return its record with all figures.
 
         Raises:
             FailedError: if it fails.

@@ -25,8 +25,15 @@ from charlab.command import command
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, quoted, translate
-from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state, own_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.sources import (
+    VERSION_BASE,
+    Composition,
+    conf_folder,
+    hydra_config,
+    hydra_state,
+    user_conf_folder,
+)
+from charlab.configuration.value_types import VALUES
 from charlab.errors import UserError
 
 
@@ -62,7 +69,7 @@ def config_loader(folder: Path | None = None) -> ConfigLoader:
     A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`); a message
     says so.
     """
-    further = own_folder() if folder is None else None
+    further = user_conf_folder() if folder is None else None
     if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
         _tell_once(f"Options are read from {further} as well.")
     with hydra_state():

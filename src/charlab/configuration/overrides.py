@@ -137,7 +137,7 @@ def prepare(
 
 def quoted(text: str) -> str:
     """Return `text` in quotes, so that Hydra and OmegaConf read back exactly the same text."""
-    return QuotedString(literal(text), Quote.double).with_quotes()
+    return QuotedString(escape_interpolations(text), Quote.double).with_quotes()
 
 
 def quoted_if_needed(text: str) -> str:
@@ -151,18 +151,18 @@ def text_of(override: str) -> str:
     return str(parse(f"key={value}").value()) if _QUOTED.fullmatch(value) else value
 
 
-def literal(text: str) -> str:
+def escape_interpolations(text: str) -> str:
     """Return `text` with every "${" escaped, so that OmegaConf reads no interpolation."""
     # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
-def written(value: Any) -> str:
+def to_command_line(value: Any) -> str:
     """Return a value in the syntax of the command line, from which Hydra reads back exactly the same value."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{written(part)}" for key, part in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{to_command_line(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(to_command_line, value))}]"
     if value is None:
         return "null"
     return quoted(value) if isinstance(value, str) else display(value)
@@ -224,7 +224,7 @@ def without_effect(overrides: Sequence[str]) -> str | None:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def described(overrides: Sequence[str], without: Collection[str], title: str) -> str:
+def folder_name_of(overrides: Sequence[str], without: Collection[str], title: str) -> str:
     """Return a folder name that describes what overrides set, such as "lr=0.1,rotary".
 
     Args:

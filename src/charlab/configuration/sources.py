@@ -41,7 +41,7 @@ def conf_folder() -> Path:
     raise UserError(f"The configuration is in neither {installed} nor {checkout}: install charlab again.")
 
 
-def own_folder() -> Path | None:
+def user_conf_folder() -> Path | None:
     """Return the folder `conf` in the working directory, which is searched after charlab's; None if there is none."""
     folder = Path.cwd() / "conf"
     return folder if folder.is_dir() and folder.resolve() != conf_folder() else None

@@ -22,11 +22,11 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from charlab.configuration.build import build, code_of, find, nodes, signature
-from charlab.configuration.check import INSTRUCTIONS, LATER
+from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
-from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.module_loads import MODULE_LOADS
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
 BATCH_SIZE = 2
@@ -52,7 +52,7 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
     classes = (find(node["_target_"]) for _, node in nodes(tree["model"], "model"))
-    known = (described, LOADED.reloads, *classes)
+    known = (described, MODULE_LOADS.reloads, *classes)
     if known not in _MODELS:
         if len(_MODELS) == _MOST_KEPT:
             _MODELS.clear()
@@ -219,7 +219,7 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
     Raises:
         _NotOnMetaError: if it fails because meta tensors have no values.
     """
-    if _contains_later(tree[path]):
+    if _has_run_time_value(tree[path]):
         return None
     try:
         with torch.device(device), torch.random.fork_rng(devices=()), torch.no_grad():
@@ -286,6 +286,6 @@ def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
     return told if told != sentence or f"{path}" in told or "line " in told else f"{path}: {sentence}"
 
 
-def _contains_later(value: Any) -> bool:
+def _has_run_time_value(value: Any) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is LATER or any(map(_contains_later, parts))
+    return value is KNOWN_AT_RUN_TIME or any(map(_has_run_time_value, parts))

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
-from charlab.data.encoding import encoded, slices_of
+from charlab.data.encoding import encode_part, slices_of
 from charlab.data.tokenizers import Tokenizer, Vocabulary, characters
 from charlab.data.windows import (
     Windows,
@@ -113,7 +113,7 @@ class CharacterDataModule(LightningDataModule):
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self.splits = {}
-        self._starts: Starts | None = None
+        self._starts: WindowStarts | None = None
         self._served = 0  # micro-batches that a resumed run has already seen
 
     def setup(self, stage: str | None = None) -> None:
@@ -130,7 +130,7 @@ class CharacterDataModule(LightningDataModule):
         vocabulary = self._tokenizer(corpus, self.slices["train"])
         splits = {}
         for name, part in self.slices.items():
-            splits[name] = torch.from_numpy(encoded(corpus, part, vocabulary))
+            splits[name] = torch.from_numpy(encode_part(corpus, part, vocabulary))
             if len(splits[name]) <= self.context_length:
                 tokens = f", {len(splits[name])} {vocabulary.unit}" if vocabulary.unit != "characters" else ""
                 raise UserError(
@@ -186,14 +186,14 @@ class CharacterDataModule(LightningDataModule):
         """
         if self.trainer is None:
             return self.batch_size
-        return divided(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        return micro_batch_size_of(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     @property
     def evaluation_batch_size(self) -> int:
         """Number of windows in a batch of an evaluation: what fits in training, unless draws depend on the batch."""
         return self.batch_size if self.draws_by_batch else self.micro_batch_size
 
-    def train_dataloader(self) -> Starts:
+    def train_dataloader(self) -> WindowStarts:
         """Return an iterator over the starts of each micro-batch's windows.
 
         An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches.
@@ -216,7 +216,7 @@ class CharacterDataModule(LightningDataModule):
             first = (rank * accumulated + part) * size
             return starts[first : first + size]
 
-        self._starts = Starts(draw, length, self.state_dict()["micro_batches"])
+        self._starts = WindowStarts(draw, length, self.state_dict()["micro_batches"])
         return self._starts
 
     def state_dict(self) -> dict[str, int]:
@@ -272,7 +272,7 @@ class CharacterDataModule(LightningDataModule):
 DRAWN_AT_ONCE = 64  # micro-batches
 
 
-class Starts(Iterator[Int[Tensor, " B"]]):
+class WindowStarts(Iterator[Int[Tensor, " B"]]):
     """Infinite iterator over micro-batches of window starts, (B,) int64.
 
     Its length is that of an epoch, as Lightning expects. The next epoch continues where the last one ended.
@@ -308,7 +308,7 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         self.counter = state["counter"]
 
 
-def divided(batch_size: int, devices: int, accumulated: int) -> int:
+def micro_batch_size_of(batch_size: int, devices: int, accumulated: int) -> int:
     """Return the number of windows in a micro-batch of one device.
 
     Raises:

@@ -32,7 +32,9 @@ def window_starts(seed: int, step: int, *, batch_size: int, num_starts: int) -> 
         UserError: if the text is too short to hold a window.
     """
     if num_starts < 1:
-        raise UserError(f"A text needs at least one place where a window can start, and has {num_starts}: lengthen it.")
+        raise UserError(
+            f"A text needs at least one place where a window can start, and has {num_starts}: use a longer text."
+        )
     philox = np.random.Philox(key=derive_seed(seed, "windows"), counter=[0, 0, 0, step])
     # The raw stream, unlike Generator.integers, is stable across versions of numpy. The modulo favors some starts by a
     # factor of 1 + num_starts / 2⁶⁴, which is negligible.

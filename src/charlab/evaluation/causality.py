@@ -17,7 +17,7 @@ from charlab.errors import UserError
 from charlab.evaluation.metric import count_characters
 from charlab.evaluation.scoring import nll_of_next
 from charlab.models.contract import AutoregressiveModel, LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.seeding import derive_seed
 
 PROBE_LENGTH = 16  # characters of the sequence that is perturbed
@@ -265,13 +265,13 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
         A warning if the loss starts far above ln V, with the cause if it is known; else None.
 
     Raises:
-        UserError: if a weight is infinite or nan, or the loss is nan.
+        UserError: if a weight is infinite or NaN, or the loss is NaN.
     """
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
         if weight.is_floating_point() and (weight.isnan() | weight.isposinf()).any():
             owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
             raise UserError(
-                f"The initial values of {name} are infinite or nan, so training cannot start: the sizes of the model, "
+                f"The initial values of {name} are infinite or NaN, so training cannot start: the sizes of the model, "
                 f"or the initialization of its {owner}, are wrong, not the learning rate."
             )
     device, length = device_of(model), min(context_length, len(ids) - 1)
@@ -283,7 +283,7 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
     if math.isnan(nll):
         raise UserError(
             f"The loss of {type(model).__name__} is nan before the first step, although all its weights are numbers: "
-            "its forward computes something undefined, which no learning rate can mend."
+            "its forward computes something undefined, which no learning rate can fix."
         )
     excess = nll - math.log(model.vocab_size)
     if excess <= FAR:

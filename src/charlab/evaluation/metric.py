@@ -78,7 +78,7 @@ def likelihood_of(model: LanguageModel, vocabulary: Vocabulary | None) -> Litera
     return "bound" if "bound" in parts else "exact"
 
 
-def spread(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int) -> np.ndarray:
+def per_character_nll(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int) -> np.ndarray:
     """Return the nll of each character, from that of each token.
 
     A token's nll is shared equally by the characters that begin in it; where none does, it is added to the character

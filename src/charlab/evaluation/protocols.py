@@ -17,13 +17,20 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import Windows, adjacent_windows, gather_windows, in_batches, sampled_windows
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting, count_characters, likelihood_of, spread
-from charlab.evaluation.scoring import Scored, reads_on, score_in_one_pass, score_windows
+from charlab.evaluation.metric import (
+    NegativeLogLikelihood,
+    Score,
+    Setting,
+    count_characters,
+    likelihood_of,
+    per_character_nll,
+)
+from charlab.evaluation.scoring import Scored, has_unbounded_context, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.types import PositiveInt
 
-__all__ = ["Blocks", "Estimate", "Protocol", "Score", "Sliding", "evaluate"]
+__all__ = ["Blocks", "Estimate", "EvaluationProtocol", "Score", "Sliding", "evaluate"]
 
 
 PART = 2**18  # tokens whose characters are counted at a time
@@ -44,7 +51,7 @@ class Share(NamedTuple):
     world_size: int
 
 
-class Protocol(ABC):
+class EvaluationProtocol(ABC):
     """A way of scoring a text."""
 
     name: ClassVar[str]
@@ -109,7 +116,7 @@ class Protocol(ABC):
             if per_token is None:
                 per_character = None
             else:
-                per_character = spread(per_token, self._lengths(ids, sizes, vocabulary), characters)
+                per_character = per_character_nll(per_token, self._lengths(ids, sizes, vocabulary), characters)
         return Score(
             protocol=self.name,
             nll=nll,
@@ -138,7 +145,7 @@ class Protocol(ABC):
 
 
 @dataclass(frozen=True)
-class Estimate(Protocol):
+class Estimate(EvaluationProtocol):
     """The mean over random windows, which are the same at every evaluation.
 
     Attributes:
@@ -174,7 +181,7 @@ class Estimate(Protocol):
 
 
 @dataclass(frozen=True)
-class Blocks(Protocol):
+class Blocks(EvaluationProtocol):
     """Every character but the first, in adjacent blocks of T; the last block may be shorter.
 
     A character has 1 to T characters of context, (T + 1) / 2 on average.
@@ -192,7 +199,7 @@ class Blocks(Protocol):
 
 
 @dataclass(frozen=True)
-class Sliding(Protocol):
+class Sliding(EvaluationProtocol):
     """Every character but the first, each with more than T − stride characters of context, or as many as precede it.
 
     Attributes:
@@ -238,7 +245,7 @@ class Sliding(Protocol):
     def score(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
-        if not reads_on(model):
+        if not has_unbounded_context(model):
             if self.blocks is None or model.likelihood == "bound":
                 return super().score(model, ids, sizes, share, num_draws)
             return self._score_others(model, ids, sizes, share, self.blocks), self.settings(sizes)
@@ -251,7 +258,7 @@ class Sliding(Protocol):
     ) -> Iterator[Scored]:
         """Yield the known scores of windows that are blocks, and compute those of all others."""
         if blocks.per_token is None or blocks.settings != Blocks().settings(sizes):
-            raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
+            raise ValueError(f"{blocks} is not a score by blocks of {sizes.context_length} characters")
         known = torch.from_numpy(blocks.per_token).to(ids.device)
         others = []
         for group in self.windows(sizes):
@@ -273,7 +280,7 @@ class Sliding(Protocol):
 def evaluate(
     model: LanguageModel,
     ids: Int[Tensor, " N"],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     *,
     vocabulary: Vocabulary | None = None,
     context_length: int,

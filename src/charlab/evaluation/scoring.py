@@ -31,7 +31,7 @@ class Scored(NamedTuple):
     variance: float
 
 
-def reads_on(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
+def has_unbounded_context(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
     """Return whether the model reads a text of any length in one pass."""
     return isinstance(model, AutoregressiveModel) and model.context_length is None
 

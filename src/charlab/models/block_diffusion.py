@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.backbone import Backbone, BackboneState, Part
 from charlab.models.contract import LanguageModel
-from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
+from charlab.models.decoding import check_choice, check_not_negative, check_predictions, check_prompt, choose
 from charlab.models.masked_diffusion import check_share, clipped_counts, random_ranks, stratified_counts
 from charlab.models.mixers.blockwise_attention import BlockwiseAttention, blocks
 from charlab.types import Fraction, PositiveInt, Probability, checked
@@ -189,7 +189,7 @@ class BlockDiffusion(LanguageModel):
         When the context is full, sampling continues from its second half.
         """
         check_prompt(prompt)
-        check_length(length)
+        check_not_negative(length)
         check_choice(temperature, top_k, top_p)
         draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         text, wanted = prompt.long(), prompt.shape[1] + length

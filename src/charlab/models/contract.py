@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.decoding import check_length, check_prompt, stream
+from charlab.models.decoding import check_not_negative, check_prompt, stream
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
 
@@ -98,7 +98,7 @@ class CountedModel(Protocol):
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
-def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
+def checked_ids(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
     """Check the ids of a text, and return them on the CPU.
 
     Raises:
@@ -116,7 +116,7 @@ def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
 
 
 @runtime_checkable
-class KnowsTokens(Protocol):
+class TokenAware(Protocol):
     """A part of a language model that depends on how its tokens are spelled, for example to find words and lines."""
 
     def know_tokens(self, pieces: list[bytes]) -> None:
@@ -161,7 +161,7 @@ class InfillingModel(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Fill in a blank of `length` characters at the end of the prompt."""
         check_prompt(prompt)
-        check_length(length)
+        check_not_negative(length)
         tokens = F.pad(prompt, (0, length))
         mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
         return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)

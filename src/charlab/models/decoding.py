@@ -16,7 +16,7 @@ Overflow = Literal["slide", "rebase"]
 TINY = torch.finfo(torch.float32).tiny  # smaller float32 numbers lose digits or become 0
 
 
-class ReadsOn(Protocol):
+class Streamable(Protocol):
     """What `stream` needs of a model; see `charlab.models.contract.AutoregressiveModel`."""
 
     context_length: int | None
@@ -40,7 +40,7 @@ def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> 
         raise UserError(f"top_p={top_p} is not a probability; give a number above 0 and at most 1, or null.")
 
 
-def check_length(length: int) -> None:
+def check_not_negative(length: int) -> None:
     """Raise `UserError` if `length` is negative."""
     if length < 0:
         raise UserError(f"length={length} is negative; give the number of characters to sample, 0 or more.")
@@ -114,7 +114,7 @@ def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | 
 
 
 def stream(
-    model: ReadsOn,
+    model: Streamable,
     prompt: Int[Tensor, "B P"],
     length: int,
     *,
@@ -156,7 +156,7 @@ def stream(
             last characters only).
     """
     check_prompt(prompt)
-    check_length(length)
+    check_not_negative(length)
     if overflow not in ("slide", "rebase"):
         raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
     check_choice(temperature, top_k, top_p)
@@ -165,7 +165,7 @@ def stream(
 
 @torch.no_grad()
 def _stream(
-    model: ReadsOn,
+    model: Streamable,
     prompt: Int[Tensor, "B P"],
     length: int,
     temperature: float,

@@ -251,7 +251,7 @@ class BidirectionalBackbone(Backbone):
 def check_share(masked_share: Sequence[float]) -> None:
     """Raise `UserError` unless `masked_share` is a range."""
     if masked_share[0] > masked_share[1]:
-        raise UserError(f"masked_share={[*masked_share]} is no range: give the smaller share first.")
+        raise UserError(f"masked_share={[*masked_share]} is not a range: give the smaller share first.")
 
 
 def clipped_counts(share: Sequence[float], size: int) -> tuple[int, int]:

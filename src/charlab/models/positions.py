@@ -28,7 +28,7 @@ class EmbeddingPosition(nn.Module, ABC):
 class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
-    def check(self, num_heads: int, head_dim: int) -> None:
+    def prepare(self, num_heads: int, head_dim: int) -> None:
         """Prepare for attention of this shape; raise `UserError` if it cannot use the encoding."""
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
@@ -97,7 +97,7 @@ class Rotary(ScorePosition):
         super().__init__()
         self.context_length, self.base = context_length, base
 
-    def check(self, num_heads: int, head_dim: int) -> None:
+    def prepare(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
             raise UserError(f"position=Rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
         if not hasattr(self, f"cos_{head_dim}"):  # the table depends on the size of the heads

@@ -22,7 +22,7 @@ class _Runs(ModuleType):
             output_dir: the folder of all outputs.
             protocol: protocol of the figures.
         """
-        from charlab.runs.browse import list_runs, table
+        from charlab.runs.listing import list_runs, table
 
         return table(list_runs(Path(output_dir), filters, protocol=protocol))
 

@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
-from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
+from charlab.evaluation.protocols import Blocks, Estimate, EvaluationProtocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
@@ -95,7 +95,7 @@ def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int
             f"The run in {record.folder} has no {config.split} split: train with data.{config.split}_fraction (0.05, "
             "say), and leave text for it."
         )
-    return torch.from_numpy(encoded(corpus, slices[config.split], vocabulary))
+    return torch.from_numpy(encode_part(corpus, slices[config.split], vocabulary))
 
 
 def _another_text(
@@ -175,7 +175,7 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     return max(1, config["data"]["batch_size"] // divisor)
 
 
-def _protocol(config: DictConfig) -> Protocol:
+def _protocol(config: DictConfig) -> EvaluationProtocol:
     if config.protocol == "estimate":
         return Estimate(num_batches=config.num_batches, seed=config.seed)
     if config.protocol == "online":

@@ -52,7 +52,7 @@ OBSERVING_CALLBACKS = {
 
 SCHEDULES = "charlab.training.schedules."  # no schedule in this module reads the result of an evaluation
 
-DIVISION = (
+WORK_DIVISION_KEYS = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.accumulate_grad_batches", "compute.threads", "compute.compile"),
 )
@@ -108,7 +108,7 @@ def identify(config: DictConfig) -> Identity:
 
 def sources(config: DictConfig) -> dict[str, str]:
     """Return the sources of a run's figures, including those of an ensemble's members."""
-    values = meaning(config)
+    values = fingerprinted_config(config)
     return sources_of({"run": values, "members": member_models(values.get("model", {}))})
 
 
@@ -157,7 +157,7 @@ def fingerprint(config: DictConfig) -> str:
     Args:
         config: a composed `conf/train.yaml`.
     """
-    values = meaning(config)
+    values = fingerprinted_config(config)
     model = values.get("model")
     if isinstance(model, dict):
         for run in runs_of(model):
@@ -172,7 +172,7 @@ def fingerprint(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def meaning(config: DictConfig) -> dict[str, Any]:
+def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
@@ -180,7 +180,7 @@ def meaning(config: DictConfig) -> dict[str, Any]:
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
     reads_log = _reads_training_loss(values)
-    for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
+    for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key != LOGGED_WHEN or not reads_log:
             drop(values, key)
     if "callbacks" in values:

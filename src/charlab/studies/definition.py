@@ -119,7 +119,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     values, where = settings(node, "study", choice, TYPES), in_file("study", choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
     if name is not None:
-        check_folder_name(name, f"study.name={name!r} is")
+        check_folder_name(name, f"study.name={name!r} is not")
     arms = () if choice is None else _arms(values, where)
     looks = _looks(values["looks"], where)
     _check_target(values, where)
@@ -162,7 +162,7 @@ def check_folder_name(name: str, subject: str) -> None:
     """Check that a name is valid for a folder on every file system."""
     if not FOLDER.fullmatch(name) or shortened(name) != name:
         allowed = f"letters, digits and the signs _ . + = - only, {LONGEST_NAME} at most"
-        raise UserError(f"{subject} no name for a folder: use {allowed}.")
+        raise UserError(f"{subject} a valid folder name: use {allowed}.")
 
 
 def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
@@ -197,7 +197,7 @@ def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
 
 def _arm(name: str, value: Any, where: str) -> Arm:
     what, expect = f"The arm {name}{where}", "improve"
-    check_folder_name(name, f"{what} has")
+    check_folder_name(name, f"{what} does not have")
     if isinstance(value, Mapping):
         for key in map(str, value):
             if key not in _ARM_KEYS:

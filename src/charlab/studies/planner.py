@@ -24,7 +24,7 @@ from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
-from charlab.runs.store import differences, place
+from charlab.runs.store import differences, locate
 from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, read
 from charlab.studies.plan import Cell, Plan
 
@@ -296,7 +296,7 @@ def find_cells(
         for seed in seeds:
             config.seed = seed
             found_sources = found_sources or sources(config)
-            found = place(config, Identity(fingerprint(config), found_sources))
+            found = locate(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
             folder = found.folder
             if ended and found.record is None:

@@ -198,7 +198,7 @@ class _Attempt:
             return "killed", f"{reason}."
         if exit_code in ASKED_TO_END:
             return "interrupted", f"The process was asked to end (exit code {exit_code}); it resumes where it stopped."
-        record = self.store.own(self.cell.run)
+        record = self.store.record_of(self.cell.run)
         if exit_code == 0 and record is not None and record.status == "finished":
             return "finished", ""
         if exit_code != 0 and record is not None and self._record_time() != record_before:

@@ -74,7 +74,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     if values["split"] != "dev":
         raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     name = values["name"] or choice.replace("/", "-")
-    check_folder_name(name, f"search.name={name!r} is")
+    check_folder_name(name, f"search.name={name!r} is not")
     parameters = read_parameters(values["parameters"], "search.parameters", where)
     check_own(parameters, "search.parameters", where)
     for override in values["overrides"]:
@@ -262,7 +262,7 @@ class Trials:
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
         """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
-        record = Store(self.output_dir).own(cell.run)
+        record = Store(self.output_dir).record_of(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
                 return None, "leaks: it sees what it predicts"

@@ -286,13 +286,13 @@ class StudyResults:
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: differences from the baseline, or the curves if nothing is compared."""
-        from charlab.studies.report.program import draw
+        from charlab.studies.report.writer import draw
 
         return draw(self)
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook."""
-        from charlab.studies.report.program import notebook_page
+        from charlab.studies.report.writer import notebook_page
 
         return notebook_page(self)
 

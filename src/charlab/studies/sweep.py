@@ -123,7 +123,7 @@ def sweep(
             return None
         results = conduct(plan, planner.output_dir, launch, console, again=again)
     if any(result.ended for result in results.cells):
-        from charlab.studies.report.program import make_report  # imported here: it imports matplotlib
+        from charlab.studies.report.writer import make_report  # imported here: it imports matplotlib
 
         make_report(results, console=console)
     if ran and isinstance(executor, Local):

@@ -96,7 +96,7 @@ def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: floa
     near = [trial.values for trial in found if trial.loss is not None and trial.loss - best.loss <= margin]
     numeric = [key for key, parameter in wanted.parameters.items() if not parameter.choices]
     runs = {cell.run for trial in found for cell in trial.cells}
-    records = [record for run in runs if (record := Store(output_dir).own(run)) is not None]
+    records = [record for run in runs if (record := Store(output_dir).record_of(run)) is not None]
     return Tuned(
         values=best.values,
         loss=best.loss,

@@ -266,10 +266,10 @@ def _check(
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number above 0.")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is no second sample.")
+        raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is not a second sample.")
     for name, expectation in expectations.items():
         if name not in arms:
-            raise UserError(f"There is an expectation for {name!r}, which is no arm: the arms are {', '.join(arms)}.")
+            raise UserError(f"An expectation names {name!r}, which is not an arm: the arms are {', '.join(arms)}.")
         if expectation not in EXPECTATIONS:
             raise UserError(f"Arm {name!r} is expected to {expectation!r}: choose one of {', '.join(EXPECTATIONS)}.")
     for name, values in {"the baseline": baseline, **arms}.items():

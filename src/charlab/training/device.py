@@ -80,7 +80,7 @@ def set_threads(threads: int | None) -> None:
         cores = os.cpu_count() or 1
         if threads > max(MOST_THREADS, cores):
             raise UserError(
-                f"compute.threads={threads} is far more than the {cores} cores of this machine, and training would "
-                f"hardly move: set at most {cores}."
+                f"compute.threads={threads} is far more than the {cores} cores of this machine, and would slow "
+                f"training down: set at most {cores}."
             )
         torch.set_num_threads(threads)

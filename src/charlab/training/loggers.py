@@ -30,11 +30,11 @@ from charlab.configuration.build import build, signature
 from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
 from charlab.training.callbacks.samples import SampleText
-from charlab.training.trackers import connect, former_run, settings_for, shows_texts
+from charlab.training.trackers import connect, find_mlflow_run_id, settings_for, shows_texts
 from charlab.types import fits
 
 EXTRAS = ("wandb", "mlflow", "trackio")
-TOLD_AGAIN = 60.0  # seconds of training before a kill that are logged again; W&B was seen to lose two
+RELOGGED_SECONDS = 60.0  # seconds of training before a kill that are logged again; W&B was seen to lose two
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
 
@@ -64,7 +64,7 @@ def build_logger(
     """
     kind = get_object(node["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Logger)):
-        raise UserError(f"logger.{name} is {node['_target_']}, which is no logger of Lightning's: name one.")
+        raise UserError(f"logger.{name} is {node['_target_']}, which is not a Lightning logger: name one.")
     known = inspect.signature(kind).parameters
     chosen: dict[str, Any] = {}
     if "save_dir" in known:
@@ -80,7 +80,7 @@ def build_logger(
     try:
         if issubclass(kind, lightning.MLFlowLogger):
             chosen.setdefault("tracking_uri", f"file:{pathname2url(chosen['save_dir'])}")  # a folder may have a % or ?
-            chosen["run_id"] = former_run(chosen)
+            chosen["run_id"] = find_mlflow_run_id(chosen)
         return cast("Logger", build(chosen))
     except (ModuleNotFoundError, InstantiationException) as error:
         missing = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -90,7 +90,7 @@ def build_logger(
         raise UserError(f"logger.{name} needs a package that is not installed ({missing}): {how}.") from error
 
 
-def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
+def start_loggers(trainer: Trainer, config: Mapping[str, Any]) -> None:
     """Start the trackers' runs, and remove trackers that do not answer from the trainer's loggers.
 
     A tracker that shows texts gets a sample at the end, whatever `at_end` says. After a kill, the last measurements are
@@ -103,20 +103,20 @@ def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
         trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
         for logger in own:
             if isinstance(logger, CSVLogger):
-                _tell_again(logger.path, answering)
+                _relog_last_metrics(logger.path, answering)
         if any(shows_texts(logger) for logger in answering):
             for callback in trainer.callbacks:
                 if isinstance(callback, SampleText):
                     callback.at_end = True
 
 
-def _tell_again(file: Path, trackers: Sequence[Logger]) -> None:
+def _relog_last_metrics(file: Path, trackers: Sequence[Logger]) -> None:
     """Log the last measurements of a killed run to trackers again."""
     if not file.exists():
         return
     with file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
-    since = max((float(row["seconds"] or 0) for row in rows), default=0.0) - TOLD_AGAIN
+    since = max((float(row["seconds"] or 0) for row in rows), default=0.0) - RELOGGED_SECONDS
     steps: dict[int, dict[str, float]] = {}
     for row in rows:
         if float(row["seconds"] or 0) >= since:

@@ -17,17 +17,17 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from charlab.data.tokenizers import described
+from charlab.data.tokenizers import to_config
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
-from charlab.training.ranks import from_every_rank, own_part, random_state, restore_random_state
+from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
 from charlab.training.schedules import Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
-READINGS = 50  # number of first steps whose time is stored, so that a run with a budget in seconds can be repeated
+RECORDED_STEPS = 50  # first steps whose time is stored, so that a run with a budget in seconds can be repeated
 
 
 class LanguageModelModule(EvaluatedModule):
@@ -50,8 +50,9 @@ class LanguageModelModule(EvaluatedModule):
     Attributes:
         compute_loss: the objective, or its compiled form.
         max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
-        clock: training seconds on rank 0 when each of the first `READINGS` steps was reached, from step 0 on; empty
-            without a budget in seconds. Stored values are reused, not measured again, so that a run can be repeated.
+        clock: training seconds on rank 0 when each of the first `RECORDED_STEPS` steps was reached, from step 0 on;
+            empty without a budget in seconds. Stored values are reused, not measured again, so that a run can be
+            repeated.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
         learning_rate: learning rate of the current step; NaN without an optimizer.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
@@ -166,7 +167,7 @@ class LanguageModelModule(EvaluatedModule):
         if step < len(self.clock):
             return self.clock[step]
         seconds: float = self.trainer.strategy.broadcast(self.training_seconds)
-        if step < READINGS:
+        if step < RECORDED_STEPS:
             self.clock += [seconds] * (step + 1 - len(self.clock))  # not every schedule asks at step 0
         return seconds
 
@@ -176,7 +177,7 @@ class LanguageModelModule(EvaluatedModule):
         for callback in self.trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging):
                 self._resume_averaging(callback)
-        if state := own_part(self._random_states):
+        if state := this_rank(self._random_states):
             restore_random_state(state, self.device)
         self._random_states = []
         self.trainer.callback_metrics.update(self._callback_metrics)  # Lightning has cleared them
@@ -221,7 +222,7 @@ class LanguageModelModule(EvaluatedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model_config
-        checkpoint["vocabulary"] = described(self.trainer.datamodule.vocabulary)
+        checkpoint["vocabulary"] = to_config(self.trainer.datamodule.vocabulary)
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
             "clock": self.clock,
@@ -252,7 +253,7 @@ class LanguageModelModule(EvaluatedModule):
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
-        self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
+        self.objective.load_state_dict(this_rank(checkpoint["objective"]) or {})
         if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])

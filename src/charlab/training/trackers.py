@@ -1,7 +1,7 @@
 """Experiment trackers: Weights & Biases, MLflow, trackio, or any other Lightning logger.
 
 A tracker's run is named after the run's folder, and continues after a kill. A tracker that cannot be reached, or stops
-answering, never ends training: after one warning, the run goes on without it.
+answering, never ends training: after one warning, the run continues without it.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def settings_for(kind: type, folder: Path, tags: Sequence[str]) -> dict[str, Any
     return {"name": folder.name, "group": study} if issubclass(kind, TrackioLogger) else {}
 
 
-def former_run(arguments: Mapping[str, Any]) -> str | None:
+def find_mlflow_run_id(arguments: Mapping[str, Any]) -> str | None:
     """Return MLflow's id of the run that an earlier attempt started; None if there is none, or no answer."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -154,7 +154,7 @@ def connect(trackers: Sequence[Logger], config: Mapping[str, Any]) -> list[Logge
         except Exception as error:
             _warn(tracker, error)
         else:
-            _forgive(tracker)
+            _disable_on_error(tracker)
             answering.append(tracker)
     return answering
 
@@ -171,10 +171,10 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
-def _forgive(tracker: Logger) -> None:
+def _disable_on_error(tracker: Logger) -> None:
     failed = False
 
-    def forgiving(method: Callable[..., Any]) -> Callable[..., Any]:
+    def disabled_on_error(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal failed
             if failed:
@@ -190,13 +190,13 @@ def _forgive(tracker: Logger) -> None:
 
     for name in CALLS:
         if hasattr(tracker, name):
-            setattr(tracker, name, forgiving(getattr(tracker, name)))
+            setattr(tracker, name, disabled_on_error(getattr(tracker, name)))
 
 
 def _warn(tracker: Logger, error: Exception) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
     logging.getLogger("charlab").warning(
-        "%s does not answer (%.200s); the run goes on without it.", type(tracker).__name__, reason
+        "%s does not answer (%.200s); the run continues without it.", type(tracker).__name__, reason
     )
 
 

@@ -20,7 +20,7 @@ from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
 from charlab.evaluation.scoring import score_window
 from charlab.files import write_atomically
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import evaluation_mode, untouched_randomness
+from charlab.models.side_effects import evaluation_mode, untouched_randomness
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 
 NUM_DRAWS = 4  # Monte Carlo samples that an evaluation averages to estimate a bound

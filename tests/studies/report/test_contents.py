@@ -15,9 +15,9 @@ from charlab.evaluation.metric import Score
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
-from charlab.studies.report.program import csv_tables, make_report
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
+from charlab.studies.report.writer import csv_tables, make_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import LONG, NASTY, TEXT_LENGTH, MadeUpArm, make_study
 

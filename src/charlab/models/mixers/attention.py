@@ -69,7 +69,7 @@ class Attention(Mixer):
         self.attention_window, self.soft_cap, self.softmax_axis = attention_window, soft_cap, softmax_axis
         self.dropout, self.query_key_norm = dropout, query_key_norm
         self.position = position if position is not None else ScorePosition()
-        self.position.check(num_heads, self.head_dim)
+        self.position.prepare(num_heads, self.head_dim)
         width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
         self.query_key_value = StackedLinear(embed_dim, [width, shared_width, shared_width], bias=bias)
         self.projection = Linear(width, embed_dim, bias=bias)
@@ -117,9 +117,8 @@ class Attention(Mixer):
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         is_plain = self.attention_window is None and bias is None
         is_causal = is_plain and self.causal and 1 < count == total
-        is_masked = not is_causal and not (
-            is_plain and (count == 1 or not self.causal)
-        )  # else each query sees all keys
+        # Where there is no mask and attention is not causal, each query sees all keys.
+        is_masked = not is_causal and not (is_plain and (count == 1 or not self.causal))
         mask = self._mask(count, total, queries.device) if is_masked else None
         if mask is not None and bias is not None:
             mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)

@@ -59,7 +59,7 @@ class FullValueAttention(Mixer):
         self.context_length, self.num_heads = context_length, num_heads
         self.head_dim = head_dim or embed_dim // num_heads
         self.position = position if position is not None else ScorePosition()
-        self.position.check(num_heads, self.head_dim)
+        self.position.prepare(num_heads, self.head_dim)
         self.query = Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.key = Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.value = StackedLinear(embed_dim, [embed_dim] * num_heads, bias=False)

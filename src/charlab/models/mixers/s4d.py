@@ -59,7 +59,7 @@ class S4D(Mixer):
         if state_dim % 2:
             raise UserError(f"state_dim={state_dim} is odd, but S4D's states come in conjugate pairs: make it even.")
         if min_step > max_step:
-            raise UserError(f"min_step={min_step} is above max_step={max_step}: exchange them.")
+            raise UserError(f"min_step={min_step} is above max_step={max_step}: swap them.")
         pairs = torch.arange(state_dim // 2)
         lin, inv = math.pi * pairs, state_dim / math.pi * (state_dim / (2 * pairs + 1) - 1)
         initial = lin if frequencies == "lin" else inv

@@ -71,7 +71,7 @@ class SelectiveScan(Mixer):
     ) -> None:
         super().__init__()
         if min_step > max_step:
-            raise UserError(f"min_step={min_step} is above max_step={max_step}: exchange them.")
+            raise UserError(f"min_step={min_step} is above max_step={max_step}: swap them.")
         self.channels, self.state_dim = max(1, round(expansion * embed_dim)), state_dim
         self.step_rank = step_rank if step_rank is not None else math.ceil(embed_dim / 16)
         self.input_projection = StackedLinear(embed_dim, [self.channels, self.channels], bias=False)

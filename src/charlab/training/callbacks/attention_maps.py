@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Vocabulary, readable
-from charlab.errors import decorating
+from charlab.errors import warn_on_failure
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, untouched_randomness
+from charlab.models.side_effects import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_image, shows_images
 from charlab.types import PositiveInt
@@ -53,13 +53,13 @@ class AttentionMaps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plot the final maps, after the last checkpoint is written."""
         if self.at_end:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,8 +169,8 @@ def draw_heads(
     bar.ax.tick_params(labelsize=7)
     # Placed in inches, like the panels: at a fraction of the size, they would overlap the panels of many heads.
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
-    figure.supxlabel("looked at (key)", fontsize=8, y=0.1 / height)
-    figure.supylabel("looking (query)", fontsize=8, x=0.1 / width)
+    figure.supxlabel("key (attended to)", fontsize=8, y=0.1 / height)
+    figure.supylabel("query (attending)", fontsize=8, x=0.1 / width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         canvas.draw()

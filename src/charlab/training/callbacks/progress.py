@@ -18,7 +18,7 @@ from rich.text import Text
 
 from charlab.notebook import Live as AnyLive
 from charlab.notebook import NotebookLive, Output
-from charlab.quantities import clock, compute, percent
+from charlab.quantities import clock, flop_rate, percent
 from charlab.training.module import LanguageModelModule
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class ProgressDisplay(LightningProgressBar):
             figures.append(f"{speed:,.0f} characters/s")
             if self._module is not None and self._module.flops_per_character:
                 rate, peak = speed * self._module.flops_per_character, self._module.peak_flops
-                figures.append(f"{percent(rate / peak)} MFU" if peak else compute(rate, None))
+                figures.append(f"{percent(rate / peak)} MFU" if peak else flop_rate(rate, None))
         return figures
 
     def _times(self) -> list[str]:

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import Code
-from charlab.models.contexts import CONTEXTS, Alphabet
-from charlab.models.contract import AutoregressiveModel, State, ids_to_count
-from charlab.models.counters import Counters, Memory
-from charlab.models.mixing_network import MixingNetwork
+from charlab.models.context_mixing.bit_counts import HuffmanCode
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet
+from charlab.models.context_mixing.counters import Counters, TrainingCounts
+from charlab.models.context_mixing.mixing_network import MixingNetwork
+from charlab.models.contract import AutoregressiveModel, State, checked_ids
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
@@ -51,7 +51,7 @@ class ContextMixing(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V.
-        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        contexts: names in `charlab.models.context_mixing.contexts.CONTEXTS`.
         matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         embed_dim: size of the characters' embeddings.
         hidden_dim: size of the recurrent state.
@@ -105,7 +105,7 @@ class ContextMixing(AutoregressiveModel):
         self.register_buffer("in_word", torch.ones(vocab_size, dtype=torch.bool))
         self.register_buffer("ends_line", torch.zeros(vocab_size, dtype=torch.bool))
         self.register_load_state_dict_pre_hook(_resize_text)
-        self._memory: Memory | None = None
+        self._training_counts: TrainingCounts | None = None
 
     def know_tokens(self, pieces: list[bytes]) -> None:
         """Set which tokens are letters, line breaks and capitals, given their bytes."""
@@ -121,7 +121,7 @@ class ContextMixing(AutoregressiveModel):
     @property
     def counters(self) -> Counters:
         """The counters, with a Huffman code from the frequencies of characters in the training text."""
-        code = Code(1 + np.bincount(self._ids(), minlength=self.vocab_size))
+        code = HuffmanCode(1 + np.bincount(self._ids(), minlength=self.vocab_size))
         return Counters(self.contexts, self.matches, code, self.alphabet)
 
     def fit(self, train_ids: Int[Tensor, " N"]) -> None:
@@ -130,8 +130,8 @@ class ContextMixing(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        self.text = ids_to_count(train_ids, self.vocab_size).long().to(self.text.device)
-        self._memory = None
+        self.text = checked_ids(train_ids, self.vocab_size).long().to(self.text.device)
+        self._training_counts = None
         ids = self._ids()
         decisions = self.counters.along(ids)
         length = min(WINDOW, max(1, len(ids) // 2))
@@ -167,7 +167,7 @@ class ContextMixing(AutoregressiveModel):
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
         first = len(self.text)
-        ids = np.concatenate([self._ids(), ids_to_count(text, self.vocab_size).long().numpy()])
+        ids = np.concatenate([self._ids(), checked_ids(text, self.vocab_size).long().numpy()])
         decisions = self.counters.along(ids, first + 1)
         network = copy.deepcopy(self.network)
         network.dropout.p = 0.0
@@ -202,11 +202,11 @@ class ContextMixing(AutoregressiveModel):
     ) -> Float[Tensor, "B T"]:
         # Compute only the decisions that lead to the actual characters, not the whole distributions.
         hidden, _ = self.network.read(window[:, :-1].long())  # (B, T, H)
-        rows, memory = [], self._remembered()
-        code = memory.counters.code
+        rows, counts = [], self._counts()
+        code = counts.counters.code
         for row, own in zip(window.cpu().numpy(), hidden, strict=True):
             position, node = code.decisions(row[scored_from:])
-            decisions = memory.recall(row, position + scored_from, node)._replace(
+            decisions = counts.predict(row, position + scored_from, node)._replace(
                 position=position, bit=code.bits[row[scored_from:][position], node]
             )
             rows.append(self.network.nll(own[scored_from - 1 :], decisions))
@@ -238,16 +238,16 @@ class ContextMixing(AutoregressiveModel):
         num_nodes = self.vocab_size - 1
         position = np.repeat(np.arange(len(hidden)), num_nodes)
         node = np.tile(np.arange(num_nodes), len(hidden))
-        memory = self._remembered()
-        decisions = memory.recall(row, position + first, node)._replace(position=position)
+        counts = self._counts()
+        decisions = counts.predict(row, position + first, node)._replace(position=position)
         odds = self.network(hidden, decisions).view(len(hidden), num_nodes)
-        bits = torch.from_numpy(memory.counters.code.bits.T).to(odds)  # (V − 1, V)
+        bits = torch.from_numpy(counts.counters.code.bits.T).to(odds)  # (V − 1, V)
         return F.logsigmoid(odds) @ (bits == 1).to(odds) + F.logsigmoid(-odds) @ (bits == 0).to(odds)
 
-    def _remembered(self) -> Memory:
-        if self._memory is None:
-            self._memory = Memory(self.counters, self._ids())
-        return self._memory
+    def _counts(self) -> TrainingCounts:
+        if self._training_counts is None:
+            self._training_counts = TrainingCounts(self.counters, self._ids())
+        return self._training_counts
 
     def _ids(self) -> Int[np.ndarray, " N"]:
         return self.text.cpu().numpy()
@@ -274,4 +274,4 @@ def _resize_text(model: ContextMixing, state_dict: Mapping[str, Tensor], prefix:
     """Resize the text to that of the saved state, and discard the counts of the former text."""
     if prefix + "text" in state_dict:
         model.text = model.text.new_zeros(len(state_dict[prefix + "text"]))
-        model._memory = None
+        model._training_counts = None

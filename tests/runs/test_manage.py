@@ -174,7 +174,7 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
     for arguments, sentence in [
         (["srot=nll"], "No run has a column or setting srot; did you mean sort?"),
         (["sort=nil"], "sort=nil: no run has a column or setting nil; did you mean nll?"),
-        (["gpt-play"], "gpt-play is no filter: write COLUMN=VALUE"),
+        (["gpt-play"], "gpt-play is not a filter: write COLUMN=VALUE"),
         (["limit=many"], "limit must be a number of runs, not 'many'."),
         (["protocol=blcoks"], "There is no protocol=blcoks; did you mean blocks?"),
         (["compare", "aaaa1"], "compare takes two runs, not 1: "),

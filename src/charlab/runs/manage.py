@@ -13,8 +13,8 @@ from rich.text import Text
 from charlab.command import command, split_options
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
-from charlab.runs.browse import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
 from charlab.runs.folder import locked, remove
+from charlab.runs.listing import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
 from charlab.runs.record import Record, runs_of
 from charlab.runs.store import Store
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from charlab import cli
 from charlab.studies.plan import Plan
 from charlab.studies.report.figures import Drawings
-from charlab.studies.report.program import make_report, with_look, write_report
+from charlab.studies.report.writer import make_report, with_look, write_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 
@@ -144,7 +144,7 @@ import sys
 from pathlib import Path
 from charlab.studies.plan import Plan
 from charlab.studies.state import read_results
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 folder = Path({str(results.folder)!r})
 write_report(read_results(Plan.load(folder), folder.parents[1]), folder / "report", ["html"])
 assert not {{"torch", "lightning"}} & set(sys.modules)

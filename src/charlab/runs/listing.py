@@ -171,7 +171,7 @@ def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _filtered(rows: list[Row], condition: str) -> list[Row]:
     match = re.fullmatch(r"([\w./-]+?)(<=|>=|!=|<|>|=)(.*)", condition, flags=re.S)
     if match is None:
-        raise UserError(f"{condition} is no filter: write COLUMN=VALUE, such as status=finished, or see --help.")
+        raise UserError(f"{condition} is not a filter: write COLUMN=VALUE, such as status=finished, or see --help.")
     key, sign, wanted = match.groups()
     _check_known(rows, key, "No")
     return [row for row in rows if _passes(row.get(key), sign, wanted)]
