@@ -2,12 +2,10 @@
 
 import errno
 import os
-import re
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -115,12 +113,28 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     assert words in str(mistake)
 
 
-@pytest.mark.parametrize("allocate", [lambda: torch.empty(10**15), lambda: np.ones(10**15)])
-def test_a_full_memory_is_a_sentence(allocate):
-    with pytest.raises((RuntimeError, MemoryError)) as raised:
-        allocate()
-    assert re.fullmatch(
-        r"There is not enough memory for [\d.]+ \w+ more: use a smaller model, data\.context_length .*",
-        str(find_user_error(raised.value)),
+@pytest.mark.parametrize(
+    ("error", "amount"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+            " for 64 bytes more",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), " for 20.00 GiB"),
+        (MemoryError("Unable to allocate 7.11 PiB for an array"), " for 7.11 PiB"),
+        (MemoryError(), ""),
+    ],
+)
+def test_a_full_memory_is_a_sentence(error, amount):
+    assert str(find_user_error(error)).startswith(
+        f"There is not enough memory{amount and f'{amount} more'}: use a smaller"
     )
     assert find_user_error(RuntimeError("a shape that does not fit")) is None
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_into_memory_is_a_sentence(tmp_path):
+    command = [sys.executable, "-m", "charlab", "train", "model=bigram", "data=play", "data.batch_size=1000000000000"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "There is not enough memory for " in done.stderr

@@ -442,7 +442,7 @@ class NotAModel:
         ({"model": functools.partial(NotAModel, width=torch.ones(1))}, r"model\.width is an instance of Tensor"),
         ({"model": lambda vocab_size: None}, "model is an instance of function"),
         ({"trainer": NotAModel}, "trainer=… cannot be given as a Python object: give model, optimizer"),
-        ({"callbacks": NotAModel}, "callbacks=… is no part"),
+        ({"callbacks": NotAModel}, "callbacks=… cannot be given as a Python object"),
     ],
 )
 def test_objects_that_no_file_could_hold_are_refused(tmp_path, parts, sentence):
