@@ -196,3 +196,13 @@ def test_a_further_folder_may_have_any_name(tmp_path: Path) -> None:
     assert compose(["model=bigram", "experiment=mine"], config_dir=str(folder.parent)).name == "mine"
     with pytest.raises(UserError, match=r"There is no experiment=mnie in .*; did you mean mine"):
         compose(["experiment=mnie"], config_dir=str(folder.parent))
+
+
+def test_a_further_folder_and_a_search_path_are_both_searched(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "experiment").mkdir(parents=True)
+        (tmp_path / name / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\nname: {name}\n")
+    searched = f"hydra.searchpath=[file://{tmp_path / 'second'}]"
+    for name in ("first", "second"):
+        overrides = ["model=bigram", f"experiment={name}", searched]
+        assert compose(overrides, config_dir=str(tmp_path / "first")).name == name

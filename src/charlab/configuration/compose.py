@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from charlab.command import command
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, quoted, translate
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
 from charlab.configuration.sources import (
     VERSION_BASE,
     Composition,
@@ -97,7 +97,7 @@ class Composer:
     ) -> None:
         self.config_name, self.loader = config_name, loader or config_loader()
         self.values = VALUES[config_name] if values is None else values
-        self.further = [f"hydra.searchpath=[{quoted(_url(config_dir))}]"] if config_dir is not None else []
+        self.config_dir = config_dir
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
@@ -114,6 +114,15 @@ class Composer:
         sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
         content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
         return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
+    def searching(self, overrides: Sequence[str]) -> list[str]:
+        """Return the overrides with `config_dir` at the head of the search path that they give, if any."""
+        if self.config_dir is None:
+            return list(overrides)
+        typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
+        given = [path for override in typed[-1:] for path in parse(override).value()]
+        folders = ",".join(map(quoted, [_url(self.config_dir), *given]))
+        return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
 
     @property
     def searchpath(self) -> Any:

@@ -84,7 +84,7 @@ class Composition:
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
         self.composer, self.multirun = composer, multirun
-        self.overrides = [*composer.further, *overrides]
+        self.overrides = composer.searching(overrides)
         self.text_keys = composer.text_keys
         self._mode = RunMode.MULTIRUN if multirun else RunMode.RUN
 
