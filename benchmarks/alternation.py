@@ -37,7 +37,7 @@ from tests.references.plain_loop import LOG_EVERY, train
 
 
 class Alternation(Callback):
-    """Let the other two take their steps between those of a run, and keep the time of each block of steps.
+    """Let the other two take their steps between those of a run, and record the time of each block of steps.
 
     Args:
         steps: timed steps in a block.
@@ -124,7 +124,7 @@ class _Windows(Dataset[Tensor]):
 
 
 class _Module(LightningModule):
-    """What somebody who uses Lightning alone would write, and the clock after each step of the latest `fit`."""
+    """What a user of Lightning alone would write, and the clock after each step of the latest `fit`."""
 
     factors: list[float]
     """Multiples of the learning rate in the steps of the next `fit`."""
@@ -152,7 +152,7 @@ class _Module(LightningModule):
 
 
 def measure(rounds: int, steps: int, overrides: list[str]) -> dict[str, Any]:
-    """Return the mean time of a step in each timed block of every side, and the loss of their last batches."""
+    """Return each side's mean step time in each timed block, and its loss on the last batch."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "measured.json"
         callback = f"{{_target_:benchmarks.alternation.Alternation,steps:{steps},path:'{path}'}}"

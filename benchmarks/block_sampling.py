@@ -12,7 +12,7 @@ import torch
 import charlab
 from charlab.configuration.build import build
 from charlab.configuration.compose import compose
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encode_part
 from charlab.models.block_diffusion import BlockDiffusion
 from charlab.runs.checkpoint import load
 from charlab.runs.text import own_corpus, own_slices
@@ -33,7 +33,7 @@ def measure(overrides: Sequence[str]) -> dict[str, float]:
     assert isinstance(model, BlockDiffusion)
     corpus = own_corpus(record, None)
     parts = (own_slices(record, corpus)[name] for name in ("train", "validation"))
-    train, validation = (torch.from_numpy(encoded(corpus, part, vocabulary)) for part in parts)
+    train, validation = (torch.from_numpy(encode_part(corpus, part, vocabulary)) for part in parts)
     judge = build(compose(["model=ngram_kneser_ney"]).model, len(vocabulary.pieces))
     judge.fit(train)
     found = {"nll_of_text": judge.nll(validation[None].long()).mean().item()}

@@ -1,7 +1,7 @@
 """Put cells that do no work through runner, store and report: `python -m benchmarks.cells NUMBER`.
 
-Each cell is a real process that ends at once. This process writes its record, a copy of a kept one with another loss.
-So the benchmark measures what one machine spends on a cell besides the cell itself.
+Each cell is a real process that ends at once. This process writes its record, a copy of a committed one with another
+loss. So the benchmark measures what a machine spends on a cell in addition to the cell's own work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm
 from charlab.studies.outcomes import cell_path
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.report.program import make_report
+from charlab.studies.report.writer import make_report
 from charlab.studies.runner import Slot, run_cell
 from charlab.studies.sweep import conduct
 

@@ -26,7 +26,7 @@ def _generation() -> Benchmark:
 
     @cache
     def sliding(_: int) -> Measurement:
-        """Measure both sides in one process, because the machine varies more between processes than they differ."""
+        """Measure both sides in one process, because processes differ by more than the sides do."""
         return _worker("sliding", "large")
 
     def ours(number: int) -> Measurement:
@@ -69,7 +69,7 @@ def _evaluation() -> Benchmark:
 
     @cache
     def blocks(_: int) -> Measurement:
-        """Measure both rates in one process, because the machine varies more between processes than they differ."""
+        """Measure both rates in one process, because processes differ by more than the rates do."""
         return _worker("blocks", "recipe")
 
     def plainly(number: int) -> Measurement:

@@ -1,4 +1,4 @@
-"""Measure `charlab runs` over many runs, made of the committed records: `python -m benchmarks.listing [NUMBER]`."""
+"""Measure `charlab runs` over many runs, copies of the committed records: `python -m benchmarks.listing [NUMBER]`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPEATS = 3
 
 
 def main(number: int) -> None:
-    """Write `number` folders of runs, list them in a new process, and print the shortest time; the same for no runs.
+    """Write `number` run folders, list them in a new process, and print the shortest time; the same for no runs.
 
     On a busy machine, CPU time is more reliable than wall-clock time.
     """
@@ -40,7 +40,7 @@ def main(number: int) -> None:
             after = os.times()
             spent = sum(b - a for a, b in zip(before[2:4], after[2:4], strict=True)) / REPEATS  # of child processes
             listed = f"{number if outputs == folder else 0:,} runs"
-            print(f"charlab runs, {listed}: {seconds:.2f} s, {spent:.2f} s of a processor", flush=True)
+            print(f"charlab runs, {listed}: {seconds:.2f} s, {spent:.2f} s of CPU time", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from charlab.files import write_atomically
 from charlab.runs.machine import git_commit, installed_versions, processor
 
 Measurement = Mapping[str, float]
-Side = Callable[[int], Measurement]  # measures once, in a process of its own; its argument is the round, from 0
+Side = Callable[[int], Measurement]  # measures once, in its own process; its argument is the round, from 0
 Comparison = Literal["times less", "times more", "share above", "more by", "itself"]
 
 OURS = "charlab"
@@ -133,7 +133,7 @@ def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measu
 
 
 def save(record: Mapping[str, Any], file: Path) -> None:
-    """Write a benchmark's record as one line of a file sorted by name, replacing its former one."""
+    """Write a benchmark's record as one line of a file sorted by name, replacing an earlier one."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     known = {json.loads(line)["name"]: line for line in lines}
     known[record["name"]] = json.dumps(record, ensure_ascii=False)

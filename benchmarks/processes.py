@@ -60,8 +60,8 @@ def run_training(*overrides: str) -> Measurement:
     """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
     `step_ms` is the median over the intervals between logged steps, without evaluation. `mean_step_ms` is the mean over
-    all intervals but the first, including occasional checkpoints and progress updates. `exit_s` is the
-    time of the process after its last line, and `rest_s` its time besides training.
+    all these intervals, including occasional checkpoints and progress updates. `exit_s` is the time of the process
+    after its last line, and `rest_s` its time besides training.
     """
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]

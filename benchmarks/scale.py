@@ -47,7 +47,7 @@ def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> d
 
 
 def _on_text(path: Path, *overrides: str) -> Measurement:
-    """Train on a made-up text, with its ids in a folder of their own, and return what `run_training` returns."""
+    """Train on a made-up text, with its ids in a temporary folder, and return what `run_training` returns."""
     before = os.environ.get("CHARLAB_DATA")
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CHARLAB_DATA"] = folder

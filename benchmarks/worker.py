@@ -28,7 +28,7 @@ MODELS = {  # overrides by name; any other name is a model with its defaults
 
 
 class Worker:
-    """Run tasks and report what they took.
+    """Run tasks and report how long they took.
 
     Args:
         name: name of the model.

@@ -91,7 +91,7 @@ def write_options(app: object) -> None:
 
 
 def from_readme(app: object, name: str, source: list[str]) -> None:
-    """Put the README's way in on the first page, with links that work from `docs/`."""
+    """Put the beginning of the README on the first page, with links that work from `docs/`."""
     if name == "index":
         readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
         readme = re.sub(r"^# charlab\n", "", readme).partition("## Where to go next")[0]

@@ -4,6 +4,7 @@ import math
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from charlab.api import _apart, _overrides
@@ -37,6 +38,7 @@ class Page(HTMLParser):
         ({"trainer": {"max_steps": 3, "accelerator": "cpu"}}, ["trainer.max_steps=3", "trainer.accelerator=cpu"]),
         ({"callbacks": {"samples": None}, "force": True}, ["callbacks.samples=null", "force=true"]),
         ({"optimizer": {"lr": 1e-3, "betas": (0.9, 0.99)}}, ["optimizer.lr=0.001", "optimizer.betas=[0.9,0.99]"]),
+        ({"seed": np.int64(3), "optimizer": {"lr": np.float64(1e-3)}}, ["seed=3", "optimizer.lr=0.001"]),
         ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
         (
             {"callbacks": {"mine": {"_target_": "a.B", "c": 1}, "samples": {"length": 5}}},
@@ -57,6 +59,7 @@ def test_classes_are_told_from_values():
     objects, typed = _apart({"model": dict, "seed": 3, "callbacks": {"mine": dict}, "data": {"context_length": 8}})
     assert set(objects) == {"model", "callbacks"}
     assert typed == ["seed=3", "data.context_length=8"]
+    assert _apart({"seed": np.arange(4)[3]}) == ({}, ["seed=3"])
 
 
 def test_a_mistake_is_one_sentence_in_a_notebook(capsys):

@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -309,6 +310,12 @@ def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
     assert done.stdout.endswith("? ?\n")
 
 
+def test_streams_that_are_closed_end_no_program(empty_folder: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "charlab", "runs"])
+    done = subprocess.run(f"{command} <&- >&-", shell=True, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_that_stops_reading_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -353,3 +360,56 @@ def test_a_value_that_is_not_utf8_is_told_and_leaves_nothing(
     assert capfd.readouterr().err.startswith(f"{key}=caf\\udce9 is not UTF-8")
     assert runs == []
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["runs"], ["find-lr", "sede=1"]])
+def test_every_command_finds_the_modules_in_the_working_folder(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # as a script that pip installs, which does not search the folder
+    cli.main(arguments)
+    assert {str(empty_folder), str(empty_folder / "src")} <= set(sys.path)
+
+
+def test_a_working_folder_that_was_removed(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (empty_folder / "gone").mkdir()
+    monkeypatch.chdir(empty_folder / "gone")
+    (empty_folder / "gone").rmdir()
+    assert cli.main(["runs"]) == 2
+    assert capfd.readouterr() == ("", "The working folder has been removed: change to one that exists.\n")
+
+
+def test_the_version_of_hydra_is_shown_and_nothing_is_trained(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert train("--version") == 0
+    assert capfd.readouterr().out.startswith("Hydra 1.")
+    assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-m", "--cfg", "job", "seed=1,2"], "--multirun and --cfg exclude each other: give one of them.\n"),
+        (["--resolve", "seed=1"], "--resolve goes with --cfg or --help: give one of them as well.\n"),
+    ],
+)
+def test_flags_that_do_not_go_together(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert train(*arguments) == 2
+    assert capfd.readouterr() == ("", sentence)
+    assert runs == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
+def test_text_is_generated_in_a_folder_that_is_not_writable(
+    runs: list[DictConfig], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])  # to which the working folder is added
+    monkeypatch.chdir("/proc")
+    assert cli.generate(["run=x"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert len(runs) == 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from charlab.configuration.messages import find_user_error
 from charlab.errors import UserError
@@ -23,6 +24,14 @@ def test_replaces_and_makes_folders(tmp_path):
     write_atomically(path, fill(b"second"))
     assert path.read_bytes() == b"second"
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="pipe is a device or a pipe, which cannot be replaced: name a file"):
+        write_atomically(tmp_path / "pipe", fill(b"new"))
+    assert (tmp_path / "pipe").is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -90,7 +99,7 @@ write_atomically(Path(sys.argv[1]), lambda file: os.kill(os.getpid(), signal.SIG
         (errno.EMFILE, "ulimit -n"),
         (errno.ENOSPC, "free some space"),
         (errno.EROFS, "allow access to it"),
-        *((number, "see that the disk answers") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
+        *((number, "check the disk") for number in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT)),
     ],
 )
 def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words):
@@ -102,3 +111,30 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     mistake = find_user_error(OSError(number, os.strerror(number), "metrics.csv"))
     assert str(mistake).startswith(f"{os.strerror(number)} (metrics.csv): ")
     assert words in str(mistake)
+
+
+@pytest.mark.parametrize(
+    ("error", "amount"),
+    [
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
+            " for 64 bytes more",
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), " for 20.00 GiB"),
+        (MemoryError("Unable to allocate 7.11 PiB for an array"), " for 7.11 PiB"),
+        (MemoryError(), ""),
+    ],
+)
+def test_a_full_memory_is_a_sentence(error, amount):
+    assert str(find_user_error(error)).startswith(
+        f"There is not enough memory{amount and f'{amount} more'}: use a smaller"
+    )
+    assert find_user_error(RuntimeError("a shape that does not fit")) is None
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_fit_into_memory_is_a_sentence(tmp_path):
+    command = [sys.executable, "-m", "charlab", "train", "model=bigram", "data=play", "data.batch_size=1000000000000"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "There is not enough memory for " in done.stderr

@@ -107,14 +107,14 @@ def test_a_model_goes_into_charlab_in_a_checkout(monkeypatch):
         (["model", "a", "b"], "Give one name: charlab new model NAME."),
         (
             ["model", "Mine"],
-            "'Mine' is no name for a module: use small letters, digits and _",
+            "'Mine' is not a valid module name: use lowercase letters, digits and _",
         ),
-        (["model", "class"], "'class' is no name for a module"),
-        (["model", "../x"], "'../x' is no name for a module"),
+        (["model", "class"], "'class' is not a valid module name"),
+        (["model", "../x"], "'../x' is not a valid module name"),
         (["model", "torch"], "There is a module torch already: choose another name."),
         (["model", "gpt"], "charlab has a model=gpt of its own: choose another name."),
         (["study", "demo"], "charlab has a study=demo of its own: choose another name."),
-        (["study", "a/b"], "'a/b' is no name for a study: use letters, digits, _ and -."),
+        (["study", "a/b"], "'a/b' is not a valid study name: use letters, digits, _ and -."),
         (["project", "charlab"], "There is a module charlab already: choose another name."),
     ],
 )
@@ -136,6 +136,16 @@ def test_nothing_is_overwritten(folder, capsys):
     (folder / "views").mkdir()
     assert main(["new", "project", "views"]) == 2
     assert list((folder / "views").iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_behind(folder, capsys):
+    (folder / "conf").mkdir()
+    (folder / "conf/model").write_text("a file where a folder is needed")
+    assert main(["new", "model", "mine"]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith("conf/model/mine.yaml cannot be written (")
+    assert (output.out, output.err.count("\n")) == ("", 1)
+    assert sorted(folder.rglob("*")) == [folder / "conf", folder / "conf/model"]
 
 
 def test_help(capsys):

@@ -30,6 +30,6 @@ def test_numbers_have_as_many_digits_as_they_need():
 
 
 def test_work_has_its_share_of_the_peak():
-    assert quantities.compute(1.2e13, 4e13) == "12 TFLOP/s (30% MFU)"
-    assert quantities.compute(1.2e13, None) == "12 TFLOP/s"
-    assert quantities.compute(123, None) == "123 FLOP/s"
+    assert quantities.flop_rate(1.2e13, 4e13) == "12 TFLOP/s (30% MFU)"
+    assert quantities.flop_rate(1.2e13, None) == "12 TFLOP/s"
+    assert quantities.flop_rate(123, None) == "123 FLOP/s"

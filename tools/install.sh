@@ -3,7 +3,7 @@
 # install ARGUMENT...` in it.
 #
 # uv comes from the machine or, if the machine has none, from pip into the environment. It does not read pip's settings,
-# so the two that say where packages come from (--find-links, --index-url) are handed on. The environment keeps pip.
+# so the two that say where packages come from (--find-links, --index-url) are passed on. The environment keeps pip.
 set -euo pipefail
 python=$1 environment=$2 constraints=$3
 shift 3

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def yardstick() -> float:
-    """Return the billions of operations per second of a float32 matrix product on two threads, a median."""
+    """Return the median rate of a float32 matrix product on two threads, in billions of operations per second."""
     torch.set_num_threads(2)
     a, b = torch.rand(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     seconds = []
@@ -76,7 +76,7 @@ def _measure(overrides: Sequence[str], maker: Maker) -> tuple[list[Record], list
     for run in wanted(items, maker.output_dir):
         gflops.append(yardstick())
         began = time.monotonic()
-        maker.train(run, "force=true")  # from its start, whatever is there
+        maker.train(run, "force=true")  # from the start, even if it was trained before
         process_s.append(time.monotonic() - began)
         runs.append(maker.finish(run))
         print(f"{run}: {process_s[-1]:.1f} s, yardstick {gflops[-1]:.0f}", flush=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import charlab.loaded  # noqa: F401  (notes from now on when modules are loaded)
+import charlab.module_loads  # noqa: F401  (records from now on when modules are loaded)
 from charlab.errors import UserError
 
 if TYPE_CHECKING:

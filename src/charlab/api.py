@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,13 @@ from rich.console import Console
 
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose, leave_out_sweep
-from charlab.configuration.overrides import without_effect, written
+from charlab.configuration.overrides import to_command_line, without_effect
 from charlab.configuration.sources import conf_folder, hydra_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Score
 from charlab.notebook import replace_missing_characters
 from charlab.runs.checkpoint import load
-from charlab.runs.display import answer
+from charlab.runs.display import show_if_finished
 from charlab.runs.export import export
 from charlab.runs.record import Record
 from charlab.runs.requalify import requalify
@@ -50,9 +51,9 @@ def run(*overrides: str, **parts: Any) -> Record:
 
     Args:
         overrides: command-line arguments, one string each.
-        parts: the same as keywords: an option or value by its key, or a dictionary of them by the keys below it. A
+        parts: the same as keyword arguments: an option or value by its key, or a dictionary for the keys below it. A
             `model`, `optimizer`, `scheduler`, `objective` or `averaging` may also be a class, or a `functools.partial`
-            of one with plain arguments, and `callbacks` and `logger` dictionaries of classes by name.
+            of one with plain arguments; `callbacks` and `logger` may be dictionaries of classes by name.
 
     Raises:
         UserError: if an override or a part is invalid, before anything is written.
@@ -69,7 +70,7 @@ def run(*overrides: str, **parts: Any) -> Record:
     with hydra_config(config):
         if folder is None:
             folder = Path(config.hydra.run.dir)  # raises, since it depends on what only a sweep knows
-        finished = answer(config, folder)
+        finished = show_if_finished(config, folder)
         if finished is not None:
             return finished
         check_output_folder(folder)
@@ -95,8 +96,8 @@ def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
     Args:
         name: name of the study; or the first override of an ordinary sweep or a search.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`. A class given as `model=Mine` becomes an option of that name, which
-            arms and overrides may choose: `"model=Mine,gpt"`.
+        values: the same as keyword arguments, as in `run`. A class given as `model=Mine` becomes an option of that
+            name, which arms and overrides may choose: `"model=Mine,gpt"`.
 
     Returns:
         The study's results, in which some runs may have failed; None for a dry run or a search.
@@ -120,7 +121,7 @@ def evaluate(run: Record | Path | str, /, *overrides: str, **values: Any) -> Sco
     Args:
         run: the run's record or folder.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`.
+        values: the same as keyword arguments, as in `run`.
 
     Raises:
         UserError: if there is no such run, or an override is invalid.
@@ -139,7 +140,7 @@ def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str
     Args:
         run: the run's record or folder.
         overrides: further command-line arguments, one string each.
-        values: the same as keywords, as in `run`.
+        values: the same as keyword arguments, as in `run`.
 
     Returns:
         The text with its prompt; a list of texts if `num_samples` is more than one.
@@ -160,9 +161,9 @@ def verify(
     """Check a run or a study without trusting it, like `charlab verify NAME`, and return a table of the checks.
 
     Args:
-        name: a run's record, folder or beginning of its fingerprint; or the name of a study.
+        name: a run's record, its folder or the beginning of its fingerprint; or the name of a study.
         output_dir: folder of all outputs.
-        quick: whether to leave out what needs the weights.
+        quick: whether to skip the checks that need the weights.
         trust: whether code in the folders of runs may be imported.
 
     Returns:
@@ -179,7 +180,7 @@ def verify(
 
 
 def _chosen(run: Record | Path | str) -> str:
-    return f"run={written(str(run.folder if isinstance(run, Record) else run))}"
+    return f"run={to_command_line(str(run.folder if isinstance(run, Record) else run))}"
 
 
 def _apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -194,7 +195,7 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | Path)
+    return value is None or isinstance(value, Real | str | Path)
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
@@ -202,12 +203,12 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={written(_plain(value, key))}")  # one more, or in place of the one of that name
+            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces the one of that name
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
             is_name = isinstance(value, str) and _NAME.fullmatch(value) and value.lower() not in _CONSTANTS
-            found.append(f"{key}={value if is_name else written(_plain(value, key))}")
+            found.append(f"{key}={value if is_name else to_command_line(_plain(value, key))}")
     return found
 
 
@@ -244,7 +245,7 @@ def _options(parts: Mapping[str, Any]) -> Iterator[tuple[list[str], str | None]]
                 overrides += _overrides({own: part if _is_plain(part) else node_of(part, own)})
         else:
             known = f"{', '.join(OPTIONS)}, or a dictionary for {' or '.join(NAMED)}"
-            raise UserError(f"{key}=… is no part that takes a Python object: give {known}.")
+            raise UserError(f"{key}=… cannot be given as a Python object: give {known}.")
     with tempfile.TemporaryDirectory() as folder:
         for key, node in nodes.items():
             Path(folder, key).mkdir()
@@ -294,8 +295,10 @@ def _plain(value: Any, key: str) -> Any:
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | str):
         return value
+    if isinstance(value, Real):  # a numpy scalar too, whose repr is no number
+        return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Path):
         return str(value)
     return node_of(value, key, partial=True)

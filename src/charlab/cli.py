@@ -1,4 +1,4 @@
-"""The `charlab` command. Its programs, mostly Hydra applications, report a user's error in one sentence.
+"""The `charlab` command. Its programs, most of them Hydra applications, report a user's error in one sentence.
 
 The configuration is composed and checked before Hydra writes anything and before torch is imported, which is slow.
 Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted.
@@ -40,16 +40,16 @@ from charlab.configuration.compose import (
     typed_overrides,
 )
 from charlab.configuration.messages import exit_code, find_user_error
-from charlab.configuration.overrides import literal, without_effect
+from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.value_types import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
-from charlab.runs.display import answer  # its module `store` registers the resolver in `hydra.run.dir`
-from charlab.runs.program import browse
+from charlab.runs.display import show_if_finished  # its module `store` registers the resolver in `hydra.run.dir`
+from charlab.runs.manage import browse
 from charlab.runs.store import with_extended
 
-atexit.register(gc.freeze)  # otherwise Python scans all that was imported several times before the process ends
+atexit.register(gc.freeze)  # otherwise the garbage collector scans everything imported several times at exit
 
 OWN = "charlab"  # the option of the group hydra/sweeper that runs sweeps as studies
 
@@ -64,7 +64,7 @@ def usage() -> str:
 {chr(10).join(listed)}
 charlab {"--version":10}  print the version
 
-charlab COMMAND --help lists what a command takes. A first run, of two minutes:
+charlab COMMAND --help lists what a command takes. A first run (two minutes):
 
   {command("train", "experiment=quickstart")}
 
@@ -123,11 +123,17 @@ def _find_lr(overrides: list[str]) -> int:
     if "--help" in overrides or "-h" in overrides:
         print(f"{command('find-lr')} OVERRIDES suggests a learning rate for the run that the same overrides train.")
         return 0
+    _find_own_modules()
     config = compose(overrides)
     from charlab.runs.find_lr import find_lr
 
     find_lr(config)
     return 0
+
+
+def _browse(arguments: list[str]) -> int:
+    _find_own_modules()  # to draw a run of the user's own model
+    return browse(arguments)
 
 
 def _verify(arguments: list[str]) -> int:
@@ -170,7 +176,7 @@ def _generate(config: DictConfig) -> object:
 
 
 def _report(config: DictConfig) -> object:
-    from charlab.studies.report.program import report_study
+    from charlab.studies.report.writer import report_study
 
     return _task(lambda: report_study(config))
 
@@ -212,6 +218,7 @@ def _given(arguments: Sequence[str] | None) -> list[str]:
 def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | None = None) -> int:
     """Run a program with these arguments and return its exit code; a user's mistake is printed in one sentence."""
     remember_call()
+    _open_closed_streams()
     replace_missing_characters()
     try:
         code = _exit_code(partial(program, _given(arguments)))
@@ -222,8 +229,15 @@ def _guarded(program: Callable[[list[str]], int], arguments: Sequence[str] | Non
     return code
 
 
+def _open_closed_streams() -> None:
+    """Open the null device in place of each standard stream that the caller has closed, as by `>&-`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  (until the process ends)
+
+
 def _exit_code(program: Callable[[], int]) -> int:
-    """Run a program and return its exit code; raise `BrokenPipeError` only."""
+    """Run a program and return its exit code; the only exception that passes is `BrokenPipeError`."""
     try:
         return program()
     except BrokenPipeError:
@@ -239,7 +253,11 @@ def _exit_code(program: Callable[[], int]) -> int:
 
 
 def _find_own_modules() -> None:
-    for folder in (os.getcwd(), os.path.abspath("src")):
+    try:
+        here = os.getcwd()
+    except FileNotFoundError:
+        raise UserError("The working folder has been removed: change to one that exists.") from None
+    for folder in (here, os.path.join(here, "src")):
         if folder not in sys.path:
             sys.path.append(folder)
 
@@ -247,7 +265,7 @@ def _find_own_modules() -> None:
 def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> int:
     _find_own_modules()
     imports = "torch" not in sys.modules
-    if imports:  # what it and Lightning allocate is no garbage, and scanning it takes a second
+    if imports:  # what torch and Lightning allocate is not garbage, and scanning it takes a second
         gc.disable()
     try:
         arguments, single = _checked(config_name, arguments)
@@ -274,7 +292,7 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
 
 
 class _Callbacks:
-    """The callbacks under `hydra.callbacks`, which Hydra tells of each event by its name; an error is a warning."""
+    """The callbacks under `hydra.callbacks`: an event calls their method of its name; an error becomes a warning."""
 
     def __init__(self, job: DictConfig) -> None:
         self._callbacks = [instantiate(node) for node in (job.hydra.get("callbacks") or {}).values()]
@@ -318,8 +336,9 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     flags = [argument for argument in arguments if argument not in options.overrides]
-    if options.shell_completion or options.experimental_rerun or options.hydra_help:  # Hydra's alone
+    if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
         return [*options.overrides, *flags], None
+    _check_flags(options)
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
@@ -348,17 +367,29 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
         if folder is not None and not sweep:
             if config_name == "train":
                 resolve_values(job)
-                if answer(job, folder) is not None:  # it is finished; its folder may be read-only
+                if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
                     raise SystemExit(0)
             with read_write(job.hydra):
-                job.hydra.run.dir = literal(str(folder))  # so that the identity in it is not computed again
-        check_output_folder(folder)
+                # Set, so that the identity in the folder's name is not computed again.
+                job.hydra.run.dir = escape_interpolations(str(folder))
+        if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
+            check_output_folder(folder)
     if not sweep:
         composer.build()
     undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     single = None if sweep or shows else (composer, jobs[0])
     return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
+
+
+def _check_flags(options: Namespace) -> None:
+    """Check that the flags go together; Hydra would end in a traceback."""
+    flags = {"--run": options.run, "--multirun": options.multirun, "--cfg": options.cfg, "--info": options.info}
+    given = [flag for flag, value in flags.items() if value]
+    if len(given) > 1 and not options.help:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them.")
+    if options.resolve and not (options.cfg or options.help):
+        raise UserError("--resolve goes with --cfg or --help: give one of them as well.")
 
 
 def _is_study(overrides: Sequence[str]) -> bool:
@@ -399,8 +430,8 @@ COMMANDS: dict[str, tuple[Program, str]] = {
     "evaluate": (evaluate, "compute the perplexity of a trained model"),
     "generate": (generate, "write text with a trained model"),
     "report": (report, "write the report on a study"),
-    "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, by a short training"),
-    "runs": (partial(_guarded, browse), "list, compare, tag and remove runs"),
+    "find-lr": (partial(_guarded, _find_lr), "suggest a learning rate, from a short training"),
+    "runs": (partial(_guarded, _browse), "list, compare, tag and remove runs"),
     "verify": (partial(_guarded, _verify), "check a run or a study without trusting it"),
     "export": (partial(_hydra, "export", _export), "write a trained model for use without charlab"),
     "new": (partial(_guarded, _new), "write a model, a study or a project to start from"),

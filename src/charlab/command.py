@@ -36,7 +36,7 @@ def command(program: str, *arguments: str) -> str:
 
 
 def split_options(arguments: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """Return the value of each option, given as KEY=VALUE or by default, and the arguments that are none.
+    """Return the value of each option, given as KEY=VALUE or by default, and the remaining arguments.
 
     >>> split_options(["status=finished", "limit=3"], {"limit": "100", "sort": ""})
     ({'limit': '3', 'sort': ''}, ['status=finished'])

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 FILE_NAME = "metrics.csv"
 COLUMNS = ("step", "characters", "seconds", "metric", "value")
-VALIDATION = ("validation/nll", "estimate/validation/nll")  # names of the estimate on validation text, now and formerly
+VALIDATION = ("validation/nll", "estimate/validation/nll")  # current and former name of the validation estimate
 
 
 def read_curves(file: Path) -> pd.DataFrame:
-    """Return the table in `file`, with the columns `COLUMNS` and values in full precision; no rows without a file.
+    """Return the table in `file`, with the columns `COLUMNS` and values in full precision; no rows if there is no file.
 
     Raises:
-        UserError: if the file is no such table.
+        UserError: if the file is not such a table.
     """
     import pandas as pd
 

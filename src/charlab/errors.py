@@ -1,4 +1,4 @@
-"""The exceptions that entry points print without a traceback, and errors that end nothing."""
+"""Exceptions that entry points print without a traceback, and a context manager that turns errors into warnings."""
 
 import logging
 import os
@@ -34,10 +34,10 @@ class PartError(RuntimeError):
 
 
 @contextmanager
-def decorating(what: str) -> Iterator[None]:
+def warn_on_failure(what: str) -> Iterator[None]:
     """Turn an error in the block into a warning: a failed plot or sample must not end the run."""
     try:
         yield
     except Exception as error:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        logging.getLogger("charlab").warning("The %s failed (%s); the run goes on without it.", what, reason)
+        logging.getLogger("charlab").warning("The %s failed (%s); the run continues without it.", what, reason)

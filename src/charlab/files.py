@@ -16,10 +16,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a temporary file with `write`, and move it to `path` once it is on disk.
 
     Args:
-        path: the file to create or replace. Its folder is created if needed.
+        path: the file to create or replace, which is no device such as /dev/null. Its folder is created if needed.
         write: function that writes the contents, called with the file open for writing bytes.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):  # root would replace /dev/null by a file
+            raise UserError(f"{path} is a device or a pipe, which cannot be replaced: name a file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             try:
@@ -37,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def advice(error: OSError) -> str:
-    """Return what to do about an error of the operating system while a run writes."""
+    """Return what to do about an operating-system error during a write."""
     match error.errno:
         case errno.EFBIG:
             return "raise the limit on the size of a file (ulimit -f)"
@@ -47,7 +49,7 @@ def advice(error: OSError) -> str:
             return "free some space or choose another output_dir"
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return "allow access to it or choose another output_dir"
-    return "see that the disk answers, or choose another output_dir"
+    return "check the disk, or choose another output_dir"
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:

@@ -13,11 +13,11 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary, readable
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, InfillingModel, LanguageModel
-from charlab.models.decoding import Overflow, check_choice, check_length, check_predictions, stream
-from charlab.models.inference import device_of, evaluation_mode
+from charlab.models.decoding import Overflow, check_choice, check_not_negative, check_predictions, stream
+from charlab.models.side_effects import device_of, evaluation_mode
 from charlab.seeding import derive_seed
 
-START = "\n"  # given before a text that begins with a blank
+START = "\n"  # put before a text that begins with a blank
 
 
 def generate(
@@ -65,7 +65,7 @@ def generate(
     prompt = prompt or vocabulary.start or ""
     if not prompt:
         raise UserError("There is no prompt, and the vocabulary has no newline to start from: give a prompt.")
-    check_length(length)
+    check_not_negative(length)
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
     tokens = _encode(model, vocabulary, prompt, "the prompt")[None]  # (1, P)
     if isinstance(model, AutoregressiveModel):
@@ -88,13 +88,13 @@ def generate_whole(model: LanguageModel, vocabulary: Vocabulary, prompt: str, le
 def sample_text(
     model: LanguageModel, vocabulary: Vocabulary, length: int, *, temperature: float = 1.0, seed: int
 ) -> str:
-    """Return a text of the model's own, after a newline or, if the corpus has none, its most frequent character.
+    """Return a text sampled without a prompt: after a newline or, if the corpus has none, its most frequent character.
 
     Args:
         model: any language model, in evaluation mode.
         vocabulary: the one that the model was trained with.
         length: characters in the text; fewer if a character takes several tokens.
-        temperature: divisor of the logits.
+        temperature: divides the logits.
         seed: seed of the random numbers.
     """
     device, start = device_of(model), vocabulary.start or vocabulary.decode([0])
@@ -161,7 +161,7 @@ def infill(
         model: an infilling model.
         vocabulary: the one that the model was trained with.
         text: the given text.
-        blank: the character that marks a blank; choose another one if the text has underscores of its own.
+        blank: the character that marks a blank; choose another one if the text itself has underscores.
         temperature: as for `generate`, like all further options.
         top_k: see `generate`.
         top_p: see `generate`.
@@ -191,7 +191,7 @@ def infill(
         )
     options = _options(model, temperature, top_k, top_p, greedy, num_samples, seed)
     known = vocabulary.start or vocabulary.decode([0])
-    vocabulary.encode(text.replace(blank, known), source="the text to be filled in")  # says where it is unknown
+    vocabulary.encode(text.replace(blank, known), source="the text to be filled in")  # raises for unknown characters
     given = [vocabulary.encode(part) for part in (context + text).split(blank)]
     hidden = np.zeros(1, vocabulary.dtype)  # masked, so any token will do
     ids = np.concatenate([part for between in given for part in (between, hidden)][:-1])
@@ -232,7 +232,7 @@ def _encode(model: LanguageModel, vocabulary: Vocabulary, text: str, source: str
 def _whole(
     model: LanguageModel, tokens: Int[Tensor, "num_samples P"], length: int, options: dict[str, Any]
 ) -> Iterator[Int[Tensor, "num_samples length"]]:
-    """Yield the next `length` tokens, again and again without end."""
+    """Yield `length` more tokens at a time, endlessly."""
     while True:
         longer = model.sample(tokens, length, **options)
         yield longer[:, tokens.shape[1] :]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import keyword
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
@@ -16,8 +17,8 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 
 USAGE = """\
-charlab new model NAME      write NAME.py and conf/model/NAME.yaml: train it by model=NAME
-charlab new study NAME      write conf/study/NAME.yaml: run it by -m study=NAME
+charlab new model NAME      write NAME.py and conf/model/NAME.yaml: train it with model=NAME
+charlab new study NAME      write conf/study/NAME.yaml: run it with -m study=NAME
 charlab new project NAME    write the folder NAME with a package, a model, a study and a notebook
 
 The files go into the working folder. No file is overwritten."""
@@ -39,7 +40,7 @@ NOTEBOOK = (
 def new(arguments: Sequence[str]) -> int:
     """Write the files of `charlab new KIND NAME`, print the next command and return the exit code.
 
-    A mistake is said before anything is written.
+    A mistake is reported before anything is written.
     """
     if not arguments or arguments[0] in ("--help", "-h"):
         print(USAGE)
@@ -53,12 +54,32 @@ def new(arguments: Sequence[str]) -> int:
     existing = [path for path in files if path.exists()]
     if existing:
         raise UserError(f"{existing[0]} exists already: choose another name, or move it away.")
-    for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    _write(files)
+    for path in files:
         print(f"wrote {path}")
     print(f"Next: {following}")
     return 0
+
+
+def _write(files: Mapping[Path, str]) -> None:
+    """Write files; if one cannot be written, remove the files and folders that were made before it.
+
+    Raises:
+        UserError: if one cannot be written.
+    """
+    made: list[Path] = []
+    for path, text in files.items():
+        missing = [parent for parent in path.parents if not parent.exists()]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made += [*reversed(missing), path]
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            for each in reversed(made):
+                with contextlib.suppress(OSError):
+                    each.rmdir() if each.is_dir() else each.unlink()
+            way = "make room for it, or work in another folder"
+            raise UserError(f"{path} cannot be written ({error.strerror}), so nothing was: {way}.") from error
 
 
 def _model(name: str) -> tuple[dict[Path, str], str]:
@@ -80,7 +101,7 @@ def _files_of_model(root: Path, file: Path, module: str, option: str) -> dict[Pa
 
 def _study(name: str) -> tuple[dict[Path, str], str]:
     if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
-        raise UserError(f"{name!r} is no name for a study: use letters, digits, _ and -.")
+        raise UserError(f"{name!r} is not a valid study name: use letters, digits, _ and -.")
     _check_option("study", name)
     choice = "model=gpt\n  - model.embed_dim=32\n  - model.num_layers=2"
     arms = {"narrow": "model/mixer=running_average", "wide": "model/mixer=attention"}
@@ -131,7 +152,9 @@ def _title(name: str) -> str:
 
 def _check_module(name: str) -> None:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
-        raise UserError(f"{name!r} is no name for a module: use small letters, digits and _, and begin with a letter.")
+        raise UserError(
+            f"{name!r} is not a valid module name: use lowercase letters, digits and _, and begin with a letter."
+        )
     if find_spec(name) is not None:
         raise UserError(f"There is a module {name} already: choose another name.")
 

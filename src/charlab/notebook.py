@@ -1,4 +1,4 @@
-"""Show things in a Jupyter notebook: lines, a live line of progress, pictures within pages, figures as results."""
+"""Output in Jupyter notebooks: printed lines, a live progress bar, figures as results and as data URIs."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Live(Protocol):
         """Redraw the display."""
 
     def stop(self) -> None:
-        """Leave the last state."""
+        """Stop redrawing, and leave the last state on display."""
 
 
 class Output(Console):
-    """A console that lets a run go on after the reader of a pipe, such as `head`, has closed it.
+    """A console that lets a run continue after the reader of its pipe, such as `head`, has closed it.
 
-    In a notebook, its lines are the cell's plain output: rich would give each a box of its own and cut off long ones.
+    In a notebook, it prints plain output: rich would give each line a box of its own and cut off long ones.
     """
 
     def print(self, *objects: Any, **options: Any) -> None:
@@ -47,21 +47,21 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()  # turns standard output off
-        print("Nothing reads the output any more: the run goes on without it.", file=sys.stderr)
+        print("Nothing reads the output any more: the run continues without it.", file=sys.stderr)
 
 
 def replace_missing_characters() -> None:
-    """Have standard output replace characters that its encoding lacks, such as "≤", rather than raise an exception."""
+    """Make standard output replace characters that its encoding lacks, such as "≤", instead of raising an exception."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
 
 class NotebookLive:
-    """Redraw a progress bar within one output area, however wide it is, without widgets.
+    """A progress bar that is redrawn in the output area of a cell, whatever its width, without widgets.
 
     Args:
-        state: function that returns the completed share of the work, and the text next to the bar, whose lines break
-            between figures, that is, at two spaces, and not within one.
+        state: function that returns the completed share of the work, and the text next to the bar. The text wraps
+            between figures only, that is, at two spaces.
     """
 
     def __init__(self, state: Callable[[], tuple[float, str]]) -> None:
@@ -112,7 +112,7 @@ def show_figures() -> None:
 
 
 def data_uri(figure: Figure) -> str:
-    """Return a figure as a data URI, the same each time."""
+    """Return a figure as a reproducible data URI."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})  # a date would change it each time
     return f"data:image/svg+xml;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -72,7 +72,7 @@ def amount(value: float | None) -> str:
     return f"{value / size:.3g} {prefix}"
 
 
-def compute(flops: float, peak: float | None) -> str:
+def flop_rate(flops: float, peak: float | None) -> str:
     """Return floating-point operations per second, and their share of the peak (MFU) if that is known."""
     share = f" ({percent(flops / peak)} MFU)" if peak else ""
     return f"{amount(flops)}FLOP/s{share}" if flops >= 1e7 else f"{amount(flops)} FLOP/s{share}"

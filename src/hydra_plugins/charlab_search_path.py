@@ -11,9 +11,10 @@ class CharlabSearchPath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append the folder, for charlab's programs only."""
-        from charlab.configuration.sources import conf_folder, own_folder  # here: Hydra imports this file at startup
+        # Imported here, since Hydra imports this file at startup.
+        from charlab.configuration.sources import conf_folder, user_conf_folder
 
         mains = [entry.path for entry in search_path.get_path() if entry.provider == "main"]
-        own, further = conf_folder(), own_folder()
+        own, further = conf_folder(), user_conf_folder()
         if further is not None and mains and mains[0] in (str(own), f"file://{own}"):
             search_path.append("working folder", f"file://{further}")

@@ -120,7 +120,7 @@ def check_with(composed: tuple[Composition, DictConfig], key: str, value: object
         ("seed", "x", "seed must be an integer, not 'x'."),
         ("force", 1, "force must be true or false, not 1."),
         ("name", "${model}", "name must be text, not {"),
-        ("name", "a/b", "name='a/b' is no name for a folder"),
+        ("name", "a/b", "name='a/b' is not a valid folder name"),
         ("model._target_", "toy.parts.Nett", "model._target_: There is no Nett in toy.parts; did you mean Net?"),
         ("model._target_", "toy.prts.Net", "model._target_: There is no prts in toy; did you mean parts?"),
         ("model._target_", "tyo.Net", "model._target_: There is no module tyo"),

@@ -187,3 +187,22 @@ def test_the_folder_conf_of_a_checkout_is_not_appended_to_itself(
 def test_keys_of_a_mapping_that_are_numbers_stay_numbers() -> None:
     scheduling = "{_target_: lightning.pytorch.callbacks.GradientAccumulationScheduler, scheduling: {0: 2}}"
     assert compose(["model=bigram", f"+callbacks.mine={scheduling}"]).callbacks.mine.scheduling == {0: 2}
+
+
+def test_a_further_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "José's, (old)=[conf]" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    assert compose(["model=bigram", "experiment=mine"], config_dir=str(folder.parent)).name == "mine"
+    with pytest.raises(UserError, match=r"There is no experiment=mnie in .*; did you mean mine"):
+        compose(["experiment=mnie"], config_dir=str(folder.parent))
+
+
+def test_a_further_folder_and_a_search_path_are_both_searched(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "experiment").mkdir(parents=True)
+        (tmp_path / name / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\nname: {name}\n")
+    searched = f"hydra.searchpath=[file://{tmp_path / 'second'}]"
+    for name in ("first", "second"):
+        overrides = ["model=bigram", f"experiment={name}", searched]
+        assert compose(overrides, config_dir=str(tmp_path / "first")).name == name

@@ -58,6 +58,13 @@ def test_a_file_that_is_not_yaml_is_located(mistake: Callable[..., str], conf: P
     assert "\n" not in told
 
 
+def test_a_file_that_is_not_utf8_is_named(mistake: Callable[..., str], conf: Path) -> None:
+    (conf / "model" / "cafe.yaml").write_bytes("# café\n_target_: toy.parts.Record\nsize: 3\n".encode("latin-1"))
+    assert mistake("model=cafe") == (
+        f"{conf}/model/cafe.yaml is not UTF-8 text (invalid continuation byte): convert it to UTF-8."
+    )
+
+
 def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Callable[..., str], tmp_path: Path) -> None:
     extra = write(tmp_path / "extra", {"model/extra.yaml": "{_target_: toy.parts.Record, size: 5}"})
     searched = f"hydra.searchpath=[{extra}]"

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from charlab.configuration.compose import compose
-from charlab.configuration.overrides import parse, prepare
+from charlab.configuration.overrides import parse, prepare, text_of
 from charlab.errors import UserError
 
 
@@ -64,6 +64,16 @@ def test_null_chooses_nothing_of_a_group() -> None:
 @pytest.mark.parametrize("value", ["1984", "1e5", "true", "null", "~", "a.txt"])
 def test_the_value_of_a_text_key_is_text(value: str) -> None:
     assert parse(prepare(f"data.path={value}", text_keys={"data.path"})).value() == value
+
+
+def test_null_is_none_but_for_a_file_of_that_name() -> None:
+    assert parse(prepare("note=null", text_keys={"note", "data.path"})).value() is None
+    assert compose(["model=bigram", "init_from=null", "note=null"]).init_from is None
+
+
+@pytest.mark.parametrize("text", ["a b", "a=b", "", "[1]"])
+def test_a_value_is_the_same_text_with_and_without_quotes(text: str) -> None:
+    assert text_of(f"extend={text}") == text_of(f"extend='{text}'") == text
 
 
 def test_a_text_that_hydra_cannot_express_is_refused() -> None:

@@ -18,7 +18,7 @@ from charlab.configuration.build import signature
 from charlab.configuration.check import INSTRUCTIONS
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.value_types import VALUES
 from charlab.errors import UserError
 from charlab.types import fits
 

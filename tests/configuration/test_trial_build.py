@@ -200,7 +200,7 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
         ),
         (
             ["model=s4d", "model.mixer.min_step=0.2"],
-            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: exchange them.",
+            "model.mixer.min_step=0.2 is above model.mixer.max_step=0.1: swap them.",
         ),
         (
             ["model/position=alibi", *GRU],
@@ -240,7 +240,7 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
             ["model=masked_diffusion", "objective=label_smoothing"],
             "objective=label_smoothing is for models that give the next character's logits",
         ),
-        (["data.train_fraction=0.95"], "data.train_fraction=0.95 and data.validation_fraction=0.1 have to be above"),
+        (["data.train_fraction=0.95"], "data.train_fraction=0.95 and data.validation_fraction=0.1 must be above"),
     ],
 )
 def test_rules_about_several_values(mistake: Mistake, overrides: list[str], sentence: str) -> None:

@@ -9,11 +9,13 @@ from charlab.errors import UserError
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("name=../x", "name='../x' is no name for a folder: use letters, digits and the signs _ . + - only."),
-        ("name=''", "name='' is no name for a folder: use letters, digits and the signs _ . + - only."),
-        (f"name={'a' * 300}", "name has 300 characters, too many for a folder: use 200 at most."),
+        ("name=../x", "name='../x' is not a valid folder name: use letters, digits and the signs _ . + - only."),
+        ("name=''", "name='' is not a valid folder name: use letters, digits and the signs _ . + - only."),
+        (f"name={'a' * 300}", "name has 300 bytes, too many for a folder: use 200 at most."),
+        (f"name={'ä' * 150}", "name has 300 bytes, too many for a folder: use 200 at most."),
         ("seed=9223372036854775808", "seed=9223372036854775808 is too large for a random-number generator: give at"),
         ("output_dir=", "output_dir is empty: name a folder, or output_dir=. for the one you are in."),
+        ("data.path=", "data.path is empty: name a file, or data.path=. for all files in the folder that you are in."),
         ("callbacks.samples=3", "callbacks.samples must be a mapping with a _target_, or null, which leaves"),
         ("logger.csv=3", "logger.csv must be a mapping with a _target_, or null, which leaves"),
     ],

@@ -15,7 +15,7 @@ pytest.importorskip("tokenizers", reason="the extra charlab[bpe] is not installe
 from charlab.data import bpe as module
 from charlab.data.bpe import BytePairs
 from charlab.data.corpora import Corpus
-from charlab.data.tokenizers import Bytes, described
+from charlab.data.tokenizers import Bytes, to_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.bigram import Bigram
@@ -94,7 +94,7 @@ def test_merges_are_learned_once_for_each_text_part_and_size(learned, pairs):
     folder, sizes = learned
     for _ in range(2):
         again = bpe(TEXT, ALL, vocab_size=60)
-        assert described(again) == described(pairs)
+        assert to_config(again) == to_config(pairs)
         assert again.start == pairs.start
     assert sizes == [60]
     for text, part, size in ((TEXT, ALL, 55), (TEXT, slice(0, 150), 50), (TEXT + "!", ALL, 60)):
@@ -113,7 +113,7 @@ def test_damaged_merges_are_learned_again(learned, pairs):
     kept = path.read_bytes()
     for damaged in (kept[:-1], kept.replace(b'["t", "h"]', b'["t", "e"]'), b"", b"{}"):
         path.write_bytes(damaged)
-        assert described(bpe(TEXT, ALL, vocab_size=60)) == described(pairs)
+        assert to_config(bpe(TEXT, ALL, vocab_size=60)) == to_config(pairs)
         assert path.read_bytes() == kept
     assert len(sizes) == 5
 
@@ -122,7 +122,7 @@ def test_where_nothing_can_be_kept_merges_are_learned_each_time(learned, pairs):
     folder, sizes = learned
     folder.touch()  # no folder can be made there
     for _ in range(2):
-        assert described(bpe(TEXT, ALL, vocab_size=60)) == described(pairs)
+        assert to_config(bpe(TEXT, ALL, vocab_size=60)) == to_config(pairs)
     assert len(sizes) == 2
 
 
@@ -134,7 +134,7 @@ def test_only_the_train_text_decides_what_is_merged():
 
 
 def test_a_checkpoint_keeps_the_tokens(pairs):
-    again = vocabulary_of({"vocabulary": described(pairs)}, "here")
+    again = vocabulary_of({"vocabulary": to_config(pairs)}, "here")
 
     assert again == pairs
     assert again != Bytes.of(TEXT)

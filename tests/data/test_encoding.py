@@ -7,7 +7,7 @@ import pytest
 
 from charlab.data import corpora, encoding
 from charlab.data.corpora import Corpus, TextFile
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Bytes, Characters
 
 TEXT = "aé你𝔘 b\n" * 40
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
 def test_the_ids_of_a_long_text_are_kept_in_a_file(folder, kind):
     corpus, vocabulary = Corpus.of("text", TEXT), kind.of(TEXT)
     for part in (slice(0, 200), slice(3, 270)):
-        ids = encoded(corpus, part, vocabulary)
+        ids = encode_part(corpus, part, vocabulary)
 
         assert isinstance(ids, np.memmap)
         np.testing.assert_array_equal(ids, vocabulary.encode(TEXT[part]))
@@ -35,29 +35,31 @@ def test_the_ids_of_a_long_text_are_kept_in_a_file(folder, kind):
 
 def test_kept_ids_are_used_again_only_if_they_are_whole(folder, monkeypatch):
     corpus, vocabulary = Corpus.of("text", TEXT), Characters.of(TEXT)
-    whole = encoded(corpus, slice(0, 200), vocabulary).copy()
+    whole = encode_part(corpus, slice(0, 200), vocabulary).copy()
     (path,) = folder.iterdir()
     kept = path.read_bytes()
     written = path.stat().st_mtime_ns
 
-    np.testing.assert_array_equal(encoded(corpus, slice(0, 200), vocabulary), whole)
+    np.testing.assert_array_equal(encode_part(corpus, slice(0, 200), vocabulary), whole)
     assert path.stat().st_mtime_ns == written
     for damaged in (kept[:-1], kept[:-1] + b"\xff", b""):
         path.write_bytes(damaged)
-        np.testing.assert_array_equal(encoded(corpus, slice(0, 200), vocabulary), whole)
+        np.testing.assert_array_equal(encode_part(corpus, slice(0, 200), vocabulary), whole)
         assert path.read_bytes() == kept
 
 
 def test_another_text_or_vocabulary_has_a_file_of_its_own(folder):
     other = TEXT[:-1] + "x"
     for text, known in ((TEXT, Characters.of(TEXT)), (other, Characters.of(other)), (TEXT, Characters.of(TEXT + "y"))):
-        np.testing.assert_array_equal(encoded(Corpus.of("text", text), slice(0, 200), known), known.encode(text[:200]))
+        np.testing.assert_array_equal(
+            encode_part(Corpus.of("text", text), slice(0, 200), known), known.encode(text[:200])
+        )
     assert len(list(folder.iterdir())) == 3
 
 
 def test_where_nothing_can_be_kept_the_ids_stay_in_memory(folder):
     folder.touch()  # no folder can be made there
-    ids = encoded(Corpus.of("text", TEXT), slice(0, 200), Characters.of(TEXT))
+    ids = encode_part(Corpus.of("text", TEXT), slice(0, 200), Characters.of(TEXT))
 
     assert not isinstance(ids, np.memmap)
     np.testing.assert_array_equal(ids, Characters.of(TEXT).encode(TEXT[:200]))

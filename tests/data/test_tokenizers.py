@@ -162,7 +162,7 @@ def test_what_is_decoded_token_by_token_is_the_text(text: str, kind: type) -> No
 
 @pytest.mark.parametrize("text", ["a\ud800b", "\udcc3\udca9"])  # the second would decode to é
 def test_what_no_bytes_decode_to_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"The prompt has '\\ud[8c]\w\w', half of a surrogate pair"):
+    with pytest.raises(UserError, match=r"The prompt has '\\ud[8c]\w\w', a lone surrogate"):
         Bytes.of("abc").encode(text, source="the prompt")
 
 

@@ -78,7 +78,7 @@ def test_windows_that_are_blocks_are_not_computed_again(monkeypatch):
 def test_blocks_of_another_length_are_of_no_use():
     model, ids = transformer(T).double(), text(50)
     blocks = evaluate(model, ids, Blocks(), context_length=T - 1, batch_size=4)
-    with pytest.raises(ValueError, match="no score by blocks"):
+    with pytest.raises(ValueError, match="not a score by blocks"):
         evaluate(model, ids, Sliding(blocks=blocks), context_length=T, batch_size=4)
 
 

@@ -8,7 +8,7 @@ import torch
 
 from charlab.data.tokenizers import Bytes, Characters
 from charlab.evaluation.causality import check_causality
-from charlab.evaluation.metric import spread
+from charlab.evaluation.metric import per_character_nll
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, Sliding, evaluate
 from charlab.models.bigram import Bigram
@@ -84,7 +84,7 @@ def test_the_figures_of_the_causality_check_are_per_character_too():
 
 @pytest.mark.parametrize("parts", [[[0, 3, 0, 1]], [[0], [3], [0], [1]], [[0, 3], [0, 1]]])
 def test_a_token_of_several_characters_is_shared_by_them(parts):
-    shared = spread(np.array([9.0, 6.0, 1.0, 2.0]), map(np.array, parts), 4)
+    shared = per_character_nll(np.array([9.0, 6.0, 1.0, 2.0]), map(np.array, parts), 4)
 
     assert shared.tolist() == [11.0, 2.0, 3.0, 2.0]
 

@@ -175,5 +175,5 @@ def test_mixers_of_another_kind_or_size_are_refused():
         make(2, mixer=partial(Attention, num_heads=2))
     with pytest.raises(UserError, match="with block_size=3 does not look at blocks of 2"):
         make(2, mixer=partial(BlockwiseAttention, num_heads=2, block_size=3))
-    with pytest.raises(UserError, match=r"masked_share=\[0.8, 0.3\] is no range"):
+    with pytest.raises(UserError, match=r"masked_share=\[0.8, 0.3\] is not a range"):
         make(2, masked_share=(0.8, 0.3))

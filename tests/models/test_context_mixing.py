@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import RECENT, Code, Table, seen_before
 from charlab.models.context_mixing import ContextMixing
-from charlab.models.contexts import CONTEXTS, Alphabet, Text
+from charlab.models.context_mixing.bit_counts import RECENT, HistoryTable, HuffmanCode, history_before
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, FeaturedText
 from tests.references import context_mixing as slow
 
 PLAY = """FIRST LORD:
@@ -60,13 +60,13 @@ def fitted():
 def test_what_was_seen_before_is_what_a_list_holds(number_of_keys):
     random = np.random.default_rng(0)
     keys, bits = random.integers(0, number_of_keys, 200).astype(np.uint64), random.integers(0, 2, 200)
-    lists, found = {}, seen_before(keys, bits)
+    lists, found = {}, history_before(keys, bits)
     for t, (key, bit) in enumerate(zip(keys.tolist(), bits.tolist(), strict=True)):
         before = lists.setdefault(key, [])
         assert (found.number[t], found.ones[t]) == (len(before), sum(before))
         assert f"{found.recent[t]:b}" == "1" + "".join(map(str, before[-RECENT:]))
         before.append(bit)
-    after = Table(keys, bits)(np.arange(number_of_keys + 1).astype(np.uint64))
+    after = HistoryTable(keys, bits)(np.arange(number_of_keys + 1).astype(np.uint64))
     for key in range(number_of_keys + 1):
         before = lists.get(key, [])
         assert (after.number[key], after.ones[key]) == (len(before), sum(before))
@@ -77,14 +77,14 @@ def test_states_tell_apart_what_the_reference_does():
     random = np.random.default_rng(0)
     histories = [random.integers(0, 2, random.integers(0, 40)) * random.integers(0, 2) for _ in range(500)]
     keys = np.repeat(np.arange(500), [len(history) for history in histories]).astype(np.uint64)
-    states = Table(keys, np.concatenate(histories))(np.arange(500).astype(np.uint64)).state()
+    states = HistoryTable(keys, np.concatenate(histories))(np.arange(500).astype(np.uint64)).state()
     pairs = {(found, slow.state(history.tolist())) for found, history in zip(states.tolist(), histories, strict=True)}
     assert len(pairs) == len({found for found, _ in pairs}) == len({expected for _, expected in pairs})
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10])
 def test_a_code_leads_to_every_character_by_its_own_decisions(size):
-    code = Code(np.arange(size) ** 3 + 1)
+    code = HuffmanCode(np.arange(size) ** 3 + 1)
     paths = {tuple((node, code.bits[v, node]) for node in code.nodes[v] if node >= 0) for v in range(size)}
     assert len(paths) == size
     assert sum(2.0 ** -len(path) for path in paths) == 1
@@ -98,7 +98,7 @@ def test_a_code_leads_to_every_character_by_its_own_decisions(size):
 
 @pytest.mark.parametrize("name", CONTEXTS)
 def test_contexts_are_equal_where_what_they_look_at_is(name):
-    keys = CONTEXTS[name](Text(IDS, ALPHABET)).tolist()
+    keys = CONTEXTS[name](FeaturedText(IDS, ALPHABET)).tolist()
     expected = [repr(slow.CONTEXTS[name](PLAY[:t])) for t in range(len(PLAY) + 1)]
     pairs = set(zip(keys, expected, strict=True))
     assert len(pairs) == len(set(keys)) == len(set(expected))
@@ -109,13 +109,13 @@ def test_a_context_does_not_look_ahead(name):
     cut = 150
     changed = IDS.copy()
     changed[cut:] = np.random.default_rng(0).integers(0, V, len(IDS) - cut)
-    before, after = (CONTEXTS[name](Text(ids, ALPHABET)) for ids in (IDS, changed))
+    before, after = (CONTEXTS[name](FeaturedText(ids, ALPHABET)) for ids in (IDS, changed))
     assert (before[: cut + 1] == after[: cut + 1]).all()
 
 
-def test_followers_are_looked_up_in_the_memory_of_another_text():
-    memory = Text(IDS, ALPHABET)
-    latest, earlier = Text(IDS[:40], ALPHABET, memory).followers("last_4", 2)
+def test_followers_are_looked_up_in_an_earlier_text():
+    training = FeaturedText(IDS, ALPHABET)
+    latest, earlier = FeaturedText(IDS[:40], ALPHABET, training).followers("last_4", 2)
     for t in range(41):
         context = PLAY[max(0, t - 4) : t]
         found = [PLAY[s] for s in range(len(PLAY)) if PLAY[max(0, s - 4) : s] == context][::-1]
@@ -139,7 +139,7 @@ def test_inputs_are_those_of_counters_kept_one_by_one(fitted):
 def test_a_match_predicts_what_followed_the_longest_context(fitted):
     position, node = fitted.counters.code.decisions(IDS)
     names = ["last_2", "last_3", "last_4"]
-    found = fitted.counters.match(Text(IDS, ALPHABET), names, position, node)
+    found = fitted.counters.match(FeaturedText(IDS, ALPHABET), names, position, node)
     for t, n, state in zip(position, node, found, strict=True):
         lengths = [length for length in (2, 3, 4) if PLAY[max(0, t - length) : t] in
                    [PLAY[max(0, s - length) : s] for s in range(t)]]  # fmt: skip
@@ -154,9 +154,9 @@ def test_a_match_predicts_what_followed_the_longest_context(fitted):
 
 def test_the_counts_stay_while_a_window_is_scored(fitted):
     window = torch.from_numpy(IDS[None, 130:170])
-    table = Table(*_last_character(IDS[:130], fitted.counters.code))
+    table = HistoryTable(*_last_character(IDS[:130], fitted.counters.code))
     first = (
-        fitted._remembered().recall(IDS[130:170], *fitted.counters.code.decisions(IDS[130:170])).inputs[:, 2]
+        fitted._counts().predict(IDS[130:170], *fitted.counters.code.decisions(IDS[130:170])).inputs[:, 2]
     )  # of last_1
     position, node = fitted.counters.code.decisions(IDS[130:170])
     known = position > 0
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_refused(act, named):
 
 def test_a_model_that_has_read_nothing_knows_nothing():
     untaught, window = model(contexts=["last_1", "word", "followers_2"]), torch.from_numpy(IDS[None, :20])
-    assert (untaught._remembered().recall(IDS[:20], *untaught.counters.code.decisions(IDS[:20])).inputs == 0).all()
+    assert (untaught._counts().predict(IDS[:20], *untaught.counters.code.decisions(IDS[:20])).inputs == 0).all()
     torch.testing.assert_close(untaught(window).exp().sum(-1), torch.ones(1, 20, dtype=torch.float64))
 
 

@@ -216,7 +216,7 @@ class TestDenoiser:
             ({"causal": True}, r"mixer=Attention.*model\.mixer\.causal=false"),
             ({"mixer": RunningAverage, "position": None}, "mixer=RunningAverage looks to the left only"),
             ({"num_steps": 0}, "num_steps of MaskedDiffusion must be an integer ≥ 1 or none"),
-            ({"masked_share": (0.8, 0.3)}, r"masked_share=\[0.8, 0.3\] is no range"),
+            ({"masked_share": (0.8, 0.3)}, r"masked_share=\[0.8, 0.3\] is not a range"),
             ({"conv_width": 4}, "conv_width=4 has no middle: give an odd number"),
         ],
     )

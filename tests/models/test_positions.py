@@ -49,7 +49,7 @@ def rotated(x, position, base=10_000.0):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-7), (torch.float32, 3e-7), (torch.bfloat16, 2e-2)])
 def test_rotary_is_exact_at_distant_positions(dtype, tolerance):
     encoding = Rotary(8, 4096, base=10_000.0)
-    encoding.check(1, 8)
+    encoding.prepare(1, 8)
     x = torch.randn(1, 1, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype)
     expected = torch.tensor([rotated(x[0, 0, i].tolist(), 4093 + i) for i in range(3)], dtype=torch.float64)
     actual = encoding.rotate(x, 4093)

@@ -129,6 +129,12 @@ def test_averaged_weights_are_scored_and_kept(run_tiny, text_path):
     assert dev_nll(record, text_path, "best") == pytest.approx(record.best["nll"], rel=1e-6)
 
 
+def test_the_best_evaluation_may_follow_training(run_tiny, text_path):
+    record = run_tiny("data.dev_fraction=0.1", "trainer.check_val_every_n_epoch=2", "data.epoch_steps=4")
+    assert record.best["step"] == 12  # the third epoch is evaluated once training is over
+    assert dev_nll(record, text_path, "best") == pytest.approx(record.best["nll"], rel=1e-6)
+
+
 def test_without_a_dev_split_there_is_no_best(finished_run, capfd):
     assert finished_run.best is None
     assert not (finished_run.folder / BEST).exists()

@@ -341,6 +341,48 @@ def test_a_nested_part_and_a_named_function_are_followed(project):
         sys.path.remove(str(project))
 
 
+@pytest.mark.parametrize("package", ["__package__", "package='studentlab'"])
+def test_a_module_that_is_imported_by_a_relative_name_is_followed(project, monkeypatch, package):
+    blocks = f"from importlib import import_module\n\nactivations = import_module('.activations', {package})\n"
+    (project / "studentlab" / "blocks.py").write_text(blocks)
+    monkeypatch.syspath_prepend(project)
+    assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
+
+
+REGISTRY = """
+MAKERS = {}
+
+
+def register(function):
+    MAKERS[function.__name__] = function
+    return function
+
+
+@register
+def small():
+    from studentlab.activations import relu
+
+    return relu
+
+
+def other():
+    from studentlab import unrelated
+
+    return unrelated
+
+
+def make(*, kind):
+    return MAKERS[kind]()
+"""
+
+
+def test_a_function_that_a_decorator_registers_is_followed(project, monkeypatch):
+    (project / "studentlab" / "registry.py").write_text(REGISTRY)
+    monkeypatch.syspath_prepend(project)
+    config = {"_target_": "studentlab.registry.make", "kind": "small"}
+    assert sorted(sources_of(config, ())) == ["studentlab", "studentlab.activations", "studentlab.registry"]
+
+
 def test_a_file_that_is_no_python_is_named(project):
     edit(project / "studentlab" / "blocks.py", "class Block:", "class Block")
     sys.path.insert(0, str(project))

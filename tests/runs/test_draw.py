@@ -13,7 +13,7 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs import draw
 from charlab.runs.folder import CHECKPOINT
-from charlab.runs.program import browse
+from charlab.runs.manage import browse
 from charlab.runs.record import Record
 from charlab.runs.setup import Parts
 

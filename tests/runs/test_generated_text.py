@@ -58,6 +58,19 @@ def test_a_file_gets_every_character_of_prompt_and_text(source_run):
     assert all(f"{text}\n" in written for text in texts)
 
 
+def test_a_reader_that_stops_reading_ends_the_program(source_run):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    class Reported(Console):
+        def on_broken_pipe(self):
+            raise SystemExit(1)  # as rich does, after it has turned standard output off
+
+    with pytest.raises(SystemExit):
+        generate_from_run(compose([f"run={source_run}", "device=cpu"], "generate"), Reported(file=Closed()))
+
+
 def test_a_terminal_gets_nothing_that_would_control_it(source_run):
     (text,), written = generated(source_run, f"prompt={SOURCE}", "length=300", force_terminal=True)
     assert all(character.isprintable() or character == "\n" for character in written)

@@ -156,6 +156,17 @@ def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
     assert fingerprint(altered(config, {"estimate_batches": 3})) != fingerprint(config)
 
 
+def test_how_often_a_run_logs_counts_where_something_chooses_by_the_logged_loss(config):
+    def every(steps, **more):
+        return fingerprint(altered(config, {"trainer.log_every_n_steps": steps} | more))
+
+    assert every(5) == every(50)
+    for monitor in ("train/loss", "dev/nll"):
+        stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": monitor}
+        for more in ({"callbacks.stop": stop}, {"trainer.callbacks": [stop]}):
+            assert (every(5, **more) == every(50, **more)) == (monitor == "dev/nll")
+
+
 def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
     files = {name: tmp_path / name for name in ("a", "b", "c")}
     for name, text in {"a": "1 2 3", "b": "1 2 3", "c": "1 2 4"}.items():
@@ -195,6 +206,14 @@ def test_the_names_of_a_precision_are_one(config):
 
 def test_a_number_is_the_same_with_and_without_a_point(config):
     assert len({fingerprint(altered(config, {"optimizer.lr": rate})) for rate in (1, 1.0)}) == 1
+
+
+@pytest.mark.parametrize("key", ["overfit_batches", "limit_train_batches", "limit_val_batches"])
+def test_one_batch_is_not_all_of_them(config, key):
+    one, every = (fingerprint(altered(config, {f"trainer.{key}": limit})) for limit in (1, 1.0))
+    assert len({one, every, fingerprint(config)}) == 3
+    few, as_many = (fingerprint(altered(config, {f"trainer.{key}": limit})) for limit in (5, 5.0))
+    assert few == as_many
 
 
 def test_the_text_counts_and_not_where_it_lies(config, text_path, tmp_path):

@@ -12,8 +12,8 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.identity import fingerprint
-from charlab.runs.record import Record
-from charlab.training.counts import MixtureModule
+from charlab.runs.record import ENSEMBLE, Record, runs_of
+from charlab.training.counts_module import MixtureModule
 from charlab.training.module import LanguageModelModule
 from tests.runs.test_train import assert_same_outcome, weights
 
@@ -139,7 +139,7 @@ def test_without_a_dev_split_weights_are_equal_and_that_is_said(run, capsys, tmp
     record = run(*NEURAL_NGRAM, "data.dev_fraction=0", "trainer.max_steps=1", f"output_dir={tmp_path}")
     assert weights(record)["model.weights"].tolist() == [0.5, 0.5]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "All members of this mixture will weigh the same: there is no dev split" in printed
+    assert "All members of this mixture will have equal weights: there is no dev split" in printed
     assert "weights neural 0.500 ngram 0.500" in printed
 
 
@@ -202,6 +202,12 @@ def test_an_ensemble_of_an_ensemble(run, ensemble_run, gru_run):
     model, _ = charlab.load(record.folder)
     assert list(model.members["1"].members) == ["1", "2"]
     assert record.metric("blocks", "dev")["nll"] <= ensemble_run.metric("blocks", "dev")["nll"] + 1e-5
+
+
+@pytest.mark.parametrize("runs", ["outputs/runs/gru/0123456789ab", None, [12]])
+def test_runs_that_are_no_list_are_told_so(runs):
+    with pytest.raises(UserError, match=r"model\.runs must be a list of the folders of runs"):
+        runs_of({"_target_": ENSEMBLE, "runs": runs})
 
 
 def unfinished(record):

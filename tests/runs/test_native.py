@@ -3,7 +3,9 @@
 import datetime
 import json
 import logging
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -124,6 +126,17 @@ def test_early_stopping_goes_on_counting_after_a_kill(run_tiny, interrupt_at, tm
 
 
 @pytest.mark.slow
+def test_early_stopping_after_each_epoch_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    epochs = (*EARLY, "optimizer.lr=0.002", "data.epoch_steps=3", "trainer.check_val_every_n_epoch=1")
+    whole = run_tiny(*epochs, f"output_dir={tmp_path / 'whole'}")
+    restore = interrupt_at(9, PowerFailure())  # in the second epoch, after the checkpoint at the end of the first
+    with pytest.raises(PowerFailure):
+        run_tiny(*epochs)
+    restore()
+    assert_same_outcome(run_tiny(*epochs), whole)
+
+
+@pytest.mark.slow
 def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     plateau = (
         *DEV,
@@ -226,6 +239,15 @@ def test_lightnings_checkpoints_know_an_evaluation_right_before_a_kill(run_tiny,
 
 
 @pytest.mark.slow
+def test_lightnings_checkpoints_are_named_after_their_own_step(run_tiny):
+    every = "every_n_train_steps: 1, save_top_k: -1"
+    record = run_tiny(f"+callbacks.every={{_target_: {LIGHTNING}.ModelCheckpoint, {every}}}", "evaluate_every=4")
+    for step in range(1, 13):
+        (path,) = record.folder.glob(f"checkpoints/epoch=*-step={step}.ckpt")
+        assert torch.load(path, weights_only=True)["global_step"] == step
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     averaging = (
@@ -243,6 +265,53 @@ def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_p
         run_tiny(*averaging)
     restore()
     assert_same_outcome(run_tiny(*averaging), whole)
+
+
+class EndsItself(Callback):
+    """Sends SIGTERM to the process in the last step, once."""
+
+    ends = True
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 12 and type(self).ends:
+            type(self).ends = False
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_sigterm_in_the_last_step_leaves_the_same_weights(run_tiny, tmp_path, monkeypatch):
+    averaging = (
+        f"+callbacks.swa={{_target_: {LIGHTNING}.StochasticWeightAveraging, swa_lrs: 0.01, swa_epoch_start: 2}}",
+        f"+callbacks.ends={{_target_: {__name__}.EndsItself}}",
+        "data.epoch_steps=3",
+    )
+    monkeypatch.setattr(EndsItself, "ends", True)
+    with pytest.raises(SystemExit):
+        run_tiny(*averaging)
+    killed = run_tiny(*averaging)
+    assert killed.status == "finished"
+    assert_same_outcome(killed, run_tiny(*averaging, f"output_dir={tmp_path / 'whole'}"))
+
+
+@pytest.mark.slow
+def test_a_run_that_may_not_stop_yet_is_saved_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    late = (
+        *DEV,
+        f"+callbacks.early={{_target_: {LIGHTNING}.EarlyStopping, monitor: dev/nll, stopping_threshold: 100.0}}",
+        "averaging=ema",
+        "data.epoch_steps=3",
+        "trainer.min_steps=9",
+    )
+    whole = run_tiny(*late, f"output_dir={tmp_path / 'whole'}")
+    assert whole.steps == 9
+    restore = interrupt_at(15, PowerFailure())  # in step 8, after a checkpoint of step 6
+    with pytest.raises(PowerFailure):
+        run_tiny(*late)
+    restore()
+    (checkpoint,) = tmp_path.glob("outputs/runs/*/*/checkpoints/last.ckpt")
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 6
+    assert_same_outcome(run_tiny(*late), whole)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +342,7 @@ def test_what_a_run_cannot_have_is_said_before_anything_is_written(run_tiny, tmp
         ("trainer.check_val_every_n_epoch=1", "data.epoch_steps=5"),
         ("trainer.max_steps=-1", "trainer.max_epochs=2", "data.epoch_steps=3"),
         ("trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
+        ("trainer.precision=bf16-mixed", "trainer.gradient_clip_val=0.1", "trainer.gradient_clip_algorithm=value"),
         ("trainer.gradient_clip_val=0",),
         ("trainer.limit_val_batches=1",),
         ("trainer.reload_dataloaders_every_n_epochs=1", "data.epoch_steps=5"),
@@ -336,6 +406,21 @@ def test_max_time_is_a_budget(run_tiny):
     assert record.status == "finished"
     assert 1 <= record.steps <= 3
     assert list(measured(record, "validation/nll")) == [0, record.steps]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_schedule_follows_max_time(run_tiny):
+    record = run_tiny(
+        "trainer.max_steps=-1",
+        "trainer.max_time=00:00:00:02",
+        "trainer.accumulate_grad_batches=1",
+        "scheduler=warmup_cosine",
+        f"+callbacks.slow={{_target_: {__name__}.Slow}}",
+    )
+    rates = list(measured(record, "learning_rate").values())
+    assert max(rates) > 0.1 * record.config["optimizer"]["lr"]
+    assert rates[-1] < max(rates)
 
 
 @pytest.mark.slow
@@ -484,6 +569,22 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     record = run_tiny(f"+logger.mine={node}", "trainer.max_steps=4")
     assert record.status == "finished"
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
+
+
+def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny, capsys):
+    tracker = "+logger.mine={_target_: tests.helpers.tracker.Tracker, answers: 1000}"
+    record = run_tiny("~logger.csv", tracker, "trainer.max_steps=4")
+    assert (record.folder / "checkpoints" / "last.ckpt").exists()
+    capsys.readouterr()
+    assert run_tiny("~logger.csv", tracker, "trainer.max_steps=4").folder == record.folder
+    assert " ".join(capsys.readouterr().out.split()).startswith("This run is finished already")
+
+
+def test_lightnings_csv_logger_leaves_the_curves_alone(run_tiny):
+    record = run_tiny("+logger.mine={_target_: lightning.pytorch.loggers.CSVLogger}", "trainer.max_steps=4")
+    assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
+    header, *_ = (record.folder / "lightning_logs" / "metrics.csv").read_text().splitlines()
+    assert {"train/loss", "validation/nll"} <= set(header.split(","))
 
 
 @pytest.fixture

@@ -223,7 +223,7 @@ class Another:
 IMPORT = """
 from pathlib import Path
 from charlab.runs import definitions
-definitions.provide(definitions.extract(["Another", "Mine"]), Path("run"))
+definitions.import_into_main(definitions.extract(["Another", "Mine"]), Path("run"))
 """
 
 
@@ -441,8 +441,8 @@ class NotAModel:
         ({"model": functools.partial(NotAModel, 3)}, "model has an argument without a name"),
         ({"model": functools.partial(NotAModel, width=torch.ones(1))}, r"model\.width is an instance of Tensor"),
         ({"model": lambda vocab_size: None}, "model is an instance of function"),
-        ({"trainer": NotAModel}, "trainer=… is no part that takes a Python object: give model, optimizer"),
-        ({"callbacks": NotAModel}, "callbacks=… is no part"),
+        ({"trainer": NotAModel}, "trainer=… cannot be given as a Python object: give model, optimizer"),
+        ({"callbacks": NotAModel}, "callbacks=… cannot be given as a Python object"),
     ],
 )
 def test_objects_that_no_file_could_hold_are_refused(tmp_path, parts, sentence):

@@ -193,7 +193,7 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert [row for row in rows(longer) if row[0] != 3 or row[1] != "validation/nll"] == rows(at_once)
     assert [m["nll"] for m in longer.metrics] == [m["nll"] for m in at_once.metrics]
     assert longer.characters_seen == at_once.characters_seen
-    again = charlab.run(f"extend={first.fingerprint[:8]}", LONGER[0], f"output_dir={outputs}")
+    again = charlab.run(LONGER[0], extend=first.fingerprint[:8], output_dir=outputs)
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
@@ -209,7 +209,7 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
         (cosine, LONGER[:1], "has the scheduler WarmupCosine, which followed the budget to its end"),
         (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
         (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
-        (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but optimizer is another: leave it"),
+        (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but this one has another optimizer: leave it as it was"),
     ]:
         capsys.readouterr()
         assert cli.train([f"extend={record.folder}", *more]) == 2
@@ -218,6 +218,6 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
         assert said.count("\n") == 1
         assert sorted(outputs.rglob("*")) == before
     other = copied(constant, code="0123456789ab")
-    with pytest.raises(UserError, match=r"Other code has trained .*: go on from it with resume=any_code"):
+    with pytest.raises(UserError, match=r"was trained by different code .*: extend it with resume=any_code"):
         charlab.run(f"extend={other}", LONGER[0])
     assert charlab.run(f"extend={other}", LONGER[0], "resume=any_code").steps == 6

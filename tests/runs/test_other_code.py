@@ -392,7 +392,7 @@ def test_a_run_with_a_budget_in_seconds_is_repeated_by_the_clock_in_its_record(r
     assert charlab.requalify(record.folder)
     assert Record.load(record.folder).is_by(again.identity.code)
     dataclasses.replace(record, clock=[]).save()
-    with pytest.raises(UserError, match=r"its record does not say what the clock said until its first logged step\."):
+    with pytest.raises(UserError, match=r"its record lacks the clock at the steps before the first logged one\."):
         charlab.requalify(record.folder)
 
 

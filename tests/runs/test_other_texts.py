@@ -37,6 +37,17 @@ def test_another_text_is_scored_as_a_whole_and_kept_by_its_name(run, finished_ru
     assert "other" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["test", pytest.param("validation", marks=pytest.mark.slow)])
+def test_another_text_that_is_called_like_a_split_is_not_taken_for_it(run, finished_run, tmp_path, capsys, name):
+    (tmp_path / f"{name}.txt").write_text(KNOWN)
+    assert evaluated(run, "data=textfile", f"data.path={tmp_path / name}.txt") == 0
+    record = Record.load(run)
+    (entry,) = [entry for entry in record.metrics if entry not in finished_run.metrics]
+    assert entry["split"] == f"text {name}"
+    assert record.test_looks == 0
+    assert "has been scored" not in capsys.readouterr().out
+
+
 def test_unknown_characters_are_a_sentence_or_left_out_with_their_share(run, finished_run, tmp_path, capsys):
     (tmp_path / "other.txt").write_text("“" + KNOWN + "XYZ")
     text = ("data=textfile", f"data.path={tmp_path / 'other.txt'}")

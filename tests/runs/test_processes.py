@@ -138,5 +138,5 @@ def test_a_process_that_is_lost_ends_the_other_with_a_sentence(text_path, tmp_pa
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1, said
     assert "Process 0 of 2 lost the others, one of which has ended: step" in said
-    assert "is saved, and the same command goes on from there" in said
+    assert "is saved, and the same command resumes from there" in said
     assert "Traceback" not in said

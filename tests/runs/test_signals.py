@@ -58,7 +58,7 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_the_same_command_goes_on(comm
     subprocess.run(warm(command("whole")), check=True, capture_output=True)
     returned, said = signalled(command("ended"), signum, tmp_path, "ended")
     assert returned == code, said
-    assert "is saved, and the same command goes on from there" in said
+    assert "is saved, and the same command resumes from there" in said
     record = only_record(tmp_path / "ended")
     assert record.status == "running"
     assert 60 <= record.steps < 400
@@ -122,5 +122,5 @@ def test_a_process_that_dies_is_a_sentence_of_the_others(command, tmp_path):
         time.sleep(0.01)
     said, errors = process.communicate()
     assert process.returncode == 1
-    assert re.search(r"Process 0 of 2 lost the others.*step \d+ is saved, and the same command goes on", said)
+    assert re.search(r"Process 0 of 2 lost the others.*step \d+ is saved, and the same command resumes", said)
     assert "Traceback" not in errors

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 import charlab
-from charlab.configuration.overrides import described
+from charlab.configuration.overrides import folder_name_of
 from charlab.runs.folder import events_folder, remove
 from tests.runs.conftest import TINY
 
@@ -83,12 +83,12 @@ def test_a_repeated_run_has_its_new_curve_alone_and_removal_leaves_nothing(run, 
     ],
 )
 def test_a_name_says_what_was_overridden(overrides, name):
-    assert described(overrides, ("logger", "output_dir"), "gpt-play") == name
+    assert folder_name_of(overrides, ("logger", "output_dir"), "gpt-play") == name
 
 
 def test_a_name_fits_any_file_system_and_stays_unique():
     long = [f"model.width{i}={'é' * 30}" for i in range(20)]
-    names = {described([*long, f"optimizer.lr={rate}"], (), "") for rate in (1, 2)}
+    names = {folder_name_of([*long, f"optimizer.lr={rate}"], (), "") for rate in (1, 2)}
     assert len(names) == 2
     assert all(name.startswith("lr=") and len(name.encode()) <= 120 for name in names)
-    assert described(["first=1", *long], (), "") != described(["first=2", *long], (), "")
+    assert folder_name_of(["first=1", *long], (), "") != folder_name_of(["first=2", *long], (), "")

@@ -155,7 +155,7 @@ def test_an_update_that_ruins_the_weights_is_no_checkpoint(run_tiny, monkeypatch
         original(self, trainer, pl_module, *arguments)
 
     monkeypatch.setattr(Checkpointing, "on_train_batch_end", on_train_batch_end)
-    with pytest.raises(DivergedError, match=r"^Weights became infinite or nan at step 9; the last finite loss was \d"):
+    with pytest.raises(DivergedError, match=r"^Weights became infinite or NaN at step 9; the last finite loss was \d"):
         run_tiny()
     (folder,) = tmp_path.glob("outputs/runs/*/*")
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -301,5 +301,5 @@ def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(finished_run, t
     assert charlab.run(*overrides).folder == finished_run.folder
     assert cli.train(overrides) == 0
     assert "finished already" in capsys.readouterr().out
-    with pytest.raises(UserError, match="takes no new folder"):
+    with pytest.raises(UserError, match="allows no new folder"):
         charlab.run(*overrides, "seed=4")

@@ -84,7 +84,7 @@ def test_a_first_loss_far_above_guessing_is_said_once(run_tiny, capsys):
 
 def test_first_weights_that_are_no_numbers_end_the_run_before_training(run_tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.nn.init.normal_", lambda weight, **_: weight.data.fill_(math.inf))
-    with pytest.raises(UserError, match=r"initial values of \S+ are infinite or nan.*not the learning rate"):
+    with pytest.raises(UserError, match=r"initial values of \S+ are infinite or NaN.*not the learning rate"):
         run_tiny()
     (path,) = tmp_path.rglob("record.json")
     assert Record.load(path.parent).status == "failed"

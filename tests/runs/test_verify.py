@@ -16,7 +16,7 @@ from charlab.cli import main
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
 from charlab.runs.record import Record
-from charlab.runs.verify import Verified, verify_run
+from charlab.runs.verify import RunToVerify, verify_run
 from charlab.studies.verify import verify
 from tests.helpers.warm import warm
 from tests.runs.conftest import BARE, TINY
@@ -33,7 +33,7 @@ def copied(finished_run, tmp_path):
 
 def failing(record, **options):
     """Return the names of the checks that fail, after checking that all were made."""
-    findings = list(verify_run(Verified(record), **options))
+    findings = list(verify_run(RunToVerify(record), **options))
     assert [finding.name for finding in findings] == CHECKS[: len(findings)]
     return [finding.name for finding in findings if finding.passed is False]
 
@@ -75,7 +75,7 @@ def test_a_changed_weight_is_found(copied):
     path.write_bytes(b"PK")
     assert failing(copied) == ["weights", "normalization", "causality"]
     path.unlink()
-    findings = list(verify_run(Verified(copied)))
+    findings = list(verify_run(RunToVerify(copied)))
     assert [finding.passed for finding in findings[5:]] == [None, None, None]
 
 
@@ -94,11 +94,11 @@ def test_changed_nll_of_characters_is_found(copied):
 def test_a_changed_text_is_found(copied, tmp_path, text_path):
     changed = tmp_path / "words.txt"
     changed.write_text(text_path.read_text().replace("be", "bee", 1))
-    findings = list(verify_run(Verified(copied, path=changed), scoring=False))
+    findings = list(verify_run(RunToVerify(copied, path=changed), scoring=False))
     assert [finding.name for finding in findings if finding.passed is False] == ["settings", "text"]
     moved = tmp_path / "moved.txt"
     shutil.copy(text_path, moved)
-    assert all(finding.passed for finding in verify_run(Verified(copied, path=moved), scoring=False))
+    assert all(finding.passed for finding in verify_run(RunToVerify(copied, path=moved), scoring=False))
 
 
 @pytest.mark.slow
@@ -136,7 +136,7 @@ class Peeking(Bigram):
 
 
 def test_probabilities_that_do_not_add_up_are_found(copied, monkeypatch):
-    run = Verified(copied)
+    run = RunToVerify(copied)
     model, vocabulary = run.loaded
     peeking = Peeking(len(vocabulary))
     peeking.context_length = model.context_length
@@ -149,7 +149,7 @@ def test_probabilities_that_do_not_add_up_are_found(copied, monkeypatch):
 @pytest.mark.slow
 def test_a_bound_is_checked_as_far_as_its_contract_allows(run_tiny):
     record = run_tiny("model=masked_diffusion", "data.batch_size=4")
-    findings = {finding.name: finding for finding in verify_run(Verified(record))}
+    findings = {finding.name: finding for finding in verify_run(RunToVerify(record))}
     assert {name for name, finding in findings.items() if finding.passed is None} == {"causality"}
     assert all(finding.passed for name, finding in findings.items() if name != "causality")
     assert "add up to 1.000" in findings["normalization"].text

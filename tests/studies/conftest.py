@@ -75,7 +75,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> MadeUpTrainer:
     """Trains nothing, and reports on nothing."""
     trainer = MadeUpTrainer()
     monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
-    monkeypatch.setattr("charlab.studies.report.program.make_report", lambda results, console: None)
+    monkeypatch.setattr("charlab.studies.report.writer.make_report", lambda results, console: None)
     return trainer
 
 

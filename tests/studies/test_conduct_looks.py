@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from rich.console import Console
 from charlab.errors import UserError
 from charlab.runs.record import Record
 from charlab.studies.definition import Arm, Definition
-from charlab.studies.outcomes import Outcome
+from charlab.studies.outcomes import STOP_FILE, Outcome
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.report.contents import gather
 from charlab.studies.state import StudyResults
@@ -88,11 +89,13 @@ def test_a_settled_arm_is_not_run_on(
 
 
 @pytest.mark.slow
-def test_nothing_is_run_again(runs: Runs, run: Callable[[], StudyResults]) -> None:
+def test_nothing_is_run_again(runs: Runs, run: Callable[[], StudyResults], capsys: pytest.CaptureFixture[str]) -> None:
     run()
     runs.launches = []
+    capsys.readouterr()
     assert run().finished
     assert runs.launches == []
+    assert capsys.readouterr().out.count("Look after") == 1
 
 
 def test_a_look_waits_for_all_its_cells(runs: Runs, run: Callable[[], StudyResults]) -> None:
@@ -107,6 +110,17 @@ def test_a_look_waits_for_all_its_cells(runs: Runs, run: Callable[[], StudyResul
     runs.failing, runs.launches = set(), []
     assert run().finished
     assert [len(launch) for launch in runs.launches] == [1, 6, 8]
+
+
+def test_after_a_look_nothing_more_starts_if_a_cell_has_stopped_the_study(runs: Runs, tmp_path: Path) -> None:
+    def stopping(study: Path, cells: Sequence[Cell]) -> None:
+        runs(study, cells)
+        (study / STOP_FILE).touch()
+
+    assert not conduct(make_plan(), tmp_path, stopping, Console()).finished
+    assert [len(launch) for launch in runs.launches] == [18]
+    assert conduct(make_plan(), tmp_path, runs, Console()).finished
+    assert [len(launch) for launch in runs.launches] == [18, 6, 6, 8]
 
 
 def test_before_the_first_look_nothing_is_shown(runs: Runs, run: Callable[[], StudyResults]) -> None:
@@ -132,8 +146,6 @@ def test_the_report_says_what_looks_did(run: Callable[[], StudyResults]) -> None
 
 
 def test_a_change_of_looks_makes_a_study_exploratory(runs: Runs, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     plan = make_plan()
     conduct(plan, tmp_path, runs, Console())
     results = conduct(replace(plan, planned_looks=(9, 16)), tmp_path, runs, Console())
@@ -141,6 +153,15 @@ def test_a_change_of_looks_makes_a_study_exploratory(runs: Runs, tmp_path: Path)
     assert "Looks were planned after 6, 9, 12 and 16 seeds at first, and are now after 9 and 16 seeds." in (
         results.plan.amendments
     )
+
+
+def test_runs_that_another_protocol_has_scored_are_scored_again(runs: Runs, tmp_path: Path) -> None:
+    """They have ended, but no look could be read before they are."""
+    conduct(make_plan(), tmp_path, runs, Console())
+    runs.launches = []
+    results = conduct(replace(make_plan(), protocol="sliding"), tmp_path, runs, Console())
+    assert [len(launch) for launch in runs.launches] == [18]  # which these runs do not score by it, either
+    assert results.comparisons() == {}
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_factors_with_the_same_last_name_keep_their_whole_ones() -> None:
         ("seeds: 1", {}, "study.seeds=1 is one seed, too few for a verdict: give at least six."),
         ("seeds: [7]", {}, "study.seeds=[7] is one seed"),
         ("seeds: [7, 8, 7]", {}, "study.seeds has 7 twice: give each seed once."),
-        ("name: a/b", {}, "study.name='a/b' is no name for a folder"),
+        ("name: a/b", {}, "study.name='a/b' is not a valid folder name"),
         ("", {"baseline": None}, "study.baseline (in study/mine.yaml) is missing; known are learned, none and rotary."),
         (
             "",
@@ -73,7 +73,7 @@ def test_factors_with_the_same_last_name_keep_their_whole_ones() -> None:
         ),
         ("", {"arms": ""}, "study.arms (in study/mine.yaml) must be a baseline and at least one more, not 0."),
         ("", {"arms": "{learned: [], Learned: [a=1]}"}, "Two arms of the study are named learned and Learned"),
-        ("", {"arms": "{learned: [], a b: [x=1]}"}, "The arm a b (in study/mine.yaml) has no name for a folder"),
+        ("", {"arms": "{learned: [], a b: [x=1]}"}, "The arm a b (in study/mine.yaml) does not have a valid folder"),
         ("", {"arms": "{learned: [], rot: model=gru}"}, "The arm rot (in study/mine.yaml) must be a list of overrides"),
         (
             "",

@@ -96,9 +96,9 @@ def test_a_running_cell_shows_its_step_and_the_time_left(tmp_path, steps, second
 
     with held(cell_path(study, A1, ".lock")):
         Outcome("running", started="now").save(study, A1)
-        assert lines()[-1] == "a/1  begins"
+        assert lines()[-1] == "a/1  starting"
         curves.write_text("step,characters,seconds,metric,value\n")
-        assert lines()[-1] == "a/1  begins"
+        assert lines()[-1] == "a/1  starting"
         curves.write_text(f"{curves.read_text()}250,900,10.000,train/loss,2.5\n300,9")  # half a line
         assert lines()[-1] == expected
         cell_path(study, A1, ".yaml").unlink()

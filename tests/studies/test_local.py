@@ -152,7 +152,7 @@ def test_jobs_that_slurm_rejects_are_told_with_what_helps(tmp_path, monkeypatch)
     monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
     sentence = (
         "SLURM rejected the jobs (invalid partition specified: fast Batch job failed): change what it names by "
-        "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml, and give the command again."
+        "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml, and run the command again."
     )
     with pytest.raises(UserError, match=re.escape(sentence)):
         slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])

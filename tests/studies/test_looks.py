@@ -11,6 +11,7 @@ from benchmarks.looks import decide_at_looks, simulate, table
 from charlab.studies import looks
 from charlab.studies.definition import Expectation
 from charlab.studies.looks import critical_values, idle_looks, sequential_p
+from charlab.studies.pairs import Value
 from charlab.studies.verdicts import Comparison, compare
 from tests.references.looks import t_statistics
 
@@ -140,6 +141,38 @@ def test_diverged_pairs_spend_by_look_as_well() -> None:
     assert comparison is not None
     assert comparison.verdict == "refuted"
     assert (len(comparison.seeds), comparison.p_holm) == (6, pytest.approx(2.0**-6 * 16 / 6))
+
+
+def test_an_arm_that_diverges_after_a_look_has_nothing_shown_in_its_favor() -> None:
+    """The first look shows that it is not worse by the margin, the second that it is not better, but it diverges."""
+    differences = [0.0143, -0.0003] * 3 + [-0.006] * 5
+    values: dict[int, Value] = {seed: 2.0 - difference for seed, difference in enumerate(differences)}
+    values[11] = "diverged"
+    found = compare(
+        dict.fromkeys(range(12), 2.0), {"arm": values}, seeds=range(12), margin=0.01, planned_looks=(6, 12)
+    )["arm"]
+    assert (found.verdict, found.diverged) == ("refuted", (11,))
+    assert found.p_equivalence == 1.0
+
+
+def test_bounds_that_different_looks_have_shown_are_shown_together() -> None:
+    """The first look shows that the arm is not worse by the margin, the second that it is not better."""
+    differences = [0.015, -0.007] * 3 + [-0.02] * 3
+    arm = {seed: 2.0 - difference for seed, difference in enumerate(differences)}
+    seeds = range(9)
+    found = compare(dict.fromkeys(seeds, 2.0), {"arm": arm}, seeds=seeds, margin=0.01, planned_looks=(6, 9))["arm"]
+    assert (found.verdict, found.n) == ("equivalent", 9)
+    assert -0.01 < found.interval[0] < found.mean < found.interval[1] < 0.01
+    first = np.array(differences[:6])
+    low = first.mean() - stats.t.isf(0.05 * 6 / 9, 5) * first.std(ddof=1) / np.sqrt(6)
+    assert found.interval[0] == pytest.approx(low)
+
+
+def test_the_interval_of_cells_that_did_not_diverge_has_their_degrees_of_freedom() -> None:
+    comparison = at_looks({0: 1.9, 1: 1.95, 2: 2.0, 3: "diverged", 4: "diverged", 5: "diverged"})
+    assert comparison is not None
+    half_width = stats.t.isf(0.025 * 6 / 16, 2) * 0.05 / np.sqrt(3)
+    assert comparison.interval == pytest.approx((0.05 - half_width, 0.05 + half_width))
 
 
 @pytest.mark.slow

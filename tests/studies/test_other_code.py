@@ -62,7 +62,7 @@ def test_an_edit_is_caught_marked_and_made_again(outputs: Path, capfd: pytest.Ca
     kept = (first.folder / "record.json").read_bytes()
 
     assert sweep(outputs, "study.rerun=[]") == 0  # today's code runs what is missing, and marks what there is
-    assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out
+    assert "1 of these results is from older code; study.rerun=[older] runs it again." in capfd.readouterr().out
     same, second = records(outputs)
     assert (same.seed, second.seed) == (1, 2)
     assert second.code != first.code
@@ -70,7 +70,7 @@ def test_an_edit_is_caught_marked_and_made_again(outputs: Path, capfd: pytest.Ca
     assert sweep(outputs) == 0
     printed = capfd.readouterr().out
     assert " ".join(printed.split()).startswith(
-        "1 cell of this study was run by different code (changed since: studentparts): the former runs are kept"
+        "1 cell of this study was run by different code (changed since: studentparts): the earlier runs are kept"
     )
     assert "older code" not in printed
     former, again, second = records(outputs)

@@ -52,15 +52,30 @@ def test_a_study_that_grew_is_exploratory() -> None:
     assert (grown.planned_seeds, grown.looks, grown.amendments, grown.exploratory) == (2, (2,), (), True)
 
 
+@pytest.mark.parametrize(("seeds", "left"), [((1, 3), "seed 2 was"), ((1, 4, 5), "seeds 2 and 3 were")])
+def test_a_study_without_some_of_its_seeds_is_exploratory(seeds: tuple[int, ...], left: str) -> None:
+    plan = make_plan(seeds).continuing(make_plan((1, 2, 3), looks=(3,)))
+    assert plan.amendments == (f"The {left} left out.",)
+    assert plan.exploratory
+
+
+def test_the_order_of_seeds_matters_to_looks_alone() -> None:
+    former, turned = make_plan((1, 2, 3)), make_plan((3, 2, 1))
+    assert turned.continuing(former).amendments == ()
+    former, turned = (replace(plan, planned_looks=(2, 3)) for plan in (former, turned))
+    assert turned.continuing(former).exploratory
+    assert not former.continuing(former).exploratory
+
+
 def test_what_was_decided_anew_is_told_and_remembered() -> None:
     first = make_plan()
-    arms = (Arm("a", ()), Arm("b", ("x=2",)), Arm("c", ()))
+    arms = (Arm("a", ()), Arm("b", ("x=2",), "no difference"), Arm("c", ()))
     cells = (first.cells[0], Cell("b", 1, "run/other", ()), Cell("c", 1, "run/c1", ()))
     second = make_plan(margin=0.5, hypothesis="It hurts.", arms=arms, cells=cells).continuing(first)
     assert second.amendments == (
         "The hypothesis was “It helps.” at first, and is now “It hurts.”.",
         "The margin was 0.01 at first, and is now 0.5.",
-        "The arm b was expected to worsen at first, and is now to improve.",
+        "The arm b was expected to worsen at first, and is now to make no difference.",
         "The arm b was changed.",
         "The arm c was added.",
     )

@@ -16,7 +16,7 @@ from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.plan import Cell
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.scaling import extrapolate, fit
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
@@ -146,7 +146,7 @@ def test_a_law_without_an_offset_says_what_its_interval_means(tmp_path):
     contents = gather(study(tmp_path, made, noise=0.0005))
     found = contents.scaling.laws["gpt"]
     assert (found.law.offset, found.offsets) == (0.0, (0.0, 0.0))
-    assert "of the offset none: 0 fits best, so these sizes show no loss" in contents.scaling.sentences[0]
+    assert "none for the offset, as 0 fits best: these sizes show no lower limit" in contents.scaling.sentences[0]
     assert "0 to 0" not in contents.scaling.sentences[0]
 
 
@@ -166,7 +166,7 @@ def test_what_has_no_law_is_said(tmp_path):
     provisional = gather(study(tmp_path / "c", arms(w64={305: ("missing", "")}))).scaling.sentences
     assert provisional[0].startswith("gpt: held, provisional with 7 of 8 seeds.")
     inside = gather(study(tmp_path / "d", arms(), held_out="w64")).scaling.sentences
-    assert inside[0].startswith("gpt: no law; the held-out size of 120,000 is inside of the fitted range")
+    assert inside[0].startswith("gpt: no law; the held-out size of 120,000 is inside the fitted range")
 
 
 def defined(body: str):

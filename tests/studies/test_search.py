@@ -129,6 +129,17 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     assert ") has no finite loss: " in output
 
 
+def test_what_became_of_a_run_counts_for_every_trial_of_its_values(run, trainer, tmp_path, capsys):
+    """Four trials of two values have two runs at most, each of which is a cell of one trial alone."""
+    rest = SEARCH[SEARCH.index("  scheduler:") :].replace("at_once: 2", "at_once: 4")
+    head = SEARCH[: SEARCH.index("  optimizer.lr:")]
+    (tmp_path / "conf" / "search" / "mine.yaml").write_text(head + rest)
+    trainer.nll = lambda cell: Outcome("diverged", "The loss became nan")
+    assert run() == 1
+    assert len(trainer.cells()) <= 2
+    assert "4 of 4 trials, 0 with a result" in capsys.readouterr().out
+
+
 def test_a_search_without_a_result_fails(run, trainer):
     trainer.nll = lambda cell: Outcome("failed", "ValueError: no")
     assert run() == 1
@@ -203,7 +214,7 @@ def define(**changes):
         ({"overrides": ["optimizer.lr=1"]}, "optimizer.lr=1, which is searched"),
         ({"parameters": {"seed": {"choices": [1, 2]}}}, "has seed, which all trials of a search share"),
         ({"parameters": {"data.dev_fraction": {"low": 0.1, "high": 0.2}}}, "has data.dev_fraction, which all trials"),
-        ({"name": "a/b"}, "is no name for a folder"),
+        ({"name": "a/b"}, "is not a valid folder name"),
     ],
 )
 def test_mistaken_settings(changes, sentence):

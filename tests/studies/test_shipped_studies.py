@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from charlab.configuration.compose import Composer
 from charlab.configuration.overrides import translate
 from charlab.configuration.sources import conf_folder
-from charlab.runs.identity import meaning
+from charlab.runs.identity import fingerprinted_config
 from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.evidence import minimum_seeds
@@ -32,7 +32,9 @@ def test_a_shipped_study_is_right(
     name: str, composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
-    monkeypatch.setattr(planner_module, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    monkeypatch.setattr(
+        planner_module, "fingerprint", lambda config: str(hash(str((fingerprinted_config(config), config.seed))))
+    )
     monkeypatch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     plan = planner_module.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")

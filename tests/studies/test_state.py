@@ -137,6 +137,21 @@ def test_records_that_are_kept_elsewhere_count(study, tmp_path: Path) -> None:
     assert str(path) in result.reason
 
 
+def test_a_run_by_the_plans_code_goes_before_a_kept_one_by_other_code(study, tmp_path: Path) -> None:
+    """A divergence under today's code is not hidden by what former code has reached."""
+    plan, _ = study()
+    path, kept = record_of(tmp_path, plan, "arm/305"), tmp_path / "records" / plan.cell("arm/305").run / "record.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text(path.read_text())
+    change(kept, code="0123456789ab")
+    change(path, status="diverged", metrics=[], error="The loss is not a number.")
+    result = read_results(plan, tmp_path / "outputs", tmp_path / "records").of("arm")[0]
+    assert (result.status, result.older) == ("diverged", False)
+    change(kept, code=CODE)  # the same code did not diverge elsewhere
+    result = read_results(plan, tmp_path / "outputs", tmp_path / "records").of("arm")[0]
+    assert (result.status, result.older) == ("finished", False)
+
+
 def test_records_in_an_archive_count(study, tmp_path: Path) -> None:
     plan, before = study()
     curves, sample, runs = before.curves("arm"), before.samples("arm"), tmp_path / "outputs" / "runs"

@@ -24,7 +24,7 @@ from charlab.studies.definition import Arm, Rerun
 from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.report import program
+from charlab.studies.report import writer
 from charlab.studies.sweep import conduct, rehearse, sweep
 from tests.helpers.warm import warm
 
@@ -156,7 +156,7 @@ def test_results_of_older_code_are_kept_until_asked_for(
     path.write_text(path.read_text().replace(CODE, "0123456789ab"))
     run()
     assert runs.keys == []
-    assert "1 of these results is of older code; study.rerun=[older] makes them again." in capfd.readouterr().out
+    assert "1 of these results is from older code; study.rerun=[older] runs it again." in capfd.readouterr().out
     run(None, "older")
     assert (runs.keys, runs.forced) == (["rotary/1"], ["rotary/1"])
     assert "force=true" not in Plan.load(study).cell("rotary/1").overrides
@@ -246,6 +246,17 @@ def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:
     ]
 
 
+def test_where_no_links_can_be_made_a_study_ends_without_them(
+    run: Run, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, target: object, target_is_directory: bool = False) -> None:
+        raise OSError("A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert run() == {"finished": 4}
+    assert not list(study.glob("runs/*/*"))
+
+
 def test_another_study_of_the_name_begins_anew(runs: MadeUpRuns, run: Run, study: Path) -> None:
     run()
     replace(Plan.load(study), looks=(2,)).save(study)
@@ -282,7 +293,7 @@ def train(
 ) -> Callable[..., int]:
     """Runs `scripts/train.py` with a study named mine at hand."""
     monkeypatch.setattr(Local, "run", lambda self, study, cells: runs.launch(study, cells))
-    monkeypatch.setattr(program, "make_report", lambda *given, **more: None)
+    monkeypatch.setattr(writer, "make_report", lambda *given, **more: None)
     write_study("seeds: [1, 2]", arms="{learned: [], rotary: [model/position=rotary]}")
     return lambda *typed: cli.train(["--config-dir", str(conf), *typed])
 
@@ -509,4 +520,22 @@ assert not slow, slow
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("The arm rot does not compose: There is no key plot.typo")
+    assert list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("launcher.at_once=two", "launcher.at_once must be an integer ≥ 1 or none, not 'two'."),
+        ("launcher.at_once=-1", "launcher.at_once must be an integer ≥ 1 or none, not -1."),
+        ("+launcher.at_onec=2", "There is no key launcher.at_onec; did you mean launcher.at_once?"),
+        ("~launcher.at_once", "launcher.at_once is missing: do not delete it."),
+        ("launcher=null", "No launcher is chosen: give launcher=local, or leave launcher out."),
+    ],
+)
+def test_a_mistake_in_the_launcher_ends_before_anything_is_written(
+    train: Callable[..., int], work: Path, capfd: pytest.CaptureFixture[str], override: str, sentence: str
+) -> None:
+    assert train("-m", "model=bigram", "data=play", "seed=1,2", override) == 2
+    assert capfd.readouterr() == ("", f"{sentence}\n")
     assert list(work.iterdir()) == []

@@ -5,7 +5,7 @@ import pytest
 from charlab.configuration.compose import Composer
 from charlab.configuration.sources import conf_folder
 from charlab.runs.archive import Archive
-from charlab.runs.identity import meaning
+from charlab.runs.identity import fingerprinted_config
 from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from tools.results.__main__ import RECORDS
@@ -21,7 +21,9 @@ def plan(request, module_patch):
     """The plan of a table's study, on whatever text: what tells runs apart is all but the text."""
     name = STUDIES[request.param]
     composer = Composer()
-    module_patch.setattr(planner_module, "fingerprint", lambda config: str(hash(str((meaning(config), config.seed)))))
+    module_patch.setattr(
+        planner_module, "fingerprint", lambda config: str(hash(str((fingerprinted_config(config), config.seed))))
+    )
     module_patch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
     return request.param, planner_module.Planner(definition, composer, ["trainer.accelerator=cpu"]).plan("")

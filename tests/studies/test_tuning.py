@@ -15,7 +15,7 @@ from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter, Tuned, is_at_end
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 from tests.helpers.made_up_trials import values_of
@@ -117,7 +117,8 @@ def test_trials_without_a_result(run, trainer, tmp_path, capsys):
     )
     trainer.nll = lambda cell: Outcome("interrupted", "It is gone.")
     assert run(output="other") == 2
-    assert "Tuning the arm adam has not ended (0 of 4 trials): its command continues it." in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "Tuning the arm adam has not ended (0 of 4 trials): the study's command continues it." in error
 
 
 @pytest.mark.slow
@@ -134,6 +135,16 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
     trainer.nll = lambda cell: loss(cell) - (len(trainer.batches) > 5)  # so that a further trial is the best
     assert run("study.tune.trials=3") == 0
     assert "The arm adam was changed." in plan_of(tmp_path).amendments
+
+
+@pytest.mark.slow
+def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path):
+    """The first arm has had three trials, and now both are to have two."""
+    trainer.interrupted_at = 4
+    assert run("study.tune.trials=3") == 130
+    trainer.interrupted_at = None
+    assert run("study.tune.trials=2") == 0
+    assert [arm.tuned.trials for arm in plan_of(tmp_path).arms] == [2, 2]
 
 
 @pytest.mark.slow
@@ -205,6 +216,11 @@ def test_an_arm_may_have_parameters_of_its_own_or_none():
     assert list(tune) == ["a", "c"]
     assert list(tune["c"].parameters) == ["optimizer.beta"]
     assert {(found.trials, found.seeds) for found in tune.values()} == {(5, (7,))}
+
+
+def test_an_arm_whose_name_is_a_number_is_not_tuned_against_its_will():
+    tune = defined(f"tune: {{parameters: {{{RATE}}}}}", "{a: [], 4: {overrides: [model=lstm], tune: false}}").tune
+    assert list(tune) == ["a"]
 
 
 def test_a_grid_over_one_value():

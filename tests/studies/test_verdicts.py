@@ -286,7 +286,7 @@ def test_an_arm_that_leaks_gets_no_verdict() -> None:
         ({"margin": math.nan}, "smallest difference that matters"),
         ({"seeds": [*SEEDS, 3]}, "repeat themselves"),
         ({"seeds": range(7)}, r"the arm 'arm' with seeds \[7\]|the baseline with seeds \[7\]"),
-        ({"expectations": {"other": "improve"}}, "'other', which is no arm: the arms are arm"),
+        ({"expectations": {"other": "improve"}}, "'other', which is not an arm: the arms are arm"),
         ({"expectations": {"arm": "win"}}, "'arm' is expected to 'win': choose one of improve, worsen, no difference"),
         ({"arms": {}}, "no arm besides the baseline"),
     ],

@@ -1,6 +1,7 @@
 """The page of results: figures come from the records, bounds and leaks are marked, online figures are separate."""
 
 import gzip
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from matplotlib.figure import Figure
@@ -164,7 +165,7 @@ def test_only_a_finished_run_is_kept(write, tmp_path):
     debugged = write("part2-gru", 1.6)
     debugged.config["debug"] = "overfit"
     debugged.save()
-    with pytest.raises(UserError, match=r"was for debugging \(debug=overfit\), and is no result"):
+    with pytest.raises(UserError, match=r"was for debugging \(debug=overfit\), and is not a result"):
         keep(debugged.folder, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
 
@@ -190,6 +191,15 @@ def test_an_archive_depends_neither_on_order_nor_on_time(write, tmp_path):
     for file in (RUNS, CURVES):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     assert gzip.decompress((tmp_path / "a" / CURVES).read_bytes()).decode().splitlines()[0] == f"run,{HEADER.strip()}"
+
+
+def test_runs_that_are_kept_at_the_same_time_are_all_kept(write, tmp_path):
+    runs = [write("part2-gru", nll).folder for nll in (1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8)]
+    with ThreadPoolExecutor(len(runs)) as pool:
+        list(pool.map(keep, runs, [tmp_path / "kept"] * len(runs)))
+    archive = Archive(tmp_path / "kept")
+    assert [record.fingerprint for record in archive.records()] == [run.name for run in runs]
+    assert all(len(archive.curves(record)) == 2 for record in archive.records())
 
 
 @pytest.mark.parametrize("reports", [False, pytest.param(True, marks=pytest.mark.slow)])

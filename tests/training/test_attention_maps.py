@@ -80,7 +80,7 @@ def test_a_map_that_fails_is_a_warning_and_training_goes_on(tmp_path, monkeypatc
     callbacks, loggers = [AttentionMaps(every_n_steps=1)], [small.tensorboard(tmp_path)]
     trained = small.fit(tmp_path, small.SmallAttention, callbacks, loggers=loggers, max_steps=2)
     assert trained.micro_batches == 2
-    assert "The attention map failed (no font); the run goes on without it." in caplog.text
+    assert "The attention map failed (no font); the run continues without it." in caplog.text
 
 
 def test_training_does_not_notice(tmp_path, monkeypatch):

@@ -168,7 +168,7 @@ def test_nothing_is_compiled_where_nothing_is_trained(tmp_path):
 
 
 def test_cuda_graphs_are_for_gpus(tmp_path):
-    sentence = r"^compute.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on cpu: set compute.compile=true\.$"
+    sentence = r"^compute.compile=cuda_graphs needs an NVIDIA GPU, and the run is on cpu: set compute.compile=true\.$"
     with pytest.raises(UserError, match=sentence):
         train(tmp_path, Bigram, compile="cuda_graphs")
 

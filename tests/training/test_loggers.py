@@ -107,7 +107,7 @@ def test_the_csv_goes_on_after_lightning_closed_it(csv_logger, tmp_path):
 
 @pytest.mark.parametrize("target", ["collections.OrderedDict", "json.dumps"])
 def test_what_is_no_logger_is_named(tmp_path, target):
-    with pytest.raises(UserError, match=rf"^logger\.mine is {target}, which is no logger of Lightning's: name one\.$"):
+    with pytest.raises(UserError, match=rf"^logger\.mine is {target}, which is not a Lightning logger: name one\.$"):
         build_logger("mine", {"_target_": target}, tmp_path, None)
 
 

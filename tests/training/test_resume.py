@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
 from charlab.training.checkpoint_io import LAST
@@ -80,6 +80,29 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
     for part in parts:
         options.assert_same_bits(found[part], expected[part])
     assert found["progress"]["micro_batches"] == 6 * OPTIONS[name].get("accumulate_grad_batches", 1)
+
+
+class Thaw(BaseFinetuning):
+    """Trains the readout alone in the first epoch."""
+
+    def freeze_before_training(self, pl_module):
+        self.freeze([pl_module.model.embedding, pl_module.model.mixer])
+
+    def finetune_function(self, pl_module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group([pl_module.model.embedding, pl_module.model.mixer], optimizer)
+
+
+@pytest.mark.parametrize("step", [3, 5])  # before and after the parameters are added
+def test_what_lightnings_finetuning_unfreezes_follows_the_schedule_after_a_kill_too(tmp_path, step):
+    settings = {"epoch_steps": 3, "max_steps": 8}
+    run(tmp_path / "whole", [Thaw()], **settings)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [Thaw(), options.RaiseAt(step)], **settings)
+    run(tmp_path / "killed", [Thaw()], **settings)
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
+        options.assert_same_bits(found, expected)
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
-from charlab.models.inference import evaluation_mode
+from charlab.models.side_effects import evaluation_mode
 from charlab.training.callbacks.samples import SampleText
 from tests.training import small
 

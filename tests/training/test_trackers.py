@@ -12,8 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from charlab.errors import UserError
 from charlab.training import loggers, trackers
 from charlab.training.callbacks.samples import SampleText
-from charlab.training.loggers import CSVLogger, build_logger
-from charlab.training.loggers import begin as begin_loggers
+from charlab.training.loggers import CSVLogger, build_logger, start_loggers
 from tests.helpers.tracker import Tracker
 
 
@@ -26,8 +25,8 @@ def test_a_tracker_that_stops_answering_is_told_no_more_and_said_once(caplog):
     assert short.heard == [0, 1]
     assert short.params == {"seed": 1}
     assert [record.getMessage() for record in caplog.records] == [
-        "Tracker does not answer (connection refused); the run goes on without it.",
-        "Tracker does not answer (connection reset); the run goes on without it.",
+        "Tracker does not answer (connection refused); the run continues without it.",
+        "Tracker does not answer (connection reset); the run continues without it.",
     ]
 
 
@@ -61,7 +60,7 @@ def test_only_a_tracker_that_answers_and_shows_texts_asks_for_a_sample(tracker, 
     trainer = Trainer(
         accelerator="cpu", logger=[tracker], callbacks=[samples], enable_checkpointing=False, enable_progress_bar=False
     )
-    begin_loggers(trainer, {})
+    start_loggers(trainer, {})
     assert samples.at_end is expected
 
 
@@ -79,7 +78,7 @@ def test_after_a_kill_a_tracker_is_told_the_last_minute_again(tmp_path):
     trainer = Trainer(
         accelerator="cpu", logger=[curves, tracker], enable_checkpointing=False, enable_progress_bar=False
     )
-    begin_loggers(trainer, {})
+    start_loggers(trainer, {})
     assert told == [
         (2, {"characters": 8.0, "seconds": 50.0, "train/loss": 1.0}),
         (3, {"characters": 8.0, "seconds": 109.5, "train/loss": 1.5, "train/nll": 2.5}),
@@ -104,7 +103,7 @@ def test_mlflow_writes_to_a_folder_of_ones_own(tmp_path, monkeypatch):
 
 def test_a_folder_is_not_read_as_a_part_of_mlflows_address(tmp_path, monkeypatch):
     asked, folder = [], tmp_path / "50%25 off? #1"
-    monkeypatch.setattr(loggers, "former_run", lambda chosen: asked.append(chosen["tracking_uri"]))
+    monkeypatch.setattr(loggers, "find_mlflow_run_id", lambda chosen: asked.append(chosen["tracking_uri"]))
     monkeypatch.setattr(loggers, "build", lambda chosen: asked.append(chosen["tracking_uri"]) or CSVLogger())
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     build_logger("mlflow", {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": None}, folder, None)

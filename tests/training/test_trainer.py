@@ -87,7 +87,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"limit_train_batches": 0.001}, "leaves no batch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
-        ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*no plugin"),
+        ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*a Lightning plugin"),
         ({"barebones": True}, "loggers and checkpoints, which charlab needs"),
     ],
 )
@@ -143,6 +143,11 @@ def test_precision_auto_is_what_the_device_computes_with(tmp_path):
     assert build(tmp_path, precision="64-true").precision == "64-true"
 
 
+def test_a_plugin_may_set_the_precision(tmp_path):
+    plugin = {"_target_": "lightning.pytorch.plugins.HalfPrecision", "precision": "bf16-true"}
+    assert build(tmp_path, plugins=[plugin]).precision == "bf16-true"
+
+
 class NoCallback:
     pass
 
@@ -150,8 +155,8 @@ class NoCallback:
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (NoCallback(), "NoCallback, which is no callback"),
-        (torch.nn.Linear(1, 1), "Linear, which is no callback"),
+        (NoCallback(), "NoCallback, which is not a Lightning callback"),
+        (torch.nn.Linear(1, 1), "Linear, which is not a Lightning callback"),
         (GradientAccumulationScheduler({0: 2}), "data.batch_size instead"),
         (BatchSizeFinder(), "set it yourself"),
         (LearningRateFinder(), "sweep over optimizer.lr"),

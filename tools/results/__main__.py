@@ -24,7 +24,7 @@ from charlab.runs.record import Record
 from charlab.runs.store import Run
 from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
@@ -117,7 +117,7 @@ def check() -> int:
 
 
 def write(runs: Sequence[Wanted]) -> None:
-    """Write the documents, in which every record is marked that is not by today's code.
+    """Write the documents, and mark every record in them that is not by today's code.
 
     Args:
         runs: the wanted runs.
@@ -186,15 +186,15 @@ def rewritten(page: str, what: str, text: str) -> str:
 def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     """Add a finished run to an archive, or replace the one of that name and fingerprint.
 
-    What belongs to the machine rather than to the run, the folder of the outputs, is left out, and curves are thinned.
+    The output folder, which belongs to the machine rather than to the run, is left out, and curves are thinned.
 
     Args:
         run: the run's folder.
         archive: folder of the archive; see `charlab.runs.archive.Archive`.
-        former: a record that this one replaces. It stays if the report of a study in docs/studies rests on it.
+        former: the record that this one replaces; it stays if the report on a study in docs/studies uses it.
 
     Returns:
-        the record as it was kept.
+        The record as it was kept.
 
     Raises:
         UserError: if there is no finished run in the folder.
@@ -203,7 +203,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     if record.status != "finished":
         raise UserError(f"The run in {run} is {record.status}: finish it before keeping its record.")
     if record.config.get("debug"):
-        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is no result.")
+        raise UserError(f"The run in {run} was for debugging (debug={record.config['debug']}), and is not a result.")
     config = {key: value for key, value in record.config.items() if key != "output_dir"}
     overrides = [override for override in record.overrides if not override.startswith("output_dir=")]
     record = dataclasses.replace(record, config=config, overrides=overrides)
@@ -240,8 +240,8 @@ def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
 
     Args:
         archive: the runs.
-        docs: folder of the page, from which its links start.
-        marks: the records by former code.
+        docs: folder of the page, to which its links are relative.
+        marks: the records by earlier code.
     """
     runs = archive.records()
     shown = [run for run in runs if run.name.startswith(SHOWN)]
@@ -268,5 +268,5 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Interrupted: what is finished is kept, and the same command goes on from there.", file=sys.stderr)
+        print("Interrupted: what is finished is kept, and the same command resumes from there.", file=sys.stderr)
         sys.exit(130)

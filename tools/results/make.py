@@ -17,16 +17,16 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import count, duration
 from charlab.runs.record import Record
-from charlab.runs.requalify import Repetition, note, repeat
+from charlab.runs.requalify import Repetition, record_requalification, repeat
 from charlab.runs.store import neighbors
 from tools.results.states import State, has_figure
 from tools.results.wanted import Wanted
 
-ROUNDING = 1e-3  # relative: differences below it, on another machine than the record's, may be rounding that grew
-LOG, UNSETTLED = "results.log", "unsettled.json"  # below the folder of outputs
+ROUNDING = 1e-3  # relative; smaller differences from another machine's record may be accumulated rounding
+LOG, UNSETTLED = "results.log", "unsettled.json"  # in the output folder
 
 Keep = Callable[[Path, Path, Record | None], Record]
-"""Adds a run's folder to an archive in place of a former record, and returns the record; see `tools.results`."""
+"""A function that adds a run's folder to an archive, in place of an earlier record, and returns the record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Choice:
     unsettled: bool = False
 
     def takes(self, state: State) -> bool:
-        """Return whether a run is not current and among those that are asked for."""
+        """Return whether a run is not current and is among the requested ones."""
         names = (state.wanted.name, state.wanted.group)
         asked = not self.only or any(fnmatch.fnmatch(name, pattern) for name in names for pattern in self.only)
         return asked and state.status != "current"
@@ -58,7 +58,7 @@ class Maker:
 
     Args:
         records: folder of the archive.
-        output_dir: folder in which runs train; what is begun there goes on.
+        output_dir: folder in which runs train; an unfinished run in it is resumed.
         keep: function that adds a finished run to the archive.
         program: the command that starts charlab.
     """
@@ -101,14 +101,14 @@ class Maker:
         assert state.record is not None
         record, run = state.record, state.wanted
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # of a run that nobody asked for
+            with contextlib.redirect_stdout(io.StringIO()):  # the repetition prints like a run
                 repetition = repeat(self.records / record.name / record.fingerprint)
         except UserError:  # there is nothing to repeat, or it cannot be repeated
             return None, None
         if (repetition.identity.fingerprint, repetition.identity.code) != (run.fingerprint, run.code):
             return None, None
         if not repetition.differing:
-            note(repetition)
+            record_requalification(repetition)
             how = "to the last digit" if repetition.on_same_machine else "up to rounding"
             return f"today's code repeats its first {count(len(repetition.values), 'value')} {how}.", None
         if repetition.on_same_machine or repetition.first_difference > ROUNDING:
@@ -125,7 +125,7 @@ class Maker:
         return f"{kept.metric('blocks')['nll']:.4f}, kept after {duration(time.monotonic() - began)}."
 
     def finish(self, run: Wanted) -> Record:
-        """Train a run in the folder of outputs, or go on with it, and return its record, with all figures.
+        """Train or resume a run in the output folder, and return its record with all figures.
 
         Raises:
             FailedError: if it fails.
@@ -146,7 +146,7 @@ class Maker:
         return found[-1]
 
     def _charlab(self, *arguments: str) -> None:
-        """Run a command of charlab in a process of its own, with its output in the log.
+        """Run a charlab command in its own process, with its output in the log.
 
         Raises:
             FailedError: if it fails; the last line that it printed is the message.
@@ -155,7 +155,7 @@ class Maker:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             begin = file.tell()
-            # In a session of its own: Ctrl-C reaches this process alone, which lets the run save itself.
+            # In its own session, so that Ctrl-C reaches only this process, which lets the run save its progress.
             process = subprocess.Popen(
                 [*self.program, *arguments],
                 stdin=subprocess.DEVNULL,
@@ -182,7 +182,7 @@ class Maker:
 
 
 class FailedError(UserError):
-    """Raised when a run has not been made; the message says why."""
+    """Raised when a run could not be made; the message says why."""
 
 
 def _key(state: State) -> str:

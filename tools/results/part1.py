@@ -39,7 +39,7 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
     Args:
         archive: the runs.
         docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
-        marks: the records by former code.
+        marks: the records by earlier code.
     """
     order, runs = [name for name, _ in PUBLISHED], _ladder(archive)
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
@@ -67,7 +67,7 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
 
 
 def headline(archive: Archive, marks: Marks = NONE) -> str:
-    """Return the README's table of the course's transformer, next to the published figures, and its sample."""
+    """Return the README's table of the ladder's transformer, next to the published figures, and its sample."""
     runs = [run for run in _ladder(archive) if run.name == HEADLINE]
     if not runs:
         return ""
@@ -98,7 +98,7 @@ def _estimates(run: Record, archive: Archive) -> dict[int, tuple[float, float]]:
     """Return a run's estimates on train and validation text, in nats per character, by step."""
     curves, splits = archive.curves(run), dict[str, dict[int, float]]()
     for split in ("train", "validation"):
-        rows = curves[curves["metric"].isin([f"{split}/nll", f"estimate/{split}/nll"])]  # now and formerly
+        rows = curves[curves["metric"].isin([f"{split}/nll", f"estimate/{split}/nll"])]  # today's name and a former one
         splits[split] = dict(zip(rows["step"].astype(int), rows["value"], strict=True))
     return {step: (loss, splits["validation"][step]) for step, loss in splits["train"].items()}
 

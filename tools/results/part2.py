@@ -1,4 +1,4 @@
-"""Part 2 of the results: every family after the same time, over seeds, with the floor that training has to beat."""
+"""Part 2 of the results: every family after equal training time, over seeds, with the floor that it has to beat."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PUBLISHED = (
 )
 PUBLISHED_ONLINE = (("PPMd, order 6", "1.404"), ("zpaq -m5", "1.307"), ("paq8px -8", "1.195"))
 
-STUDIES = {60.0: "table/one_minute", 300.0: "table/five_minutes"}  # seconds of training -> what makes the table
+STUDIES = {60.0: "table/one_minute", 300.0: "table/five_minutes"}  # seconds of training -> study behind the table
 
 COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "bpc", "perplexity", "sliding", "seeds")
 
@@ -35,7 +35,7 @@ def part2(runs: Sequence[Record], others: Sequence[Record] = (), marks: Marks = 
     Args:
         runs: the records of Part 2.
         others: further runs, listed with them if they have been evaluated online.
-        marks: the records by former code.
+        marks: the records by earlier code.
     """
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({budget for run in runs if run.parameters and (budget := seconds_of(run)) is not None})

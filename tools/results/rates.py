@@ -11,13 +11,13 @@ from tools.results.make import Maker
 from tools.results.wanted import FAMILIES, ONE_MINUTE, RATES, Item, known_rates, wanted
 
 CANDIDATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
-DEV = "data.dev_fraction=0.02"  # that of the mixtures, whose runs of the table are used
+DEV = "data.dev_fraction=0.02"  # as in the mixtures' own runs, which need not be repeated
 
 
 def choose_rates(maker: Maker, file: Path = RATES) -> None:
-    """Choose a rate for each family that has none: of one run, by the figures `online` of its dev text.
+    """Choose a rate for each family that has none, by the `online` figures of one run on its dev text.
 
-    The run is the first one of one minute with that dev text. The rate and all figures are kept in the file.
+    The run is the family's first one-minute run, with that dev text. The rate and all figures are kept in the file.
 
     Raises:
         FailedError: if a run fails; what was chosen before is kept.

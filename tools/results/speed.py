@@ -34,7 +34,7 @@ Kneser–Ney of order 7, unlimited context).
 
 
 def benchmarks(file: Path) -> str:
-    """Return the section; "" if the file holds no record or is not there."""
+    """Return the section; "" if the file does not exist or has no records."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     records = [json.loads(line) for line in lines]
     rows = [_row(record, figure) for record in records for figure in record["figures"]]

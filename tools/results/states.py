@@ -1,4 +1,4 @@
-"""Which of the wanted runs are in the records: by today's code, by former code, or not at all."""
+"""Which of the wanted runs are in the records: by today's code, by earlier code, or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from charlab.runs.record import Record
 from tools.results.wanted import Wanted
 
 OVERHEAD = 1.3  # of a run over its budget: start, evaluation, final figures
-PASSING = ("seed=", "force=", "output_dir=", "at_end=")  # overrides that do not tell an arm from another
+PASSING = ("seed=", "force=", "output_dir=", "at_end=")  # overrides that do not distinguish arms
 
 Status = Literal["current", "stale", "missing"]
 
@@ -26,8 +26,8 @@ class State:
     """The state of a wanted run.
 
     Attributes:
-        status: current if a record holds it by today's code; stale if one holds it by other code, or by what the same
-            command meant formerly; else missing.
+        status: current if a record holds it by today's code; stale if one holds it by other code, or holds the run that
+            the same command used to make; else missing.
         record: the record; None if it is missing.
     """
 
@@ -82,7 +82,7 @@ def _state(run: Wanted, record: Record | None) -> State:
 
 
 def _formerly(absent: Sequence[Wanted], records: Sequence[Record]) -> dict[str, Record]:
-    """Return the records that the commands of absent runs made with former code or settings, by the keys of the runs.
+    """Return the records that the commands of absent runs made with earlier code or settings, by the runs' keys.
 
     A record belongs to a run if its command line means that run today. The configuration of each arm is composed once.
     """
@@ -112,5 +112,5 @@ def _formerly(absent: Sequence[Wanted], records: Sequence[Record]) -> dict[str, 
 
 
 def arm(overrides: Iterable[str]) -> frozenset[str]:
-    """Return the overrides that tell what a run is, but for its seed."""
+    """Return the overrides that define a run, except for its seed."""
     return frozenset(given for given in overrides if not given.startswith(PASSING))

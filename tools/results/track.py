@@ -31,7 +31,7 @@ CLASSES = {False: "By gradient steps alone", True: "With counts"}
 
 
 def faults(runs: Sequence[Record]) -> list[str]:
-    """Return why runs are no entry, a sentence for each reason; none if they are one."""
+    """Return a sentence for each reason why runs cannot be an entry; none if they can."""
     text, found = compose(["data=tinyshakespeare"]).data, []
     if sorted(run.seed for run in runs) != [*SEEDS]:
         found.append(f"The seeds are {[run.seed for run in runs]}: an entry is a run of each of {[*SEEDS]}.")
@@ -88,7 +88,7 @@ def entry(changed: str, runs: Sequence[Record], process_s: Sequence[float], gflo
 
 
 def _counts(node: Any) -> bool:
-    """Return whether a part of a model counts."""
+    """Return whether any part of a model is fitted by counting."""
     if isinstance(node, dict):
         made = get_object(node["_target_"]) if "_target_" in node else None
         counts = isinstance(made, type) and issubclass(made, CountedModel) and not issubclass(made, Mixture)
@@ -97,7 +97,7 @@ def _counts(node: Any) -> bool:
 
 
 def track(file: Path) -> str:
-    """Return a table of each class, in order of time; what was sooner than all before it is bold."""
+    """Return a table of each class, by date; a time shorter than all earlier ones is bold."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     entries = sorted(map(json.loads, lines), key=lambda entry: str(entry["date"]))
     tables = {counts: _rows([found for found in entries if found["counts"] == counts]) for counts in CLASSES}

@@ -18,7 +18,7 @@ SEEDS = (305, 306, 307)
 PART1 = ("bigram", "bigram_embedding", "single_head", "multi_head")
 MINUTES_OF_MIXING = 25.0  # to fit context mixing on one core and to score the validation text online
 COUNTED = ("ngram_kneser_ney", "ngram_witten_bell")  # they draw nothing at random, so one seed is enough
-FAMILIES = ("neural_ngram", "lstm", "ensemble", "min_gru", "ngram_gpt", "rnn")  # that go on learning online
+FAMILIES = ("neural_ngram", "lstm", "ensemble", "min_gru", "ngram_gpt", "rnn")  # scored while they keep learning
 RATES = Path(__file__).parents[2] / "records" / "online_rates.json"  # of these families; see `tools.results.rates`
 STUDIES = ("heads", "optimizer", "position", "families", "wrong_axis")  # those in docs/studies
 
@@ -28,13 +28,13 @@ class Item:
     """One or more runs of the list.
 
     Attributes:
-        group: what the documents show them in.
+        group: the part of the documents that shows them.
         overrides: the arguments of `charlab train`; empty for a study.
         study: name of the study whose cells they are; "" for a single run.
-        figures: the figures that are shown, besides the estimate and `blocks`: each a protocol, and what else tells
-            `charlab evaluate` how it is measured, such as "online learning_rate=0.0002".
-        online: whether the figure `online` is shown of each family that has a rate, in a study.
-        seconds: how long a run takes, where neither a record nor its budget tells.
+        figures: the figures that are shown, besides the estimate and `blocks`: each a protocol, with further arguments
+            of `charlab evaluate` if any, such as "online learning_rate=0.0002".
+        online: whether to show the figure `online` of each of a study's families that has a rate.
+        seconds: how long a run takes, if neither a record nor its budget tells.
     """
 
     group: str
@@ -87,7 +87,7 @@ class Wanted:
     """A run that the documents show, as today's configuration and code define it.
 
     Attributes:
-        group: what the documents show it in.
+        group: the part of the documents that shows it.
         name: the run's name.
         seed: the run's seed.
         fingerprint: its fingerprint.
@@ -120,7 +120,7 @@ def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
 
     Args:
         items: the list.
-        output_dir: the folder of outputs, in which a study looks for its runs.
+        output_dir: the output folder, in which a study looks for its runs.
 
     Raises:
         UserError: if a configuration does not compose, or its corpus cannot be found.
@@ -133,7 +133,7 @@ def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
 
 
 def known_rates(file: Path) -> dict[str, Any]:
-    """Return what is known of the rates of online learning, by family; see `tools.results.rates`."""
+    """Return the chosen rates of online learning and the figures behind them, by family; see `tools.results.rates`."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
@@ -149,7 +149,7 @@ def _single(item: Item, composer: Composer) -> Wanted:
 
 
 def _cells(item: Item, composer: Composer, output_dir: Path) -> Iterator[Wanted]:
-    """Yield the cells of a shipped study, each as the single run that it is."""
+    """Yield the cells of a shipped study, each as a single run."""
     rates = known_rates(RATES) if item.online else {}
     definition = define(composer.master([f"study={item.study}"]).study, item.study)
     planner = Planner(definition, composer, [])

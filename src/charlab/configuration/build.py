@@ -84,7 +84,11 @@ class Signature:
 
 
 def signature(target: str) -> Signature | None:
-    """Return the signature of a `_target_`; None if Python cannot determine it."""
+    """Return the signature of a `_target_`; None if Python cannot determine it.
+
+    Raises:
+        UserError: if it cannot be imported, or is neither a class nor a function.
+    """
     constructor = find(target)
     if not callable(constructor):
         raise UserError(f"{target} is neither a class nor a function: name one.")
@@ -132,7 +136,11 @@ def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 def find(target: str) -> Any:
-    """Import and return the object with a dotted name."""
+    """Import and return the object with a dotted name.
+
+    Raises:
+        UserError: if there is no such object, or importing it fails.
+    """
     top, *rest = target.split(".")
     found = _import(top, target)
     if found is None:

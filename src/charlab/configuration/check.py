@@ -35,16 +35,16 @@ if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
 
 INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
-LATER = object()
+KNOWN_AT_RUN_TIME = object()
 """Placeholder for a value that is known only while the program runs."""
 LIGHTNING_FREE = ("model", "optimizer", "scheduler")
 """Parts checked before Lightning is imported."""
 OWN_VALUES = (("trainer.precision", "auto"),)
 """Values that charlab accepts in addition to those that another library's parameter allows."""
-OTHERS = ("torch.", "lightning.pytorch.Trainer")
-"""Beginnings of targets whose parameters are declared as any float, but mean nothing when infinite or nan."""
-LIMITS: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
-"""Types of such parameters to which infinity means no limit."""
+FINITE_FLOAT_TARGETS = ("torch.", "lightning.pytorch.Trainer")
+"""Prefixes of targets whose parameters are declared as any float, but mean nothing when infinite or NaN."""
+UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
+"""Types of those of their parameters for which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
@@ -53,7 +53,7 @@ _LONGEST_NAME = 200  # bytes; file systems allow 255
 def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
     """Return a configuration as plain dictionaries and lists, resolved and without Hydra's own node.
 
-    A missing value (`???`) is an error if the configuration is to be `complete`, else `LATER`.
+    A missing value (`???`) is an error if the configuration is to be `complete`, else `KNOWN_AT_RUN_TIME`.
     """
     whole = OmegaConf.to_container(config, resolve=False)
 
@@ -61,13 +61,13 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
         if raw == "???":
             if complete:
                 raise UserError(f"{path} is missing: give {path}=….")
-            return LATER
+            return KNOWN_AT_RUN_TIME
         if not isinstance(raw, dict | list) and not (isinstance(raw, str) and "${" in raw):
             return raw
         try:
             found = node[key]
         except InterpolationToMissingValueError:
-            return LATER
+            return KNOWN_AT_RUN_TIME
         except InterpolationKeyError:
             raise UserError(
                 f"{path}{composition.place(path)} refers to {raw}, which does not exist"
@@ -78,7 +78,7 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
             raise UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.") from None
         if isinstance(found, Container):
             return content(found, raw if isinstance(raw, dict | list) else OmegaConf.to_container(found), path)
-        return LATER if found is None and "${hydra:" in str(raw) else found
+        return KNOWN_AT_RUN_TIME if found is None and "${hydra:" in str(raw) else found
 
     def content(node: Any, raw: Any, path: str) -> Any:
         if isinstance(raw, list):
@@ -136,15 +136,18 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
     """Check the values that folders are named after, and the seed."""
     name, seed = tree.get("name"), tree.get("seed")
     if isinstance(name, str) and names_folder and not re.fullmatch(r"\w[\w.+-]*", name):
-        raise UserError(f"name={name!r} is no name for a folder: use letters, digits and the signs _ . + - only.")
+        raise UserError(f"name={name!r} is not a valid folder name: use letters, digits and the signs _ . + - only.")
     if isinstance(name, str) and len(name.encode()) > _LONGEST_NAME:
-        raise UserError(f"name has {len(name)} characters, too many for a folder: use {_LONGEST_NAME} at most.")
+        raise UserError(f"name has {len(name.encode())} bytes, too many for a folder: use {_LONGEST_NAME} at most.")
     for key, value in tree.items() if names_folder else ():
         text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
         if (shown := text.encode(errors="backslashreplace").decode()) != text:
             raise UserError(f"{key}={shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
     if tree.get("output_dir") == "":  # runs would be written to the root of the file system
         raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+    data = tree.get("data")
+    if isinstance(data, dict) and data.get("path") == "":  # all files in the working folder would be the text
+        raise UserError("data.path is empty: name a file, or data.path=. for all files in the folder that you are in.")
     if isinstance(seed, int) and not -(2**63) <= seed < 2**63:
         raise UserError(f"seed={seed} is too large for a random-number generator: give at most 18 digits.")
 
@@ -173,7 +176,7 @@ def check_output_folder(folder: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".charlab-"):
             pass  # checking permissions is not enough: root has all of them but cannot create folders in /proc
     except OSError as error:
-        reason = "is a file" if existing.is_file() else f"takes no new folder ({error.strerror})"
+        reason = "is a file" if existing.is_file() else f"allows no new folder ({error.strerror})"
         raise UserError(
             f"{folder} cannot be created, because {existing} {reason}: choose another place with output_dir=…."
         ) from None
@@ -224,8 +227,8 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
     for key in given:
         inner, value = _join(path, key), node[key]
         _check_argument(value, key, inner, known, composition)
-        if type(value) in (int, float) and target.startswith(OTHERS):
-            _check_value(value, inner, LIMITS.get(inner, FiniteFloat), composition)
+        if type(value) in (int, float) and target.startswith(FINITE_FLOAT_TARGETS):
+            _check_value(value, inner, UNLIMITED_WHEN_INFINITE.get(inner, FiniteFloat), composition)
     if known is not None and (lacking := sorted(known.required - set(given))):
         raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
 
@@ -233,7 +236,7 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
 def _check_left_over(
     given: Collection[str], path: str, target: str, known: Signature, composition: Composition
 ) -> None:
-    """Check that a `_target_` typed in place of another one takes what the file of the other sets."""
+    """Check that a `_target_` typed in place of a file's own takes the arguments that the file sets."""
     places = {_join(path, key): composition.place(_join(path, key)) for key in given if not known.takes(key)}
     if left_over := [key for key, place in places.items() if place]:
         them = "them" if len(left_over) > 1 else "it"
@@ -255,7 +258,7 @@ def _check_argument(value: Any, key: str, path: str, known: Signature | None, co
 
 
 def _check_value(value: Any, path: str, annotation: Any, composition: Composition) -> None:
-    if value is not LATER and (path, value) not in OWN_VALUES and not fits(value, annotation):
+    if value is not KNOWN_AT_RUN_TIME and (path, value) not in OWN_VALUES and not fits(value, annotation):
         hint = similar(value, _choices(annotation)) if isinstance(value, str) else "."
         raise UserError(f"{path}{composition.place(path)} must be {requirement(value, annotation)}{hint}")
 

@@ -24,9 +24,16 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from charlab.command import command
 from charlab.configuration.check import check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, prepare, translate
-from charlab.configuration.sources import VERSION_BASE, Composition, conf_folder, hydra_config, hydra_state, own_folder
-from charlab.configuration.values import VALUES
+from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
+from charlab.configuration.sources import (
+    VERSION_BASE,
+    Composition,
+    conf_folder,
+    hydra_config,
+    hydra_state,
+    user_conf_folder,
+)
+from charlab.configuration.value_types import VALUES
 from charlab.errors import UserError
 
 
@@ -43,7 +50,7 @@ def compose(
 
     Args:
         overrides: overrides as typed after `charlab train`.
-        config_name: name of the program's configuration: train, evaluate or generate.
+        config_name: name of the program's configuration: train, evaluate, generate, report or export.
         return_hydra_config: whether to include Hydra's own node, which has the run's folder (`hydra.run.dir`).
         config_dir: an additional folder of configuration files.
     """
@@ -62,7 +69,7 @@ def config_loader(folder: Path | None = None) -> ConfigLoader:
     A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`); a message
     says so.
     """
-    further = own_folder() if folder is None else None
+    further = user_conf_folder() if folder is None else None
     if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
         _tell_once(f"Options are read from {further} as well.")
     with hydra_state():
@@ -75,6 +82,7 @@ class Composer:
     """Compose and check the configurations of one program; all methods but `prepare` take prepared overrides.
 
     Args:
+        config_name: name of the program's configuration, such as train.
         loader: loader of the configuration files; by default, of charlab's own and those in the working directory.
         values: types of the values that are not constructor arguments, by dotted key; by default, the program's.
         config_dir: an additional folder of configuration files, as for Hydra's `--config-dir`.
@@ -89,7 +97,7 @@ class Composer:
     ) -> None:
         self.config_name, self.loader = config_name, loader or config_loader()
         self.values = VALUES[config_name] if values is None else values
-        self.further = [f"hydra.searchpath=[{_url(config_dir)}]"] if config_dir is not None else []
+        self.config_dir = config_dir
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
 
     def prepare(self, overrides: Sequence[str]) -> list[str]:
@@ -107,9 +115,18 @@ class Composer:
         content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
         return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
+    def searching(self, overrides: Sequence[str]) -> list[str]:
+        """Return the overrides with `config_dir` at the head of the search path that they give, if any."""
+        if self.config_dir is None:
+            return list(overrides)
+        typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
+        given = [path for override in typed[-1:] for path in parse(override).value()]
+        folders = ",".join(map(quoted, [_url(self.config_dir), *given]))
+        return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
+
     @property
     def searchpath(self) -> Any:
-        """The further places that the program's own configuration file has Hydra search; None for none."""
+        """The search path that the program's own configuration file adds to Hydra's; None if it adds none."""
         own = self._own.get("hydra")
         return own.get("searchpath") if isinstance(own, dict) else None
 
@@ -125,7 +142,7 @@ class Composer:
     @cached_property
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
-        texts = {path for path, annotation in self.values.items() if annotation is str}
+        texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
         return {"data.path", "init_from", "extend", "note"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
@@ -172,7 +189,7 @@ class Composer:
         return Composition(self, chosen, multirun=True).load()
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
-        """Return the overrides of each job of a sweep, one per combination of values; `params` has more, by key."""
+        """Return the overrides of each job of a sweep, one per combination of values; `params` adds values by key."""
         arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
         try:
             parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)

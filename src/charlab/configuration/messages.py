@@ -37,12 +37,13 @@ EXTRAS = {
 """For each part that needs an extra: the extra's name and a module that it installs."""
 
 OTHER_NAMES = {"learning_rate": "lr", "ema": "averaging=ema"}
-"""Names in other libraries, and what they are in charlab."""
+"""Names that other libraries use, and their equivalents in charlab."""
 
 _MOST_NAMED = 12
 _DUPLICATE = "found duplicate key "
 _INTERNAL = ("See https://", "full_key:", "object_type=", "reference_type=")
 _PROGRAMS_OWN = (FileNotFoundError, FileExistsError, ConnectionError, ChildProcessError, ProcessLookupError)
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can't allocate|not enough) memory")  # torch's messages, by device
 
 
 def similar(word: str, known: Iterable[str], prefix: str = "") -> str:
@@ -115,15 +116,17 @@ def missing_extra(part: str) -> UserError | None:
 def find_user_error(error: BaseException | None) -> UserError | None:
     """Return the user error that caused this one; None if no user error did.
 
-    Most errors of the operating system, such as a full disk, count as user errors: no change to the code fixes them.
-    A cause may be implicit (raised in an `except` block) only of a `RuntimeError` such as torch raises when it cannot
-    finish a file, of another error of the operating system, or of OmegaConf's error about a resolver: a `KeyError` in
-    an `except` block is a bug.
+    Most errors of the operating system, such as a full disk or memory, count as user errors: no change to the code
+    fixes them. A cause counts even without `raise … from` if the error is a `RuntimeError`, such as torch raises when
+    it cannot finish a file, another error of the operating system, or OmegaConf's error about a resolver. Any other
+    error raised in an `except` block, such as a `KeyError`, is a bug.
     """
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.errno and not isinstance(error, _PROGRAMS_OWN):
             where = f" ({error.filename})" if error.filename else ""
             return UserError(f"{error.strerror}{where}: {advice(error)}.")
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+            return _out_of_memory(error)
         implicit = None
         hides_its_cause = isinstance(error, OmegaConfBaseException)  # of a resolver that failed
         torn = not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError))
@@ -133,8 +136,20 @@ def find_user_error(error: BaseException | None) -> UserError | None:
     return error
 
 
+def _out_of_memory(error: BaseException) -> UserError:
+    wanted = re.search(r"allocate ([\d.]+ \w+)", str(error))
+    amount = f" for {wanted[1]} more" if wanted else ""
+    return UserError(
+        f"There is not enough memory{amount}: use a smaller model, data.context_length or data.batch_size, or raise "
+        "trainer.accumulate_grad_batches."
+    )
+
+
 def exit_code(error: BaseException) -> int:
-    """Print what ended a program, a user's mistake as one sentence and a bug as its traceback; return the exit code."""
+    """Print the error that ended a program and return its exit code.
+
+    A user's mistake is printed as one sentence, a bug as its traceback.
+    """
     if isinstance(error, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
         return 130
@@ -169,6 +184,9 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
     """Return the error to show to the user for an error that Hydra raised while composing."""
     if isinstance(error, UserError):
         return error
+    if isinstance(error, UnicodeDecodeError):
+        named = composition.file_with(error.object) or "A configuration file"
+        return UserError(f"{named} is not UTF-8 text ({error.reason}): convert it to UTF-8.")
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):

@@ -1,4 +1,4 @@
-"""Rewrite overrides typed as key=value: former names to today's, values to fit Hydra's grammar, and all to names.
+"""Rewrite overrides typed as key=value: old names to new ones, values to fit Hydra's grammar, and all to folder names.
 
 Hydra reads a value such as `a,b` as a sweep and cannot parse many texts, such as file names with accents. Values with
 only one possible meaning are rewritten so that Hydra reads them that way.
@@ -107,7 +107,8 @@ def prepare(
       `~logger` and `logger=null` become `logger=[]`.
     - For the other `groups`, `callbacks=null` becomes `~callbacks`.
     - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
-    - Values of other `text_keys` are quoted if Hydra would read a number, true, false or null.
+    - Values of other `text_keys` are quoted if Hydra would read a number, true or false; null stays null, except as the
+      name of a file.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
     """
@@ -127,7 +128,7 @@ def prepare(
         return override if _QUOTED.fullmatch(value) else f"{key}={quoted(value)}"
     if name in list_groups and "," in value and not value.startswith("[") and "(" not in value:
         return f"{key}=[{value}]"
-    if name in text_keys and _is_no_text(override):
+    if name in text_keys and _is_no_text(override) and (value.lower() != "null" or name == "data.path"):
         return f"{key}={quoted(value)}"
     if not re.match(r"""["'\[{(]""", value) and "," not in value and not _is_readable(override):
         return f"{key}={quoted(value)}"
@@ -136,7 +137,7 @@ def prepare(
 
 def quoted(text: str) -> str:
     """Return `text` in quotes, so that Hydra and OmegaConf read back exactly the same text."""
-    return QuotedString(literal(text), Quote.double).with_quotes()
+    return QuotedString(escape_interpolations(text), Quote.double).with_quotes()
 
 
 def quoted_if_needed(text: str) -> str:
@@ -144,18 +145,24 @@ def quoted_if_needed(text: str) -> str:
     return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else quoted(text)
 
 
-def literal(text: str) -> str:
+def text_of(override: str) -> str:
+    """Return the value of an override as text, without the quotes around it."""
+    value = override.partition("=")[2]
+    return str(parse(f"key={value}").value()) if _QUOTED.fullmatch(value) else value
+
+
+def escape_interpolations(text: str) -> str:
     """Return `text` with every "${" escaped, so that OmegaConf reads no interpolation."""
     # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
-def written(value: Any) -> str:
+def to_command_line(value: Any) -> str:
     """Return a value in the syntax of the command line, from which Hydra reads back exactly the same value."""
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{written(part)}" for key, part in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{to_command_line(part)}" for key, part in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(written, value))}]"
+        return f"[{','.join(map(to_command_line, value))}]"
     if value is None:
         return "null"
     return quoted(value) if isinstance(value, str) else display(value)
@@ -200,13 +207,13 @@ def key_of(override: str) -> str:
 
 
 def concerns_sweep(override: str) -> bool:
-    """Return whether an override is a setting of a sweep as a whole, or Hydra's, and none of its runs."""
+    """Return whether an override is a setting of Hydra's, or of a sweep as a whole, rather than of its runs."""
     key = key_of(override)
     return key.startswith("hydra") or key.partition(".")[0] in SWEEP_KEYS
 
 
 def without_effect(overrides: Sequence[str]) -> str | None:
-    """Return the first override that only a sweep heeds and a single run would ignore; None if there is none."""
+    """Return the first override that affects only sweeps, so that a single run ignores it; None if there is none."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key.partition(".")[0] in SWEEP_KEYS and value.lower() not in ("null", "false", "local"):
@@ -217,8 +224,8 @@ def without_effect(overrides: Sequence[str]) -> str | None:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
-def described(overrides: Sequence[str], without: Collection[str], title: str) -> str:
-    """Return a folder's name that says what overrides set, such as "lr=0.1,rotary".
+def folder_name_of(overrides: Sequence[str], without: Collection[str], title: str) -> str:
+    """Return a folder name that describes what overrides set, such as "lr=0.1,rotary".
 
     Args:
         overrides: overrides of one run, as on the command line. The last ones, which usually differ between runs, come

@@ -41,7 +41,7 @@ def conf_folder() -> Path:
     raise UserError(f"The configuration is in neither {installed} nor {checkout}: install charlab again.")
 
 
-def own_folder() -> Path | None:
+def user_conf_folder() -> Path | None:
     """Return the folder `conf` in the working directory, which is searched after charlab's; None if there is none."""
     folder = Path.cwd() / "conf"
     return folder if folder.is_dir() and folder.resolve() != conf_folder() else None
@@ -84,7 +84,7 @@ class Composition:
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
         self.composer, self.multirun = composer, multirun
-        self.overrides = [*composer.further, *overrides]
+        self.overrides = composer.searching(overrides)
         self.text_keys = composer.text_keys
         self._mode = RunMode.MULTIRUN if multirun else RunMode.RUN
 
@@ -132,7 +132,7 @@ class Composition:
 
     @cached_property
     def _sources(self) -> list[ConfigSource]:
-        """Where Hydra searches, in order. To ask its loader about a group takes a hundred times as long."""
+        """The places that Hydra searches, in order. Asking its loader about a group takes a hundred times as long."""
         sources = self.composer.loader.get_sources()
         kinds = {source.scheme(): type(source) for source in sources}
         typed = [parse(override).value() for override in self._searching]
@@ -200,7 +200,12 @@ class Composition:
 
     def _texts_of(self, name: str) -> list[str]:
         files = [folder / f"{name}.yaml" for folder in self._folders]
-        return [file.read_text(encoding="utf-8") for file in files if file.is_file()]
+        return [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
+
+    def file_with(self, contents: bytes) -> Path | None:
+        """Return the first configuration file with these bytes in it; None if there is none."""
+        files = (file for folder in self._folders for file in sorted(folder.rglob("*.yaml")))
+        return next((file for file in files if file.is_file() and contents in file.read_bytes()), None)
 
     def file_chooses(self, name: str, option: str) -> bool:
         """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""

@@ -22,15 +22,15 @@ from hydra.errors import InstantiationException
 from torch import nn
 
 from charlab.configuration.build import build, code_of, find, nodes, signature
-from charlab.configuration.check import INSTRUCTIONS, LATER
+from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
-from charlab.loaded import LOADED
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.module_loads import MODULE_LOADS
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
 BATCH_SIZE = 2
-SMALL = 20_000_000  # most parameters of a model that is built on the CPU if it cannot be built on meta
+SMALL = 20_000_000  # a model of at most as many parameters is built on the CPU if it cannot be built on meta
 
 _LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, hydra.__file__, __file__) if file)
 _CHARLAB = str(Path(__file__).parents[1])
@@ -52,7 +52,7 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
     """
     described = json.dumps([tree["model"], tree["data"].get("context_length")], default=repr, sort_keys=True)
     classes = (find(node["_target_"]) for _, node in nodes(tree["model"], "model"))
-    known = (described, LOADED.reloads, *classes)
+    known = (described, MODULE_LOADS.reloads, *classes)
     if known not in _MODELS:
         if len(_MODELS) == _MOST_KEPT:
             _MODELS.clear()
@@ -89,7 +89,7 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
     """Build the data module, without reading any text, and the objective; check the kind of Lightning's parts."""
     data = _attempt(tree, "data", lambda: build(tree["data"]))
-    from lightning.pytorch import Callback  # imported here: Lightning is slow, and what makes the data module needs it
+    from lightning.pytorch import Callback  # imported here: it is slow, and building the data module imports it anyway
     from lightning.pytorch.profilers import Profiler
     from lightning.pytorch.strategies import Strategy
 
@@ -183,7 +183,7 @@ def _read_window(model: Any, context_length: int) -> None:
 
 
 def _shorten(layer: nn.RNNBase, hooks: ExitStack) -> None:
-    """Compute only the first step of torch's own recurrent layer: on meta, torch is slow at the steps."""
+    """Make torch's own recurrent layer compute only its first step: on meta, computing all of them is slow."""
     lengths: list[int] = []
 
     def first_step(_: nn.Module, arguments: tuple[Any, ...]) -> Any:
@@ -219,7 +219,7 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
     Raises:
         _NotOnMetaError: if it fails because meta tensors have no values.
     """
-    if _contains_later(tree[path]):
+    if _has_run_time_value(tree[path]):
         return None
     try:
         with torch.device(device), torch.random.fork_rng(devices=()), torch.no_grad():
@@ -286,6 +286,6 @@ def _with_path(sentence: str, path: str, tree: dict[str, Any]) -> str:
     return told if told != sentence or f"{path}" in told or "line " in told else f"{path}: {sentence}"
 
 
-def _contains_later(value: Any) -> bool:
+def _has_run_time_value(value: Any) -> bool:
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value is LATER or any(map(_contains_later, parts))
+    return value is KNOWN_AT_RUN_TIME or any(map(_has_run_time_value, parts))

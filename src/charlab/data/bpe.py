@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from charlab.data.corpora import Corpus, data_folder
-from charlab.data.tokenizers import Bytes, Text, byte_alphabet, utf8
+from charlab.data.tokenizers import Bytes, TextSource, byte_alphabet, utf8
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.types import PositiveInt, checked
@@ -89,7 +89,7 @@ class BytePairs(Bytes):
 
 
 @checked
-def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
+def bpe(text: TextSource, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
     """Merge the most frequent pair of tokens in the train text, again and again, starting from the text's bytes.
 
     The merges of long texts are cached in the data folder.
@@ -113,7 +113,7 @@ def bpe(text: Text, train: slice, *, vocab_size: PositiveInt) -> BytePairs:
     return vocabulary
 
 
-def _learn(text: Text, train: slice, vocab_size: int) -> BytePairs:
+def _learn(text: TextSource, train: slice, vocab_size: int) -> BytePairs:
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.trainers import BpeTrainer
@@ -137,7 +137,7 @@ def _learn(text: Text, train: slice, vocab_size: int) -> BytePairs:
     return vocabulary
 
 
-def _path(text: Text, train: slice, vocab_size: int) -> Path | None:
+def _path(text: TextSource, train: slice, vocab_size: int) -> Path | None:
     """Return the file for the merges of a text; None if they are not worth keeping."""
     start, stop, _ = train.indices(text.length if isinstance(text, Corpus) else 0)
     if not isinstance(text, Corpus) or stop - start < WORTH_KEEPING:

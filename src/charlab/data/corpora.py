@@ -31,7 +31,7 @@ PACKED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf\x27\x1c": "7z",
 }
-"""How packed files begin."""
+"""The first bytes of compressed files and archives."""
 
 
 class Corpus:
@@ -132,12 +132,12 @@ def data_folder() -> Path:
 
 
 class TextFile:
-    """Any text in UTF-8. Its characters are kept exactly, including line ends, except byte-order marks.
+    """Any text in UTF-8. Its characters are kept exactly, including line endings, except byte-order marks.
 
     Args:
         path: a file; a folder, for all files in it and in its folders; a pattern such as `texts/*.txt`; or a list of
-            these. Several files are joined without anything between them, those of a folder or pattern in the order of
-            their paths.
+            these. Several files are joined with nothing in between, those of a folder or pattern in the order of their
+            paths.
     """
 
     def __init__(self, *, path: str | list[str]) -> None:
@@ -174,7 +174,7 @@ def files_of(path: str | list[str]) -> list[Path]:
         return [file for each in path for file in files_of(each)]
     named = home_expanded(path)
     if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
-        found = sorted(file for file in named.rglob("[!.]*") if file.is_file())
+        found = sorted(file for file in named.rglob("[!.]*") if file.is_file() and not _is_hidden(file, named))
     elif not os.path.lexists(named) and glob.has_magic(str(named)):
         found = sorted(Path(file) for file in glob.glob(str(named), recursive=True) if os.path.isfile(file))
     else:
@@ -182,6 +182,11 @@ def files_of(path: str | list[str]) -> list[Path]:
     if not found:
         raise UserError(f"There is no file in {named}: name one with data.path=FILE.")
     return found
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Return whether a file is in a hidden folder, such as .git or .ipynb_checkpoints, below a folder."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 class PublishedText:
@@ -192,7 +197,7 @@ class PublishedText:
     Wherever the text comes from, its checksum is verified.
 
     Args:
-        name: the corpus's name, also of its folder in the data folder.
+        name: the corpus's name, and that of its folder in the data folder.
         file: the text's file name.
         url: where to download the file, or a zip archive (`….zip`) with it.
         sha256: SHA-256 of the text's file, in hexadecimal.
@@ -257,7 +262,7 @@ class PublishedText:
         return next((candidate for candidate in candidates if candidate.exists()), None)
 
     def _download(self) -> Path:
-        """Download to a temporary file, verify it and move it into place, so that no other process sees a part."""
+        """Download to a temporary file, verify it and move it into place, so that no other process sees part of it."""
         import pooch  # not needed once the file is there
 
         target = self._downloaded_file
@@ -328,7 +333,7 @@ def _text_of(file: Path) -> Iterator[str]:
 
 
 def _decoded(parts: Iterable[bytes], encoding: str, path: Path) -> Iterator[str]:
-    """Yield the text of bytes read from `path`, with line ends unchanged."""
+    """Yield the text of bytes read from `path`, with line endings unchanged."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
     for data in itertools.chain(parts, [b""]):

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 
 from charlab.data.corpora import Corpus, CorpusLoader
-from charlab.data.encoding import encoded, slices_of
+from charlab.data.encoding import encode_part, slices_of
 from charlab.data.tokenizers import Tokenizer, Vocabulary, characters
 from charlab.data.windows import (
     Windows,
@@ -31,10 +31,11 @@ from charlab.types import Fraction, PositiveInt, checked
 class CharacterDataModule(LightningDataModule):
     """Windows of a corpus for training and evaluation.
 
-    The text is split by position into train and validation; the rest, if any, is unused. The optional `dev` split, for
-    choosing between models without touching the validation split, is the beginning of the train split: its end
-    continues into the validation split, so it is the best text to train on. A training batch holds only the starts of
-    its windows, which are cut out of ids that stay on the device. There are no workers and no sampler.
+    The text is split by position into train, validation and, optionally, test; the rest, if any, is unused. The
+    optional `dev` split, for choosing between models without touching the validation split, is cut from the beginning
+    of the train split, whose end adjoins the validation split and is therefore the best text to train on. A training
+    batch holds only the starts of its windows, which are cut out of ids that stay on the device. There are no workers
+    and no sampler.
 
     Args:
         estimate_batches: batches of random windows in an estimate of the train or validation loss.
@@ -45,7 +46,7 @@ class CharacterDataModule(LightningDataModule):
         context_length: T; a window has T+1 tokens.
         batch_size: windows in an optimizer step, divided between devices and accumulated micro-batches. The windows of
             a step do not depend on the division.
-        epoch_steps: optimizer steps in an epoch; None for as many as score the number of tokens in the train split.
+        epoch_steps: optimizer steps in an epoch; None for enough to predict as many tokens as the train split has.
         train_fraction: fraction of the text to train on, including the dev split.
         validation_fraction: fraction of the text, after the train split, to report on.
         dev_fraction: fraction of the text, at the beginning of the train split, to choose models by; 0 for none.
@@ -112,7 +113,7 @@ class CharacterDataModule(LightningDataModule):
         self.seed = seed
         self._ids_on_device: dict[tuple[str, torch.device], Tensor] = {}
         self.splits = {}
-        self._starts: Starts | None = None
+        self._starts: WindowStarts | None = None
         self._served = 0  # micro-batches that a resumed run has already seen
 
     def setup(self, stage: str | None = None) -> None:
@@ -129,7 +130,7 @@ class CharacterDataModule(LightningDataModule):
         vocabulary = self._tokenizer(corpus, self.slices["train"])
         splits = {}
         for name, part in self.slices.items():
-            splits[name] = torch.from_numpy(encoded(corpus, part, vocabulary))
+            splits[name] = torch.from_numpy(encode_part(corpus, part, vocabulary))
             if len(splits[name]) <= self.context_length:
                 tokens = f", {len(splits[name])} {vocabulary.unit}" if vocabulary.unit != "characters" else ""
                 raise UserError(
@@ -185,15 +186,15 @@ class CharacterDataModule(LightningDataModule):
         """
         if self.trainer is None:
             return self.batch_size
-        return divided(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        return micro_batch_size_of(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     @property
     def evaluation_batch_size(self) -> int:
         """Number of windows in a batch of an evaluation: what fits in training, unless draws depend on the batch."""
         return self.batch_size if self.draws_by_batch else self.micro_batch_size
 
-    def train_dataloader(self) -> Starts:
-        """Return the starts of the windows of each micro-batch.
+    def train_dataloader(self) -> WindowStarts:
+        """Return an iterator over the starts of each micro-batch's windows.
 
         An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches.
         """
@@ -215,7 +216,7 @@ class CharacterDataModule(LightningDataModule):
             first = (rank * accumulated + part) * size
             return starts[first : first + size]
 
-        self._starts = Starts(draw, length, self.state_dict()["micro_batches"])
+        self._starts = WindowStarts(draw, length, self.state_dict()["micro_batches"])
         return self._starts
 
     def state_dict(self) -> dict[str, int]:
@@ -271,7 +272,7 @@ class CharacterDataModule(LightningDataModule):
 DRAWN_AT_ONCE = 64  # micro-batches
 
 
-class Starts(Iterator[Int[Tensor, " B"]]):
+class WindowStarts(Iterator[Int[Tensor, " B"]]):
     """Infinite iterator over micro-batches of window starts, (B,) int64.
 
     Its length is that of an epoch, as Lightning expects. The next epoch continues where the last one ended.
@@ -307,7 +308,7 @@ class Starts(Iterator[Int[Tensor, " B"]]):
         self.counter = state["counter"]
 
 
-def divided(batch_size: int, devices: int, accumulated: int) -> int:
+def micro_batch_size_of(batch_size: int, devices: int, accumulated: int) -> int:
     """Return the number of windows in a micro-batch of one device.
 
     Raises:
@@ -329,8 +330,8 @@ class EvaluationWindows:
     """Batches of windows of a text in a fixed order, on the CPU: (≤ B, T+1) int64.
 
     Batches are distributed round-robin over the processes. The windows of a batch do not depend on the number of
-    processes. A process for which no batch is left has one without windows, (0, T+1), because all processes must take
-    part in the reductions of each split.
+    processes. A process for which no batch is left gets an empty one, (0, T+1), because all processes must take part in
+    the reductions of each split.
 
     Args:
         ids: (N,) the text.

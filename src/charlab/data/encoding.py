@@ -1,4 +1,4 @@
-"""The splits of a corpus and their ids: in memory or, for a long text, in a file that is mapped into memory."""
+"""The splits of a corpus and their ids: in memory or, for a long text, in a memory-mapped file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO
 import numpy as np
 
 from charlab.data.corpora import LONG, Corpus, data_folder
-from charlab.data.tokenizers import Vocabulary, described
+from charlab.data.tokenizers import Vocabulary, to_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 
@@ -38,8 +38,8 @@ def slices_of(
     if not (dev < train and validation > 0 and train + validation + test <= 1):
         and_test = f" with data.test_fraction={test_fraction}" if test else ""
         raise UserError(
-            f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} have to be "
-            f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} has to be below "
+            f"data.train_fraction={train_fraction} and data.validation_fraction={validation_fraction} must be "
+            f"above 0 and add up{and_test} to at most 1, and data.dev_fraction={dev_fraction} must be below "
             f"data.train_fraction, from which it is cut: change them."
         )
     ends = {"train": (dev, train), "validation": (train, train + validation)}
@@ -48,7 +48,7 @@ def slices_of(
     return {name: slice(int(start * size), int(stop * size)) for name, (start, stop) in ends.items()}
 
 
-def encoded(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:
+def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:
     """Return the ids of a part of a corpus, (N,) of the smallest integer type that holds them.
 
     The ids of a long part are written to the data folder once, and read from there as they are needed; another run
@@ -67,7 +67,7 @@ def encoded(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarray:
 
 
 def _path(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> Path:
-    described_by = [corpus.sha256, part.start, part.stop, described(vocabulary)]
+    described_by = [corpus.sha256, part.start, part.stop, to_config(vocabulary)]
     return data_folder() / "ids" / f"{hashlib.sha256(json.dumps(described_by).encode()).hexdigest()[:16]}.ids"
 
 

@@ -1,7 +1,7 @@
 """Tokenizers: how a text becomes a sequence of tokens, and tokens become a text again.
 
 A tokenizer is a function from a text to the `Vocabulary` that a model of this text knows. Figures are per character of
-the text whatever its tokens are, so a vocabulary also says how many characters each token begins.
+the text, whatever its tokens are, so a vocabulary also says how many characters begin in each token.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Vocabulary(ABC):
         unit: what the tokens are, in the plural.
         likelihood: "exact" if every text has a single sequence of tokens; "bound" if it has several, so that −log p of
             the one that `encode` returns is an upper bound on −log p of the text.
-        most_tokens: the most tokens that a character takes.
+        most_tokens: maximum number of tokens in a character.
         start: the text after which a text without a prompt begins: a newline, or for a text without newlines its most
             frequent character; None if unknown.
     """
@@ -98,13 +98,13 @@ class Vocabulary(ABC):
         return np.int16 if len(self) <= 2**15 else np.int32  # torch supports few operations on uint16
 
 
-class Text(Protocol):
+class TextSource(Protocol):
     """A text that can be longer than memory; see `charlab.data.corpora.Corpus`."""
 
     def between(self, start: int = 0, stop: int | None = None) -> Iterator[str]: ...
 
 
-Tokenizer = Callable[[Text, slice], Vocabulary]
+Tokenizer = Callable[[TextSource, slice], Vocabulary]
 """A function from a whole text and the part of it that is trained on to a vocabulary of the whole text."""
 
 
@@ -255,17 +255,17 @@ class Bytes(Vocabulary):
         return next(index for index, character in enumerate(text) if not self.knows(character))
 
 
-def characters(text: Text, train: slice) -> Characters:
+def characters(text: TextSource, train: slice) -> Characters:
     """Make each distinct character of a text a token."""
     return Characters(*alphabet(text.between()))
 
 
-def utf8_bytes(text: Text, train: slice) -> Bytes:
+def utf8_bytes(text: TextSource, train: slice) -> Bytes:
     """Make each distinct byte of a text's UTF-8 form a token."""
     return Bytes(*byte_alphabet(text.between()))
 
 
-def described(vocabulary: Vocabulary) -> dict[str, Any]:
+def to_config(vocabulary: Vocabulary) -> dict[str, Any]:
     """Return a vocabulary as a checkpoint keeps it: its class and the arguments of its constructor."""
     return {"_target_": f"{type(vocabulary).__module__}.{type(vocabulary).__qualname__}", **vocabulary.state()}
 
@@ -307,9 +307,7 @@ def utf8(text: str, source: str) -> bytes:
         if data.isascii() or data.decode("utf-8", "surrogateescape") == text:
             return data
     found = next(character for character in text if "\ud800" <= character <= "\udfff")
-    raise UserError(
-        f"{source[:1].upper()}{source[1:]} has {found!r}, half of a surrogate pair and no character: remove it."
-    )
+    raise UserError(f"{source[:1].upper()}{source[1:]} has {found!r}, a lone surrogate, not a character: remove it.")
 
 
 def _unknown(text: str, index: int, source: str, vocabulary: Vocabulary) -> UserError:

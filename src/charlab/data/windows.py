@@ -32,7 +32,9 @@ def window_starts(seed: int, step: int, *, batch_size: int, num_starts: int) -> 
         UserError: if the text is too short to hold a window.
     """
     if num_starts < 1:
-        raise UserError(f"A text needs at least one place where a window can start, and has {num_starts}: lengthen it.")
+        raise UserError(
+            f"A text needs at least one place where a window can start, and has {num_starts}: use a longer text."
+        )
     philox = np.random.Philox(key=derive_seed(seed, "windows"), counter=[0, 0, 0, step])
     # The raw stream, unlike Generator.integers, is stable across versions of numpy. The modulo favors some starts by a
     # factor of 1 + num_starts / 2⁶⁴, which is negligible.
@@ -106,7 +108,7 @@ def sampled_windows(seed: int, num_batches: int, *, batch_size: int, num_charact
 
 
 def adjacent_windows(num_characters: int, length: int) -> list[Windows]:
-    """Return the windows of a text of N characters that score each but the first once; the last may be shorter."""
+    """Return windows that score each of a text's N characters but the first once; the last window may be shorter."""
     number, rest = divmod(num_characters - 1, length)
     last = [Windows(np.array([length * number]), rest)] if rest else []
     return [Windows(length * np.arange(number), length), *last]

@@ -64,7 +64,9 @@ def bootstrap_text(baseline: np.ndarray, arm: np.ndarray, sizes: np.ndarray) -> 
             "compare runs with the same seeds on the same text."
         )
     if sizes.size < 2:
-        raise UserError(f"A text of {sizes.sum():,} characters is one block: it takes several to speak of other text.")
+        raise UserError(
+            f"A text of {sizes.sum():,} characters is one block: several are needed to generalize to other text."
+        )
     differences = (baseline - arm).mean(axis=0)
     characters = int(sizes.sum())
     mean = float(differences.sum() / characters)

@@ -1,4 +1,4 @@
-"""Checks before a figure is believed: a model sees nothing of what it predicts, and does not start broken."""
+"""Check that a model sees nothing of what it predicts, and that its initial weights and loss are sane."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from charlab.errors import UserError
 from charlab.evaluation.metric import count_characters
 from charlab.evaluation.scoring import nll_of_next
 from charlab.models.contract import AutoregressiveModel, LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.seeding import derive_seed
 
 PROBE_LENGTH = 16  # characters of the sequence that is perturbed
 NUM_POSITIONS = 8  # characters scored one by one in each window
 MOST_WINDOWS = 16
-MOST_WORK = 1e10  # parameters × characters of scoring one by one, unless two windows take more
-MORE_WINDOWS_IF_LEAKING = 4  # since the honest figure is then reported
+MOST_WORK = 1e10  # budget of scoring one by one, in parameters × characters; two windows are scored in any case
+MORE_WINDOWS_IF_LEAKING = 4  # factor, since the honest figure is then reported
 LONGEST_CONTEXT = 256  # default for models without a context length
-# How far log-probabilities may move, relative to their spread, and nll, in nats. An FFT over the window carries
-# rounding errors to earlier positions, and a model may do part of its float64 work in float32.
+# How far log-probabilities may move, relative to their spread, and nll, relative to 1 nat + nll. An FFT over the window
+# carries rounding errors to earlier positions, and a model may do part of its float64 work in float32.
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3}
 LEAST_LOG_PROBABILITY = -50.0  # keeps −∞ out of differences
 INITIAL_WINDOWS = 16
@@ -36,7 +36,7 @@ FAR = 3.0  # nats above ln V at which an untrained model is worth a warning
 
 @dataclass(frozen=True)
 class Causality:
-    """The result of the check.
+    """The result of `check_causality`.
 
     Attributes:
         leaks: whether the model's nll cannot be trusted.
@@ -173,7 +173,7 @@ def _fault(model: AutoregressiveModel, scores: _Scores, tolerance: float, genera
     sequence, before, after = torch.randint(model.vocab_size, (3, length), generator=generator).to(device)
 
     def change(tokens: Tensor) -> Tensor:
-        """Return a different character in every position."""
+        """Return a different character at every position."""
         shift = torch.randint(1, max(2, model.vocab_size), tokens.shape, generator=generator)
         return (tokens + shift.to(device)) % model.vocab_size
 
@@ -239,7 +239,7 @@ def _precise_copy(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> 
 
 
 def _randomize(model: AutoregressiveModel, generator: torch.Generator) -> bool:
-    """Replace all trained parameters by random values of usual initial size; return whether there are any."""
+    """Replace all trained parameters with random values of a usual initial scale; return whether there are any."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1
@@ -265,13 +265,13 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
         A warning if the loss starts far above ln V, with the cause if it is known; else None.
 
     Raises:
-        UserError: if a weight is infinite or nan, or the loss is nan.
+        UserError: if a weight is infinite or NaN, or the loss is NaN.
     """
     for name, weight in [*model.named_parameters(), *model.named_buffers()]:
         if weight.is_floating_point() and (weight.isnan() | weight.isposinf()).any():
             owner = type(model.get_submodule(name.rpartition(".")[0])).__name__
             raise UserError(
-                f"The initial values of {name} are infinite or nan, so training cannot start: the sizes of the model, "
+                f"The initial values of {name} are infinite or NaN, so training cannot start: the sizes of the model, "
                 f"or the initialization of its {owner}, are wrong, not the learning rate."
             )
     device, length = device_of(model), min(context_length, len(ids) - 1)
@@ -283,7 +283,7 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
     if math.isnan(nll):
         raise UserError(
             f"The loss of {type(model).__name__} is nan before the first step, although all its weights are numbers: "
-            "its forward computes something undefined, which no learning rate can mend."
+            "its forward computes something undefined, which no learning rate can fix."
         )
     excess = nll - math.log(model.vocab_size)
     if excess <= FAR:

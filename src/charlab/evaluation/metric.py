@@ -78,7 +78,7 @@ def likelihood_of(model: LanguageModel, vocabulary: Vocabulary | None) -> Litera
     return "bound" if "bound" in parts else "exact"
 
 
-def spread(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int) -> np.ndarray:
+def per_character_nll(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int) -> np.ndarray:
     """Return the nll of each character, from that of each token.
 
     A token's nll is shared equally by the characters that begin in it; where none does, it is added to the character
@@ -90,7 +90,7 @@ def spread(per_token: np.ndarray, lengths: Iterable[np.ndarray], characters: int
         characters: sum of all lengths.
     """
     shared = np.zeros(characters)
-    read = end = 0  # tokens and characters
+    read = end = 0  # tokens and characters so far
     for part in lengths:
         nll, begun, continues = per_token[read : read + len(part)], end + np.cumsum(part), part == 0
         shared[end : begun[-1]] += np.repeat(nll / np.maximum(part, 1), part)
@@ -109,10 +109,10 @@ class Score:
         characters: number of characters scored.
         likelihood: "exact", or "bound" if `nll` is an upper bound, or an estimate of one.
         settings: what else determines the figure: context length, stride, number of batches, learning rate …
-        standard_error: of `nll`, over the draws by which a bound is estimated; None for exact models. It does not
-            include the choice of the text.
-        per_character: float32, the nll of every character of the text but those of the first token; None for
-            `estimate`, which does not cover the text. For bounds only the sum is meaningful.
+        standard_error: of `nll`, over the draws by which a bound is estimated; None for exact models and for a single
+            draw. It does not account for the choice of the text.
+        per_character: the nll of every character of the text but those of the first token; None for `estimate`, which
+            does not cover the text. For bounds only the sum is meaningful.
         per_token: (N−1,) float32, the nll of every token but the first; None for `estimate`.
     """
 

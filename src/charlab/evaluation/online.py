@@ -8,10 +8,9 @@ are a function of what it has read: a compressor can reach it if its decoder lea
 from __future__ import annotations
 
 import copy
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,15 +20,15 @@ from torch import Tensor, nn
 from charlab.data.windows import Windows
 from charlab.errors import UserError
 from charlab.evaluation.metric import Setting
-from charlab.evaluation.protocols import Protocol, Share, Sizes, check_covered, check_positive
-from charlab.evaluation.scoring import Scored, nll_of_next, reads_on
+from charlab.evaluation.protocols import EvaluationProtocol, Share, Sizes, check_covered, check_positive
+from charlab.evaluation.scoring import Scored, has_unbounded_context, nll_of_next
 from charlab.models.contract import LanguageModel
 from charlab.models.mixture import Mixture
 from charlab.types import PositiveFloat, PositiveInt
 
 
-@typing.runtime_checkable
-class LearnsByCounting(typing.Protocol):
+@runtime_checkable
+class LearnsByCounting(Protocol):
     """A model that counts as it reads, without gradients."""
 
     def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
@@ -37,7 +36,7 @@ class LearnsByCounting(typing.Protocol):
 
 
 @dataclass(frozen=True)
-class Online(Protocol):
+class Online(EvaluationProtocol):
     """Every character but the first, in blocks; the model learns from each block after scoring it.
 
     A copy of the model learns. A counting model updates its counts after every character. Any other model minimizes
@@ -45,8 +44,8 @@ class Online(Protocol):
     block counts at once; Adam's running mean of squared gradients replaces the statistics of the training text by
     which Krause et al. scale their updates. Dropout is off.
 
-    The last character of a block has T characters of context, the first of a block of n has T − n + 1, or all there
-    are. Models of unbounded context keep their state from block to block; gradients stay within the block.
+    The last character of a block has T characters of context, the first of a block of n has T − n + 1, or as many as
+    precede it. Models of unbounded context keep their state from block to block; gradients stay within the block.
 
     The members of a mixture learn separately, by counts or by gradients; the weights are fixed.
 
@@ -125,7 +124,7 @@ class Online(Protocol):
             raise UserError(
                 f"protocol=online has nothing to teach {name}, which has no parameters: use another protocol."
             )
-        if reads_on(model):
+        if has_unbounded_context(model):
             settings["context_length"] = None
         return self._score_and_learn(model, ids, blocks), settings
 
@@ -136,13 +135,13 @@ class Online(Protocol):
         untaught, model = model, _learning_copy(model)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, betas=(0.0, 0.999))
-        state = model.init_state(1) if reads_on(model) else None
+        state = model.init_state(1) if has_unbounded_context(model) else None
         excluded = False  # whether the text has a character that the model excludes
         for (start,), length, scored_from in blocks:
             window = ids[None, start : start + length + 1].long()
             for step in range(self.steps_per_block):
                 with torch.enable_grad():
-                    if reads_on(model):
+                    if has_unbounded_context(model):
                         logits, _ = model.extend(window[:, scored_from - 1 : -1], state)  # (1, n, V)
                         nll = nll_of_next(logits, window[:, scored_from:])  # (1, n)
                     else:
@@ -164,7 +163,7 @@ class Online(Protocol):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            if reads_on(model):  # again, with the new weights
+            if has_unbounded_context(model):  # again, with the new weights
                 _, state = model.extend(window[:, scored_from - 1 : -1], state)
 
 

@@ -17,13 +17,20 @@ from torch import Tensor
 from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import Windows, adjacent_windows, gather_windows, in_batches, sampled_windows
 from charlab.errors import UserError
-from charlab.evaluation.metric import NegativeLogLikelihood, Score, Setting, count_characters, likelihood_of, spread
-from charlab.evaluation.scoring import Scored, reads_on, score_in_one_pass, score_windows
+from charlab.evaluation.metric import (
+    NegativeLogLikelihood,
+    Score,
+    Setting,
+    count_characters,
+    likelihood_of,
+    per_character_nll,
+)
+from charlab.evaluation.scoring import Scored, has_unbounded_context, score_in_one_pass, score_windows
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, evaluation_mode, untouched_randomness
+from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.types import PositiveInt
 
-__all__ = ["Blocks", "Estimate", "Protocol", "Score", "Sliding", "evaluate"]
+__all__ = ["Blocks", "Estimate", "EvaluationProtocol", "Score", "Sliding", "evaluate"]
 
 
 PART = 2**18  # tokens whose characters are counted at a time
@@ -44,7 +51,7 @@ class Share(NamedTuple):
     world_size: int
 
 
-class Protocol(ABC):
+class EvaluationProtocol(ABC):
     """A way of scoring a text."""
 
     name: ClassVar[str]
@@ -95,7 +102,7 @@ class Protocol(ABC):
             nll: mean over all characters, in nats.
             variance: of the sum over all characters, if the model estimates a bound.
             num_draws: number of draws by which a bound was estimated.
-            vocabulary: of the text; None for one of characters.
+            vocabulary: what the tokens are; None for characters.
             settings: what `score` returned; the protocol's own by default.
             per_token: nll of each token but the first.
         """
@@ -109,7 +116,7 @@ class Protocol(ABC):
             if per_token is None:
                 per_character = None
             else:
-                per_character = spread(per_token, self._lengths(ids, sizes, vocabulary), characters)
+                per_character = per_character_nll(per_token, self._lengths(ids, sizes, vocabulary), characters)
         return Score(
             protocol=self.name,
             nll=nll,
@@ -122,7 +129,7 @@ class Protocol(ABC):
         )
 
     def _lengths(self, ids: Int[Tensor, " N"], sizes: Sizes, vocabulary: Vocabulary) -> Iterator[np.ndarray]:
-        """Yield the numbers of characters of the tokens that are scored, part by part: a text can fill the memory."""
+        """Yield the number of characters in each scored token, part by part, since a text may be larger than memory."""
         if self.covers:
             parts: Iterable[Tensor] = ids[1:].split(PART)
         else:
@@ -138,8 +145,8 @@ class Protocol(ABC):
 
 
 @dataclass(frozen=True)
-class Estimate(Protocol):
-    """The mean over random windows, the same at every evaluation.
+class Estimate(EvaluationProtocol):
+    """The mean over random windows, which are the same at every evaluation.
 
     Attributes:
         num_batches: number of random batches.
@@ -174,7 +181,7 @@ class Estimate(Protocol):
 
 
 @dataclass(frozen=True)
-class Blocks(Protocol):
+class Blocks(EvaluationProtocol):
     """Every character but the first, in adjacent blocks of T; the last block may be shorter.
 
     A character has 1 to T characters of context, (T + 1) / 2 on average.
@@ -192,14 +199,15 @@ class Blocks(Protocol):
 
 
 @dataclass(frozen=True)
-class Sliding(Protocol):
-    """Every character but the first, each with more than T − stride characters of context, or all there are.
+class Sliding(EvaluationProtocol):
+    """Every character but the first, each with more than T − stride characters of context, or as many as precede it.
 
     Attributes:
         stride: characters scored per window, in 1 … T; None for T / 2. Models of unbounded context ignore it: they
             read the text in one pass, with all the context there is.
         blocks: the same model's score of the same text by `Blocks`, with the same context length. For exact models,
-            windows that are blocks (half of them if the stride is T / 2) are reused; only rounding changes.
+            the scores of windows that are blocks (half of them if the stride is T / 2) are reused; this changes the
+            result by rounding only.
     """
 
     stride: PositiveInt | None = None
@@ -237,7 +245,7 @@ class Sliding(Protocol):
     def score(
         self, model: LanguageModel, ids: Int[Tensor, " N"], sizes: Sizes, share: Share, num_draws: int
     ) -> tuple[Iterator[Scored], Mapping[str, Setting]]:
-        if not reads_on(model):
+        if not has_unbounded_context(model):
             if self.blocks is None or model.likelihood == "bound":
                 return super().score(model, ids, sizes, share, num_draws)
             return self._score_others(model, ids, sizes, share, self.blocks), self.settings(sizes)
@@ -250,7 +258,7 @@ class Sliding(Protocol):
     ) -> Iterator[Scored]:
         """Yield the known scores of windows that are blocks, and compute those of all others."""
         if blocks.per_token is None or blocks.settings != Blocks().settings(sizes):
-            raise ValueError(f"{blocks} is no score by blocks of {sizes.context_length} characters")
+            raise ValueError(f"{blocks} is not a score by blocks of {sizes.context_length} characters")
         known = torch.from_numpy(blocks.per_token).to(ids.device)
         others = []
         for group in self.windows(sizes):
@@ -272,7 +280,7 @@ class Sliding(Protocol):
 def evaluate(
     model: LanguageModel,
     ids: Int[Tensor, " N"],
-    protocol: Protocol,
+    protocol: EvaluationProtocol,
     *,
     vocabulary: Vocabulary | None = None,
     context_length: int,
@@ -341,7 +349,7 @@ def evaluate(
 
 
 def _dtype() -> torch.dtype:
-    """Return float32 or, where torch's default is more precise, that; half precision would lose figures."""
+    """Return float64 if that is torch's default, else float32: half precision would lose digits."""
     default = torch.get_default_dtype()
     return default if default == torch.float64 else torch.float32
 

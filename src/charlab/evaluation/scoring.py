@@ -1,4 +1,4 @@
-"""Running a model over windows of a text, or over the whole text at once."""
+"""Run a model over windows of a text, or over the whole text in one pass."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Scored(NamedTuple):
     variance: float
 
 
-def reads_on(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
+def has_unbounded_context(model: LanguageModel) -> TypeGuard[AutoregressiveModel]:
     """Return whether the model reads a text of any length in one pass."""
     return isinstance(model, AutoregressiveModel) and model.context_length is None
 
@@ -74,7 +74,7 @@ def score_window(
         generator.manual_seed(derive_seed(SEED_OF_DRAWS, f"draw {draw} of batch {number}"))
         draws.append(model.nll(window, scored_from=scored_from, generator=generator)[:, scored_from - 1 :])
     nll = torch.stack(draws)  # (num_draws, B, n)
-    # The variance of whole batches, since a model may stratify its draws over the windows of one.
+    # The variance of whole batches, since a model may stratify its draws over the windows of a batch.
     variance = nll.sum((1, 2)).var().item() / num_draws if num_draws > 1 else 0.0
     return nll.mean(0), variance
 

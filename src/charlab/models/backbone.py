@@ -1,7 +1,7 @@
 """The backbone: embedding, N blocks of a mixer and a feed-forward layer, norm, readout.
 
-Every part is swapped by composition: a configuration names a constructor, and the backbone calls it with its own
-sizes. With attention as its mixer this is a transformer, with a state-space layer a state-space model.
+Every part is exchangeable: a configuration names a constructor, which the backbone calls with its own sizes. With
+attention as the mixer, this is a transformer; with a state-space layer, a state-space model.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Block(nn.Module):
 
     Args:
         mixer: lets positions exchange information.
-        feed_forward: works on each position by itself; None leaves it out.
-        norms: one for the mixer and one for the feed-forward layer; identities for none.
+        feed_forward: acts on each position separately; None leaves it out.
+        norms: one for the mixer and one for the feed-forward layer; `nn.Identity` for no norm.
         norm_placement: "pre" is x + f(norm(x)) (Radford et al. 2019), "post" is norm(x + f(x)) (Vaswani et al. 2017,
             section 3.1).
         residual: whether to add x.
-        dropout: probability of zeroing a component of what the mixer or feed-forward layer writes, in training.
+        dropout: probability of zeroing a component of the output of the mixer or feed-forward layer in training.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Block(nn.Module):
         return self._feed_forward(x)
 
     def last_position(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B 1 D"]:
-        """Return the last position of `forward`, without the feed-forward layer at the others."""
+        """Return the last position of `forward`, skipping the feed-forward layer at the others."""
         mixed = self.mixer(self._read(x, self.mixer_norm))[:, -1:]
         return self._feed_forward(self._write(x[:, -1:], mixed, self.mixer_norm))
 
@@ -102,19 +102,19 @@ class Backbone(AutoregressiveModel):
 
     Args:
         vocab_size: number of distinct characters V.
-        context_length: the most characters T a prediction looks at. Recurrent mixers without a position encoding have
-            no such limit: for them it is only the length of training windows.
+        context_length: maximum number T of characters a prediction looks at. Recurrent mixers without a position
+            encoding have no such limit: for them it is only the length of training windows.
         embed_dim: size D of the embeddings.
         num_layers: number of blocks.
-        mixer: `mixer(embed_dim, context_length[, position])`, or a list that the layers cycle through. A position
-            encoding that acts on scores is passed to mixers that have scores.
+        mixer: `mixer(embed_dim, context_length[, position])`, or a list of mixers that the layers cycle through. A
+            position encoding that acts on scores is passed to mixers that have scores.
         feed_forward: `feed_forward(embed_dim)`, or None for blocks without one.
         position: `position(embed_dim, context_length)`, or None.
         ngrams: `ngrams(vocab_size, embed_dim)`, embeddings of the last few characters to add; None for none.
         norm: `norm(embed_dim)`, or None for no norm anywhere.
         norm_placement: "pre" (with a norm before the readout) or "post".
         residual: whether blocks add to their input.
-        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        dropout: dropout probability for the embeddings and for the output of each mixer and feed-forward layer.
         tied_embeddings: whether the readout shares the embedding's weights (Press and Wolf, arXiv 1608.05859).
         readout_bias: whether the readout has a bias.
         initialization: `initialization(model)` sets the initial weights; None keeps torch's.
@@ -230,7 +230,7 @@ class Backbone(AutoregressiveModel):
         return x, BackboneState(state.length + tokens.shape[1], layers, recent)
 
     def _embed(self, tokens: Int[Tensor, "B n"], read: Int[Tensor, "B K+n"], start: int) -> Float[Tensor, "B n D"]:
-        """Embed the last n of the characters read; earlier ones count for their n-grams only."""
+        """Embed the last n of the characters read; the K before them matter for n-grams only."""
         self.check_length(start + tokens.shape[1])
         x = self.embedding(tokens)
         if self.ngrams is not None:

@@ -23,7 +23,7 @@ class Bigram(AutoregressiveModel):
         vocab_size: number of distinct characters V; the model has V² parameters.
 
     Raises:
-        UserError: if these are more than 2³⁰.
+        UserError: if V² exceeds 2³⁰.
     """
 
     context_length = None

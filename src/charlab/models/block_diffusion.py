@@ -1,4 +1,4 @@
-"""Block diffusion: blocks of characters from left to right, and the characters of a block in random order."""
+"""Block diffusion: generate blocks of characters from left to right, and those within a block in random order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.backbone import Backbone, BackboneState, Part
 from charlab.models.contract import LanguageModel
-from charlab.models.decoding import check_choice, check_length, check_predictions, check_prompt, choose
+from charlab.models.decoding import check_choice, check_not_negative, check_predictions, check_prompt, choose
 from charlab.models.masked_diffusion import check_share, clipped_counts, random_ranks, stratified_counts
 from charlab.models.mixers.blockwise_attention import BlockwiseAttention, blocks
 from charlab.types import Fraction, PositiveInt, Probability, checked
@@ -23,7 +23,7 @@ from charlab.types import Fraction, PositiveInt, Probability, checked
 class BlockDiffusion(LanguageModel):
     """Autoregressive over blocks of L characters, masked diffusion within a block (BD3-LM, arXiv 2503.09573).
 
-    With b a block and M a set of its characters that are masked,
+    With b a block and M the set of its masked characters,
 
         −log p(b | before) ≤ E_n E_M (L/n) Σ_{i∈M} −log p(xᵢ | all earlier blocks, characters of b outside M)
 
@@ -31,16 +31,16 @@ class BlockDiffusion(LanguageModel):
     −log p of an autoregressive model, and `nll` is exact. One pass scores all blocks of a window: the denoiser reads
     the window and, after it, a copy with masks (`BlockwiseAttention`).
 
-    The bound draws n uniformly, but training gains most from values in between: with n = L the loss is noisy, since
+    The bound draws n uniformly, but training gains most from intermediate values: with n = L the loss is noisy, since
     nothing of the block is known, and with n = 1 there is little to learn. `masked_share` clips n in training
     (section 5.2 of the paper).
 
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
-        context_length: T, the most characters after the first.
+        context_length: T, the maximum number of characters after the first.
         block_size: L; 1 gives an autoregressive model, T masked diffusion.
-        num_steps: evaluations of the denoiser for each sampled block. Characters uncovered together are
-            sampled independently; None uncovers one at a time, which is exact.
+        num_steps: number of evaluations of the denoiser per sampled block. Characters uncovered together are sampled
+            independently; None uncovers one at a time, which is exact.
         masked_share: smallest and largest share of a block that is masked in training; [0, 1] trains on the bound.
         embed_dim: this and all further arguments are passed to the denoiser, a `Backbone`.
         num_layers: number of blocks of the network.
@@ -50,7 +50,7 @@ class BlockDiffusion(LanguageModel):
         norm: norm, or None.
         norm_placement: "pre" or "post".
         residual: whether layers add to their input.
-        dropout: dropout probability, of the embeddings and of the output of each mixer and feed-forward layer.
+        dropout: dropout probability for the embeddings and for the output of each mixer and feed-forward layer.
         tied_embeddings: whether the readout shares the embedding's weights.
         readout_bias: whether the readout has a bias.
         initialization: sets the initial weights; None keeps torch's.
@@ -189,7 +189,7 @@ class BlockDiffusion(LanguageModel):
         When the context is full, sampling continues from its second half.
         """
         check_prompt(prompt)
-        check_length(length)
+        check_not_negative(length)
         check_choice(temperature, top_k, top_p)
         draw = partial(choose, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         text, wanted = prompt.long(), prompt.shape[1] + length
@@ -232,7 +232,7 @@ class BlockDiffusion(LanguageModel):
 
 
 class Denoiser(Backbone):
-    """A backbone that reads a window and a copy of it with masks."""
+    """A backbone that reads a window and a partly masked copy of it."""
 
     def denoise(self, window: Int[Tensor, "B C"], noisy: Int[Tensor, "B C-1"]) -> Float[Tensor, "B C-1 V"]:
         """Return the logits at each noisy position.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.decoding import check_length, check_prompt, stream
+from charlab.models.decoding import check_not_negative, check_prompt, stream
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
 
@@ -25,8 +25,8 @@ class LanguageModel(nn.Module, ABC):
 
     Attributes:
         vocab_size: number of distinct characters; ids are 0 … vocab_size − 1.
-        context_length: the most characters a prediction may look at; None if unbounded (recurrent models).
-        likelihood: "exact" if `nll` is −log p itself, "bound" if it is an unbiased estimate of an upper bound of it.
+        context_length: maximum number of characters a prediction may look at; None if unbounded (recurrent models).
+        likelihood: "exact" if `nll` is −log p itself, "bound" if it is an unbiased estimate of an upper bound on it.
     """
 
     vocab_size: int
@@ -43,7 +43,7 @@ class LanguageModel(nn.Module, ABC):
     ) -> Float[Tensor, "B T"]:
         """Return the negative log-likelihood of each character of `window` but the first, in nats.
 
-        `nll(window).sum(1)` is −log p(x₁ … x_T | x₀), or an unbiased estimate of an upper bound of it.
+        `nll(window).sum(1)` is −log p(x₁ … x_T | x₀), or an unbiased estimate of an upper bound on it.
 
         Args:
             window: (B, T+1) character ids.
@@ -98,8 +98,8 @@ class CountedModel(Protocol):
         """Count a text of (N,) character ids, discarding earlier counts."""
 
 
-def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
-    """Return the ids of a text on the CPU.
+def checked_ids(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
+    """Check the ids of a text, and return them on the CPU.
 
     Raises:
         UserError: if the text is empty or has an id outside 0 … `vocab_size` − 1.
@@ -116,8 +116,8 @@ def ids_to_count(text: Int[Tensor, " N"], vocab_size: int) -> Int[Tensor, " N"]:
 
 
 @runtime_checkable
-class KnowsTokens(Protocol):
-    """A part of a language model that reads what tokens spell, for example to find words and lines."""
+class TokenAware(Protocol):
+    """A part of a language model that depends on how its tokens are spelled, for example to find words and lines."""
 
     def know_tokens(self, pieces: list[bytes]) -> None:
         """Receive the UTF-8 bytes of the V tokens, before `fit`; the model saves what it needs of them."""
@@ -161,7 +161,7 @@ class InfillingModel(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Fill in a blank of `length` characters at the end of the prompt."""
         check_prompt(prompt)
-        check_length(length)
+        check_not_negative(length)
         tokens = F.pad(prompt, (0, length))
         mask = (torch.arange(tokens.shape[1], device=prompt.device) >= prompt.shape[1]).expand_as(tokens)
         return self.infill(tokens, mask, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
@@ -170,22 +170,22 @@ class InfillingModel(LanguageModel):
 class AutoregressiveModel(LanguageModel):
     """A language model that gives p(next character | characters so far) in closed form.
 
-    A subclass implements `forward`. One that can continue a sequence without running it again (by a cache or a
-    recurrent state) also overrides `init_state` and `extend`, which must agree with `forward`.
+    A subclass implements `forward`. If it can continue a sequence without recomputing it (with a cache or a recurrent
+    state), it also overrides `init_state` and `extend`, which must agree with `forward`.
     """
 
     @abstractmethod
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
-        """Return the logits of the character that follows each position, from no later position.
+        """Return the logits of the character after each position, computed from that position and earlier ones only.
 
         Raises:
             ValueError: if T exceeds `context_length`.
         """
 
     def predict_next(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
-        """Return the logits of the character that follows `tokens`, the last position of `forward`.
+        """Return the logits of the character that follows `tokens`: the last position of `forward`.
 
-        A subclass may skip what only the other positions need.
+        A subclass may skip work that only the other positions need.
 
         Raises:
             ValueError: if T exceeds `context_length`.
@@ -210,8 +210,8 @@ class AutoregressiveModel(LanguageModel):
     def init_state(self, batch_size: int) -> State:
         """Return the state before the first character.
 
-        The default remembers the characters themselves, so that `extend` can run `forward` on them again. A state is
-        never changed: two continuations of the same state do not disturb each other.
+        By default, a state is the characters read so far, on which `extend` runs `forward` again. States are never
+        modified: several continuations of the same state do not affect one another.
         """
         device = next(self.parameters()).device
         return torch.empty(batch_size, 0, dtype=torch.long, device=device)
@@ -219,7 +219,7 @@ class AutoregressiveModel(LanguageModel):
     def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
         """Read n more characters; return the logits after each of them, and the new state.
 
-        Equal to the last n positions of `forward` on the whole sequence, to 1e-5 of the logits' scale.
+        The logits equal the last n positions of `forward` on the whole sequence, up to 1e-5 of their scale.
 
         Raises:
             ValueError: if the sequence would grow longer than `context_length`.
@@ -230,7 +230,7 @@ class AutoregressiveModel(LanguageModel):
     def read_prompt(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B V"], State]:
         """Read n more characters; return the logits of the next one only, and the new state.
 
-        A subclass may skip what only the logits of the other positions need.
+        A subclass may skip work that only the logits of other positions need.
 
         Raises:
             ValueError: if the sequence would grow longer than `context_length`.

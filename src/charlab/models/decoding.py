@@ -16,7 +16,7 @@ Overflow = Literal["slide", "rebase"]
 TINY = torch.finfo(torch.float32).tiny  # smaller float32 numbers lose digits or become 0
 
 
-class ReadsOn(Protocol):
+class Streamable(Protocol):
     """What `stream` needs of a model; see `charlab.models.contract.AutoregressiveModel`."""
 
     context_length: int | None
@@ -40,7 +40,7 @@ def check_choice(temperature: float, top_k: int | None, top_p: float | None) -> 
         raise UserError(f"top_p={top_p} is not a probability; give a number above 0 and at most 1, or null.")
 
 
-def check_length(length: int) -> None:
+def check_not_negative(length: int) -> None:
     """Raise `UserError` if `length` is negative."""
     if length < 0:
         raise UserError(f"length={length} is negative; give the number of characters to sample, 0 or more.")
@@ -96,15 +96,15 @@ def choose(
     scaled = (logits - logits.amax(dim=-1, keepdim=True)) / min(temperature, torch.finfo(torch.float32).max)
     is_restricted = top_k is not None or (top_p is not None and top_p < 1)
     probabilities = _restricted(scaled, top_k, top_p) if is_restricted else scaled.softmax(dim=-1)  # (B, V)
-    # Sample as `torch.multinomial` does, without its checks, which double the time: of exponential waiting times whose
-    # rates are the probabilities, each is the shortest with its own probability. A device may round one to 0, and 0/0
-    # would be nan, which argmax treats as the largest.
+    # The exponential race that `torch.multinomial` runs, without its checks, which double the time: of independent
+    # exponential clocks with the probabilities as rates, each rings first with its own probability. A device may round
+    # a clock's time to 0, and 0/0 would be nan, which argmax treats as the largest.
     clocks = torch.empty_like(probabilities).exponential_(generator=generator).clamp_(min=TINY)
     return (probabilities / clocks).argmax(dim=-1)
 
 
 def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | None) -> Float[Tensor, "B V"]:
-    """Return probabilities up to a factor, 0 for what top-k and top-p exclude."""
+    """Return probabilities up to a factor per row; 0 for the characters that top-k and top-p exclude."""
     ranked, ids = logits.sort(dim=-1, descending=True, stable=True)  # both (B, V)
     probabilities = ranked[:, :top_k].softmax(dim=-1)  # (B, k)
     if top_p is not None and top_p < 1:
@@ -114,7 +114,7 @@ def _restricted(logits: Float[Tensor, "B V"], top_k: int | None, top_p: float | 
 
 
 def stream(
-    model: ReadsOn,
+    model: Streamable,
     prompt: Int[Tensor, "B P"],
     length: int,
     *,
@@ -125,9 +125,9 @@ def stream(
     num_samples: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Int[Tensor, " B"]]:
-    """Sample `length` characters after `prompt`, and yield each at once.
+    """Sample `length` characters after `prompt`, and yield each as soon as it is sampled.
 
-    A model looks at its last `context_length` characters. Until the context is full, each character costs one
+    A model looks at the last `context_length` characters. Until the context is full, each character costs one
     `advance`. After that there is a choice, since a cached key depends on everything before it, and dropping the
     oldest key is not the same as never having seen it:
 
@@ -148,15 +148,15 @@ def stream(
         generator: source of randomness, on the model's device.
 
     Yields:
-        (B,) character ids, `length` times.
+        (B,) character ids, or (num_samples,), `length` times.
 
     Raises:
         UserError: at the call itself, if the prompt is empty, `length` is negative, or an option is out of range;
-            later, if the model predicts nan or finds the text impossible (checked on a GPU only at the first and last
-            characters).
+            later, if the model predicts nan or finds the text impossible (on a GPU, this is checked at the first and
+            last characters only).
     """
     check_prompt(prompt)
-    check_length(length)
+    check_not_negative(length)
     if overflow not in ("slide", "rebase"):
         raise UserError(f"overflow={overflow} is unknown; the choices are slide and rebase.")
     check_choice(temperature, top_k, top_p)
@@ -165,7 +165,7 @@ def stream(
 
 @torch.no_grad()
 def _stream(
-    model: ReadsOn,
+    model: Streamable,
     prompt: Int[Tensor, "B P"],
     length: int,
     temperature: float,

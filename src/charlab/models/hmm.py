@@ -1,8 +1,8 @@
 """A hidden Markov model: a chain of hidden states that each emit one character.
 
-Inference is filtering, smoothing and the most probable path (Rabiner 1989), on likelihoods p(xₜ | zₜ = k), (T, B, K)
-with time first. Filtering and smoothing work with probabilities, scaled to sum to 1 at each position (Rabiner 1989,
-section V.A), so that each position costs one matrix product.
+Filtering, smoothing and the most probable path (Rabiner 1989) are computed from likelihoods p(xₜ | zₜ = k) of shape
+(T, B, K), time first. Filtering and smoothing work with probabilities, scaled to sum to 1 at each position (Rabiner
+1989, section V.A), so that each position costs one matrix product.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class HiddenMarkovModel(AutoregressiveModel):
 
     - "logits", for gradients: probabilities are softmaxes of the parameters, and `loss` is the mean `nll`.
     - "log_probabilities", for EM (`charlab.training.em.ExpectationMaximization`): the parameters are logarithms of
-      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, including the first, under their
-      exponentials, not normalized. Its gradient is minus the expected counts of Baum–Welch's E-step (Eisner 2016); a
-      softmax would cancel what the entries of a row have in common.
+      probabilities, and `loss` is the mean of −log p(x₀ … x_T) per character, including the first, with their
+      exponentials in place of probabilities, not normalized. Its gradient is minus the expected counts per character of
+      Baum–Welch's E-step (Eisner 2016); a softmax would cancel what the entries of a row have in common.
 
     `nll` and `forward` normalize in both cases. Both ways start from softmaxes of N(0, 1).
 
@@ -233,7 +233,7 @@ def smooth_states(
     The forward–backward algorithm, Rabiner 1989, equation (27). Arguments as for `predict_states`.
     """
     predicted = predict_states(initial, transition, likelihood[:-1])  # (T, B, K)
-    smoothed, normalizer = _filter(predicted, likelihood)  # later characters are missing
+    smoothed, normalizer = _filter(predicted, likelihood)  # without later characters so far
     message = torch.ones_like(smoothed[-1])  # p(xₜ₊₁ … | zₜ) / p(xₜ₊₁ … | x₀ … xₜ)
     for t in reversed(range(likelihood.shape[0] - 1)):
         message = (message * likelihood[t + 1] / normalizer[t + 1]) @ transition.t()

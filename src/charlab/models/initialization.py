@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from charlab.types import PositiveFloat
 
-UNDECAYED = "_no_weight_decay"  # the attribute that marks a parameter
+UNDECAYED = "_no_weight_decay"  # attribute that exempts a parameter from weight decay
 
 
 @runtime_checkable
@@ -20,7 +20,7 @@ class ResidualModel(Protocol):
 
 
 def undecayed(values: Tensor) -> nn.Parameter:
-    """Return a parameter exempt from weight decay: a decay rate, a step size, a frequency.
+    """Return a parameter that is exempt from weight decay, such as a decay rate, a step size or a frequency.
 
     The mark is the one that the authors of S4 and Mamba use, so it also works for their own layers.
     """
@@ -37,8 +37,8 @@ def normal(model: nn.Module, *, std: PositiveFloat, scale_residual: bool, zero_r
     Args:
         model: changed in place; its `output_projections()` are the maps that write to the residual stream.
         std: standard deviation.
-        scale_residual: divide the standard deviation of residual writes by the root of their number (GPT-2).
-        zero_residual: set residual writes to 0, so that every block starts as the identity.
+        scale_residual: for `output_projections()`, divide `std` by the square root of their number (GPT-2).
+        zero_residual: set the weights of `output_projections()` to 0, so that every block starts as the identity.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not getattr(module, "keeps_initialization", False):

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-FEW = 4  # most vectors; for eight, torch's own product is as fast
-LARGE = 2**16  # fewest weights; smaller matrices fit a core's cache, where torch's own product is faster
-HAS_MKL = torch.backends.mkl.is_available()  # the only library that was measured
+FEW = 4  # largest number of vectors; for eight, torch's own product is as fast
+LARGE = 2**16  # weights above which to split; smaller matrices fit a core's cache, where torch's own product is faster
+HAS_MKL = torch.backends.mkl.is_available()  # the only BLAS library that was measured
 
 
 class Linear(nn.Linear):
@@ -41,7 +41,7 @@ class Linear(nn.Linear):
 class StackedLinear(Linear):
     """Several linear maps of the same input, stacked in one matrix so that one product computes them all.
 
-    Muon orthogonalizes each map separately, by its height.
+    Muon uses `heights` to orthogonalize each map separately.
 
     Args:
         in_features: size of the input.

@@ -1,4 +1,4 @@
-"""Masked diffusion: a text emerges from masks, character by character in random order."""
+"""Masked diffusion: a text emerges from masks, one character after another, in random order."""
 
 from __future__ import annotations
 
@@ -33,14 +33,13 @@ class MaskedDiffusion(InfillingModel):
 
     The denoiser always reads T+1 positions; a shorter text is padded with masks on the right.
 
-    The bound draws n uniformly, but training gains most from values in between: with n = T nothing is known, and with
-    n = 1 a single loss is weighted T-fold. `masked_share` clips n in training (arXiv 2503.09573, section
-    5.2).
+    The bound draws n uniformly, but training gains most from intermediate values: with n = T nothing is known, and with
+    n = 1 a single loss is weighted T-fold. `masked_share` clips n in training (arXiv 2503.09573, section 5.2).
 
     Args:
         vocab_size: number of distinct characters V. The id V stands for a masked one.
         context_length: T; the denoiser reads T+1 characters, so that each is predicted from up to T others.
-        num_steps: evaluations of the denoiser for filling in a blank. Characters uncovered together are sampled
+        num_steps: number of evaluations of the denoiser per blank. Characters uncovered together are sampled
             independently; None uncovers one at a time, which is exact.
         masked_share: smallest and largest share of a window that is masked in training; [0, 1] trains on the bound.
         conv_width: width, an odd number, of a convolution over the embeddings before the first block. Attention alone
@@ -53,7 +52,7 @@ class MaskedDiffusion(InfillingModel):
         norm: norm, or None.
         norm_placement: "pre" or "post".
         residual: whether blocks add to their input.
-        dropout: on the embeddings and on what each mixer and feed-forward layer writes.
+        dropout: dropout probability for the embeddings and for the output of each mixer and feed-forward layer.
         tied_embeddings: whether the readout shares the embedding's weights.
         readout_bias: whether the readout has a bias.
         initialization: sets the initial weights; None keeps torch's.
@@ -119,7 +118,7 @@ class MaskedDiffusion(InfillingModel):
                 )
 
     def forward(self, tokens: Int[Tensor, "B S"]) -> Float[Tensor, "B S V"]:
-        """Return the logits of the character at each position, given those not masked.
+        """Return the logits of the character at each position, given the unmasked ones.
 
         Args:
             tokens: (B, S) character ids, S ≤ context_length + 1; `mask_id` is an unknown character.
@@ -198,8 +197,8 @@ class MaskedDiffusion(InfillingModel):
             stop = min(start + width, length)  # of the window
             end = is_blank.index(False, first, stop) if False in is_blank[first:stop] else stop
             hidden = mask[:, start:stop].clone()
-            hidden[:, : first - start] = False  # sampled before, so known now
-            hidden[:, end - start :] = False  # later blanks come later
+            hidden[:, : first - start] = False  # already sampled
+            hidden[:, end - start :] = False  # filled in later
             tokens[:, start:stop] = self._uncover(tokens[:, start:stop], hidden, draw, generator)
         return tokens
 
@@ -226,7 +225,7 @@ class MaskedDiffusion(InfillingModel):
 
 
 class BidirectionalBackbone(Backbone):
-    """A backbone that adds a convolution over the embeddings on both sides, before its first block.
+    """A backbone that adds a non-causal convolution over the embeddings, before its first block.
 
     Args:
         conv_width: width of the convolution, an odd number; None for no convolution.
@@ -250,9 +249,9 @@ class BidirectionalBackbone(Backbone):
 
 
 def check_share(masked_share: Sequence[float]) -> None:
-    """Raise `UserError` unless the share masked in training is a range."""
+    """Raise `UserError` unless `masked_share` is a range."""
     if masked_share[0] > masked_share[1]:
-        raise UserError(f"masked_share={[*masked_share]} is no range: give the smaller share first.")
+        raise UserError(f"masked_share={[*masked_share]} is not a range: give the smaller share first.")
 
 
 def clipped_counts(share: Sequence[float], size: int) -> tuple[int, int]:
@@ -264,7 +263,7 @@ def clipped_counts(share: Sequence[float], size: int) -> tuple[int, int]:
 def stratified_counts(
     batch_size: int, most: int, device: torch.device, generator: torch.Generator | None
 ) -> Int[Tensor, " B"]:
-    """Return numbers from 1 to `most`, each uniformly distributed, evenly spread over the batch.
+    """Return a number from 1 to `most` for each row: uniformly distributed, and evenly spread within the batch.
 
     An even grid with one random shift (as in arXiv 2107.00630), computed exactly in integers.
     """

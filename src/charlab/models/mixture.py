@@ -31,7 +31,7 @@ class Mixture(AutoregressiveModel):
     Args:
         vocab_size: number of distinct characters.
         members: the constructor of each member by name, called with the vocabulary's size.
-        weights: one number per member, proportional to its weight; None for equal weights, to be fitted.
+        weights: one number per member, proportional to its weight; None to start with equal weights and fit them.
 
     Attributes:
         context_length: the smallest of the members'; None if all are unbounded.
@@ -191,7 +191,7 @@ def most_likely_weights(
     which never lowers the likelihood (Jelinek and Mercer 1980; Dempster et al. 1977). The likelihood is concave in the
     weights, so this finds its maximum, which is at most log maxₖ gₖ nats per character away (Cover 1984, "An algorithm
     for maximizing expected log investment return"): the stopping rule. The mixture ends no worse than its best member,
-    up to the tolerance; if `max_iterations` are too few for that, the best member alone is returned.
+    up to the tolerance; if `max_iterations` is too small for that, the best member alone is returned.
 
     If members are nearly alike, these updates are tiny. So they are lengthened to wₖ gₖ^η with η = 1, 2, 4, … as long
     as the likelihood rises, and η returns to 1 where it would fall (Salakhutdinov and Roweis 2003, "Adaptive

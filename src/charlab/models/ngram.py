@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.contract import AutoregressiveModel, ids_to_count
-from charlab.models.running_counts import CONTINUED
+from charlab.models.contract import AutoregressiveModel, checked_ids
+from charlab.models.ngram_running_counts import CONTINUED
 from charlab.models.smoothing import Counts
 from charlab.types import PositiveInt, checked
 
@@ -78,7 +78,7 @@ class NGram(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        ids = ids_to_count(train_ids, self.vocab_size)
+        ids = checked_ids(train_ids, self.vocab_size)
         tables, occurrences = [torch.tensor([-1])], [torch.tensor([0])]
         mass, backoff = [torch.zeros(1, dtype=torch.float64)], []
         for codes, counts in _count(ids, self.order, self.vocab_size):
@@ -135,7 +135,7 @@ class NGram(AutoregressiveModel):
             )
         codes, occurrences = self.codes[1:].tolist(), self.occurrences[1:].tolist()
         counts = CONTINUED[smoothing](codes, occurrences, order=self.order, vocab_size=self.vocab_size)
-        first, *rest = ids_to_count(text, self.vocab_size).tolist()
+        first, *rest = checked_ids(text, self.vocab_size).tolist()
         counts.read(first)
         probabilities = []
         for character in rest:
@@ -259,7 +259,7 @@ def _added(codes: Tensor, occurrences: Tensor, more: Tensor, number: Tensor) -> 
 
 
 def _integers(length: int) -> Int[Tensor, " N"]:
-    """Return zeros of 4 bytes each: in memory or, if there are many, in a temporary file."""
+    """Return int32 zeros: in memory or, if there are many, in a temporary file."""
     if length <= PIECE:
         return torch.zeros(length, dtype=torch.int32)
     with tempfile.TemporaryFile() as file:

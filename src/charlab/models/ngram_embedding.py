@@ -12,7 +12,7 @@ from charlab.models.linear import Linear
 from charlab.types import PositiveInt, Probability, checked
 
 PRIME = 2**31 - 1
-HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio spreads close keys (Knuth, volume 3, section 6.4)
+HASH_FACTOR = 0x9E3779B1  # 2³² over the golden ratio, which spreads close keys (Knuth, volume 3, section 6.4)
 
 
 class NGramEmbedding(nn.Module):

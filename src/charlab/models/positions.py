@@ -28,8 +28,8 @@ class EmbeddingPosition(nn.Module, ABC):
 class ScorePosition(nn.Module):
     """An encoding that acts on attention scores; the base class leaves them unchanged."""
 
-    def check(self, num_heads: int, head_dim: int) -> None:
-        """Raise `UserError` if attention of this shape cannot use the encoding."""
+    def prepare(self, num_heads: int, head_dim: int) -> None:
+        """Prepare for attention of this shape; raise `UserError` if it cannot use the encoding."""
 
     def rotate(self, x: Float[Tensor, "B H T K"], start: int) -> Float[Tensor, "B H T K"]:
         """Return queries or keys of positions start … start + T − 1, rotated by their positions."""
@@ -62,7 +62,7 @@ class Sinusoidal(EmbeddingPosition):
     Args:
         embed_dim: size D of the embeddings, even.
         context_length: number of positions.
-        base: the longest wavelength is 2π · base.
+        base: wavelengths range from 2π to almost 2π · base.
     """
 
     @checked
@@ -81,14 +81,15 @@ class Sinusoidal(EmbeddingPosition):
 class Rotary(ScorePosition):
     """Rotate each pair of query and key components by an angle proportional to the position.
 
-    A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). The
-    rotation is computed in float32 even under autocast, and rounded once, at the end. Only a model that is itself in
-    half precision (trainer.precision=bf16-true) rounds the tables of cosines and sines as well.
+    A score then depends only on the distance between the two positions (RoFormer, arXiv 2104.09864, equation 34). A
+    pair is the components i and i + K/2, not 2i and 2i + 1 as there. The rotation is computed in float32 even under
+    autocast, and rounded once, at the end. Only a model that is itself in half precision (trainer.precision=bf16-true)
+    rounds the tables of cosines and sines as well.
 
     Args:
         embed_dim: size of the embeddings (unused: the rotation acts within a head).
         context_length: number of positions.
-        base: the longest wavelength is 2π · base.
+        base: wavelengths range from 2π to almost 2π · base.
     """
 
     @checked
@@ -96,7 +97,7 @@ class Rotary(ScorePosition):
         super().__init__()
         self.context_length, self.base = context_length, base
 
-    def check(self, num_heads: int, head_dim: int) -> None:
+    def prepare(self, num_heads: int, head_dim: int) -> None:
         if head_dim % 2:
             raise UserError(f"position=Rotary needs an even head_dim, not {head_dim}: change num_heads or embed_dim.")
         if not hasattr(self, f"cos_{head_dim}"):  # the table depends on the size of the heads

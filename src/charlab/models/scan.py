@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# An operation on fewer numbers than this takes equally long: launching it dominates.
+# An operation on fewer numbers than this takes just as long, since its launch dominates.
 _WORTHWHILE_ON_CPU = 2**14
 _WORTHWHILE_ON_ACCELERATOR = 2**20
 
@@ -36,7 +36,7 @@ _LINEAR = _Arithmetic(
     multiply_=lambda product, factor: product.mul_(factor),
 )
 _LOGARITHMIC = _Arithmetic(
-    # Not by `out=total`: torch.compile writes it elsewhere if `total` is a view.
+    # Not `out=total`: torch.compile would write the result elsewhere if `total` is a view.
     add_product_=lambda total, coefficient, previous: total.copy_(torch.logaddexp(total, coefficient + previous)),
     multiply_=lambda product, factor: product.add_(factor),
 )
@@ -164,7 +164,7 @@ def _solve_(a: Tensor, b: Tensor, initial: Tensor, arithmetic: _Arithmetic, reve
 
 
 def _count_segments(b: Tensor) -> int:
-    """Return the divisor of T, at most √T, that makes a single operation worth its launch."""
+    """Return S: the largest divisor of T up to √T and up to the number that makes an operation worth its launch."""
     length = b.shape[1]
     worthwhile = _WORTHWHILE_ON_CPU if b.device.type == "cpu" else _WORTHWHILE_ON_ACCELERATOR
     wanted = min(math.isqrt(length), worthwhile // max(1, b[:, 0].numel()))

@@ -56,7 +56,7 @@ def witten_bell(counts: Counts) -> tuple[Float[Tensor, " M"], Float[Tensor, " C"
 
 
 def kneser_ney(counts: Counts) -> tuple[Float[Tensor, " M"], Float[Tensor, " C"]]:
-    """Subtract a discount from every count; n-grams below the longest count predecessors, not occurrences.
+    """Subtract a discount from each count: of occurrences for the longest n-grams, of predecessors for shorter ones.
 
     Interpolated modified Kneser–Ney smoothing, Chen and Goodman 1998, section 4.1.6, equations (25) to (27), with one
     discount each for counts of 1, of 2, and of 3 or more. So a character that is frequent after only one context gets

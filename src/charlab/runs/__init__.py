@@ -22,10 +22,10 @@ class _Runs(ModuleType):
             output_dir: the folder of all outputs.
             protocol: protocol of the figures.
         """
-        from charlab.runs.browse import list_runs, table
+        from charlab.runs.listing import list_runs, table
 
         return table(list_runs(Path(output_dir), filters, protocol=protocol))
 
 
-# The package has the name that the function is to have; Python lets a module have a class with further methods.
+# The function has the package's name, so the package itself becomes callable, by a subclass of `ModuleType`.
 sys.modules[__name__].__class__ = _Runs

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import filelock
 
 from charlab.curves import COLUMNS, read_curves
 from charlab.errors import UserError
@@ -91,6 +94,10 @@ class Archive:
             sample: the text that it sampled; None to keep the present one.
             curves: the lines of its `metrics.csv` below the header; None to keep the present ones.
         """
+        with self._locked():
+            self._add(record, sample, curves)
+
+    def _add(self, record: Record, sample: str | None, curves: Sequence[str] | None) -> None:
         key, runs, table = _key(record), self.folder / RUNS, self.folder / CURVES
         lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
         known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
@@ -104,14 +111,22 @@ class Archive:
 
     def remove(self, run: str) -> None:
         """Remove the run NAME/FINGERPRINT from the files, if it is in them."""
-        known = {key: json.dumps(line, ensure_ascii=False) for key, line in self._lines.items() if key != run}
-        if len(known) == len(self._lines):
+        if run not in self._lines:
             return
-        self._write_lines(known)
-        table = self.folder / CURVES
-        if table.exists():
-            rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
-            self._write_curves([row for row in rows if row.partition(",")[0] != run])
+        with self._locked():
+            lines = Archive(self.folder)._lines  # other processes may have added some
+            self._write_lines({key: json.dumps(line, ensure_ascii=False) for key, line in lines.items() if key != run})
+            table = self.folder / CURVES
+            if table.exists():
+                rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
+                self._write_curves([row for row in rows if row.partition(",")[0] != run])
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Let no other process write the files while the block runs."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self.folder / ".lock"):
+            yield
 
     def _write_lines(self, lines: Mapping[str, str]) -> None:
         text = "".join(f"{lines[key]}\n" for key in sorted(lines))

@@ -108,7 +108,7 @@ def _define(config: dict[str, Any], folder: Path, *, trust: bool) -> None:
     if not trust or not file.exists():
         way = f"import it from {file} with trust=true" if file.exists() else "define it here first"
         raise UserError(f"{missing[0]} was defined in the notebook or script that trained {folder}: {way}.")
-    definitions.provide(file.read_text(encoding="utf-8"), folder)
+    definitions.import_into_main(file.read_text(encoding="utf-8"), folder)
 
 
 def build_model(config: dict[str, Any], vocabulary: Vocabulary) -> LanguageModel:
@@ -164,4 +164,4 @@ def _refuse_code(config: Any, path: Path) -> None:
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
     if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
-        raise UserError(f"{target} in {path} is no torch.nn.Module and was not called: distrust the file.")
+        raise UserError(f"{target} in {path} is not a torch.nn.Module, so it was not called: do not trust this file.")

@@ -17,7 +17,7 @@ from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from charlab.loaded import LOADED
+from charlab.module_loads import MODULE_LOADS
 from charlab.runs import definitions
 from charlab.runs.source import SourceCache, digest_of, imports_of, parse
 
@@ -30,14 +30,14 @@ EVALUATION = (
 TRAINING = tuple(
     f"charlab.{module}"
     for module in (
-        *("training.module", "training.counts", "training.trainer", "training.optimizers", "training.schedules"),
+        *("training.module", "training.counts_module", "training.trainer", "training.optimizers", "training.schedules"),
         *("training.device", "seeding"),
     )
 )
 """Modules that train every run."""
 
-CONDUCT = ("charlab.runs", "charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin")
-"""Modules that conduct every run. Their imports are not followed, since most of those only display the run."""
+ORCHESTRATION = ("charlab.runs", "charlab.runs.train", "charlab.runs.setup", "charlab.runs.origin")
+"""Modules that orchestrate every run. Their imports are not followed, since most of those only display the run."""
 
 OBSERVING_MODULES = {
     *("charlab", "charlab.configuration", "charlab.curves", "charlab.errors", "charlab.files"),
@@ -63,7 +63,9 @@ def code_hash(sources: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING + CONDUCT) -> dict[str, str]:
+def sources_of(
+    config: Mapping[str, Any], always: Sequence[str] = EVALUATION + TRAINING + ORCHESTRATION
+) -> dict[str, str]:
     """Return the sources of a run's figures: the digest of each module and the version of each distribution.
 
     The imports of `always` and of every class that the configuration names are followed through charlab and the user's
@@ -80,13 +82,13 @@ def sources_of(config: Mapping[str, Any], always: Sequence[str] = EVALUATION + T
     Raises:
         UserError: if a file is not valid Python, or a module was edited after this process loaded it.
     """
-    survey = _Survey()
-    survey.follow(always, versions=False)
-    survey.follow(dict.fromkeys(definitions.targets(config)), versions=True)
+    tracer = _ImportTracer()
+    tracer.follow(always, versions=False)
+    tracer.follow(dict.fromkeys(definitions.targets(config)), versions=True)
     if names := definitions.names_in(config):
-        survey.follow_main(names)
-    survey.check_loaded()
-    return dict(sorted(survey.found.items()))
+        tracer.follow_main(names)
+    tracer.check_loaded()
+    return dict(sorted(tracer.found.items()))
 
 
 def changed(former: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -97,7 +99,7 @@ def changed(former: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 # --- Modules and what they import ------------------------------------------------------------------------------------
 
 
-class _Survey:
+class _ImportTracer:
     """Follow imports from module to module, and collect the sources."""
 
     def __init__(self) -> None:
@@ -126,7 +128,7 @@ class _Survey:
                     if self._followed.get((name, named), -1) < versions:
                         self._followed[name, named] = versions
                         imports = self._read(name, named, versions=versions)
-                        pending += [(imported, name) for imported in imports] if name not in CONDUCT else []
+                        pending += [(imported, name) for imported in imports] if name not in ORCHESTRATION else []
         self._cache.save()
 
     def follow_main(self, names: Sequence[str]) -> None:
@@ -134,8 +136,8 @@ class _Survey:
         tree = parse(definitions.extract(names), definitions.FILE_NAME)
         self.found[definitions.MAIN] = digest = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
-        if file is not None and os.path.isfile(file) and not definitions.are_provided(names):
-            LOADED.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
+        if file is not None and os.path.isfile(file) and not definitions.are_imported(names):
+            MODULE_LOADS.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
         self.follow(imports_of(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
@@ -193,7 +195,7 @@ class _Survey:
         """Raise `UserError` if a module that this process has loaded differs from its file."""
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
-                LOADED.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+                MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
 
 
 def _absolute(imported: str, package: str) -> str:

@@ -12,12 +12,12 @@ from rich.text import Text
 from charlab.command import command
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, fixed, interval, joined, percent, signed
-from charlab.runs.browse import SHORT, settings_of, shown_value, varied
 from charlab.runs.code import changed
+from charlab.runs.listing import SHORT, settings_of, shown_value, varied
 from charlab.runs.plots import plot_comparison
 from charlab.runs.record import Record
 from charlab.runs.store import Store
-from charlab.runs.where import Where, compare_runs
+from charlab.runs.text_differences import TextDifferences, compare_runs
 
 
 def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) -> None:
@@ -74,7 +74,7 @@ def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | Non
     return [*rows, *((name, *values) for name, values in costs.items())]
 
 
-def print_where(where: Where, console: Console) -> None:
+def print_where(where: TextDifferences, console: Console) -> None:
     """Print where the second of two runs differs from the first: the parts of the text, and the passages."""
     console.print("Where they differ: nats of the second minus nats of the first, by blocks", highlight=False)
     table = Table("", *("characters", "there", "per character of the text", "95% over texts"), box=None, pad_edge=False)

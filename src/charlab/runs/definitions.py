@@ -24,10 +24,10 @@ FILE_NAME = "definitions.py"  # in a run's folder
 MAIN = "__main__"
 GENERATED = ("__init__", "__repr__", "__eq__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__replace__")
 FUTURE = "annotations"  # what `from __future__ import annotations` binds
-HEADER = '"""What this run uses of the notebook or script that it was started from."""\n\n'
+HEADER = '"""The definitions that this run uses from the notebook or script that started it."""\n\n'
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-_provided: dict[str, tuple[Any, str]] = {}  # what `provide` put into `__main__`, with its module's source, by name
+_imported: dict[str, tuple[Any, str]] = {}  # what `import_into_main` defined, with its module's source
 
 
 def names_in(config: Any) -> list[str]:
@@ -56,14 +56,14 @@ def missing_from_main(config: Any) -> list[str]:
     return [name for name in names_in(config) if not hasattr(sys.modules[MAIN], name)]
 
 
-def are_provided(names: Iterable[str]) -> bool:
+def are_imported(names: Iterable[str]) -> bool:
     """Return whether all `names` are in `__main__` because they were imported from a run's folder."""
-    return all(_provided_source(name) is not None for name in names)
+    return all(_imported_source(name) is not None for name in names)
 
 
-def _provided_source(name: str) -> str | None:
+def _imported_source(name: str) -> str | None:
     """Return the source of the module that a name in `__main__` was imported from; None if it was defined here."""
-    value, text = _provided.get(name, (None, None))
+    value, text = _imported.get(name, (None, None))
     return text if text is not None and getattr(sys.modules[MAIN], name, None) is value else None
 
 
@@ -73,10 +73,10 @@ def extract(names: Iterable[str]) -> str:
     Definitions are taken from the source that was executed; imports and literal constants from their current values.
     What was imported from a run's folder is taken from the source there.
     """
-    gathering = _Gathering()
+    collector = _DefinitionCollector()
     for name in names:
-        gathering.add(name, f"{MAIN}.{name}")
-    return gathering.text()
+        collector.add(name, f"{MAIN}.{name}")
+    return collector.text()
 
 
 def narrow(text: str, names: Iterable[str]) -> str:
@@ -85,10 +85,10 @@ def narrow(text: str, names: Iterable[str]) -> str:
     Raises:
         UserError: if `text` does not define a name.
     """
-    gathering = _Gathering()
+    collector = _DefinitionCollector()
     for name in names:
-        gathering.add(name, f"{MAIN}.{name}", text)
-    return gathering.text()
+        collector.add(name, f"{MAIN}.{name}", text)
+    return collector.text()
 
 
 def save(config: Mapping[str, Any], folder: Path) -> None:
@@ -98,7 +98,7 @@ def save(config: Mapping[str, Any], folder: Path) -> None:
         write_atomically(folder / FILE_NAME, lambda file: file.write(text.encode()))
 
 
-def provide(text: str, folder: Path) -> None:
+def import_into_main(text: str, folder: Path) -> None:
     """Import the source `text` from a file in a run's folder, and define its names in `__main__`.
 
     This executes code: call it only for source that this user wrote or trusts.
@@ -116,10 +116,10 @@ def provide(text: str, folder: Path) -> None:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef):
             value = getattr(module, statement.name)
             setattr(sys.modules[MAIN], statement.name, value)
-            _provided[statement.name] = (value, text)
+            _imported[statement.name] = (value, text)
 
 
-class _Gathering:
+class _DefinitionCollector:
     """Follow names from definition to definition, and collect their source."""
 
     def __init__(self) -> None:
@@ -138,12 +138,12 @@ class _Gathering:
 
     def add(self, name: str, user: str, text: str | None = None) -> None:
         """Add the definition of `name`, which `user` refers to, from `__main__` or from the `text` of a module."""
-        text = _provided_source(name) if text is None else text
+        text = _imported_source(name) if text is None else text
         if (name, text) in self._begun:
             return
         self._begun.add((name, text))
         if text is not None:
-            self._take(name, user, text)
+            self._add_from_text(name, user, text)
             return
         if not hasattr(self.main, name):
             raise UserError(f"There is no {name} in the notebook or script that was run: define it first.")
@@ -152,7 +152,7 @@ class _Gathering:
             plain = value.__name__ == name
             self._put(self.imports, name, f"import {name}" if plain else f"import {value.__name__} as {name}", user)
         elif _is_own(value):
-            self._define(name, value, user)
+            self._add_from_main(name, value, user)
         elif (origin := _origin(value, name)) is not None:
             alias = f" as {name}" if origin[1] != name else ""
             self._put(self.imports, name, f"from {origin[0]} import {origin[1]}{alias}", user)
@@ -164,7 +164,7 @@ class _Gathering:
                 "only definitions, imports and literal constants can be followed: move both to a module and import it."
             )
 
-    def _take(self, name: str, user: str, text: str) -> None:
+    def _add_from_text(self, name: str, user: str, text: str) -> None:
         """Add a name from the text of a module that `extract` wrote."""
         statements = _statements(text)
         if name not in statements:
@@ -176,7 +176,7 @@ class _Gathering:
         else:
             self._put(self.constants if isinstance(statement, ast.Assign) else self.imports, name, source, user)
 
-    def _define(self, name: str, value: Any, user: str) -> None:
+    def _add_from_main(self, name: str, value: Any, user: str) -> None:
         shown = f"{MAIN}.{name}"
         if value.__qualname__ != name:
             raise UserError(

@@ -1,4 +1,4 @@
-"""What the terminal shows of a run: which runs exist before it trains, and its summary afterwards."""
+"""What the terminal shows of a run: earlier attempts before it trains, and its summary afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rich.text import Text
 from charlab.command import command
 from charlab.errors import UserError
 from charlab.notebook import data_uri
-from charlab.quantities import clock, compute
+from charlab.quantities import clock, flop_rate
 from charlab.runs import store
 from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
@@ -28,10 +28,10 @@ from charlab.runs.plots import LOSS_PLOT
 from charlab.runs.record import FILE_NAME, Record
 
 SAMPLE_LENGTH = 500
-PARTIAL = ("estimate", "online")  # protocols that measure a part of the text, or another thing
+PARTIAL = ("estimate", "online")  # protocols that score only a sample of the text, or a model that adapts to it
 
 
-def answer(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
+def show_if_finished(config: DictConfig, folder: Path, console: Console | None = None) -> Record | None:
     """Return the record of a configuration's run and print its table if it is finished; None if it must be trained.
 
     Neither torch nor Lightning is imported if the configuration or the machine determines the device.
@@ -43,7 +43,7 @@ def answer(config: DictConfig, folder: Path, console: Console | None = None) -> 
     """
     if config.force:
         return None
-    found = store.at(folder, config)
+    found = store.locate_in(folder, config)
     if found.finished is not None:
         show(found.finished, console or Console(), config.get("at_end", ()))
         return found.finished
@@ -64,13 +64,13 @@ def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None
     print_summary(record, console)
 
 
-def announce(found: store.Place, config: DictConfig, console: Console) -> None:
+def announce(found: store.RunLocation, config: DictConfig, console: Console) -> None:
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     for run, names in members_of_other_code(config).items():
         told = f"({store.changes(names)}): its weights now run in the changed model."
         _tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
-        told = f"This run was {store.ended(other)} by different code ({store.differences(other, found.identity)})"
+        told = f"This run was {store.status_word(other)} by different code ({store.differences(other, found.identity)})"
         hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
         _tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:
@@ -245,7 +245,7 @@ def _costs(record: Record) -> RenderableType:
     if record.flops_per_step and training:
         peak = record.machine.get("peak_flops")
         rate = record.flops_per_step * record.steps / training
-        grid.add_row("compute", compute(rate, peak * record.machine["processes"] if peak else None))
+        grid.add_row("compute", flop_rate(rate, peak * record.machine["processes"] if peak else None))
     if record.callbacks:
         grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:

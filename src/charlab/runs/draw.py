@@ -48,7 +48,7 @@ def sample(record: Record) -> str:
 
 def _sampled(record: Record, model: LanguageModel, vocabulary: Vocabulary) -> str:
     from charlab.generation import sample_text
-    from charlab.models.inference import device_of, untouched_randomness
+    from charlab.models.side_effects import device_of, untouched_randomness
 
     chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
     with untouched_randomness(device_of(model)):
@@ -100,14 +100,14 @@ def _attention(
     """Yield an image for each module that exposes its attention, on the beginning of the validation text."""
     import torch
 
-    from charlab.data.encoding import encoded
+    from charlab.data.encoding import encode_part
     from charlab.runs.text import own_corpus, own_slices
     from charlab.training.callbacks.attention_maps import attention_images
 
     if not any(hasattr(part, "attention_weights") for part in model.modules()):
         return
     corpus = own_corpus(record)
-    ids = torch.from_numpy(encoded(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()
+    ids = torch.from_numpy(encode_part(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()
     length = min(_settings(record, "attention_maps").get("length", 32), record.config["data"]["context_length"])
     yield from attention_images(model, vocabulary, ids[: length + 1], f"step {record.steps:,}")
 

@@ -14,12 +14,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from charlab.data.encoding import encoded
+from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Vocabulary
 from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
-from charlab.evaluation.protocols import Blocks, Estimate, Protocol, Score, Sliding, evaluate
+from charlab.evaluation.protocols import Blocks, Estimate, EvaluationProtocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
@@ -32,6 +32,8 @@ from charlab.runs.record import Record
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
+
+SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
@@ -93,7 +95,7 @@ def _own_text(config: DictConfig, record: Record, vocabulary: Vocabulary) -> Int
             f"The run in {record.folder} has no {config.split} split: train with data.{config.split}_fraction (0.05, "
             "say), and leave text for it."
         )
-    return torch.from_numpy(encoded(corpus, slices[config.split], vocabulary))
+    return torch.from_numpy(encode_part(corpus, slices[config.split], vocabulary))
 
 
 def _another_text(
@@ -105,7 +107,8 @@ def _another_text(
         UserError: if a character is unknown and `unknown=error`.
     """
     corpus = load_corpus(config)
-    entry: dict[str, Any] = {"split": corpus.name, "sha256": corpus.sha256}
+    split = f"text {corpus.name}" if corpus.name in SPLITS else corpus.name  # a file may be called test.txt
+    entry: dict[str, Any] = {"split": split, "sha256": corpus.sha256}
     text = corpus.text
     unknown = sorted(character for character in set(text) if not vocabulary.knows(character))
     if unknown and config.unknown == "skip":
@@ -162,7 +165,8 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
 def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     """Return the size of the batches in which the run itself was evaluated.
 
-    A micro-batch's, because what fits in training fits here; or the whole batch's, if a model draws for whole batches.
+    This is the size of a micro-batch, which fits in memory here as it does in training; or of the whole batch, if the
+    model draws random numbers for whole batches.
     """
     if model.likelihood == "bound":
         return int(config["data"]["batch_size"])
@@ -171,7 +175,7 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     return max(1, config["data"]["batch_size"] // divisor)
 
 
-def _protocol(config: DictConfig) -> Protocol:
+def _protocol(config: DictConfig) -> EvaluationProtocol:
     if config.protocol == "estimate":
         return Estimate(num_batches=config.num_batches, seed=config.seed)
     if config.protocol == "online":

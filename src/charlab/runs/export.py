@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor
 
 from charlab.configuration.messages import line_of_user
-from charlab.data.tokenizers import Characters, described
+from charlab.data.tokenizers import Characters, to_config
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import AutoregressiveModel, LanguageModel
@@ -95,7 +95,7 @@ def export(
         "format": format,
         "run": {"name": record.name, "fingerprint": record.fingerprint, "code": record.code, "checkpoint": checkpoint},
         "model": contents["model_config"],
-        "vocabulary": vocabulary.characters if isinstance(vocabulary, Characters) else described(vocabulary),
+        "vocabulary": vocabulary.characters if isinstance(vocabulary, Characters) else to_config(vocabulary),
         "start": vocabulary.start,
         "context_length": model.context_length,
     }

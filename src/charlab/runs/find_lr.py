@@ -57,6 +57,6 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
     figure.axes[0].set_title(config.name)
     figure.savefig(plot, dpi=150)
     console.print(f"optimizer.lr={rate:.1e}", style="bold", highlight=False)
-    console.print(f"The loss falls fastest there, of {len(finder.results['lr'])} steps with growing rates.")
+    console.print(f"Over {len(finder.results['lr'])} steps with rising rates, the loss falls fastest there.")
     console.print(f"plot  {plot}", soft_wrap=True, highlight=False, markup=False)
     return float(rate)

@@ -21,12 +21,12 @@ from charlab.runs.record import FILE_NAME
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 SAMPLES, EXPORT = "samples.txt", "export"
 EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
-"""TensorBoard's events. Runs of former versions have them in the run's folder itself."""
+"""TensorBoard's events. Runs of earlier versions have them in the run's folder itself."""
 
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
     *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png", "attention/*.png"),
-    *("checkpoints/*.ckpt", *EVENTS, f"{EXPORT}/*"),
+    *("checkpoints/*.ckpt", *EVENTS, "lightning_logs/*", f"{EXPORT}/*"),
 )
 """What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
 
@@ -39,7 +39,13 @@ def find_folder(run: str | Path, home: Path) -> Path:
     Args:
         run: the name.
         home: the folder of all runs, `outputs/runs`.
+
+    Raises:
+        UserError: if no run, or more than one, has that name.
     """
+    if not str(run):  # an unset variable: every fingerprint begins with it, so it would name the only run
+        way = f"give its folder or the beginning of its fingerprint; {command('runs')} lists all runs"
+        raise UserError(f"No run is named: {way}.")
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():
             return folder
@@ -65,7 +71,7 @@ def locked(folder: Path) -> Iterator[None]:
 
     If a `UserError` ends the run before its record is written, what it wrote is removed, and nothing else.
     """
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    lock = _lock(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -90,9 +96,15 @@ def locked(folder: Path) -> Iterator[None]:
                 made.rmdir()  # fails unless empty, that is, unless the run never started
 
 
+def _lock(folder: Path) -> filelock.FileLock:
+    """Return the lock of a run's folder, the same if the folder is named by a link, such as a study's to its runs."""
+    own = folder.resolve()
+    return filelock.FileLock(own.parent / f".{own.name}.lock", timeout=0)
+
+
 def is_locked(folder: Path) -> bool:
     """Return whether a process is training the run in a folder."""
-    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    lock = _lock(folder)
     if not os.path.exists(lock.lock_file):
         return False
     try:

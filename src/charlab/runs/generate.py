@@ -117,9 +117,12 @@ def _write(text: str, console: Console) -> None:
         text = readable(text)
         text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
     data = text.encode("utf-8", "surrogateescape") if is_utf8 else readable(text).encode(console.encoding, "replace")
-    if hasattr(file, "buffer"):
+    try:
+        if hasattr(file, "buffer"):
+            file.flush()
+            file.buffer.write(data)
+        else:
+            file.write(data.decode(console.encoding, "replace"))
         file.flush()
-        file.buffer.write(data)
-    else:
-        file.write(data.decode(console.encoding, "replace"))
-    file.flush()
+    except BrokenPipeError:
+        console.on_broken_pipe()  # as rich does; Hydra would tell of a failed job

@@ -52,7 +52,7 @@ OBSERVING_CALLBACKS = {
 
 SCHEDULES = "charlab.training.schedules."  # no schedule in this module reads the result of an evaluation
 
-DIVISION = (
+WORK_DIVISION_KEYS = (
     *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"),
     *("trainer.accumulate_grad_batches", "compute.threads", "compute.compile"),
 )
@@ -60,6 +60,13 @@ DIVISION = (
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
+LOGGED_WHEN = "trainer.log_every_n_steps"
+SHARES = (
+    *("overfit_batches", "limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+    *("val_check_interval", "swa_epoch_start"),
+)
+"""Settings of Lightning's in which 1 is one batch or epoch, and 1.0 all of them."""
+
 PATH_KEYS = ("path", "file", "folder", "run", "runs")  # last words of the keys of paths
 CHARACTERS = "charlab.data.tokenizers.characters"
 PRECISIONS = {
@@ -101,7 +108,7 @@ def identify(config: DictConfig) -> Identity:
 
 def sources(config: DictConfig) -> dict[str, str]:
     """Return the sources of a run's figures, including those of an ensemble's members."""
-    values = meaning(config)
+    values = fingerprinted_config(config)
     return sources_of({"run": values, "members": member_models(values.get("model", {}))})
 
 
@@ -113,11 +120,11 @@ def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
 
 
 def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
-    """Return the sources of a part of a run's configuration that are not today's.
+    """Return the sources of a part of a run's configuration that have changed since the run.
 
     Args:
         record: the run's record.
-        part: the part.
+        part: the part, such as the configuration of the model.
         always: modules to include in any case.
     """
     now = sources_of(part, always)
@@ -129,7 +136,7 @@ def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = (
 
 
 def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
-    """Return the digest of what names of a notebook led to when a run used them; None if its folder does not tell.
+    """Return the digest of the definitions behind names of a notebook, as a run used them; None if they are not kept.
 
     The record has a single digest, of all that the run used of the notebook: its model, callbacks and other parts.
     """
@@ -150,7 +157,7 @@ def fingerprint(config: DictConfig) -> str:
     Args:
         config: a composed `conf/train.yaml`.
     """
-    values = meaning(config)
+    values = fingerprinted_config(config)
     model = values.get("model")
     if isinstance(model, dict):
         for run in runs_of(model):
@@ -165,15 +172,17 @@ def fingerprint(config: DictConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def meaning(config: DictConfig) -> dict[str, Any]:
+def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     """Return the part of a configuration that the fingerprint covers. Reads no files."""
     values = {str(key): _resolved(config, str(key)) for key in config if key not in OBSERVING_KEYS}
     values = {key: value for key, value in values.items() if value is not None}
-    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs older than other tokenizers
+    if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs from before there were other tokenizers
         drop(values, "data.tokenizer")
     by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
-    for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + DIVISION:
-        drop(values, key)
+    reads_log = _reads_training_loss(values)
+    for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
+        if key != LOGGED_WHEN or not reads_log:
+            drop(values, key)
     if "callbacks" in values:
         values["callbacks"] = _acting(values["callbacks"])
     chooses_best = values["data"].get("dev_fraction")  # the best checkpoint, of those that are evaluated
@@ -196,7 +205,7 @@ def _acting(callbacks: Any) -> list[Any]:
 
 
 def reads_evaluations(config: DictConfig) -> bool:
-    """Return whether a step may depend on evaluations, which a callback or a plateau's schedule may read."""
+    """Return whether a step may depend on evaluations, which a callback or a plateau scheduler may read."""
     return _reads_evaluations({key: _resolved(config, key) for key in ("callbacks", "scheduler", "trainer")})
 
 
@@ -204,6 +213,12 @@ def _reads_evaluations(values: dict[str, Any]) -> bool:
     if _acting(values.get("callbacks")) or _acting(_get(values, "trainer.callbacks")):
         return True
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
+
+
+def _reads_training_loss(values: dict[str, Any]) -> bool:
+    """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
+    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    return any(_get(part, "monitor") == "train/loss" for part in parts)
 
 
 def _get(values: Any, dotted: str) -> Any:
@@ -220,13 +235,14 @@ def drop(values: dict[str, Any], dotted: str) -> None:
         owner.pop(leaf, None)
 
 
-def _canonical(value: Any) -> Any:
-    """Return a value with integral floats as integers, so that 1.0 and 1 are equal."""
+def _canonical(value: Any, key: str = "") -> Any:
+    """Return a value with integral floats as integers, so that 1.0 and 1 are equal unless they are `SHARES`."""
     if isinstance(value, dict):
-        return {str(key): _canonical(part) for key, part in value.items()}
+        return {str(name): _canonical(part, str(name)) for name, part in value.items()}
     if isinstance(value, list):
         return [_canonical(part) for part in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    is_all = key in SHARES and value == 1
+    return int(value) if isinstance(value, float) and value.is_integer() and not is_all else value
 
 
 def _by_content(value: Any, key: str = "") -> Any:

@@ -19,16 +19,16 @@ from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.quantities import joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
-from charlab.runs.identity import drop, meaning
+from charlab.runs.identity import drop, fingerprinted_config
 from charlab.runs.record import Record
-from charlab.runs.store import Place, differences
+from charlab.runs.store import RunLocation, differences
 from charlab.training.checkpoint_io import BEST, LAST, read_resumable
 
 BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
 CONSTANT = "charlab.training.schedules.Constant"
 
 
-def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
+def initialize_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
     """Give a model the weights of a run with the same architecture.
 
     Tokens are matched by what they are: the weights of characters, bytes or byte pairs in both vocabularies are copied,
@@ -66,40 +66,40 @@ def start_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Voca
     model.load_state_dict(weights)
 
 
-def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -> None:
+def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh: bool) -> None:
     """Put the last checkpoint and the curves of a finished run into the folder of a run that extends its budget.
 
     Args:
         origin: the finished run's folder.
         config: configuration of the new run.
-        place: the place of the new run.
+        location: folder and identity of the new run.
         fresh: whether to replace what the folder holds.
 
     Raises:
-        UserError: if the configurations differ in more than the budget, the budget is not larger, the finished run
-            used its budget for more than to know when to stop, or other code trained it.
+        UserError: if the configurations differ in more than the budget, the budget is not larger, the schedule is not
+            constant, the weights are averaged, or different code trained the finished run.
     """
     record = Record.load(origin)
-    former, now = (meaning(settings) for settings in (OmegaConf.create(record.config), config))
+    former, now = (fingerprinted_config(settings) for settings in (OmegaConf.create(record.config), config))
     for key in BUDGET:
         for values in (former, now):
             drop(values, key)
     differing = [key for key in dict.fromkeys([*former, *now]) if former.get(key) != now.get(key)]
     if differing:
         raise UserError(
-            f"extend={origin} goes on with the settings of that run, but {joined(differing)} is another: leave it, or "
-            f"start from the run's weights with init_from={origin}."
+            f"extend={origin} keeps the settings of that run, but this one has another {joined(differing)}: leave it "
+            f"as it was, or start from the run's weights with init_from={origin}."
         )
     part = next((part for part in ("scheduler", "averaging") if not _is_extendable(config.get(part))), None)
     if part is not None:
         name = config[part]["_target_"].rpartition(".")[2]
         raise UserError(
             f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
-            f"learning rate and without averaging can go on; init_from={origin} starts from the weights."
+            f"learning rate and without averaging can be extended; init_from={origin} starts from the weights."
         )
-    if not record.is_by(place.identity.code) and config.get("resume") != "any_code":
+    if not record.is_by(location.identity.code) and config.get("resume") != "any_code":
         raise UserError(
-            f"Other code has trained {origin} ({differences(record, place.identity)}): go on from it with "
+            f"{origin} was trained by different code ({differences(record, location.identity)}): extend it with "
             "resume=any_code."
         )
     checkpoint = read_resumable(origin / LAST)
@@ -113,16 +113,16 @@ def go_on_from(origin: Path, config: DictConfig, place: Place, *, fresh: bool) -
     if seconds is not None and seconds <= spent:
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
     if fresh:
-        clear(place.folder)
-    checkpoint["training_over"] = False
+        clear(location.folder)
+    checkpoint["training_over"] = checkpoint["should_stop"] = False
     loop = checkpoint["loops"]["fit_loop"]
     if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
         for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
             progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
     for name in (CURVES, BEST):
         if (origin / name).exists():
-            _write(place.folder / name, (origin / name).read_bytes())
-    write_atomically(place.folder / LAST, lambda file: torch.save(checkpoint, file))
+            _write(location.folder / name, (origin / name).read_bytes())
+    write_atomically(location.folder / LAST, lambda file: torch.save(checkpoint, file))
 
 
 def _write(path: Path, contents: bytes) -> None:

@@ -44,8 +44,8 @@ class Record:
         folder: the run's folder; not saved.
         name: name of the experiment, or of the model and corpus.
         fingerprint: hash of the configuration; see `charlab.runs.identity`.
-        status: state of the run. A killed run stays "running" until it is resumed; one that `trainer.fast_dev_run` has
-            only tried out is never "finished".
+        status: state of the run. A killed run stays "running" until it is resumed; a run with `trainer.fast_dev_run`
+            ends as "tried".
         error: why the run failed or diverged.
         overrides: command line that reproduces the run.
         config: the resolved configuration.
@@ -63,18 +63,18 @@ class Record:
         steps: number of optimizer steps.
         characters_seen: characters scored in training.
         flops_per_step: floating-point operations of an optimizer step; None if they cannot be counted.
-        clock: training seconds when each of the first steps was reached; empty if no clock has decided anything.
+        clock: training seconds when each of the first steps was reached; empty without a budget in seconds.
         time: seconds spent on `setup_s`, `training_s`, `evaluation_s` and `compilation_s`, over all attempts.
         peak_memory_bytes: peak memory of the device on a GPU, of the process otherwise.
         metrics: results, one entry per protocol and split; `charlab evaluate` adds entries.
-        scenes: nats of each stretch of `SCENE_LENGTH` characters of the validation text by the protocol `blocks`, in
-            order (the last one may be shorter). Studies use them to test whether a difference generalizes to other
-            text.
+        scenes: total nll, in nats, of each stretch of `SCENE_LENGTH` characters of the validation text by the protocol
+            `blocks`, in order (the last one may be shorter). Studies use them to test whether a difference generalizes
+            to other text.
         test_looks: number of times that the test split was scored.
         callbacks: classes of callbacks that belong to neither charlab nor Lightning, and may change training.
         best: step and nll of the best evaluation on the dev split, whose weights are in `checkpoints/best.ckpt`; None
             without a dev split. `metrics` are those of the final weights.
-        causality: whether the model sees what it has to predict.
+        causality: result of the check whether the model sees what it has to predict.
         floor: entropy of each split in nats per character, if known.
         started: time when the run first started (ISO 8601, UTC).
         finished: time when the run finished (ISO 8601, UTC).
@@ -273,8 +273,15 @@ class Record:
 
 
 def runs_of(model: Mapping[str, Any]) -> list[str]:
-    """Return the folders of the finished runs that an ensemble consists of; none for any other model."""
-    return list(model["runs"]) if model.get("_target_") == ENSEMBLE else []
+    """Return the folders of the finished runs that an ensemble consists of; none for any other model.
+
+    Raises:
+        UserError: if they are not a list of texts, such as a single run without brackets.
+    """
+    runs = model.get("runs") if model.get("_target_") == ENSEMBLE else []
+    if not (isinstance(runs, list) and all(isinstance(run, str) for run in runs)):
+        raise UserError(f"model.runs must be a list of the folders of runs, model.runs=[RUN,RUN], not {runs!r}.")
+    return list(runs)
 
 
 def member_models(model: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
 
     Raises:
         UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
-            or had a budget in seconds without a record of what the clock said in its first steps.
+            or had a budget in seconds without a record of the clock at its first steps.
     """
     console, repetition = console or Console(), repeat(run, points=points)
     record, code = repetition.run.record, repetition.identity.code
@@ -96,7 +96,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
             markup=False,
         )
         return False
-    note(repetition)
+    record_requalification(repetition)
     elsewhere = "up to rounding, on another machine or with other libraries"
     how = "to the last digit" if repetition.on_same_machine else elsewhere
     console.print(
@@ -129,14 +129,14 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
             steps = [step for step in steps if step <= len(record.clock)]
             if not steps:
                 raise UserError(
-                    f"The run {run} cannot be repeated: its budget is in seconds, and its record does not say what the "
-                    "clock said until its first logged step. Train it again."
+                    f"The run {run} cannot be repeated: its budget is in seconds, and its record lacks the clock at "
+                    "the steps before the first logged one. Train it again."
                 )
         identity = identify(config)
         try:
-            with contextlib.suppress(_Enough):
-                ending = _ending(config, folder, steps[-1], record.clock)
-                train(ending, Path(folder, "run"), console=Console(quiet=True))
+            with contextlib.suppress(_AllPointsLogged):
+                shortened = _shortened_config(config, folder, steps[-1], record.clock)
+                train(shortened, Path(folder, "run"), console=Console(quiet=True))
         finally:
             torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
         again = Record.load(Path(folder, "run"))
@@ -154,7 +154,7 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
     )
 
 
-def note(repetition: Repetition) -> None:
+def record_requalification(repetition: Repetition) -> None:
     """Add the code and fingerprint of a repetition without differences to the record, unless it has them."""
     record, identity = repetition.run.record, repetition.identity
     entry: dict[str, Any] = {"code": identity.code, "fingerprint": identity.fingerprint}
@@ -166,12 +166,12 @@ def note(repetition: Repetition) -> None:
     record.save() if archive is None else archive.add(record)
 
 
-class _Enough(Exception):
+class _AllPointsLogged(Exception):
     """Raised when all points to compare have been logged."""
 
 
 class Stop(Callback):
-    """Stop training after a step, and let the first steps follow the clock of a former run.
+    """Stop training after a step, and make the first steps follow the clock of the run that is repeated.
 
     Args:
         step: the last optimizer step.
@@ -187,10 +187,10 @@ class Stop(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if trainer.global_step >= self.step:
-            raise _Enough
+            raise _AllPointsLogged
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        raise _Enough
+        raise _AllPointsLogged
 
 
 def _config(record: Record) -> DictConfig:
@@ -202,7 +202,7 @@ def _config(record: Record) -> DictConfig:
     return config
 
 
-def _ending(config: DictConfig, output_dir: str, step: int, clock: Sequence[float]) -> DictConfig:
+def _shortened_config(config: DictConfig, output_dir: str, step: int, clock: Sequence[float]) -> DictConfig:
     """Return the configuration of a run, changed to write into `output_dir`, follow `clock` and stop after `step`.
 
     Evaluations before the first step are left out unless they may change a step: they are slow, and training seeds

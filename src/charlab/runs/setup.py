@@ -19,7 +19,7 @@ from rich.console import Console
 
 from charlab.configuration.build import build, plain
 from charlab.configuration.messages import find_user_error, line_of_user, one_sentence
-from charlab.configuration.overrides import described
+from charlab.configuration.overrides import folder_name_of
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import PartError, UserError
@@ -29,7 +29,7 @@ from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabular
 from charlab.runs.failure import failed_part
 from charlab.runs.folder import events_folder
 from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
-from charlab.runs.origin import start_from
+from charlab.runs.origin import initialize_from
 from charlab.runs.record import FILE_NAME, Record
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.attention_maps import AttentionMaps
@@ -37,7 +37,7 @@ from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.samples import SampleText
 from charlab.training.checkpoint_io import LAST, read_resumable
-from charlab.training.counts import module_for
+from charlab.training.counts_module import module_for
 from charlab.training.device import resolve_device, set_threads
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, build_logger
 from charlab.training.objectives import Objective
@@ -90,7 +90,7 @@ class Parts:
             self.resumed_step = read_resumable(folder / LAST)["global_step"]
         elif (folder / FILE_NAME).exists() and not fresh:  # killed before its first checkpoint
             self.resumed_step = -1
-        told = described(overrides, (*OBSERVING_KEYS, "seed"), config.name)
+        told = folder_name_of(overrides, (*OBSERVING_KEYS, "seed"), config.name)
         curves = f"{told},seed={config.seed}".lstrip(",")
         begun = events_folder(folder) if self.resumed_step is not None else None
         self.trainer = self._build_trainer(curves if begun is None else os.path.relpath(begun, folder))
@@ -102,11 +102,11 @@ class Parts:
         model = build_model(self.members.config, self.data.vocabulary)
         self.members.fill(model)
         if (run := origins(self.config).get("init_from")) is not None:
-            start_from(model, self.members.config, self.data.vocabulary, run)
+            initialize_from(model, self.members.config, self.data.vocabulary, run)
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
-                f"data.context_length={self.data.context_length} is more than the model's "
-                f"context_length={model.context_length}: lower the one or raise the other."
+                f"data.context_length={self.data.context_length} is more than the model looks at, "
+                f"model.context_length={model.context_length}: lower one or raise the other."
             )
         return model
 
@@ -234,8 +234,9 @@ def warn_of_equal_weights(model: LanguageModel, data: CharacterDataModule, conso
     """Print a warning if the model is a mixture whose weights cannot be fitted."""
     if isinstance(model, Mixture) and not model.weights_are_given and "dev" not in data.splits:
         console.print(
-            "[bold]All members of this mixture will weigh the same:[/] there is no dev split to fit their weights to. "
-            "data.dev_fraction=0.02 cuts one from the beginning of the train text; model.weights=\\[…] gives them.",
+            "[bold]All members of this mixture will have equal weights:[/] there is no dev split to fit their "
+            "weights to. data.dev_fraction=0.02 cuts one from the beginning of the train text; "
+            "model.weights=\\[…] gives them.",
             soft_wrap=True,
         )
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from charlab.errors import UserError
 
-FORMAT = 2  # of the cache; increase it whenever `_normal` or `imports_of` changes
+FORMAT = 3  # of the cache; increase it whenever `_normal` or `imports_of` changes
 MOST_CACHED = 5000  # files
 
 
@@ -166,7 +166,7 @@ def imports_of(tree: ast.Module, named: str = "") -> list[str]:
                 names.update((f"{origin}{separator}{alias.name}", None) for alias in aliases if alias.name != "*")
             case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
                 called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
-                if called in ("import_module", "__import__") and not name.startswith("."):
+                if called in ("import_module", "__import__"):
                     names[name] = None
         for child in ast.iter_child_nodes(node):
             visit(child)
@@ -176,15 +176,16 @@ def imports_of(tree: ast.Module, named: str = "") -> list[str]:
 
 
 def _idle_functions(tree: ast.Module, named: str) -> set[ast.AST]:
-    """Return the module's functions that are mentioned neither by `named`, nor by other code that it leads to."""
+    """Return the module's undecorated functions that neither `named` nor any code it leads to mentions."""
     functions = {part.name: part for part in tree.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef)}
     classes = {part.name for part in tree.body if isinstance(part, ast.ClassDef)}
     if named not in functions and named not in classes:
         return set()
     reached: list[ast.AST] = [part for part in tree.body if part not in functions.values()]
-    for function in functions.values():  # evaluated when the module is imported
-        reached += [*function.decorator_list, function.args]
-    reached += [functions.pop(named)] if named in functions else []
+    for name, function in list(functions.items()):
+        reached.append(function.args)  # evaluated when the module is imported
+        if function.decorator_list or name == named:  # a decorator may register its function under another name
+            reached.append(functions.pop(name))
     while reached:
         for node in ast.walk(reached.pop()):
             name = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.compose import register_resolver
-from charlab.configuration.overrides import key_of
+from charlab.configuration.overrides import key_of, text_of
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
@@ -104,14 +104,14 @@ class Store:
     def all(self) -> Iterator[Record]:
         """Yield the readable records of the outputs, sorted by folder."""
         for path in sorted(self.home.glob(f"*/*/{FILE_NAME}")):
-            with contextlib.suppress(UserError):
+            with contextlib.suppress(UserError, OSError):  # another user's, perhaps
                 yield Record.load(path.parent)
 
     def named(self, run: str | Path) -> Path:
         """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint."""
         return find_folder(run, self.home)
 
-    def own(self, run: str) -> Record | None:
+    def record_of(self, run: str) -> Record | None:
         """Return the record of a run of the outputs; None if there is no readable one."""
         try:
             return Record.load(self.folder(run))
@@ -123,7 +123,7 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """The folder of a run, and the records found there.
 
     Attributes:
@@ -157,8 +157,8 @@ class Place:
         return record if same else None
 
 
-def place(config: DictConfig, identity: Identity | None = None) -> Place:
-    """Return the place of a configuration's run below `output_dir`.
+def locate(config: DictConfig, identity: Identity | None = None) -> RunLocation:
+    """Return the location of a configuration's run below `output_dir`.
 
     Runs with equal fingerprints are neighbors: the first is in the folder FINGERPRINT, those by different code are in
     FINGERPRINT-CODE.
@@ -175,31 +175,33 @@ def place(config: DictConfig, identity: Identity | None = None) -> Place:
         mine = [record for record in records if record.status != "finished"]
     if mine:
         record = max(mine, key=lambda record: (record.status == "finished", _when(record)))
-        return Place(record.folder, identity, record, tuple(other for other in records if other not in mine))
+        return RunLocation(record.folder, identity, record, tuple(other for other in records if other not in mine))
     first = home / identity.fingerprint
     taken = (first / FILE_NAME).exists()
-    return Place(home / f"{identity.fingerprint}-{identity.code}" if taken else first, identity, None, tuple(records))
+    folder = home / f"{identity.fingerprint}-{identity.code}" if taken else first
+    return RunLocation(folder, identity, None, tuple(records))
 
 
-def at(folder: Path, config: DictConfig) -> Place:
-    """Return the place of a configuration's run in a given folder.
+def locate_in(folder: Path, config: DictConfig) -> RunLocation:
+    """Return the location of a configuration's run in a given folder.
 
-    Its neighbors are included only if the folder is the one that `place` returns.
+    Its neighbors are included only if the folder is the one that `locate` returns.
     """
     identity = identify(config)
-    usual = place(config, identity)
+    usual = locate(config, identity)
     if usual.folder.absolute() == folder.absolute():
-        return Place(folder, identity, usual.record, usual.others)
-    return Place(folder, identity, Record.load(folder) if (folder / FILE_NAME).exists() else None)
+        return RunLocation(folder, identity, usual.record, usual.others)
+    return RunLocation(folder, identity, Record.load(folder) if (folder / FILE_NAME).exists() else None)
 
 
 def with_extended(overrides: Sequence[str]) -> list[str]:
     """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one."""
-    given = {key_of(override): override.partition("=")[2] for override in overrides}
-    run = given.get("extend", "null")
+    given = {key_of(override): override for override in overrides}
+    run = text_of(given.get("extend", "extend=null"))
     if run == "null":
         return list(overrides)
-    record = Record.load(find_folder(run, Path(given.get("output_dir", OUTPUTS)) / "runs"))
+    output_dir = Path(text_of(given["output_dir"])) if "output_dir" in given else OUTPUTS
+    record = Record.load(find_folder(run, output_dir / "runs"))
     kept = [override for override in record.overrides if key_of(override) not in given]
     return [*kept, *overrides]
 
@@ -217,7 +219,7 @@ def _when(record: Record) -> str:
     return record.finished or record.started or ""
 
 
-def check_resumable(found: Place, config: DictConfig) -> None:
+def check_resumable(found: RunLocation, config: DictConfig) -> None:
     """Check that a run may start or resume in its folder.
 
     Raises:
@@ -236,7 +238,7 @@ def check_resumable(found: Place, config: DictConfig) -> None:
     if not record.is_by(identity.code) and not (begun and config.get("resume") == "any_code"):
         way = "resume it with resume=any_code, " if begun else ""
         raise UserError(
-            f"The run in {folder} was {ended(record)} by different code ({differences(record, identity)}): "
+            f"The run in {folder} was {status_word(record)} by different code ({differences(record, identity)}): "
             f"{way}choose another hydra.run.dir, or replace it with force=true."
         )
     former, now = (_accumulation(settings) for settings in (record.config, OmegaConf.to_container(config)))
@@ -252,7 +254,7 @@ def _accumulation(config: object) -> object:
     return (trainer.get("accumulate_grad_batches") if isinstance(trainer, dict) else None) or 1
 
 
-def ended(record: Record) -> str:
+def status_word(record: Record) -> str:
     """Return "finished", or "started" if the run is not."""
     return "finished" if record.status == "finished" else "started"
 
@@ -271,4 +273,4 @@ def changes(names: Sequence[str]) -> str:
 
 
 # `hydra.run.dir` depends on the run's identity, and Hydra resolves it before the run starts.
-register_resolver("fingerprint", lambda *, _root_: place(_root_).folder.name)
+register_resolver("fingerprint", lambda *, _root_: locate(_root_).folder.name)

@@ -20,7 +20,7 @@ from rich.console import Console
 
 from charlab.configuration.build import plain
 from charlab.data.corpora import home_expanded
-from charlab.errors import PartError, UserError, decorating
+from charlab.errors import PartError, UserError, warn_on_failure
 from charlab.evaluation.causality import Causality, check_causality, check_initial
 from charlab.evaluation.protocols import Blocks, Sliding, evaluate
 from charlab.files import remove_leftovers, write_atomically
@@ -30,7 +30,7 @@ from charlab.runs import definitions, display, store
 from charlab.runs.folder import WRITTEN, clear, locked
 from charlab.runs.identity import identify, origins
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
-from charlab.runs.origin import go_on_from
+from charlab.runs.origin import extend_run
 from charlab.runs.plots import plot_loss
 from charlab.runs.record import SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
@@ -39,10 +39,10 @@ from charlab.training.callbacks.checkpointing import Terminated, raising_termina
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.checkpoint_io import LAST, read_checkpoint
 from charlab.training.flops import count_flops
-from charlab.training.loggers import CSVLogger, TensorBoardLogger, begin, close
+from charlab.training.loggers import CSVLogger, TensorBoardLogger, close, start_loggers
 from charlab.training.trainer import has_several_processes
 
-KNOWN = ("charlab.", "lightning.")  # packages whose callbacks are not listed
+KNOWN_PACKAGES = ("charlab.", "lightning.")  # packages whose callbacks the record does not list
 # Parts of the configuration that TensorBoard shows next to the final metrics of each run.
 HYPERPARAMETERS = (
     *("model", "data", "optimizer", "scheduler", "objective", "averaging", "trainer", "budget", "compute", "seed"),
@@ -67,7 +67,8 @@ def train(
 
     Raises:
         UserError: if the configuration is invalid; a new folder is then removed.
-        DivergedError: if the loss becomes infinite or NaN; the record says at which step.
+        DivergedError: if the loss or a weight becomes infinite or NaN; the record says at which step.
+        KeyboardInterrupt, SystemExit: if a signal or a lost process ends the run.
     """
     console = console or Output()
     if not has_several_processes(config.trainer):
@@ -75,7 +76,7 @@ def train(
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
         return _Training(config, folder, overrides, console, fresh=config.force).execute()
     with locked(folder):
-        found = store.at(folder, config)
+        found = store.locate_in(folder, config)
         if not config.force:
             if found.finished is not None:
                 display.show(found.finished, console)
@@ -84,7 +85,7 @@ def train(
         display.announce(found, config, console)
         fresh = config.force or (found.record is not None and found.record.status == "finished")
         if "extend" in origins(config) and (fresh or found.record is None):
-            go_on_from(origins(config)["extend"], config, found, fresh=fresh)
+            extend_run(origins(config)["extend"], config, found, fresh=fresh)
             fresh = False
         run = _Training(config, folder, overrides, console, fresh=fresh)
         if fresh:
@@ -121,7 +122,7 @@ class _Training:
             for note in self.data.corpus.notes:
                 self.console.print(note, soft_wrap=True, markup=False)
         try:
-            begin(self.trainer, record.config)
+            start_loggers(self.trainer, record.config)
             with raising_terminated():
                 self._conduct()
         except BaseException as raised:
@@ -166,7 +167,7 @@ class _Training:
             if self.trainer.world_size == 1 or not _is_lost_connection(error):
                 raise
             rank, number = self.trainer.global_rank, self.trainer.world_size
-            self._say(f"Process {rank} of {number} lost the others, one of which has ended: {self._how_to_go_on()}.")
+            self._print(f"Process {rank} of {number} lost the others, one of which has ended: {self._how_to_resume()}.")
             raise SystemExit(1) from None
         except SystemExit as end:  # raised by Lightning after Ctrl-C, but not only then
             if not isinstance(end.__context__, KeyboardInterrupt):
@@ -194,7 +195,7 @@ class _Training:
             git_commit=git_commit(),
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             floor={split: floor for split in data.splits if (floor := data.floor(split)) is not None},
-            callbacks=[name for part in trainer.callbacks if not (name := _class_name(part)).startswith(KNOWN)],
+            callbacks=[name for name in map(_class_name, trainer.callbacks) if not name.startswith(KNOWN_PACKAGES)],
             started=now(),
         )
         setup = 0.0
@@ -265,17 +266,17 @@ class _Training:
         if not self.trainer.is_global_zero:
             return SystemExit(0)  # Lightning would kill the first process if another one failed
         what = "Interrupted" if signum == signal.SIGINT else f"Ended by {signal.Signals(signum).name}"
-        self._say(f"{what} at step {self.trainer.global_step:,}: {self._how_to_go_on()}.")
+        self._print(f"{what} at step {self.trainer.global_step:,}: {self._how_to_resume()}.")
         return KeyboardInterrupt() if signum == signal.SIGINT else SystemExit(128 + signum)
 
-    def _how_to_go_on(self) -> str:
+    def _how_to_resume(self) -> str:
         last = self.folder / LAST
         if not last.exists():
             return "nothing is saved yet, so the same command starts again"
         saved = read_checkpoint(last)["global_step"]
-        return f"step {saved:,} is saved, and the same command goes on from there"
+        return f"step {saved:,} is saved, and the same command resumes from there"
 
-    def _say(self, sentence: str) -> None:
+    def _print(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True, markup=False)
 
     def _update_progress(self) -> None:
@@ -294,9 +295,9 @@ class _Training:
         record.metrics = list(self.module.results)
         num_logged = len(record.metrics)
         self.model.to(self.device)
-        telling = self._telling("evaluating the final weights on the whole validation text")
+        spinner = self._spinner("evaluating the final weights on the whole validation text")
         # Evaluate in the precision of the weights, not of training, so that `charlab evaluate` gets the same figures.
-        with telling, self.module.evaluating(), torch.autocast(self.device.type, enabled=False):
+        with spinner, self.module.evaluating(), torch.autocast(self.device.type, enabled=False):
             causality = self._causality()
             self._score_validation()
         record.causality = causality.as_dict()
@@ -305,9 +306,9 @@ class _Training:
         record.status, record.error, record.finished = "finished", None, now()
         record.save()
         if "loss_plot" in self.config.get("at_end", ()):
-            with decorating("loss plot"):
+            with warn_on_failure("loss plot"):
                 plot_loss(record)
-        with decorating("summary"):
+        with warn_on_failure("summary"):
             display.print_summary(record, self.console)
             self.parts.members.print_weights(self.model, self.console)
 
@@ -357,7 +358,7 @@ class _Training:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_outcome(hyperparameters, figures, self.record.steps, succeeded=bool(figures))
 
-    def _telling(self, what: str) -> AbstractContextManager[object]:
+    def _spinner(self, what: str) -> AbstractContextManager[object]:
         """Show a spinner while the block runs, on a terminal only."""
         watched = self.console.is_terminal and not self.console.is_dumb_terminal
         return self.console.status(what) if watched else contextlib.nullcontext()
@@ -376,7 +377,7 @@ def _is_lost_connection(error: RuntimeError) -> bool:
 
 
 def _located(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the data with absolute paths of the files, which hold in any working folder."""
+    """Return the data settings with absolute file paths, which are valid in any working folder."""
 
     def located(value: Any) -> Any:
         if isinstance(value, list):

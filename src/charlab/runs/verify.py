@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 ROUNDING = 1e-6  # relative rounding error of a mean over float32 values
 # How far a score may be from the recorded one in nats, on the same type of device and on another: for a character,
 # relative to 1 + its nll, and for the mean. GPUs may multiply in lower precision than CPUs.
-CHARACTER, MEAN = (1e-3, 3e-2), (1e-5, 1e-3)
-ERRORS = 5.0  # standard errors by which two estimates of a bound may differ, since they draw different masks
-NORMALIZED = 1e-4
+CHARACTER_TOLERANCE, MEAN_TOLERANCE = (1e-3, 3e-2), (1e-5, 1e-3)
+BOUND_TOLERANCE = 5.0  # standard errors by which two estimates of a bound may differ, since they draw different masks
+NORMALIZATION_TOLERANCE = 1e-4  # how far a sum of probabilities may be from 1
 MOST_PROBES = 1 << 15  # vocabulary × length of the windows whose probabilities are summed
-ROWS = 256  # windows scored at a time there
+ROWS = 256  # how many of these windows are scored at a time
 
 
 class Finding(NamedTuple):
@@ -51,14 +51,14 @@ class Finding(NamedTuple):
     text: str
 
 
-def verify_run(run: Verified, *, scoring: bool = True) -> Iterator[Finding]:
+def verify_run(run: RunToVerify, *, scoring: bool = True) -> Iterator[Finding]:
     """Yield the finding of each check of a run.
 
     Args:
         run: the run.
         scoring: whether to score the weights again, and to look for leaks and for probabilities that do not add up.
     """
-    checks: dict[str, Callable[[Verified], tuple[bool | None, str]]] = {
+    checks: dict[str, Callable[[RunToVerify], tuple[bool | None, str]]] = {
         "settings": _settings,
         "code": _code,
         "text": _text,
@@ -77,7 +77,7 @@ def verify_run(run: Verified, *, scoring: bool = True) -> Iterator[Finding]:
 
 
 @dataclass
-class Verified:
+class RunToVerify:
     """A finished run, with what several checks need.
 
     Attributes:
@@ -110,10 +110,10 @@ class Verified:
         """The ids of the validation text."""
         import torch
 
-        from charlab.data.encoding import encoded
+        from charlab.data.encoding import encode_part
 
         corpus = own_corpus(self.record, self.path)
-        ids = encoded(corpus, own_slices(self.record, corpus)["validation"], self.loaded[1])
+        ids = encode_part(corpus, own_slices(self.record, corpus)["validation"], self.loaded[1])
         return torch.from_numpy(ids).to(self.device)
 
     @property
@@ -125,7 +125,7 @@ class Verified:
 # --- The checks -------------------------------------------------------------------------------------------------------
 
 
-def _settings(run: Verified) -> tuple[bool | None, str]:
+def _settings(run: RunToVerify) -> tuple[bool | None, str]:
     record = run.record
     if not record.sources:
         return None, "its record is from an earlier version, whose fingerprints had another form"
@@ -137,14 +137,14 @@ def _settings(run: Verified) -> tuple[bool | None, str]:
     return True, f"the settings in its record have the fingerprint {now}"
 
 
-def _code(run: Verified) -> tuple[bool | None, str]:
+def _code(run: RunToVerify) -> tuple[bool | None, str]:
     record = run.record
     if not record.sources:
         return None, "its record does not say which code trained it"
     if record.code != code_hash(record.sources):
         return False, f"its record has the code {record.code}, but the sources in it have another hash"
     if run.trust and definitions.missing_from_main(record.config):
-        definitions.provide((record.folder / definitions.FILE_NAME).read_text(encoding="utf-8"), record.folder)
+        definitions.import_into_main((record.folder / definitions.FILE_NAME).read_text(encoding="utf-8"), record.folder)
     now = sources(own_config(record, run.path))
     differing = changed(record.sources, now)
     if not differing:
@@ -154,12 +154,12 @@ def _code(run: Verified) -> tuple[bool | None, str]:
     return False, f"changed since: {joined(differing, most=5)} (charlab.requalify tells whether it computes the same)"
 
 
-def _text(run: Verified) -> tuple[bool | None, str]:
+def _text(run: RunToVerify) -> tuple[bool | None, str]:
     corpus = own_corpus(run.record, run.path)
     return True, f"{corpus.name}, {corpus.length:,} characters, has the recorded checksum {corpus.sha256[:12]}"
 
 
-def _figures(run: Verified) -> tuple[bool | None, str]:
+def _figures(run: RunToVerify) -> tuple[bool | None, str]:
     entries = run.record.metrics
     for entry in entries:
         nll = entry["nll"]
@@ -171,14 +171,14 @@ def _figures(run: Verified) -> tuple[bool | None, str]:
     return True, f"nats, bits and perplexity agree in {count(len(entries), 'figure')}"
 
 
-def _characters(run: Verified) -> tuple[bool | None, str]:
+def _characters(run: RunToVerify) -> tuple[bool | None, str]:
     if not (run.record.folder / NLL).exists():
         return None, "the run kept none"
     nll, entry = own_nll(run.record), run.record.metric("blocks")
     if len(nll) != entry["characters"]:
         return False, f"it holds {len(nll):,} characters, and the record {entry['characters']:,}"
     mean = nll.mean(dtype=np.float64)
-    if not _is(entry["nll"], mean, ROUNDING):
+    if not _equals_recorded(entry["nll"], mean, ROUNDING):
         return False, f"its mean is {mean:.6f}, and the record's figure {_shown(entry['nll'])}"
     scenes = np.add.reduceat(nll, np.arange(0, len(nll), SCENE_LENGTH), dtype=np.float64)
     if run.record.scenes and not np.allclose(scenes, run.record.scenes, rtol=ROUNDING, equal_nan=True):
@@ -186,7 +186,7 @@ def _characters(run: Verified) -> tuple[bool | None, str]:
     return True, f"{len(nll):,} characters, whose mean {mean:.6f} is the record's figure"
 
 
-def _weights(run: Verified) -> tuple[bool | None, str]:
+def _weights(run: RunToVerify) -> tuple[bool | None, str]:
     from charlab.evaluation.protocols import Blocks, evaluate
     from charlab.runs.evaluate import batch_size
 
@@ -200,8 +200,8 @@ def _weights(run: Verified) -> tuple[bool | None, str]:
     said = f"scored again: {_shown(score.nll)}, recorded: {_shown(entry['nll'])}"
     if other and model.likelihood == "bound":  # other devices draw other random numbers
         error = math.hypot(score.standard_error or 0.0, entry["standard_error"] or 0.0)
-        return abs(score.nll - entry["nll"]) <= ERRORS * error, f"{said}, with draws of another device"
-    if not _is(entry["nll"], score.nll, 0.0, MEAN[other]):
+        return abs(score.nll - entry["nll"]) <= BOUND_TOLERANCE * error, f"{said}, with draws of another device"
+    if not _equals_recorded(entry["nll"], score.nll, 0.0, MEAN_TOLERANCE[other]):
         return False, said
     if not (record.folder / NLL).exists() or score.per_character is None:
         return True, said
@@ -210,15 +210,15 @@ def _weights(run: Verified) -> tuple[bool | None, str]:
         return False, f"{said}, but nll.npy is of another text"
     with np.errstate(invalid="ignore"):  # inf − inf: they are equal
         apart = np.nan_to_num(np.abs(score.per_character - kept) / (1 + np.abs(kept)))
-    most = float(apart.max())
-    return most <= CHARACTER[other], f"{said}; no character in nll.npy is further off than {most:.1e} of its nll"
+    most, allowed = float(apart.max()), CHARACTER_TOLERANCE[other]
+    return most <= allowed, f"{said}; no character in nll.npy is further off than {most:.1e} of its nll"
 
 
-def _normalization(run: Verified) -> tuple[bool | None, str]:
+def _normalization(run: RunToVerify) -> tuple[bool | None, str]:
     """Add up the probabilities of all tokens that may come next, as `nll` scores them."""
     import torch
 
-    from charlab.models.inference import untouched_randomness
+    from charlab.models.side_effects import untouched_randomness
 
     if not run.has_weights:
         return None, f"there is no {CHECKPOINT}"
@@ -234,11 +234,11 @@ def _normalization(run: Verified) -> tuple[bool | None, str]:
     furthest = max(sums, key=lambda total: abs(total - 1))
     said = f"at {count(len(sums), 'position')} the probabilities of {model.vocab_size} tokens add up to {furthest:.6f}"
     if model.likelihood == "bound":  # −log p is at most the bound, so the sum is at most 1
-        return max(sums) <= 1 + NORMALIZED, f"{said} or nearer to 1; for a bound, at most 1 is needed"
-    return abs(furthest - 1) <= NORMALIZED, f"{said} or nearer to 1"
+        return max(sums) <= 1 + NORMALIZATION_TOLERANCE, f"{said} or nearer to 1; for a bound, at most 1 is needed"
+    return abs(furthest - 1) <= NORMALIZATION_TOLERANCE, f"{said} or nearer to 1"
 
 
-def _causality(run: Verified) -> tuple[bool | None, str]:
+def _causality(run: RunToVerify) -> tuple[bool | None, str]:
     from charlab.evaluation.causality import check_causality
     from charlab.models.contract import AutoregressiveModel
 
@@ -257,7 +257,7 @@ def _causality(run: Verified) -> tuple[bool | None, str]:
     )
 
 
-def _is(recorded: float | None, value: float, relative: float, absolute: float = 0.0) -> bool:
+def _equals_recorded(recorded: float | None, value: float, relative: float, absolute: float = 0.0) -> bool:
     """Return whether a figure equals the recorded one, in which None means not finite."""
     if recorded is None or not math.isfinite(value):
         return recorded is None and not math.isfinite(value)

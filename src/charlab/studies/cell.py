@@ -20,11 +20,11 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 
 from charlab.configuration.messages import exit_code
-from charlab.configuration.overrides import literal
+from charlab.configuration.overrides import escape_interpolations
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.notebook import replace_missing_characters
-from charlab.runs.definitions import extract, names_of_run, provide
+from charlab.runs.definitions import extract, import_into_main, names_of_run
 
 
 def write_cell(
@@ -83,17 +83,17 @@ def run(file: Path) -> int:
         from charlab.training.callbacks.divergence import DivergedError
 
         if described["definitions"]:
-            provide(described["definitions"], folder)
+            import_into_main(described["definitions"], folder)
         identity = identify(config)
         if identity.fingerprint != folder.name.partition("-")[0]:
             raise UserError(
                 "The run would not be the one that was planned: did the text change, or was the study planned on a "
-                "machine with another kind of device? Then set trainer.precision, and give the study's command again."
+                "machine with another kind of device? Then set trainer.precision, and run the study's command again."
             )
         if described["code"] not in ("", identity.code):
             raise UserError(
                 f"The code of this run was edited after its study was planned (it was {described['code']}, and is "
-                f"{identity.code}): give the study's command again."
+                f"{identity.code}): run the study's command again."
             )
         try:
             config.at_end = [*config.get("at_end", []), *described["at_end"]]
@@ -130,7 +130,7 @@ def _without_interpolations(value: Any) -> Any:
         return {key: _without_interpolations(part) for key, part in value.items()}
     if isinstance(value, list):
         return [_without_interpolations(part) for part in value]
-    return literal(value) if isinstance(value, str) else value
+    return escape_interpolations(value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ class Cost:
         read: function that reads it from a run's record; None if unknown.
         write: function that formats it for tables.
         axis: axis label in plots; "" if it is not plotted.
-        budget: the study's budget that it measures.
-        shared: the budget in words.
+        budget: the budget of a study that it measures; None for no budget.
+        shared: the budget in words, as what all arms share.
         tolerance: largest difference between the medians of an arm and the baseline, as a fraction of the baseline's,
             at which they share the budget. Steps match exactly, model sizes cannot, and the clock is read only after
             each step.

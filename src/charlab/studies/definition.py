@@ -27,6 +27,11 @@ SHORTENED = re.compile(r"~[0-9a-f]{8}$")
 
 Expectation = Literal["improve", "worsen", "no difference"]
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
+EXPECTED_TO: Mapping[Expectation, str] = {
+    "improve": "improve",
+    "worsen": "worsen",
+    "no difference": "make no difference",
+}
 Budget = Literal["steps", "characters", "flops", "seconds", "parameters"]
 Rerun = Literal["older", "edited", "diverged", "timed out", "all"]
 _ARM_KEYS = ("overrides", "expect", "tune")
@@ -93,7 +98,7 @@ class Definition(Settings):
         arms: the arms listed in the file or expanded from its grid or sizes, baseline first; empty for a sweep.
         seeds: empty if an ordinary sweep determines them.
         looks: number of seeds at each planned look; empty for a study that is tested once.
-        tune: what to seek for each arm that is tuned, by name, within the same budget of trials; empty for none.
+        tune: the search of each tuned arm, by name, all with the same budget of trials; empty if no arm is tuned.
     """
 
     name: str | None
@@ -114,7 +119,7 @@ def define(node: DictConfig, choice: str | None) -> Definition:
     values, where = settings(node, "study", choice, TYPES), in_file("study", choice)
     name = values["name"] or (choice.replace("/", "-") if choice else None)
     if name is not None:
-        check_folder_name(name, f"study.name={name!r} is")
+        check_folder_name(name, f"study.name={name!r} is not")
     arms = () if choice is None else _arms(values, where)
     looks = _looks(values["looks"], where)
     _check_target(values, where)
@@ -157,7 +162,7 @@ def check_folder_name(name: str, subject: str) -> None:
     """Check that a name is valid for a folder on every file system."""
     if not FOLDER.fullmatch(name) or shortened(name) != name:
         allowed = f"letters, digits and the signs _ . + = - only, {LONGEST_NAME} at most"
-        raise UserError(f"{subject} no name for a folder: use {allowed}.")
+        raise UserError(f"{subject} a valid folder name: use {allowed}.")
 
 
 def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
@@ -192,7 +197,7 @@ def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
 
 def _arm(name: str, value: Any, where: str) -> Arm:
     what, expect = f"The arm {name}{where}", "improve"
-    check_folder_name(name, f"{what} has")
+    check_folder_name(name, f"{what} does not have")
     if isinstance(value, Mapping):
         for key in map(str, value):
             if key not in _ARM_KEYS:
@@ -209,8 +214,9 @@ def _arm(name: str, value: Any, where: str) -> Arm:
 
 
 def _tune(values: Mapping[str, Any], arms: Sequence[Arm], seeds: Sequence[int], where: str) -> dict[str, Tune]:
-    """Return how each arm is tuned, by name; without those that are not."""
-    own = {arm: value["tune"] for arm, value in values["arms"].items() if isinstance(value, dict) and "tune" in value}
+    """Return the search of each tuned arm, by name."""
+    arms_given = {str(name): value for name, value in values["arms"].items()}  # a name in YAML may be a number
+    own = {name: value["tune"] for name, value in arms_given.items() if isinstance(value, dict) and "tune" in value}
     if values["tune"] is None:
         for name in own:
             raise UserError(

@@ -36,7 +36,7 @@ from charlab.studies.state import CellResult, StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_SHOWN = 4  # running cells
-PAUSE = 20  # times as long as a look takes, which is a while with thousands of cells
+PAUSE = 20  # times as long as a look at the cells takes, which is slow with thousands of them
 STYLES = {
     "finished": "green",
     "missing": "dim",
@@ -167,7 +167,7 @@ class Progress:
         """Return the last logged step of a running cell, and its remaining training time."""
         logged = _last_logged(self.study.parents[1] / "runs" / cell.run / CURVES)
         if logged is None:
-            return "begins"
+            return "starting"
         if cell not in self._budgets:
             config: dict[str, Any] = {}
             with contextlib.suppress(OSError):  # a file that is out of reach must not end the study
@@ -248,7 +248,7 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     how = f"with {at_once} at a time" if at_once > 1 else "one after the other"
     lasting = f", about {clock(seconds)} {how}" if seconds else ""
     if seconds is None and todo:
-        lasting = ", how long that takes is not known before the first has finished"
+        lasting = ", how long that takes is unknown until the first has finished"
     console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
 
 
@@ -273,8 +273,8 @@ def print_summary(results: StudyResults, console: Console) -> None:
         if log.exists():
             console.print(f"  log:   {escape(str(log))}", soft_wrap=True)
     if older := sum(result.older for result in results.cells):
-        are = "is" if older == 1 else "are"
-        text = f"{older} of these results {are} of older code; study.rerun=[older] makes them again."
+        are, them = ("is", "it") if older == 1 else ("are", "them")
+        text = f"{older} of these results {are} from older code; study.rerun=[older] runs {them} again."
         console.print(text, soft_wrap=True, markup=False)
     runs = results.folder / "runs"
     if any(map(events_folder, runs.glob("*/*"))):  # links that TensorBoard shows by arm and seed

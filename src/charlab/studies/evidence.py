@@ -21,7 +21,7 @@ Verdict = Literal["equivalent", "supported", "refuted", "inconclusive", "none"]
 
 LEVEL = 0.05
 MOST_SEEDS = 10_000  # no study has more
-_SIGN_PATTERNS = 99_999  # most random sign flips
+_SIGN_PATTERNS = 99_999  # at most, of random sign flips
 _MINUS_MARGIN, _ZERO, _PLUS_MARGIN = range(3)
 
 
@@ -103,7 +103,6 @@ def decide(evidence: Evidence, expectations: Sequence[Expectation]) -> np.ndarra
 
     The rules for *worsen* are those for *improve* with every difference negated. All tests use a level of 5%. "(Holm)"
     means adjusted over all arms, in three families: differences, equivalences and refutations.
-
     """
     differs = holm(evidence.difference) < LEVEL
     equivalent = holm(evidence.equivalence) < LEVEL
@@ -205,9 +204,8 @@ def power(n: np.ndarray | int, effect: float, standard_deviation: float, level: 
 def power_to_support(n: int, margin: float, standard_deviation: float, num_arms: int) -> float:
     """Return the power to support a true difference equal to the margin.
 
-    The difference must be shown at Holm's strictest step, and the arm must not be equivalent, which is decided first,
-    at its mildest. So the power is at least this, whatever the other arms do.
-
+    The difference must be significant at Holm's strictest step, and the arm must not be equivalent, which is decided
+    first, at its mildest. So this is a lower bound on the power, whatever the other arms do.
     """
     if standard_deviation == 0:
         return 1.0
@@ -222,7 +220,7 @@ def power_to_support(n: int, margin: float, standard_deviation: float, num_arms:
 
 @cache
 def _relative_deviations(n: int) -> np.ndarray:
-    """Return quantiles of the standard deviation of n values that is seen, over the true one."""
+    """Return quantiles of the sample standard deviation of n normal values, relative to the true one."""
     shares = (np.arange(4_000) + 0.5) / 4_000
     return np.sqrt(stats.chi2.ppf(shares, n - 1) / (n - 1))
 
@@ -252,7 +250,7 @@ def seeds_to_settle(standard_deviation: float, margin: float, num_arms: int, exp
         quantiles = stats.t.isf(LEVEL / 2 / num_arms, n - 1) + stats.t.isf(LEVEL / num_arms, n - 1)
         return bool(quantiles * standard_deviation / math.sqrt(n) < margin)
 
-    while not enough(high):  # what is enough stays enough
+    while not enough(high):  # if n seeds are enough, more are too
         if high == MOST_SEEDS:
             return None
         low, high = high + 1, min(2 * high, MOST_SEEDS)

@@ -25,9 +25,9 @@ from scipy import special
 
 from charlab.studies.evidence import LEVEL
 
-EDGES = np.linspace(-7.0, 7.0, 321)  # of the cells that hold the distribution, as normal quantiles
+EDGES = np.linspace(-7.0, 7.0, 321)  # of the bins that hold the distribution, as normal quantiles
 _CENTERS = (EDGES[1:] + EDGES[:-1]) / 2
-_NODES = 8  # of the integral over Q / (Q + C)
+_NODES = 8  # of the quadrature over Q / (Q + C)
 _MANY = 500  # with this many seeds, the variance counts as known
 _IDLE = 3.0  # standard deviations; few studies have such a difference
 _LEVELS = np.geomspace(1e-7, 0.9999, 60)
@@ -91,11 +91,11 @@ def _critical_scores(looks: tuple[int, ...], level: float, rho: float) -> np.nda
     """Return the critical values of the looks as normal scores."""
     rates = np.diff(level * spent(np.divide(looks, looks[-1]), rho), prepend=0.0)
     scores = np.empty(len(looks))
-    inside = np.diff(special.ndtr(EDGES))  # (cells,) probability of each, unless a former look was significant
+    inside = np.diff(special.ndtr(EDGES))  # (bins,) probability of each, without a significant look so far
     for look, rate in enumerate(rates):
         if look:
             inside = inside @ _transition(looks[look - 1], looks[look])
-            tails = np.cumsum(inside[::-1])[::-1]  # (cells,) probability beyond the lower edge of each
+            tails = np.cumsum(inside[::-1])[::-1]  # (bins,) probability beyond the lower edge of each
             scores[look] = np.interp(-math.log(rate), -np.log(np.maximum(tails, 1e-300)), EDGES[:-1])
         else:
             scores[look] = -special.ndtri(rate)
@@ -105,7 +105,7 @@ def _critical_scores(looks: tuple[int, ...], level: float, rho: float) -> np.nda
 
 @cache
 def _transition(n: int, after: int) -> np.ndarray:
-    """Return the probability (cells, cells) of each cell at a look of `after` seeds, given that at a look of `n`."""
+    """Return the probability (bins, bins) of each bin at a look of `after` seeds, given the bin at a look of `n`."""
     m = after - n
     if m == 1 or n > _MANY:
         shares, weights = np.array([n / (n + m - 1)]), np.ones(1)
@@ -115,7 +115,7 @@ def _transition(n: int, after: int) -> np.ndarray:
     u = _direction(_CENTERS, n)[:, None, None]
     edges = _direction(EDGES, after)[None, :, None]
     start = u * np.sqrt(shares)
-    # With tan φ = z / √(Q + C), u' = start·cos φ + √m·sin φ = radius·cos(φ − peak): below an edge outside of one arc.
+    # With tan φ = z / √(Q + C), u' = start·cos φ + √m·sin φ = radius·cos(φ − peak), below an edge outside one arc of φ.
     radius, peak = np.sqrt(start**2 + m), np.arctan2(np.sqrt(m), start)
     width = np.arccos(np.clip(edges / radius, -1.0, 1.0))
     nu = n + m - 1  # degrees of freedom of √ν·tan φ

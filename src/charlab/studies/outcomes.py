@@ -57,9 +57,7 @@ class Outcome:
 
         A killed watcher cannot record that its cell has ended, so "running" counts only while the cell's lock is held.
         """
-        held = is_held(
-            cell_path(study, cell, ".lock")
-        )  # checked first, so that a cell that ends in between is read as ended
+        held = is_held(cell_path(study, cell, ".lock"))  # first, so that a cell that ends in between is read as ended
         try:
             values = json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8"))
             run = values.pop("run", cell.run)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from charlab.studies.definition import Expectation
 from charlab.studies.evidence import (
@@ -30,7 +31,7 @@ class Pairs:
     unreached: tuple[int, ...] = ()
     baseline_unreached: tuple[int, ...] = ()
     mean_sign = ""  # before the mean, if it is only a bound because runs did not reach a target
-    finite: np.ndarray | None  # the differences of t-tests; None for tests of ranks, whose power is not known
+    finite: np.ndarray | None  # the differences that a t-test uses; None for rank tests, whose power is not known
 
     def __init__(
         self, baseline: Mapping[int, Value], arm: Mapping[int, Value], seeds: Sequence[int], *, mixed: bool, bound: bool
@@ -56,14 +57,16 @@ class Pairs:
 
     def evidence(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
         """Return the evidence, with (3,) p-values in each direction, for one of the planned looks if there are any."""
-        nothing = np.ones(3)
         if self.leaks:
-            return Evidence(below=nothing, above=nothing)
-        found = self._tested(margin, planned_looks, look)
-        return Evidence(
-            below=nothing if self.baseline_diverged or (self.mixed and self.bound) else found.below,
-            above=nothing if self.diverged or (self.mixed and not self.bound) else found.above,
-        )
+            return Evidence(below=np.ones(3), above=np.ones(3))
+        return self.admissible(self._tested(margin, planned_looks, look))
+
+    def admissible(self, evidence: Evidence) -> Evidence:
+        """Return evidence on this arm, of this look or an earlier one, without what these pairs forbid to conclude."""
+        nothing = np.ones(3)
+        no_loss = self.leaks or self.baseline_diverged or (self.mixed and self.bound)
+        no_gain = self.leaks or self.diverged or (self.mixed and not self.bound)
+        return Evidence(below=nothing if no_loss else evidence.below, above=nothing if no_gain else evidence.above)
 
     def _tested(self, margin: float, planned_looks: Sequence[int], look: int) -> Evidence:
         found = t_evidence(np.array(self.mean), np.array(self.standard_deviation), self.n, margin)
@@ -71,7 +74,7 @@ class Pairs:
             found = Evidence(*(sequential_p(p, look, planned_looks) for p in found))
         if self.any_diverged:
             signs = sign_evidence(np.array(list(self.differences.values())), margin)
-            if planned_looks:  # each look has a share of the error rate of its own
+            if planned_looks:  # each look has its own share of the error rate
                 shares = np.diff(spent(np.divide(planned_looks, planned_looks[-1])), prepend=0.0)
                 signs = Evidence(*(np.minimum(p / shares[look], 1.0) for p in signs))
             found = Evidence(*np.minimum(found, signs))
@@ -85,7 +88,10 @@ class Pairs:
         """Return the interval of the mean whose ends are one-sided bounds at this level, over all looks together."""
         if not planned_looks or self.n < 2:
             return t_interval(self.mean, self.standard_deviation, self.n, 1 - 2 * level)
-        half_width = float(critical_values(planned_looks, level)[look]) * self.standard_deviation / math.sqrt(self.n)
+        critical = float(critical_values(planned_looks, level)[look])
+        if self.n != planned_looks[look]:  # cells diverged, which leaves fewer degrees of freedom
+            critical = float(stats.t.isf(stats.t.sf(critical, planned_looks[look] - 1), self.n - 1))
+        half_width = critical * self.standard_deviation / math.sqrt(self.n)
         return self.mean - half_width, self.mean + half_width
 
     def sign_flip(self, planned_looks: Sequence[int]) -> float:

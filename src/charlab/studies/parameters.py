@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NOT_ON_REPORTED_TEXT = (
     "is reported, so nothing may be chosen on it: choose on dev, which is the first part of the train text."
 )
-FIRST_TUNING_SEED = 105  # the first seed of trials that tune an arm; those of cells begin elsewhere
+FIRST_TUNING_SEED = 105  # the first seed of an arm's trials, away from the seeds of cells
 _RANGE: dict[str, Any] = {"low": None, "high": None, "step": None, "log": False}
 PARAMETER_KEYS = (*_RANGE, "choices")
 _TUNE_TYPES: dict[str, Any] = {

@@ -15,7 +15,7 @@ from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import joined
-from charlab.studies.definition import Arm, Settings
+from charlab.studies.definition import EXPECTED_TO, Arm, Settings
 
 FILE_NAME = "plan.json"
 FORMAT = 1
@@ -62,7 +62,7 @@ class Plan(Settings):
         planned_seeds: number of seeds when the first cell ran; a study with more is exploratory.
         looks: number of finished seeds at each report so far, recorded when it changes.
         planned_looks: number of seeds at each planned look; empty for a study that is tested once.
-        command: arguments of `charlab train` that run the study again; former plans name `scripts/train.py` first.
+        command: arguments of `charlab train` that run the study again; older plans have `scripts/train.py` before them.
         sweep: whether it is an ordinary sweep, without hypothesis and expectations.
         amendments: one sentence for each change after the first cell ran; a study with any is exploratory.
     """
@@ -90,10 +90,10 @@ class Plan(Settings):
         return self.kind == "comparison" and (not self.sweep or min(len(self.arms), len(self.seeds)) > 1)
 
     def continuing(self, former: Plan) -> Plan:
-        """Return this plan with the history of a former plan of the same study, under which cells have been run.
+        """Return this plan with the history of the study's earlier plan, under which cells have been run.
 
-        A plan that shares no run with the former one is a different study, even with the same name, unless its arms
-        were tuned anew.
+        A plan that shares no run with the earlier one is a different study, even with the same name, unless its arms
+        were tuned again.
         """
         tuned = any(arm.tuned for arm in self.arms) and any(arm.tuned for arm in former.arms)
         if not tuned and not {cell.run for cell in self.cells} & {cell.run for cell in former.cells}:
@@ -132,7 +132,7 @@ class Plan(Settings):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no study in {folder}: name a folder that holds a {FILE_NAME}.") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is corrupt: delete it and give the study's command again.") from error
+            raise UserError(f"{path} is corrupt: delete it and run the study's command again.") from error
         raise UserError(f"{path} was written by another version of charlab: read it with that one.")
 
 
@@ -166,6 +166,11 @@ def _amendments(former: Plan, plan: Plan) -> Iterator[str]:
             yield f"The {name} was {_shown(before)} at first, and is now {_shown(after)}."
     if former.planned_looks != plan.planned_looks:
         yield f"Looks were planned {_planned(former)} at first, and are now {_planned(plan)}."
+    if left := [str(seed) for seed in former.seeds if seed not in plan.seeds]:
+        seeds, were = ("seed", "was") if len(left) == 1 else ("seeds", "were")
+        yield f"The {seeds} {joined(left)} {were} left out."
+    elif plan.planned_looks and plan.seeds[: len(former.seeds)] != former.seeds:
+        yield "The order of the seeds was changed, and with it what each look reads."
     arms, runs, runs_before = ({arm.name: arm for arm in former.arms}, *map(_runs_by_arm, (plan, former)))
     for arm in plan.arms:
         before = arms.pop(arm.name, None)
@@ -173,7 +178,8 @@ def _amendments(former: Plan, plan: Plan) -> Iterator[str]:
             yield f"The arm {arm.name} was added."
             continue
         if before.expect != arm.expect:
-            yield f"The arm {arm.name} was expected to {before.expect} at first, and is now to {arm.expect}."
+            was, now = EXPECTED_TO[before.expect], EXPECTED_TO[arm.expect]
+            yield f"The arm {arm.name} was expected to {was} at first, and is now to {now}."
         if any(runs[arm.name].get(seed, run) != run for seed, run in runs_before[arm.name].items()):
             yield f"The arm {arm.name} was changed."
     yield from (f"The arm {name} was left out." for name in arms)

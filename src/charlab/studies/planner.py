@@ -24,7 +24,7 @@ from charlab.configuration.sources import hydra_config
 from charlab.errors import UserError
 from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
-from charlab.runs.store import differences, place
+from charlab.runs.store import differences, locate
 from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, read
 from charlab.studies.plan import Cell, Plan
 
@@ -60,7 +60,7 @@ class Planner:
         """Return the plan.
 
         Args:
-            console: where to show a progress bar while arms are checked, or a line where there is no terminal.
+            console: where to show a progress bar while arms are checked, or a line if it is not a terminal.
         """
         definition, sweep = self.definition, not self.definition.arms
         arms, seeds = self._sweep() if sweep else self._study()
@@ -92,7 +92,7 @@ class Planner:
             for arm in bar(arms, "looking for runs")
         ]
         if moved:
-            self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the former figures)."]
+            self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the earlier figures)."]
         _check_distinct(arms, [of_arm[0].run.rpartition("/")[2] for of_arm in cells])
         return Plan(
             name=definition.name or self._sweep_name(),
@@ -286,8 +286,8 @@ def find_cells(
 ) -> list[Cell]:
     """Return the cell of an arm for each seed, given its composed configuration and the overrides that make it.
 
-    If only different code has ended the run, the cell uses the folder of that run. A cell that is to run again gets its
-    own folder, because a run never replaces one by different code, and what differs is added to `moved`.
+    If the run has ended only under different code, the cell uses that run's folder. A cell to be run again gets its own
+    folder, because a run never replaces one by different code, and what differs in the code is added to `moved`.
     """
     cells, found_sources = [], None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
@@ -296,7 +296,7 @@ def find_cells(
         for seed in seeds:
             config.seed = seed
             found_sources = found_sources or sources(config)
-            found = place(config, Identity(fingerprint(config), found_sources))
+            found = locate(config, Identity(fingerprint(config), found_sources))
             ended = [record for record in found.others if record.status in ("finished", "diverged")]
             folder = found.folder
             if ended and found.record is None:
@@ -315,7 +315,7 @@ def edited(moved: Sequence[str], what: str, whole: str) -> str:
     others = "" if len(set(moved)) == 1 else ", for instance"
     was, them = ("was", "it") if len(moved) == 1 else ("were", "them")
     return (
-        f"{count(len(moved), what)} of this {whole} {was} run by different code ({moved[0]}{others}): the former runs "
+        f"{count(len(moved), what)} of this {whole} {was} run by different code ({moved[0]}{others}): the earlier runs "
         f"are kept, and today's code runs {them} again"
     )
 

@@ -121,7 +121,7 @@ def run_cell(
         try:
             cell = plan.cell(key)
         except KeyError:
-            raise UserError(f"The study in {study} has no cell {key}: give the study's command again.") from None
+            raise UserError(f"The study in {study} has no cell {key}: run the study's command again.") from None
         with held(cell_path(study, cell, ".lock")):
             if (study / STOP_FILE).exists() or (stopped is not None and stopped.is_set()):
                 return None
@@ -198,7 +198,7 @@ class _Attempt:
             return "killed", f"{reason}."
         if exit_code in ASKED_TO_END:
             return "interrupted", f"The process was asked to end (exit code {exit_code}); it resumes where it stopped."
-        record = self.store.own(self.cell.run)
+        record = self.store.record_of(self.cell.run)
         if exit_code == 0 and record is not None and record.status == "finished":
             return "finished", ""
         if exit_code != 0 and record is not None and self._record_time() != record_before:

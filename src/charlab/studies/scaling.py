@@ -20,7 +20,7 @@ from charlab.studies.evidence import holm_levels, mean_interval
 
 FEWEST_SEEDS = 3  # for an interval
 EXPONENTS = (0.01, 4.0)  # the smallest and largest that are tried
-_GRID = 40  # exponents among which the best is sought first
+_GRID = 40  # exponents of the coarse search
 
 LawVerdict = Literal["held", "not held", "not settled"]
 

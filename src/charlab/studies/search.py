@@ -74,7 +74,7 @@ def define_search(node: DictConfig, choice: str) -> SearchDefinition:
     if values["split"] != "dev":
         raise UserError(f"search.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     name = values["name"] or choice.replace("/", "-")
-    check_folder_name(name, f"search.name={name!r} is")
+    check_folder_name(name, f"search.name={name!r} is not")
     parameters = read_parameters(values["parameters"], "search.parameters", where)
     check_own(parameters, "search.parameters", where)
     for override in values["overrides"]:
@@ -142,14 +142,14 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search; a file in its folder keeps their values, and the records of their runs their results."""
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results."""
 
     def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
         self.definition, self.composer = definition, composer
         self._tried: list[dict[str, Any]] = []  # values by trial
         self._cells: list[tuple[Cell, ...]] = []  # cells by trial
         self._configs: dict[str, dict[str, Any]] = {}  # by run
-        self._moved: list[str] = []  # what differs in the code of each run that other code has ended
+        self._moved: list[str] = []  # what differs in the code, for each run that ended under other code
         seed = f"seed={definition.seeds[0]}"
         self.shared = merged(composer.prepare(definition.overrides), typed, [seed])
         searched = asdict(definition)["parameters"]
@@ -207,7 +207,7 @@ class Trials:
         numbers = []
         for trial in self.all():
             state = states.COMPLETE
-            if trial.loss is None:  # divergence is a bad suggestion that the sampler learns from; others are not
+            if trial.loss is None:  # the sampler learns from a loss that is not finite, but from no other failure
                 state = states.PRUNED if (trial.reason or "").startswith(("diverged", NOT_FINITE)) else states.FAIL
             if not trial.ended:
                 state = states.RUNNING
@@ -262,15 +262,17 @@ class Trials:
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
         """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
-        record = Store(self.output_dir).own(cell.run)
+        record = Store(self.output_dir).record_of(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
-                return None, "leaks: it looks at what it is to predict"
+                return None, "leaks: it sees what it predicts"
             figure = record.metric("blocks", "dev")
             loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)
             return (loss, None) if finite else (None, f"{NOT_FINITE}: {figure.get('reason', 'no reason known')}")
-        outcome = Outcome.load(self.folder, cell)
+        same = (other for cells in self._cells for other in cells if other.run == cell.run)  # of trials of equal values
+        outcomes = (Outcome.load(self.folder, one) for one in (cell, *same))
+        outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
         lines = outcome.reason.strip().splitlines()

@@ -94,8 +94,11 @@ def _at_looks(results: StudyResults) -> StudyResults:
         index = plan.seeds.index(result.cell.seed)
         if index >= needed.get(result.cell.arm, len(plan.seeds)):
             return CellResult(result.cell, "not needed")
-        held_back = result.ended and index >= reached
-        return CellResult(result.cell, "held back", older=result.older) if held_back else result
+        if not result.ended or index < reached:
+            return result
+        if results.lacks_figure(result):  # without it, its look would never be reached
+            return CellResult(result.cell, "missing", f"Its run has not been scored by protocol={plan.protocol} yet.")
+        return CellResult(result.cell, "held back", older=result.older)
 
     return replace(results, cells=tuple(map(shown, results.cells)))
 
@@ -104,7 +107,11 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     outcome = Outcome.load(study, cell)  # first, so that a run that ends in between is read as ended
     found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
-    for run in sorted(found, key=lambda run: run.record.status == "diverged"):
+
+    def older(run: Run) -> bool:
+        return bool(cell.code) and not run.record.is_by(cell.code)
+
+    for run in sorted(found, key=lambda run: (older(run), run.record.status == "diverged")):
         record = run.record
         if record.status == "finished" or record.status == "diverged":
             known = outcome is not None and outcome.fate == record.status
@@ -113,7 +120,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
                 record.status,
                 corrupt or record.error or "",
                 run,
-                older=bool(cell.code) and not record.is_by(cell.code),
+                older=older(run),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
             )
     begun = found[0] if found else None
@@ -172,9 +179,9 @@ class StudyResults:
         return own and not result.record.has_figure(self.plan.protocol)
 
     def values(self, arm: str) -> dict[int, Value]:
-        """Return an arm's values by seed: nats per character, or the time to the target; "diverged", "leaks", or None.
+        """Return an arm's values by seed: nats per character or the time to the target, "diverged", or "leaks".
 
-        None is for a cell without a result.
+        A cell without a result has None.
         """
         return {result.cell.seed: self._value(result) for result in self.of(arm)}
 
@@ -202,7 +209,7 @@ class StudyResults:
         return crossing(curve, clock, self.plan.target) if len(curve) else None
 
     def most_at_once(self) -> int | None:
-        """Return the most cells that ran at the same time on a machine; None if that is not known of all."""
+        """Return the largest number of cells that ran at once on one machine; None if any cell's times are unknown."""
         outcomes = [Outcome.load(self.folder, result.cell) for result in self.cells if result.ended]
         spans: dict[str, list[tuple[float, int]]] = {}
         for outcome in outcomes:
@@ -279,13 +286,13 @@ class StudyResults:
 
     def plot(self) -> Figure:
         """Return a matplotlib figure: differences from the baseline, or the curves if nothing is compared."""
-        from charlab.studies.report.program import draw
+        from charlab.studies.report.writer import draw
 
         return draw(self)
 
     def _repr_html_(self) -> str:
         """Return the report for a notebook."""
-        from charlab.studies.report.program import notebook_page
+        from charlab.studies.report.writer import notebook_page
 
         return notebook_page(self)
 
@@ -300,7 +307,7 @@ class StudyResults:
         return pd.concat(frames[1:] or frames, ignore_index=True)
 
     def samples(self, arm: str) -> str:
-        """Return the text that the arm's first run has sampled, or else samples now; "" if it cannot."""
+        """Return a text sampled by one of the arm's runs, sampling it now if none was kept; "" if that fails."""
         runs = [result.run for result in self.of(arm) if result.run is not None and result.ended]
         kept = next(filter(None, (run.sample() for run in runs)), "")
         finished = [run.record for run in runs if run.folder is not None and run.record.status == "finished"]

@@ -12,13 +12,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from charlab.configuration.build import build
+from charlab.configuration.build import build, plain, signature
+from charlab.configuration.check import INSTRUCTIONS
 from charlab.configuration.compose import Composer
-from charlab.configuration.messages import missing_extra
+from charlab.configuration.messages import missing_extra, nearest
 from charlab.configuration.overrides import concerns_sweep
 from charlab.errors import UserError
 from charlab.notebook import Output
@@ -33,6 +35,7 @@ from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.planner import Planner
 from charlab.studies.state import CellResult, StudyResults, read_results
+from charlab.types import fits, requirement
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
 
@@ -49,7 +52,7 @@ def sweep(
 ) -> StudyResults | None:
     """Run the chosen study or search, or an ordinary sweep as a study, and print a summary.
 
-    A mistake is said before anything is written.
+    Mistakes are reported before anything is written.
 
     Args:
         config: the configuration of the sweep as a whole; see `Composer.master`.
@@ -65,11 +68,14 @@ def sweep(
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
     if config.hydra.callbacks:
         raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
+    if config.get("launcher") is None:
+        raise UserError("No launcher is chosen: give launcher=local, or leave launcher out.")
     choices = config.hydra.runtime.choices
     tunes = isinstance(config.study, DictConfig) and config.study.get("tune") is not None
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None or tunes else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
+    _check_launcher(plain(config.launcher))
     executor: Executor = build(config.launcher)
     typed = [override for override in overrides if not concerns_sweep(override)]
     if config.search is not None:
@@ -82,7 +88,7 @@ def sweep(
         definition = replace(definition, rerun=(*definition.rerun, "all"))
     plan_for = partial(Planner, composer=composer, typed=typed, flags=flags, params=config.hydra.sweeper.params)
     planner = plan_for(definition)
-    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")  # what does not belong to the study's command
+    passing = ("dry_run=", "study.rerun=", "force=", "hydra.mode=")  # overrides left out of the study's command
     command = shlex.join(["-m", *flags, *(given for given in overrides if not given.startswith(passing))])
     ran: list[Cell] = []
 
@@ -117,12 +123,28 @@ def sweep(
             return None
         results = conduct(plan, planner.output_dir, launch, console, again=again)
     if any(result.ended for result in results.cells):
-        from charlab.studies.report.program import make_report  # imported here: it imports matplotlib
+        from charlab.studies.report.writer import make_report  # imported here: it imports matplotlib
 
         make_report(results, console=console)
     if ran and isinstance(executor, Local):
         print_shares(results, ran, time.monotonic() - started, executor.at_once, console)
     return results
+
+
+def _check_launcher(node: dict[str, Any]) -> None:
+    """Check the arguments of an executor, before anything is written."""
+    known = signature(node["_target_"])
+    if known is None:
+        return
+    for key in [key for key in node if key not in INSTRUCTIONS]:
+        if not known.takes(key):
+            raise UserError(f"There is no key launcher.{key}{nearest(key, known.configured, 'launcher.')}")
+        value, annotation = node[key], known.annotations.get(key, Any)
+        as_text = isinstance(value, int) and fits(str(value), annotation)  # the name of an account may be a number
+        if not fits(value, annotation) and not as_text:
+            raise UserError(f"launcher.{key} must be {requirement(value, annotation)}.")
+    for key in sorted(known.required - node.keys()):
+        raise UserError(f"launcher.{key} is missing: do not delete it.")
 
 
 def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
@@ -147,11 +169,11 @@ def conduct(
     ran: set[str] = set()
     with sweeping(folder):
         plan.save(folder)
+        (folder / STOP_FILE).unlink(missing_ok=True)
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
                 before = read_results(plan, output_dir)
                 if due := _due(before, again, plan.seeds[:seeds], ran):
-                    (folder / STOP_FILE).unlink(missing_ok=True)
                     cells = [_cell_to_run(result, before, again) for result in due]
                     with showing(folder, cells, console):
                         launch(folder, cells)
@@ -161,7 +183,10 @@ def conduct(
                     results = read_results(plan, output_dir)
                     if results.reached < seeds:
                         break
-                    print_look(results, console)
+                    if results.reached == seeds:  # else a later look has been read already
+                        print_look(results, console)
+                    if (folder / STOP_FILE).exists():  # a cell diverged, and study.fail_fast is set
+                        break
         finally:
             results = read_results(plan, output_dir)
             _link_runs(results)
@@ -170,16 +195,17 @@ def conduct(
 
 
 def _link_runs(results: StudyResults) -> None:
-    """Link `runs/ARM/SEED` in the study's folder to each run, by which TensorBoard names it; remove former links."""
+    """Link `runs/ARM/SEED` in the study's folder to each run, so that TensorBoard shows that name; remove old links."""
     home = results.folder / "runs"
     wanted = {home / result.cell.key: result.folder for result in results.cells if result.folder is not None}
     for link in filter(Path.is_symlink, home.glob("*/*")):
         link.unlink()
-        with contextlib.suppress(OSError):  # others of the arm are left
+        with contextlib.suppress(OSError):  # the arm has other links
             link.parent.rmdir()
     for link, folder in wanted.items():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
+        with contextlib.suppress(OSError):  # Windows lets few users make links, and no result depends on them
+            link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
 
 
 def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
 
 from rich.console import Console
 
@@ -15,7 +18,7 @@ from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
 from charlab.studies.planner import Planner
-from charlab.studies.search import SearchDefinition, Trials, check_own
+from charlab.studies.search import SearchDefinition, Trial, Trials, check_own
 
 
 def tune(
@@ -50,16 +53,18 @@ def tune(
             budget = f"{count(wanted.trials, 'trial')} × {count(len(wanted.seeds), 'seed')}"
             console.print(f"Tuning {name}: {budget}, on dev text.", markup=False, highlight=False)
             trials.run(executor, console)
-        ended = sum(trial.ended for trial in trials.all())
+        found = trials.all()[: wanted.trials]  # a longer search of before must not favor the arm that had it
+        ended = sum(trial.ended for trial in found)
         if ended < wanted.trials and dry_run:
             runs = len(searches) * wanted.trials * len(wanted.seeds)
             console.print(f"Before these cells, {runs} runs tune {count(len(searches), 'arm')} on dev text.")
             return None
         if ended < wanted.trials:
             raise UserError(
-                f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): its command continues it."
+                f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command "
+                "continues it."
             )
-        tuned = _chosen(trials, wanted, definition.margin, name)
+        tuned = _chosen(found, trials.output_dir, wanted, definition.margin, name)
         values = composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
         arms[name] = replace(arms[name], overrides=(*arms[name].overrides, *values), tuned=tuned)
     return replace(definition, arms=tuple(arms.values()))
@@ -81,16 +86,17 @@ def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, comp
         raise UserError(f"The arm {arm.name} cannot be tuned: {error}") from None
 
 
-def _chosen(trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
+def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: float, name: str) -> Tuned:
     """Return the result of an arm's trials."""
-    found, best = trials.all(), next(iter(trials.ranked()), None)
+    ranked = sorted((trial for trial in found if trial.loss is not None), key=attrgetter("loss"))
+    best = next(iter(ranked), None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)
         raise UserError(f"Tuning the arm {name} has failed: no trial has a result, and the first {reason}.")
     near = [trial.values for trial in found if trial.loss is not None and trial.loss - best.loss <= margin]
     numeric = [key for key, parameter in wanted.parameters.items() if not parameter.choices]
     runs = {cell.run for trial in found for cell in trial.cells}
-    records = [record for run in runs if (record := Store(trials.output_dir).own(run)) is not None]
+    records = [record for run in runs if (record := Store(output_dir).record_of(run)) is not None]
     return Tuned(
         values=best.values,
         loss=best.loss,

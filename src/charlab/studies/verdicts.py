@@ -28,7 +28,7 @@ class Comparison:
     Lehmann's estimate. The tests are those of `time_to_target` instead of t-tests.
 
     With planned looks, everything is as of the look that settled the arm, or else of the last one that was reached;
-    p-values are sequential, and intervals are repeated confidence intervals (see `looks`).
+    p-values are sequential, and intervals are the overlap of the repeated confidence intervals so far (see `looks`).
 
     Attributes:
         verdict: the verdict; "none" if the arm or the baseline leaks, or fewer than two pairs of cells have ended.
@@ -47,8 +47,8 @@ class Comparison:
         interval_90: two-sided 90% t-interval of the mean; its ends are the one-sided 95% bounds.
         interval_95: two-sided 95% t-interval of the mean; intervals are infinite for fewer than two differences.
         interval: the interval that decides: the t-interval of the mean at the level at which Holm's method tested the
-            arm for this verdict. A verdict is equivalent if it is within ±margin, supported if it excludes 0, and
-            refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
+            arm for this verdict. The verdict is equivalent if the interval is within ±margin, supported if it excludes
+            0, and refuted if it excludes an effect of the margin. If cells diverged, the 95% interval of the others.
         confidence: the confidence level of `interval`.
         p_difference: two-sided p-value of the paired t-test (for diverged cells, see `compare`).
         p_equivalence: p-value of the two one-sided t-tests against ±margin; `_holm` is adjusted over the arms.
@@ -160,7 +160,8 @@ def compare(
     see `time_to_target`.
 
     *Planned looks share the error rates.* A look is read once all its pairs have ended. An arm that it settles keeps
-    its verdict and takes no part in later looks.
+    its verdict and takes no part in later looks. What an earlier look has shown in favor of an arm that diverges at a
+    later one no longer counts.
 
     Args:
         baseline: the baseline's value by seed; lower is better. Times to a target are `time_to_target.Reached`.
@@ -178,6 +179,7 @@ def compare(
     stages = tuple(planned_looks) or (len(seeds),)
     evidence = Evidence(np.ones((3, len(arms))), np.ones((3, len(arms))))
     verdicts, reached = ["inconclusive"] * len(arms), [0] * len(arms)
+    looked: list[list[Pairs]] = []  # by look and arm
     kind = Pairs if target is None else TimePairs
     pairs: list[Pairs] = []
     for look, n in enumerate(stages):
@@ -186,10 +188,12 @@ def compare(
         runs = [verdict == "inconclusive" for verdict in verdicts]
         if planned_looks and any(pair.absent for pair, unsettled in zip(now, runs, strict=True) if unsettled):
             break
-        found = np.stack([pair.evidence(margin, planned_looks, look) for pair in now], axis=-1)
-        evidence = Evidence(*np.where(runs, np.minimum(evidence, found), evidence))
+        found = np.minimum(evidence, np.stack([pair.evidence(margin, planned_looks, look) for pair in now], axis=-1))
+        found = np.stack([pair.admissible(Evidence(*found[..., i])) for i, pair in enumerate(now)], axis=-1)
+        evidence = Evidence(*np.where(runs, found, evidence))
         decided = decide(evidence, expected)
-        pairs = pairs or now
+        pairs = pairs or list(now)
+        looked.append(now)
         for i, pair in enumerate(now):
             if runs[i]:
                 verdicts[i], pairs[i], reached[i] = pair.verdict(str(decided[i])), pair, look
@@ -203,11 +207,9 @@ def compare(
     comparisons = {}
     for i, (name, pair, verdict) in enumerate(zip(arms, pairs, verdicts, strict=True)):
         family = _family(verdict, expected[i])
-        level = float(holm_levels(families[family])[i]) / (
-            2 if family == "difference" else 1
-        )  # the others are one-sided
-        level = 0.025 if pair.any_diverged or pair.leaks else level
-        interval = partial(pair.interval, planned_looks=planned_looks, look=reached[i])
+        sides = 2 if family == "difference" else 1  # the other tests are one-sided
+        level = 0.025 if pair.any_diverged or pair.leaks else float(holm_levels(families[family])[i]) / sides
+        interval = partial(_interval, [look[i] for look in looked[: reached[i] + 1]], planned_looks)
         comparisons[name] = Comparison(
             arm=name,
             expectation=expected[i],
@@ -237,6 +239,17 @@ def compare(
     return comparisons
 
 
+def _interval(pairs: Sequence[Pairs], planned_looks: Sequence[int], level: float) -> tuple[float, float]:
+    """Return the interval of an arm's mean, given its pairs at each look so far: the overlap of the looks' intervals.
+
+    They hold at all looks at once, so a bound that one look has shown stays shown, as in sequential p-values. If cells
+    diverged, or if the intervals do not overlap, it is that of the last look.
+    """
+    found = [pair.interval(level, planned_looks=planned_looks, look=look) for look, pair in enumerate(pairs)]
+    low, high = max(low for low, _ in found), min(high for _, high in found)
+    return found[-1] if pairs[-1].any_diverged or pairs[-1].leaks or not low <= high else (low, high)
+
+
 def _family(verdict: str, expectation: Expectation) -> str:
     """Return the family of tests that decided, or that failed to support."""
     if verdict == "equivalent" or (verdict != "refuted" and expectation == "no difference"):
@@ -251,12 +264,12 @@ def _check(
     if not arms:
         raise UserError("The study has no arm besides the baseline: add one to study.arms.")
     if not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number over 0.")
+        raise UserError(f"The margin is {margin}: give the smallest difference that matters, a number above 0.")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is no second sample.")
+        raise UserError(f"The seeds {list(seeds)} repeat themselves: the same seed twice is not a second sample.")
     for name, expectation in expectations.items():
         if name not in arms:
-            raise UserError(f"There is an expectation of {name!r}, which is no arm: the arms are {', '.join(arms)}.")
+            raise UserError(f"An expectation names {name!r}, which is not an arm: the arms are {', '.join(arms)}.")
         if expectation not in EXPECTATIONS:
             raise UserError(f"Arm {name!r} is expected to {expectation!r}: choose one of {', '.join(EXPECTATIONS)}.")
     for name, values in {"the baseline": baseline, **arms}.items():

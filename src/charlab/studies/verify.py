@@ -18,7 +18,7 @@ from charlab.errors import UserError
 from charlab.quantities import count, joined
 from charlab.runs.record import Record
 from charlab.runs.store import Store
-from charlab.runs.verify import Finding, Verified, verify_run
+from charlab.runs.verify import Finding, RunToVerify, verify_run
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.state import StudyResults, read_results
 
@@ -64,7 +64,7 @@ def verify_named(
         raise UserError(f"{str(error).rstrip('.')}, and there is no study {name}{nearest(name, known)}") from None
     if record.status != "finished":
         raise UserError(f"The run {name} is {record.status}: only a finished run has figures to verify.")
-    yield from verify_run(Verified(record, path, trust), scoring=scoring)
+    yield from verify_run(RunToVerify(record, path, trust), scoring=scoring)
 
 
 def _study_findings(results: StudyResults) -> Iterator[Finding]:
@@ -121,7 +121,7 @@ def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust
     """Yield each check of a run once, with what it found in all finished cells."""
     found: dict[str, dict[str, Finding]] = defaultdict(dict)
     for key, record in _finished(results):
-        for finding in verify_run(Verified(record, path, trust), scoring=scoring):
+        for finding in verify_run(RunToVerify(record, path, trust), scoring=scoring):
             found[finding.name][key] = finding
     for name, by_cell in found.items():
         wrong = [f"{key}: {finding.text}" for key, finding in by_cell.items() if finding.passed is False]

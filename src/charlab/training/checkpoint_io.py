@@ -13,7 +13,7 @@ from charlab.errors import UserError
 
 LAST, BEST = "checkpoints/last.ckpt", "checkpoints/best.ckpt"
 
-RESUMED = (  # parts of a checkpoint that Lightning, the module and the callbacks need to go on
+REQUIRED_TO_RESUME = (  # parts of a checkpoint that Lightning, the module and the callbacks need to resume
     *("global_step", "epoch", "loops", "callbacks", "optimizer_states", "lr_schedulers"),
     *("progress", "evaluation", "objective", "training_over", "log_positions", "best_step"),
 )
@@ -32,14 +32,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no checkpoint {path}: name a run that has trained for a while.") from error
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} holds code, or is no checkpoint at all, and was not read: use one that charlab wrote."
+            f"{path} contains code or is not a checkpoint, and was not loaded: use one that charlab wrote."
         ) from error
     except PermissionError as error:
         raise UserError(f"The checkpoint {path} cannot be read ({error.strerror}): make it readable.") from error
     except Exception as error:  # unpickling corrupt bytes can raise any exception
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # a truncated file gives EINVAL
             raise UserError(
-                f"The checkpoint {path} cannot be read ({error.strerror}): see that the disk answers, and try again."
+                f"The checkpoint {path} cannot be read ({error.strerror}): check the disk, and try again."
             ) from error
         raise UserError(f"The checkpoint {path} is truncated or corrupt: delete it and start the run again.") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "vocabulary" not in checkpoint:
@@ -51,13 +51,13 @@ def read_resumable(path: Path) -> dict[str, Any]:
     """Return the contents of the checkpoint from which a run resumes; see `read_checkpoint`.
 
     Raises:
-        UserError: also if a part is missing that only training needs.
+        UserError: also if a part that only training needs is missing.
     """
     checkpoint = read_checkpoint(path)
-    missing = [part for part in RESUMED if part not in checkpoint]
+    missing = [part for part in REQUIRED_TO_RESUME if part not in checkpoint]
     if missing:
         raise UserError(
-            f"The checkpoint {path} lacks {', '.join(missing)}, without which training cannot go on: start anew with "
-            "force=true."
+            f"The checkpoint {path} lacks {', '.join(missing)}, without which training cannot resume: start over "
+            "with force=true."
         )
     return checkpoint

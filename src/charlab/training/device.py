@@ -32,7 +32,7 @@ def resolve_device(accelerator: str) -> Literal["cpu", "cuda", "mps"]:
 
 
 def resolve_precision(precision: str | int | None, device: str) -> str:
-    """Return the precision of a run, by Lightning's name.
+    """Return the precision of a run, as Lightning names it.
 
     "auto" is 32-true on a CPU and on mps, bf16-mixed on a GPU with native bfloat16, and 16-mixed (with loss scaling)
     on an older GPU such as a T4.
@@ -74,13 +74,13 @@ def set_threads(threads: int | None) -> None:
     """Set the number of CPU threads that torch uses; None keeps torch's default.
 
     Raises:
-        UserError: if there are so many that they would only wait for each other.
+        UserError: if `threads` exceeds both `MOST_THREADS` and the number of cores.
     """
     if threads is not None:
         cores = os.cpu_count() or 1
         if threads > max(MOST_THREADS, cores):
             raise UserError(
-                f"compute.threads={threads} is far more than the {cores} cores of this machine, and training would "
-                f"hardly move: set at most {cores}."
+                f"compute.threads={threads} is far more than the {cores} cores of this machine, and would slow "
+                f"training down: set at most {cores}."
             )
         torch.set_num_threads(threads)

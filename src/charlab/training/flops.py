@@ -1,4 +1,4 @@
-"""Floating-point operations: those of a training step, counted rather than estimated, and those of a device."""
+"""Count the floating-point operations of a training step, and look up the peak rate of a device."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from charlab.models.contract import LanguageModel
 def count_flops(model: LanguageModel, *, batch_size: int, window_length: int) -> int | None:
     """Return the floating-point operations of one forward and backward pass; a multiply-add counts as two.
 
-    Torch counts matrix products, convolutions and attention, which are nearly all of the work, on a copy of the model
-    on the meta device, which holds shapes but no values.
+    Torch counts matrix products, convolutions and attention, which are nearly all of the work. The pass runs on a copy
+    of the model on the meta device, which holds shapes but no values.
 
     Args:
         model: the model, which is not changed.
-        batch_size: windows in a step.
+        batch_size: windows in the batch.
         window_length: characters in a window, T + 1.
 
     Returns:
@@ -32,16 +32,16 @@ def count_flops(model: LanguageModel, *, batch_size: int, window_length: int) ->
         with FlopCounterMode(display=False) as counter:
             shapes.loss(window).backward()
         return counter.get_total_flops() or None
-    except Exception:  # of a user's model; if training meets it too, the run says so
+    except Exception:  # a user's model may raise any; if training raises it too, the run reports it
         return None
 
 
 def peak_flops(device: torch.device, precision: str) -> int | None:
-    """Return a device's peak floating-point operations per second, by its data sheet; None if unknown.
+    """Return a device's peak floating-point operations per second, from its data sheet; None if unknown.
 
     Args:
-        device: the device; only those of NVIDIA are known.
-        precision: Lightning's name of the precision.
+        device: the device; only NVIDIA's are known.
+        precision: Lightning's name for the precision.
     """
     if device.type != "cuda":
         return None

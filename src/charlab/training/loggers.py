@@ -30,11 +30,11 @@ from charlab.configuration.build import build, signature
 from charlab.curves import COLUMNS, FILE_NAME
 from charlab.errors import UserError
 from charlab.training.callbacks.samples import SampleText
-from charlab.training.trackers import connect, former_run, settings_for, shows_texts
+from charlab.training.trackers import connect, find_mlflow_run_id, settings_for, shows_texts
 from charlab.types import fits
 
 EXTRAS = ("wandb", "mlflow", "trackio")
-TOLD_AGAIN = 60.0  # seconds of training before a kill; W&B's process was seen to lose two
+RELOGGED_SECONDS = 60.0  # seconds of training before a kill that are logged again; W&B was seen to lose two
 WATCHED = ("learning_rate", "gradient_norm", "characters_per_second", "characters", "seconds", "epoch")
 
 
@@ -57,14 +57,14 @@ def build_logger(
         resumed_step: optimizer step of the checkpoint that the run resumes from; None for a new run, −1 if an earlier
             attempt may have left logs but no checkpoint.
         tags: labels of the run, for trackers.
-        curves: folder of TensorBoard's events within the run's; TensorBoard names the run by its path.
+        curves: folder of TensorBoard's events, relative to the run's folder; TensorBoard names the run after its path.
 
     Raises:
         UserError: if `node` does not describe a Lightning logger, or its package is not installed.
     """
     kind = get_object(node["_target_"])
     if not (isinstance(kind, type) and issubclass(kind, Logger)):
-        raise UserError(f"logger.{name} is {node['_target_']}, which is no logger of Lightning's: name one.")
+        raise UserError(f"logger.{name} is {node['_target_']}, which is not a Lightning logger: name one.")
     known = inspect.signature(kind).parameters
     chosen: dict[str, Any] = {}
     if "save_dir" in known:
@@ -74,13 +74,13 @@ def build_logger(
         if resumed_step is not None:
             chosen["purge_step"] = resumed_step + 1
     elif issubclass(kind, lightning.CSVLogger):
-        chosen |= {"name": "", "version": ""}
+        chosen |= {"name": "lightning_logs", "version": ""}  # it would overwrite charlab's own `metrics.csv`
     chosen |= settings_for(kind, folder, tags)
     chosen |= {key: value for key, value in node.items() if value is not None}
     try:
         if issubclass(kind, lightning.MLFlowLogger):
             chosen.setdefault("tracking_uri", f"file:{pathname2url(chosen['save_dir'])}")  # a folder may have a % or ?
-            chosen["run_id"] = former_run(chosen)
+            chosen["run_id"] = find_mlflow_run_id(chosen)
         return cast("Logger", build(chosen))
     except (ModuleNotFoundError, InstantiationException) as error:
         missing = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -90,8 +90,8 @@ def build_logger(
         raise UserError(f"logger.{name} needs a package that is not installed ({missing}): {how}.") from error
 
 
-def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
-    """Start the runs of trackers; those that do not answer are no longer among the trainer's loggers.
+def start_loggers(trainer: Trainer, config: Mapping[str, Any]) -> None:
+    """Start the trackers' runs, and remove trackers that do not answer from the trainer's loggers.
 
     A tracker that shows texts gets a sample at the end, whatever `at_end` says. After a kill, the last measurements are
     logged to trackers again, because some of them write late.
@@ -103,20 +103,20 @@ def begin(trainer: Trainer, config: Mapping[str, Any]) -> None:
         trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
         for logger in own:
             if isinstance(logger, CSVLogger):
-                _tell_again(logger.path, answering)
+                _relog_last_metrics(logger.path, answering)
         if any(shows_texts(logger) for logger in answering):
             for callback in trainer.callbacks:
                 if isinstance(callback, SampleText):
                     callback.at_end = True
 
 
-def _tell_again(file: Path, trackers: Sequence[Logger]) -> None:
-    """Log to trackers what a killed run measured last."""
+def _relog_last_metrics(file: Path, trackers: Sequence[Logger]) -> None:
+    """Log the last measurements of a killed run to trackers again."""
     if not file.exists():
         return
     with file.open(newline="", encoding="utf-8") as lines:
         rows = list(csv.DictReader(line for line in lines if line.endswith("\n")))
-    since = max((float(row["seconds"] or 0) for row in rows), default=0.0) - TOLD_AGAIN
+    since = max((float(row["seconds"] or 0) for row in rows), default=0.0) - RELOGGED_SECONDS
     steps: dict[int, dict[str, float]] = {}
     for row in rows:
         if float(row["seconds"] or 0) >= since:
@@ -228,7 +228,7 @@ def _csv_lines(rows: list[tuple[Any, ...]]) -> bytes:
 class TensorBoardLogger(lightning.TensorBoardLogger):
     """Lightning's logger, with loss curves listed first and a row per finished run in the HParams tab.
 
-    TensorBoard sorts tags by name and has a group for each first part, so the losses of all texts are `nll/train`,
+    TensorBoard groups tags by their first part and sorts them by name, so the losses of all texts are `nll/train`,
     `nll/validation` and `nll/dev`, and tags that are not losses go under `watch/` and `views/`. The tab Custom Scalars
     has the losses of all texts in one chart.
     """
@@ -268,7 +268,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
             hparams: hyperparameters; nested ones get dotted names. A key has the same type in all runs: numbers stay
                 numbers unless their constructor also accepts text, everything else becomes text. Values that are None
                 or not finite are left out.
-            metrics: final metrics, which become columns `result.…`: as scalars, each would be a chart of one dot.
+            metrics: final metrics, written as columns `result.…`; as scalars, each would be a chart with one point.
             step: number of optimizer steps.
             succeeded: whether the run finished.
         """
@@ -302,7 +302,7 @@ class TensorBoardLogger(lightning.TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush the events; Lightning's `hparams.yaml` is not written, as the run's record holds them."""
+        """Flush the events. Lightning's `hparams.yaml` is not written: the run's record holds the hyperparameters."""
         self.experiment.flush()
 
 

@@ -7,26 +7,27 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
 from torch import Tensor
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from charlab.data.tokenizers import described
+from charlab.data.tokenizers import to_config
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
-from charlab.training.ranks import from_every_rank, own_part, random_state, restore_random_state
+from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
 from charlab.training.schedules import Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
-READINGS = 50  # of the clock, at the first steps, so that a run with a budget in seconds can be repeated
+RECORDED_STEPS = 50  # first steps whose time is stored, so that a run with a budget in seconds can be repeated
 
 
 class LanguageModelModule(EvaluatedModule):
@@ -49,10 +50,11 @@ class LanguageModelModule(EvaluatedModule):
     Attributes:
         compute_loss: the objective, or its compiled form.
         max_steps: the trainer's limit on optimizer steps; None without a limit. Set once training starts.
-        clock: training seconds on rank 0 when each of the first `READINGS` steps was reached, from step 0 on; empty
-            without a budget in seconds. What it holds is not measured again, so that a run can be repeated.
+        clock: training seconds on rank 0 when each of the first `RECORDED_STEPS` steps was reached, from step 0 on;
+            empty without a budget in seconds. Stored values are reused, not measured again, so that a run can be
+            repeated.
         micro_batches: batches read so far on each rank; with gradient accumulation, several make a step.
-        learning_rate: of the current step; NaN without an optimizer.
+        learning_rate: learning rate of the current step; NaN without an optimizer.
         last_loss: loss of the latest batch, in nats per character. Reading it synchronizes with the device.
         flops_per_character: floating-point operations of training on a character; None if unknown.
         peak_flops: peak operations per second of the devices; None if unknown.
@@ -82,6 +84,8 @@ class LanguageModelModule(EvaluatedModule):
         self.peak_flops: float | None = None
         self.last_loss: Tensor | None = None
         self._random_states: list[Any] = []  # of a resumed run, one per process
+        self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
+        self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -110,45 +114,60 @@ class LanguageModelModule(EvaluatedModule):
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
+        """Step a scheduler; `schedule` also sets the rates of parameter groups that a callback has added."""
+        if type(scheduler) is LambdaLR:  # torch expects as many rates as groups
+            groups = scheduler.optimizer.param_groups
+            scheduler.base_lrs += [group["lr"] for group in groups[len(scheduler.base_lrs) :]]
+            scheduler.lr_lambdas += [scheduler.lr_lambdas[0]] * (len(groups) - len(scheduler.lr_lambdas))
+        super().lr_scheduler_step(scheduler, metric)
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm to `gradient_clip_val`; None and 0 do not clip, as in Lightning.
+        """Clip the gradient norm, or each element by the algorithm "value"; None and 0 do not clip, as in Lightning.
 
         Lightning's own method refuses fused optimizers in every mixed precision, although bfloat16 does not scale the
         loss.
         """
         if not gradient_clip_val:
             return
-        if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-            return
         weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        clip_grad_norm_(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
+        clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+        clip(weights, gradient_clip_val * gradient_scale(self.trainer, optimizer))
 
     # Training
 
     def budget_spent(self, step: int) -> float:
         """Return the share of the budget, in [0, 1], that is spent halfway through the step that follows `step`.
 
-        With a budget in seconds, this is a collective call, as rank 0 decides for all.
+        With a budget in seconds, this is a collective call, as rank 0 decides for all. The time of Lightning's `Timer`
+        (`trainer.max_time`) counts if there is no other budget.
         """
         shares = [0.0]
         if self.max_steps:
             shares.append((step + 0.5) / self.max_steps)
         if self.max_seconds:
             shares.append(self._seconds_at(step) / self.max_seconds)
+        if not (self.max_steps or self.max_seconds):
+            shares += [self._share_of(callback) for callback in self.trainer.callbacks if isinstance(callback, Timer)]
         return min(max(shares), 1.0)
+
+    def _share_of(self, timer: Timer) -> float:
+        """Return the share of a timer's duration that has elapsed on rank 0; 0 if it has no duration."""
+        remaining, elapsed = timer.time_remaining(), timer.time_elapsed()
+        share = elapsed / (elapsed + max(remaining, 0.0)) if remaining is not None and elapsed else 0.0
+        return float(self.trainer.strategy.broadcast(share))
 
     def _seconds_at(self, step: int) -> float:
         """Return the training seconds on rank 0: those in `clock` for one of the first steps, else now."""
         if step < len(self.clock):
             return self.clock[step]
         seconds: float = self.trainer.strategy.broadcast(self.training_seconds)
-        if step < READINGS:
+        if step < RECORDED_STEPS:
             self.clock += [seconds] * (step + 1 - len(self.clock))  # not every schedule asks at step 0
         return seconds
 
@@ -158,20 +177,24 @@ class LanguageModelModule(EvaluatedModule):
         for callback in self.trainer.callbacks:
             if isinstance(callback, StochasticWeightAveraging):
                 self._resume_averaging(callback)
-        if state := own_part(self._random_states):
+        if state := this_rank(self._random_states):
             restore_random_state(state, self.device)
         self._random_states = []
+        self.trainer.callback_metrics.update(self._callback_metrics)  # Lightning has cleared them
+        self._callback_metrics = {}
+        for name, parameter in self.named_parameters() if self._trainable else ():
+            parameter.requires_grad_(name in self._trainable)
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
-        """Give a resumed run the scheduler that the callback would set at the next epoch, with another rate."""
+        """Install the callback's scheduler in a resumed run now, not at the next epoch, and keep the learning rates."""
         if callback.state_dict()["latest_update_epoch"] < 0:  # the averaging has not begun
             return
         rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.trainer.optimizers]
         callback.on_train_epoch_start(self.trainer, self)  # when Lightning calls it again, it does nothing
         for optimizer, former in zip(self.trainer.optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, former, strict=True):
-                group["lr"] = rate  # the new scheduler has set its first one
+                group["lr"] = rate  # the new scheduler has overwritten it
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self.last_loss = None
@@ -199,7 +222,7 @@ class LanguageModelModule(EvaluatedModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["model_config"] = self.model_config
-        checkpoint["vocabulary"] = described(self.trainer.datamodule.vocabulary)
+        checkpoint["vocabulary"] = to_config(self.trainer.datamodule.vocabulary)
         checkpoint["progress"] = {
             "characters_seen": self.characters_seen,
             "clock": self.clock,
@@ -209,9 +232,14 @@ class LanguageModelModule(EvaluatedModule):
             "compilation_seconds": self.compilation_clock.seconds,
         }
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
-        checkpoint["training_over"] = bool(self.trainer.should_stop)
+        checkpoint["should_stop"] = bool(self.trainer.should_stop)
+        checkpoint["training_over"] = is_over(self.trainer)
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
+        # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
+        metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
+        checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
+        checkpoint["trainable"] = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -225,16 +253,25 @@ class LanguageModelModule(EvaluatedModule):
         self.training_clock.seconds = progress["training_seconds"]
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
-        self.objective.load_state_dict(own_part(checkpoint["objective"]) or {})
-        if self.trainer.state.fn == "fit":  # former checkpoints have the states of a callback
+        self.objective.load_state_dict(this_rank(checkpoint["objective"]) or {})
+        if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
+            self._callback_metrics = checkpoint.get("callback_metrics", {})
+            self._trainable = checkpoint.get("trainable", [])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint["training_over"]:  # killed in the final evaluation: keep the averages in place
+        if checkpoint.get("should_stop", checkpoint["training_over"]):
             self.trainer.should_stop = True
-        else:
+        if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+
+
+def is_over(trainer: Trainer) -> bool:
+    """Return whether training ends with this step: it is to stop, and `min_steps` and `min_epochs` allow it."""
+    step, epoch = trainer.global_step, trainer.current_epoch
+    may_stop = epoch >= (trainer.min_epochs or 0) and step >= (trainer.min_steps or 0)
+    return bool(trainer.should_stop and (may_stop or 0 <= trainer.max_steps <= step))
 
 
 def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float:

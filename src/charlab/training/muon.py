@@ -48,7 +48,7 @@ class Muon(GradientOptimizer):
         adam_lr: learning rate of all other parameters.
         betas: Adam's decay rates for the running means of the gradient and its square.
         eps: term added to the denominator of Adam's update.
-        weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay, with the learning rate of each.
+        weight_decay: each step multiplies decayed weights by 1 − lr · weight_decay (adam_lr for Adam's parameters).
         decayed: parameters that decay: "all", or "matrices" only (no biases, no norms' gains).
 
     Raises:

@@ -208,7 +208,7 @@ def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim
         result = factory(model)
         if not isinstance(result, torch.optim.Optimizer):
             raise UserError(
-                f"optimizer._target_={node['_target_']} makes no torch.optim.Optimizer: name one that does."
+                f"optimizer._target_={node['_target_']} does not create a torch.optim.Optimizer: name one that does."
             )
         return result
 

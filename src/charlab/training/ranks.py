@@ -23,7 +23,7 @@ def from_every_rank(value: Any) -> list[Any]:
     return values
 
 
-def own_part(values: list[Any]) -> Any:
+def this_rank(values: list[Any]) -> Any:
     """Return this rank's entry of what `from_every_rank` returned; None if the run had fewer processes then."""
     rank = torch.distributed.get_rank() if _are_several() else 0
     return values[rank] if rank < len(values) else None

@@ -38,7 +38,7 @@ def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
         return build({**node, "_partial_": True})
     schedule = build({key: value for key, value in node.items() if key != "_partial_"})
     if not callable(schedule):
-        raise UserError(f"scheduler._target_={node['_target_']} makes no schedule: name one that does.")
+        raise UserError(f"scheduler._target_={node['_target_']} does not create a schedule: name one that does.")
     return schedule
 
 

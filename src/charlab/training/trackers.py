@@ -1,7 +1,7 @@
-"""Other people's trackers (Weights & Biases, MLflow, trackio, or any of Lightning's loggers).
+"""Experiment trackers: Weights & Biases, MLflow, trackio, or any other Lightning logger.
 
-A tracker's run has the name of the run's folder, and goes on after a kill. A tracker that cannot be reached, or stops
-answering, never ends training: a warning says so once, and the run goes on without it.
+A tracker's run is named after the run's folder, and continues after a kill. A tracker that cannot be reached, or stops
+answering, never ends training: after one warning, the run continues without it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from lightning.pytorch import loggers as lightning
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-STUDY = "CHARLAB_STUDY"  # environment variable with the name of the study that a process runs a cell of
+STUDY = "CHARLAB_STUDY"  # environment variable with the name of the study whose cell a process runs
 MLFLOW_URI = "MLFLOW_TRACKING_URI"
 CALLS = ("log_metrics", "log_hyperparams", "log_text", "log_image", "save", "finalize", "after_save_checkpoint")
 
@@ -31,7 +31,7 @@ class TrackioLogger(Logger):
 
     Args:
         name: name of the run; a run of that name is continued.
-        group: what the run belongs to.
+        group: name of the group that the run belongs to, such as a study.
         project: the project that runs are listed under.
         server_url: address of a trackio server; None for files on this machine.
 
@@ -72,7 +72,7 @@ class TrackioLogger(Logger):
         if self._run is None:
             import trackio
 
-            # trackio announces a run each time, but only the first time is news.
+            # trackio announces the run at every start; once is enough.
             with contextlib.redirect_stdout(io.StringIO()) if self._is_announced else contextlib.nullcontext():
                 self._run = trackio.init(**self._settings, config=self._config, resume="allow", embed=False)
             self._is_announced = True
@@ -80,7 +80,7 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
-        """Note the configuration, before the first measurement."""
+        """Store the configuration, which trackio takes when the run starts."""
         self._config = dict(params)
 
     @rank_zero_only
@@ -97,11 +97,11 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Have trackio write what it was told, which it otherwise does up to half a second later."""
+        """Make trackio write everything logged so far, which it otherwise does up to half a second later."""
         self.finalize("running")
 
     def finalize(self, status: str) -> None:
-        """End the run, which is the only way to have trackio write what it was told; logging continues it."""
+        """End the run, the only way to make trackio write everything logged; further logging continues it."""
         if self._run is not None:
             with contextlib.redirect_stdout(io.StringIO()):
                 self._run.finish()
@@ -109,7 +109,7 @@ class TrackioLogger(Logger):
 
 
 def settings_for(kind: type, folder: Path, tags: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments of a tracker that say which run it is: name, study and tags."""
+    """Return the arguments of a tracker that identify the run: name, study and tags."""
     study = os.environ.get(STUDY)
     if issubclass(kind, lightning.WandbLogger):
         name = f"{folder.parent.name}-{folder.name}"
@@ -123,7 +123,7 @@ def settings_for(kind: type, folder: Path, tags: Sequence[str]) -> dict[str, Any
     return {"name": folder.name, "group": study} if issubclass(kind, TrackioLogger) else {}
 
 
-def former_run(arguments: Mapping[str, Any]) -> str | None:
+def find_mlflow_run_id(arguments: Mapping[str, Any]) -> str | None:
     """Return MLflow's id of the run that an earlier attempt started; None if there is none, or no answer."""
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
@@ -136,14 +136,14 @@ def former_run(arguments: Mapping[str, Any]) -> str | None:
         name = arguments["run_name"]
         runs = client.search_runs([experiment.experiment_id], f"attributes.run_name = '{name}'")
         return runs[0].info.run_id if runs else None
-    except MlflowException:  # `connect` says so
+    except MlflowException:  # `connect` will warn
         return None
 
 
 def connect(trackers: Sequence[Logger], config: Mapping[str, Any]) -> list[Logger]:
     """Start the runs of trackers, log the run's configuration, and return the trackers that answer.
 
-    From now on, a failing call of one of them is a warning, and its last call.
+    From now on, the first failing call to a tracker becomes a warning, and later calls do nothing.
     """
     answering = []
     for tracker in trackers:
@@ -154,14 +154,14 @@ def connect(trackers: Sequence[Logger], config: Mapping[str, Any]) -> list[Logge
         except Exception as error:
             _warn(tracker, error)
         else:
-            _forgive(tracker)
+            _disable_on_error(tracker)
             answering.append(tracker)
     return answering
 
 
 @contextlib.contextmanager
 def _environment_kept() -> Iterator[None]:
-    """Undo the block's changes of the environment: MLflow and W&B would have later processes join this one's run."""
+    """Undo the block's changes to the environment, by which MLflow and W&B make later processes join this run."""
     before = dict(os.environ)
     try:
         yield
@@ -171,10 +171,10 @@ def _environment_kept() -> Iterator[None]:
         os.environ.update({name: value for name, value in before.items() if os.environ.get(name) != value})
 
 
-def _forgive(tracker: Logger) -> None:
+def _disable_on_error(tracker: Logger) -> None:
     failed = False
 
-    def forgiving(method: Callable[..., Any]) -> Callable[..., Any]:
+    def disabled_on_error(method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:
             nonlocal failed
             if failed:
@@ -190,13 +190,13 @@ def _forgive(tracker: Logger) -> None:
 
     for name in CALLS:
         if hasattr(tracker, name):
-            setattr(tracker, name, forgiving(getattr(tracker, name)))
+            setattr(tracker, name, disabled_on_error(getattr(tracker, name)))
 
 
 def _warn(tracker: Logger, error: Exception) -> None:
     reason = " ".join(str(error).split()) or type(error).__name__
     logging.getLogger("charlab").warning(
-        "%s does not answer (%.200s); the run goes on without it.", type(tracker).__name__, reason
+        "%s does not answer (%.200s); the run continues without it.", type(tracker).__name__, reason
     )
 
 

@@ -29,14 +29,15 @@ from lightning.pytorch.plugins.environments import ClusterEnvironment, Lightning
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
-from charlab.data.datamodule import CharacterDataModule, divided
+from charlab.data.datamodule import CharacterDataModule, micro_batch_size_of
 from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
-from charlab.models.inference import untouched_randomness
 from charlab.models.mixture import Mixture
+from charlab.models.side_effects import untouched_randomness
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
+from charlab.training.checkpoint_io import LAST
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {
@@ -44,8 +45,7 @@ REFUSED = {
     "data.batch_size instead",
     BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: try "
-    "charlab find-lr, or sweep over "
-    "optimizer.lr with -m",
+    "charlab find-lr, or sweep over optimizer.lr with -m",
 }
 
 
@@ -91,24 +91,29 @@ def build_trainer(
             "say), or add one with +logger.NAME={_target_: …}."
         )
     settings["logger"] = [] if settings["logger"] is False else list(loggers)
-    settings = {key: _built(value) for key, value in settings.items()}
-    own = _listed(settings["callbacks"])
+    settings = {key: _instantiated(value) for key, value in settings.items()}
+    own = _as_list(settings["callbacks"])
     for number, callback in enumerate(own):
         check_callback(f"trainer.callbacks[{number}]", callback, data)
-    settings["callbacks"] = _fitting([*callbacks, TrainingMetrics(), *own], settings)
-    # Lightning would add checkpoints of its own where there are none by choice.
+    settings["callbacks"] = _with_default_callbacks([*callbacks, TrainingMetrics(), *own], settings)
+    for callback in settings["callbacks"]:
+        if isinstance(callback, Checkpointing):  # Lightning would save in the folder of the first logger
+            callback.dirpath = str((folder / LAST).parent)
+    # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
-    plugins = _listed(settings["plugins"])
+    plugins = _as_list(settings["plugins"])
     for number, plugin in enumerate(plugins):
         if not isinstance(plugin, Precision | CheckpointIO | ClusterEnvironment | LayerSync):
             kind = type(plugin)
             raise UserError(
-                f"trainer.plugins[{number}] is a {kind.__module__}.{kind.__name__}, which is no plugin of Lightning's: "
+                f"trainer.plugins[{number}] is a {kind.__module__}.{kind.__name__}, which is not a Lightning plugin: "
                 "name a Precision, CheckpointIO, ClusterEnvironment or LayerSync."
             )
     if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
         plugins.append(AtomicCheckpointIO())
     settings["plugins"] = plugins
+    if any(isinstance(plugin, Precision) for plugin in plugins) and node["precision"] in ("auto", None):
+        settings["precision"] = None  # Lightning takes either
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
     batches = _batches_per_epoch(settings, data)
@@ -146,7 +151,7 @@ def build_trainer(
             f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "
             "devices=1."
         ) from error
-    divided(data.batch_size, trainer.world_size, accumulated)
+    micro_batch_size_of(data.batch_size, trainer.world_size, accumulated)  # raises unless it divides evenly
     _check_processes(trainer, folder)
     return trainer
 
@@ -163,7 +168,7 @@ def has_several_processes(node: Mapping[str, Any]) -> bool:
 
 
 def _check_processes(trainer: Trainer, folder: Path) -> None:
-    """Raise `UserError` if the other processes could not be started, or would be waited for in vain."""
+    """Raise `UserError` if the other processes could not be started, or would never join."""
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and isinstance(environment, LightningEnvironment) and '"' in str(folder):
         raise UserError(
@@ -216,8 +221,8 @@ def check_callback(name: str, callback: Any, data: CharacterDataModule) -> None:
     kind = type(callback)
     if not isinstance(callback, Callback):
         raise UserError(
-            f"{name} is a {kind.__module__}.{kind.__name__}, which is no callback: name a subclass of "
-            "lightning.pytorch.Callback."
+            f"{name} is a {kind.__module__}.{kind.__name__}, which is not a Lightning callback: name a "
+            "subclass of lightning.pytorch.Callback."
         )
     for refused, reason in REFUSED.items():
         if isinstance(callback, refused):
@@ -244,7 +249,7 @@ def check_monitor(what: str, monitor: str, data: CharacterDataModule) -> None:
         raise UserError(f"{what} needs a dev split, which this run does not have: {how}.")
 
 
-def _fitting(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
+def _with_default_callbacks(callbacks: list[Callback], settings: Mapping[str, Any]) -> list[Callback]:
     """Return the callbacks with charlab's progress display and checkpoints added or removed as the settings ask."""
     others = any(isinstance(part, ProgressBar) and not isinstance(part, ProgressDisplay) for part in callbacks)
     if others or not settings["enable_progress_bar"]:
@@ -290,14 +295,14 @@ def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -
     return length
 
 
-def _built(value: Any) -> Any:
+def _instantiated(value: Any) -> Any:
     """Return a setting with every node in it (a profiler, a plugin) instantiated."""
     if isinstance(value, Mapping) and "_target_" in value:
         return build(dict(value))
-    return [_built(part) for part in value] if isinstance(value, list) else value
+    return [_instantiated(part) for part in value] if isinstance(value, list) else value
 
 
-def _listed(value: Any) -> list[Any]:
+def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]

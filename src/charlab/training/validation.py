@@ -20,10 +20,10 @@ from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
 from charlab.evaluation.scoring import score_window
 from charlab.files import write_atomically
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import evaluation_mode, untouched_randomness
+from charlab.models.side_effects import evaluation_mode, untouched_randomness
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 
-NUM_DRAWS = 4  # samples of a bound that an evaluation averages
+NUM_DRAWS = 4  # Monte Carlo samples that an evaluation averages to estimate a bound
 
 
 class EvaluatedModule(LightningModule):
@@ -35,14 +35,14 @@ class EvaluatedModule(LightningModule):
         model: the model to evaluate.
 
     Attributes:
-        characters_seen: characters scored in training so far, over all ranks; unless the tokens are characters, their
-            number times the mean length of the train split's tokens.
+        characters_seen: characters scored in training so far, over all ranks; if tokens are not characters, the number
+            of tokens times their mean length in the train split.
         evaluated_step: optimizer step of the latest evaluation.
         scores: scores of the latest evaluation, by split.
         results: the same scores as entries of the run's record.
         best: step and nll of the evaluation with the lowest nll on the dev split; None without a dev split.
-        training_clock, evaluation_clock: seconds of both, over all attempts at this run.
-        compilation_clock: seconds spent compiling, which count neither as training nor as evaluation.
+        training_clock, evaluation_clock: time spent training and evaluating, over all attempts at this run.
+        compilation_clock: time spent compiling, which counts neither as training nor as evaluation.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -57,7 +57,7 @@ class EvaluatedModule(LightningModule):
         self.compilation_clock = Stopwatch()
         self._averages: list[KeepsAverage] = []  # callbacks and optimizers, while training
         self._evaluation = ExitStack()
-        self._was_training = False  # before the current evaluation
+        self._was_training = False  # whether the training clock ran before the current evaluation
         self._variance: dict[str, float] = {}
         splits = ("train", "validation", "dev", "test")
         self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
@@ -67,7 +67,7 @@ class EvaluatedModule(LightningModule):
 
     @property
     def training_seconds(self) -> float:
-        """Seconds spent in training so far, over all attempts at this run, without evaluation."""
+        """Seconds spent training so far, over all attempts at this run, excluding evaluation."""
         return self.training_clock.seconds
 
     @contextmanager
@@ -135,6 +135,7 @@ class EvaluatedModule(LightningModule):
         self.evaluation_clock.start()
 
     def on_validation_end(self) -> None:
+        self.trainer.callback_metrics.pop("step", None)  # else `ModelCheckpoint` would name later files after it
         self.evaluation_clock.stop()
         if self._was_training:
             self.training_clock.start()

@@ -200,7 +200,7 @@ def test_dropout_acts_in_training_only():
 
 def test_rotary_scores_depend_on_distance_alone():
     rotary = Rotary(D, 50, base=100.0)
-    rotary.check(1, 8)
+    rotary.prepare(1, 8)
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0))
     scores = [(rotary.rotate(q, start + 5) * rotary.rotate(k, start)).sum() for start in (0, 11, 40)]
     torch.testing.assert_close(torch.stack(scores), scores[0].expand(3), rtol=1e-4, atol=1e-4)

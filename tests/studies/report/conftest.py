@@ -7,7 +7,7 @@ import contextlib
 import pytest
 
 from charlab.studies.report.contents import Contents, gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from charlab.studies.state import StudyResults, read_results
 from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm, make_study
 

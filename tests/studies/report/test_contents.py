@@ -15,9 +15,9 @@ from charlab.evaluation.metric import Score
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
-from charlab.studies.report.program import csv_tables, make_report
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
+from charlab.studies.report.writer import csv_tables, make_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import LONG, NASTY, TEXT_LENGTH, MadeUpArm, make_study
 
@@ -150,6 +150,8 @@ def test_a_text_that_a_model_finds_impossible_is_not_called_divergence(make):
     assert "optimizer.smoothing" in notice.text
     assert "the arm has no finite loss with 1 of 8 seeds" in contents.judgments[0].reason
     assert "diverge" not in notice.text + contents.judgments[0].reason
+    results.of("b")[0].record.scenes[0] = math.inf
+    assert gather(results).judgments[0].other_text == "Not known: some stretches of the text have no finite loss."
 
 
 def test_different_texts_are_not_compared_in_silence(make, tmp_path):

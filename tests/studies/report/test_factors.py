@@ -103,3 +103,12 @@ def test_a_grid_has_a_line_for_each_model(grid: Path) -> None:
 def test_a_study_of_parts_has_no_curve(tmp_path: Path) -> None:
     plan = make_study(tmp_path, [MadeUpArm("gpt", 1.5), MadeUpArm("lstm", 1.4)], seeds=2)
     assert numeric_factors(read_results(plan, tmp_path / "outputs")) == ()
+
+
+def test_a_grid_on_which_every_value_has_diverged_with_some_seed_has_no_curve(tmp_path: Path) -> None:
+    arms = [
+        MadeUpArm(f"lr={rate}", 1.5, factors={"lr": rate}, fates={seed: ("diverged", "The loss became nan.")})
+        for rate, seed in zip(RATES[:3], (305, 306, 307), strict=True)
+    ]
+    plan = make_study(tmp_path, arms, seeds=3, sweep=True, hypothesis="")
+    assert numeric_factors(read_results(plan, tmp_path / "outputs")) == ()

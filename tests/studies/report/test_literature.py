@@ -62,6 +62,12 @@ def test_settings_are_those_of_the_runs(plain):
     assert rotary[1].startswith("Backbone + Attention + Rotary")
 
 
+def test_settings_are_not_those_of_a_run_that_was_cut_short(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6, fates={305: ("failed", "It raised.")}), seeds=6)
+    results.of("b")[0].record.steps = 37
+    assert [row[6].text for row in gather(results).settings.rows] == ["400", "400"]
+
+
 def test_every_table_and_figure_of_the_paper_is_referred_to(plain):
     contents = gather(plain)
     written = render_latex(contents, ("differences", "curves", "costs"))

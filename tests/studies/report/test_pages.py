@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from charlab.studies.report import latex, markdown
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import pytest
 
 from charlab.studies.parameters import Tuned
 from charlab.studies.report import latex
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from tests.helpers.browser import visit
 from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm, give_nll
 

@@ -155,6 +155,15 @@ def test_only_an_interval_beyond_the_margin_is_said_to_be(improvement, expectati
     assert sentences.reason(comparison).startswith(claim)
 
 
+def test_a_spread_that_as_many_seeds_would_settle_is_not_called_hopeless() -> None:
+    """At a first look, the bounds are wider than those of a study of as many seeds that is tested once."""
+    differences = [0.02, 0.002] * 3
+    values: dict[int, Value] = {seed: 1.5 + seed / 100 - found for seed, found in enumerate(differences)}
+    comparison = one(values, seeds=range(16), planned_looks=(6, 9, 12, 16))
+    assert (comparison.verdict, comparison.n, comparison.seeds_needed) == ("inconclusive", 6, None)
+    assert sentences.reason(comparison).endswith("n = 6 at this look); more seeds may settle it.")
+
+
 def test_no_margin_is_claimed_over_a_baseline_that_diverged() -> None:
     cells = BASELINE | dict.fromkeys(range(2, 8), "diverged")
     comparison = one(arm(0.4, spread=0.01), baseline=cells)

@@ -13,7 +13,7 @@ from charlab.studies.definition import define
 from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.report.contents import gather
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 from tests.helpers.made_up_study import MadeUpArm
 
 ARMS = (MadeUpArm("learned", 1.70), MadeUpArm("rotary", 1.55), MadeUpArm("none", 1.95, expect="worsen"))

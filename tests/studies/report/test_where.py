@@ -10,10 +10,10 @@ from charlab.runs.record import Record
 from charlab.studies.report.contents import gather
 from charlab.studies.report.html import render_html
 from charlab.studies.report.markdown import render_markdown
-from charlab.studies.report.program import csv_tables
 from charlab.studies.report.where import locate
+from charlab.studies.report.writer import csv_tables
 from tests.helpers.made_up_study import CONTEXT, TEXT, TRAIN, MadeUpArm, give_nll
-from tests.references.parts import describe
+from tests.references.breakdown import describe
 from tests.studies.report.conftest import read
 
 

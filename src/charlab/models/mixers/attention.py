@@ -22,11 +22,11 @@ class Attention(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence.
+        context_length: maximum length of a sequence.
         position: an encoding that acts on the scores, or None.
         num_heads: number H of heads.
-        num_key_value_heads: number of heads of keys and values, each shared by H / that many query heads (grouped
-            queries, arXiv 2305.13245; 1 is multi-query attention); None for H.
+        num_key_value_heads: number H' of heads of keys and values, each shared by H / H' query heads (grouped-query
+            attention, arXiv 2305.13245; 1 is multi-query attention); None for H.
         head_dim: size K of a head; None for D / H.
         bias: whether the projections have biases.
         query_key_norm: whether queries and keys are normalized to root mean square 1 (arXiv 2302.05442).
@@ -34,7 +34,7 @@ class Attention(Mixer):
         soft_cap: tanh limits scores to ±soft_cap (Gemma 2, arXiv 2408.00118); None for no cap.
         softmax_axis: "keys" is attention. "queries" normalizes over the wrong axis: each weight then depends on later
             queries, so the model sees the future in spite of its causal mask.
-        dropout: probability of zeroing a weight in training.
+        dropout: probability of zeroing an attention weight in training.
         causal: whether later positions are masked.
     """
 
@@ -69,7 +69,7 @@ class Attention(Mixer):
         self.attention_window, self.soft_cap, self.softmax_axis = attention_window, soft_cap, softmax_axis
         self.dropout, self.query_key_norm = dropout, query_key_norm
         self.position = position if position is not None else ScorePosition()
-        self.position.check(num_heads, self.head_dim)
+        self.position.prepare(num_heads, self.head_dim)
         width, shared_width = num_heads * self.head_dim, num_key_value_heads * self.head_dim
         self.query_key_value = StackedLinear(embed_dim, [width, shared_width, shared_width], bias=bias)
         self.projection = Linear(width, embed_dim, bias=bias)
@@ -117,9 +117,8 @@ class Attention(Mixer):
         bias = self.position.bias(self.num_heads, count, total, queries.device)
         is_plain = self.attention_window is None and bias is None
         is_causal = is_plain and self.causal and 1 < count == total
-        is_masked = not is_causal and not (
-            is_plain and (count == 1 or not self.causal)
-        )  # else each query sees all keys
+        # Where there is no mask and attention is not causal, each query sees all keys.
+        is_masked = not is_causal and not (is_plain and (count == 1 or not self.causal))
         mask = self._mask(count, total, queries.device) if is_masked else None
         if mask is not None and bias is not None:
             mask = bias.to(queries.dtype).masked_fill(~mask, -math.inf)

@@ -1,4 +1,4 @@
-"""Attention over blocks: both ways within a block, and to all earlier blocks."""
+"""Blockwise attention: bidirectional within a block, and to all earlier blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class BlockwiseAttention(Attention):
         block_size: positions in a block.
         bias: whether the projections have biases.
         query_key_norm: whether queries and keys are normalized to root mean square 1.
-        dropout: probability of zeroing a weight in training.
+        dropout: probability of zeroing an attention weight in training.
     """
 
     @checked
@@ -88,7 +88,7 @@ class BlockwiseAttention(Attention):
         if queries < keys:  # a block that follows the others
             return torch.ones(queries, keys, dtype=torch.bool, device=device)
         block = blocks(min(keys, self.context_length), self.block_size, device)
-        seen = block[:, None] >= block  # which positions of the window each of them sees
+        seen = block[:, None] >= block  # (C, C): row = position, column = what it sees
         if keys <= self.context_length:
             return seen
         noisy = block[1:]

@@ -12,11 +12,11 @@ from charlab.errors import UserError
 class Cache(NamedTuple):
     """A state with buffers for a whole context, whose first `length` positions are in use.
 
-    A state and its extension share buffers, so that reading on copies nothing. A second extension of the same state
-    would overwrite the first; `written` reveals this, and the second extension copies the buffers.
+    A state and its extension share buffers, so that extending copies nothing. A second extension of the same state
+    would overwrite the first; `written` reveals this, and the second one copies the buffers.
 
     Attributes:
-        buffers: each (…, C, K), with the positions along the last axis but one.
+        buffers: each (…, C, K), with the positions along the second-to-last axis.
         length: positions read so far.
         written: a list with the number of positions written, shared by all states with the same buffers.
     """

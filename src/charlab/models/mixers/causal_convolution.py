@@ -10,7 +10,7 @@ from charlab.types import PositiveInt
 
 
 class CausalConvolution(nn.Module):
-    """Each channel's weighted sum of its last `width` values, and a bias (Mamba, arXiv 2312.00752, section 3.4).
+    """A depthwise convolution over the last `width` positions, with a bias (Mamba, arXiv 2312.00752, section 3.4).
 
     Args:
         channels: number of channels.

@@ -12,7 +12,7 @@ from charlab.errors import UserError
 
 
 class Mixer(nn.Module, ABC):
-    """Maps (B, T, D) to (B, T, D); the output at a position depends on no later position.
+    """Maps (B, T, D) to (B, T, D). In an autoregressive model, the output at a position depends on no later position.
 
     The backbone builds a mixer as `mixer(embed_dim, context_length[, position])`; a configuration sets everything else
     (`_partial_: true`).

@@ -28,7 +28,7 @@ class FullValueAttention(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence.
+        context_length: maximum length of a sequence.
         position: an encoding that acts on the scores, or None.
         num_heads: number H of heads.
         head_dim: size K of queries and keys; None for D / H.
@@ -59,7 +59,7 @@ class FullValueAttention(Mixer):
         self.context_length, self.num_heads = context_length, num_heads
         self.head_dim = head_dim or embed_dim // num_heads
         self.position = position if position is not None else ScorePosition()
-        self.position.check(num_heads, self.head_dim)
+        self.position.prepare(num_heads, self.head_dim)
         self.query = Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.key = Linear(embed_dim, num_heads * self.head_dim, bias=False)
         self.value = StackedLinear(embed_dim, [embed_dim] * num_heads, bias=False)
@@ -140,5 +140,5 @@ class FullValueAttention(Mixer):
 
 
 def _average(weights: Float[Tensor, "B H Q S"], x: Float[Tensor, "B S D"]) -> Float[Tensor, "B H Q D"]:
-    """Return each head's and query's average of the inputs, by one product for all heads."""
+    """Return the weighted average of the inputs for each head and query, in one product for all heads."""
     return (weights.flatten(1, 2) @ x).unflatten(1, weights.shape[1:3])

@@ -32,7 +32,7 @@ class LinearAttention(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence (unused: the state remembers without limit).
+        context_length: maximum length of a sequence (unused: the recurrent state has no limit).
         num_heads: number H of heads, each of size K = D / H.
         decay: "fixed" is RetNet's α = 1 − 2^(−5−h) of head h; "gated" is α_t = σ(w·x_t + b)^(1/16) per head (GLA's
             gate, one for all of a head's components), initialized near the fixed values.

@@ -35,7 +35,7 @@ class MinimalRNN(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence (unused: the state remembers without limit).
+        context_length: maximum length of a sequence (unused: the recurrent state has no limit).
         expansion: size H of the hidden state, as a multiple of D.
         conv_width: width of a causal convolution before the recurrence; None for no convolution.
     """
@@ -112,7 +112,7 @@ class MinLSTM(MinimalRNN):
 
 
 class GatesAndCandidate(StackedLinear):
-    """The gates before their sigmoid and the candidate before g. Small weights would start all gates at ½."""
+    """The gates before their sigmoid and the candidate before g; smaller initial weights would start all gates at ½."""
 
     keeps_initialization = True
 

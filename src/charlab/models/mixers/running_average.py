@@ -24,7 +24,7 @@ class RunningAverage(Mixer):
 
     Args:
         embed_dim: size D of the embeddings (unused).
-        context_length: the most positions of a sequence (unused).
+        context_length: maximum length of a sequence (unused).
     """
 
     is_recurrent = True

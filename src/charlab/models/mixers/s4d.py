@@ -34,11 +34,11 @@ class S4D(Mixer):
 
     Args:
         embed_dim: size D of the embeddings: the number of channels.
-        context_length: the most positions of a sequence (unused: the state remembers without limit).
+        context_length: maximum length of a sequence (unused: the recurrent state has no limit).
         state_dim: number N of states of a channel, even.
         frequencies: initial values: "lin" is A_n = −1/2 + iπn, "inv" is A_n = −1/2 + i(N/π)(N/(2n+1) − 1)
             (S4D-Lin and S4D-Inv, section 4).
-        min_step: the smallest initial Δ; the channels' Δ start log-uniform between these two.
+        min_step: the smallest initial Δ; the channels' initial Δ are log-uniform in [`min_step`, `max_step`].
         max_step: the largest initial Δ. A channel initially remembers about 2/Δ positions.
     """
 
@@ -59,7 +59,7 @@ class S4D(Mixer):
         if state_dim % 2:
             raise UserError(f"state_dim={state_dim} is odd, but S4D's states come in conjugate pairs: make it even.")
         if min_step > max_step:
-            raise UserError(f"min_step={min_step} is above max_step={max_step}: exchange them.")
+            raise UserError(f"min_step={min_step} is above max_step={max_step}: swap them.")
         pairs = torch.arange(state_dim // 2)
         lin, inv = math.pi * pairs, state_dim / math.pi * (state_dim / (2 * pairs + 1) - 1)
         initial = lin if frequencies == "lin" else inv

@@ -35,8 +35,8 @@ class SelectiveState(NamedTuple):
 class SelectiveScan(Mixer):
     """Mamba's block (Gu & Dao, arXiv 2312.00752, figure 3), for use between a norm and a residual connection.
 
-    One linear map makes E channels u and E gates z. The channels pass a short causal convolution and SiLU, and each
-    drives N states (algorithm 2, discretized by equation 4 for A and by its first order for B):
+    One linear map makes E channels u and E gates z. The channels pass through a short causal convolution and SiLU, and
+    each drives N states (algorithm 2; A is discretized by equation 4, B by its first-order approximation):
 
         h_t = exp(Δ_t·A) ⊙ h_{t−1} + Δ_t · B_t · u_t,    y_t = C_t · h_t + D ⊙ u_t,
 
@@ -45,12 +45,12 @@ class SelectiveScan(Mixer):
 
     Args:
         embed_dim: size D of the embeddings.
-        context_length: the most positions of a sequence (unused: the state remembers without limit).
+        context_length: maximum length of a sequence (unused: the recurrent state has no limit).
         expansion: number E of channels, as a multiple of D.
         state_dim: number N of states of a channel.
         conv_width: width of the convolution.
         step_rank: rank of the map from u_t to Δ_t; None for D / 16, rounded up.
-        min_step: the smallest initial Δ; the channels' Δ start log-uniform between these two.
+        min_step: the smallest initial Δ; the channels' initial Δ are log-uniform in [`min_step`, `max_step`].
         max_step: the largest initial Δ.
     """
 
@@ -71,7 +71,7 @@ class SelectiveScan(Mixer):
     ) -> None:
         super().__init__()
         if min_step > max_step:
-            raise UserError(f"min_step={min_step} is above max_step={max_step}: exchange them.")
+            raise UserError(f"min_step={min_step} is above max_step={max_step}: swap them.")
         self.channels, self.state_dim = max(1, round(expansion * embed_dim)), state_dim
         self.step_rank = step_rank if step_rank is not None else math.ceil(embed_dim / 16)
         self.input_projection = StackedLinear(embed_dim, [self.channels, self.channels], bias=False)
@@ -197,7 +197,7 @@ class _SelectiveScan(torch.autograd.Function):
             grad_logs = decays.mul_(grad_states)  # l, in the memory of the decays: (B, L, N, E)
             grad_logs[:, 0] *= first_state
             grad_logs[:, 1:] *= states[:, :-1]
-            scaled_logs = torch.mul(grad_logs, step_part[:, :, None], out=grad_states)  # no longer needed
+            scaled_logs = torch.mul(grad_logs, step_part[:, :, None], out=grad_states)  # which is no longer needed
             grad_rate += scaled_logs.sum(dim=(0, 1))
             grad_step = grad_driven * u_part + grad_logs.mul_(rate).sum(dim=2)
             gradients.append((grad_driven * step_part, grad_step, grad_write, grad_read))

@@ -66,7 +66,7 @@ class Ray(Executor):
             raise
         if lost:
             reason = " ".join(str(lost[0]).split()).rstrip(".")
-            told = f"Ray has lost {len(lost)} of {count(len(cells), 'cell')} ({reason}): give the command again."
+            told = f"Ray has lost {len(lost)} of {count(len(cells), 'cell')} ({reason}): run the command again."
             if len(lost) == len(cells):
                 raise UserError(told)
             print(told, file=sys.stderr)

@@ -48,7 +48,7 @@ class Slurm(Executor):
     def check(self, output_dir: Path) -> None:
         """Raise `UserError` if there is no sbatch, or SLURM would expand characters of the folder."""
         if shutil.which("sbatch") is None:
-            raise UserError("launcher=slurm needs sbatch, which is not on this machine: start the sweep where it is.")
+            raise UserError("launcher=slurm needs sbatch, which is not on this machine: run the command where it is.")
         if "%" in str(output_dir.absolute()) or "\\" in str(output_dir.absolute()):
             raise UserError(f"{output_dir.absolute()} has a % or a \\, a pattern to SLURM: choose another output_dir.")
 
@@ -59,7 +59,7 @@ class Slurm(Executor):
 
         name, size = f"charlab-{uuid.uuid4().hex[:8]}", _longest_array()
         executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
-        fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # of warning
+        fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # between warning and kill
         executor.update_parameters(**fixed, **self.parameters)
         try:
             for first in range(0, len(cells), size):
@@ -70,7 +70,7 @@ class Slurm(Executor):
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
             keys = "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml"
-            told = f"change what it names by {keys}, and give the command again."
+            told = f"change what it names by {keys}, and run the command again."
             raise UserError(f"SLURM rejected the jobs ({reason}): {told}") from None
         except KeyboardInterrupt:
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)

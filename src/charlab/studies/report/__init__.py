@@ -1,1 +1,1 @@
-"""What a study has found, as Markdown, as a web page and as a paper."""
+"""The report on a study, as Markdown, a web page and a paper."""

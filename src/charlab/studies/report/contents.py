@@ -13,6 +13,7 @@ from charlab.evaluation.bootstrap import TextInterval, bootstrap_text
 from charlab.quantities import count, joined
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.studies.costs import PLOTTED
+from charlab.studies.definition import EXPECTED_TO
 from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
 from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.literature import Source, literature
@@ -29,7 +30,6 @@ from charlab.studies.report.scaling import Scaling, scaling
 from charlab.studies.report.scaling import caption as scaling_caption
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
-    EXPECTED_TO,
     Table,
     budget_table,
     cell_table,
@@ -96,7 +96,7 @@ class Contents:
         summary: what was compared, in a line.
         judgments: the judgment on each arm except the baseline; `verdicts` is the same as a table.
         waiting: names of the cells that are missing or running, by the label of their state.
-        older: names of the cells made by other code than today's, or "".
+        older: names of the cells run by other code than today's, or "".
         floor: entropy of the text in nats per character, if known.
     """
 
@@ -129,7 +129,7 @@ class Contents:
 
     @property
     def compared_costs(self) -> list[str]:
-        """The drawable costs in which arms differ by more than 1%, else the training time; none for a single arm."""
+        """The plotted costs in which arms differ by more than 1%, else the training time; none for a single arm."""
         arms = [arm for arm in self.arms.values() if arm.mean is not None and not arm.leaks]
         if len(arms) < 2:
             return []
@@ -233,6 +233,8 @@ def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> 
     sizes = np.full(len(first.scenes), SCENE_LENGTH)
     sizes[-1] = first.metric("blocks")["characters"] - SCENE_LENGTH * (len(sizes) - 1)  # what is left
     left, right = (np.array([record.scenes for record in side]) for side in zip(*pairs, strict=True))
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        return "Not known: some stretches of the text have no finite loss."
     try:
         return bootstrap_text(left, right, sizes)
     except UserError as error:
@@ -258,7 +260,7 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
         "that decides. Gray: speed-ups too small to matter.",
         "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
         f"{' Band: 95% t-interval of the mean.' * several} Cross: no finite loss.",
-        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the picture.",
+        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot.",
         "costs": f"Quality against cost. Further left is cheaper, lower is better.{bars}{left_out}",
     }
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FEWEST_VALUES = 3  # of a factor, for a curve
 _LOGARITHMIC = 4.0  # ratio of the largest value to the smallest from which the axis is logarithmic
-_FINE = 1001  # points between which limits are read from a curve
+_FINE = 1001  # points of the interpolated curve
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _lines(results: StudyResults, name: str) -> Iterator[Line]:
     for label, found in groups.items():
         grid = np.array(sorted(found))
         table = np.array([found[value] for value in grid]).T
-        if len(grid) >= FEWEST_VALUES and np.isfinite(table).any(axis=1).all():
+        if len(grid) >= FEWEST_VALUES and np.isfinite(table).all(axis=0).any():  # else there is no mean to draw
             yield Line(label, grid, table, logarithmic=bool(grid[0] > 0 and grid[-1] / grid[0] >= _LOGARITHMIC))
 
 

@@ -235,7 +235,7 @@ def _label(arm: ArmSummary, look: Look) -> str:
 
 
 def _finish(axes: Axes, label: str, floor: float | None, *, logarithmic: bool = False) -> None:
-    """Draw the entropy of the text, and the horizontal axis of an amount."""
+    """Draw a line at the entropy of the text, and format the horizontal axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     if floor is not None:

@@ -1,4 +1,4 @@
-"""The report as one self-contained web page; notebooks show the part from its style on."""
+"""The report as one self-contained web page, of which a notebook shows the part that starts at the style sheet."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ _MARKS = {"strong": r"\textbf{%s}", "faint": r"\textcolor{faint}{%s}", "struck":
 def render_latex(contents: Contents, figures: Collection[str]) -> str:
     """Return the paper; it includes `figures/NAME.pdf` for each name in `figures`.
 
-    What would make it longer than four pages is left to the other formats; see `abridge` for arms.
+    Whatever would make it longer than four pages is only in the other formats; see `abridge` for arms.
     """
     short = short_names(list(contents.arms), LONGEST_LABEL)
     judged = 0 < len(contents.judgments) <= MOST_JUDGMENTS
@@ -153,7 +153,7 @@ def abridge(contents: Contents) -> Contents:
 
 
 def escape(text: str, *, breaks: bool = False) -> str:
-    """Return a text that TeX prints as it is, on one line; with `breaks`, it may break after commas and the like."""
+    """Return a text that TeX prints verbatim, on one line; with `breaks`, it may break after commas and the like."""
     written = "".join(map(_sign, " ".join(unicodedata.normalize("NFC", text).split())))
     return re.sub(r"([,=/.])(?=\S)", r"\1\\allowbreak{}", written) if breaks else written
 
@@ -232,7 +232,7 @@ def _lines(text: str) -> str:
 
 
 def command_lines(command: str) -> list[str]:
-    """Return a command in lines for a shell: broken between words, each but the last with a backslash at its end."""
+    """Return a shell command in lines, broken between words; each but the last ends with a backslash."""
     lines: list[str] = []
     for word in map(shlex.quote, shlex.split(command)):
         if lines and len(lines[-1]) + len(word) < COMMAND_COLUMNS:

@@ -57,7 +57,7 @@ def _part(part: Any) -> str:
 
 
 def escape(text: str) -> str:
-    """Return a text that Markdown shows as it is, on one line."""
+    """Return a text that Markdown shows verbatim, on one line."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 

@@ -56,10 +56,10 @@ def method(
         "The metric is the mean negative log-likelihood, in nats per character, over "
         f"{_PROTOCOLS.get(plan.protocol, plan.protocol)} (protocol “{plan.protocol}”), with the final weights."
         if plan.target is None
-        else f"The metric is the {_TIMES[plan.metric]} until the estimate on random windows of the validation text is "
-        f"at {plan.target:g} nats per character for the first time, interpolated linearly between evaluations. A cell "
-        "that ends before counts as later than any that does not, and nothing is counted for an arm just because it "
-        "was trained for longer."
+        else f"The metric is the {_TIMES[plan.metric]} until the estimate on random windows of the validation text "
+        f"first reaches {plan.target:g} nats per character, interpolated linearly between evaluations. A cell that "
+        "ends before that counts as later than any that does not, and an arm gains nothing from having been trained "
+        "for longer."
     )
     if plan.planned_looks:
         sentences += _looks(plan, comparisons)
@@ -86,11 +86,12 @@ def method(
 
 
 def settings_table(results: StudyResults) -> Table | None:
-    """Return what each arm was trained with, by its first run; None if unknown."""
+    """Return what each arm was trained with, by its first finished run if it has any; None if unknown."""
     headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
     for arm in results.plan.arms:
-        record = next((r.record for r in results.of(arm.name) if r.record is not None and r.record.config), None)
+        ordered = sorted(results.of(arm.name), key=lambda result: result.status != "finished")  # else of fewer steps
+        record = next((r.record for r in ordered if r.record is not None and r.record.config), None)
         if record is None or "model" not in record.config:
             continue
         config, data = record.config, record.config["data"]
@@ -240,12 +241,12 @@ def commands(results: StudyResults) -> dict[str, str]:
 
 
 def cell_command(cell: Cell) -> str:
-    """Return the command that makes a cell's run alone."""
+    """Return the command that runs a cell on its own."""
     return _train(cell.overrides)
 
 
 def _train(words: Sequence[str]) -> str:
-    """Return a command with overrides by their present names, even if the study's plan has older names."""
+    """Return a command with overrides by their current names, even if the study's plan has older ones."""
     return _relative(command("train", *translate(words)[0]))
 
 

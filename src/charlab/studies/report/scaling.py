@@ -27,7 +27,7 @@ MEANINGS = (
 
 
 class Scaling(NamedTuple):
-    """The laws of the families, and why others have none, in sentences by name."""
+    """The laws of a study by family, why other families have none, and what the report says about both."""
 
     laws: Mapping[str, Extrapolation]
     without: Mapping[str, str]
@@ -78,9 +78,7 @@ def _measured(
         return f"{count(len(losses), 'seed')} of {len(plan.seeds)} ended at every size, and {FEWEST_SEEDS} are needed"
     x = np.array([sizes[size] for size in order])
     if x[-1] <= x[:-1].max():
-        return (
-            f"the held-out size of {amount(x[-1])} is inside of the fitted range, which ends at {amount(x[:-1].max())}"
-        )
+        return f"the held-out size of {amount(x[-1])} is inside the fitted range, which ends at {amount(x[:-1].max())}"
     return x, losses
 
 
@@ -98,7 +96,7 @@ def _sentence(found: Extrapolation, unit: str, margin: float, planned: int) -> s
     provisional = "" if seeds == planned else f", provisional with {seeds} of {count(planned, 'seed')}"
     floor = f"offset {_range(found.offsets)}"
     if not any(found.offsets):
-        floor = "of the offset none: 0 fits best, so these sizes show no loss that larger ones would not go below"
+        floor = "none for the offset, as 0 fits best: these sizes show no lower limit of the loss"
     return (
         f"{found.family}: {found.verdict}{provisional}. Fitted to {len(found.sizes)} sizes of {amount(found.sizes[0])} "
         f"to {amount(found.sizes[-1])} {unit}, the loss is {law.offset:.3g} + {law.scale:.3g} · "

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charlab.quantities import count, joined, nats, percent, ratio
-from charlab.studies.evidence import MOST_SEEDS
+from charlab.studies.evidence import MOST_SEEDS, seeds_to_settle
 
 if TYPE_CHECKING:
     from charlab.evaluation.bootstrap import TextInterval
@@ -282,6 +282,9 @@ def _remedy(comparison: Comparison) -> str:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
         return "the difference is so close to the margin that more seeds may not settle it"
+    given = (comparison.margin, comparison.num_arms, comparison.expectation)
+    if seeds_to_settle(comparison.standard_deviation, *given) is not None:  # no more than this study has
+        return "more seeds may settle it"
     return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
 
 

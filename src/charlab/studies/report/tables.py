@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": UNKNOWN}
-EXPECTED_TO = {"improve": "improve", "worsen": "worsen", "no difference": "make no difference"}
 
 
 class Span(NamedTuple):
@@ -247,7 +246,7 @@ def _cost(name: str, cost: Cost | None) -> Entry:
 
 
 def cell_table(results: StudyResults) -> Table:
-    """Return every cell."""
+    """Return a row for every cell."""
     columns = (
         Column("arm", "left"), Column("seed"), Column("status", "left"), Column("nats per character"), Column("steps"),
         Column("training"), Column("run", "left"),

@@ -33,9 +33,9 @@ def tuning_table(plan: Plan) -> Table | None:
         )
     untuned = [arm.name for arm in plan.arms if arm.tuned is None]
     caption = (
-        "Chosen on dev text before the first cell, with seeds of their own; dev: nats per character on that text, the "
-        f"mean over the seeds. Training: of all trials. Within {_within(plan)} of the chosen one: how many trials, and "
-        "the values that they span, so how flat the optimum is."
+        "Chosen on dev text before the first cell, with separate seeds; dev: nats per character on that text, mean "
+        f"over these seeds. Training: time of all trials. Within {_within(plan)} of the chosen one: how many trials, "
+        "and the values that they span, which show how flat the optimum is."
     )
     if any(found.at_end for found in tuned.values()):
         caption += " At the end of the range: a better value may be outside."

@@ -10,11 +10,19 @@ import numpy as np
 from jaxtyping import Float
 
 from charlab.errors import UserError
-from charlab.evaluation.parts import differences
+from charlab.evaluation.breakdown import differences
 from charlab.quantities import count, percent, signed
 from charlab.runs.record import Record
 from charlab.runs.text import NLL
-from charlab.runs.where import Ground, Where, check_length, collected, comparable_nll, ground_of, same_text
+from charlab.runs.text_differences import (
+    ComparedText,
+    TextDifferences,
+    check_length,
+    comparable_nll,
+    compared_text_of,
+    gather_parts,
+    same_text,
+)
 from charlab.studies.evidence import mean_interval
 from charlab.studies.report.method import without_paths
 from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
@@ -33,16 +41,16 @@ class Whereabouts(NamedTuple):
     """Where the arms differ.
 
     Attributes:
-        arms: by arm, baseline minus arm; empty if no run has kept the nll of each character.
+        arms: baseline minus arm, by arm; empty if no run has kept the nll of each character.
         note: why some arms are missing, in sentences; "" if none is.
     """
 
-    arms: Mapping[str, Where]
+    arms: Mapping[str, TextDifferences]
     note: str = ""
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The parts and the passages as tables; none without any arm."""
+        """The parts and the passages as tables; none if there are no arms."""
         shown = dict(list(self.arms.items())[:MOST_ARMS])
         return (_parts_table(shown), _passages_table(shown)) if shown else ()
 
@@ -71,37 +79,39 @@ def locate(results: StudyResults) -> Whereabouts:
     pairs = {arm: found for arm, found in pairs.items() if found}
     if not pairs:
         return Whereabouts({})
-    ground, arms, notes = None, {}, []
+    compared, arms, notes = None, {}, []
     for arm, found in pairs.items():
         try:
-            ground = ground or ground_of(found[0][0])
-            arms[arm] = _difference(ground, found[0][0], found, max(FEWEST, PASSAGES // len(pairs)))
+            compared = compared or compared_text_of(found[0][0])
+            arms[arm] = _difference(compared, found[0][0], found, max(FEWEST, PASSAGES // len(pairs)))
         except UserError as error:
             notes.append(f"{arm} is left out. {without_paths(str(error))}")
     return Whereabouts(arms, " ".join(notes))
 
 
-def _difference(ground: Ground, first: Record, pairs: list[tuple[Record, Record]], most: int) -> Where:
+def _difference(
+    compared: ComparedText, first: Record, pairs: list[tuple[Record, Record]], most: int
+) -> TextDifferences:
     """Return where the second runs of pairs differ from the first ones, with t-intervals over the pairs."""
-    number = len(ground.text)
+    number = len(compared.text)
     total: Float[np.ndarray, " N"] = np.zeros(number)
-    sums: list[list[Float[np.ndarray, " G"]]] = [[] for _ in ground.ways]
+    sums: list[list[Float[np.ndarray, " G"]]] = [[] for _ in compared.groupings]
     for pair in pairs:
         if not all(same_text(first, record) for record in pair):
             raise UserError("Its runs were scored on another text or split than the baseline's.")
         ours, theirs = (comparable_nll(record) for record in pair)
-        check_length(ground, ours, theirs)
+        check_length(compared, ours, theirs)
         nats = differences(ours, theirs)
         total += nats
-        for way, found in zip(ground.ways, sums, strict=True):
-            found.append(way.add_up(nats)[:, 0])
+        for grouping, found in zip(compared.groupings, sums, strict=True):
+            found.append(grouping.add_up(nats)[:, 0])
 
     by_pair = [np.stack(found) for found in sums]  # (S, G) each
     intervals = [[mean_interval(x / number) if len(x) > 1 else None for x in found.T] for found in by_pair]
-    return collected(ground, [found.sum(0) for found in by_pair], intervals, total, pairs=len(pairs), most=most)
+    return gather_parts(compared, [found.sum(0) for found in by_pair], intervals, total, pairs=len(pairs), most=most)
 
 
-def _parts_table(arms: Mapping[str, Where]) -> Table:
+def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
     first = next(iter(arms.values()))
     columns = (Column("split by", "left"), Column("part", "left"), Column("characters"), *map(Column, arms))
     rows = []
@@ -119,7 +129,7 @@ def _parts_table(arms: Mapping[str, Where]) -> Table:
     return Table("where", caption, columns, tuple(rows))
 
 
-def _passages_table(arms: Mapping[str, Where]) -> Table:
+def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
     columns = (Column("arm", "left"), Column("nats"), Column("character"), Column("passage", "left"))
     rows = [
         (

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from charlab.data.datamodule import CharacterDataModule
 from charlab.data.tokenizers import Vocabulary, readable
-from charlab.errors import decorating
+from charlab.errors import warn_on_failure
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import device_of, untouched_randomness
+from charlab.models.side_effects import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_image, shows_images
 from charlab.types import PositiveInt
@@ -36,7 +36,8 @@ class AttentionMaps(Callback):
 
     Args:
         every_n_steps: optimizer steps between plots; None to plot at the end only.
-        length: number of characters of the window to show, at most the context length; up to 64 label the axes.
+        length: number of characters of the window to show, at most the context length; they label the axes if there
+            are at most 64.
 
     Attributes:
         at_end: whether to plot at the end.
@@ -52,17 +53,17 @@ class AttentionMaps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self.every_n_steps and trainer.global_step % self.every_n_steps == 0:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Plot the final maps, after the last checkpoint is written."""
         if self.at_end:
-            with decorating("attention map"):
+            with warn_on_failure("attention map"):
                 self._log(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # as for samples
+        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # as in `SampleText`
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_step = state_dict["logged_step"]
@@ -98,7 +99,7 @@ def attention_maps(model: LanguageModel, window: Int[Tensor, " T+1"]) -> dict[st
     """Return the attention weights of every module of `model` that exposes them, by the module's name.
 
     The weights are those on the module's input when the model scores `window`: all characters but the last, if the
-    model is autoregressive. Positions beyond the window, with which masked diffusion pads it, are left out.
+    model is autoregressive. Positions with which masked diffusion pads the window are left out.
     """
     parts = {name: part for name, part in model.named_modules() if hasattr(part, "attention_weights")}
     inputs: dict[str, Tensor] = {}
@@ -166,10 +167,10 @@ def draw_heads(
     bar = figure.colorbar(image, cax=figure.add_axes((1 - 0.7 / width, 0.3, 0.1 / width, 0.4)))
     bar.set_label("weight", fontsize=8)
     bar.ax.tick_params(labelsize=7)
-    # In inches, as for the panels: at a fraction of the size, those of many heads would lie on the panels.
+    # Placed in inches, like the panels: at a fraction of the size, they would overlap the panels of many heads.
     figure.suptitle(title, fontsize=10, y=1 - 0.1 / height)
-    figure.supxlabel("looked at (key)", fontsize=8, y=0.1 / height)
-    figure.supylabel("looking (query)", fontsize=8, x=0.1 / width)
+    figure.supxlabel("key (attended to)", fontsize=8, y=0.1 / height)
+    figure.supylabel("query (attending)", fontsize=8, x=0.1 / width)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # drawn as a box
         canvas.draw()

@@ -25,7 +25,7 @@ from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
 from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
 from charlab.training.loggers import CSVLogger
-from charlab.training.module import LanguageModelModule
+from charlab.training.module import LanguageModelModule, is_over
 from charlab.types import PositiveFloat, PositiveInt
 
 _UNREADABLE = (pickle.PickleError, AttributeError, TypeError)
@@ -47,7 +47,7 @@ class Terminated(BaseException):
 def raising_terminated() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM arrives, except in training, where `Checkpointing` decides.
 
-    Other threads than the main one never handle signals, and are left alone.
+    Only the main thread handles signals; in any other, this does nothing.
     """
 
     def end(signum: int, frame: Any) -> None:
@@ -118,12 +118,15 @@ class Checkpointing(ModelCheckpoint):
             due = True
         # Clocks and signals may differ between processes, but all of them must save together.
         self._due, self._ending = trainer.strategy.broadcast((due, self._signal))
-        if self._due and not validation_follows(trainer, batch_idx):
+        if self._due and not is_over(trainer) and not validation_follows(trainer, batch_idx):
             self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
+        if trainer.state.fn == "validate" and 0 < trainer.global_step == _best_step(pl_module):
+            self._keep_as_best(trainer)  # evaluated after training, with the weights of its last checkpoint
+            return
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
-        if not is_training or (trainer.should_stop and self._ending is None):  # `on_train_end` saves
+        if not is_training or is_over(trainer):  # `on_train_end` saves what the other callbacks leave behind
             return
         if self._due or _best_step(pl_module) == trainer.global_step:
             self.save(trainer, pl_module)
@@ -212,7 +215,7 @@ class Checkpointing(ModelCheckpoint):
 class AtomicCheckpointIO(CheckpointIO):
     """Write checkpoints atomically, and read them without executing code.
 
-    A checkpoint that could not be read back does not replace the former one.
+    A checkpoint that cannot be read back does not replace the previous one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -262,12 +265,12 @@ def _name_unreadable(checkpoint: dict[str, Any]) -> None:
 
 def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
     """Return whether Lightning evaluates right after this batch."""
-    if not trainer.enable_validation:
-        return False
-    if trainer.should_stop:
-        return True
     every, every_n_epochs = trainer.val_check_batch, trainer.check_val_every_n_epoch
-    if every is None or (every_n_epochs is not None and (trainer.current_epoch + 1) % every_n_epochs):
+    if not trainer.enable_validation or (every_n_epochs is not None and (trainer.current_epoch + 1) % every_n_epochs):
+        return False
+    if is_over(trainer):
+        return True
+    if every is None:
         return False
     counted = trainer.fit_loop.total_batch_idx if every_n_epochs is None else batch_idx
     return bool((counted + 1) % every == 0)

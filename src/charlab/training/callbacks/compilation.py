@@ -13,7 +13,7 @@ from torch import Tensor
 from charlab.data.windows import gather_windows
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
-from charlab.models.inference import untouched_randomness
+from charlab.models.side_effects import untouched_randomness
 from charlab.quantities import clock
 from charlab.training.callbacks.progress import show_line
 from charlab.training.flops import count_flops
@@ -67,7 +67,7 @@ class Compilation(Callback):
         was_compiled, self.compiled = self.compiled, False
         wanted = was_compiled if self.choice == "auto" else bool(self.choice)
         if wanted is None:
-            wanted = self._pays(trainer, pl_module)
+            wanted = self._is_worthwhile(trainer, pl_module)
         if not wanted:
             return
         pl_module.compilation_clock.start()
@@ -90,11 +90,11 @@ class Compilation(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.compiled = state_dict["compiled"]
 
-    def _pays(self, trainer: Trainer, module: LanguageModelModule) -> bool:
+    def _is_worthwhile(self, trainer: Trainer, module: LanguageModelModule) -> bool:
         seconds, device = expected_seconds(trainer, module), module.device.type
         pays = seconds >= WORTHWHILE.get(device, math.inf)
         length = f"{clock(seconds)} of training"
-        verdict = "compiling, which pays" if pays else "not compiled, which would not pay"
+        verdict = "compiling: it pays off" if pays else "not compiled: it would not pay off"
         show_line(trainer, f"{verdict} in {length} (compute.compile=auto)")
         return pays
 
@@ -105,7 +105,7 @@ class Compilation(Callback):
         window = gather_windows(data.ids("train", module.device), starts, data.context_length)
         mode = "reduce-overhead" if self.choice == "cuda_graphs" else "default"
         compiled = torch.compile(objective, fullgraph=True, dynamic=False, mode=mode)
-        compute_loss = _in_one_piece(compiled) if self.choice == "cuda_graphs" else compiled
+        compute_loss = _with_cuda_graph_step(compiled) if self.choice == "cuda_graphs" else compiled
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         state = objective.state_dict()
         weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -125,7 +125,7 @@ class Compilation(Callback):
             return
         if module.device.type != "cuda":
             raise UserError(
-                f"compute.compile=cuda_graphs is for GPUs of NVIDIA, and the run is on {module.device.type}: "
+                f"compute.compile=cuda_graphs needs an NVIDIA GPU, and the run is on {module.device.type}: "
                 "set compute.compile=true."
             )
         repeats = any(getattr(optimizer, "repeats_closure", False) for optimizer in trainer.optimizers)
@@ -136,7 +136,7 @@ class Compilation(Callback):
             )
 
 
-def _in_one_piece(compiled: Loss) -> Loss:
+def _with_cuda_graph_step(compiled: Loss) -> Loss:
     """Return a loss that marks the start of each step and whose value the next step does not overwrite."""
 
     def loss(model: LanguageModel, window: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class Divergence(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         self.check_weights(trainer, pl_module)
         if any(entry["split"] == "train" and entry["nll"] is None for entry in pl_module.results):
-            raise self._diverged("The loss on train text became infinite or nan", trainer, pl_module)
+            raise self._diverged("The loss on train text became infinite or NaN", trainer, pl_module)
 
     def check(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         """Raise `DivergedError` on all ranks if the latest loss is not finite on any rank."""
@@ -56,7 +56,7 @@ class Divergence(Callback):
         """
         lost = [(weight.isnan() | weight.isposinf()).any() for weight in pl_module.model.parameters()]
         if lost and torch.stack(lost).any():
-            raise self._diverged("Weights became infinite or nan", trainer, pl_module)
+            raise self._diverged("Weights became infinite or NaN", trainer, pl_module)
 
     def _diverged(self, what: str, trainer: Trainer, module: LanguageModelModule) -> DivergedError:
         advice = "lower optimizer.lr or clip the gradient"

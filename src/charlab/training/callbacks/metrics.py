@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from charlab.training.module import LanguageModelModule, gradient_scale
-from charlab.training.ranks import from_every_rank, own_part
+from charlab.training.ranks import from_every_rank, this_rank
 
 
 class TrainingMetrics(Callback):
@@ -69,7 +69,7 @@ class TrainingMetrics(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._loss_sum, self._batches = own_part(state_dict["loss_sums"]) or 0.0, state_dict["batches"]
+        self._loss_sum, self._batches = this_rank(state_dict["loss_sums"]) or 0.0, state_dict["batches"]
         self._characters, self._seconds = state_dict["characters"], state_dict["seconds"]
 
     def _log(self, trainer: Trainer, module: LanguageModelModule) -> None:

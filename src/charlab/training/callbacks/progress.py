@@ -18,7 +18,7 @@ from rich.text import Text
 
 from charlab.notebook import Live as AnyLive
 from charlab.notebook import NotebookLive, Output
-from charlab.quantities import clock, compute, percent
+from charlab.quantities import clock, flop_rate, percent
 from charlab.training.module import LanguageModelModule
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class ProgressDisplay(LightningProgressBar):
     """Show loss, perplexity, speed and remaining time of a run, on rank 0.
 
     A terminal or notebook shows a bar that is redrawn four times a second; between refreshes a step only reads the
-    clock. In a notebook, the bar also has the last evaluation. Any other output (a pipe, a cluster's log file) gets a
+    clock. In a notebook, the bar also shows the last evaluation. Any other output (a pipe, a cluster's log file) gets a
     line every ten seconds.
 
     Args:
@@ -124,7 +124,7 @@ class ProgressDisplay(LightningProgressBar):
         self._scores = f"step {step:,}  {'  '.join(figures)}  ({protocols})"
         if not self.console.is_jupyter:
             self.show_line(self._scores)
-        elif self._live is not None:  # the bar has them, also those before the first step, once it begins
+        elif self._live is not None:  # the bar shows them; those from before the first step appear once it starts
             self._live.refresh()
 
     def _read(self, trainer: Trainer, module: LanguageModelModule) -> None:
@@ -165,7 +165,7 @@ class ProgressDisplay(LightningProgressBar):
             figures.append(f"{speed:,.0f} characters/s")
             if self._module is not None and self._module.flops_per_character:
                 rate, peak = speed * self._module.flops_per_character, self._module.peak_flops
-                figures.append(f"{percent(rate / peak)} MFU" if peak else compute(rate, None))
+                figures.append(f"{percent(rate / peak)} MFU" if peak else flop_rate(rate, None))
         return figures
 
     def _times(self) -> list[str]:
@@ -190,7 +190,7 @@ class ProgressDisplay(LightningProgressBar):
         return "  ".join([self._phase(), self._steps(), *self._figures(), *self._times()])
 
     def _state(self) -> tuple[float, str]:
-        """Return the share of the budget that is spent, and for a notebook what is now and the last evaluation."""
+        """Return the spent share of the budget, and the text for a notebook: current figures and last evaluation."""
         return self._history[-1].spent, f"{self._line()}\n{self._scores}".rstrip()
 
     def _print_line(self) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from charlab.data.datamodule import CharacterDataModule
-from charlab.errors import UserError, decorating
+from charlab.errors import UserError, warn_on_failure
 from charlab.files import write_atomically
 from charlab.generation import sample_text
-from charlab.models.inference import device_of, untouched_randomness
+from charlab.models.side_effects import device_of, untouched_randomness
 from charlab.training.module import LanguageModelModule
 from charlab.training.trackers import log_text
 from charlab.types import PositiveFloat, PositiveInt
@@ -56,14 +56,14 @@ class SampleText(Callback):
         step = trainer.global_step
         is_due = self.every_n_steps and step % self.every_n_steps == 0 and step != self._logged_step
         if is_due and trainer.is_global_zero:
-            with decorating("sample"):
+            with warn_on_failure("sample"):
                 self._log(trainer, self._draw(trainer, pl_module))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample the last text, after the last checkpoint is written; log it and write it to `samples.txt`."""
         if not self.at_end or not trainer.is_global_zero:
             return
-        with decorating("sample"):
+        with warn_on_failure("sample"):
             text = self._draw(trainer, pl_module)
             if trainer.global_step != self._logged_step:
                 self._log(trainer, text)
@@ -71,7 +71,7 @@ class SampleText(Callback):
             write_atomically(path, lambda file: file.write(f"{text}\n".encode()))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # a resumed run may leave samples out
+        return {"logged_step": self._logged_step} if self.every_n_steps else {}  # a resumed run may omit the callback
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._logged_step = state_dict["logged_step"]

@@ -2,8 +2,8 @@
 
 The method of the strongest text compressors (PAQ and its successors: Mahoney 2005, "Adaptive weighing of context models
 for lossless data compression"; Mattern 2012, "Mixing strategies in data compression"; Knoll and de Freitas 2012, "A
-machine learning perspective on predictive coding with PAQ8"). Here, the mixing network is trained on the training text
-in advance, and also reads the characters.
+machine learning perspective on predictive coding with PAQ8"). Here, the mixing network is trained in advance, on the
+training text, and also reads the characters themselves.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from charlab.errors import UserError
-from charlab.models.bit_counts import Code
-from charlab.models.contexts import CONTEXTS, Alphabet
-from charlab.models.contract import AutoregressiveModel, State, ids_to_count
-from charlab.models.counters import Counters, Memory
-from charlab.models.mixing_network import MixingNetwork
+from charlab.models.context_mixing.bit_counts import HuffmanCode
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet
+from charlab.models.context_mixing.counters import Counters, TrainingCounts
+from charlab.models.context_mixing.mixing_network import MixingNetwork
+from charlab.models.contract import AutoregressiveModel, State, checked_ids
 from charlab.types import NonNegativeInt, PositiveFloat, PositiveInt, Probability, checked
 
 WINDOW, ROWS = 128, 16  # characters in a window, and windows in a training step
-FIRST = 0.03  # share of the training text that the network skips at the start, where counts are still small
+FIRST = 0.03  # the network is not trained on this first share of the training text, where counts are still small
 LONG = 1000  # characters that the recurrent network reads to warm up its state
 CHUNK = 256  # positions whose whole distributions are computed at once
 
@@ -37,21 +37,21 @@ class ContextMixing(AutoregressiveModel):
     """p(character) = Π σ(± zₙ) over the binary decisions n of its Huffman code, with zₙ = Σᵢ wᵢₙ xᵢₙ + own logit.
 
     Each input xᵢ is the log-odds that a counter predicts. Each context has two: one from earlier decisions in the same
-    context, and one from what followed equal histories in other contexts. A match finds the longest earlier stretch of
-    text that ends like the current one and predicts what followed it, as confidently as matches of that length have
-    been right. The network, an LSTM over the characters and two layers per decision, sees the inputs and returns their
-    weights wᵢ (gated mixing: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
+    context, and one from what followed equal histories in other contexts. A match finds the longest of its contexts
+    that has occurred before and predicts the character that followed, with a confidence learned from how often matches
+    of that length were right. The network, an LSTM over the characters and two layers per decision, sees the inputs and
+    returns their weights wᵢ (gated mixing: Veness et al. 2017, arXiv 1712.01897) and a prediction of its own.
 
     `fit` reads the training text once to count. A counter predicts each decision before counting it, so its predictions
     are no better on the training text than on new text, and the network can learn the weights there, in several passes.
 
     `forward` and `nll` use the counts of `fit` unchanged. `nll_while_counting`, for the protocol `online`, counts every
-    character once it is scored, and goes on training the network (dynamic evaluation, Krause et al. 2017, arXiv
+    character once it is scored, and keeps training the network (dynamic evaluation, Krause et al. 2017, arXiv
     1709.07432).
 
     Args:
         vocab_size: number of distinct characters V.
-        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        contexts: names in `charlab.models.context_mixing.contexts.CONTEXTS`.
         matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         embed_dim: size of the characters' embeddings.
         hidden_dim: size of the recurrent state.
@@ -63,13 +63,13 @@ class ContextMixing(AutoregressiveModel):
         online_block: number of characters per optimizer step in `nll_while_counting`.
 
     Raises:
-        UserError: if there is no context of that name.
+        UserError: if `contexts` or `matches` name an unknown context.
     """
 
     context_length = None
 
     text: Tensor  # (N,) the training text
-    folded: Tensor  # (V,) and so on: see `Alphabet`
+    folded: Tensor  # (V,), like the next two: see `Alphabet`
     in_word: Tensor
     ends_line: Tensor
 
@@ -105,7 +105,7 @@ class ContextMixing(AutoregressiveModel):
         self.register_buffer("in_word", torch.ones(vocab_size, dtype=torch.bool))
         self.register_buffer("ends_line", torch.zeros(vocab_size, dtype=torch.bool))
         self.register_load_state_dict_pre_hook(_resize_text)
-        self._memory: Memory | None = None
+        self._training_counts: TrainingCounts | None = None
 
     def know_tokens(self, pieces: list[bytes]) -> None:
         """Set which tokens are letters, line breaks and capitals, given their bytes."""
@@ -121,7 +121,7 @@ class ContextMixing(AutoregressiveModel):
     @property
     def counters(self) -> Counters:
         """The counters, with a Huffman code from the frequencies of characters in the training text."""
-        code = Code(1 + np.bincount(self._ids(), minlength=self.vocab_size))
+        code = HuffmanCode(1 + np.bincount(self._ids(), minlength=self.vocab_size))
         return Counters(self.contexts, self.matches, code, self.alphabet)
 
     def fit(self, train_ids: Int[Tensor, " N"]) -> None:
@@ -130,8 +130,8 @@ class ContextMixing(AutoregressiveModel):
         Raises:
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
-        self.text = ids_to_count(train_ids, self.vocab_size).long().to(self.text.device)
-        self._memory = None
+        self.text = checked_ids(train_ids, self.vocab_size).long().to(self.text.device)
+        self._training_counts = None
         ids = self._ids()
         decisions = self.counters.along(ids)
         length = min(WINDOW, max(1, len(ids) // 2))
@@ -167,7 +167,7 @@ class ContextMixing(AutoregressiveModel):
             UserError: if the text is empty or has an id outside 0 … V − 1.
         """
         first = len(self.text)
-        ids = np.concatenate([self._ids(), ids_to_count(text, self.vocab_size).long().numpy()])
+        ids = np.concatenate([self._ids(), checked_ids(text, self.vocab_size).long().numpy()])
         decisions = self.counters.along(ids, first + 1)
         network = copy.deepcopy(self.network)
         network.dropout.p = 0.0
@@ -202,18 +202,18 @@ class ContextMixing(AutoregressiveModel):
     ) -> Float[Tensor, "B T"]:
         # Compute only the decisions that lead to the actual characters, not the whole distributions.
         hidden, _ = self.network.read(window[:, :-1].long())  # (B, T, H)
-        rows, memory = [], self._remembered()
-        code = memory.counters.code
+        rows, counts = [], self._counts()
+        code = counts.counters.code
         for row, own in zip(window.cpu().numpy(), hidden, strict=True):
             position, node = code.decisions(row[scored_from:])
-            decisions = memory.recall(row, position + scored_from, node)._replace(
+            decisions = counts.predict(row, position + scored_from, node)._replace(
                 position=position, bit=code.bits[row[scored_from:][position], node]
             )
             rows.append(self.network.nll(own[scored_from - 1 :], decisions))
         return F.pad(torch.stack(rows), (scored_from - 1, 0))
 
     def init_state(self, batch_size: int) -> State:
-        """Return the state: the characters read, and the recurrent network's state before the first."""
+        """Return the initial state: no characters read, and None for the initial state of the recurrent network."""
         return torch.empty(batch_size, 0, dtype=torch.long, device=self.text.device), None
 
     def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
@@ -238,16 +238,16 @@ class ContextMixing(AutoregressiveModel):
         num_nodes = self.vocab_size - 1
         position = np.repeat(np.arange(len(hidden)), num_nodes)
         node = np.tile(np.arange(num_nodes), len(hidden))
-        memory = self._remembered()
-        decisions = memory.recall(row, position + first, node)._replace(position=position)
+        counts = self._counts()
+        decisions = counts.predict(row, position + first, node)._replace(position=position)
         odds = self.network(hidden, decisions).view(len(hidden), num_nodes)
-        bits = torch.from_numpy(memory.counters.code.bits.T).to(odds)  # (V − 1, V)
+        bits = torch.from_numpy(counts.counters.code.bits.T).to(odds)  # (V − 1, V)
         return F.logsigmoid(odds) @ (bits == 1).to(odds) + F.logsigmoid(-odds) @ (bits == 0).to(odds)
 
-    def _remembered(self) -> Memory:
-        if self._memory is None:
-            self._memory = Memory(self.counters, self._ids())
-        return self._memory
+    def _counts(self) -> TrainingCounts:
+        if self._training_counts is None:
+            self._training_counts = TrainingCounts(self.counters, self._ids())
+        return self._training_counts
 
     def _ids(self) -> Int[np.ndarray, " N"]:
         return self.text.cpu().numpy()
@@ -274,4 +274,4 @@ def _resize_text(model: ContextMixing, state_dict: Mapping[str, Tensor], prefix:
     """Resize the text to that of the saved state, and discard the counts of the former text."""
     if prefix + "text" in state_dict:
         model.text = model.text.new_zeros(len(state_dict[prefix + "text"]))
-        model._memory = None
+        model._training_counts = None

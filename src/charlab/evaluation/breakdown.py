@@ -36,7 +36,7 @@ class Grouping:
         return np.bincount(self.part, minlength=len(self.labels))
 
     def add_up(self, nats: Float[np.ndarray, " N"], block: int | None = None) -> Float[np.ndarray, "G K"]:
-        """Return the sum of each part in each block of `block` characters; in a single block by default."""
+        """Return the sum of each part in each block of `block` characters, by default a single block."""
         blocks = np.arange(len(nats)) // (block or max(1, len(nats)))
         number = int(blocks[-1]) + 1 if len(nats) else 1
         size = len(self.labels) * number
@@ -59,7 +59,7 @@ def differences(first: Float[np.ndarray, " N"], second: Float[np.ndarray, " N"])
 def groupings(
     text: str, before: str, train: Iterable[str], positions: Int[np.ndarray, " N"]
 ) -> tuple[Grouping, Grouping, Grouping, Grouping]:
-    """Return the four ways of splitting the characters of a text, without its first one, which no model predicts.
+    """Return four ways of splitting the characters of a text, without its first one, which no model predicts.
 
     Args:
         text: the text of N+1 characters.
@@ -133,7 +133,7 @@ def _seen(codes: Int[np.ndarray, " M"], train: Iterable[str]) -> Int[np.ndarray,
 
 
 def _contexts(codes: Int[np.ndarray, " M"]) -> Int[np.ndarray, " M-2"]:
-    """Return every `CONTEXT` characters in a row as one number."""
+    """Encode every `CONTEXT` consecutive characters as one number."""
     wide = codes.astype(np.int64)
     return (wide[:-2] << 42) | (wide[1:-1] << 21) | wide[2:]
 

@@ -115,6 +115,7 @@ def test_tags_and_a_note_can_be_changed_afterwards(write, said, outputs):
     assert changed.config == record.config | {"tags": ["2026", "kept"], "note": "nll<1.5, at last"}
     assert changed.as_dict() | {"config": None} == record.as_dict() | {"config": None}
     assert runs_in(said("tags=*kept*")[1]) == ["aaaa"]
+    assert said("note", "aaaa", "length=256, too short")[1].endswith("note: length=256, too short\n")
     assert said("note", "aaaa", "")[1].endswith("note: none\n")
     assert {path: path.read_bytes() for path in outputs.rglob("*.csv")} == before
     with locked(record.folder):
@@ -173,8 +174,9 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
     for arguments, sentence in [
         (["srot=nll"], "No run has a column or setting srot; did you mean sort?"),
         (["sort=nil"], "sort=nil: no run has a column or setting nil; did you mean nll?"),
-        (["gpt-play"], "gpt-play is no filter: write COLUMN=VALUE"),
+        (["gpt-play"], "gpt-play is not a filter: write COLUMN=VALUE"),
         (["limit=many"], "limit must be a number of runs, not 'many'."),
+        (["protocol=blcoks"], "There is no protocol=blcoks; did you mean blocks?"),
         (["compare", "aaaa1"], "compare takes two runs, not 1: "),
         (["compare", "aaaa1", "ffff"], "There is no run ffff, which is neither a folder with a record.json nor"),
         (["remove", "aaaa", "force=true"], "aaaa could be gpt-play/aaaa1 or other/aaaa2: give more digits"),
@@ -182,6 +184,7 @@ def test_what_is_not_known_ends_in_one_sentence(write, said):
         (["tag", "aaaa1"], "tag takes a run and its tags: see --help."),
         (["note", "aaaa1", "too", "slow"], "note takes a run and a text in quotes: see --help."),
         (["note", "ffff", "lost"], "There is no run ffff, which is neither a folder with a record.json nor"),
+        (["note", "aaaa1", "caf\udce9"], "The note caf\\udce9 is not UTF-8, so it cannot be recorded"),
     ]:
         code, printed = said(*arguments)
         assert code == 2, arguments
@@ -199,6 +202,20 @@ def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write,
     for text in ("abcd", "*", "ffff", "gpt-play"):
         with pytest.raises(UserError, match=r"There is no run|abcd could be"):
             store.named(text)
+
+
+def test_a_record_that_cannot_be_read_does_not_hide_the_others(write, said, outputs):
+    write("aaaa")
+    (outputs / "runs" / "gpt-play" / "bbbb" / "record.json").mkdir(parents=True)  # root may read any file
+    assert runs_in(said()[1]) == ["aaaa"]
+
+
+def test_an_empty_name_names_no_run(write, said):
+    record = write("aaaa")  # the only run, with which every name that is given in part begins
+    code, printed = said("remove", "", "force=true")
+    assert (code, record.folder.exists()) == (2, True)
+    assert printed.startswith("No run is named: give its folder")
+    assert printed.count("\n") == 1
 
 
 def test_two_runs_are_compared(write, said, tmp_path):
@@ -229,6 +246,12 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     assert (code, record.folder.exists()) == (2, True)
     assert "Nothing was removed, because there is no terminal to ask in: give force=true." in printed
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+
+    def end(prompt=""):
+        raise EOFError  # Ctrl-D
+
+    monkeypatch.setattr("builtins.input", end)
+    assert (said("remove", "aaaa")[0], record.folder.exists()) == (1, True)
     for typed, remains in (("n", True), ("", True), ("y", False)):
         monkeypatch.setattr("builtins.input", lambda prompt="", typed=typed: typed)
         assert said("remove", "aaaa")[0] == int(remains)
@@ -236,6 +259,17 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     (other.folder / "thesis.tex").write_text("mine")
     assert said("remove", "bbbb", "force=true")[0] == 0
     assert [path.name for path in other.folder.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):
+    record = write("aaaa", status="running")
+    link = outputs / "studies" / "demo" / "runs" / "arm" / "305"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(record.folder)
+    with locked(record.folder):
+        code, printed = said("remove", str(link), "force=true")
+    assert (code, Record.load(record.folder).status) == (2, "running")
+    assert f"Another process is training {link} right now" in printed
 
 
 def test_a_run_that_is_needed_is_not_removed(write, said):

@@ -1,4 +1,4 @@
-"""Write a study's report in all formats: what `charlab report` does, and the end of every sweep."""
+"""Write a study's report in all formats, as `charlab report` does, and every sweep at its end."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def make_report(
 
 
 def with_look(results: StudyResults) -> Plan:
-    """Return the plan with a look at the seeds for which all arms have ended, unless its last look had as many."""
+    """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many."""
     plan = results.plan
     ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in plan.seeds)
     if not ended or plan.looks[-1:] == (ended,):
@@ -129,7 +129,7 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     A paper that was edited by hand is kept; the new one is then written next to it as `report-new.tex`.
 
     Args:
-        folder: created if missing; files of former reports in it are replaced.
+        folder: created if missing; files of earlier reports in it are replaced.
         formats: which pages to write; plan and tables are written in any case.
     """
     contents = gather(results)
@@ -209,7 +209,7 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
 
 
 def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> None:
-    """Write the figures as files of these kinds, and remove those that only a former report had."""
+    """Write the figures as files of these kinds, and remove those that only an earlier report had."""
     for path in (folder / f"{name}.{kind}" for name in _FIGURES for kind in kinds):
         if path.stem in figures:
             _write(path, picture(figures[path.stem], path.suffix[1:]))
@@ -218,7 +218,7 @@ def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> 
 
 
 def _write_paper(path: Path, text: str) -> Path:
-    """Write the paper, next to one that was edited by hand, and return where."""
+    """Write the paper, next to the existing one if that was edited by hand, and return its path."""
     if path.exists():
         first, _, rest = path.read_text(encoding="utf-8").partition("\n")
         if first != _SIGNATURE + _digest(rest):

@@ -1,4 +1,4 @@
-"""Running a model without side effects."""
+"""Run a model without side effects."""
 
 from __future__ import annotations
 

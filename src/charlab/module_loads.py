@@ -23,7 +23,7 @@ class _Load:
     digest: str | None = None  # digest of the loaded source, once known
 
 
-class Loaded(MetaPathFinder):
+class ModuleLoads(MetaPathFinder):
     """Meta path finder that records load times and finds no modules itself.
 
     Modules loaded before this finder was created count as loaded at its creation.
@@ -70,5 +70,5 @@ class Loaded(MetaPathFinder):
                 )
 
 
-LOADED = Loaded()
-sys.meta_path.insert(0, LOADED)
+MODULE_LOADS = ModuleLoads()
+sys.meta_path.insert(0, MODULE_LOADS)

@@ -13,8 +13,8 @@ from rich.text import Text
 from charlab.command import command, split_options
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
-from charlab.runs.browse import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
 from charlab.runs.folder import locked, remove
+from charlab.runs.listing import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
 from charlab.runs.record import Record, runs_of
 from charlab.runs.store import Store
 
@@ -45,7 +45,9 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
     if {"--help", "-h"} & set(arguments):
         console.print(USAGE.replace("charlab runs", command("runs")), markup=False, highlight=False)
         return 0
-    options, rest = split_options(arguments, OPTIONS)
+    annotates = bool(arguments) and arguments[0] in ("tag", "note")  # a note may begin with length=256
+    known = {"output_dir": OPTIONS["output_dir"]} if annotates else OPTIONS
+    options, rest = split_options(arguments, known)
     output_dir = Path(options["output_dir"])
     if rest[:1] == ["compare"]:
         from charlab.runs.compare import compare
@@ -111,6 +113,9 @@ def _annotate(kind: str, arguments: Sequence[str], store: Store, console: Consol
     """Change the tags or the note of a run, and print them."""
     if len(arguments) < 2 or (kind == "note" and len(arguments) > 2):
         raise UserError(f"{kind} takes a run and {'its tags' if kind == 'tag' else 'a text in quotes'}: see --help.")
+    for text in arguments[1:]:
+        if (shown := text.encode(errors="backslashreplace").decode()) != text:
+            raise UserError(f"The {kind} {shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
     folder = store.named(arguments[0])
     with locked(folder):
         record = Record.load(folder)
@@ -147,9 +152,18 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
         if not sys.stdin.isatty():
             raise UserError("Nothing was removed, because there is no terminal to ask in: give force=true.")
         what = "it" if len(records) == 1 else count(len(records), "run")
-        if console.input(f"Remove {what}? \\[y/N] ").lower() != "y":
+        if not _agrees(console, f"Remove {what}? \\[y/N] "):
             console.print("Nothing was removed.")
             return 1
     for record in records:
         remove(record.folder)
     return 0
+
+
+def _agrees(console: Console, question: str) -> bool:
+    """Return whether the user answers y; Ctrl-D means no."""
+    try:
+        return console.input(question).lower() == "y"
+    except EOFError:
+        console.print()
+        return False

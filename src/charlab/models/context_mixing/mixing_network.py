@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SCALE = 0.3  # of the log-odds as the layers read them; unscaled, they reach ±10
+SCALE = 0.3  # factor on the log-odds that the layers read; unscaled, they reach ±10
 
 LSTMState = tuple[Tensor, Tensor]
 

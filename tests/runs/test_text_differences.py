@@ -18,8 +18,8 @@ from charlab.errors import UserError
 from charlab.evaluation.bootstrap import bootstrap_text
 from charlab.runs.record import Record
 from charlab.runs.surprisal import LONGEST, surprisal
-from charlab.runs.where import compare_runs, ground_of
-from tests.references.parts import describe, exact_sum
+from charlab.runs.text_differences import compare_runs, compared_text_of
+from tests.references.breakdown import describe, exact_sum
 
 
 @pytest.fixture
@@ -42,13 +42,13 @@ def validation_of(record, text_path):
 
 def test_two_runs_are_compared_on_the_characters_that_they_were_scored_on(pair, text_path, monkeypatch):
     first, second = pair
-    monkeypatch.setattr("charlab.runs.where.SCENE_LENGTH", 50)
+    monkeypatch.setattr("charlab.runs.text_differences.SCENE_LENGTH", 50)
     where = compare_runs(first, second)
     train, text = validation_of(first, text_path)
     nats = np.load(second.folder / "nll.npy").astype(float) - np.load(first.folder / "nll.npy")
     assert where.text == text[1 : len(nats) + 1]
     assert where.whole.mean == pytest.approx(nats.mean(), abs=1e-8)
-    assert {part.split for part in where.parts} == {way.name for way in ground_of(first).ways[1:]}
+    assert {part.split for part in where.parts} == {way.name for way in compared_text_of(first).groupings[1:]}
     for split in {part.split for part in where.parts}:
         parts = [part for part in where.parts if part.split == split]
         assert sum(part.nats for part in parts) == where.whole.nats
@@ -163,7 +163,7 @@ def test_runs_are_compared_without_torch(pair):
     first, second = pair
     program = (
         "import sys; from pathlib import Path; from charlab.runs.record import Record\n"
-        "from charlab.runs.where import compare_runs\n"
+        "from charlab.runs.text_differences import compare_runs\n"
         f"compare_runs(*(Record.load(Path(run)) for run in {[str(first.folder), str(second.folder)]}))\n"
         "print({'torch', 'lightning'} & set(sys.modules))"
     )
@@ -197,8 +197,8 @@ def test_positions_and_expectations_are_those_of_tokens(run_tiny, tmp_path, toke
     for character in validation:
         position.append(counted.get(at))
         at += len(character.encode())
-    where = ground_of(record)
-    labels = [where.ways[1].labels[part] for part in where.ways[1].part]
+    where = compared_text_of(record)
+    labels = [where.groupings[1].labels[part] for part in where.groupings[1].part]
     firsts = [int(label.partition("–")[0]) for label in labels]
     assert firsts == [1 << (number.bit_length() - 1) for number in position[1:]]
     assert len(record_nll) == len(firsts)

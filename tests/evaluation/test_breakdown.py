@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from charlab.evaluation.parts import differences, groupings, passages
-from tests.references.parts import describe, exact_sum, widest
+from charlab.evaluation.breakdown import differences, groupings, passages
+from tests.references.breakdown import describe, exact_sum, widest
 
 LETTERS = st.text("aAbé'’ \n\t.7,", max_size=60)
 

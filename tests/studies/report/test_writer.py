@@ -9,7 +9,7 @@ from rich.console import Console
 from charlab import cli
 from charlab.studies.plan import Plan
 from charlab.studies.report.figures import Drawings
-from charlab.studies.report.program import make_report, with_look, write_report
+from charlab.studies.report.writer import make_report, with_look, write_report
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 
@@ -120,6 +120,7 @@ def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path,
     ("arguments", "said"),
     [
         (["study=min"], "There is no study 'min' in outputs/studies or docs/studies; did you mean mine?"),
+        (["study=2026"], "There is no study '2026' in outputs/studies or docs/studies; known is mine."),
         ([], "No study is named: give study=NAME; known is mine."),
         (["study=mine", "formats=[markdown,pdf]"], "formats must be a list of values"),
         (["study=mine", "folder=x"], "There is no key folder;"),
@@ -143,7 +144,7 @@ import sys
 from pathlib import Path
 from charlab.studies.plan import Plan
 from charlab.studies.state import read_results
-from charlab.studies.report.program import write_report
+from charlab.studies.report.writer import write_report
 folder = Path({str(results.folder)!r})
 write_report(read_results(Plan.load(folder), folder.parents[1]), folder / "report", ["html"])
 assert not {{"torch", "lightning"}} & set(sys.modules)

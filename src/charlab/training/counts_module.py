@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from charlab.evaluation.protocols import Blocks, evaluate
-from charlab.models.contract import CountedModel, KnowsTokens, LanguageModel
-from charlab.models.inference import evaluation_mode
+from charlab.models.contract import CountedModel, LanguageModel, TokenAware
 from charlab.models.mixture import Mixture
+from charlab.models.side_effects import evaluation_mode
 from charlab.training.module import LanguageModelModule
 
 
@@ -41,7 +41,7 @@ class CountsModule(LanguageModelModule):
     def count(self) -> None:
         """Fit the counts to the train split."""
         for part in self.model.modules():
-            if isinstance(part, KnowsTokens):
+            if isinstance(part, TokenAware):
                 part.know_tokens(self.trainer.datamodule.vocabulary.pieces)
         ids = self.trainer.datamodule.ids("train", self.device)
         cast(CountedModel, self.model).fit(ids)
@@ -67,7 +67,7 @@ class MixtureModule(CountsModule):
 
     The weights maximize the likelihood of the dev split under the current members, and are refitted whenever the
     mixture is evaluated or saved. They do not affect the members' training. Without a dev split (text that the members
-    are not trained on) all members weigh the same. Weights set by the user are kept.
+    are not trained on) all members have the same weight. Weights set by the user are kept.
     """
 
     model: Mixture

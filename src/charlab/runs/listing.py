@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from charlab.configuration.messages import similar
+from charlab.configuration.messages import nearest, similar
 from charlab.errors import UserError
 from charlab.runs.folder import is_locked
 from charlab.runs.identity import OBSERVING_KEYS
@@ -36,6 +36,7 @@ OPTIONS = {
 }
 """The options of `charlab runs`, with their defaults."""
 SHORT = 8  # characters of a fingerprint in tables
+PROTOCOLS = ("blocks", "sliding", "estimate", "online")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -74,7 +75,12 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
         output_dir: folder of all outputs.
         filters: conditions such as "status=finished", "nll<1.8" or "optimizer.lr=1e-3".
         protocol: protocol of the figures.
+
+    Raises:
+        UserError: if there is no such protocol or column.
     """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"There is no protocol={protocol}{nearest(protocol, PROTOCOLS)}")
     rows = [_row(record, protocol) for record in Store(output_dir).all()]
     for condition in filters:
         rows = _filtered(rows, condition)
@@ -165,7 +171,7 @@ def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
 def _filtered(rows: list[Row], condition: str) -> list[Row]:
     match = re.fullmatch(r"([\w./-]+?)(<=|>=|!=|<|>|=)(.*)", condition, flags=re.S)
     if match is None:
-        raise UserError(f"{condition} is no filter: write COLUMN=VALUE, such as status=finished, or see --help.")
+        raise UserError(f"{condition} is not a filter: write COLUMN=VALUE, such as status=finished, or see --help.")
     key, sign, wanted = match.groups()
     _check_known(rows, key, "No")
     return [row for row in rows if _passes(row.get(key), sign, wanted)]

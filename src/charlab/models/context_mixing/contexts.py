@@ -1,4 +1,4 @@
-"""Contexts for counting: what to look at in the text before a character, as one number for each position.
+"""Contexts for counting: the text before a character, reduced to one number per position.
 
 A context is a hash of one or more stretches of the text: the last n characters, the letters of a word so far, the word
 before. Two positions have the same context if these agree.
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Int
 
-from charlab.models.bit_counts import Keys, previous
+from charlab.models.context_mixing.bit_counts import Keys, previous_occurrence
 
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so it has an inverse modulo 2⁶⁴
 INVERSE = np.uint64(pow(int(FACTOR), -1, 2**64))
@@ -47,17 +47,17 @@ class Alphabet:
         )
 
 
-class Text:
+class FeaturedText:
     """A text, and features of each position t in 0 … N that depend only on the characters before t.
 
     Args:
         ids: (N,) character ids.
         alphabet: the properties of the characters.
-        memory: the earlier text in which to look up `followers`; None to look them up in this text itself.
+        earlier: the earlier text in which to look up `followers`; None to look them up in this text itself.
     """
 
-    def __init__(self, ids: Int[np.ndarray, " N"], alphabet: Alphabet, memory: Text | None = None) -> None:
-        self.ids, self.alphabet, self.memory = ids.astype(np.int64), alphabet, memory
+    def __init__(self, ids: Int[np.ndarray, " N"], alphabet: Alphabet, earlier: FeaturedText | None = None) -> None:
+        self.ids, self.alphabet, self.earlier = ids.astype(np.int64), alphabet, earlier
         self.positions = np.arange(len(ids) + 1)
         self._places: dict[Any, tuple[Keys, Int[np.ndarray, " N"]]] = {}
 
@@ -70,11 +70,11 @@ class Text:
         return self._folded(self.positions - number, self.positions)
 
     def character(self, age: int) -> Keys:
-        """Return the character `age` positions before, 1 for the last."""
+        """Return a hash of the character `age` positions before t; 1 for the last one."""
         return self._characters(self.positions - age, np.maximum(self.positions - age + 1, 0))
 
     def word(self, age: int) -> Keys:
-        """Return a hash of the word so far (age 0), or of the word before it (age 1)."""
+        """Return a hash of the word so far (age 0), of the word before it (age 1), and so on."""
         return self._folded(*self._word(age))
 
     def ending(self, number: int) -> Keys:
@@ -119,14 +119,14 @@ class Text:
             number: number of occurrences.
         """
         keys = CONTEXTS[name](self)
-        if self.memory is None:
-            before = np.append(previous(keys), -1)  # the last entry is the one that −1 indexes
+        if self.earlier is None:
+            before = np.append(previous_occurrence(keys), -1)  # the last entry is the one that −1 indexes
             place, ids, places = before[:-1], np.append(self.ids, -1), []
             for _ in range(number):
                 places.append(place)
                 place = before[place]
             return tuple(np.where(place >= 0, ids[place], -1) for place in places)
-        known, order = self.memory.places(name)
+        known, order = self.earlier.places(name)
         if not len(known):
             return (np.full(len(keys), -1),) * number
         end = np.searchsorted(known, keys, side="right")
@@ -134,7 +134,7 @@ class Text:
         for age in range(1, number + 1):
             place = np.maximum(end - age, 0)
             is_there = (end >= age) & (known[place] == keys)
-            found.append(np.where(is_there, self.memory.ids[order[place]], -1))
+            found.append(np.where(is_there, self.earlier.ids[order[place]], -1))
         return tuple(found)
 
     def places(self, name: str) -> tuple[Keys, Int[np.ndarray, " N"]]:
@@ -146,7 +146,7 @@ class Text:
         return self._places[name]
 
     def _word(self, age: int) -> tuple[Int[np.ndarray, " N+1"], Int[np.ndarray, " N+1"]]:
-        """Return where a word begins and ends."""
+        """Return where the word of this age begins and ends; see `word`."""
         in_word = self.alphabet.in_word[self.ids]
         after_gap, after_word = self._after(~in_word), self._after(in_word)
         start, stop = after_gap, self.positions
@@ -156,7 +156,7 @@ class Text:
         return start, stop
 
     def _after(self, mask: Bool[np.ndarray, " N"]) -> Int[np.ndarray, " N+1"]:
-        """Return for each t the position after the last one before t that is in `mask`; 0 if there is none."""
+        """Return for each t the position after the last one before t where `mask` is true; 0 if there is none."""
         return np.append(0, np.maximum.accumulate(np.where(mask, self.positions[1:], 0)))
 
     @cached_property
@@ -188,15 +188,15 @@ class Stretches:
         return (self.sums[stop] - self.sums[start]) * self.inverses[start]
 
 
-def together(*parts: np.ndarray) -> Keys:
-    """Return a hash of several numbers for each position."""
+def combined_hash(*parts: np.ndarray) -> Keys:
+    """Combine several numbers per position into one hash per position."""
     mixed = np.zeros(1, np.uint64)
     for part in parts:
-        mixed = scrambled(mixed * np.uint64(3) + part.astype(np.uint64))
+        mixed = mix_bits(mixed * np.uint64(3) + part.astype(np.uint64))
     return mixed
 
 
-def scrambled(keys: Keys) -> Keys:
+def mix_bits(keys: Keys) -> Keys:
     """Return keys in which every bit depends on all bits (the finalizer of SplitMix64, Steele et al. 2014)."""
     keys = (keys ^ (keys >> np.uint64(30))) + FACTOR
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -204,39 +204,39 @@ def scrambled(keys: Keys) -> Keys:
     return keys ^ (keys >> np.uint64(31))
 
 
-def _last(number: int) -> Callable[[Text], Keys]:
+def _last(number: int) -> Callable[[FeaturedText], Keys]:
     return lambda text: text.last(number)
 
 
-def _folded(number: int) -> Callable[[Text], Keys]:
+def _folded(number: int) -> Callable[[FeaturedText], Keys]:
     return lambda text: text.last_folded(number)
 
 
-def _followers(name: str, of: str) -> Callable[[Text], Keys]:
-    return lambda text: together(*text.followers(of, 2), CONTEXTS[name](text))
+def _followers(name: str, of: str) -> Callable[[FeaturedText], Keys]:
+    return lambda text: combined_hash(*text.followers(of, 2), CONTEXTS[name](text))
 
 
-CONTEXTS: dict[str, Callable[[Text], Keys]] = {
+CONTEXTS: dict[str, Callable[[FeaturedText], Keys]] = {
     # The last characters, or the last of a text without case and line breaks.
     **{f"last_{number}": _last(number) for number in range(33)},
     **{f"folded_{number}": _folded(number) for number in range(1, 17)},
     # The current word so far, with what precedes it.
     "word": lambda text: text.word(0),
-    "word_gap": lambda text: together(text.word(0), text.gap),
-    "word_1": lambda text: together(text.word(0), text.word(1)),
-    "word_2": lambda text: together(text.word(0), text.word(2)),
-    "word_1_2": lambda text: together(text.word(0), text.word(1), text.word(2)),
-    "word_1_2_3": lambda text: together(text.word(0), text.word(1), text.word(2), text.word(3)),
-    "word_ending": lambda text: together(text.word(0), text.gap, text.ending(2)),
+    "word_gap": lambda text: combined_hash(text.word(0), text.gap),
+    "word_1": lambda text: combined_hash(text.word(0), text.word(1)),
+    "word_2": lambda text: combined_hash(text.word(0), text.word(2)),
+    "word_1_2": lambda text: combined_hash(text.word(0), text.word(1), text.word(2)),
+    "word_1_2_3": lambda text: combined_hash(text.word(0), text.word(1), text.word(2), text.word(3)),
+    "word_ending": lambda text: combined_hash(text.word(0), text.gap, text.ending(2)),
     # The place in the line and in the speech.
-    "word_column": lambda text: together(text.word(0), np.minimum(text.column // 4, 15)),
-    "word_line": lambda text: together(text.word(0), np.minimum(text.line, 3), np.minimum(text.column, 3)),
-    "word_speaker": lambda text: together(text.word(0), text.speaker),
-    "last_3_speaker": lambda text: together(text.last(3), text.speaker),
+    "word_column": lambda text: combined_hash(text.word(0), np.minimum(text.column // 4, 15)),
+    "word_line": lambda text: combined_hash(text.word(0), np.minimum(text.line, 3), np.minimum(text.column, 3)),
+    "word_speaker": lambda text: combined_hash(text.word(0), text.speaker),
+    "last_3_speaker": lambda text: combined_hash(text.last(3), text.speaker),
     # Characters that are not adjacent.
-    "skip_2_3": lambda text: together(text.character(2), text.character(3)),
-    "skip_2_4": lambda text: together(text.character(2), text.character(3), text.character(4)),
-    "skip_1_3_4": lambda text: together(text.character(1), text.character(3), text.character(4)),
+    "skip_2_3": lambda text: combined_hash(text.character(2), text.character(3)),
+    "skip_2_4": lambda text: combined_hash(text.character(2), text.character(3), text.character(4)),
+    "skip_1_3_4": lambda text: combined_hash(text.character(1), text.character(3), text.character(4)),
     # What followed the last occurrences of the last characters: "indirect" contexts, as in paq8.
     **{f"followers_{number}": _followers("last_1", f"last_{number}") for number in (1, 2, 3)},
     **{f"followers_{number}_word": _followers("word", f"last_{number}") for number in (1, 2, 3)},

@@ -1,4 +1,4 @@
-"""Counters that predict binary decisions between characters, from counts along a text or of an earlier text."""
+"""Counters that predict binary decisions between characters, from counts along a text or from an earlier one."""
 
 from __future__ import annotations
 
@@ -9,23 +9,30 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from charlab.models.bit_counts import Code, Keys, Seen, Table, calibrated, seen_before
-from charlab.models.contexts import CONTEXTS, Alphabet, Text, together
-from charlab.models.mixing_network import Decisions
+from charlab.models.context_mixing.bit_counts import (
+    History,
+    HistoryTable,
+    HuffmanCode,
+    Keys,
+    history_before,
+    log_odds_with_prior,
+)
+from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, FeaturedText, combined_hash
+from charlab.models.context_mixing.mixing_network import Decisions
 
 ALL = slice(None)
 
-Seer = Callable[[str, Keys], Seen]  # looks up keys in the named table
+HistoryLookup = Callable[[str, Keys], History]  # looks up keys in the named table
 
 
 @dataclass(frozen=True)
 class Counters:
     """Compute the inputs of context mixing: two for each context, and one for each match.
 
-    A context's inputs are the log-odds by its own counts, and by what followed equal histories in other contexts.
+    A context's inputs are the log-odds from its own counts, and from what followed equal histories in other contexts.
 
     Attributes:
-        contexts: names in `charlab.models.contexts.CONTEXTS`.
+        contexts: names in `charlab.models.context_mixing.contexts.CONTEXTS`.
         matches: for each match, the contexts in which to look for it, from the shortest to the longest.
         code: how characters become decisions.
         alphabet: the properties of the characters.
@@ -33,7 +40,7 @@ class Counters:
 
     contexts: list[str]
     matches: list[list[str]]
-    code: Code
+    code: HuffmanCode
     alphabet: Alphabet
 
     def along(self, ids: Int[np.ndarray, " N"], first: int = 0) -> Decisions:
@@ -41,17 +48,21 @@ class Counters:
         position, node = self.code.decisions(ids)
         bit = self.code.bits[ids[position], node]
         inputs = self.inputs(
-            Text(ids, self.alphabet), position, node, lambda _, keys: seen_before(keys, bit), kept=position >= first
+            FeaturedText(ids, self.alphabet),
+            position,
+            node,
+            lambda _, keys: history_before(keys, bit),
+            kept=position >= first,
         )
         kept = position >= first
         return Decisions(position[kept], node[kept], inputs, bit[kept])
 
     def inputs(
         self,
-        text: Text,
+        text: FeaturedText,
         position: Int[np.ndarray, " R"],
         node: Int[np.ndarray, " R"],
-        seen: Seer,
+        look_up: HistoryLookup,
         kept: Bool[np.ndarray, " R"] | slice = ALL,
     ) -> Float[np.ndarray, "R n"]:
         """Return the log-odds that each counter predicts for decisions.
@@ -60,19 +71,19 @@ class Counters:
             text: the text that the decisions are about.
             position: (R,) the position in the text of each decision.
             node: (R,) the inner node of the code at which it is taken.
-            seen: looks up keys in the named table.
+            look_up: looks up keys in the named table.
             kept: the decisions to return.
         """
         columns = []
 
         def add(name: str, state: Int[np.ndarray, " R"]) -> None:
-            """Add the log-odds by what followed a state at the same node, backed off to all nodes."""
+            """Append the log-odds from what followed a state at the same node, with all nodes as the prior."""
             everywhere, here = state.astype(np.uint64), (state * len(self.code.bits) + node).astype(np.uint64)
-            odds = calibrated(seen(f"{name}, at a node", here), seen(f"{name}, at all", everywhere))
+            odds = log_odds_with_prior(look_up(f"{name}, at a node", here), look_up(f"{name}, at all", everywhere))
             columns.append(np.where(state > 0, odds, 0)[kept].astype(np.float16))
 
         for name in self.contexts:
-            history = seen(name, together(CONTEXTS[name](text)[position], node))
+            history = look_up(name, combined_hash(CONTEXTS[name](text)[position], node))
             columns.append(history.log_odds()[kept].astype(np.float16))
             add(name, history.state())
         for names in self.matches:
@@ -80,11 +91,11 @@ class Counters:
         return np.stack(columns, axis=1)
 
     def match(
-        self, text: Text, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
+        self, text: FeaturedText, names: list[str], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
     ) -> Int[np.ndarray, " R"]:
-        """Return a number for the longest of the contexts that occurred before and the decision that followed it.
+        """Return a number that encodes the longest context that has occurred before, and the decision it predicts.
 
-        It is 0 where none occurred, or where an earlier decision has ruled out the character that followed.
+        It is 0 where none has occurred, or where an earlier decision has ruled out the character that followed.
         """
         level, predicted = np.zeros((2, len(text.positions)), np.int64)
         for number, name in enumerate(names):
@@ -96,8 +107,8 @@ class Counters:
         return np.where(bit >= 0, 1 + 2 * level[position] + bit, 0)
 
 
-class Memory:
-    """What the counters have seen in a training text. It never changes, so copies of a model share it.
+class TrainingCounts:
+    """What the counters have counted in a training text. It never changes, so copies of a model share it.
 
     Args:
         counters: the counters.
@@ -105,24 +116,24 @@ class Memory:
     """
 
     def __init__(self, counters: Counters, ids: Int[np.ndarray, " N"]) -> None:
-        self.counters, self.text = counters, Text(ids, counters.alphabet)
-        self._tables: dict[str, Table] = {}
+        self.counters, self.text = counters, FeaturedText(ids, counters.alphabet)
+        self._tables: dict[str, HistoryTable] = {}
         position, node = counters.code.decisions(ids)
         bit = counters.code.bits[ids[position], node]
 
-        def count(name: str, keys: Keys) -> Seen:
-            self._tables[name] = Table(keys, bit)
-            return seen_before(keys, bit)
+        def count(name: str, keys: Keys) -> History:
+            self._tables[name] = HistoryTable(keys, bit)
+            return history_before(keys, bit)
 
         counters.inputs(self.text, position, node, count)
 
-    def recall(
+    def predict(
         self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
     ) -> Decisions:
         """Return decisions in a new text, with the log-odds that the counters predict for them."""
-        text = Text(row, self.counters.alphabet, self.text)
+        text = FeaturedText(row, self.counters.alphabet, self.text)
         inputs = self.counters.inputs(text, position, node, lambda name, keys: self._tables[name](keys))
         return Decisions(position, node, inputs)
 
-    def __deepcopy__(self, _: dict[int, Any]) -> Memory:
+    def __deepcopy__(self, _: dict[int, Any]) -> TrainingCounts:
         return self

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from charlab.configuration.build import build
 from charlab.errors import UserError
 from charlab.evaluation.bootstrap import bootstrap_text
-from charlab.evaluation.parts import CONTEXT, Grouping, Passage, differences, groupings, passages
+from charlab.evaluation.breakdown import CONTEXT, Grouping, Passage, differences, groupings, passages
 from charlab.runs.identity import CHARACTERS
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.runs.text import own_corpus, own_nll, own_slices
@@ -38,8 +38,8 @@ class Part(NamedTuple):
     interval: tuple[float, float] | None
 
 
-class Where(NamedTuple):
-    """Where a difference is.
+class TextDifferences(NamedTuple):
+    """Where in the validation text two runs differ.
 
     Attributes:
         text: the validation text, without its first character.
@@ -59,14 +59,14 @@ class Where(NamedTuple):
         return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-class Ground(NamedTuple):
-    """The text on which runs are compared, and the ways of splitting it; the whole is the first of them."""
+class ComparedText(NamedTuple):
+    """The text on which runs are compared, and the ways to split it; the first is the whole text."""
 
     text: str
-    ways: tuple[Grouping, ...]
+    groupings: tuple[Grouping, ...]
 
 
-def ground_of(record: Record) -> Ground:
+def compared_text_of(record: Record) -> ComparedText:
     """Return the text that a run was scored on, split by the windows that it was scored in."""
     corpus = own_corpus(record)
     slices = own_slices(record, corpus)
@@ -81,13 +81,17 @@ def ground_of(record: Record) -> Ground:
             lengths = vocabulary.lengths[vocabulary.encode(text).astype(np.int64)]
             number = np.repeat(np.arange(len(lengths)), lengths)
     positions = np.maximum(number[1:] - 1, 0) % record.metric("blocks")["context_length"] + 1
-    ways = groupings(text, before, corpus.between(train.start, train.stop), positions)
+    found = groupings(text, before, corpus.between(train.start, train.stop), positions)
     everything = Grouping("", ("all characters",), np.zeros(len(text) - 1, dtype=np.int64))
-    return Ground(text[1:], (everything, *ways))
+    return ComparedText(text[1:], (everything, *found))
 
 
 def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
-    """Return a run's nll of each character."""
+    """Return a run's nll of each character, in nats.
+
+    Raises:
+        UserError: if the run did not keep it, its figures are a bound, its model leaks, or a character is impossible.
+    """
     nll = own_nll(record)
     if record.metric("blocks")["likelihood"] == "bound":
         raise UserError(f"The figures of {record.folder} are an upper bound, and only their sum has a meaning.")
@@ -98,12 +102,12 @@ def comparable_nll(record: Record) -> Float[np.ndarray, " N"]:
     return nll
 
 
-def check_length(ground: Ground, *kept: Float[np.ndarray, " N"]) -> None:
+def check_length(compared: ComparedText, *kept: Float[np.ndarray, " N"]) -> None:
     """Raise `UserError` unless runs kept the nll of every character of the text but the first."""
     for nll in kept:
-        if len(nll) != len(ground.text):
+        if len(nll) != len(compared.text):
             raise UserError(
-                f"A run kept the nll of {len(nll):,} characters of a text of {len(ground.text):,}: charlab verify "
+                f"A run kept the nll of {len(nll):,} characters of a text of {len(compared.text):,}: charlab verify "
                 "tells what is wrong with it."
             )
 
@@ -117,53 +121,56 @@ def _split(record: Record) -> tuple[object, ...]:
     return tuple(record.config["data"].get(f"{name}_fraction") for name in ("train", "validation", "dev"))
 
 
-def compare_runs(first: Record, second: Record) -> Where:
+def compare_runs(first: Record, second: Record) -> TextDifferences:
     """Return where the second run differs from the first: nats of the second minus those of the first.
 
     Intervals are over texts of the same kind, by `bootstrap_text`.
+
+    Raises:
+        UserError: if the runs were scored on different texts or splits, or their figures cannot be compared.
     """
     if not same_text(first, second):
         raise UserError("The runs were scored on different texts or splits, so no character can be compared.")
     old, new = comparable_nll(first), comparable_nll(second)
-    ground = ground_of(first)
-    check_length(ground, old, new)
+    compared = compared_text_of(first)
+    check_length(compared, old, new)
     nats = differences(new, old)
     sizes = np.bincount(np.arange(len(nats)) // SCENE_LENGTH)
 
-    def intervals(way: Grouping) -> list[tuple[float, float] | None]:
+    def intervals(grouping: Grouping) -> list[tuple[float, float] | None]:
         if len(sizes) < 2:
-            return [None] * len(way.labels)
-        sums = way.add_up(nats, SCENE_LENGTH)  # (G, K)
+            return [None] * len(grouping.labels)
+        sums = grouping.add_up(nats, SCENE_LENGTH)  # (G, K)
         return [bootstrap_text(part[None], np.zeros((1, len(sizes))), sizes).interval_95 for part in sums]
 
-    sums = [way.add_up(nats)[:, 0] for way in ground.ways]
-    return collected(ground, sums, [intervals(way) for way in ground.ways], nats)
+    sums = [grouping.add_up(nats)[:, 0] for grouping in compared.groupings]
+    return gather_parts(compared, sums, [intervals(grouping) for grouping in compared.groupings], nats)
 
 
-def collected(
-    ground: Ground,
+def gather_parts(
+    compared: ComparedText,
     sums: Sequence[Float[np.ndarray, " G"]],
     intervals: Sequence[Sequence[tuple[float, float] | None]],
     nats: Float[np.ndarray, " N"],
     *,
     pairs: int = 1,
     most: int = 20,
-) -> Where:
+) -> TextDifferences:
     """Return a difference with its parts.
 
     Args:
-        ground: the text.
-        sums: for each way of splitting it, the nats in each part.
-        intervals: returns the intervals of the parts, in nats per character of the text.
+        compared: the text.
+        sums: for each grouping, the nats in each part.
+        intervals: for each grouping, the 95% interval of each part in nats per character of the text; None if unknown.
         nats: the difference at each character, for the passages.
         pairs: number of pairs of runs over which `sums` and `nats` were added up.
         most: number of passages.
     """
     whole, *parts = (
-        Part(way.name, label, int(number), float(total), float(total) / (len(nats) * pairs), ends)
-        for way, total_of, ends_of in zip(ground.ways, sums, intervals, strict=True)
-        for label, number, total, ends in zip(way.labels, way.count(), total_of, ends_of, strict=True)
+        Part(grouping.name, label, int(number), float(total), float(total) / (len(nats) * pairs), ends)
+        for grouping, total_of, ends_of in zip(compared.groupings, sums, intervals, strict=True)
+        for label, number, total, ends in zip(grouping.labels, grouping.count(), total_of, ends_of, strict=True)
         if number
     )
     found = (passage._replace(nats=passage.nats / pairs) for passage in passages(nats, most=most))
-    return Where(ground.text, whole, tuple(parts), tuple(found))
+    return TextDifferences(compared.text, whole, tuple(parts), tuple(found))

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
-RECENT = 7  # decisions of a context whose order is remembered
+RECENT = 7  # number of a context's last decisions that are remembered in order
 
 Keys = UInt[np.ndarray, "*shape"]  # 64-bit hashes, which two contexts are unlikely to share
 
 
-class Code:
+class HuffmanCode:
     """A Huffman code: a character is a path of binary decisions from the root of a tree to a leaf.
 
     Frequent characters need few decisions (tiny Shakespeare's average is 4.8), and one decision rules out many
@@ -68,8 +68,8 @@ class Code:
         return position, nodes[position, depth]
 
 
-class Seen(NamedTuple):
-    """What contexts have seen.
+class History(NamedTuple):
+    """The decisions that contexts have seen.
 
     Attributes:
         number: number of decisions.
@@ -82,15 +82,15 @@ class Seen(NamedTuple):
     recent: Int[np.ndarray, "*shape"]
 
     def log_odds(self) -> Float[np.ndarray, "*shape"]:
-        """Return the log-odds of 1 by the counts alone, 0 if nothing has been seen."""
+        """Return the log-odds of 1 from the counts alone; 0 if nothing has been seen."""
         return np.clip(np.log((self.ones + 0.02) / (self.number - self.ones + 0.02)), -8, 8)
 
     def state(self) -> Int[np.ndarray, "*shape"]:
         """Return a small number that summarizes the history; 0 if nothing has been seen.
 
-        It encodes up to `RECENT` decisions in full, in their order; of more, roughly their number and proportion, and
-        the last two. There are few states, so what follows each can itself be counted: *indirect* modeling, as with the
-        bit histories of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
+        Up to `RECENT` decisions are encoded exactly, in order; of more, only their approximate number and proportion,
+        and the last two. There are few states, so what follows each can itself be counted: *indirect* modeling, as with
+        the bit histories of PAQ (Mahoney 2005, "Adaptive weighing of context models for lossless data compression").
         """
         size = np.minimum(np.log2(np.maximum(self.number, 1)).astype(np.int64), 15)
         odds = np.log((self.ones + 0.4) / (self.number - self.ones + 0.4))
@@ -99,7 +99,7 @@ class Seen(NamedTuple):
         return np.where(self.number == 0, 0, np.where(self.number <= RECENT, self.recent, many))
 
 
-class Table:
+class HistoryTable:
     """What each context has seen in a text.
 
     Args:
@@ -115,20 +115,20 @@ class Table:
         number, ones, recent = (values[is_last] for values in before)
         self.keys, bit = keys[order][is_last], sorted_bits[is_last]
         kept = np.where(number >= RECENT, 2 ** (RECENT - 1) + recent % 2 ** (RECENT - 1), recent)
-        self.seen = Seen(number + 1, ones + bit, 2 * kept + bit)
+        self.history = History(number + 1, ones + bit, 2 * kept + bit)
 
-    def __call__(self, keys: Keys) -> Seen:
+    def __call__(self, keys: Keys) -> History:
         """Return what the contexts `keys`, of any shape, have seen."""
         if not len(self.keys):
             zeros = np.zeros(keys.shape, np.int32)
-            return Seen(zeros, zeros, zeros + 1)
+            return History(zeros, zeros, zeros + 1)
         place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
         known = self.keys[place] == keys
-        number, ones, recent = (values[place] for values in self.seen)
-        return Seen(np.where(known, number, 0), np.where(known, ones, 0), np.where(known, recent, 1))
+        number, ones, recent = (values[place] for values in self.history)
+        return History(np.where(known, number, 0), np.where(known, ones, 0), np.where(known, recent, 1))
 
 
-def seen_before(keys: Keys, bits: Int[np.ndarray, " R"]) -> Seen:
+def history_before(keys: Keys, bits: Int[np.ndarray, " R"]) -> History:
     """Return what each decision's context had seen before it.
 
     Args:
@@ -136,19 +136,19 @@ def seen_before(keys: Keys, bits: Int[np.ndarray, " R"]) -> Seen:
         bits: (R,), the decisions, 0 or 1.
     """
     order, first = _groups(keys)
-    found = Seen(*(np.empty(len(keys), np.int32) for _ in range(3)))
+    found = History(*(np.empty(len(keys), np.int32) for _ in range(3)))
     for values, sorted_values in zip(found, _accumulated(bits[order].astype(np.int32), first), strict=True):
         values[order] = sorted_values
     return found
 
 
-def calibrated(specific: Seen, general: Seen) -> Float[np.ndarray, "*shape"]:
-    """Return the log-odds of 1 by counts, with a more general context as a prior worth 8 decisions."""
+def log_odds_with_prior(specific: History, general: History) -> Float[np.ndarray, "*shape"]:
+    """Return the log-odds of 1 from a context's counts, with a more general context as a prior worth 8 decisions."""
     prior = (general.ones + 0.1) / (general.number + 0.2)
     return np.log((specific.ones + 8 * prior) / (specific.number - specific.ones + 8 * (1 - prior)))
 
 
-def previous(keys: Keys) -> Int[np.ndarray, " N"]:
+def previous_occurrence(keys: Keys) -> Int[np.ndarray, " N"]:
     """Return the position of each key's previous occurrence; −1 where the key is new."""
     order = np.argsort(keys, kind="stable")
     is_same = keys[order[1:]] == keys[order[:-1]]
@@ -166,18 +166,18 @@ def _groups(keys: Keys) -> tuple[Int[np.ndarray, " R"], Int[np.ndarray, " R"]]:
 
 
 def _sorting(keys: Keys) -> Int[np.ndarray, " R"]:
-    """Return the order that sorts the keys and keeps equal ones in their original order."""
+    """Return the order of a stable sort of the keys."""
     if not len(keys) or keys.max() >= 2**32:
         return np.argsort(keys, kind="stable")
     order = np.argsort(keys.astype(np.uint16), kind="stable")  # numpy sorts 16 bits by radix, three times as fast
     return order[np.argsort((keys[order] >> np.uint64(16)).astype(np.uint16), kind="stable")]
 
 
-def _accumulated(bits: Int[np.ndarray, " R"], first: Int[np.ndarray, " R"]) -> Seen:
+def _accumulated(bits: Int[np.ndarray, " R"], first: Int[np.ndarray, " R"]) -> History:
     """Return what had been seen before each of the sorted decisions."""
     number = (np.arange(len(bits)) - first).astype(np.int32)
     before = np.cumsum(bits) - bits
     recent = np.ones(len(bits), np.int32)
     for age in range(RECENT, 0, -1):
         recent[age:] = np.where(number[age:] >= age, 2 * recent[age:] + bits[:-age], recent[age:])
-    return Seen(number, (before - before[first]).astype(np.int32), recent)
+    return History(number, (before - before[first]).astype(np.int32), recent)
