@@ -28,6 +28,7 @@ LONGEST_LABEL = 20
 _SIGNS = {
     **{sign: f"\\{sign}" for sign in "{}$&#%"},
     "_": r"\_\allowbreak{}", "-": "-{}", "\N{NO-BREAK SPACE}": "~",
+    "[": "{[}", "*": "{*}",  # at the start of a line, TeX takes them for options of the line break before it
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "°": r"\textdegree{}", "–": r"\textendash{}", "—": r"\textemdash{}",
