@@ -148,6 +148,7 @@ def abridge(contents: Contents) -> Contents:
         results=without(contents.results),
         budgets=without(contents.budgets),
         settings=without(contents.settings) if contents.settings else None,
+        tuning=without(contents.tuning) if contents.tuning else None,
         samples=tuple(sample for sample in contents.samples if sample.arm in kept),
         commands={purpose: command for purpose, command in contents.commands.items() if purpose not in unprinted},
     )
