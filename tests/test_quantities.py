@@ -25,7 +25,9 @@ def test_numbers_have_as_many_digits_as_they_need():
         "25 M",
         "4.23 T",
     ]
+    assert [quantities.amount(n) for n in (999_400_000, 999_600_000)] == ["999 M", "1 G"]
     assert [quantities.memory(n) for n in (512, 685_338_624, 3 * 2**30)] == ["512 B", "654 MiB", "3 GiB"]
+    assert [quantities.memory(n * 2**20) for n in (999.4, 999.7)] == ["999 MiB", "1,000 MiB"]
     assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
 
 
