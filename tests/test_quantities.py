@@ -31,6 +31,10 @@ def test_numbers_have_as_many_digits_as_they_need():
     assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
 
 
+def test_less_than_all_is_not_written_as_all():
+    assert [quantities.percent(p) for p in (0.95, 0.98333, 0.99967, 1)] == ["95%", "98.3%", "99.967%", "100%"]
+
+
 def test_work_has_its_share_of_the_peak():
     assert quantities.flop_rate(1.2e13, 4e13) == "12 TFLOP/s (30% MFU)"
     assert quantities.flop_rate(1.2e13, None) == "12 TFLOP/s"

@@ -58,8 +58,9 @@ def probability(p: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, to three digits: 95%, 98.3%."""
-    return f"{100 * share:.3g}%"
+    """Return a share in percent, to three digits: 95%, 98.3%; a share below 1 with more if they would say 100%."""
+    text = f"{100 * share:.3g}"
+    return f"{100 * share:.5g}%" if text == "100" and share < 1 else f"{text}%"
 
 
 def amount(value: float | None) -> str:
