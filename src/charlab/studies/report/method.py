@@ -98,13 +98,14 @@ def settings_table(results: StudyResults) -> Table | None:
             continue
         config, data = record.config, record.config["data"]
         units.add(_unit(data))
-        rate = config["optimizer"].get("lr") if config.get("optimizer") else None
+        trained = config if record.parameters else {}  # counting has no use for the optimizer that is configured
+        rate = trained["optimizer"].get("lr") if trained.get("optimizer") else None
         texts = (
             _described(config["model"]),
-            f"{record.parameters:,}",
-            _named(config.get("optimizer")),
+            f"{record.parameters:,}" if record.parameters else "counts only",
+            _named(trained.get("optimizer")),
             UNKNOWN if rate is None else f"{rate:g}",
-            _named(config.get("scheduler")),
+            _named(trained.get("scheduler")),
             f"{record.steps:,}",
             f"{data.get('batch_size')} × {data.get('context_length')}",
         )
