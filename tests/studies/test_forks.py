@@ -43,6 +43,7 @@ def seen():
         "preloaded": "charlab.training.module" in sys.modules,
         "server": os.getppid(),
         "server_path": variables.get("PYTHONPATH"),
+        "stdin": os.readlink("/proc/self/fd/0"),
     }
 
 class Spy(Bigram):
@@ -115,6 +116,7 @@ def test_a_fork_is_like_a_new_process(study, forks, monkeypatch):
         "variable": "1",
         "cuda": False,
         "preloaded": True,
+        "stdin": "/dev/null",
     }
     with open(f"/proc/{server}/cmdline", encoding="utf-8") as command:
         assert "forkserver" in command.read()
