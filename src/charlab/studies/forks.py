@@ -197,24 +197,29 @@ def keep() -> None:
     first.join()
     cells: dict[int, Any] = {}
     unread = b""
-    while True:
-        ready = wait([requests, *(process.sentinel for process in cells.values())])
-        for number, process in list(cells.items()):
-            if process.sentinel in ready:
-                process.join()
-                reply("exit code", number, process.exitcode)
-                del cells[number]
-        if requests in ready:
-            asked = os.read(requests, 2**16)
-            if not asked:
-                break
-            *lines, unread = (unread + asked).split(b"\n")
-            for number, request in map(json.loads, lines):
-                cells[number] = context.Process(target=_run_cell, kwargs=request)
-                cells[number].start()
-                reply("pid", number, cells[number].pid)
-    for process in cells.values():
-        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        while True:
+            ready = wait([requests, *(process.sentinel for process in cells.values())])
+            for number, process in list(cells.items()):
+                if process.sentinel in ready:
+                    process.join()
+                    reply("exit code", number, process.exitcode)
+                    del cells[number]
+            if requests in ready:
+                asked = os.read(requests, 2**16)
+                if not asked:
+                    break
+                *lines, unread = (unread + asked).split(b"\n")
+                for number, request in map(json.loads, lines):
+                    process = context.Process(target=_run_cell, kwargs=request)
+                    process.start()
+                    cells[number] = process
+                    reply("pid", number, process.pid)
+    finally:  # also if a reply fails because the study has ended; at exit, `multiprocessing` waits for running cells
+        for process in cells.values():
+            with contextlib.suppress(ProcessLookupError):  # it has ended, or does not lead its process group yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
 
 def _send_stamps(sender: Connection) -> None:
