@@ -200,10 +200,15 @@ def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypat
     assert seen == [(asked or "0", False)]
 
 
-def slurm_executor():
+def slurm_executor(**changes):
     settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
     settings.pop("_target_")
-    return Slurm(**settings)
+    return Slurm(**settings | changes)
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(1, None), (8, ["--cpus-per-task=8"])])
+def test_a_cell_has_all_the_cores_of_its_job(cpus, expected):
+    assert slurm_executor(cpus_per_task=cpus).parameters.get("slurm_srun_args") == expected
 
 
 @pytest.mark.parametrize("part", ["100%j", "x%t", "a\\\\b"])

@@ -42,6 +42,8 @@ class Slurm(Executor):
         general = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "gpus_per_node": gpus_per_node}
         own = {"partition": partition, "account": account, "array_parallelism": array_parallelism, "setup": setup}
         parameters: dict[str, Any] = {"mem_gb": mem_gb, "slurm_additional_parameters": additional_parameters}
+        if cpus_per_task is not None and cpus_per_task > 1:  # srun of SLURM 22.05 and 23.02 does not inherit it
+            parameters["slurm_srun_args"] = [f"--cpus-per-task={cpus_per_task}"]
         parameters |= general | {f"slurm_{name}": value for name, value in own.items()}
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
