@@ -200,6 +200,39 @@ def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypat
     assert seen == [(asked or "0", False)]
 
 
+def test_a_ray_cluster_that_does_not_exist_is_a_sentence(tmp_path, monkeypatch):
+    def init(**settings):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    errors = types.SimpleNamespace(RayError=RuntimeError)
+    stub = types.SimpleNamespace(is_initialized=lambda: False, init=init, exceptions=errors)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(UserError, match="Ray does not start: Could not find any running Ray instance"):
+        Ray(init={"address": "auto"}, remote={}).run(tmp_path, [])
+
+
+def test_cells_that_ray_has_when_it_is_interrupted_are_cancelled(tmp_path, monkeypatch):
+    submitted, cancelled = [], []
+
+    def submit(study, key, slot):
+        if submitted:
+            raise KeyboardInterrupt
+        submitted.append(key)
+        return key
+
+    stub = types.SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=lambda **_: lambda function: types.SimpleNamespace(remote=submit),
+        cancel=lambda reference, force: cancelled.append(reference),
+    )
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(KeyboardInterrupt):
+        Ray(init={}, remote={}).run(tmp_path, [Cell("arm", seed, f"run/{seed}", ()) for seed in (1, 2)])
+    assert cancelled == ["arm/1"]
+
+
 def slurm_executor(**changes):
     settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
     settings.pop("_target_")
