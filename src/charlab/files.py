@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from charlab.errors import UserError
+
+_UMASK = threading.Lock()  # two threads that read the mask at once could leave it at 0
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -71,6 +74,7 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
