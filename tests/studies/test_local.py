@@ -182,6 +182,29 @@ def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
     assert [key for keys in submitted for key in keys] == [cell.key for cell in cells]
 
 
+def test_a_job_inherits_nothing_from_the_job_that_submits_it(tmp_path, monkeypatch):
+    seen = []
+
+    class Executor:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, **_):
+            pass
+
+        def map_array(self, *_):
+            seen.extend(name for name in os.environ if name.startswith("SLURM_"))
+
+    for name in ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SLURM_CONF"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
+    monkeypatch.setattr(slurm, "_wait_for_queue", lambda _: None)
+    slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])
+    assert seen == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPU_BIND"] == "1"
+
+
 @pytest.mark.parametrize("asked", [None, "1"])
 def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypatch, asked):
     monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)

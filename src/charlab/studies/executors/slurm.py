@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,8 @@ class Slurm(Executor):
             for first in range(0, len(cells), size):
                 chunk = cells[first : first + size]
                 slots = [Slot(self.cpus_per_task)] * len(chunk)
-                executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
+                with _outside_job():
+                    executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
                 _wait_for_queue(name)
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
@@ -78,6 +81,21 @@ class Slurm(Executor):
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
             _wait_for_queue(name)
             raise
+
+
+@contextlib.contextmanager
+def _outside_job() -> Iterator[None]:
+    """Hide the SLURM job that this process runs in, if any, while the block runs.
+
+    A job that is submitted with its variables, such as `SLURM_CPU_BIND`, would be bound to its cores.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _longest_array() -> int:
