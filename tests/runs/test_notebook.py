@@ -226,6 +226,10 @@ def test_a_file_that_is_run_again_after_an_edit_counts_as_it_is_now(tmp_path):
         ),
         ("del Mine", "There is no Mine in the notebook or script that was run"),
         ("exec('def scaled(x): return x')", "The source of __main__.scaled is not known"),
+        (
+            "class Base(OrderedDict):\n    has_scores = False",
+            "__main__.Mine still has the former Base as its base, which was defined again since: run the definition of",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused(tmp_path, cell, sentence):
