@@ -157,6 +157,16 @@ def test_runs_are_filtered_and_sorted(write, said, conditions, found):
         assert charlab.runs(*conditions)["fingerprint"].tolist() == found
 
 
+def test_a_text_with_a_dot_is_filtered_as_a_whole(write, said):
+    record, _ = write("aaaa", name="gpt-v1.5"), write("bbbb", name="lstm")
+    record.config |= {"tags": ["v1.5", "kept"], "note": "lr 0.01 is too slow. Stopped."}
+    record.config["optimizer"]["betas"] = [0.9, 0.95]
+    record.save()
+    typed = ("optimizer.betas=[0.9,0.95]", "tags=v1.5,kept")
+    for condition in ("name=gpt-*", "tags=*v1*", "note=*slow*", "name!=lstm", "name!=l*", *typed):
+        assert runs_in(said(condition)[1]) == ["aaaa"], condition
+    assert "There is no such run" in said("name=5")[1]
+
 def test_the_same_as_a_table(write):
     write("aaaa", 1.5)
     write("bbbb", 1.4321, seed=2, lr=0.01)

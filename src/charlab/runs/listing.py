@@ -174,7 +174,7 @@ def _filtered(rows: list[Row], condition: str) -> list[Row]:
         raise UserError(f"{condition} is not a filter: write COLUMN=VALUE, such as status=finished, or see --help.")
     key, sign, wanted = match.groups()
     _check_known(rows, key, "No")
-    return [row for row in rows if _passes(row.get(key), sign, wanted)]
+    return [row for row in rows if _passes(key, row.get(key), sign, wanted)]
 
 
 def _check_known(rows: Sequence[Row], key: str, beginning: str) -> None:
@@ -183,15 +183,17 @@ def _check_known(rows: Sequence[Row], key: str, beginning: str) -> None:
         raise UserError(f"{beginning} run has a column or setting {key}{similar(key, [*known, *OPTIONS])}")
 
 
-def _passes(value: Any, sign: str, wanted: str) -> bool:
+def _passes(key: str, value: Any, sign: str, wanted: str) -> bool:
     number, bound = _number(value), _number(wanted)
     if number is not None and bound is not None:
         return _COMPARISONS[sign](number, bound)
     if sign in ("<", ">", "<=", ">="):
         return False
     text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    name = text if "." in wanted else text.rpartition(".")[2]  # the name of a class
-    return (text == wanted or fnmatch.fnmatchcase(name, wanted)) == (sign == "=")
+    names = {text, text.replace(", ", ","), shown_value(value)}  # a list is typed without spaces, a class by its name
+    if key.endswith("_target_"):
+        names.add(text.rpartition(".")[2])
+    return any(name == wanted or fnmatch.fnmatchcase(name, wanted) for name in names) == (sign == "=")
 
 
 def _number(value: Any) -> float | None:
