@@ -188,8 +188,8 @@ class _DefinitionCollector:
         for base in value.__bases__ if isinstance(value, type) else ():
             if _is_own(base) and getattr(self.main, base.__qualname__, base) is not base:
                 raise UserError(
-                    f"{shown} still has the former {base.__qualname__} as its base, which was defined again since: run the "
-                    f"definition of {name} again."
+                    f"{shown} still has the former {base.__qualname__} as its base, which was defined again since: "
+                    f"run the definition of {name} again."
                 )
         source, code = _source(value, shown)
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
