@@ -1,5 +1,6 @@
 """What `charlab runs` lists, compares and removes."""
 
+import os
 import subprocess
 import sys
 
@@ -217,6 +218,14 @@ def test_a_run_is_named_by_its_folder_or_the_beginning_of_its_fingerprint(write,
 def test_a_record_that_cannot_be_read_does_not_hide_the_others(write, said, outputs):
     write("aaaa")
     (outputs / "runs" / "gpt-play" / "bbbb" / "record.json").mkdir(parents=True)  # root may read any file
+    assert runs_in(said()[1]) == ["aaaa"]
+
+
+def test_a_file_that_is_renamed_meanwhile_is_no_error(write, said, monkeypatch):
+    write("aaaa")
+    walk = os.walk
+    renamed = ".record.json.abcdefgh"
+    monkeypatch.setattr("os.walk", lambda folder: ((*found[:2], [*found[2], renamed]) for found in walk(folder)))
     assert runs_in(said()[1]) == ["aaaa"]
 
 

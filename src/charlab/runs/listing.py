@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import operator
@@ -124,7 +125,12 @@ def _row(record: Record, protocol: str) -> Row:
 
 def size(folder: Path) -> int:
     """Return the size of the files in a folder, in bytes."""
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a run that trains
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def settings_of(record: Record) -> dict[str, Any]:
