@@ -168,6 +168,7 @@ def test_a_text_with_a_dot_is_filtered_as_a_whole(write, said):
         assert runs_in(said(condition)[1]) == ["aaaa"], condition
     assert "There is no such run" in said("name=5")[1]
 
+
 def test_the_same_as_a_table(write):
     write("aaaa", 1.5)
     write("bbbb", 1.4321, seed=2, lr=0.01)
@@ -221,7 +222,7 @@ def test_a_record_that_cannot_be_read_does_not_hide_the_others(write, said, outp
     assert runs_in(said()[1]) == ["aaaa"]
 
 
-def test_a_file_that_is_renamed_meanwhile_is_no_error(write, said, monkeypatch):
+def test_a_file_that_vanishes_while_runs_are_listed_is_no_error(write, said, monkeypatch):
     write("aaaa")
     walk = os.walk
     renamed = ".record.json.abcdefgh"
