@@ -260,6 +260,17 @@ def test_two_runs_are_compared(write, said, tmp_path):
     assert (tmp_path / "outputs" / "compare-aaaa-aaaa.png").exists()
 
 
+def test_a_run_and_the_same_by_other_code_are_told_apart(write, said, tmp_path, monkeypatch):
+    write("abcd11112222", 1.5)
+    write("abcd11112222-0123456789ab", 1.4)
+    assert runs_in(said()[1]) == ["abcd1111", "abcd11112222-0123"]
+    drawn = {}
+    monkeypatch.setattr("charlab.runs.compare.plot_comparison", lambda file, folders: drawn.update(folders))
+    code, printed = said("compare", "abcd11112222", "abcd11112222-0123")
+    assert (code, [label.split()[1] for label in drawn]) == (0, ["abcd1111", "abcd11112222-0123"])
+    assert "outcome gpt-play abcd1111 gpt-play abcd11112222-0123 difference" in " ".join(printed.split())
+
+
 def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monkeypatch):
     record, other = write("aaaa"), write("bbbb")
     code, printed = said("remove", "aaaa")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, fixed, interval, joined, percent, signed
 from charlab.runs.code import changed
-from charlab.runs.listing import SHORT, settings_of, shown_value, varied
+from charlab.runs.listing import settings_of, short_name, shown_value, varied
 from charlab.runs.plots import plot_comparison
 from charlab.runs.record import Record
 from charlab.runs.store import Store
@@ -25,7 +25,7 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
     if len(runs) != 2:
         raise UserError(f"compare takes two runs, not {len(runs)}: {command('runs', 'compare', 'RUN', 'RUN')}.")
     a, b = (Record.load(Store(output_dir).named(run)) for run in runs)
-    labels = [f"{record.name} {record.folder.name[:SHORT]}" for record in (a, b)]
+    labels = _labels(a, b)
     compared = Table("", *labels, box=None, pad_edge=False)
     settings = [settings_of(record) for record in (a, b)]
     for key in varied(settings):
@@ -56,9 +56,20 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
     names = changed(a.sources, b.sources)
     told = f"differs in {joined(names, most=5)}" if names else "is the same" if a.code == b.code else "differs"
     console.print(f"Their code {told}.", highlight=False, markup=False, soft_wrap=True)
-    file = Path(plot or output_dir / f"compare-{a.folder.name[:SHORT]}-{b.folder.name[:SHORT]}.png")
+    file = Path(plot or output_dir / f"compare-{short_name(a.folder)}-{short_name(b.folder)}.png")
     if plot_comparison(file, dict(zip(labels, (a.folder, b.folder), strict=True))):
         console.print(f"curves     {file}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _labels(a: Record, b: Record) -> list[str]:
+    """Return the names of two runs, as short as they can be told apart."""
+    ways: tuple[Callable[[Path], str], ...] = (short_name, lambda folder: folder.name, str)
+    labels: list[str] = []
+    for shown in ways:
+        labels = [f"{record.name} {shown(record.folder)}" for record in (a, b)]
+        if labels[0] != labels[1]:
+            break
+    return labels
 
 
 def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | None]]:

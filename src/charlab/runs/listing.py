@@ -37,6 +37,7 @@ OPTIONS = {
 }
 """The options of `charlab runs`, with their defaults."""
 SHORT = 8  # characters of a fingerprint in tables
+WITH_CODE = 17  # characters of FINGERPRINT-CODE
 PROTOCOLS = ("blocks", "sliding", "estimate", "online")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -223,6 +224,12 @@ def sorted_by(rows: Sequence[Row], column: str) -> list[Row]:
         reverse=descending,
     )
     return order + [row for row in rows if row.get(key) is None]
+
+
+def short_name(folder: Path) -> str:
+    """Return the beginning of a run's folder in tables, with some of its code if another run has its fingerprint."""
+    with_code = re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]{12}", folder.name)
+    return folder.name[: WITH_CODE if with_code else SHORT]
 
 
 def shown_value(value: Any) -> str:

@@ -14,7 +14,7 @@ from charlab.command import command, split_options
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
 from charlab.runs.folder import locked, remove
-from charlab.runs.listing import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
+from charlab.runs.listing import OPTIONS, Row, differences, list_runs, short_name, shown_value, size, sorted_by
 from charlab.runs.record import Record, runs_of
 from charlab.runs.store import Store
 
@@ -91,7 +91,7 @@ def _print_list(shown: Sequence[Row], rows: Sequence[Row], output_dir: Path, con
         differing = list(dict.fromkeys(f"{_short(key)}={shown_value(value)}" for key, value in differ[id(row)].items()))
         differs = joined(differing, most=MOST_DIFFERENCES)
         listed.add_row(
-            *(Text(part) for part in (row.record.name, row.record.folder.name[:SHORT])),
+            *(Text(part) for part in (row.record.name, short_name(row.record.folder))),
             Text(" · ".join(part for part in (differs, columns["tags"], columns["note"]) if part)),
             Text(columns["status"], "" if columns["status"] == "finished" else "bold"),
             Text(nll, "strike" if columns["leaks"] else ""),
