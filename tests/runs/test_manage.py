@@ -271,6 +271,22 @@ def test_a_run_and_the_same_by_other_code_are_told_apart(write, said, tmp_path, 
     assert "outcome gpt-play abcd1111 gpt-play abcd11112222-0123 difference" in " ".join(printed.split())
 
 
+def test_the_figures_that_are_compared_are_the_runs_own(write, said):
+    first, second = write("aaaa", 1.5), write("bbbb", 1.4, error=0.1)
+    blocks = dict(first.metrics[0])
+    first.metrics += [blocks | {"context_length": 4, "nll": 9.0}, blocks | {"split": "other", "sha256": "1"}]
+    second.metrics.append(blocks | {"split": "other", "sha256": "2"})
+    first.save()
+    second.save()
+    lines = [" ".join(line.split()) for line in said("compare", "aaaa", "bbbb")[1].splitlines()]
+    assert "validation/blocks 1.5000 ≤ 1.4000 −0.1000" in lines
+    assert "other/blocks 1.5000 1.5000 –" in lines  # they are two texts
+    second.corpus = {"sha256": "3"}
+    second.save()
+    lines = [" ".join(line.split()) for line in said("compare", "aaaa", "bbbb")[1].splitlines()]
+    assert "validation/blocks 1.5000 ≤ 1.4000 –" in lines
+
+
 def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monkeypatch):
     record, other = write("aaaa"), write("bbbb")
     code, printed = said("remove", "aaaa")
