@@ -161,6 +161,12 @@ def test_the_table_and_the_main_figure_come_last(tmp_path):
     assert "result " not in printed(record(tmp_path, metrics=metrics, causality=leaks))
 
 
+def test_the_main_figure_is_by_the_runs_own_settings(tmp_path):
+    own, other = entry("validation", "blocks", 1.5), entry("validation", "blocks", 1.9, settings={"context_length": 4})
+    lines = printed(record(tmp_path, metrics=[own, other])).rstrip().splitlines()
+    assert lines[-1].split() == ["result", f"{math.exp(1.5):.3f}", "perplexity", "on", "validation", "(blocks)"]
+
+
 def test_a_note_comes_last(tmp_path):
     shown = printed(record(tmp_path, config={"note": "counting reaches 3.1 [here]"}))
     assert shown.rstrip().endswith("note       counting reaches 3.1 [here]")

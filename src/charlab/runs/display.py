@@ -255,9 +255,15 @@ def _costs(record: Record) -> RenderableType:
 
 
 def _main_figure(metrics: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return the line that names the one result to quote: of the whole validation text, by the last protocol."""
+    """Return the line that names the one result to quote: of the whole validation text, by the last protocol.
+
+    The run's own settings come before others, which `charlab evaluate` adds later.
+    """
     whole = [entry for entry in metrics if entry["split"] == "validation" and entry["protocol"] not in PARTIAL]
-    entry = (whole or metrics)[-1]
+    by_protocol: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for found in whole or metrics:
+        by_protocol.setdefault((found["split"], found["protocol"]), found)
+    entry = list(by_protocol.values())[-1]
     bound = "≤ " if entry["likelihood"] == "bound" else ""
     figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
     return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")
