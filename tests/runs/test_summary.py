@@ -97,6 +97,11 @@ def test_a_figure_that_is_not_finite_is_called_so(tmp_path):
     assert row(shown, "train", "estimate") == ["not", "finite", "not", "finite", "not", "finite", "1.0000"]
 
 
+def test_a_text_is_called_as_its_file_is(tmp_path):
+    shown = printed(record(tmp_path, metrics=[entry("[b]draft", "blocks", 1.5)]))
+    assert row(shown, "[b]draft", "blocks")[0] == "1.5000"
+
+
 def test_costs_are_told_by_part(tmp_path):
     shown = printed(record(tmp_path))
     assert row(shown, "parameters") == ["19,636,289"]
@@ -108,6 +113,9 @@ def test_the_best_weights_are_told_where_there_are_any(tmp_path):
     assert "best on dev" not in printed(record(tmp_path))
     shown = printed(record(tmp_path, best={"step": 1200, "nll": 1.48768}))
     assert row(shown, "best", "on", "dev") == "1.4877 nats/char after step 1,200: checkpoint=best".split()
+    bound = [entry("validation", "blocks", 1.5, likelihood="bound", standard_error=0.01)]
+    shown = printed(record(tmp_path, best={"step": 1200, "nll": 1.48768}, metrics=bound))
+    assert row(shown, "best", "on", "dev")[:2] == ["≤", "1.4877"]
 
 
 def test_a_model_that_took_no_time_has_no_speed(tmp_path):

@@ -196,7 +196,7 @@ def _results(record: Record) -> RenderableType:
             row[-1] = Text.assemble(perplexity, (" leaks", "bold red"), _honest(record.causality, ", honest {}"))
         if has_floor and floor is not None:
             row += [Text(f"{floor:.4f}", "dim"), Text(_figure(None if nll is None else nll - floor, "{:+.4f}", ""))]
-        table.add_row(entry["split"], entry["protocol"], *row)
+        table.add_row(Text(entry["split"]), entry["protocol"], *row)  # a text may be called [b].txt
     return Group(Text.assemble((record.name, "bold"), f"  {record.status}"), Text(), table, Text())
 
 
@@ -249,7 +249,8 @@ def _costs(record: Record) -> RenderableType:
     if record.callbacks:
         grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:
-        best = f"{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
+        bound = "≤ " if any(entry["likelihood"] == "bound" for entry in record.metrics) else ""
+        best = f"{bound}{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
         grid.add_row("best on dev", best)
     return grid
 
