@@ -113,7 +113,10 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
         f"Characters {start + 1:,} to {stop:,} of {len(nll):,} in the validation text of "
         f"{corpus.name}, {fixed(float(nll[start:stop].mean(dtype=np.float64)))} nats each on average. {why}"
     )
-    title = f"{record.name} {record.folder.name[:8]}: {fixed(entry['nll'])} nats per character"
+    if record.causality.get("leaks"):
+        note = f"The model leaks, so its figures mean nothing: {record.causality['reason']} {note}"
+    bound = "≤ " if entry["likelihood"] == "bound" else ""
+    title = f"{record.name} {record.folder.name[:8]}: {bound}{fixed(entry['nll'])} nats per character"
     return Surprisal(title, note.strip(), text[start + 1 : stop + 1], nll[start:stop], expected)
 
 
