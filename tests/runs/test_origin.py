@@ -197,6 +197,7 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
+    assert charlab.requalify(longer.folder)
 
 
 @pytest.mark.slow
