@@ -20,7 +20,7 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.notebook import data_uri
 from charlab.quantities import clock, flop_rate
-from charlab.runs import store
+from charlab.runs import definitions, store
 from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
 from charlab.runs.identity import members_of_other_code
@@ -286,7 +286,8 @@ def _places(folder: Path) -> dict[str, str]:
     if events_folder(folder) is not None:
         places["curves"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
     if not (folder / LOSS_PLOT).exists() and (folder / CHECKPOINT).exists():
-        places["pictures"] = command("runs", "draw", str(folder))
+        trust = ["trust=true"] if (folder / definitions.FILE_NAME).exists() else []
+        places["pictures"] = command("runs", "draw", str(folder), *trust)
     return places
 
 

@@ -34,6 +34,7 @@ OPTIONS = {
     "start": "0",
     "length": "3000",
     "page": "",
+    "trust": "false",
 }
 """The options of `charlab runs`, with their defaults."""
 SHORT = 8  # characters of a fingerprint in tables

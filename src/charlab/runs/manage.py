@@ -36,7 +36,8 @@ is a column or setting and a value: status=finished, model=gpt, 'nll<1.8',
 optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts in descending order.
 
 Options: output_dir=outputs, protocol=blocks, limit=100, plot=FILE.png (compare),
-start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask)."""
+start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask),
+trust=true (draw and show: import code that the run's folder holds)."""
 
 
 def browse(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -60,7 +61,7 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
     elif rest[:1] == ["draw"]:
         from charlab.runs.draw import draw
 
-        draw(rest[1:], output_dir, console)
+        draw(rest[1:], output_dir, console, trust=options["trust"].lower() == "true")
     elif rest[:1] in (["tag"], ["note"]):
         _annotate(rest[0], rest[1:], Store(output_dir), console)
     elif rest[:1] == ["remove"]:

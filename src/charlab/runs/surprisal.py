@@ -165,7 +165,8 @@ def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], cons
         if not options[key].isdecimal():
             raise UserError(f"{key} must be a number of characters, not {options[key]!r}.")
     record = Record.load(Store(output_dir).named(runs[0]))
-    page = surprisal(record, int(options["start"]), int(options["length"])).page().encode()
+    trust = options["trust"].lower() == "true"
+    page = surprisal(record, int(options["start"]), int(options["length"]), trust=trust).page().encode()
     file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
     write_atomically(file, lambda stream: stream.write(page))
     console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)
