@@ -52,6 +52,13 @@ def test_the_former_file_stays_whole_when_writing_fails(tmp_path, error):
         assert "the former one is whole" in str(raised.value)
 
 
+def test_a_folder_is_not_replaced_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"Could not write .*folder \(Is a directory\)"):
+        write_atomically(tmp_path / "folder", fill(b"new"))
+    assert os.listdir(tmp_path) == ["folder"]
+
+
 def test_a_disk_that_is_really_full(tmp_path):
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
         pytest.skip("only root can mount a small disk")
