@@ -327,6 +327,13 @@ def test_a_run_that_is_needed_is_not_removed(write, said):
     assert (code, record.folder.exists()) == (2, True)
     assert "is a member of" in printed
     assert said("remove", "aaaa", "bbbb", "force=true")[0] == 0
+    origin, further = write("dddd"), write("eeee")
+    further.config["extend"] = str(origin.folder)
+    further.save()
+    code, printed = said("remove", "dddd", "force=true")
+    assert (code, origin.folder.exists()) == (2, True)
+    assert f"eeee started from {origin.folder}: remove that run as well" in printed
+    assert said("remove", "eeee", "dddd", "force=true")[0] == 0
     busy = write("cccc")
     with locked(busy.folder):
         assert said("remove", "cccc", "force=true")[0] == 2

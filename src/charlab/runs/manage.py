@@ -135,7 +135,8 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
     """Delete runs after asking for confirmation, and return the exit code.
 
     Raises:
-        UserError: if a run is not found, is being trained or is a member of another run; or if no terminal can ask.
+        UserError: if a run is not found, is being trained, is a member of another run or the one that it started from;
+            or if no terminal can ask.
     """
     store = Store(output_dir)
     if not runs:
@@ -146,6 +147,9 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
         used = {Path(run).resolve() for run in runs_of(user.config.get("model") or {})} & folders
         if used and user.folder.resolve() not in folders:
             raise UserError(f"{used.pop()} is a member of {user.folder}: remove that run as well, or keep both.")
+        begun = {Path(run).resolve() for key in ("init_from", "extend") if (run := user.config.get(key))} & folders
+        if begun and user.folder.resolve() not in folders:  # without it, that run can be neither resumed nor verified
+            raise UserError(f"{user.folder} started from {begun.pop()}: remove that run as well, or keep both.")
     for record in records:
         disk = memory(size(record.folder))
         console.print(f"{record.folder}  {record.status}  {disk}", markup=False, highlight=False, soft_wrap=True)
