@@ -180,6 +180,21 @@ def test_the_same_as_a_table(write):
     assert charlab.runs(output_dir="elsewhere").empty
 
 
+def test_a_table_has_the_settings_in_which_runs_of_different_names_differ(write):
+    write("aaaa")
+    write("bbbb", name="lstm-play", lr=0.01)
+    assert charlab.runs()["optimizer.lr"].tolist() == [0.001, 0.01]
+
+
+def test_a_setting_of_other_runs_than_those_that_pass_is_known(write, said):
+    write("aaaa", status="failed")
+    record = write("bbbb")
+    record.config["optimizer"]["momentum"] = 0.9
+    record.save()
+    code, printed = said("status=failed", "optimizer.momentum=0.9")
+    assert (code, printed) == (0, "There is no such run in outputs/runs.\n")
+
+
 def test_what_is_not_known_ends_in_one_sentence(write, said):
     write("aaaa1")
     write("aaaa2", name="other")

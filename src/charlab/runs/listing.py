@@ -84,9 +84,9 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"There is no protocol={protocol}{nearest(protocol, PROTOCOLS)}")
-    rows = [_row(record, protocol) for record in Store(output_dir).all()]
+    everything = rows = [_row(record, protocol) for record in Store(output_dir).all()]
     for condition in filters:
-        rows = _filtered(rows, condition)
+        rows = _filtered(rows, condition, everything)
     return sorted(rows, key=lambda row: (row.record.name, row.record.started or ""))
 
 
@@ -94,7 +94,8 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return a table with a row for each run: its columns, and the settings in which the runs differ."""
     import pandas as pd
 
-    keys = sorted({key for found in differences(rows) for key in found})
+    of_all = varied([row.settings for row in rows])
+    keys = sorted({*of_all, *(key for found in differences(rows) for key in found)})
     return pd.DataFrame([{**row.columns, **{key: row.settings.get(key) for key in keys}} for row in rows])
 
 
@@ -176,12 +177,12 @@ def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in found if key.endswith("._target_") or not key.startswith(tuple(classes))]
 
 
-def _filtered(rows: list[Row], condition: str) -> list[Row]:
+def _filtered(rows: list[Row], condition: str, everything: Sequence[Row]) -> list[Row]:
     match = re.fullmatch(r"([\w./-]+?)(<=|>=|!=|<|>|=)(.*)", condition, flags=re.S)
     if match is None:
         raise UserError(f"{condition} is not a filter: write COLUMN=VALUE, such as status=finished, or see --help.")
     key, sign, wanted = match.groups()
-    _check_known(rows, key, "No")
+    _check_known(everything, key, "No")
     return [row for row in rows if _passes(key, row.get(key), sign, wanted)]
 
 
