@@ -195,6 +195,14 @@ def test_a_setting_of_other_runs_than_those_that_pass_is_known(write, said):
     assert (code, printed) == (0, "There is no such run in outputs/runs.\n")
 
 
+def test_a_text_that_an_earlier_version_called_validation_is_not_taken_for_it(write, said):
+    record = write("aaaa")
+    record.metrics.append(record.metrics[0] | {"protocol": "sliding", "nll": 0.5, "sha256": "1"})
+    record.save()
+    assert charlab.runs(protocol="sliding")["nll"].tolist() == [None]
+    assert not Record.load(record.folder).has_figure("sliding")
+
+
 def test_what_is_not_known_ends_in_one_sentence(write, said):
     write("aaaa1")
     write("aaaa2", name="other")

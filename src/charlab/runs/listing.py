@@ -100,7 +100,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def _row(record: Record, protocol: str) -> Row:
-    figures = next((m for m in record.metrics if m["protocol"] == protocol and m["split"] == "validation"), {})
+    figures = record.find_figure(protocol) or {}
     status: str = record.status
     if status == "running" and not is_locked(record.folder):
         status = "stopped"
