@@ -13,6 +13,7 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
+from charlab.runs.store import with_extended
 
 BRIEF = ["data=textfile", "data.context_length=8", "data.batch_size=4", "trainer.accelerator=cpu", "logger=csv"]
 QUIET = ["~callbacks.samples", "~callbacks.attention_maps", "estimate_batches=1", "trainer.max_steps=3"]
@@ -197,6 +198,15 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
+    assert charlab.requalify(longer.folder)
+
+
+def test_what_concerned_only_the_former_call_is_left_out(tmp_path):
+    overrides = ["model=bigram", "force=true", "resume=any_code", "hydra.run.dir=here", "trainer.max_steps=3"]
+    Record(tmp_path / "run", "bigram-play", "f" * 12, "finished", overrides=overrides).save()
+    given = [f"extend={tmp_path / 'run'}", "trainer.max_steps=6"]
+    assert with_extended(given) == ["model=bigram", *given]
+    assert with_extended([*given, "force=true"]) == ["model=bigram", *given, "force=true"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import inspect
 import linecache
 import symtable
 import sys
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -28,6 +29,7 @@ HEADER = '"""The definitions that this run uses from the notebook or script that
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _imported: dict[str, tuple[Any, str]] = {}  # what `import_into_main` defined, with its module's source
+_read: weakref.WeakSet[Any] = weakref.WeakSet()  # those whose source `linecache` holds as executed
 
 
 def names_in(config: Any) -> list[str]:
@@ -183,6 +185,12 @@ class _DefinitionCollector:
                 f"{shown} is {value.__qualname__}, whose definition cannot be found by that name: define it at the top "
                 "level under the name it is used by, or move it to a module."
             )
+        for base in value.__bases__ if isinstance(value, type) else ():
+            if _is_own(base) and getattr(self.main, base.__qualname__, base) is not base:
+                raise UserError(
+                    f"{shown} still has the former {base.__qualname__} as its base, which was defined again since: "
+                    f"run the definition of {name} again."
+                )
         source, code = _source(value, shown)
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
         self._follow(name, user, source, None)
@@ -260,6 +268,10 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
     """Return the source of a class or function of `__main__`, as it was executed, and the code objects in it."""
     code = list(_code_of(value))
     files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # no code: no methods
+    if value not in _read:  # `%run` executes a file again, and `linecache` would still return its former lines
+        for file in files:
+            linecache.checkcache(file)
+        _read.add(value)
     for file in files:
         lines = linecache.getlines(file)
         node = next((node for node in _top_level(lines) if _is(node, value, code)), None)

@@ -28,12 +28,10 @@ from charlab.runs.display import print_results
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
 from charlab.runs.identity import differing, identify, load_corpus
-from charlab.runs.record import Record
+from charlab.runs.record import SPLITS, Record
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
-
-SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:

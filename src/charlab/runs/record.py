@@ -30,6 +30,7 @@ FORMAT = 2
 FORMER_FORMAT = 1  # read but not resumed, because its batch size was per device and micro-batch
 SCENE_LENGTH = 2000  # characters
 ENSEMBLE = "charlab.models.mixture.Ensemble"
+SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
 # Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
@@ -237,7 +238,18 @@ class Record:
 
     def has_figure(self, protocol: str, split: str = "validation") -> bool:
         """Return whether `metric` has an entry for a protocol and split."""
-        return any(entry["protocol"] == protocol and entry["split"] == split for entry in self.metrics)
+        return self.find_figure(protocol, split) is not None
+
+    def find_figure(self, protocol: str, split: str = "validation") -> dict[str, Any] | None:
+        """Return the first entry of `metrics` for a protocol and split; None if there is none.
+
+        In earlier versions, another text that was called like a split had an entry of that name.
+        """
+        for entry in self.metrics:
+            another_text = split in SPLITS and "sha256" in entry
+            if entry["protocol"] == protocol and entry["split"] == split and not another_text:
+                return entry
+        return None
 
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
@@ -250,9 +262,8 @@ class Record:
         """
         if not self.has_figure(protocol, split) and protocol != "online" and split != "test":
             self._complete(protocol, split)
-        for entry in self.metrics:
-            if entry["protocol"] == protocol and entry["split"] == split:
-                return entry
+        if (entry := self.find_figure(protocol, split)) is not None:
+            return entry
         from charlab.configuration.overrides import quoted_if_needed
 
         run = f"run={quoted_if_needed(str(self.folder))}"

@@ -113,7 +113,10 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
         f"Characters {start + 1:,} to {stop:,} of {len(nll):,} in the validation text of "
         f"{corpus.name}, {fixed(float(nll[start:stop].mean(dtype=np.float64)))} nats each on average. {why}"
     )
-    title = f"{record.name} {record.folder.name[:8]}: {fixed(entry['nll'])} nats per character"
+    if record.causality.get("leaks"):
+        note = f"The model leaks, so its figures mean nothing: {record.causality['reason']} {note}"
+    bound = "≤ " if entry["likelihood"] == "bound" else ""
+    title = f"{record.name} {record.folder.name[:8]}: {bound}{fixed(entry['nll'])} nats per character"
     return Surprisal(title, note.strip(), text[start + 1 : stop + 1], nll[start:stop], expected)
 
 
@@ -162,7 +165,8 @@ def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], cons
         if not options[key].isdecimal():
             raise UserError(f"{key} must be a number of characters, not {options[key]!r}.")
     record = Record.load(Store(output_dir).named(runs[0]))
-    page = surprisal(record, int(options["start"]), int(options["length"])).page().encode()
+    trust = options["trust"].lower() == "true"
+    page = surprisal(record, int(options["start"]), int(options["length"]), trust=trust).page().encode()
     file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
     write_atomically(file, lambda stream: stream.write(page))
     console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)
