@@ -227,6 +227,10 @@ def test_a_file_that_is_run_again_after_an_edit_counts_as_it_is_now(tmp_path):
         ("del Mine", "There is no Mine in the notebook or script that was run"),
         ("exec('def scaled(x): return x')", "The source of __main__.scaled is not known"),
         (
+            "WIDTH = 8\nclass Mine:\n    def __init__(self, *, width=WIDTH): self.width = width\nWIDTH = 16",
+            "__main__.Mine was defined when WIDTH was 8, and it is 16 now: run the definition of Mine again.",
+        ),
+        (
             "class Base(OrderedDict):\n    has_scores = False",
             "__main__.Mine still has the former Base as its base, which was defined again since: run the definition of",
         ),

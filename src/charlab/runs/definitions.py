@@ -192,6 +192,13 @@ class _DefinitionCollector:
                     f"run the definition of {name} again."
                 )
         source, code = _source(value, shown)
+        for constant, former in _constants_when_defined(value, source):
+            now = vars(self.main).get(constant, former)
+            if now is not former and _literal(now) is not None and repr(now) != repr(former):
+                raise UserError(
+                    f"{shown} was defined when {constant} was {former!r}, and it is {now!r} now: run the definition of "
+                    f"{name} again."
+                )
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
         self._follow(name, user, source, None)
 
@@ -286,6 +293,35 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
                 )
         return "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n"), code
     raise UserError(f"The source of {shown} is not known: define it in a cell or a file, or move it to a module.")
+
+
+def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names that a definition looked up as defaults of parameters or values of attributes, and their values.
+
+    A constant that is assigned again afterwards changes neither, so what it is now is not what the definition uses.
+    """
+    (node,) = ast.parse(source).body
+    parts: list[tuple[Any, ast.stmt]] = [(value, node)]
+    if isinstance(node, ast.ClassDef):
+        parts = [(vars(value).get(part.name), part) for part in node.body if isinstance(part, ast.FunctionDef)]
+        for part in node.body:
+            if isinstance(part, ast.Assign) and isinstance(part.value, ast.Name):
+                names = [target.id for target in part.targets if isinstance(target, ast.Name)]
+                yield from ((part.value.id, vars(value)[name]) for name in names if name in vars(value))
+    for function, part in parts:
+        function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
+        if not (isinstance(function, FunctionType) and isinstance(part, ast.FunctionDef)):
+            continue
+        given = part.args
+        positional = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
+        written = [*zip(positional, given.defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+        actual = {
+            **dict(zip([each.arg for each in positional], function.__defaults__ or (), strict=False)),
+            **(function.__kwdefaults__ or {}),
+        }
+        for parameter, default in written:
+            if isinstance(default, ast.Name) and parameter.arg in actual:
+                yield default.id, actual[parameter.arg]
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:
