@@ -125,7 +125,7 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     [
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
-            " for 64 bytes more",
+            " for 64 bytes",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), " for 20.00 GiB"),
         (MemoryError("Unable to allocate 7.11 PiB for an array"), " for 7.11 PiB"),
@@ -133,9 +133,8 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     ],
 )
 def test_a_full_memory_is_a_sentence(error, amount):
-    assert str(find_user_error(error)).startswith(
-        f"There is not enough memory{amount and f'{amount} more'}: use a smaller"
-    )
+    more = f"{amount} more" if amount else ""
+    assert str(find_user_error(error)).startswith(f"There is not enough memory{more}: use a smaller model,")
     assert find_user_error(RuntimeError("a shape that does not fit")) is None
 
 

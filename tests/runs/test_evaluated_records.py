@@ -49,6 +49,19 @@ def test_what_is_measured_again_takes_its_former_place(run, finished_run):
     assert len(evaluate(run, "protocol=blocks", "split=train").metrics) == len(record.metrics) + 1
 
 
+def test_a_figure_by_other_settings_is_not_taken_for_the_usual_one(run, finished_run):
+    usual = finished_run.metric("sliding")
+    record = Record.load(run)
+    record.metrics = [entry for entry in record.metrics if entry["protocol"] != "sliding"]
+    record.save()
+    record = evaluate(run, "protocol=sliding", "stride=1")
+    assert record.metrics[-1]["nll"] != usual["nll"]
+    assert not record.has_figure("sliding")
+    assert record.metric("sliding")["nll"] == pytest.approx(usual["nll"], abs=1e-6)
+    (run / "checkpoints/last.ckpt").unlink()
+    assert Record.load(run).has_figure("sliding")
+
+
 def test_an_unfinished_run_keeps_its_record(run):
     record = Record.load(run)
     record.status = "running"

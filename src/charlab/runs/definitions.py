@@ -314,7 +314,10 @@ def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]
             continue
         given = part.args
         positional = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
-        written = [*zip(positional, given.defaults, strict=True), *zip(given.kwonlyargs, given.kw_defaults, strict=True)]
+        written = [
+            *zip(positional, given.defaults, strict=True),
+            *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+        ]
         actual = {
             **dict(zip([each.arg for each in positional], function.__defaults__ or (), strict=False)),
             **(function.__kwdefaults__ or {}),

@@ -237,7 +237,7 @@ class Record:
             self.metrics.append(entry)
 
     def has_figure(self, protocol: str, split: str = "validation") -> bool:
-        """Return whether `metric` has an entry for a protocol and split by the usual settings, or cannot compute one."""
+        """Return whether `metric` has a figure by the usual settings, or another one and no weights to compute it."""
         found = self.find_figure(protocol, split)
         return found is not None and (self._is_usual(found) or not self._has_weights)
 
@@ -249,9 +249,7 @@ class Record:
         found = [
             entry
             for entry in self.metrics
-            if entry["protocol"] == protocol
-            and entry["split"] == split
-            and not (split in SPLITS and "sha256" in entry)
+            if entry["protocol"] == protocol and entry["split"] == split and not (split in SPLITS and "sha256" in entry)
         ]
         return next(filter(self._is_usual, found), found[0] if found else None)
 
