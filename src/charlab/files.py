@@ -31,8 +31,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
+        try:
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         kept = "the former one is whole" if path.exists() else "nothing was left behind"
         raise UserError(f"Could not write {path} ({error.strerror or error}); {kept}: {advice(error)}.") from error
