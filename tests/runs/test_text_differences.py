@@ -187,8 +187,9 @@ def test_positions_and_expectations_are_those_of_tokens(run_tiny, tmp_path, toke
     shown = surprisal(record, length=50)
     _, vocabulary = charlab.load(record.folder)
     whole = text.read_text()
-    validation = whole[len(whole) * 9 // 10 :][: len(record_nll := np.load(record.folder / "nll.npy")) + 1]
-    assert shown.text == validation[1:51]
+    validation = whole[len(whole) * 9 // 10 :]
+    given = len(validation) - len(record_nll := np.load(record.folder / "nll.npy"))  # characters of the first token
+    assert shown.text == validation[given : given + 50]
     assert ("≤" in shown.title) == (tokenizer[0] == "bpe")
     assert all(re.search(r"expected \S+ \d+%", said) for said in shown.expected)
     if tokenizer[0] == "bpe":
