@@ -202,6 +202,7 @@ class _Training:
         if (self.folder / LAST).exists():  # resumed after a kill
             with contextlib.suppress(UserError):
                 former = Record.load(self.folder)
+                record.test_looks = former.test_looks  # `charlab evaluate` may have scored it in between
                 record.started, setup = former.started, former.time.get("setup_s", 0.0)
                 if former.code is not None and former.code != record.code:
                     record.begun_by = [*former.begun_by, former.code]
