@@ -121,6 +121,19 @@ def test_characters_are_mapped_by_what_they_are(train, model):
 
 
 @pytest.mark.slow
+def test_it_is_not_judged_on_text_that_its_origin_was_trained_on(train):
+    first = train("model=bigram")
+    second = train("model=bigram", f"init_from={first.folder}", text="to be or not\n" * 100)
+    seen = r"The run .* was trained on the characters 0 to [\d,]+ of words, and this run is to be judged on"
+    for origin in (first, second):
+        for splits in (["data.train_fraction=0.5", "data.validation_fraction=0.5"], ["data.dev_fraction=0.1"]):
+            with pytest.raises(UserError, match=seen):
+                train("model=bigram", f"init_from={origin.folder}", *splits)
+    halves = ("data.validation_fraction=0.05", "data.test_fraction=0.05")
+    assert train("model=bigram", f"init_from={second.folder}", *halves).status == "finished"
+
+
+@pytest.mark.slow
 def test_what_it_cannot_start_from_is_a_sentence(train, given, copied, outputs, capsys):
     first, counted = train(*GPT), train("model=ngram_witten_bell")
     hashed = train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32")
