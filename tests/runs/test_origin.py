@@ -121,6 +121,24 @@ def test_characters_are_mapped_by_what_they_are(train, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("as_many", [True, False], ids=["as many characters", "more characters"])
+def test_characters_are_mapped_next_to_a_mask_too(train, text_path, as_many):
+    model = ["model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=1"]
+    still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+    text = text_path.read_text().replace("q", "z") if as_many else "be quiet or not to be: that, or this\n" * 30
+    first = train(*model)
+    (theirs, old), (found, ours) = (
+        weights(run) for run in (first, train(*model, *still, f"init_from={first.folder}", text=text))
+    )
+    assert (len(ours) == len(old)) == as_many
+    common = [character for character in ours if character in old]
+    here, there = ([*map(known.index, common), len(known)] for known in (ours, old))  # the last row is the mask's
+    name = "denoiser.embedding.weight"
+    assert len(found[name]) == len(ours) + 1
+    assert torch.equal(found[name][here], theirs[name][there])
+
+
+@pytest.mark.slow
 def test_it_is_not_judged_on_text_that_its_origin_was_trained_on(train):
     first = train("model=bigram")
     second = train("model=bigram", f"init_from={first.folder}", text="to be or not\n" * 100)
