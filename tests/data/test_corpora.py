@@ -177,6 +177,19 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         TextFile(path=str(tmp_path / "mine.txt")).load()
 
 
+def test_a_pipe_is_not_read_since_its_beginning_would_be_missing_the_second_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for load in (TextFile(path=str(tmp_path / "pipe")).load, published(path=str(tmp_path / "pipe")).load):
+        with pytest.raises(UserError, match="pipe is a pipe or a device, which can be read only once: name a file"):
+            load()
+
+
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"data\.path is an empty list: name a file"):
+        TextFile(path=[]).load()
+
+
 def test_a_folder_is_all_its_files_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name, text in {"b.txt": "two\n", "a/z.txt": "one\n", "c": "drei \u00fc", ".hidden": "no"}.items():
         write(tmp_path / "texts" / name, text.encode())

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import itertools
 import os
+import stat
 import sys
 import zipfile
 import zlib
@@ -168,9 +169,11 @@ def files_of(path: str | list[str]) -> list[Path]:
     """Return the files that a path, folder, pattern or list of these names.
 
     Raises:
-        UserError: if a folder or pattern names none; a path need not exist.
+        UserError: if a folder, pattern or list names none; a path need not exist.
     """
     if isinstance(path, list):
+        if not path:
+            raise UserError("data.path is an empty list: name a file.")
         return [file for each in path for file in files_of(each)]
     named = home_expanded(path)
     if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
@@ -297,6 +300,9 @@ def _read(path: Path, member: str | None = None) -> Iterator[bytes]:
     """
     try:
         str(path).encode()
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # what was read once would be missing the next time
+            raise UserError(f"{path} is a pipe or a device, which can be read only once: name a file.")
         with open(path, "rb") as file:
             if member is None:
                 yield from iter(lambda: file.read(PART), b"")
