@@ -7,6 +7,7 @@ import lzma
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -200,6 +201,33 @@ def test_a_folder_is_all_its_files_in_the_order_of_their_paths(tmp_path: Path) -
     assert corpus.sha256 == sha256(corpus.text.encode())
     assert TextFile(path=str(tmp_path / "texts" / "*.txt")).load().text == "two\n"
     assert TextFile(path=str(tmp_path / "texts" / "**" / "*.txt")).load().text == "one\ntwo\n"
+
+
+def test_a_folder_is_read_through_links_and_once(tmp_path: Path) -> None:
+    write(tmp_path / "texts" / "a.txt", b"one\n")
+    write(tmp_path / "elsewhere" / "part.txt", b"two\n")
+    (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "z.txt").symlink_to(tmp_path / "elsewhere" / "part.txt")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "texts")
+
+    assert TextFile(path=str(tmp_path / "texts")).load().text == "one\ntwo\ntwo\n"
+
+
+def test_a_folder_in_a_folder_that_may_not_be_read_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as place:  # below no folder of root's alone
+        os.chmod(place, 0o755)
+        for name in ("open.txt", "secret/part.txt"):
+            write(Path(place, name), b"abc")
+        os.chmod(Path(place, "secret"), 0)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r"secret cannot be read \(Permission denied\): make it readable"):
+                TextFile(path=place).load()
+        finally:
+            os.seteuid(user)
+            os.chmod(Path(place, "secret"), 0o755)
 
 
 def test_a_list_is_its_files_in_that_order(tmp_path: Path) -> None:

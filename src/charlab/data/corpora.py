@@ -177,7 +177,7 @@ def files_of(path: str | list[str]) -> list[Path]:
         return [file for each in path for file in files_of(each)]
     named = home_expanded(path)
     if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
-        found = sorted(file for file in named.rglob("[!.]*") if file.is_file() and not _is_hidden(file, named))
+        found = _files_in(named)
     elif not os.path.lexists(named) and glob.has_magic(str(named)):
         found = sorted(Path(file) for file in glob.glob(str(named), recursive=True) if os.path.isfile(file))
     else:
@@ -187,9 +187,24 @@ def files_of(path: str | list[str]) -> list[Path]:
     return found
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    """Return whether a file is in a hidden folder, such as .git or .ipynb_checkpoints, below a folder."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder and in its folders, sorted, except hidden ones, such as those in .git.
+
+    Links to folders are followed; a folder that several of them lead to is read once.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): make it readable.") from error
+
+    found, read = list[Path](), set[str]()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(place)) in read:
+            folders.clear()
+            continue
+        read.add(real)
+        found += [Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file()]
+    return sorted(found)
 
 
 class PublishedText:
