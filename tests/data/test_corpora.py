@@ -20,7 +20,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.data import corpora
+from charlab.data import corpora, tokenizers
 from charlab.data.corpora import PublishedText, TextFile
 from charlab.errors import UserError
 
@@ -249,6 +249,7 @@ def test_a_folder_or_pattern_without_files_is_an_error(tmp_path: Path, path: str
 def test_a_long_text_is_read_from_its_file_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "LONG", 10)
     monkeypatch.setattr(corpora, "PART", 7)
+    monkeypatch.setattr(tokenizers, "_CHUNK", 7)
     text = "aé你𝔘 b\n" * 9
     path = write(tmp_path / "long.txt", text.encode())
 

@@ -17,7 +17,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from charlab.data.tokenizers import chunks
+from charlab.data.tokenizers import chunks, in_chunks
 from charlab.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -42,8 +42,8 @@ class Corpus:
 
     Args:
         name: a short name for tables, file names and messages.
-        parts: function that yields the text part by part, from the start at each call; a long text is never in memory
-            as a whole.
+        parts: function that yields the text in parts of any size, from the start at each call; a long text is never in
+            memory as a whole.
         length: number of characters.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
         floor_per_character: (length,) float64, −log p in nats of each character given all that precede it under the
@@ -61,7 +61,7 @@ class Corpus:
         notes: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.parts = parts
+        self.parts = lambda: in_chunks(parts())
         self.length = length
         self.sha256 = sha256
         self.floor_per_character = floor_per_character

@@ -68,6 +68,8 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
 
 def _path(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> Path:
     described_by = [corpus.sha256, part.start, part.stop, to_config(vocabulary)]
+    if vocabulary.likelihood == "bound":  # earlier versions cut the text where its files and their buffers ended
+        described_by.append("in equal parts")
     return data_folder() / "ids" / f"{hashlib.sha256(json.dumps(described_by).encode()).hexdigest()[:16]}.ids"
 
 
