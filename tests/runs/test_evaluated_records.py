@@ -83,3 +83,14 @@ def test_the_text_is_found_from_another_folder_and_where_it_has_moved(tmp_path, 
     assert cli.evaluate([f"run={folder}", "device=cpu"]) == 2
     assert "data.path=FILE" in capfd.readouterr().err
     assert evaluate(folder, "data.path=moved.txt").metric("blocks") == record.metric("blocks")
+
+
+def test_the_texts_of_a_pattern_are_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "work" / "texts").mkdir(parents=True)
+    (tmp_path / "work" / "texts" / "one.txt").write_text("to be or not to be\n" * 40)
+    monkeypatch.chdir(tmp_path / "work")
+    overrides = ["data=textfile", "data.path=texts/**/*.txt", "data.context_length=8", "model=bigram", "trainer=cpu"]
+    record = charlab.run(*overrides, "trainer.max_steps=2", "logger=[]")
+    folder = record.folder.absolute()
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder).metric("blocks") == record.metric("blocks")
