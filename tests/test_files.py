@@ -65,7 +65,7 @@ def test_nothing_is_left_behind_when_a_whole_file_cannot_be_put_in_its_place(tmp
         raise OSError(errno.EPERM, "Operation not permitted")
 
     monkeypatch.setattr(os, step, refuse)
-    with pytest.raises(UserError, match="Operation not permitted.*nothing was left behind"):
+    with pytest.raises(UserError, match=r"Operation not permitted.*nothing was left behind"):
         write_atomically(tmp_path / "file", fill(b"new"))
     assert os.listdir(tmp_path) == []
 
