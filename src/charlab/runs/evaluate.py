@@ -61,7 +61,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         score = evaluate(
             model,
             ids,
-            _protocol(config),
+            _protocol(config, record.config),
             vocabulary=vocabulary,
             context_length=context_length,
             batch_size=config.batch_size or batch_size(record.config, model),
@@ -188,9 +188,10 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     return max(1, config["data"]["batch_size"] // divisor)
 
 
-def _protocol(config: DictConfig) -> EvaluationProtocol:
-    if config.protocol == "estimate":
-        return Estimate(num_batches=config.num_batches, seed=config.seed)
+def _protocol(config: DictConfig, trained: Mapping[str, Any]) -> EvaluationProtocol:
+    if config.protocol == "estimate":  # windows of whole batches, as in training, however that divided them
+        whole = config.batch_size or trained["data"]["batch_size"]
+        return Estimate(num_batches=config.num_batches, batch_size=whole, seed=config.seed)
     if config.protocol == "online":
         return Online(config.block_length, config.learning_rate, config.steps_per_block)
     return Sliding(stride=config.stride) if config.protocol == "sliding" else Blocks()
