@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from charlab.errors import UserError
-from charlab.models.block_diffusion import BlockDiffusion
+from charlab.models.block_diffusion import BlockDiffusion, ranks_in_blocks
 from charlab.models.feed_forward import FeedForward
 from charlab.models.mixers.attention import Attention
 from charlab.models.mixers.blockwise_attention import BlockwiseAttention
@@ -141,6 +141,16 @@ def test_training_masks_the_shares_that_it_is_told_to():
     assert set(masked.view(64, 2, 4).sum(2).flatten().tolist()) == {1, 2, 3}
     _, masked = masked_in(model, lambda: model.nll(windows, generator=seeded()))
     assert set(masked.view(64, 2, 4).sum(2).flatten().tolist()) == {1, 2, 3, 4}
+
+
+def test_the_order_in_a_late_block_is_as_random_without_float64(monkeypatch):
+    """As on mps: the number of a block takes no digits from the random numbers."""
+    rand, size = torch.rand, (8, 1024, 4)
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **options: rand(*shape, dtype=torch.float32, **options))
+    block = torch.arange(1, 1025).repeat_interleave(4)
+    ranks = ranks_in_blocks(block, torch.ones(8, 4096, dtype=torch.bool), seeded())
+    expected = rand(8, 4096, dtype=torch.float32, generator=seeded()).view(size).argsort(dim=2).argsort(dim=2)
+    assert torch.equal(ranks.view(size), expected)
 
 
 @pytest.mark.parametrize("length", [3, 11])

@@ -163,7 +163,7 @@ class BlockDiffusion(LanguageModel):
             drawn = stratified_counts(len(window) * len(same), most - least + 1, window.device, generator)
             shuffled = drawn[torch.randperm(len(drawn), device=window.device, generator=generator)]
             counts[:, same] = shuffled.view(len(window), -1) + least - 1
-        masked = _ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
+        masked = ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
         masked &= scored
         targets = window[:, 1:].long()
         logits = self(window.long(), targets.masked_fill(masked, self.mask_id))  # (B, T, V)
@@ -247,11 +247,13 @@ class Denoiser(Backbone):
         return self.readout(self.norm(x[:, window.shape[1] :]))
 
 
-def _ranks_in_blocks(
+def ranks_in_blocks(
     block: Int[Tensor, " T"], candidates: Bool[Tensor, "B T"], generator: torch.Generator | None
 ) -> Int[Tensor, "B T"]:
     """Return each position's rank, from 0, in a random order of its block in which the candidates come first."""
-    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=torch.float64)
-    order = (keys.masked_fill(~candidates, 1.5) + 2 * block).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
+    precision = torch.float32 if candidates.device.type == "mps" else torch.float64  # mps has no float64
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=precision)
+    ranks = keys.masked_fill(~candidates, 1.5).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
+    order = (ranks + len(block) * block).argsort(dim=1).argsort(dim=1)  # block by block
     first = torch.searchsorted(block, block)  # the first position of each position's block
     return order - first
