@@ -171,6 +171,19 @@ def test_samples_have_the_probabilities_of_the_chain(length):
         assert binomtest(drawn[text], times, probability).pvalue > 1e-5
 
 
+@pytest.mark.parametrize(("size", "read"), [(7, 7), (8, 8), (9, 4), (20, 4)])
+def test_a_prompt_that_fits_is_read_whole_and_half_a_context_of_a_longer_one(size, read):
+    model, pieces = make(2, context_length=8), []
+    prompt = torch.randint(V, (1, size), generator=seeded())
+    handle = model.denoiser.embedding.register_forward_pre_hook(lambda _, inputs: pieces.append(inputs[0].clone()))
+    text = model.sample(prompt, 1, generator=seeded())
+    handle.remove()
+    assert torch.equal(text[:, :size], prompt)
+    first = next(number for number, piece in enumerate(pieces) if (piece == model.mask_id).any())
+    known = torch.cat(pieces[: first + 1], dim=1)
+    assert torch.equal(known[known != model.mask_id], prompt[0, -read:])
+
+
 def test_characters_uncovered_together_take_fewer_evaluations():
     model = make(4, context_length=8, num_steps=2)
     calls = []

@@ -186,7 +186,7 @@ class BlockDiffusion(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Return the prompt and `length` more characters, block by block.
 
-        When the context is full, sampling continues from its second half.
+        When the context is full, or the prompt exceeds it, sampling continues from its second half.
         """
         check_prompt(prompt)
         check_not_negative(length)
@@ -197,7 +197,8 @@ class BlockDiffusion(LanguageModel):
         known = 0  # characters before the next one that the denoiser reads
         while text.shape[1] < wanted:
             if state is None or state.length > self.context_length:
-                known = max(0, text.shape[1] - (self.context_length + 1) // 2)
+                fits = text.shape[1] <= self.context_length  # a prompt, with room for another character
+                known = 0 if fits else text.shape[1] - (self.context_length + 1) // 2
                 _, state = self.denoiser.extend(text[:, known : known + 1], self.denoiser.init_state(len(text)))
                 known += 1
             room = min(self.block_size, self.context_length + 1 - state.length)
