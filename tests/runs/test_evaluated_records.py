@@ -49,7 +49,6 @@ def test_what_is_measured_again_takes_its_former_place(run, finished_run):
     assert len(evaluate(run, "protocol=blocks", "split=train").metrics) == len(record.metrics) + 1
 
 
-<<<<<<< HEAD
 def test_a_figure_by_other_settings_is_not_taken_for_the_usual_one(run, finished_run):
     usual = finished_run.metric("sliding")
     record = Record.load(run)
@@ -61,12 +60,12 @@ def test_a_figure_by_other_settings_is_not_taken_for_the_usual_one(run, finished
     assert record.metric("sliding")["nll"] == pytest.approx(usual["nll"], abs=1e-6)
     (run / "checkpoints/last.ckpt").unlink()
     assert Record.load(run).has_figure("sliding")
-=======
+
+
 def test_an_estimate_reads_the_windows_of_training_however_that_divided_its_batches(run, finished_run):
     record = evaluate(run, "protocol=estimate", "num_batches=2", f"seed={finished_run.seed}")
     assert len(record.metrics) == len(finished_run.metrics)  # in its former place
     assert record.metric("estimate")["nll"] == pytest.approx(finished_run.metric("estimate")["nll"], abs=1e-6)
->>>>>>> wt-r1
 
 
 def test_an_unfinished_run_keeps_its_record(run):
