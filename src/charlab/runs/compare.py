@@ -80,9 +80,9 @@ def _figures(a: Record, b: Record) -> Iterator[list[Text]]:
     for what in dict.fromkeys([*found[0], *found[1]]):
         first, second = (entries.get(what, {}) for entries in found)
         same = first.get("sha256") == second.get("sha256") and ("sha256" in first or same_text(a, b))
-        values = [entry.get("nll") for entry in (first, second)]
-        known = same and None not in values
-        difference = signed(values[1] - values[0]) if known else UNKNOWN
+        difference = UNKNOWN
+        if same and first.get("nll") is not None and second.get("nll") is not None:
+            difference = signed(second["nll"] - first["nll"])
         yield [Text(what), _figure(first, a), _figure(second, b), Text(difference)]
 
 
