@@ -1,18 +1,22 @@
 """What a notebook is shown, and keywords as overrides."""
 
 import math
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import charlab
 from charlab.api import _apart, _overrides
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.notebook import NotebookLive
 from charlab.runs.record import Record
 from charlab.studies.state import read_results
+from charlab.training.device import set_threads
 from tests.helpers.browser import visit
 from tests.helpers.made_up_study import MadeUpArm, make_study
 
@@ -53,6 +57,22 @@ def test_keywords_are_overrides(values, overrides):
 @pytest.mark.parametrize("text", ["true", "1e-3", "a,b", "null", 'say "hi"', "", "Größe", "x=y", "[1]"])
 def test_a_text_stays_a_text(text):
     assert compose(_overrides({"name": text}), "report").name == text
+
+
+def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    used = []
+
+    def train(config, folder, overrides):
+        set_threads(config.compute.threads)
+        used.append(torch.get_num_threads())
+
+    monkeypatch.setattr("charlab.api.train", train)
+    run = partial(charlab.run, "data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}")
+    run(compute={"threads": before + 1})
+    run()
+    assert used == [before + 1, before]
+    assert torch.get_num_threads() == before
 
 
 def test_classes_are_told_from_values():

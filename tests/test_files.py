@@ -52,6 +52,24 @@ def test_the_former_file_stays_whole_when_writing_fails(tmp_path, error):
         assert "the former one is whole" in str(raised.value)
 
 
+def test_nothing_is_left_where_a_folder_has_the_name_of_the_file(tmp_path):
+    (tmp_path / "file").mkdir()
+    with pytest.raises(UserError, match="Could not write"):
+        write_atomically(tmp_path / "file", fill(b"new"))
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("step", ["chmod", "replace"])
+def test_nothing_is_left_behind_when_a_whole_file_cannot_be_put_in_its_place(tmp_path, monkeypatch, step):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, step, refuse)
+    with pytest.raises(UserError, match=r"Operation not permitted.*nothing was left behind"):
+        write_atomically(tmp_path / "file", fill(b"new"))
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_disk_that_is_really_full(tmp_path):
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path]).returncode:
         pytest.skip("only root can mount a small disk")
@@ -118,7 +136,7 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     [
         (
             RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."),
-            " for 64 bytes more",
+            " for 64 bytes",
         ),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), " for 20.00 GiB"),
         (MemoryError("Unable to allocate 7.11 PiB for an array"), " for 7.11 PiB"),
@@ -126,9 +144,8 @@ def test_every_error_of_the_surroundings_says_what_to_do(tmp_path, number, words
     ],
 )
 def test_a_full_memory_is_a_sentence(error, amount):
-    assert str(find_user_error(error)).startswith(
-        f"There is not enough memory{amount and f'{amount} more'}: use a smaller"
-    )
+    more = f"{amount} more" if amount else ""
+    assert str(find_user_error(error)).startswith(f"There is not enough memory{more}: use a smaller model,")
     assert find_user_error(RuntimeError("a shape that does not fit")) is None
 
 

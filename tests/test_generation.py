@@ -14,6 +14,7 @@ from charlab.models.decoding import stream
 from charlab.models.mixers.attention import Attention
 from charlab.models.positions import Learned
 from charlab.models.rnn import LSTM
+from tests.helpers.devices import WithoutFloat64
 
 LETTERS = Characters.of("\n abcdé")
 
@@ -165,3 +166,13 @@ def test_a_prompt_that_a_model_finds_impossible_has_no_next_character():
     nn.init.constant_(model.table.weight, -torch.inf)
     with pytest.raises(UserError, match="finds this text impossible"):
         next_characters(model, LETTERS, "a")
+
+
+def test_the_probabilities_are_the_same_on_a_device_without_float64():
+    class OnMps(Bigram):
+        def read_prompt(self, tokens, state):
+            logits, state = super().read_prompt(tokens, state)
+            return logits.as_subclass(WithoutFloat64), state
+
+    torch.manual_seed(0)
+    assert next_characters(OnMps(len(LETTERS)), LETTERS, "a") == next_characters(bigram(), LETTERS, "a")

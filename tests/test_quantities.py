@@ -25,8 +25,14 @@ def test_numbers_have_as_many_digits_as_they_need():
         "25 M",
         "4.23 T",
     ]
+    assert [quantities.amount(n) for n in (999_400_000, 999_600_000)] == ["999 M", "1 G"]
     assert [quantities.memory(n) for n in (512, 685_338_624, 3 * 2**30)] == ["512 B", "654 MiB", "3 GiB"]
+    assert [quantities.memory(n * 2**20) for n in (999.4, 999.7)] == ["999 MiB", "1,000 MiB"]
     assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
+
+
+def test_less_than_all_is_not_written_as_all():
+    assert [quantities.percent(p) for p in (0.95, 0.98333, 0.99967, 1)] == ["95%", "98.3%", "99.967%", "100%"]
 
 
 def test_work_has_its_share_of_the_peak():

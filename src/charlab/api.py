@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
@@ -82,7 +83,11 @@ def run(*overrides: str, **parts: Any) -> Record:
     with open_dict(config):
         del config["hydra"]
     leave_out_sweep(config)
-    return train(config, folder, overrides)
+    threads = torch.get_num_threads()
+    try:
+        return train(config, folder, overrides)
+    finally:
+        torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
 
 
 def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
 from charlab.errors import UserError
+
+_UMASK = threading.Lock()  # two threads that read the mask at once could leave it at 0
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -31,8 +34,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
-        os.chmod(file.name, 0o666 & ~_umask())
-        os.replace(file.name, path)
+        try:
+            os.chmod(file.name, 0o666 & ~_umask())
+            os.replace(file.name, path)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise
     except OSError as error:
         kept = "the former one is whole" if path.exists() else "nothing was left behind"
         raise UserError(f"Could not write {path} ({error.strerror or error}); {kept}: {advice(error)}.") from error
@@ -67,6 +74,7 @@ def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _UMASK:
+        mask = os.umask(0)
+        os.umask(mask)
     return mask

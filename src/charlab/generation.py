@@ -133,7 +133,7 @@ def next_characters(
     with evaluation_mode(model):
         logits, _ = model.read_prompt(tokens, model.init_state(1))  # (1, V)
         check_predictions(logits)
-        logits = logits[0].double()
+        logits = logits[0].cpu().double()  # mps has no float64
         probabilities = ((logits - logits.amax()) / temperature).softmax(-1).tolist()
     ids = ([index] for index in range(len(vocabulary)))
     ranked = sorted(zip(map(vocabulary.decode, ids), probabilities, strict=True), key=lambda pair: -pair[1])

@@ -58,8 +58,9 @@ def probability(p: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, to three digits: 95%, 98.3%."""
-    return f"{100 * share:.3g}%"
+    """Return a share in percent, to three digits: 95%, 98.3%; a share below 1 with more if they would say 100%."""
+    text = f"{100 * share:.3g}"
+    return f"{100 * share:.5g}%" if text == "100" and share < 1 else f"{text}%"
 
 
 def amount(value: float | None) -> str:
@@ -68,7 +69,7 @@ def amount(value: float | None) -> str:
         return UNKNOWN
     if abs(value) < 1e7:
         return f"{value:,.0f}"
-    prefix, size = next((prefix, size) for prefix, size in _PREFIXES.items() if abs(value) >= size)
+    prefix, size = next((p, s) for p, s in _PREFIXES.items() if abs(value) >= 0.9995 * s)  # 0.9995 is written 1
     return f"{value / size:.3g} {prefix}"
 
 
@@ -97,7 +98,7 @@ def memory(size: float | None) -> str:
     if size is None or math.isnan(size):
         return UNKNOWN
     unit, factor = next(((u, f) for u, f in _MEMORY_UNITS.items() if size >= f), ("B", 1))
-    return f"{size / factor:.3g} {unit}" if size < 1000 * factor else f"{size / factor:,.0f} {unit}"
+    return f"{size / factor:.3g} {unit}" if size < 999.5 * factor else f"{size / factor:,.0f} {unit}"
 
 
 def count(number: int, noun: str) -> str:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 pytest.importorskip("tokenizers", reason="the extra charlab[bpe] is not installed")
 
 from charlab.data import bpe as module
+from charlab.data import corpora, tokenizers
 from charlab.data.bpe import BytePairs
-from charlab.data.corpora import Corpus
+from charlab.data.corpora import Corpus, TextFile
+from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Bytes, to_config
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
@@ -131,6 +133,24 @@ def test_only_the_train_text_decides_what_is_merged():
     merges = bpe(text, slice(0, 8), vocab_size=len(set(text)) + 1).merges
 
     assert merges == (("a", "b"),)
+
+
+def test_the_tokens_of_a_text_do_not_depend_on_its_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpora, "PART", 64)
+    monkeypatch.setattr(tokenizers, "_CHUNK", 50)
+    contents = {"whole": TEXT, "marked": "\ufeff" + TEXT, "first": TEXT[:38], "second": TEXT[38:]}
+    paths = {name: str(tmp_path / f"{name}.txt") for name in contents}
+    for name, text in contents.items():
+        (tmp_path / f"{name}.txt").write_bytes(text.encode())
+    files = (paths["whole"], paths["marked"], [paths["first"], paths["second"]])
+    texts = [Corpus.of("text", TEXT), *(TextFile(path=path).load() for path in files)]
+    known = [module.bpe(text, slice(0, 150), vocab_size=40) for text in texts]
+    ids = [encode_part(text, slice(20, 200), vocabulary) for text, vocabulary in zip(texts, known, strict=True)]
+
+    assert len({text.sha256 for text in texts}) == 1
+    assert known[1:] == known[:-1]
+    for others in ids[1:]:
+        np.testing.assert_array_equal(others, ids[0])
 
 
 def test_a_checkpoint_keeps_the_tokens(pairs):

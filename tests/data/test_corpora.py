@@ -7,6 +7,7 @@ import lzma
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.data import corpora
+from charlab.data import corpora, tokenizers
 from charlab.data.corpora import PublishedText, TextFile
 from charlab.errors import UserError
 
@@ -177,6 +178,19 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
         TextFile(path=str(tmp_path / "mine.txt")).load()
 
 
+def test_a_pipe_is_not_read_since_its_beginning_would_be_missing_the_second_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+
+    for load in (TextFile(path=str(tmp_path / "pipe")).load, published(path=str(tmp_path / "pipe")).load):
+        with pytest.raises(UserError, match="pipe is a pipe or a device, which can be read only once: name a file"):
+            load()
+
+
+def test_an_empty_list_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"data\.path is an empty list: name a file"):
+        TextFile(path=[]).load()
+
+
 def test_a_folder_is_all_its_files_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name, text in {"b.txt": "two\n", "a/z.txt": "one\n", "c": "drei \u00fc", ".hidden": "no"}.items():
         write(tmp_path / "texts" / name, text.encode())
@@ -187,6 +201,33 @@ def test_a_folder_is_all_its_files_in_the_order_of_their_paths(tmp_path: Path) -
     assert corpus.sha256 == sha256(corpus.text.encode())
     assert TextFile(path=str(tmp_path / "texts" / "*.txt")).load().text == "two\n"
     assert TextFile(path=str(tmp_path / "texts" / "**" / "*.txt")).load().text == "one\ntwo\n"
+
+
+def test_a_folder_is_read_through_links_and_once(tmp_path: Path) -> None:
+    write(tmp_path / "texts" / "a.txt", b"one\n")
+    write(tmp_path / "elsewhere" / "part.txt", b"two\n")
+    (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "z.txt").symlink_to(tmp_path / "elsewhere" / "part.txt")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "texts")
+
+    assert TextFile(path=str(tmp_path / "texts")).load().text == "one\ntwo\ntwo\n"
+
+
+def test_a_folder_in_a_folder_that_may_not_be_read_is_an_error() -> None:
+    with tempfile.TemporaryDirectory() as place:  # below no folder of root's alone
+        os.chmod(place, 0o755)
+        for name in ("open.txt", "secret/part.txt"):
+            write(Path(place, name), b"abc")
+        os.chmod(Path(place, "secret"), 0)
+        user = os.geteuid()
+        if user == 0:  # who may read everything
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r"secret cannot be read \(Permission denied\): make it readable"):
+                TextFile(path=place).load()
+        finally:
+            os.seteuid(user)
+            os.chmod(Path(place, "secret"), 0o755)
 
 
 def test_a_list_is_its_files_in_that_order(tmp_path: Path) -> None:
@@ -208,6 +249,7 @@ def test_a_folder_or_pattern_without_files_is_an_error(tmp_path: Path, path: str
 def test_a_long_text_is_read_from_its_file_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpora, "LONG", 10)
     monkeypatch.setattr(corpora, "PART", 7)
+    monkeypatch.setattr(tokenizers, "_CHUNK", 7)
     text = "aé你𝔘 b\n" * 9
     path = write(tmp_path / "long.txt", text.encode())
 

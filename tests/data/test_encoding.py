@@ -9,6 +9,7 @@ from charlab.data import corpora, encoding
 from charlab.data.corpora import Corpus, TextFile
 from charlab.data.encoding import encode_part
 from charlab.data.tokenizers import Bytes, Characters
+from charlab.errors import UserError
 
 TEXT = "aé你𝔘 b\n" * 40
 
@@ -46,6 +47,20 @@ def test_kept_ids_are_used_again_only_if_they_are_whole(folder, monkeypatch):
         path.write_bytes(damaged)
         np.testing.assert_array_equal(encode_part(corpus, slice(0, 200), vocabulary), whole)
         assert path.read_bytes() == kept
+
+
+@pytest.mark.parametrize("changed", [TEXT[::-1], TEXT[:-1]], ids=["as long", "shorter"])
+def test_the_ids_of_a_text_that_has_changed_are_not_kept(folder, tmp_path, changed):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    corpus, vocabulary = TextFile(path=str(path)).load(), Characters.of(TEXT)
+    path.write_text(changed)
+
+    with pytest.raises(UserError, match="The files of text changed while they were read: run again"):
+        encode_part(corpus, slice(0, 200), vocabulary)
+    assert not list(folder.glob("*"))
+    path.write_text(TEXT + "more")  # it is still being written
+    np.testing.assert_array_equal(encode_part(corpus, slice(0, 200), vocabulary), vocabulary.encode(TEXT[:200]))
 
 
 def test_another_text_or_vocabulary_has_a_file_of_its_own(folder):

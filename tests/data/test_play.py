@@ -318,11 +318,13 @@ def test_a_long_text_is_kept_and_used_again_only_if_it_is_whole(tmp_path, monkey
 
     (path,) = tmp_path.glob("play/*")
     whole = path.read_bytes()
-    for damaged in (whole[:-100], whole.replace(first.text[:20].encode(), b"x" * 20), b""):
+    entry = whole.index(b"PK\x01\x02")  # in the archive's directory: flags in byte 8, how it is packed in byte 10
+    flipped = [whole[: entry + at] + bytes([bit]) + whole[entry + at + 1 :] for at, bit in ((8, 1), (10, 8), (10, 64))]
+    for damaged in (whole[:-100], whole.replace(first.text[:20].encode(), b"x" * 20), b"", *flipped):
         path.write_bytes(damaged)
         assert Play(length=1000).load().text == first.text
         assert path.read_bytes() == whole
-    assert calls.call_count == 4
+    assert calls.call_count == 7
     Play(length=1001).load()
     assert len(list(tmp_path.glob("play/*"))) == 2
     Play(length=999).load()

@@ -13,6 +13,7 @@ from charlab.models.initialization import normal
 from charlab.models.mixers.attention import Attention
 from charlab.models.mixers.linear_attention import LinearAttention
 from charlab.models.positions import Learned
+from tests.helpers.devices import WithoutFloat64
 
 V, T = 7, 12
 IDS = torch.randint(V, (200,), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -75,3 +76,11 @@ def test_logarithms_of_0_are_allowed_and_a_check_leaves_no_trace():
 
 def test_a_text_shorter_than_a_window_will_do():
     assert check_initial(Bigram(V), ids=IDS[:5], context_length=T) is None
+
+
+def test_a_device_without_float64_will_do():
+    class OnMps(Bigram):
+        def nll(self, window, **options):
+            return super().nll(window, **options).as_subclass(WithoutFloat64)
+
+    assert check(OnMps(V)) is None

@@ -23,6 +23,7 @@ from charlab.models.rnn import LSTM
 from charlab.models.smoothing import kneser_ney, witten_bell
 from tests.evaluation.processes import run_in_processes
 from tests.evaluation.small_models import VOCAB_SIZE, Bound, Recurrent, transformer
+from tests.helpers.devices import WithoutFloat64
 from tests.references.online import learning_slowly
 
 T = 6
@@ -178,6 +179,24 @@ def test_the_members_of_a_mixture_learn_each_by_itself():
     assert mixed.settings == score(recurrent, ids, protocol).settings
     alone = Mixture(VOCAB_SIZE, {"counts": lambda _: counts}, None)
     assert score(alone, ids, protocol).settings == score(counts, ids, protocol).settings
+
+
+class InWindows(Bigram):
+    context_length = T
+
+
+class OnMps(InWindows):
+    def nll(self, window, **options):
+        return super().nll(window, **options).as_subclass(WithoutFloat64)
+
+
+def test_members_are_mixed_in_float64_also_on_a_device_without_it():
+    found = []
+    for part in (InWindows, OnMps):
+        torch.manual_seed(3)
+        members = {"windows": part, "counts": lambda _: ngram(kneser_ney)}
+        found.append(score(Mixture(VOCAB_SIZE, members, [3.0, 7.0]), text(60), Online(4, 0.01)).per_character)
+    np.testing.assert_array_equal(*found)
 
 
 def test_frozen_parameters_stay():

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from charlab.errors import UserError
-from charlab.models.block_diffusion import BlockDiffusion
+from charlab.models.block_diffusion import BlockDiffusion, ranks_in_blocks
 from charlab.models.feed_forward import FeedForward
 from charlab.models.mixers.attention import Attention
 from charlab.models.mixers.blockwise_attention import BlockwiseAttention
@@ -143,6 +143,16 @@ def test_training_masks_the_shares_that_it_is_told_to():
     assert set(masked.view(64, 2, 4).sum(2).flatten().tolist()) == {1, 2, 3, 4}
 
 
+def test_the_order_in_a_late_block_is_as_random_without_float64(monkeypatch):
+    """As on mps: the number of a block takes no digits from the random numbers."""
+    rand, size = torch.rand, (8, 1024, 4)
+    monkeypatch.setattr(torch, "rand", lambda *shape, dtype, **options: rand(*shape, dtype=torch.float32, **options))
+    block = torch.arange(1, 1025).repeat_interleave(4)
+    ranks = ranks_in_blocks(block, torch.ones(8, 4096, dtype=torch.bool), seeded())
+    expected = rand(8, 4096, dtype=torch.float32, generator=seeded()).view(size).argsort(dim=2).argsort(dim=2)
+    assert torch.equal(ranks.view(size), expected)
+
+
 @pytest.mark.parametrize("length", [3, 11])
 def test_samples_have_the_probabilities_of_the_chain(length):
     """One at a time in random order: the probability of a block is the mean over orders."""
@@ -159,6 +169,19 @@ def test_samples_have_the_probabilities_of_the_chain(length):
         second = torch.tensor(log_probabilities_by_order(model, window, [3, 4], first=3))
         probability = math.exp(first[0] + second.logsumexp(0).item() - math.log(len(second)))
         assert binomtest(drawn[text], times, probability).pvalue > 1e-5
+
+
+@pytest.mark.parametrize(("size", "read"), [(7, 7), (8, 8), (9, 4), (20, 4)])
+def test_a_prompt_that_fits_is_read_whole_and_half_a_context_of_a_longer_one(size, read):
+    model, pieces = make(2, context_length=8), []
+    prompt = torch.randint(V, (1, size), generator=seeded())
+    handle = model.denoiser.embedding.register_forward_pre_hook(lambda _, inputs: pieces.append(inputs[0].clone()))
+    text = model.sample(prompt, 1, generator=seeded())
+    handle.remove()
+    assert torch.equal(text[:, :size], prompt)
+    first = next(number for number, piece in enumerate(pieces) if (piece == model.mask_id).any())
+    known = torch.cat(pieces[: first + 1], dim=1)
+    assert torch.equal(known[known != model.mask_id], prompt[0, -read:])
 
 
 def test_characters_uncovered_together_take_fewer_evaluations():

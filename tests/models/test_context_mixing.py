@@ -113,6 +113,14 @@ def test_a_context_does_not_look_ahead(name):
     assert (before[: cut + 1] == after[: cut + 1]).all()
 
 
+def test_tokens_may_be_parts_of_a_character():
+    """Bytes, as with data/tokenizer=bytes, and merged ones."""
+    alphabet = Alphabet.of([b"\n", b" ", b"A", b"a", b"\xa9", b"\xc3", b"\xc3\xa9", b"th"])
+    assert alphabet.folded.tolist() == [1, 1, 3, 3, 4, 5, 6, 7]
+    assert alphabet.in_word.tolist() == [False, False, True, True, False, False, True, True]
+    assert alphabet.ends_line.tolist() == [True] + [False] * 7
+
+
 def test_followers_are_looked_up_in_an_earlier_text():
     training = FeaturedText(IDS, ALPHABET)
     latest, earlier = FeaturedText(IDS[:40], ALPHABET, training).followers("last_4", 2)

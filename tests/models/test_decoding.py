@@ -222,6 +222,24 @@ def test_sample_returns_the_prompt_and_what_was_drawn():
     assert torch.equal(model.sample(prompt, 0), prompt)
 
 
+class Frequencies(AutoregressiveModel):
+    """The frequencies of characters, whatever precedes them: a model without parameters."""
+
+    context_length = None
+    vocab_size = 3
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("counts", torch.tensor([1.0, 0.0, 0.0]))
+
+    def forward(self, tokens):
+        return self.counts.log().expand(*tokens.shape, -1)
+
+
+def test_a_model_that_defines_forward_alone_needs_no_parameters():
+    assert collect(stream(Frequencies(), torch.tensor([[1, 2]]), 3)).tolist() == [[0, 0, 0]]
+
+
 def test_a_diverged_model_is_named_as_such():
     model = Bigram(VOCAB_SIZE)
     nn.init.constant_(model.table.weight, torch.nan)

@@ -13,7 +13,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.contract import InfillingModel
 from charlab.models.feed_forward import FeedForward
-from charlab.models.masked_diffusion import MaskedDiffusion
+from charlab.models.masked_diffusion import MaskedDiffusion, random_ranks
 from charlab.models.mixers.attention import Attention
 from charlab.models.mixers.running_average import RunningAverage
 from charlab.models.positions import ALiBi, Learned
@@ -163,6 +163,17 @@ class TestBound:
     def test_half_precision_is_scored_in_float32(self):
         model = make().bfloat16()
         assert model.nll(torch.zeros(2, T + 1, dtype=torch.uint8)).dtype == torch.float32
+
+    @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+    def test_the_order_does_not_depend_on_the_default_precision(self, precision):
+        """Which Lightning sets for trainer.precision=bf16-true and 64-true, and `charlab evaluate` does not."""
+        candidates, former = torch.ones(3, 300, dtype=torch.bool), torch.get_default_dtype()
+        expected = random_ranks(candidates, seeded())
+        torch.set_default_dtype(precision)
+        try:
+            assert torch.equal(random_ranks(candidates, seeded()), expected)
+        finally:
+            torch.set_default_dtype(former)
 
 
 class Then(nn.Module):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from charlab.models.rnn import GRU, LSTM, RNN
+from charlab.models.side_effects import untouched_randomness
 from tests.references.rnn import logits
 
 VOCAB_SIZE = 7
@@ -100,3 +101,21 @@ def test_dropout_acts_in_training_only(constructor, num_layers):
     model.eval()
     assert torch.equal(model(tokens), model(tokens))
     assert model.recurrence.dropout == (0.5 if num_layers > 1 else 0.0)
+
+
+@every_model
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no NVIDIA GPU")
+def test_dropout_on_a_gpu_depends_on_the_state_of_the_generator_alone(constructor):
+    """A resumed run drops what it would have dropped, and an evaluation in between changes nothing."""
+    model, tokens = make(constructor, dropout=0.5).cuda(), text().cuda()
+    model(tokens)  # cuDNN now has random numbers of its own
+    saved = torch.cuda.get_rng_state()
+    expected = [model(tokens) for _ in range(3)]
+    assert not torch.equal(expected[0], expected[1])
+    torch.cuda.set_rng_state(saved)  # as a resumed run does
+    found = []
+    for _ in range(3):
+        found.append(model(tokens))
+        with untouched_randomness(tokens.device):
+            model(tokens)
+    torch.testing.assert_close(found, expected)

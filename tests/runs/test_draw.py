@@ -11,7 +11,8 @@ from rich.console import Console
 
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
-from charlab.runs import draw
+from charlab.runs import checkpoint, draw
+from charlab.runs.display import print_summary
 from charlab.runs.folder import CHECKPOINT
 from charlab.runs.manage import browse
 from charlab.runs.record import Record
@@ -118,6 +119,29 @@ def test_a_run_is_drawn_by_a_command(bare, tmp_path):
             assert picture.size > (100, 100)
     with pytest.raises(UserError, match="draw takes the runs"):
         browse(["draw"], console)
+
+
+@pytest.mark.parametrize("command", ["draw", "show"])
+def test_code_in_a_runs_folder_is_imported_if_that_is_trusted(bare, tmp_path, monkeypatch, command):
+    trusted, load = [], checkpoint.load
+
+    def watched(run, *, trust=False, **options):
+        trusted.append(trust)
+        return load(run, trust=trust, **options)
+
+    monkeypatch.setattr(checkpoint, "load", watched)
+    console = Console(file=io.StringIO(), width=80)
+    for more in ([], ["trust=true"]):
+        assert browse([command, str(bare.folder), f"output_dir={tmp_path}", *more], console) == 0
+    assert [trusted[0], any(trusted)] == [False, True]
+
+
+def test_the_command_that_draws_a_run_of_a_notebook_trusts_it(bare, capsys):
+    for name, said in ((None, ""), ("definitions.py", " trust=true")):
+        if name is not None:
+            (bare.folder / name).touch()
+        print_summary(bare, Console(width=200))
+        assert f"charlab runs draw {bare.folder}{said}\n" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -49,6 +49,25 @@ def test_what_is_measured_again_takes_its_former_place(run, finished_run):
     assert len(evaluate(run, "protocol=blocks", "split=train").metrics) == len(record.metrics) + 1
 
 
+def test_a_figure_by_other_settings_is_not_taken_for_the_usual_one(run, finished_run):
+    usual = finished_run.metric("sliding")
+    record = Record.load(run)
+    record.metrics = [entry for entry in record.metrics if entry["protocol"] != "sliding"]
+    record.save()
+    record = evaluate(run, "protocol=sliding", "stride=1")
+    assert record.metrics[-1]["nll"] != usual["nll"]
+    assert not record.has_figure("sliding")
+    assert record.metric("sliding")["nll"] == pytest.approx(usual["nll"], abs=1e-6)
+    (run / "checkpoints/last.ckpt").unlink()
+    assert Record.load(run).has_figure("sliding")
+
+
+def test_an_estimate_reads_the_windows_of_training_however_that_divided_its_batches(run, finished_run):
+    record = evaluate(run, "protocol=estimate", "num_batches=2", f"seed={finished_run.seed}")
+    assert len(record.metrics) == len(finished_run.metrics)  # in its former place
+    assert record.metric("estimate")["nll"] == pytest.approx(finished_run.metric("estimate")["nll"], abs=1e-6)
+
+
 def test_an_unfinished_run_keeps_its_record(run):
     record = Record.load(run)
     record.status = "running"
@@ -70,3 +89,14 @@ def test_the_text_is_found_from_another_folder_and_where_it_has_moved(tmp_path, 
     assert cli.evaluate([f"run={folder}", "device=cpu"]) == 2
     assert "data.path=FILE" in capfd.readouterr().err
     assert evaluate(folder, "data.path=moved.txt").metric("blocks") == record.metric("blocks")
+
+
+def test_the_texts_of_a_pattern_are_found_from_another_folder(tmp_path, monkeypatch):
+    (tmp_path / "work" / "texts").mkdir(parents=True)
+    (tmp_path / "work" / "texts" / "one.txt").write_text("to be or not to be\n" * 40)
+    monkeypatch.chdir(tmp_path / "work")
+    overrides = ["data=textfile", "data.path=texts/**/*.txt", "data.context_length=8", "model=bigram", "trainer=cpu"]
+    record = charlab.run(*overrides, "trainer.max_steps=2", "logger=[]")
+    folder = record.folder.absolute()
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(folder).metric("blocks") == record.metric("blocks")

@@ -1,5 +1,6 @@
 """What `charlab runs` lists, compares and removes."""
 
+import os
 import subprocess
 import sys
 
@@ -157,6 +158,17 @@ def test_runs_are_filtered_and_sorted(write, said, conditions, found):
         assert charlab.runs(*conditions)["fingerprint"].tolist() == found
 
 
+def test_a_text_with_a_dot_is_filtered_as_a_whole(write, said):
+    record, _ = write("aaaa", name="gpt-v1.5"), write("bbbb", name="lstm")
+    record.config |= {"tags": ["v1.5", "kept"], "note": "lr 0.01 is too slow. Stopped."}
+    record.config["optimizer"]["betas"] = [0.9, 0.95]
+    record.save()
+    typed = ("optimizer.betas=[0.9,0.95]", "tags=v1.5,kept")
+    for condition in ("name=gpt-*", "tags=*v1*", "note=*slow*", "name!=lstm", "name!=l*", *typed):
+        assert runs_in(said(condition)[1]) == ["aaaa"], condition
+    assert "There is no such run" in said("name=5")[1]
+
+
 def test_the_same_as_a_table(write):
     write("aaaa", 1.5)
     write("bbbb", 1.4321, seed=2, lr=0.01)
@@ -166,6 +178,29 @@ def test_the_same_as_a_table(write):
     assert "model.num_layers" not in table
     assert charlab.runs("seed=2")["folder"].tolist() == ["outputs/runs/gpt-play/bbbb"]
     assert charlab.runs(output_dir="elsewhere").empty
+
+
+def test_a_table_has_the_settings_in_which_runs_of_different_names_differ(write):
+    write("aaaa")
+    write("bbbb", name="lstm-play", lr=0.01)
+    assert charlab.runs()["optimizer.lr"].tolist() == [0.001, 0.01]
+
+
+def test_a_setting_of_other_runs_than_those_that_pass_is_known(write, said):
+    write("aaaa", status="failed")
+    record = write("bbbb")
+    record.config["optimizer"]["momentum"] = 0.9
+    record.save()
+    code, printed = said("status=failed", "optimizer.momentum=0.9")
+    assert (code, printed) == (0, "There is no such run in outputs/runs.\n")
+
+
+def test_a_text_that_an_earlier_version_called_validation_is_not_taken_for_it(write, said):
+    record = write("aaaa")
+    record.metrics.append(record.metrics[0] | {"protocol": "sliding", "nll": 0.5, "sha256": "1"})
+    record.save()
+    assert charlab.runs(protocol="sliding")["nll"].tolist() == [None]
+    assert not Record.load(record.folder).has_figure("sliding")
 
 
 def test_what_is_not_known_ends_in_one_sentence(write, said):
@@ -210,6 +245,14 @@ def test_a_record_that_cannot_be_read_does_not_hide_the_others(write, said, outp
     assert runs_in(said()[1]) == ["aaaa"]
 
 
+def test_a_file_that_vanishes_while_runs_are_listed_is_no_error(write, said, monkeypatch):
+    write("aaaa")
+    walk = os.walk
+    renamed = ".record.json.abcdefgh"
+    monkeypatch.setattr("os.walk", lambda folder: ((*found[:2], [*found[2], renamed]) for found in walk(folder)))
+    assert runs_in(said()[1]) == ["aaaa"]
+
+
 def test_an_empty_name_names_no_run(write, said):
     record = write("aaaa")  # the only run, with which every name that is given in part begins
     code, printed = said("remove", "", "force=true")
@@ -238,6 +281,33 @@ def test_two_runs_are_compared(write, said, tmp_path):
     assert "Their configurations do not differ.\n" in printed
     assert "Their code is the same.\n" in printed
     assert (tmp_path / "outputs" / "compare-aaaa-aaaa.png").exists()
+
+
+def test_a_run_and_the_same_by_other_code_are_told_apart(write, said, tmp_path, monkeypatch):
+    write("abcd11112222", 1.5)
+    write("abcd11112222-0123456789ab", 1.4)
+    assert runs_in(said()[1]) == ["abcd1111", "abcd11112222-0123"]
+    drawn = {}
+    monkeypatch.setattr("charlab.runs.compare.plot_comparison", lambda file, folders: drawn.update(folders))
+    code, printed = said("compare", "abcd11112222", "abcd11112222-0123")
+    assert (code, [label.split()[1] for label in drawn]) == (0, ["abcd1111", "abcd11112222-0123"])
+    assert "outcome gpt-play abcd1111 gpt-play abcd11112222-0123 difference" in " ".join(printed.split())
+
+
+def test_the_figures_that_are_compared_are_the_runs_own(write, said):
+    first, second = write("aaaa", 1.5), write("bbbb", 1.4, error=0.1)
+    blocks = dict(first.metrics[0])
+    first.metrics += [blocks | {"context_length": 4, "nll": 9.0}, blocks | {"split": "other", "sha256": "1"}]
+    second.metrics.append(blocks | {"split": "other", "sha256": "2"})
+    first.save()
+    second.save()
+    lines = [" ".join(line.split()) for line in said("compare", "aaaa", "bbbb")[1].splitlines()]
+    assert "validation/blocks 1.5000 ≤ 1.4000 −0.1000" in lines
+    assert "other/blocks 1.5000 1.5000 –" in lines  # they are two texts
+    second.corpus = {"sha256": "3"}
+    second.save()
+    lines = [" ".join(line.split()) for line in said("compare", "aaaa", "bbbb")[1].splitlines()]
+    assert "validation/blocks 1.5000 ≤ 1.4000 –" in lines
 
 
 def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monkeypatch):
@@ -280,6 +350,13 @@ def test_a_run_that_is_needed_is_not_removed(write, said):
     assert (code, record.folder.exists()) == (2, True)
     assert "is a member of" in printed
     assert said("remove", "aaaa", "bbbb", "force=true")[0] == 0
+    origin, further = write("dddd"), write("eeee")
+    further.config["extend"] = str(origin.folder)
+    further.save()
+    code, printed = said("remove", "dddd", "force=true")
+    assert (code, origin.folder.exists()) == (2, True)
+    assert f"eeee started from {origin.folder}: remove that run as well" in printed
+    assert said("remove", "eeee", "dddd", "force=true")[0] == 0
     busy = write("cccc")
     with locked(busy.folder):
         assert said("remove", "cccc", "force=true")[0] == 2

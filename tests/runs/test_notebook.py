@@ -193,6 +193,25 @@ def test_the_last_execution_of_a_cell_counts(tmp_path):
     assert extracted([*NOTEBOOK, other, LIGHT], tmp_path)[1] == before
 
 
+def test_a_file_that_is_run_again_after_an_edit_counts_as_it_is_now(tmp_path):
+    """As by `%run` and in the consoles of editors."""
+    run = """
+        from pathlib import Path
+        from charlab.runs import definitions
+        def run(text):
+            Path("script.py").write_text(text)
+            exec(compile(text, "script.py", "exec"), globals())
+        run("class Mine:\\n    def size(self): return 1\\n")
+        print(definitions.extract(["Mine"]))
+        run("class Mine:\\n    def size(self): return 1000\\n")
+        print(definitions.extract(["Mine"]))
+        Path("script.py").write_text("class Mine:\\n    def size(self): return 1000000\\n")  # not run yet
+        print(definitions.extract(["Mine"]))
+        """
+    sizes = [line.split()[-1] for line in notebook([run], tmp_path).splitlines() if "return" in line]
+    assert sizes == ["1", "1000", "1000"]
+
+
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
@@ -207,6 +226,14 @@ def test_the_last_execution_of_a_cell_counts(tmp_path):
         ),
         ("del Mine", "There is no Mine in the notebook or script that was run"),
         ("exec('def scaled(x): return x')", "The source of __main__.scaled is not known"),
+        (
+            "WIDTH = 8\nclass Mine:\n    def __init__(self, *, width=WIDTH): self.width = width\nWIDTH = 16",
+            "__main__.Mine was defined when WIDTH was 8, and it is 16 now: run the definition of Mine again.",
+        ),
+        (
+            "class Base(OrderedDict):\n    has_scores = False",
+            "__main__.Mine still has the former Base as its base, which was defined again since: run the definition of",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused(tmp_path, cell, sentence):

@@ -13,6 +13,7 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
+from charlab.runs.store import with_extended
 
 BRIEF = ["data=textfile", "data.context_length=8", "data.batch_size=4", "trainer.accelerator=cpu", "logger=csv"]
 QUIET = ["~callbacks.samples", "~callbacks.attention_maps", "estimate_batches=1", "trainer.max_steps=3"]
@@ -120,6 +121,37 @@ def test_characters_are_mapped_by_what_they_are(train, model):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("as_many", [True, False], ids=["as many characters", "more characters"])
+def test_characters_are_mapped_next_to_a_mask_too(train, text_path, as_many):
+    model = ["model=masked_diffusion", "model.embed_dim=8", "model.num_layers=1", "model.mixer.num_heads=1"]
+    still = ["optimizer.lr=1e-30", "optimizer.weight_decay=0"]
+    text = text_path.read_text().replace("q", "z") if as_many else "be quiet or not to be: that, or this\n" * 30
+    first = train(*model)
+    (theirs, old), (found, ours) = (
+        weights(run) for run in (first, train(*model, *still, f"init_from={first.folder}", text=text))
+    )
+    assert (len(ours) == len(old)) == as_many
+    common = [character for character in ours if character in old]
+    here, there = ([*map(known.index, common), len(known)] for known in (ours, old))  # the last row is the mask's
+    name = "denoiser.embedding.weight"
+    assert len(found[name]) == len(ours) + 1
+    assert torch.equal(found[name][here], theirs[name][there])
+
+
+@pytest.mark.slow
+def test_it_is_not_judged_on_text_that_its_origin_was_trained_on(train):
+    first = train("model=bigram")
+    second = train("model=bigram", f"init_from={first.folder}", text="to be or not\n" * 100)
+    seen = r"The run .* was trained on the characters 0 to [\d,]+ of words, and this run is to be judged on"
+    for origin in (first, second):
+        for splits in (["data.train_fraction=0.5", "data.validation_fraction=0.5"], ["data.dev_fraction=0.1"]):
+            with pytest.raises(UserError, match=seen):
+                train("model=bigram", f"init_from={origin.folder}", *splits)
+    halves = ("data.validation_fraction=0.05", "data.test_fraction=0.05")
+    assert train("model=bigram", f"init_from={second.folder}", *halves).status == "finished"
+
+
+@pytest.mark.slow
 def test_what_it_cannot_start_from_is_a_sentence(train, given, copied, outputs, capsys):
     first, counted = train(*GPT), train("model=ngram_witten_bell")
     hashed = train("model=ngram_gpt", *GPT[1:], "model.ngrams.num_rows=32")
@@ -197,6 +229,15 @@ def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     assert again.folder == longer.folder
     further = charlab.run(f"extend={longer.folder}", "trainer.max_steps=7")
     assert (further.steps, further.config["extend"]) == (7, str(longer.folder))
+    assert charlab.requalify(longer.folder)
+
+
+def test_what_concerned_only_the_former_call_is_left_out(tmp_path):
+    overrides = ["model=bigram", "force=true", "resume=any_code", "hydra.run.dir=here", "trainer.max_steps=3"]
+    Record(tmp_path / "run", "bigram-play", "f" * 12, "finished", overrides=overrides).save()
+    given = [f"extend={tmp_path / 'run'}", "trainer.max_steps=6"]
+    assert with_extended(given) == ["model=bigram", *given]
+    assert with_extended([*given, "force=true"]) == ["model=bigram", *given, "force=true"]
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from charlab import cli
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.generation import next_characters
+from charlab.runs.folder import locked
 from charlab.runs.record import Record
 
 KNOWN = "to\nbe\nor\nnot\nto\nbe\nthat\nis\nthe\nquestion\n" * 4
@@ -76,6 +77,19 @@ def test_looks_at_the_test_split_are_counted(run_tiny, run, capsys):
         assert [entry["split"] for entry in found.metrics].count("test") == 1
     assert evaluated(run, "split=test") == 2
     assert "no test split: train with data.test_fraction" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_look_that_cannot_be_counted_is_not_shown(run_tiny, capsys):
+    record = run_tiny("data.train_fraction=0.8", "data.test_fraction=0.1", "trainer.max_steps=2")
+    capsys.readouterr()
+    with locked(record.folder):  # as while it is trained
+        assert evaluated(record.folder, "split=test") == 2
+    said = capsys.readouterr()
+    assert "this look cannot be counted" in said.err
+    assert "test" not in said.out
+    assert Record.load(record.folder).test_looks == 0
+    assert [entry["split"] for entry in Record.load(record.folder).metrics].count("test") == 0
 
 
 def test_what_comes_next_is_shown_as_probabilities(run, capsys):

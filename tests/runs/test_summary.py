@@ -97,6 +97,11 @@ def test_a_figure_that_is_not_finite_is_called_so(tmp_path):
     assert row(shown, "train", "estimate") == ["not", "finite", "not", "finite", "not", "finite", "1.0000"]
 
 
+def test_a_text_is_called_as_its_file_is(tmp_path):
+    shown = printed(record(tmp_path, metrics=[entry("[b]draft", "blocks", 1.5)]))
+    assert row(shown, "[b]draft", "blocks")[0] == "1.5000"
+
+
 def test_costs_are_told_by_part(tmp_path):
     shown = printed(record(tmp_path))
     assert row(shown, "parameters") == ["19,636,289"]
@@ -108,6 +113,9 @@ def test_the_best_weights_are_told_where_there_are_any(tmp_path):
     assert "best on dev" not in printed(record(tmp_path))
     shown = printed(record(tmp_path, best={"step": 1200, "nll": 1.48768}))
     assert row(shown, "best", "on", "dev") == "1.4877 nats/char after step 1,200: checkpoint=best".split()
+    bound = [entry("validation", "blocks", 1.5, likelihood="bound", standard_error=0.01)]
+    shown = printed(record(tmp_path, best={"step": 1200, "nll": 1.48768}, metrics=bound))
+    assert row(shown, "best", "on", "dev")[:2] == ["≤", "1.4877"]
 
 
 def test_a_model_that_took_no_time_has_no_speed(tmp_path):
@@ -159,6 +167,12 @@ def test_the_table_and_the_main_figure_come_last(tmp_path):
     assert all(" sliding " in "\n".join(lines[-8:]) and len(line) <= 80 for line in lines[-8:])
     leaks = {"leaks": True, "reason": "It looks ahead."}
     assert "result " not in printed(record(tmp_path, metrics=metrics, causality=leaks))
+
+
+def test_the_main_figure_is_by_the_runs_own_settings(tmp_path):
+    own, other = entry("validation", "blocks", 1.5), entry("validation", "blocks", 1.9, settings={"context_length": 4})
+    lines = printed(record(tmp_path, metrics=[own, other])).rstrip().splitlines()
+    assert lines[-1].split() == ["result", f"{math.exp(1.5):.3f}", "perplexity", "on", "validation", "(blocks)"]
 
 
 def test_a_note_comes_last(tmp_path):

@@ -117,6 +117,13 @@ def test_a_passage_shows_what_the_model_expected_instead(finished_run, text_path
         assert -torch.log(shares[ids[index]]).item() == pytest.approx(float(shown.nll[index - 6]), abs=1e-4)
 
 
+def test_a_passage_of_a_model_that_leaks_says_so(finished_run):
+    leaking = dataclasses.replace(finished_run, causality={"leaks": True, "reason": "It looks ahead."})
+    said = surprisal(leaking, length=10).note
+    assert said.startswith("The model leaks, so its figures mean nothing: It looks ahead. Characters 1 to 10 of")
+    assert "leaks" not in surprisal(finished_run, length=10).note
+
+
 def test_a_page_holds_the_passage_and_loads_nothing(finished_run, tmp_path, capsys, text_path):
     page = tmp_path / "page.html"
     assert main(["runs", "show", str(finished_run.folder), "start=0", "length=40", f"page={page}"]) == 0
@@ -180,8 +187,10 @@ def test_positions_and_expectations_are_those_of_tokens(run_tiny, tmp_path, toke
     shown = surprisal(record, length=50)
     _, vocabulary = charlab.load(record.folder)
     whole = text.read_text()
-    validation = whole[len(whole) * 9 // 10 :][: len(record_nll := np.load(record.folder / "nll.npy")) + 1]
-    assert shown.text == validation[1:51]
+    validation = whole[len(whole) * 9 // 10 :]
+    given = len(validation) - len(record_nll := np.load(record.folder / "nll.npy"))  # characters of the first token
+    assert shown.text == validation[given : given + 50]
+    assert ("≤" in shown.title) == (tokenizer[0] == "bpe")
     assert all(re.search(r"expected \S+ \d+%", said) for said in shown.expected)
     if tokenizer[0] == "bpe":
         with pytest.raises(UserError, match="upper bound"):

@@ -186,6 +186,18 @@ def test_the_figures_of_byte_pairs_are_bounds_everywhere(in_pairs, words, capsys
 
 
 @pytest.mark.slow
+def test_a_passage_of_byte_pairs_begins_after_the_first_token(in_pairs, words):
+    text = words.read_text(encoding="utf-8")
+    part = text[int(0.8 * len(text)) : int(0.9 * len(text))]
+    _, vocabulary = charlab.load(in_pairs.folder)
+    given = int(vocabulary.lengths[vocabulary.encode(part)[0]])
+    shown = in_pairs.surprisal(3, 50)
+
+    assert shown.text == part[given + 3 : given + 53]
+    np.testing.assert_array_equal(shown.nll, np.load(in_pairs.folder / "nll.npy")[3:53])
+
+
+@pytest.mark.slow
 def test_byte_pairs_need_no_text_to_generate(in_pairs, words):
     moved = words.rename(words.with_suffix(".moved"))
     try:

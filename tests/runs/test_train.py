@@ -101,6 +101,22 @@ def test_an_interrupted_run_ends_in_the_same_bits(run_tiny, finished_run, interr
     assert_same_outcome(resumed, finished_run)
 
 
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_looks_at_its_test_split(run_tiny, interrupt_at, tmp_path):
+    splits = ("data.train_fraction=0.8", "data.test_fraction=0.1")
+    restore = interrupt_at(16, RuntimeError("the power failed"))
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run_tiny(*splits)
+    restore()
+    (path,) = (tmp_path / "outputs").glob("runs/*/*/record.json")
+    assert cli.evaluate([f"run={path.parent}", "device=cpu", "split=test"]) == 0
+    assert Record.load(path.parent).test_looks == 1
+    resumed = run_tiny(*splits)
+    assert resumed.folder == path.parent
+    assert resumed.test_looks == 1
+    assert Record.load(path.parent).test_looks == 1
+
+
 def test_a_failed_run_says_why(run_tiny, overrides, interrupt_at):
     interrupt_at(5, RuntimeError("the power failed"))
     with pytest.raises(RuntimeError):

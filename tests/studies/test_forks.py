@@ -18,11 +18,11 @@ from charlab.configuration.compose import compose
 from charlab.runs.record import Record
 from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm
-from charlab.studies.forks import Forks
+from charlab.studies.forks import KEEPER, Forks
 from charlab.studies.outcomes import Outcome, cell_path
 from charlab.studies.plan import Cell, Plan
 from charlab.studies.planner import run_values
-from charlab.studies.runner import Slot, run_cell
+from charlab.studies.runner import Slot, cell_environment, run_cell
 from tests.helpers.warm import warm
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="cells are forked on Linux only")]
@@ -43,6 +43,7 @@ def seen():
         "preloaded": "charlab.training.module" in sys.modules,
         "server": os.getppid(),
         "server_path": variables.get("PYTHONPATH"),
+        "stdin": os.readlink("/proc/self/fd/0"),
     }
 
 class Spy(Bigram):
@@ -115,6 +116,7 @@ def test_a_fork_is_like_a_new_process(study, forks, monkeypatch):
         "variable": "1",
         "cuda": False,
         "preloaded": True,
+        "stdin": "/dev/null",
     }
     with open(f"/proc/{server}/cmdline", encoding="utf-8") as command:
         assert "forkserver" in command.read()
@@ -231,6 +233,37 @@ def test_a_cell_ends_with_its_keeper(study):
             assert time.monotonic() < end
             time.sleep(0.05)
         assert run(study, "die", forks).fate == "killed"  # by itself: another server has been started
+
+
+def test_no_cell_outlives_a_study_that_is_killed_while_another_cell_starts(study):
+    """The keeper then has a reply that it cannot send."""
+    file, output = (str(cell_path(study, Plan.load(study).cell("sleep/305"), suffix)) for suffix in (".yaml", ".log"))
+    Path(output).touch()
+    environment = cell_environment(Slot(1))
+    request = {"file": file, "log": output, "cores": [], "environment": environment}
+    keeper = subprocess.Popen(
+        [sys.executable, "-c", KEEPER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environment,
+    )
+    try:
+        keeper.stdin.write(json.dumps([0, request]).encode() + b"\n")
+        keeper.stdin.flush()
+        replies = [json.loads(keeper.stdout.readline()) for _ in range(2)]
+        assert [what for what, _, _ in replies] == ["files", "pid"]
+        end = time.monotonic() + 60
+        while "server" not in log(study, "sleep"):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        keeper.stdout.close()
+        keeper.stdin.write(json.dumps([1, request]).encode() + b"\n")
+        keeper.stdin.close()
+        keeper.wait(60)
+        assert not Path(f"/proc/{replies[1][2]}").exists()
+    finally:
+        keeper.kill()
 
 
 SCRIPT = """

@@ -182,6 +182,29 @@ def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
     assert [key for keys in submitted for key in keys] == [cell.key for cell in cells]
 
 
+def test_a_job_inherits_nothing_from_the_job_that_submits_it(tmp_path, monkeypatch):
+    seen = []
+
+    class Executor:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, **_):
+            pass
+
+        def map_array(self, *_):
+            seen.extend(name for name in os.environ if name.startswith("SLURM_"))
+
+    for name in ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SLURM_CONF"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
+    monkeypatch.setattr(slurm, "_wait_for_queue", lambda _: None)
+    slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])
+    assert seen == ["SLURM_CONF"]
+    assert os.environ["SLURM_CPU_BIND"] == "1"
+
+
 @pytest.mark.parametrize("asked", [None, "1"])
 def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypatch, asked):
     monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", raising=False)
@@ -200,10 +223,48 @@ def test_ray_does_not_upload_the_working_folder_unless_asked(tmp_path, monkeypat
     assert seen == [(asked or "0", False)]
 
 
-def slurm_executor():
+def test_a_ray_cluster_that_does_not_exist_is_a_sentence(tmp_path, monkeypatch):
+    def init(**settings):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    errors = types.SimpleNamespace(RayError=RuntimeError)
+    stub = types.SimpleNamespace(is_initialized=lambda: False, init=init, exceptions=errors)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(UserError, match="Ray does not start: Could not find any running Ray instance"):
+        Ray(init={"address": "auto"}, remote={}).run(tmp_path, [])
+
+
+def test_cells_that_ray_has_when_it_is_interrupted_are_cancelled(tmp_path, monkeypatch):
+    submitted, cancelled = [], []
+
+    def submit(study, key, slot):
+        if submitted:
+            raise KeyboardInterrupt
+        submitted.append(key)
+        return key
+
+    stub = types.SimpleNamespace(
+        is_initialized=lambda: True,
+        remote=lambda **_: lambda function: types.SimpleNamespace(remote=submit),
+        cancel=lambda reference, force: cancelled.append(reference),
+    )
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setitem(sys.modules, "ray", stub)
+    with pytest.raises(KeyboardInterrupt):
+        Ray(init={}, remote={}).run(tmp_path, [Cell("arm", seed, f"run/{seed}", ()) for seed in (1, 2)])
+    assert cancelled == ["arm/1"]
+
+
+def slurm_executor(**changes):
     settings = OmegaConf.to_container(OmegaConf.load(conf_folder() / "launcher" / "slurm.yaml"))
     settings.pop("_target_")
-    return Slurm(**settings)
+    return Slurm(**settings | changes)
+
+
+@pytest.mark.parametrize(("cpus", "expected"), [(1, None), (8, ["--cpus-per-task=8"])])
+def test_a_cell_has_all_the_cores_of_its_job(cpus, expected):
+    assert slurm_executor(cpus_per_task=cpus).parameters.get("slurm_srun_args") == expected
 
 
 @pytest.mark.parametrize("part", ["100%j", "x%t", "a\\\\b"])

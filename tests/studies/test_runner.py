@@ -19,7 +19,7 @@ from charlab.errors import UserError
 from charlab.studies.definition import Arm
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import Cell, Plan
-from charlab.studies.runner import Slot, run_cell, start_interpreter
+from charlab.studies.runner import END_OF_LOG, Slot, run_cell, start_interpreter
 
 WRITES_RECORD = """
 import json, pathlib, sys
@@ -342,6 +342,13 @@ def test_one_sweep_at_a_time(study, monkeypatch):
         pass
     with sweeping(study):
         pass
+
+
+def test_only_the_end_of_a_long_log_is_read(study):
+    reason = fate_of(study, "print('x' * 2_000_000); print('Step 7'); sys.exit(3)").reason
+    assert set(reason.splitlines()[0]) == {"x"}
+    assert reason.endswith("Its last line: Step 7")
+    assert len(reason) < 2 * END_OF_LOG
 
 
 def test_a_reason_ends_with_what_happened_not_with_what_was_printed_before(study):

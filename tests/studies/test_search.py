@@ -172,6 +172,16 @@ def test_a_trial_that_other_code_has_run_is_run_again(run, trainer, tmp_path, ca
     assert re.search(r"^1 +1.0000 ", output, re.MULTILINE)
 
 
+def test_a_trial_that_refused_because_its_code_was_edited_is_run_again(run, trainer, tmp_path):
+    trainer.nll = lambda cell: Outcome("failed", "The code of this run was edited after its study was planned.")
+    assert run() == 1
+    for file in (tmp_path / "outputs" / "searches" / "mine" / "cells").glob("*/*.json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"code": "0123456789ab"}))
+    trainer.nll, trainer.batches, trainer.folders = quadratic, [], []
+    assert run() == 0
+    assert len(trainer.cells()) == len(trials_in(tmp_path)) == 4
+
+
 def test_a_file_of_trials_that_cannot_be_read_is_named(run, trainer, tmp_path, capsys):
     assert run() == 0
     (tmp_path / "outputs" / "searches" / "mine" / "trials.json").write_text("[")

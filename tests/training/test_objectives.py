@@ -98,6 +98,18 @@ def test_a_batch_asked_for_twice_begins_with_the_same_state():
     assert losses[1][0] != model.loss(window).item()
 
 
+def test_a_trial_leaves_no_state_behind():
+    """As compilation does: save, compute a loss, restore."""
+    torch.manual_seed(0)
+    model, objective = GRU(7, embed_dim=4, hidden_dim=5, num_layers=1, dropout=0.0), TruncatedBackpropagation()
+    window = torch.randint(7, (3, 6))
+    saved = objective.state_dict()
+    first = objective(model, window)
+    objective.load_state_dict(saved)
+    objective.begin_batch(0)
+    assert objective(model, window) == first
+
+
 GATED = GRU(7, embed_dim=4, hidden_dim=5, num_layers=1, dropout=0.0)
 HIDDEN = HiddenMarkovModel(5, num_states=3, parameterization="log_probabilities")
 

@@ -79,6 +79,20 @@ def test_validate_predict_and_evaluate_agree_character_by_character(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.parametrize("model", [Bigram, lambda _: Bound(1.0)], ids=["exact", "bound"])
+def test_a_limited_validation_says_how_much_it_scored(tmp_path, model):
+    data = small.datamodule(dev_fraction=0.3)
+    module, scored = small.module(model(len(data.vocabulary))), 2 * 4 * 8
+    small.trainer(tmp_path, [], max_steps=1, limit_val_batches=2).validate(module, data, verbose=False)
+    for score in module.scores.values():
+        assert (score.characters, score.settings["limit_val_batches"]) == (scored, 2)
+    begun = data.splits["dev"][: scored + 1]
+    expected = evaluate(module.model, begun, Blocks(), context_length=8, batch_size=4)
+    assert module.scores["dev"].nll == pytest.approx(expected.nll, rel=1e-6)
+    assert (module.scores["dev"].standard_error or 0.0) == pytest.approx(expected.standard_error or 0.0, rel=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 def test_without_a_test_split_trainer_test_says_how_to_get_one(tmp_path):
     data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
     with pytest.raises(UserError, match=r"no test split: set data\.test_fraction"):

@@ -19,6 +19,9 @@ from omegaconf import OmegaConf
 from charlab.configuration.sources import conf_folder
 from charlab.data.datamodule import CharacterDataModule
 from charlab.errors import UserError
+from charlab.models.mixture import Mixture
+from charlab.models.ngram import NGram
+from charlab.models.smoothing import witten_bell
 from charlab.training.trainer import build_trainer, check_callback, check_precision
 from tests.training import small
 
@@ -224,3 +227,12 @@ def test_a_model_that_lacks_kernels_for_half_precision_is_told_before_training(t
     check_precision(model, trainer)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_counts_are_not_kept_in_half_precision(tmp_path):
+    counts = NGram(5, order=2, smoothing=witten_bell)
+    plugin = {"_target_": "lightning.pytorch.plugins.HalfPrecision", "precision": "bf16-true"}
+    for model in (counts, Mixture(5, {"counts": lambda _: counts}, None)):
+        with pytest.raises(UserError, match=rf"precision=bf16-true .*{type(model).__name__} stores.*add up to 1"):
+            check_precision(model, build(tmp_path, plugins=[plugin]))
+        check_precision(model, build(tmp_path, precision="bf16-mixed"))

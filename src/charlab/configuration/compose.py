@@ -120,7 +120,8 @@ class Composer:
         if self.config_dir is None:
             return list(overrides)
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
-        given = [path for override in typed[-1:] for path in parse(override).value()]
+        values = [parse(override).value() for override in typed[-1:]]
+        given = [str(path) for value in values if isinstance(value, list) for path in value]
         folders = ",".join(map(quoted, [_url(self.config_dir), *given]))
         return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
 

@@ -143,7 +143,8 @@ def _path(text: TextSource, train: slice, vocab_size: int) -> Path | None:
     if not isinstance(text, Corpus) or stop - start < WORTH_KEEPING:
         return None
     library = importlib.metadata.version("tokenizers")
-    learned_from = [text.sha256, start, stop, vocab_size, WORD.pattern.decode("latin-1"), library]
+    pattern = WORD.pattern.decode("latin-1")
+    learned_from = [text.sha256, start, stop, vocab_size, pattern, library, "in equal parts"]
     name = hashlib.sha256(json.dumps(learned_from).encode()).hexdigest()[:16]
     return data_folder() / "merges" / f"{name}.merges"
 

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import itertools
 import os
+import stat
 import sys
 import zipfile
 import zlib
@@ -16,7 +17,7 @@ from typing import Literal, Protocol, Self
 
 import numpy as np
 
-from charlab.data.tokenizers import chunks
+from charlab.data.tokenizers import chunks, in_chunks
 from charlab.errors import UserError
 
 BYTE_ORDER_MARK = "\ufeff"
@@ -41,8 +42,8 @@ class Corpus:
 
     Args:
         name: a short name for tables, file names and messages.
-        parts: function that yields the text part by part, from the start at each call; a long text is never in memory
-            as a whole.
+        parts: function that yields the text in parts of any size, from the start at each call; a long text is never in
+            memory as a whole.
         length: number of characters.
         sha256: hexadecimal SHA-256 of the text's UTF-8 bytes.
         floor_per_character: (length,) float64, −log p in nats of each character given all that precede it under the
@@ -60,7 +61,7 @@ class Corpus:
         notes: Sequence[str] = (),
     ) -> None:
         self.name = name
-        self.parts = parts
+        self.parts = lambda: in_chunks(parts())
         self.length = length
         self.sha256 = sha256
         self.floor_per_character = floor_per_character
@@ -168,13 +169,15 @@ def files_of(path: str | list[str]) -> list[Path]:
     """Return the files that a path, folder, pattern or list of these names.
 
     Raises:
-        UserError: if a folder or pattern names none; a path need not exist.
+        UserError: if a folder, pattern or list names none; a path need not exist.
     """
     if isinstance(path, list):
+        if not path:
+            raise UserError("data.path is an empty list: name a file.")
         return [file for each in path for file in files_of(each)]
     named = home_expanded(path)
     if os.path.isdir(named):  # unlike pathlib's, not an error where access is denied
-        found = sorted(file for file in named.rglob("[!.]*") if file.is_file() and not _is_hidden(file, named))
+        found = _files_in(named)
     elif not os.path.lexists(named) and glob.has_magic(str(named)):
         found = sorted(Path(file) for file in glob.glob(str(named), recursive=True) if os.path.isfile(file))
     else:
@@ -184,9 +187,24 @@ def files_of(path: str | list[str]) -> list[Path]:
     return found
 
 
-def _is_hidden(file: Path, folder: Path) -> bool:
-    """Return whether a file is in a hidden folder, such as .git or .ipynb_checkpoints, below a folder."""
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files in a folder and in its folders, sorted, except hidden ones, such as those in .git.
+
+    Links to folders are followed; a folder that several of them lead to is read once.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}): make it readable.") from error
+
+    found, read = list[Path](), set[str]()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(place)) in read:
+            folders.clear()
+            continue
+        read.add(real)
+        found += [Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file()]
+    return sorted(found)
 
 
 class PublishedText:
@@ -297,6 +315,9 @@ def _read(path: Path, member: str | None = None) -> Iterator[bytes]:
     """
     try:
         str(path).encode()
+        mode = os.stat(path).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # what was read once would be missing the next time
+            raise UserError(f"{path} is a pipe or a device, which can be read only once: name a file.")
         with open(path, "rb") as file:
             if member is None:
                 yield from iter(lambda: file.read(PART), b"")

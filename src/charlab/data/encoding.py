@@ -19,6 +19,10 @@ DIGEST = 32  # bytes at the beginning of a file of ids: the SHA-256 of what foll
 PART = 1 << 20
 
 
+class TextChangedError(UserError):
+    """A text is no longer the one whose checksum is known."""
+
+
 def slices_of(
     size: int,
     *,
@@ -53,6 +57,9 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
 
     The ids of a long part are written to the data folder once, and read from there as they are needed; another run
     finds them by the text's checksum and the vocabulary. They stay in memory if the folder is not writable.
+
+    Raises:
+        TextChangedError: if the files of a long text have changed since their checksum was taken.
     """
     if part.stop - part.start > LONG:
         path = _path(corpus, part, vocabulary)
@@ -60,6 +67,8 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
             if not _is_whole(path):
                 write_atomically(path, lambda file: _write(file, corpus, part, vocabulary))
             return np.memmap(path, vocabulary.dtype, mode="c", offset=DIGEST)  # "c": torch warns of read-only arrays
+        except TextChangedError:
+            raise
         except (OSError, UserError):
             pass
     ids = [vocabulary.encode(text) for text in corpus.between(part.start, part.stop)]
@@ -68,16 +77,23 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
 
 def _path(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> Path:
     described_by = [corpus.sha256, part.start, part.stop, to_config(vocabulary)]
+    if vocabulary.likelihood == "bound":  # earlier versions cut the text where its files and their buffers ended
+        described_by.append("in equal parts")
     return data_folder() / "ids" / f"{hashlib.sha256(json.dumps(described_by).encode()).hexdigest()[:16]}.ids"
 
 
 def _write(file: IO[bytes], corpus: Corpus, part: slice, vocabulary: Vocabulary) -> None:
-    digest = hashlib.sha256()
+    digest, read, place = hashlib.sha256(), hashlib.sha256(), 0
     file.write(bytes(DIGEST))
-    for text in corpus.between(part.start, part.stop):
-        ids = vocabulary.encode(text).tobytes()
+    for text in corpus.between():  # to the end: the checksum of the whole text names the file
+        read.update(text.encode())
+        piece = text[max(0, part.start - place) : max(0, part.stop - place)]
+        place += len(text)
+        ids = vocabulary.encode(piece).tobytes()
         digest.update(ids)
         file.write(ids)
+    if read.hexdigest() != corpus.sha256:
+        raise TextChangedError(f"The files of {corpus.name} changed while they were read: run again.")
     file.seek(0)
     file.write(digest.digest())
 

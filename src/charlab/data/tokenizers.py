@@ -296,6 +296,23 @@ def chunks(text: str) -> Iterator[str]:
     return (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
 
 
+def in_chunks(parts: Iterable[str]) -> Iterator[str]:
+    """Yield a text in the parts that `chunks` makes of it, however it is cut.
+
+    No byte pair crosses the end of a part, so a text's tokens would otherwise depend on the files that it is read from.
+    """
+    held, size = list[str](), 0
+    for part in parts:
+        held.append(part)
+        size += len(part)
+        if size >= _CHUNK:
+            text, whole = "".join(held), size - size % _CHUNK
+            yield from chunks(text[:whole])
+            held, size = [text[whole:]], size - whole
+    if size:
+        yield "".join(held)
+
+
 def utf8(text: str, source: str) -> bytes:
     """Return a text's UTF-8 form, with bytes that could not be decoded restored.
 

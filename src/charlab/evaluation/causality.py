@@ -279,7 +279,7 @@ def check_initial(model: LanguageModel, *, ids: Int[Tensor, " N"], context_lengt
     windows = gather_windows(ids.to(device), starts.to(device), length)
     generator = torch.Generator(device).manual_seed(0)
     with evaluation_mode(model), untouched_randomness(device):
-        nll = model.nll(windows, generator=generator).double().mean().item()
+        nll = model.nll(windows, generator=generator).cpu().double().mean().item()  # mps has no float64
     if math.isnan(nll):
         raise UserError(
             f"The loss of {type(model).__name__} is nan before the first step, although all its weights are numbers: "

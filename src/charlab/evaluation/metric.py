@@ -33,6 +33,7 @@ class NegativeLogLikelihood(Metric):
 
     nats: Tensor
     characters: Tensor
+    counted: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -54,7 +55,8 @@ class NegativeLogLikelihood(Metric):
         )
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return nats per character, float64."""
+        """Return nats per character, float64, and keep the number of characters, over all processes, as `counted`."""
+        self.counted = self.characters
         return self.nats / self.characters
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:

@@ -32,7 +32,7 @@ class LearnsByCounting(Protocol):
     """A model that counts as it reads, without gradients."""
 
     def nll_while_counting(self, text: Int[Tensor, " N"]) -> Float[Tensor, " N-1"]:
-        """Return the nll of each character of a text but the first, counting each once it is scored."""
+        """Return the nll of each character of a text but the first, on any device, counting each once it is scored."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,10 @@ def _score_and_count(model: LearnsByCounting, ids: Int[Tensor, " N"]) -> Iterato
 
 def _mix(mixture: Mixture, members: list[Iterator[Scored]], num_characters: int) -> Iterator[Scored]:
     """Mix the probabilities of members that learn separately."""
-    nll = torch.empty(len(members), num_characters - 1, dtype=torch.float64, device=mixture.weights.device)
+    device = mixture.weights.device
+    nll = torch.empty(len(members), num_characters - 1, dtype=torch.float64)  # on the CPU, as mps has no float64
     for row, scores in zip(nll, members, strict=True):
         for positions, scored, _ in scores:
-            row[positions - 1] = scored.double()
-    mixed = torch.logsumexp(mixture.weights.double().log()[:, None] - nll, dim=0)
-    yield Scored(torch.arange(1, num_characters, device=nll.device)[None], -mixed[None], variance=0.0)
+            row[positions.cpu() - 1] = scored.cpu().double()
+    mixed = torch.logsumexp(mixture.weights.cpu().double().log()[:, None] - nll, dim=0)
+    yield Scored(torch.arange(1, num_characters, device=device)[None], -mixed[None], variance=0.0)

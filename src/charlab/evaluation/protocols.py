@@ -330,7 +330,7 @@ def evaluate(
             mean.update(batch.nll, None if counts is None else counts.sum())
             variance += batch.variance
             if protocol.covers:
-                per_token[batch.positions - 1] = batch.nll.to(per_token.dtype)
+                per_token[batch.positions - 1] = batch.nll.to(per_token)
     if world_size > 1:
         torch.distributed.all_reduce(per_token)  # each rank has zeros where others scored
         variance = _sum_over_ranks(variance, device)

@@ -163,7 +163,7 @@ class BlockDiffusion(LanguageModel):
             drawn = stratified_counts(len(window) * len(same), most - least + 1, window.device, generator)
             shuffled = drawn[torch.randperm(len(drawn), device=window.device, generator=generator)]
             counts[:, same] = shuffled.view(len(window), -1) + least - 1
-        masked = _ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
+        masked = ranks_in_blocks(block, scored.expand(len(window), -1), generator) < counts[:, block]  # (B, T)
         masked &= scored
         targets = window[:, 1:].long()
         logits = self(window.long(), targets.masked_fill(masked, self.mask_id))  # (B, T, V)
@@ -186,7 +186,7 @@ class BlockDiffusion(LanguageModel):
     ) -> Int[Tensor, "B P+length"]:
         """Return the prompt and `length` more characters, block by block.
 
-        When the context is full, sampling continues from its second half.
+        When the context is full, or the prompt exceeds it, sampling continues from its second half.
         """
         check_prompt(prompt)
         check_not_negative(length)
@@ -197,7 +197,8 @@ class BlockDiffusion(LanguageModel):
         known = 0  # characters before the next one that the denoiser reads
         while text.shape[1] < wanted:
             if state is None or state.length > self.context_length:
-                known = max(0, text.shape[1] - (self.context_length + 1) // 2)
+                fits = text.shape[1] <= self.context_length  # a prompt, with room for another character
+                known = 0 if fits else text.shape[1] - (self.context_length + 1) // 2
                 _, state = self.denoiser.extend(text[:, known : known + 1], self.denoiser.init_state(len(text)))
                 known += 1
             room = min(self.block_size, self.context_length + 1 - state.length)
@@ -247,11 +248,13 @@ class Denoiser(Backbone):
         return self.readout(self.norm(x[:, window.shape[1] :]))
 
 
-def _ranks_in_blocks(
+def ranks_in_blocks(
     block: Int[Tensor, " T"], candidates: Bool[Tensor, "B T"], generator: torch.Generator | None
 ) -> Int[Tensor, "B T"]:
     """Return each position's rank, from 0, in a random order of its block in which the candidates come first."""
-    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=torch.float64)
-    order = (keys.masked_fill(~candidates, 1.5) + 2 * block).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
+    precision = torch.float32 if candidates.device.type == "mps" else torch.float64  # mps has no float64
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=precision)
+    ranks = keys.masked_fill(~candidates, 1.5).argsort(dim=1).argsort(dim=1)  # (B, T), over all blocks
+    order = (ranks + len(block) * block).argsort(dim=1).argsort(dim=1)  # block by block
     first = torch.searchsorted(block, block)  # the first position of each position's block
     return order - first

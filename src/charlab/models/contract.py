@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.decoding import check_not_negative, check_prompt, stream
+from charlab.models.side_effects import device_of
 
 State = Any  # whatever a model needs to remember between two calls of `extend`
 
@@ -213,8 +214,7 @@ class AutoregressiveModel(LanguageModel):
         By default, a state is the characters read so far, on which `extend` runs `forward` again. States are never
         modified: several continuations of the same state do not affect one another.
         """
-        device = next(self.parameters()).device
-        return torch.empty(batch_size, 0, dtype=torch.long, device=device)
+        return torch.empty(batch_size, 0, dtype=torch.long, device=device_of(self))
 
     def extend(self, tokens: Int[Tensor, "B n"], state: State) -> tuple[Float[Tensor, "B n V"], State]:
         """Read n more characters; return the logits after each of them, and the new state.

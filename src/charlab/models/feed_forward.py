@@ -40,7 +40,7 @@ class FeedForward(nn.Module):
         bias: bool,
     ) -> None:
         super().__init__()
-        hidden_dim = round(expansion * embed_dim)
+        hidden_dim = max(1, round(expansion * embed_dim))
         self.expand = Linear(embed_dim, hidden_dim, bias=bias)
         self.contract = Linear(hidden_dim, embed_dim, bias=bias)
         self.activation = ACTIVATIONS[activation]
@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
     @checked
     def __init__(self, embed_dim: PositiveInt, *, expansion: PositiveFloat, bias: bool) -> None:
         super().__init__()
-        hidden_dim = round(expansion * embed_dim)
+        hidden_dim = max(1, round(expansion * embed_dim))
         self.gate_and_value = StackedLinear(embed_dim, [hidden_dim, hidden_dim], bias=bias)
         self.contract = Linear(hidden_dim, embed_dim, bias=bias)
 

@@ -274,5 +274,6 @@ def stratified_counts(
 
 def random_ranks(candidates: Bool[Tensor, "B S"], generator: torch.Generator | None) -> Int[Tensor, "B S"]:
     """Return each position's rank, from 0, in a random order of its row in which the candidates come first."""
-    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator)
+    # Not in the default precision: with trainer.precision=bf16-true most keys would tie, in favor of early positions.
+    keys = torch.rand(candidates.shape, device=candidates.device, generator=generator, dtype=torch.float32)
     return keys.masked_fill(~candidates, 2.0).argsort(dim=1).argsort(dim=1)

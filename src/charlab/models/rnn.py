@@ -57,12 +57,21 @@ class RecurrentModel(AutoregressiveModel):
         return self.readout.weight.new_zeros(self.recurrence.num_layers, batch_size, self.recurrence.hidden_size)
 
     def extend(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n V"], Any]:
-        hidden, state = self.recurrence(self.dropout(self.embedding(tokens)), state)  # (B, n, hidden)
+        hidden, state = self._read(tokens, state)  # (B, n, hidden)
         return self.readout(self.dropout(hidden)), state
 
     def read_prompt(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
-        hidden, state = self.recurrence(self.dropout(self.embedding(tokens)), state)  # (B, n, hidden)
+        hidden, state = self._read(tokens, state)  # (B, n, hidden)
         return self.readout(self.dropout(hidden[:, -1])), state
+
+    def _read(self, tokens: Int[Tensor, "B n"], state: Any) -> tuple[Float[Tensor, "B n hidden"], Any]:
+        embedded = self.dropout(self.embedding(tokens))
+        if self.training and self.recurrence.dropout and embedded.is_cuda:
+            # cuDNN keeps random numbers of its own for the dropout between layers, which a checkpoint does not hold.
+            # Setting the generator's state, even to itself, has torch draw their seed from the generator again.
+            torch.cuda.set_rng_state(torch.cuda.get_rng_state(embedded.device), embedded.device)
+        hidden, state = self.recurrence(embedded, state)
+        return hidden, state
 
     def loss_with_state(self, window: Int[Tensor, "B T+1"], state: Any) -> tuple[Float[Tensor, ""], Any]:
         """Return the loss of a window that continues the text of `state`, and the state for the next window.

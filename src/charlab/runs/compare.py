@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -13,11 +14,11 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, fixed, interval, joined, percent, signed
 from charlab.runs.code import changed
-from charlab.runs.listing import SHORT, settings_of, shown_value, varied
+from charlab.runs.listing import settings_of, short_name, shown_value, varied
 from charlab.runs.plots import plot_comparison
 from charlab.runs.record import Record
 from charlab.runs.store import Store
-from charlab.runs.text_differences import TextDifferences, compare_runs
+from charlab.runs.text_differences import TextDifferences, compare_runs, same_text
 
 
 def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) -> None:
@@ -25,7 +26,7 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
     if len(runs) != 2:
         raise UserError(f"compare takes two runs, not {len(runs)}: {command('runs', 'compare', 'RUN', 'RUN')}.")
     a, b = (Record.load(Store(output_dir).named(run)) for run in runs)
-    labels = [f"{record.name} {record.folder.name[:SHORT]}" for record in (a, b)]
+    labels = _labels(a, b)
     compared = Table("", *labels, box=None, pad_edge=False)
     settings = [settings_of(record) for record in (a, b)]
     for key in varied(settings):
@@ -39,13 +40,8 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
     for column in outcome.columns[1:]:
         column.justify = "right"
     outcome.add_row("status", a.status, b.status, "")
-    for what, first, second in _outcomes(a, b):
-        difference = second - first if first is not None and second is not None else None
-        digits = 4 if "/" in what else 0
-        values = [fixed(value, digits) if digits else f"{value:,.0f}" for value in (first, second) if value is not None]
-        if difference is None:
-            values = [UNKNOWN if value is None else fixed(value, digits) for value in (first, second)]
-        outcome.add_row(what, *values, UNKNOWN if difference is None else signed(difference, digits))
+    for row in (*_figures(a, b), *_costs(a, b)):
+        outcome.add_row(*row)
     console.print(outcome)
     console.print()
     try:
@@ -56,22 +52,60 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
     names = changed(a.sources, b.sources)
     told = f"differs in {joined(names, most=5)}" if names else "is the same" if a.code == b.code else "differs"
     console.print(f"Their code {told}.", highlight=False, markup=False, soft_wrap=True)
-    file = Path(plot or output_dir / f"compare-{a.folder.name[:SHORT]}-{b.folder.name[:SHORT]}.png")
+    file = Path(plot or output_dir / f"compare-{short_name(a.folder)}-{short_name(b.folder)}.png")
     if plot_comparison(file, dict(zip(labels, (a.folder, b.folder), strict=True))):
         console.print(f"curves     {file}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _outcomes(a: Record, b: Record) -> list[tuple[str, float | None, float | None]]:
-    """Return the figures of two outcomes: name, and the value of each run."""
-    figures = [{f"{m['split']}/{m['protocol']}": m["nll"] for m in record.metrics} for record in (a, b)]
-    rows = [(name, figures[0].get(name), figures[1].get(name)) for name in dict.fromkeys([*figures[0], *figures[1]])]
-    costs = {
+def _labels(a: Record, b: Record) -> list[str]:
+    """Return the names of two runs, as short as they can be told apart."""
+    ways: tuple[Callable[[Path], str], ...] = (short_name, lambda folder: folder.name, str)
+    labels: list[str] = []
+    for shown in ways:
+        labels = [f"{record.name} {shown(record.folder)}" for record in (a, b)]
+        if labels[0] != labels[1]:
+            break
+    return labels
+
+
+def _figures(a: Record, b: Record) -> Iterator[list[Text]]:
+    """Yield a row for each split and protocol: its name, the figure of each run, and their difference.
+
+    A run's own figure comes before those with other settings, which `charlab evaluate` adds later.
+    """
+    found: tuple[dict[str, dict[str, Any]], ...] = ({}, {})
+    for record, entries in zip((a, b), found, strict=True):
+        for entry in record.metrics:
+            entries.setdefault(f"{entry['split']}/{entry['protocol']}", entry)
+    for what in dict.fromkeys([*found[0], *found[1]]):
+        first, second = (entries.get(what, {}) for entries in found)
+        same = first.get("sha256") == second.get("sha256") and ("sha256" in first or same_text(a, b))
+        difference = UNKNOWN
+        if same and first.get("nll") is not None and second.get("nll") is not None:
+            difference = signed(second["nll"] - first["nll"])
+        yield [Text(what), _figure(first, a), _figure(second, b), Text(difference)]
+
+
+def _figure(entry: Mapping[str, Any], record: Record) -> Text:
+    """Return a figure as the list of runs shows it; that of a model that leaks is struck through."""
+    if entry.get("nll") is None:
+        return Text(UNKNOWN)
+    bound = "≤ " if entry.get("likelihood") == "bound" else ""
+    return Text(f"{bound}{fixed(entry['nll'])}", "strike" if record.causality.get("leaks") else "")
+
+
+def _costs(a: Record, b: Record) -> Iterator[list[Text]]:
+    """Yield a row for each cost: its name, the value of each run, and their difference."""
+    costs: dict[str, tuple[float | None, float | None]] = {
         "parameters": (a.parameters, b.parameters),
         "steps": (a.steps, b.steps),
         "characters": (a.characters_seen, b.characters_seen),
         "training seconds": (a.time.get("training_s"), b.time.get("training_s")),
     }
-    return [*rows, *((name, *values) for name, values in costs.items())]
+    for what, (first, second) in costs.items():
+        shown = [UNKNOWN if value is None else f"{value:,.0f}" for value in (first, second)]
+        difference = UNKNOWN if first is None or second is None else signed(second - first, 0)
+        yield [Text(cell) for cell in (what, *shown, difference)]
 
 
 def print_where(where: TextDifferences, console: Console) -> None:

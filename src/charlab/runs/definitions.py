@@ -11,6 +11,7 @@ import inspect
 import linecache
 import symtable
 import sys
+import weakref
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -28,6 +29,7 @@ HEADER = '"""The definitions that this run uses from the notebook or script that
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 _imported: dict[str, tuple[Any, str]] = {}  # what `import_into_main` defined, with its module's source
+_read: weakref.WeakSet[Any] = weakref.WeakSet()  # those whose source `linecache` holds as executed
 
 
 def names_in(config: Any) -> list[str]:
@@ -183,7 +185,20 @@ class _DefinitionCollector:
                 f"{shown} is {value.__qualname__}, whose definition cannot be found by that name: define it at the top "
                 "level under the name it is used by, or move it to a module."
             )
+        for base in value.__bases__ if isinstance(value, type) else ():
+            if _is_own(base) and getattr(self.main, base.__qualname__, base) is not base:
+                raise UserError(
+                    f"{shown} still has the former {base.__qualname__} as its base, which was defined again since: "
+                    f"run the definition of {name} again."
+                )
         source, code = _source(value, shown)
+        for constant, former in _constants_when_defined(value, source):
+            now = vars(self.main).get(constant, former)
+            if now is not former and _literal(now) is not None and repr(now) != repr(former):
+                raise UserError(
+                    f"{shown} was defined when {constant} was {former!r}, and it is {now!r} now: run the definition of "
+                    f"{name} again."
+                )
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
         self._follow(name, user, source, None)
 
@@ -260,6 +275,10 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
     """Return the source of a class or function of `__main__`, as it was executed, and the code objects in it."""
     code = list(_code_of(value))
     files = sorted({found.co_filename for found in code}) or list(reversed(linecache.cache))  # no code: no methods
+    if value not in _read:  # `%run` executes a file again, and `linecache` would still return its former lines
+        for file in files:
+            linecache.checkcache(file)
+        _read.add(value)
     for file in files:
         lines = linecache.getlines(file)
         node = next((node for node in _top_level(lines) if _is(node, value, code)), None)
@@ -274,6 +293,38 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
                 )
         return "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n"), code
     raise UserError(f"The source of {shown} is not known: define it in a cell or a file, or move it to a module.")
+
+
+def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]]:
+    """Yield the names that a definition looked up as defaults of parameters or values of attributes, and their values.
+
+    A constant that is assigned again afterwards changes neither, so what it is now is not what the definition uses.
+    """
+    (node,) = ast.parse(source).body
+    parts: list[tuple[Any, ast.stmt]] = [(value, node)]
+    if isinstance(node, ast.ClassDef):
+        parts = [(vars(value).get(part.name), part) for part in node.body if isinstance(part, ast.FunctionDef)]
+        for part in node.body:
+            if isinstance(part, ast.Assign) and isinstance(part.value, ast.Name):
+                names = [target.id for target in part.targets if isinstance(target, ast.Name)]
+                yield from ((part.value.id, vars(value)[name]) for name in names if name in vars(value))
+    for function, part in parts:
+        function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
+        if not (isinstance(function, FunctionType) and isinstance(part, ast.FunctionDef)):
+            continue
+        given = part.args
+        positional = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
+        written = [
+            *zip(positional, given.defaults, strict=True),
+            *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+        ]
+        actual = {
+            **dict(zip([each.arg for each in positional], function.__defaults__ or (), strict=False)),
+            **(function.__kwdefaults__ or {}),
+        }
+        for parameter, default in written:
+            if isinstance(default, ast.Name) and parameter.arg in actual:
+                yield default.id, actual[parameter.arg]
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:

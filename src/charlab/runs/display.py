@@ -20,7 +20,7 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.notebook import data_uri
 from charlab.quantities import clock, flop_rate
-from charlab.runs import store
+from charlab.runs import definitions, store
 from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
 from charlab.runs.identity import members_of_other_code
@@ -196,7 +196,7 @@ def _results(record: Record) -> RenderableType:
             row[-1] = Text.assemble(perplexity, (" leaks", "bold red"), _honest(record.causality, ", honest {}"))
         if has_floor and floor is not None:
             row += [Text(f"{floor:.4f}", "dim"), Text(_figure(None if nll is None else nll - floor, "{:+.4f}", ""))]
-        table.add_row(entry["split"], entry["protocol"], *row)
+        table.add_row(Text(entry["split"]), entry["protocol"], *row)  # a text may be called [b].txt
     return Group(Text.assemble((record.name, "bold"), f"  {record.status}"), Text(), table, Text())
 
 
@@ -249,15 +249,22 @@ def _costs(record: Record) -> RenderableType:
     if record.callbacks:
         grid.add_row("callbacks", f"{', '.join(record.callbacks)} (neither charlab's nor Lightning's)")
     if record.best is not None:
-        best = f"{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
+        bound = "≤ " if any(entry["likelihood"] == "bound" for entry in record.metrics) else ""
+        best = f"{bound}{record.best['nll']:.4f} nats/char after step {record.best['step']:,}: checkpoint=best"
         grid.add_row("best on dev", best)
     return grid
 
 
 def _main_figure(metrics: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Return the line that names the one result to quote: of the whole validation text, by the last protocol."""
+    """Return the line that names the one result to quote: of the whole validation text, by the last protocol.
+
+    The run's own settings come before others, which `charlab evaluate` adds later.
+    """
     whole = [entry for entry in metrics if entry["split"] == "validation" and entry["protocol"] not in PARTIAL]
-    entry = (whole or metrics)[-1]
+    by_protocol: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for found in whole or metrics:
+        by_protocol.setdefault((found["split"], found["protocol"]), found)
+    entry = list(by_protocol.values())[-1]
     bound = "≤ " if entry["likelihood"] == "bound" else ""
     figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
     return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")
@@ -279,7 +286,8 @@ def _places(folder: Path) -> dict[str, str]:
     if events_folder(folder) is not None:
         places["curves"] = f"tensorboard --logdir {shlex.quote(str(folder))}"
     if not (folder / LOSS_PLOT).exists() and (folder / CHECKPOINT).exists():
-        places["pictures"] = command("runs", "draw", str(folder))
+        trust = ["trust=true"] if (folder / definitions.FILE_NAME).exists() else []
+        places["pictures"] = command("runs", "draw", str(folder), *trust)
     return places
 
 

@@ -71,21 +71,28 @@ def complete(record: Record, at_end: Collection[str]) -> None:
         plot_loss(record)
 
 
-def draw(runs: Sequence[str], output_dir: Path, console: Console) -> None:
-    """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths."""
+def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool = False) -> None:
+    """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
+
+    Args:
+        runs: the runs, as the user names them.
+        output_dir: folder of all outputs.
+        console: console to print to.
+        trust: whether code in the folders of the runs may be imported; see `charlab.load`.
+    """
     if not runs:
         raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")
     for record in [Record.load(Store(output_dir).named(run)) for run in runs]:
-        for what, path in _drawn(record):
+        for what, path in _drawn(record, trust):
             console.print(f"{what:<10} {path}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _drawn(record: Record) -> Iterator[tuple[str, Path]]:
+def _drawn(record: Record, trust: bool) -> Iterator[tuple[str, Path]]:
     if len(record.curves()):
         yield "loss plot", plot_loss(record)
     from charlab.runs.checkpoint import load
 
-    model, vocabulary = load(record.folder)
+    model, vocabulary = load(record.folder, trust=trust)  # defines what the sample needs as well
     if sample(record):
         yield "sample", record.folder / SAMPLES
     for name, image in _attention(record, model, vocabulary):

@@ -28,12 +28,10 @@ from charlab.runs.display import print_results
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
 from charlab.runs.identity import differing, identify, load_corpus
-from charlab.runs.record import Record
+from charlab.runs.record import SPLITS, Record
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
-
-SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
 
 
 def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
@@ -47,7 +45,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
 
     Raises:
         UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, another text has
-            unknown characters, or the user's own model fails.
+            unknown characters, a look at the test split cannot be counted, or the user's own model fails.
     """
     record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
@@ -63,7 +61,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
         score = evaluate(
             model,
             ids,
-            _protocol(config),
+            _protocol(config, record.config),
             vocabulary=vocabulary,
             context_length=context_length,
             batch_size=config.batch_size or batch_size(record.config, model),
@@ -72,13 +70,14 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     metrics = [entry | score.as_dict()]
     floor = record.floor if "corpus" not in config.data else {}
     shown = dataclasses.replace(record, metrics=metrics, causality=causality.as_dict(), floor=floor)
+    looks = _count_look(record.folder) if metrics[0]["split"] == "test" else None  # before the figure is shown
     print_results(shown, console)
     try:
-        looks = _keep(record.folder, metrics[0], is_last=config.checkpoint == "last")
-        if metrics[0]["split"] == "test":
-            console.print(f"The test split of this run has been scored {count(looks, 'time')}.", highlight=False)
+        _keep(record.folder, metrics[0], is_last=config.checkpoint == "last")
     except UserError as error:  # for example, a read-only folder
         console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
+    if looks is not None:
+        console.print(f"The test split of this run has been scored {count(looks, 'time')}.", highlight=False)
     return score
 
 
@@ -131,8 +130,26 @@ def _another_text(
     return entry, torch.from_numpy(vocabulary.encode(text))
 
 
-def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
-    """Count a look at the test split, add an entry to the metrics of a finished run, and return the number of looks.
+def _count_look(folder: Path) -> int:
+    """Add a look at the test split to the record of a run, and return the number of looks.
+
+    Raises:
+        UserError: if the record cannot be changed now: the run is training, or its folder is not writable.
+    """
+    try:
+        with locked(folder):
+            record = Record.load(folder)  # reread under the lock
+            record.test_looks += 1
+            record.save()
+            return record.test_looks
+    except UserError as error:
+        raise UserError(
+            f"The figure of the test split is not shown, since this look cannot be counted in the run's record: {error}"
+        ) from error
+
+
+def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> None:
+    """Add an entry to the metrics of a finished run.
 
     Args:
         folder: the run's folder.
@@ -144,11 +161,8 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
     """
     with locked(folder):
         record = Record.load(folder)  # reread under the lock
-        if entry["split"] == "test":
-            record.test_looks += 1
-            record.save()
         if record.status != "finished" or not is_last:
-            return record.test_looks
+            return
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
         names = differing(record, {"model": record.config["model"], "data": data}, EVALUATION)
         if names and not record.is_by(identify(OmegaConf.create(record.config)).code):
@@ -159,7 +173,6 @@ def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> int:
             )
         record.add_metric(entry)
         record.save()
-        return record.test_looks
 
 
 def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
@@ -175,9 +188,10 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     return max(1, config["data"]["batch_size"] // divisor)
 
 
-def _protocol(config: DictConfig) -> EvaluationProtocol:
-    if config.protocol == "estimate":
-        return Estimate(num_batches=config.num_batches, seed=config.seed)
+def _protocol(config: DictConfig, trained: Mapping[str, Any]) -> EvaluationProtocol:
+    if config.protocol == "estimate":  # windows of whole batches, as in training, however that divided them
+        whole = config.batch_size or trained["data"]["batch_size"]
+        return Estimate(num_batches=config.num_batches, batch_size=whole, seed=config.seed)
     if config.protocol == "online":
         return Online(config.block_length, config.learning_rate, config.steps_per_block)
     return Sliding(stride=config.stride) if config.protocol == "sliding" else Blocks()

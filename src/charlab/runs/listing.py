@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import json
 import operator
@@ -33,9 +34,11 @@ OPTIONS = {
     "start": "0",
     "length": "3000",
     "page": "",
+    "trust": "false",
 }
 """The options of `charlab runs`, with their defaults."""
 SHORT = 8  # characters of a fingerprint in tables
+WITH_CODE = 17  # characters of FINGERPRINT-CODE
 PROTOCOLS = ("blocks", "sliding", "estimate", "online")
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
@@ -81,9 +84,9 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
     """
     if protocol not in PROTOCOLS:
         raise UserError(f"There is no protocol={protocol}{nearest(protocol, PROTOCOLS)}")
-    rows = [_row(record, protocol) for record in Store(output_dir).all()]
+    everything = rows = [_row(record, protocol) for record in Store(output_dir).all()]
     for condition in filters:
-        rows = _filtered(rows, condition)
+        rows = _filtered(rows, condition, everything)
     return sorted(rows, key=lambda row: (row.record.name, row.record.started or ""))
 
 
@@ -91,12 +94,13 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
     """Return a table with a row for each run: its columns, and the settings in which the runs differ."""
     import pandas as pd
 
-    keys = sorted({key for found in differences(rows) for key in found})
+    of_all = varied([row.settings for row in rows])
+    keys = sorted({*of_all, *(key for found in differences(rows) for key in found)})
     return pd.DataFrame([{**row.columns, **{key: row.settings.get(key) for key in keys}} for row in rows])
 
 
 def _row(record: Record, protocol: str) -> Row:
-    figures = next((m for m in record.metrics if m["protocol"] == protocol and m["split"] == "validation"), {})
+    figures = record.find_figure(protocol) or {}
     status: str = record.status
     if status == "running" and not is_locked(record.folder):
         status = "stopped"
@@ -124,7 +128,12 @@ def _row(record: Record, protocol: str) -> Row:
 
 def size(folder: Path) -> int:
     """Return the size of the files in a folder, in bytes."""
-    return sum(os.lstat(os.path.join(place, name)).st_size for place, _, names in os.walk(folder) for name in names)
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # a temporary file of a run that trains
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 def settings_of(record: Record) -> dict[str, Any]:
@@ -168,13 +177,13 @@ def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [key for key in found if key.endswith("._target_") or not key.startswith(tuple(classes))]
 
 
-def _filtered(rows: list[Row], condition: str) -> list[Row]:
+def _filtered(rows: list[Row], condition: str, everything: Sequence[Row]) -> list[Row]:
     match = re.fullmatch(r"([\w./-]+?)(<=|>=|!=|<|>|=)(.*)", condition, flags=re.S)
     if match is None:
         raise UserError(f"{condition} is not a filter: write COLUMN=VALUE, such as status=finished, or see --help.")
     key, sign, wanted = match.groups()
-    _check_known(rows, key, "No")
-    return [row for row in rows if _passes(row.get(key), sign, wanted)]
+    _check_known(everything, key, "No")
+    return [row for row in rows if _passes(key, row.get(key), sign, wanted)]
 
 
 def _check_known(rows: Sequence[Row], key: str, beginning: str) -> None:
@@ -183,15 +192,17 @@ def _check_known(rows: Sequence[Row], key: str, beginning: str) -> None:
         raise UserError(f"{beginning} run has a column or setting {key}{similar(key, [*known, *OPTIONS])}")
 
 
-def _passes(value: Any, sign: str, wanted: str) -> bool:
+def _passes(key: str, value: Any, sign: str, wanted: str) -> bool:
     number, bound = _number(value), _number(wanted)
     if number is not None and bound is not None:
         return _COMPARISONS[sign](number, bound)
     if sign in ("<", ">", "<=", ">="):
         return False
     text = json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    name = text if "." in wanted else text.rpartition(".")[2]  # the name of a class
-    return (text == wanted or fnmatch.fnmatchcase(name, wanted)) == (sign == "=")
+    names = {text, text.replace(", ", ","), shown_value(value)}  # a list is typed without spaces, a class by its name
+    if key.endswith("_target_"):
+        names.add(text.rpartition(".")[2])
+    return any(name == wanted or fnmatch.fnmatchcase(name, wanted) for name in names) == (sign == "=")
 
 
 def _number(value: Any) -> float | None:
@@ -215,6 +226,12 @@ def sorted_by(rows: Sequence[Row], column: str) -> list[Row]:
         reverse=descending,
     )
     return order + [row for row in rows if row.get(key) is None]
+
+
+def short_name(folder: Path) -> str:
+    """Return the beginning of a run's folder in tables, with some of its code if another run has its fingerprint."""
+    with_code = re.fullmatch(r"[0-9a-f]{12}-[0-9a-f]{12}", folder.name)
+    return folder.name[: WITH_CODE if with_code else SHORT]
 
 
 def shown_value(value: Any) -> str:

@@ -14,7 +14,7 @@ from charlab.command import command, split_options
 from charlab.errors import UserError
 from charlab.quantities import UNKNOWN, count, duration, joined, memory, with_error
 from charlab.runs.folder import locked, remove
-from charlab.runs.listing import OPTIONS, SHORT, Row, differences, list_runs, shown_value, size, sorted_by
+from charlab.runs.listing import OPTIONS, Row, differences, list_runs, short_name, shown_value, size, sorted_by
 from charlab.runs.record import Record, runs_of
 from charlab.runs.store import Store
 
@@ -36,7 +36,8 @@ is a column or setting and a value: status=finished, model=gpt, 'nll<1.8',
 optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts in descending order.
 
 Options: output_dir=outputs, protocol=blocks, limit=100, plot=FILE.png (compare),
-start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask)."""
+start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask),
+trust=true (draw and show: import code that the run's folder holds)."""
 
 
 def browse(arguments: Sequence[str], console: Console | None = None) -> int:
@@ -60,7 +61,7 @@ def browse(arguments: Sequence[str], console: Console | None = None) -> int:
     elif rest[:1] == ["draw"]:
         from charlab.runs.draw import draw
 
-        draw(rest[1:], output_dir, console)
+        draw(rest[1:], output_dir, console, trust=options["trust"].lower() == "true")
     elif rest[:1] in (["tag"], ["note"]):
         _annotate(rest[0], rest[1:], Store(output_dir), console)
     elif rest[:1] == ["remove"]:
@@ -91,7 +92,7 @@ def _print_list(shown: Sequence[Row], rows: Sequence[Row], output_dir: Path, con
         differing = list(dict.fromkeys(f"{_short(key)}={shown_value(value)}" for key, value in differ[id(row)].items()))
         differs = joined(differing, most=MOST_DIFFERENCES)
         listed.add_row(
-            *(Text(part) for part in (row.record.name, row.record.folder.name[:SHORT])),
+            *(Text(part) for part in (row.record.name, short_name(row.record.folder))),
             Text(" · ".join(part for part in (differs, columns["tags"], columns["note"]) if part)),
             Text(columns["status"], "" if columns["status"] == "finished" else "bold"),
             Text(nll, "strike" if columns["leaks"] else ""),
@@ -134,7 +135,8 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
     """Delete runs after asking for confirmation, and return the exit code.
 
     Raises:
-        UserError: if a run is not found, is being trained or is a member of another run; or if no terminal can ask.
+        UserError: if a run is not found, is being trained, is a member of another run or the one that it started from;
+            or if no terminal can ask.
     """
     store = Store(output_dir)
     if not runs:
@@ -145,6 +147,9 @@ def _remove(runs: Sequence[str], output_dir: Path, console: Console, *, ask: boo
         used = {Path(run).resolve() for run in runs_of(user.config.get("model") or {})} & folders
         if used and user.folder.resolve() not in folders:
             raise UserError(f"{used.pop()} is a member of {user.folder}: remove that run as well, or keep both.")
+        begun = {Path(run).resolve() for key in ("init_from", "extend") if (run := user.config.get(key))} & folders
+        if begun and user.folder.resolve() not in folders:  # without it, that run can be neither resumed nor verified
+            raise UserError(f"{user.folder} started from {begun.pop()}: remove that run as well, or keep both.")
     for record in records:
         disk = memory(size(record.folder))
         console.print(f"{record.folder}  {record.status}  {disk}", markup=False, highlight=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def initialize_from(model: LanguageModel, config: Mapping[str, Any], vocabulary:
                 f"init_from={run} has another vocabulary, and embeds n-grams, which depend on the numbers of all "
                 "characters: train on a text of the same characters."
             )
-        weights = _mapped(weights, initial, _vocabulary_axes(config, len(ours)), theirs, ours)
+        weights = _mapped(weights, initial, _vocabulary_axes(config, len(ours)), theirs, ours, run)
     for name in dict.fromkeys([*initial, *weights]):
         a, b = (tuple(state[name].shape) if name in state else None for state in (weights, initial))
         if a != b:
@@ -156,26 +156,45 @@ def _mapped(
     axes: Mapping[str, list[int]],
     theirs: list[bytes],
     ours: list[bytes],
+    run: Path,
 ) -> dict[str, Tensor]:
-    """Return the weights of common tokens from `weights`, and those of other tokens from `initial`."""
+    """Return the weights of common tokens from `weights`, and those of other tokens from `initial`.
+
+    Rows after those of the tokens, such as that of a mask, mean the same in both models.
+    """
     common = sorted({*theirs} & {*ours})
+    numbers = [{token: number for number, token in enumerate(known)} for known in (ours, theirs)]
     found = dict(weights)
     for name, value in weights.items():
         target = initial.get(name)
         if target is None or not axes.get(name) or target.dim() != value.dim():
             continue
         grown = axes[name]
-        if any(target.shape[axis] != len(ours) or value.shape[axis] != len(theirs) for axis in grown):
-            continue  # another model, or not a table of tokens, as its shape shows
+        beyond = {target.shape[axis] - len(ours) for axis in grown}
+        beyond |= {value.shape[axis] - len(theirs) for axis in grown}
+        if len(beyond) > 1 or min(beyond) < 0:
+            if target.shape == value.shape:
+                raise UserError(
+                    f"init_from={run} has another vocabulary, and {name} does not have a row for each character: "
+                    "train on a text of the same characters."
+                )
+            continue  # another model, as its shape shows
         if any(target.shape[axis] != value.shape[axis] for axis in range(value.dim()) if axis not in grown):
             continue
+        (more,) = beyond
         mapped = target.clone()
         to, of = (
             torch.meshgrid(
                 *(rows if axis in grown else torch.arange(size) for axis, size in enumerate(value.shape)), indexing="ij"
             )
-            for rows in (torch.tensor([known.index(token) for token in common]) for known in (ours, theirs))
+            for rows in (_rows(number, common, more) for number in numbers)
         )
         mapped[to] = value[of].to(mapped.dtype)
         found[name] = mapped
     return found
+
+
+def _rows(number: Mapping[bytes, int], tokens: list[bytes], more: int) -> Tensor:
+    """Return the rows of some tokens and of `more` others, which follow those of all tokens: (n,) int64."""
+    others = range(len(number), len(number) + more)
+    return torch.tensor([*(number[token] for token in tokens), *others], dtype=torch.long)

@@ -30,6 +30,7 @@ FORMAT = 2
 FORMER_FORMAT = 1  # read but not resumed, because its batch size was per device and micro-batch
 SCENE_LENGTH = 2000  # characters
 ENSEMBLE = "charlab.models.mixture.Ensemble"
+SPLITS = ("train", "validation", "dev", "test")  # of a run's own text
 # Keys of an entry of `metrics` that are results; the other keys say how they were measured.
 FIGURES = ("nll", "bpc", "perplexity", "standard_error", "reason")
 
@@ -236,8 +237,31 @@ class Record:
             self.metrics.append(entry)
 
     def has_figure(self, protocol: str, split: str = "validation") -> bool:
-        """Return whether `metric` has an entry for a protocol and split."""
-        return any(entry["protocol"] == protocol and entry["split"] == split for entry in self.metrics)
+        """Return whether `metric` has a figure by the usual settings, or another one and no weights to compute it."""
+        found = self.find_figure(protocol, split)
+        return found is not None and (self._is_usual(found) or not self._has_weights)
+
+    def find_figure(self, protocol: str, split: str = "validation") -> dict[str, Any] | None:
+        """Return the entry of `metrics` for a protocol and split, by the usual settings if possible; None without one.
+
+        In earlier versions, another text that was called like a split had an entry of that name.
+        """
+        found = [
+            entry
+            for entry in self.metrics
+            if entry["protocol"] == protocol and entry["split"] == split and not (split in SPLITS and "sha256" in entry)
+        ]
+        return next(filter(self._is_usual, found), found[0] if found else None)
+
+    def _is_usual(self, entry: dict[str, Any]) -> bool:
+        """Return whether an entry is by the context of training and half of it as the stride, not by others' choice."""
+        length = (self.config.get("data") or {}).get("context_length")
+        stride = None if length is None else max(1, length // 2)
+        return entry.get("context_length") in (None, length) and entry.get("stride") in (None, stride)
+
+    @property
+    def _has_weights(self) -> bool:
+        return self.status == "finished" and (self.folder / "checkpoints" / "last.ckpt").is_file()
 
     def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
@@ -250,9 +274,8 @@ class Record:
         """
         if not self.has_figure(protocol, split) and protocol != "online" and split != "test":
             self._complete(protocol, split)
-        for entry in self.metrics:
-            if entry["protocol"] == protocol and entry["split"] == split:
-                return entry
+        if (entry := self.find_figure(protocol, split)) is not None:
+            return entry
         from charlab.configuration.overrides import quoted_if_needed
 
         run = f"run={quoted_if_needed(str(self.folder))}"
@@ -261,7 +284,7 @@ class Record:
 
     def _complete(self, protocol: str, split: str) -> None:
         """Compute a figure that a finished run lacks, if it still has its weights."""
-        if self.status != "finished" or not (self.folder / "checkpoints" / "last.ckpt").is_file():
+        if not self._has_weights:
             return
         from charlab.configuration.compose import compose
         from charlab.configuration.overrides import quoted

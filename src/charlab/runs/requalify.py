@@ -206,11 +206,12 @@ def _shortened_config(config: DictConfig, output_dir: str, step: int, clock: Seq
     """Return the configuration of a run, changed to write into `output_dir`, follow `clock` and stop after `step`.
 
     Evaluations before the first step are left out unless they may change a step: they are slow, and training seeds
-    its random numbers after them.
+    its random numbers after them. The first steps of an extended run are those of its origin, from which it has them:
+    they are repeated from the initial weights.
     """
     silent = config.evaluate_every > step and not reads_evaluations(config)
     with open_dict(config):
-        config.output_dir, config.force = output_dir, False
+        config.output_dir, config.force, config.extend = output_dir, False, None
         decorative = ("samples", "attention_maps", "progress", "checkpointing")
         kept = {name: part for name, part in (config.callbacks or {}).items() if name not in decorative}
         stop = {"_target_": f"{__name__}.{Stop.__name__}", "step": step, "clock": [*clock]}

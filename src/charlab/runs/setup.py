@@ -103,6 +103,7 @@ class Parts:
         self.members.fill(model)
         if (run := origins(self.config).get("init_from")) is not None:
             initialize_from(model, self.members.config, self.data.vocabulary, run)
+            _check_unseen(run, Record.load(run), self.data, whose="this run's", judged="this run is to be judged")
         if model.context_length is not None and self.data.context_length > model.context_length:
             raise UserError(
                 f"data.context_length={self.data.context_length} is more than the model looks at, "
@@ -252,22 +253,33 @@ def _read(run: Path, data: CharacterDataModule) -> _Member:
             f"The run {run} has another vocabulary, {_difference(vocabulary, data.vocabulary)}: name runs with the "
             f"ensemble's data/tokenizer that were trained on texts of the same characters as {data.corpus.name}."
         )
-    _check_unseen(run, record, data)
+    _check_unseen(run, record, data, whose="the ensemble's", judged="the ensemble is to be weighed")
     return _Member(record, checkpoint["model_config"], model)
 
 
-def _check_unseen(run: Path, record: Record, data: CharacterDataModule) -> None:
-    """Raise `UserError` if the member was trained on dev or validation text of the ensemble."""
+def _check_unseen(run: Path, record: Record, data: CharacterDataModule, *, whose: str, judged: str) -> None:
+    """Raise `UserError` if a run, or one that it started from, was trained on the dev or validation text of `data`.
+
+    Args:
+        run: the run's folder.
+        record: the run's record.
+        data: the data on which its weights are used.
+        whose: whose data that is, for the message.
+        judged: what the dev text is for, for the message.
+    """
     trained, size = record.config["data"], data.corpus.length
     first, end = (int(Decimal(str(trained[key])) * size) for key in ("dev_fraction", "train_fraction"))
     dev, validation = data.slices["train"].start, data.slices["train"].stop
     if record.corpus["sha256"] == data.corpus.sha256 and (first < dev or end > validation):
         raise UserError(
-            f"The run {run} was trained on the characters {first:,} to {end:,} of {data.corpus.name}, and the ensemble "
-            f"is to be weighed on those before {dev:,} and evaluated on those from {validation:,} on: train it with "
-            f"the ensemble's data.train_fraction and data.dev_fraction, or set "
-            f"data.dev_fraction={trained['dev_fraction']} for both."
+            f"The run {run} was trained on the characters {first:,} to {end:,} of {data.corpus.name}, and {judged} on "
+            f"those before {dev:,} and evaluated on those from {validation:,} on: train it with {whose} "
+            f"data.train_fraction and data.dev_fraction, or set data.dev_fraction={trained['dev_fraction']} for both."
         )
+    for key in ("init_from", "extend"):
+        origin = record.config.get(key)
+        if origin is not None and (Path(origin) / FILE_NAME).exists():
+            _check_unseen(Path(origin), Record.load(Path(origin)), data, whose=whose, judged=judged)
 
 
 def _difference(theirs: Vocabulary, ours: Vocabulary) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.compose import register_resolver
-from charlab.configuration.overrides import key_of, text_of
+from charlab.configuration.overrides import concerns_sweep, key_of, text_of
 from charlab.curves import FILE_NAME as CURVES
 from charlab.curves import read_curves
 from charlab.errors import UserError
@@ -195,14 +195,18 @@ def locate_in(folder: Path, config: DictConfig) -> RunLocation:
 
 
 def with_extended(overrides: Sequence[str]) -> list[str]:
-    """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one."""
+    """Return the given overrides, preceded by those of the run that `extend=RUN` names, if there is one.
+
+    What concerned only that call, such as force=true or its folder, is left out.
+    """
     given = {key_of(override): override for override in overrides}
     run = text_of(given.get("extend", "extend=null"))
     if run == "null":
         return list(overrides)
     output_dir = Path(text_of(given["output_dir"])) if "output_dir" in given else OUTPUTS
     record = Record.load(find_folder(run, output_dir / "runs"))
-    kept = [override for override in record.overrides if key_of(override) not in given]
+    left_out = {*given, "force", "resume"}
+    kept = [each for each in record.overrides if key_of(each) not in left_out and not concerns_sweep(each)]
     return [*kept, *overrides]
 
 

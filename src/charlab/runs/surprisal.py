@@ -91,7 +91,7 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
 
     Args:
         record: the record of a finished run.
-        start: number of characters to skip, not counting the first one, which no model predicts.
+        start: number of characters to skip, not counting those of the first token, which no model predicts.
         length: number of characters in the passage.
         trust: whether to import code from the run's folder.
 
@@ -108,13 +108,17 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
     corpus = own_corpus(record)
     part = own_slices(record, corpus)["validation"]
     text = "".join(corpus.between(part.start, part.stop))
-    expected, why = _expected(record, text, start + 1, stop + 1, trust)
+    given = len(text) - len(nll)  # characters of the first token
+    expected, why = _expected(record, text, start + given, stop + given, trust)
     note = (
         f"Characters {start + 1:,} to {stop:,} of {len(nll):,} in the validation text of "
         f"{corpus.name}, {fixed(float(nll[start:stop].mean(dtype=np.float64)))} nats each on average. {why}"
     )
-    title = f"{record.name} {record.folder.name[:8]}: {fixed(entry['nll'])} nats per character"
-    return Surprisal(title, note.strip(), text[start + 1 : stop + 1], nll[start:stop], expected)
+    if record.causality.get("leaks"):
+        note = f"The model leaks, so its figures mean nothing: {record.causality['reason']} {note}"
+    bound = "≤ " if entry["likelihood"] == "bound" else ""
+    title = f"{record.name} {record.folder.name[:8]}: {bound}{fixed(entry['nll'])} nats per character"
+    return Surprisal(title, note.strip(), text[start + given : stop + given], nll[start:stop], expected)
 
 
 def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> tuple[tuple[str, ...], str]:
@@ -162,7 +166,8 @@ def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], cons
         if not options[key].isdecimal():
             raise UserError(f"{key} must be a number of characters, not {options[key]!r}.")
     record = Record.load(Store(output_dir).named(runs[0]))
-    page = surprisal(record, int(options["start"]), int(options["length"])).page().encode()
+    trust = options["trust"].lower() == "true"
+    page = surprisal(record, int(options["start"]), int(options["length"]), trust=trust).page().encode()
     file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
     write_atomically(file, lambda stream: stream.write(page))
     console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)

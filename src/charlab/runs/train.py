@@ -202,6 +202,7 @@ class _Training:
         if (self.folder / LAST).exists():  # resumed after a kill
             with contextlib.suppress(UserError):
                 former = Record.load(self.folder)
+                record.test_looks = former.test_looks  # `charlab evaluate` may have scored it in between
                 record.started, setup = former.started, former.time.get("setup_s", 0.0)
                 if former.code is not None and former.code != record.code:
                     record.begun_by = [*former.begun_by, former.code]
@@ -383,7 +384,8 @@ def _located(data: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list):
             return [located(part) for part in value]
         path = home_expanded(value) if isinstance(value, str) else None
-        return str(path.absolute()) if path is not None and (path.exists() or glob.glob(str(path))) else value
+        is_there = path is not None and (path.exists() or glob.glob(str(path), recursive=True))
+        return str(path.absolute()) if path is not None and is_there else value
 
     corpus = {key: located(value) if key in ("path", "file") else value for key, value in data["corpus"].items()}
     return data | {"corpus": corpus} | ({"path": located(data["path"])} if "path" in data else {})

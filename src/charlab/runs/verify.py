@@ -230,7 +230,7 @@ def _normalization(run: RunToVerify) -> tuple[bool | None, str]:
         probes[:, -1] = torch.arange(model.vocab_size, device=ids.device)
         with torch.no_grad(), untouched_randomness(ids.device):
             nll = [model.nll(part, scored_from=position)[:, -1] for part in probes.split(ROWS)]
-        sums.append(torch.cat(nll).double().neg().exp().sum().item())
+        sums.append(torch.cat(nll).cpu().double().neg().exp().sum().item())  # mps has no float64
     furthest = max(sums, key=lambda total: abs(total - 1))
     said = f"at {count(len(sums), 'position')} the probabilities of {model.vocab_size} tokens add up to {furthest:.6f}"
     if model.likelihood == "bound":  # −log p is at most the bound, so the sum is at most 1

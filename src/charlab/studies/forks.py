@@ -180,6 +180,9 @@ def keep() -> None:
     """Run the keeper: fork the cells requested on standard input until it closes."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # keep the fork server's output apart from the replies
+    requests = os.dup(0)
+    with open(os.devnull, "rb") as nothing:  # cells and their programs must not read the requests
+        os.dup2(nothing.fileno(), 0)
 
     def reply(what: str, number: int, value: object) -> None:
         replies.write(json.dumps([what, number, value]) + "\n")
@@ -194,24 +197,29 @@ def keep() -> None:
     first.join()
     cells: dict[int, Any] = {}
     unread = b""
-    while True:
-        ready = wait([0, *(process.sentinel for process in cells.values())])
-        for number, process in list(cells.items()):
-            if process.sentinel in ready:
-                process.join()
-                reply("exit code", number, process.exitcode)
-                del cells[number]
-        if 0 in ready:
-            asked = os.read(0, 2**16)
-            if not asked:
-                break
-            *lines, unread = (unread + asked).split(b"\n")
-            for number, request in map(json.loads, lines):
-                cells[number] = context.Process(target=_run_cell, kwargs=request)
-                cells[number].start()
-                reply("pid", number, cells[number].pid)
-    for process in cells.values():
-        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        while True:
+            ready = wait([requests, *(process.sentinel for process in cells.values())])
+            for number, process in list(cells.items()):
+                if process.sentinel in ready:
+                    process.join()
+                    reply("exit code", number, process.exitcode)
+                    del cells[number]
+            if requests in ready:
+                asked = os.read(requests, 2**16)
+                if not asked:
+                    break
+                *lines, unread = (unread + asked).split(b"\n")
+                for number, request in map(json.loads, lines):
+                    process = context.Process(target=_run_cell, kwargs=request)
+                    process.start()
+                    cells[number] = process
+                    reply("pid", number, process.pid)
+    finally:  # also if a reply fails because the study has ended; at exit, `multiprocessing` waits for running cells
+        for process in cells.values():
+            with contextlib.suppress(ProcessLookupError):  # it has ended, or does not lead its process group yet
+                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
 
 
 def _send_stamps(sender: Connection) -> None:

@@ -49,7 +49,7 @@ class Outcome:
 
     def save(self, study: Path, cell: Cell) -> None:
         """Write the outcome into the study's folder, atomically."""
-        write_json(cell_path(study, cell, ".json"), asdict(self) | {"run": cell.run})
+        write_json(cell_path(study, cell, ".json"), asdict(self) | {"run": cell.run, "code": cell.code})
 
     @classmethod
     def load(cls, study: Path, cell: Cell) -> Outcome | None:
@@ -60,11 +60,13 @@ class Outcome:
         held = is_held(cell_path(study, cell, ".lock"))  # first, so that a cell that ends in between is read as ended
         try:
             values = json.loads(cell_path(study, cell, ".json").read_text(encoding="utf-8"))
-            run = values.pop("run", cell.run)
+            run, code = values.pop("run", cell.run), values.pop("code", cell.code)
             outcome = cls(**values)
         except (OSError, ValueError, TypeError, AttributeError):
             return None
         if run != cell.run:  # the outcome of another run, such as one by other code
+            return None
+        if outcome.fate == "failed" and code != cell.code:  # perhaps it refused because of an edit
             return None
         if outcome.fate == "running" and not held:
             return replace(outcome, fate="interrupted", reason=GONE)

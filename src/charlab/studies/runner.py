@@ -206,7 +206,7 @@ class _Attempt:
                 return "diverged", record.error or ""
             if record.status == "failed" and record.error:
                 return "failed", record.error
-        log = self._path(".log").read_text(encoding="utf-8", errors="replace")[-END_OF_LOG:].strip()
+        log = _end_of(self._path(".log"))
         last = f" Its last line: {log.splitlines()[-1]}" if log else ""  # often only a reason's last line is shown
         why = f"The process ended with exit code {exit_code} before its run was finished.{last}"
         if exit_code == 0 and record is None:
@@ -234,6 +234,14 @@ class _Attempt:
             return (self.store.folder(self.cell.run) / FILE_NAME).stat().st_mtime_ns
         except OSError:
             return 0
+
+
+def _end_of(log: Path) -> str:
+    """Return the last lines of a log, without reading the rest, which may be larger than memory."""
+    with log.open("rb") as file:
+        file.seek(-min(file.seek(0, os.SEEK_END), 4 * END_OF_LOG), os.SEEK_END)  # a character has up to 4 bytes
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join(lines)[-END_OF_LOG:].strip()
 
 
 @contextlib.contextmanager

@@ -222,7 +222,10 @@ class StudyResults:
         return max(map(max, counts), default=None)
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Return the comparison of each arm with the baseline; empty with a single arm or a single seed."""
+        """Return the comparison of each arm with the baseline.
+
+        Empty with a single arm or seed, in a scaling study, and before the first planned look.
+        """
         return self._comparisons
 
     @cached_property

@@ -55,8 +55,8 @@ class Comparison:
         p_holm: p-value of the test that decided or failed to support, adjusted over the arms.
         p_sign_flip: two-sided p-value of the permutation test; nan if cells diverged, or only one side is a bound.
         power: lower bound on the power to support a true difference equal to the margin with this n and spread.
-        seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is not inconclusive
-            or the number exceeds 10,000.
+        seeds_needed: number of seeds that would settle an inconclusive verdict; None if the verdict is another,
+            no number is certain to (as if cells diverged, or only one side is a bound), or it exceeds 10,000.
     """
 
     arm: str

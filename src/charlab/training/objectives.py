@@ -106,7 +106,7 @@ class TruncatedBackpropagation(Objective):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        return {"states": self._ends_with}
+        return {"states": dict(self._ends_with)}  # compilation restores it after a trial
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._ends_with = state.get("states", {})

@@ -184,10 +184,16 @@ def _check_processes(trainer: Trainer, folder: Path) -> None:
 
 
 def check_precision(model: LanguageModel, trainer: Trainer) -> None:
-    """Raise `UserError` if a model cannot compute in half precision on a CPU, for which torch lacks some kernels.
+    """Raise `UserError` if a model cannot compute, or keep its probabilities, in the precision of the trainer.
 
-    A copy of the model on the CPU computes the loss and gradient of one short window.
+    On a CPU, for which torch lacks some kernels in half precision, a copy of the model computes the loss and gradient
+    of one short window.
     """
+    if isinstance(model, CountedModel) and str(trainer.precision) in ("bf16-true", "16-true"):
+        raise UserError(
+            f"trainer.precision={trainer.precision} would round the probabilities that {type(model).__name__} stores, "
+            "which would no longer add up to 1: set trainer.precision=auto."
+        )
     if (
         str(trainer.precision) not in ("bf16-mixed", "bf16-true", "16-true")
         or trainer.strategy.root_device.type != "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import time
@@ -172,15 +173,22 @@ class EvaluatedModule(LightningModule):
         return cast(NegativeLogLikelihood, self._metrics[f"{split}_nll"])
 
     def _result(self, split: str) -> Score:
-        """Return the score of a split over all ranks, equal to what `evaluate` returns."""
+        """Return the score of a split over all ranks, equal to what `evaluate` returns unless batches are left out."""
         data = self.trainer.datamodule
         estimate = Estimate(num_batches=data.estimate_batches, batch_size=data.batch_size, seed=data.seed)
         protocol = Blocks() if split == "dev" else estimate
         sizes = Sizes(len(data.splits[split]), data.context_length, data.batch_size)
         own_variance = torch.tensor(self._variance[split], dtype=torch.float64)
         variance = self.trainer.strategy.reduce(own_variance, reduce_op="sum").item()
-        nll, vocabulary = self._metric(split).compute().item(), data.vocabulary
-        return protocol.result(self.model, data.splits[split], sizes, nll, variance, NUM_DRAWS, vocabulary=vocabulary)
+        metric, vocabulary = self._metric(split), data.vocabulary
+        nll, scored = metric.compute().item(), int(metric.counted)
+        score = protocol.result(self.model, data.splits[split], sizes, nll, variance, NUM_DRAWS, vocabulary=vocabulary)
+        if scored == score.characters:
+            return score
+        # A limit, which `overfit_batches` sets too, leaves out a part.
+        error = None if score.standard_error is None else score.standard_error * score.characters / scored
+        settings = {**score.settings, "limit_val_batches": self.trainer.limit_val_batches}
+        return dataclasses.replace(score, characters=scored, standard_error=error, settings=settings)
 
 
 def count_look(folder: Path) -> None:

@@ -65,7 +65,7 @@ def test_too_few_seeds_come_before_anything_else_and_budgets_next(make):
     assert [notice.level for notice in notices] == ["alarm", "alarm", "caution"]
     assert "3 of 3 pairs" in notices[0].text
     assert "at least 6" in notices[0].text  # 1 + log₂(1 / 0.05), rounded up
-    assert "planned with 2 seeds and extended to 3 after looks at 2" in notices[2].text
+    assert "planned with 2 seeds and extended to 3 after a look at 2" in notices[2].text
 
 
 def test_a_verdict_that_is_read_alone_tells_what_weakens_it(make, told):
@@ -146,7 +146,7 @@ def test_a_text_that_a_model_finds_impossible_is_not_called_divergence(make):
     results.of("b")[0].record.metric("blocks").update(Score("blocks", math.inf, 10).as_dict())
     contents = gather(results)
     (notice,) = contents.notices
-    assert notice.text.startswith("1 of 16 cells have no finite loss, which counts against their arms. The model finds")
+    assert notice.text.startswith("1 of 16 cells has no finite loss, which counts against their arms. The model finds")
     assert "optimizer.smoothing" in notice.text
     assert "the arm has no finite loss with 1 of 8 seeds" in contents.judgments[0].reason
     assert "diverge" not in notice.text + contents.judgments[0].reason

@@ -170,6 +170,7 @@ def test_a_text_with_fences_of_its_own_stays_one_block():
         ("\\input{x}", r"\textbackslash{}input\{x\}"),
         ("−0.1 ± 2 ≤ ∞", r"\ensuremath{-}0.1 \ensuremath{\pm} 2 \ensuremath{\le} \ensuremath{\infty}"),
         ("--flag=<x>", r"-{}-{}flag=\textless{}x\textgreater{}"),
+        ("[Exit] *", "{[}Exit] {*}"),
         ("e\u0301 λ 中\x07", r"é \ensuremath{\lambda} \unknown{4E2D}\unknown{0007}"),
     ],
 )

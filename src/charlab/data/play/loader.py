@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def _read(path: Path) -> tuple[str, np.ndarray] | None:
     try:
         with np.load(io.BytesIO(path.read_bytes())) as kept:
             characters, nll, checksum = kept["characters"], kept["nll"], kept["checksum"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    # RuntimeError: a changed bit in the archive's directory says that a part is encrypted, or packed in some other way.
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         return None
     return (characters.tobytes().decode(), nll) if checksum.tobytes() == _checksum(characters, nll) else None
 

@@ -158,7 +158,8 @@ class ContextMixing(AutoregressiveModel):
         """Return the nll of each character of a text but the first, learning from each once it is scored.
 
         The text is read as if it continued the training text. Each character is counted before the next is predicted;
-        the network learns from `online_block` characters at a time. The model itself does not change.
+        the network learns from `online_block` characters at a time. The model itself does not change. The result, in
+        float64, is on the CPU.
 
         Args:
             text: (N,) character ids, of any integer type, on any device.
@@ -187,7 +188,7 @@ class ContextMixing(AutoregressiveModel):
                 optimizer.step()
                 with torch.no_grad():  # read again, with the new weights
                     _, state = network.read(before, state)
-        return torch.cat(scored).to(text.device)
+        return torch.cat(scored)
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Return log-probabilities."""

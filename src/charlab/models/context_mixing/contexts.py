@@ -37,11 +37,11 @@ class Alphabet:
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> Alphabet:
         """Return the alphabet of V tokens, given the bytes of each."""
-        texts = [piece.decode("utf-8", "replace") for piece in pieces]
+        texts = [piece.decode("utf-8", "surrogateescape") for piece in pieces]  # differ even for parts of a character
         index = {text: number for number, text in enumerate(texts)}
         folded = [index.get(" " if text == "\n" else text.lower(), number) for text, number in index.items()]
         return cls(
-            np.array([folded[index[text]] for text in texts]) if len(index) < len(texts) else np.array(folded),
+            np.array(folded),
             np.array([text.isalpha() or text == "'" for text in texts]),
             np.array([text == "\n" for text in texts]),
         )

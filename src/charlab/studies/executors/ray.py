@@ -47,13 +47,14 @@ class Ray(Executor):
             quiet: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
             try:
                 ray.init(**quiet | self.init)
-            except ray.exceptions.RayError as error:
+            except (ray.exceptions.RayError, ConnectionError) as error:  # the latter if there is no such cluster
                 raise UserError(f"Ray does not start: {one_sentence(error)}") from error
         lost: list[Exception] = []
         slot = Slot(max(1, int(self.remote.get("num_cpus") or 1)))
+        left: list[Any] = []
         try:
             task: Any = ray.remote(**{"max_retries": 0, **self.remote})(run_cell)
-            left = [task.remote(study, cell.key, slot) for cell in cells]
+            left.extend(task.remote(study, cell.key, slot) for cell in cells)
             while left:
                 done, left = ray.wait(left)
                 try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import os
 import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ class Slurm(Executor):
         general = {"timeout_min": timeout_min, "cpus_per_task": cpus_per_task, "gpus_per_node": gpus_per_node}
         own = {"partition": partition, "account": account, "array_parallelism": array_parallelism, "setup": setup}
         parameters: dict[str, Any] = {"mem_gb": mem_gb, "slurm_additional_parameters": additional_parameters}
+        if cpus_per_task is not None and cpus_per_task > 1:  # srun of SLURM 22.05 and 23.02 does not inherit it
+            parameters["slurm_srun_args"] = [f"--cpus-per-task={cpus_per_task}"]
         parameters |= general | {f"slurm_{name}": value for name, value in own.items()}
         self.parameters = {name: value for name, value in parameters.items() if value is not None}
 
@@ -65,7 +69,8 @@ class Slurm(Executor):
             for first in range(0, len(cells), size):
                 chunk = cells[first : first + size]
                 slots = [Slot(self.cpus_per_task)] * len(chunk)
-                executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
+                with _outside_job():
+                    executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
                 _wait_for_queue(name)
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
@@ -76,6 +81,21 @@ class Slurm(Executor):
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
             _wait_for_queue(name)
             raise
+
+
+@contextlib.contextmanager
+def _outside_job() -> Iterator[None]:
+    """Hide the SLURM job that this process runs in, if any, while the block runs.
+
+    A job that is submitted with its variables, such as `SLURM_CPU_BIND`, would be bound to its cores.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _longest_array() -> int:

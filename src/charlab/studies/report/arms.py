@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MEASURES = ("value", "bpc", "perplexity")
 
-# The text's SHA-256 → the best n-gram on its last tenth, counted on the rest, in nats per character.
+# The text's SHA-256 → the best n-gram on its last tenth, counted on the rest, by sliding, in nats per character.
 _NGRAMS = {"86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": ("Kneser–Ney n-gram of order 7", 1.516)}
 
 
@@ -126,7 +126,8 @@ def references(results: StudyResults) -> list[Reference]:
     if len(texts) == 1 and results.plan.protocol != "estimate" and all(map(_has_usual_split, _finished(results))):
         ngram = _NGRAMS.get(str(texts.pop()))
         if ngram is not None:
-            found.append(Reference(*ngram, "counts only, no training; measured by experiment=part2/ngram_kneser_ney"))
+            note = "counts only, no training; by sliding, with all preceding text as context"
+            found.append(Reference(*ngram, f"{note}; measured by experiment=part2/ngram_kneser_ney"))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from typing import Any, Literal, NamedTuple
 
+from charlab.quantities import count
 from charlab.studies.report.contents import Contents
 from charlab.studies.report.sentences import RULES, TIME_RULES
 from charlab.studies.report.tables import Span
@@ -140,7 +141,8 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     yield Paragraph("The arms:")
     yield Points(tuple(_arm(contents, arm) for arm in contents.arms))
     if left_out := len(plan.arms) - len(contents.arms):
-        yield Paragraph(f"{left_out} more arms are in the other formats of this report and in its tables.")
+        are = "is" if left_out == 1 else "are"
+        yield Paragraph(f"{count(left_out, 'more arm')} {are} in the other formats of this report and in its tables.")
     if contents.settings:
         yield contents.settings
     yield Heading("Results")

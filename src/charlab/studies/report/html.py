@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,4 +137,6 @@ def _shown(entry: Entry) -> Markup:
 
 def _sort_key(entry: Entry) -> Any:
     """Return what the page sorts by; "" sorts last."""
+    if isinstance(entry.key, float) and math.isinf(entry.key):
+        return "Infinity" if entry.key > 0 else "-Infinity"  # as JavaScript reads it
     return "" if entry.key is None or entry.key != entry.key else entry.key

@@ -28,6 +28,7 @@ LONGEST_LABEL = 20
 _SIGNS = {
     **{sign: f"\\{sign}" for sign in "{}$&#%"},
     "_": r"\_\allowbreak{}", "-": "-{}", "\N{NO-BREAK SPACE}": "~",
+    "[": "{[}", "*": "{*}",  # at the start of a line, TeX takes them for options of the line break before it
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "°": r"\textdegree{}", "–": r"\textendash{}", "—": r"\textemdash{}",
@@ -147,6 +148,7 @@ def abridge(contents: Contents) -> Contents:
         results=without(contents.results),
         budgets=without(contents.budgets),
         settings=without(contents.settings) if contents.settings else None,
+        tuning=without(contents.tuning) if contents.tuning else None,
         samples=tuple(sample for sample in contents.samples if sample.arm in kept),
         commands={purpose: command for purpose, command in contents.commands.items() if purpose not in unprinted},
     )

@@ -52,7 +52,8 @@ def _source(entry: str) -> Source:
     authors = ", ".join(full) if len(full) < 4 and "others" not in full else f"{full[0]} et al."
     venue = next(fields[name] for name in _VENUES if name in fields)
     where = f"{venue} {fields['volume']}" if "volume" in fields else venue
-    listed = f"{authors.removesuffix('.')}. {fields['title']}. {where}, {fields['year']}."
+    title = f"{fields['title']}{'' if fields['title'].endswith('?') else '.'}"
+    listed = f"{authors.removesuffix('.')}. {title} {where}, {fields['year']}."
     plain = re.sub(r"^  keywords = .*\n", "", entry, flags=re.M)
     return Source(plain, tuple(keywords), cited, re.sub("[{}]", "", listed))
 

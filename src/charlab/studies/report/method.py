@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from charlab.command import command
 from charlab.configuration.overrides import quoted_if_needed, translate
 from charlab.quantities import UNKNOWN, count, joined
+from charlab.runs.identity import CHARACTERS
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
 from charlab.studies.report.tables import Column, Table, entry
@@ -42,9 +43,9 @@ def method(
     if texts:
         sentences.append(f"The models predict the next character of {joined(sorted(texts))}.")
     data = [record.config.get("data", {}) for record in records]
-    settings = {(values.get("context_length"), values.get("batch_size")) for values in data}
+    settings = {(values.get("context_length"), values.get("batch_size"), _unit(values)) for values in data}
     if len(settings) == 1 and None not in (setting := settings.pop()):
-        sentences.append(f"A batch contains {setting[1]} windows of {setting[0]} characters.")
+        sentences.append(f"A batch contains {setting[1]} windows of {setting[0]} {setting[2]}.")
     named: dict[str, list[str]] = {}
     for citation in citations:
         named.setdefault(citation.method, []).append(citation.source.cited)
@@ -89,27 +90,37 @@ def settings_table(results: StudyResults) -> Table | None:
     """Return what each arm was trained with, by its first finished run if it has any; None if unknown."""
     headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
+    units: set[str] = set()
     for arm in results.plan.arms:
         ordered = sorted(results.of(arm.name), key=lambda result: result.status != "finished")  # else of fewer steps
         record = next((r.record for r in ordered if r.record is not None and r.record.config), None)
         if record is None or "model" not in record.config:
             continue
         config, data = record.config, record.config["data"]
-        rate = config["optimizer"].get("lr") if config.get("optimizer") else None
+        units.add(_unit(data))
+        trained = config if record.parameters else {}  # counting has no use for the optimizer that is configured
+        rate = trained["optimizer"].get("lr") if trained.get("optimizer") else None
         texts = (
             _described(config["model"]),
-            f"{record.parameters:,}",
-            _named(config.get("optimizer")),
+            f"{record.parameters:,}" if record.parameters else "counts only",
+            _named(trained.get("optimizer")),
             UNKNOWN if rate is None else f"{rate:g}",
-            _named(config.get("scheduler")),
+            _named(trained.get("scheduler")),
             f"{record.steps:,}",
             f"{data.get('batch_size')} × {data.get('context_length')}",
         )
         rows.append((entry(arm.name), *map(entry, texts)))
     left = ("arm", "model", "optimizer", "schedule")
     columns = tuple(Column(heading, "left" if heading in left else "right") for heading in ("arm", *headings))
-    caption = "What each arm was trained with. Batch: windows × characters."
+    unit = "tokens" if "tokens" in units else "characters"
+    caption = f"What each arm was trained with. Batch: windows × {unit}."
     return Table("settings", caption, columns, tuple(rows)) if rows else None
+
+
+def _unit(data: Mapping[str, Any]) -> str:
+    """Return what the length of a window counts: characters, or tokens of another kind."""
+    target = (data.get("tokenizer") or {}).get("_target_", CHARACTERS)
+    return "characters" if target == CHARACTERS else "tokens"
 
 
 def _described(model: Mapping[str, Any]) -> str:

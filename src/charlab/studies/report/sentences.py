@@ -95,7 +95,7 @@ def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> 
         whose = "" if len(short) == len(comparisons) else f" for {joined([comparison.arm for comparison in short])}"
         yield Notice(
             "alarm",
-            f"Too few seeds{whose}: {least} of {number} pairs of cells have ended, but a study with "
+            f"Too few seeds{whose}: {least} of {number} pairs of cells {_have(least)} ended, but a study with "
             f"{count(len(comparisons), 'arm')} to compare needs at least {short[0].minimum_seeds}. The differences "
             "below are not evidence yet.",
         )
@@ -140,7 +140,8 @@ def _exploration(plan: Plan) -> Iterator[Notice]:
     reasons = ["an ordinary sweep states no hypothesis in advance"] if plan.sweep else []
     if len(plan.seeds) > plan.planned_seeds:
         looks = sorted({look for look in plan.looks if look < len(plan.seeds)})
-        after = f" after looks at {joined([str(look) for look in looks])}" if looks else ""
+        many = "a look" if len(looks) == 1 else "looks"
+        after = f" after {many} at {joined([str(look) for look in looks])}" if looks else ""
         planned = count(plan.planned_seeds, "seed")
         reasons.append(f"the study was planned with {planned} and extended to {len(plan.seeds)}{after}")
     reasons += [amendment.rstrip(".") for amendment in plan.amendments]
@@ -160,16 +161,22 @@ def _cells(results: StudyResults, compares: bool) -> Iterator[Notice]:
     if without:
         kinds = joined([f"{number} {status}" for status, number in without.most_common()])
         effect = ", so the verdicts are provisional" if compares else ""
-        yield Notice("caution", f"{without.total()} of {total} cells have no result ({kinds}){effect}.")
+        lacking = f"{without.total()} of {total} cells {_have(without.total())} no result"
+        yield Notice("caution", f"{lacking} ({kinds}){effect}.")
     if diverged:
         effect = ", which counts against their arms" if compares else ""
         yield Notice("caution", f"{diverged} of {total} cells diverged{effect}.")
     infinite = Counter(reason for result in results.cells if (reason := results.figure(result).get("reason")))
     for why, number in infinite.items():
         effect = ", which counts against their arms" if compares else ""
-        yield Notice("caution", f"{number} of {total} cells have no finite loss{effect}. {why}")
+        yield Notice("caution", f"{number} of {total} cells {_have(number)} no finite loss{effect}. {why}")
     if older:
-        yield Notice("note", f"{older} of {total} cells were run by other code than today's.")
+        were = "was" if older == 1 else "were"
+        yield Notice("note", f"{older} of {total} cells {were} run by other code than today's.")
+
+
+def _have(number: int) -> str:
+    return "has" if number == 1 else "have"
 
 
 def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:

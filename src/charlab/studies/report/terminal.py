@@ -87,7 +87,7 @@ def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
     figure = fixed(arm.figures[measure].mean, digits)
     if not arm.leaks:
         return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
-    honest = f" {arm.honest.mean:.2f}" if arm.honest is not None and measure == "value" else ""
+    honest = f" {fixed(arm.honest.mean, 2)}" if arm.honest is not None and measure == "value" else ""
     return Text.assemble((figure, "strike dim"), (honest, "bold"))
 
 

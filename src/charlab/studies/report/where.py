@@ -42,7 +42,7 @@ class Whereabouts(NamedTuple):
 
     Attributes:
         arms: baseline minus arm, by arm; empty if no run has kept the nll of each character.
-        note: why some arms are missing, in sentences; "" if none is.
+        note: which arms are missing, and why, in sentences; "" if none is.
     """
 
     arms: Mapping[str, TextDifferences]
@@ -86,6 +86,8 @@ def locate(results: StudyResults) -> Whereabouts:
             arms[arm] = _difference(compared, found[0][0], found, max(FEWEST, PASSAGES // len(pairs)))
         except UserError as error:
             notes.append(f"{arm} is left out. {without_paths(str(error))}")
+    if len(arms) > MOST_ARMS:
+        notes.append(f"The tables show the first {MOST_ARMS} of {len(arms)} arms; tables/where.csv has them all.")
     return Whereabouts(arms, " ".join(notes))
 
 
