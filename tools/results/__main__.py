@@ -20,8 +20,8 @@ from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.archive import Archive
+from charlab.runs.draw import sample
 from charlab.runs.record import Record
-from charlab.runs.store import Run
 from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
 from charlab.studies.report.writer import write_report
@@ -209,7 +209,7 @@ def keep(run: Path, archive: Path, former: Record | None = None) -> Record:
     record = dataclasses.replace(record, config=config, overrides=overrides)
     with (run / CURVES).open(newline="") as curves:
         rows = thin(curves).splitlines()[1:]
-    Archive(archive).add(record, Run(record).sample(), rows)
+    Archive(archive).add(record, sample(Record.load(run)), rows)  # drawn now if the run was not asked for one
     if former is not None and former.fingerprint != record.fingerprint:
         key = f"{former.name}/{former.fingerprint}"
         if not any(cell.run == key for plan in _plans() for cell in plan.cells):
