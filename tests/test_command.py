@@ -37,6 +37,7 @@ def test_it_says_its_version(capsys):
     assert capsys.readouterr().out == f"charlab {charlab.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help(command, capfd, monkeypatch):
     monkeypatch.setattr("sys.argv", ["charlab"])

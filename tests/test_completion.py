@@ -43,6 +43,7 @@ def complete(tmp_path, monkeypatch):
 slow = partial(pytest.param, marks=pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [

@@ -2,9 +2,12 @@
 
 import math
 
+import pytest
+
 from benchmarks import block_sampling
 
 
+@pytest.mark.slow
 def test_every_number_of_evaluations_has_a_speed_and_a_likelihood(monkeypatch, tmp_path):
     monkeypatch.setattr(block_sampling, "LENGTH", 9)
     text = tmp_path / "text.txt"

@@ -58,6 +58,7 @@ def composer() -> Composer:
     return Composer()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("former", [former for former in FORMER if "," not in former])
 def test_what_a_former_name_became_is_known_today(composer: Composer, former: str) -> None:
     present = composer.prepare([former])

@@ -30,6 +30,7 @@ def bare(copied):
     return copied
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_what_it_was_asked_for(run_tiny):
     assert compose([]).at_end == []
     record = run_tiny("trainer.max_steps=2")
@@ -39,6 +40,7 @@ def test_a_run_ends_with_what_it_was_asked_for(run_tiny):
     assert {path.name for path in asked.folder.iterdir()} & set(DRAWN) == {"samples.txt", "loss.png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "kept"),
     [

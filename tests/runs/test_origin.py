@@ -75,6 +75,7 @@ def test_it_starts_with_the_weights_and_is_another_run(train, model):
     assert same.folder == again.folder  # a name, or the folder, means the same
 
 
+@pytest.mark.slow
 def test_what_it_starts_from_is_part_of_the_identity(train, given, copied):
     def named(*more):
         return fingerprint(compose(given("model=bigram", *more)))

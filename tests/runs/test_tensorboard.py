@@ -26,6 +26,7 @@ def shown(logdir) -> dict[str, list[int]]:
     return {name: [event.step for event in multiplexer.Scalars(name, "train/loss")] for name in multiplexer.Runs()}
 
 
+@pytest.mark.slow
 def test_tensorboard_names_runs_by_what_differs(run, tmp_path):
     records = [run("seed=2", f"optimizer.lr={rate}") for rate in ("0.01", "0.003")]
     names = shown(tmp_path / "runs")

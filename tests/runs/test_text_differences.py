@@ -166,6 +166,7 @@ def test_mistakes_are_a_sentence(finished_run, options, said, capsys):
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_are_compared_without_torch(pair):
     first, second = pair
     program = (

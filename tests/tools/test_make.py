@@ -20,6 +20,8 @@ from tools.results.marks import Marks, unmarked
 from tools.results.states import has_figure, states
 from tools.results.wanted import FIVE_MINUTES, LIST, Item, Wanted, wanted
 
+pytestmark = pytest.mark.slow
+
 ANOTHER = {"name": "another"}  # a machine
 
 
@@ -168,7 +170,6 @@ def test_a_rate_is_that_of_the_lowest_figure_on_dev_text_and_chosen_once(maker, 
 
 
 @pytest.mark.corpus
-@pytest.mark.slow
 def test_runs_of_five_minutes_have_the_online_figure_of_their_rate(monkeypatch, tmp_path):
     monkeypatch.setattr("tools.results.wanted.RATES", tmp_path / "rates.json")
     (tmp_path / "rates.json").write_text('{"lstm": {"rate": 0.0004}}')
@@ -199,7 +200,6 @@ def test_the_list_goes_on_where_it_was_interrupted(maker, look, monkeypatch, cap
     assert record.metric("online")["learning_rate"] == 0.001
 
 
-@pytest.mark.slow
 def test_a_failing_run_does_not_stop_the_others(maker, look, items, home, capsys):
     broken = Item("First", (*items[0].overrides, "model._target_=charlab.models.bigram.Nothing", "name=part1-broken"))
     good = look()[1]
@@ -231,7 +231,6 @@ def test_a_stale_run_that_repeats_is_requalified_and_not_trained(maker, look, re
     assert not (home / "outputs" / "runs").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "machine", "outcome"), [(1.0001, ANOTHER, "unsettled"), (1.0001, None, "trained")])
 def test_what_may_be_rounding_of_another_machine_is_not_trained_unless_told_to(
     maker, look, rewrite, home, capsys, factor, machine, outcome
@@ -258,7 +257,6 @@ def test_what_may_be_rounding_of_another_machine_is_not_trained_unless_told_to(
     assert look()[0].status == "current"
 
 
-@pytest.mark.slow
 def test_a_run_replaces_the_record_of_its_former_settings(maker, look, rewrite, home):
     rewrite(fingerprint="0" * 12)
     maker.make(look(), Choice(only=["part1-bigram"]))
@@ -291,7 +289,6 @@ def documents(home, items, monkeypatch):
     return lambda *arguments: program.main([*arguments, "--output-dir", str(home / "outputs")])
 
 
-@pytest.mark.slow
 def test_documents_are_written_and_stale_rows_marked_which_a_check_passes(documents, rewrite, home, capsys):
     page = home / "docs" / "results.md"
     assert documents("--check") == 1
@@ -341,7 +338,6 @@ def test_repeating_leaves_out_evaluations_and_changes_no_step(finished, tmp_path
 
 
 @pytest.mark.corpus
-@pytest.mark.slow
 def test_every_record_in_the_repository_belongs_to_the_list():
     archive = Archive(program.RECORDS)
     found = states(wanted(LIST, program.ROOT / "outputs"), archive)

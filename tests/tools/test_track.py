@@ -15,6 +15,8 @@ from tools import track as program
 from tools.results import track
 from tools.results.track import CHARACTERS, LOSS, entry, faults
 
+pytestmark = pytest.mark.slow
+
 LSTM, COUNTS = "charlab.models.rnn.LSTM", "charlab.models.ngram.NGram"
 SHA = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 RUN = Record(

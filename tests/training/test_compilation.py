@@ -180,6 +180,7 @@ class PretendsToHaveAGPU(Compilation):
         super()._check(trainer, SimpleNamespace(device=torch.device("cuda")))
 
 
+@pytest.mark.slow
 def test_a_run_with_cuda_graphs_is_the_run_itself(tmp_path, monkeypatch):
     began = []
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: began.append(True))

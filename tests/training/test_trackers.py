@@ -92,6 +92,7 @@ def test_a_missing_package_is_one_sentence_with_its_extra(tmp_path, monkeypatch)
         build_logger("trackio", node, tmp_path, None)
 
 
+@pytest.mark.slow
 def test_mlflow_writes_to_a_folder_of_ones_own(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")

@@ -52,6 +52,7 @@ def test_times_are_those_of_the_curves(results):
     assert math.isinf(table[table["arm"] == "none"]["time_to_target"].min())
 
 
+@pytest.mark.slow
 def test_the_whole_report_is_written(results, tmp_path):
     report = write_report(results, tmp_path / "report", ["markdown", "latex"])
     page = report.files["markdown"].read_text()
