@@ -86,6 +86,7 @@ def test_a_card_has_a_sample(bare, finished_run):
     assert first in bare._repr_html_().split("<pre")[1]
 
 
+@pytest.mark.slow
 def test_a_missing_figure_is_computed_and_added(bare, finished_run, run_tiny, tmp_path):
     figure = bare.metric("sliding")
     kept = Record.load(bare.folder)

@@ -115,6 +115,7 @@ def test_sign_flip_is_the_permutation_test_of_scipy() -> None:
     assert sign_flip_p(before - after) == pytest.approx(permuted.pvalue, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_many_signs_are_drawn_and_always_the_same() -> None:
     differences = np.random.default_rng(5).normal(0.6, size=17)
     drawn = sign_flip_p(differences)

@@ -121,6 +121,7 @@ def study(tmp_path, made, **options):
     return read_results(plan, tmp_path / "outputs", tmp_path / "records")
 
 
+@pytest.mark.slow
 def test_the_report_says_whether_the_law_held(tmp_path):
     results = study(tmp_path, arms())
     contents = gather(results)

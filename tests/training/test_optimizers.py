@@ -80,6 +80,7 @@ def test_schedule_free_adamw_adds_the_epsilon_that_is_set_and_no_other(foreach):
     torch.testing.assert_close(layer.weight.detach(), expected.where(0.9), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sam_takes_the_gradient_where_the_loss_nearby_is_highest(tmp_path, windows):
     weight = new_model().table.weight.detach().clone().requires_grad_()
     adamw = torch.optim.AdamW([weight], lr=0.02, weight_decay=0.3)

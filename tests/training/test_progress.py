@@ -113,6 +113,7 @@ def test_the_bar_fits_into_a_narrow_terminal(tmp_path):
     assert any("━" in segment.text for segment in lines[0])
 
 
+@pytest.mark.slow
 def test_steps_between_two_refreshes_never_wait_for_the_device(tmp_path, monkeypatch):
     readings = []
     read = ProgressDisplay._read
