@@ -27,8 +27,8 @@ def main() -> None:
         raise UserError(f"No Chromium was found: install one of {', '.join(BROWSERS)}.")
     with tempfile.TemporaryDirectory() as folder:
         study = [sys.executable, "-m", "charlab", "train", "-m", "study=demo", "launcher.at_once=null"]
-        subprocess.run([*study, f"output_dir={folder}", "study.records=null"], check=True)
-        page = Path(folder, "studies", "demo", "report", "report.html")
+        subprocess.run(study, check=True, cwd=folder)  # where there are neither outputs nor records
+        page = Path(folder, "outputs", "studies", "demo", "report", "report.html")
         flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={folder}/profile"]
         taken = Path(folder, "report.png")
         subprocess.run([browser, *flags, f"--window-size={SIZE}", f"--screenshot={taken}", page.as_uri()], check=True)
