@@ -12,7 +12,7 @@ from charlab.errors import UserError
 from tools.results.__main__ import DOCS
 
 PICTURE = DOCS / "studies" / "demo" / "report.png"
-SIZE = "1100,1120"  # pixels: down to the table of verdicts
+SIZE = "1180,1115"  # pixels: down to the table of verdicts
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
