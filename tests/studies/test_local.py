@@ -149,7 +149,7 @@ def test_jobs_that_slurm_rejects_are_told_with_what_helps(tmp_path, monkeypatch)
             raise FailedJobError("sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job failed")
 
     monkeypatch.setattr(submitit, "AutoExecutor", Rejecting)
-    monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
+    monkeypatch.setattr(slurm, "longest_array", lambda: 1000)
     sentence = (
         "SLURM rejected the jobs (invalid partition specified: fast Batch job failed): change what it names by "
         "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml, and run the command again."
@@ -175,7 +175,7 @@ def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
     answer = "SlurmctldPort           = 6817\nMaxArraySize            = 1001\n"
     monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, answer))
     monkeypatch.setattr(submitit, "AutoExecutor", Executor)
-    monkeypatch.setattr(slurm, "_wait_for_queue", lambda _: None)
+    monkeypatch.setattr(slurm, "wait_for_queue", lambda _: None)
     cells = [Cell(f"arm{arm}", seed, "run/1", ()) for arm in range(130) for seed in range(8)]
     slurm_executor().run(tmp_path, cells)
     assert [len(keys) for keys in submitted] == [1000, 40]
@@ -198,8 +198,8 @@ def test_a_job_inherits_nothing_from_the_job_that_submits_it(tmp_path, monkeypat
     for name in ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SLURM_CONF"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(submitit, "AutoExecutor", Executor)
-    monkeypatch.setattr(slurm, "_longest_array", lambda: 1000)
-    monkeypatch.setattr(slurm, "_wait_for_queue", lambda _: None)
+    monkeypatch.setattr(slurm, "longest_array", lambda: 1000)
+    monkeypatch.setattr(slurm, "wait_for_queue", lambda _: None)
     slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])
     assert seen == ["SLURM_CONF"]
     assert os.environ["SLURM_CPU_BIND"] == "1"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
-import os
 import shutil
 import subprocess
-import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charlab.errors import UserError
 from charlab.studies.executors import Executor, usable_cores
+from charlab.studies.executors.slurm_queue import longest_array, outside_job, wait_for_queue
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell
 from charlab.types import PositiveInt
@@ -61,7 +59,7 @@ class Slurm(Executor):
         import submitit
         from submitit.core.utils import FailedJobError
 
-        name, size = f"charlab-{uuid.uuid4().hex[:8]}", _longest_array()
+        name, size = f"charlab-{uuid.uuid4().hex[:8]}", longest_array()
         executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
         fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # between warning and kill
         executor.update_parameters(**fixed, **self.parameters)
@@ -69,9 +67,9 @@ class Slurm(Executor):
             for first in range(0, len(cells), size):
                 chunk = cells[first : first + size]
                 slots = [Slot(self.cpus_per_task)] * len(chunk)
-                with _outside_job():
+                with outside_job():
                     executor.map_array(run_cell, [study] * len(chunk), [cell.key for cell in chunk], slots)
-                _wait_for_queue(name)
+                wait_for_queue(name)
         except FailedJobError as error:
             reason = " ".join(str(error).replace("sbatch: error:", "").split()).rstrip(".")
             keys = "launcher.KEY=…, with the keys of conf/launcher/slurm.yaml"
@@ -79,36 +77,5 @@ class Slurm(Executor):
             raise UserError(f"SLURM rejected the jobs ({reason}): {told}") from None
         except KeyboardInterrupt:
             subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
-            _wait_for_queue(name)
+            wait_for_queue(name)
             raise
-
-
-@contextlib.contextmanager
-def _outside_job() -> Iterator[None]:
-    """Hide the SLURM job that this process runs in, if any, while the block runs.
-
-    A job that is submitted with its variables, such as `SLURM_CPU_BIND`, would be bound to its cores.
-    """
-    inside = "SLURM_JOB_ID" in os.environ
-    names = [name for name in os.environ if inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
-    hidden = {name: os.environ.pop(name) for name in names}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
-
-
-def _longest_array() -> int:
-    """Return the largest number of jobs in an array on this cluster."""
-    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
-    settings = dict(line.replace(" ", "").partition("=")[::2] for line in answer.stdout.splitlines())
-    return max(1, int(settings.get("MaxArraySize", "1001")) - 1)
-
-
-def _wait_for_queue(name: str) -> None:
-    """Wait until SLURM has no jobs with that name; retry while it does not answer."""
-    queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
-    answer = subprocess.run(queue, capture_output=True, text=True, check=False)
-    while answer.returncode or answer.stdout.strip():
-        time.sleep(2)
-        answer = subprocess.run(queue, capture_output=True, text=True, check=False)

@@ -1,0 +1,41 @@
+"""What a SLURM cluster says of its queue, and what it must not hear of the job that asks."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def outside_job() -> Iterator[None]:
+    """Hide the SLURM job that this process runs in, if any, while the block runs.
+
+    A job that is submitted with its variables, such as `SLURM_CPU_BIND`, would be bound to its cores.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    names = [name for name in os.environ if inside and name.startswith("SLURM_") and name != "SLURM_CONF"]
+    hidden = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def longest_array() -> int:
+    """Return the largest number of jobs in an array on this cluster."""
+    answer = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=False)
+    settings = dict(line.replace(" ", "").partition("=")[::2] for line in answer.stdout.splitlines())
+    return max(1, int(settings.get("MaxArraySize", "1001")) - 1)
+
+
+def wait_for_queue(name: str) -> None:
+    """Wait until SLURM has no jobs with that name; retry while it does not answer."""
+    queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
+    answer = subprocess.run(queue, capture_output=True, text=True, check=False)
+    while answer.returncode or answer.stdout.strip():
+        time.sleep(2)
+        answer = subprocess.run(queue, capture_output=True, text=True, check=False)
