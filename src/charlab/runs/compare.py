@@ -73,17 +73,13 @@ def _figures(a: Record, b: Record) -> Iterator[list[Text]]:
 
     A run's own figure comes before those with other settings, which `charlab evaluate` adds later.
     """
-    found: tuple[dict[str, dict[str, Any]], ...] = ({}, {})
-    for record, entries in zip((a, b), found, strict=True):
-        for entry in record.metrics:
-            entries.setdefault(f"{entry['split']}/{entry['protocol']}", entry)
-    for what in dict.fromkeys([*found[0], *found[1]]):
-        first, second = (entries.get(what, {}) for entries in found)
+    for split, protocol in dict.fromkeys((entry["split"], entry["protocol"]) for entry in (*a.metrics, *b.metrics)):
+        first, second = (record.find_figure(protocol, split) or {} for record in (a, b))
         same = first.get("sha256") == second.get("sha256") and ("sha256" in first or same_text(a, b))
         difference = UNKNOWN
         if same and first.get("nll") is not None and second.get("nll") is not None:
             difference = signed(second["nll"] - first["nll"])
-        yield [Text(what), _figure(first, a), _figure(second, b), Text(difference)]
+        yield [Text(f"{split}/{protocol}"), _figure(first, a), _figure(second, b), Text(difference)]
 
 
 def _figure(entry: Mapping[str, Any], record: Record) -> Text:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def print_summary(record: Record, console: Console) -> None:
     """
     if console.is_jupyter:  # which displays the record as a card
         if record.metrics and not record.causality.get("leaks"):
-            console.print(_main_figure(record.metrics))
+            console.print(_main_figure(record))
         elif record.causality.get("leaks"):
             console.print(_leak(record.causality))
         return
@@ -112,7 +112,7 @@ def print_summary(record: Record, console: Console) -> None:
     console.print(_costs(record))
     print_results(record, console)
     if record.metrics and not record.causality.get("leaks"):
-        console.print(_main_figure(record.metrics))
+        console.print(_main_figure(record))
     if record.config.get("note"):
         console.print(f"{'note':<10} {record.config['note']}", highlight=False, markup=False)
 
@@ -255,16 +255,15 @@ def _costs(record: Record) -> RenderableType:
     return grid
 
 
-def _main_figure(metrics: Sequence[Mapping[str, Any]]) -> RenderableType:
+def _main_figure(record: Record) -> RenderableType:
     """Return the line that names the one result to quote: of the whole validation text, by the last protocol.
 
     The run's own settings come before others, which `charlab evaluate` adds later.
     """
+    metrics = record.metrics
     whole = [entry for entry in metrics if entry["split"] == "validation" and entry["protocol"] not in PARTIAL]
-    by_protocol: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for found in whole or metrics:
-        by_protocol.setdefault((found["split"], found["protocol"]), found)
-    entry = list(by_protocol.values())[-1]
+    split, protocol = list(dict.fromkeys((entry["split"], entry["protocol"]) for entry in whole or metrics))[-1]
+    entry = record.find_figure(protocol, split) or metrics[-1]
     bound = "≤ " if entry["likelihood"] == "bound" else ""
     figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
     return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")

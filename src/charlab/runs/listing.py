@@ -12,9 +12,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from charlab.configuration.messages import nearest, similar
+from charlab.configuration.value_types import EVALUATE
 from charlab.errors import UserError
 from charlab.runs.folder import is_locked
 from charlab.runs.identity import OBSERVING_KEYS
@@ -39,7 +40,7 @@ OPTIONS = {
 """The options of `charlab runs`, with their defaults."""
 SHORT = 8  # characters of a fingerprint in tables
 WITH_CODE = 17  # characters of FINGERPRINT-CODE
-PROTOCOLS = ("blocks", "sliding", "estimate", "online")
+PROTOCOLS: tuple[str, ...] = get_args(EVALUATE["protocol"])
 _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
