@@ -88,8 +88,7 @@ def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, comp
 
 def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: float, name: str) -> Tuned:
     """Return the result of an arm's trials."""
-    ranked = sorted((trial for trial in found if trial.loss is not None), key=attrgetter("loss"))
-    best = next(iter(ranked), None)
+    best = min((trial for trial in found if trial.loss is not None), key=attrgetter("loss"), default=None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)
         raise UserError(f"Tuning the arm {name} has failed: no trial has a result, and the first {reason}.")
