@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from charlab.configuration import sources
 from charlab.configuration.check import check_output_folder, output_folder
-from charlab.configuration.compose import compose
+from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.errors import UserError
 
@@ -206,3 +206,10 @@ def test_a_further_folder_and_a_search_path_are_both_searched(tmp_path: Path) ->
     for name in ("first", "second"):
         overrides = ["model=bigram", f"experiment={name}", searched]
         assert compose(overrides, config_dir=str(tmp_path / "first")).name == name
+
+
+def test_the_name_of_an_account_may_be_a_number() -> None:
+    composer = Composer()
+    overrides = composer.prepare(["launcher=slurm", "launcher.account=1984"])
+    composer.check("launcher", overrides)
+    assert composer.master(overrides).launcher.account == "1984"

@@ -529,7 +529,7 @@ assert not slow, slow
         ("launcher.at_once=two", "launcher.at_once must be an integer ≥ 1 or none, not 'two'."),
         ("launcher.at_once=-1", "launcher.at_once must be an integer ≥ 1 or none, not -1."),
         ("+launcher.at_onec=2", "There is no key launcher.at_onec; did you mean launcher.at_once?"),
-        ("~launcher.at_once", "launcher.at_once is missing: do not delete it."),
+        ("~launcher.at_once", "launcher.at_once is missing: charlab.studies.executors.local.Local needs it."),
         ("launcher=null", "No launcher is chosen: give launcher=local, or leave launcher out."),
     ],
 )

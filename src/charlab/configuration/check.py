@@ -187,29 +187,29 @@ def check_parts(tree: dict[str, Any], composition: Composition) -> None:
     parts = {key: value for key, value in tree.items() if key not in SWEEP_KEYS and isinstance(value, dict)}
     first = {key: parts[key] for key in LIGHTNING_FREE if key in parts}
     for key, part in first.items():
-        _check_constructions(part, key, composition)
+        check_constructions(part, key, composition)
     if first.get("model", {}).get("_target_") and "data" in parts:
         from charlab.configuration.trial_build import build_data_and_objective, build_model
 
         model = build_model(tree)
         for key in ("data", "objective"):
-            _check_constructions(parts.get(key), key, composition)
+            check_constructions(parts.get(key), key, composition)
         build_data_and_objective(tree, model)
     for key, part in parts.items():
         if key not in first:
-            _check_constructions(part, key, composition)
+            check_constructions(part, key, composition)
 
 
-def _check_constructions(value: Any, path: str, composition: Composition) -> None:
+def check_constructions(value: Any, path: str, composition: Composition) -> None:
     """Check every mapping with a `_target_` inside a value."""
     if isinstance(value, list):
         for index, part in enumerate(value):
-            _check_constructions(part, f"{path}[{index}]", composition)
+            check_constructions(part, f"{path}[{index}]", composition)
     elif isinstance(value, dict) and "_target_" in value:
         _check_construction(value, path, composition)
     elif isinstance(value, dict):
         for key, part in value.items():
-            _check_constructions(part, _join(path, key), composition)
+            check_constructions(part, _join(path, key), composition)
 
 
 def _check_construction(node: dict[str, Any], path: str, composition: Composition) -> None:
@@ -252,7 +252,7 @@ def _check_argument(value: Any, key: str, path: str, known: Signature | None, co
     if known is not None and not known.takes(key):
         everywhere = composition.declared if "." in path else ()
         raise unknown_key(path, set(known.annotations) - known.supplied, everywhere, composition.place(path))
-    _check_constructions(value, path, composition)
+    check_constructions(value, path, composition)
     if known is not None and key in known.annotations and not _is_constructed(value):
         _check_value(value, path, known.annotations[key], composition)
 

@@ -22,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from charlab.command import command
-from charlab.configuration.check import check_parts, check_values, resolved
+from charlab.configuration.check import check_constructions, check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
 from charlab.configuration.sources import (
@@ -144,7 +144,7 @@ class Composer:
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
         texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
-        return {"data.path", "init_from", "extend", "note"} | texts
+        return {"data.path", "init_from", "extend", "note", "launcher.account", "launcher.partition"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
         """Return the checked configuration of a single job, including Hydra's node.
@@ -185,9 +185,18 @@ class Composer:
         Swept overrides are left out, and so are overrides of single keys: such a key may belong to an option that only
         the jobs choose.
         """
+        return self._whole(overrides).load()
+
+    def check(self, part: str, overrides: Sequence[str]) -> None:
+        """Check a part that concerns a sweep as a whole, such as its launcher, as those of a run are checked."""
+        composition = self._whole(overrides)
+        tree = resolved(composition.load(), composition, complete=False)
+        check_constructions(tree[part], part, composition)
+
+    def _whole(self, overrides: Sequence[str]) -> Composition:
         whole = Composition(self, overrides, multirun=True)
         chosen = [each for each in overrides if concerns_sweep(each) or whole.is_group(key_of(each))]
-        return Composition(self, chosen, multirun=True).load()
+        return Composition(self, chosen, multirun=True)
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
         """Return the overrides of each job of a sweep, one per combination of values; `params` adds values by key."""

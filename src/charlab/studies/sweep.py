@@ -12,15 +12,13 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 from rich.console import Console
 
-from charlab.configuration.build import build, plain, signature
-from charlab.configuration.check import INSTRUCTIONS
+from charlab.configuration.build import build
 from charlab.configuration.compose import Composer
-from charlab.configuration.messages import missing_extra, nearest
+from charlab.configuration.messages import missing_extra
 from charlab.configuration.overrides import concerns_sweep
 from charlab.errors import UserError
 from charlab.notebook import Output
@@ -35,7 +33,6 @@ from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.planner import Planner
 from charlab.studies.state import CellResult, StudyResults, read_results
-from charlab.types import fits, requirement
 
 NOT_CHOSEN = "_base"  # the option of the group `study` for an ordinary sweep
 
@@ -75,7 +72,7 @@ def sweep(
     for part in (f"launcher={choices.launcher}", *(["search"] if config.search is not None or tunes else [])):
         if (absent := missing_extra(part)) is not None:
             raise absent
-    _check_launcher(plain(config.launcher))
+    composer.check("launcher", overrides)
     executor: Executor = build(config.launcher)
     typed = [override for override in overrides if not concerns_sweep(override)]
     if config.search is not None:
@@ -129,22 +126,6 @@ def sweep(
     if ran and isinstance(executor, Local):
         print_shares(results, ran, time.monotonic() - started, executor.at_once, console)
     return results
-
-
-def _check_launcher(node: dict[str, Any]) -> None:
-    """Check the arguments of an executor, before anything is written."""
-    known = signature(node["_target_"])
-    if known is None:
-        return
-    for key in [key for key in node if key not in INSTRUCTIONS]:
-        if not known.takes(key):
-            raise UserError(f"There is no key launcher.{key}{nearest(key, known.configured, 'launcher.')}")
-        value, annotation = node[key], known.annotations.get(key, Any)
-        as_text = isinstance(value, int) and fits(str(value), annotation)  # the name of an account may be a number
-        if not fits(value, annotation) and not as_text:
-            raise UserError(f"launcher.{key} must be {requirement(value, annotation)}.")
-    for key in sorted(known.required - node.keys()):
-        raise UserError(f"launcher.{key} is missing: do not delete it.")
 
 
 def rehearse(plan: Plan, output_dir: Path, console: Console, *, again: Sequence[Rerun] = (), at_once: int = 1) -> None:
