@@ -22,7 +22,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.models.bigram import Bigram
 from charlab.runs.checkpoint import vocabulary_of
-from tests.data.test_tokenizers import DECODED
+from tests.helpers.texts import DECODED
 
 TEXT = "the cat sat on the mat, and the rat that the cat saw sat there; naïve 你好你好\n" * 3
 ALL = slice(0, None)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from charlab.data import tokenizers
 from charlab.data.tokenizers import Bytes, Characters, readable
 from charlab.errors import UserError
+from tests.helpers.texts import DECODED
 
 CHARACTERS = st.integers(0, 0x10FFFF).map(chr)
 TEXTS = st.text(CHARACTERS, min_size=1)
@@ -110,12 +111,6 @@ def test_a_text_begins_after_a_newline_or_else_its_most_frequent_character(
 
 
 # Bytes
-
-DECODED = st.one_of(
-    st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("\0\r\n\t\u0301é你𝔘\ufeff\x85\u2028")), min_size=1),
-    st.binary(min_size=1).map(lambda data: data.decode("utf-8", "surrogateescape")),
-)
-"""Texts as bytes decode to, with bytes that are not UTF-8 as lone surrogates."""
 
 
 @settings(deadline=None)

@@ -18,10 +18,9 @@ from omegaconf import DictConfig, ListConfig
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.decoding import stream
 from charlab.models.mixture import Mixture
-from tests.helpers.models import ALIKE
+from tests.helpers.models import ALIKE, MODELS
 
 CONF = Path(__file__).parents[2] / "conf"
-NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 V, T, B = 3, 4, 2
 SMALLER = {"embed_dim": 24, "num_layers": 2}
 
@@ -49,7 +48,7 @@ def shrink(config) -> None:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in NAMES]
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in MODELS]
 )
 def name(request):
     return request.param

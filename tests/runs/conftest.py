@@ -8,24 +8,7 @@ import pytest
 import charlab
 from charlab.runs.record import Record
 from charlab.training.module import LanguageModelModule
-
-TINY = (
-    "model=gpt",
-    "data=textfile",
-    "data.context_length=8",
-    "data.batch_size=4",
-    "model.embed_dim=16",
-    "model.num_layers=1",
-    "model.dropout=0.2",
-    "trainer.accelerator=cpu",
-    "trainer.max_steps=12",
-    "trainer.accumulate_grad_batches=2",
-    "evaluate_every=4",
-    "estimate_batches=2",
-    "trainer.log_every_n_steps=1",
-    "callbacks.checkpointing.every_n_steps=3",
-    "callbacks.samples.length=20",
-)
+from tests.helpers.tiny_runs import BARE, EVERYTHING, TINY
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +17,6 @@ def text_path(tmp_path_factory):
     words = random.Random(0).choices(["to", "be", "or", "not", "that", "is", "the", "question"], k=400)
     path.write_text("\n".join(words))
     return path
-
-
-BARE = ("~logger.tensorboard",)  # which takes long and changes nothing of what a run learns; `finished_run` has it
-EVERYTHING = "at_end=[samples,attention_maps,loss_plot]"
 
 
 @pytest.fixture

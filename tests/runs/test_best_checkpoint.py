@@ -10,8 +10,7 @@ from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.checkpoint_io import BEST, LAST
-from tests.runs.conftest import TINY
-from tests.runs.test_train import assert_same_outcome, curves
+from tests.helpers.tiny_runs import TINY, assert_same_outcome, curves
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,9 @@ from torch._dynamo.utils import counters
 import charlab
 from charlab.errors import UserError
 from charlab.training.module import LanguageModelModule
+from tests.helpers.models import MODELS, SHARED, SMALLER
+from tests.helpers.tiny_runs import TINY, assert_same_outcome
 from tests.helpers.warm import warm
-from tests.runs.conftest import TINY
-from tests.runs.test_every_model import MODELS, SHARED, SMALLER
-from tests.runs.test_train import assert_same_outcome
 
 RECURRENT = {"rnn", "gru", "lstm"}  # torch's own layers, which it does not trace into
 TRAINED_OTHERWISE = {name for name in MODELS if name.startswith("ngram")} | {"ensemble", "context_mixing"}

@@ -1,19 +1,12 @@
 """Every `conf/model/*.yaml` trains, is interrupted, continues and ends in the same bits, evaluates and generates."""
 
-from pathlib import Path
-
 import pytest
 
 import charlab
 from charlab.generation import generate_whole
 from charlab.training.module import LanguageModelModule
-from tests.helpers.models import ALIKE
-from tests.runs.conftest import TINY
-from tests.runs.test_train import assert_same_outcome
-
-MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
-SHARED = [override for override in TINY if not override.startswith("model")]
-SMALLER = {"transformer": ["model.embed_dim=48", "model.num_layers=2"], "multi_head": ["model.embed_dim=48"]}
+from tests.helpers.models import ALIKE, MODELS, SHARED, SMALLER
+from tests.helpers.tiny_runs import assert_same_outcome
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from importlib import util
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 import charlab
 from charlab import cli
 from charlab.errors import UserError
+from tests.helpers.models import MODELS
 
 ALONE = "import sys; sys.modules['charlab'] = None; folder = sys.argv[1]\n"
 COMPUTED = {
@@ -89,7 +89,6 @@ def run(text_path, tmp_path):
     return lambda *more: charlab.run(*brief, *quick, "~callbacks.attention_maps", *more)
 
 
-MODELS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / "model").glob("*.yaml"))
 COUNTS = ("neural_ngram", "ngram_kneser_ney", "ngram_witten_bell")
 REFUSED = {
     **{(model, form): r"cannot hold Neural|cannot hold NGram" for model in COUNTS for form in ("torch", "onnx")},

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
 from charlab.runs.identity import fingerprint, reads_evaluations
-from tests.runs.conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 
 @pytest.fixture(scope="module")

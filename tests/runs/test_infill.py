@@ -11,7 +11,7 @@ from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.runs.display import print_summary
 from charlab.runs.generate import generate_from_run
-from tests.runs.conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 
 @pytest.fixture(scope="module")

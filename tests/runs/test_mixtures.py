@@ -15,7 +15,7 @@ from charlab.runs.identity import fingerprint
 from charlab.runs.record import ENSEMBLE, Record, runs_of
 from charlab.training.counts_module import MixtureModule
 from charlab.training.module import LanguageModelModule
-from tests.runs.test_train import assert_same_outcome, weights
+from tests.helpers.tiny_runs import assert_same_outcome, weights
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from charlab.errors import PartError, UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
-from tests.runs.test_train import assert_same_outcome, curves, weights
+from tests.helpers.tiny_runs import assert_same_outcome, curves, weights
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DEV = ("data.dev_fraction=0.1", "evaluate_every=2")

@@ -6,7 +6,7 @@ import pytest
 
 import charlab
 from charlab import cli
-from tests.runs.conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 
 def test_an_online_evaluation_is_named_and_leaves_the_checkpoint(finished_run, tmp_path, capfd):

@@ -17,10 +17,8 @@ from charlab.models.bigram import Bigram
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.seeding import derive_seed
+from tests.helpers.tiny_runs import SCRIPT, TINY, assert_same_outcome, curves, event_steps
 from tests.helpers.warm import warm
-from tests.runs.conftest import TINY
-from tests.runs.test_sigkill import SCRIPT, event_steps
-from tests.runs.test_train import assert_same_outcome, curves
 
 pytestmark = pytest.mark.slow  # each run starts two processes, one after the other
 

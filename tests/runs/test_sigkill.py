@@ -5,31 +5,19 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from charlab.runs.folder import events_folder
 from charlab.runs.record import Record
+from tests.helpers.tiny_runs import SCRIPT, TINY, assert_same_outcome, event_steps
 from tests.helpers.warm import warm
-from tests.runs.conftest import TINY
-from tests.runs.test_train import assert_same_outcome
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 MORE = (
     "trainer.max_steps=400",
     "evaluate_every=50",
     "callbacks.checkpointing.every_n_steps=20",
     "compute.threads=1",
 )
-
-
-def event_steps(folder):
-    """Returns the steps of the training loss, as TensorBoard reads them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    accumulator = EventAccumulator(str(events_folder(folder)), size_guidance={"scalars": 0}).Reload()
-    return [event.step for event in accumulator.Scalars("train/loss")]
 
 
 @pytest.mark.slow

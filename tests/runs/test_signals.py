@@ -11,10 +11,8 @@ import psutil
 import pytest
 
 from charlab.runs.record import Record
+from tests.helpers.tiny_runs import SCRIPT, TINY, assert_same_outcome, curves
 from tests.helpers.warm import warm
-from tests.runs.conftest import TINY
-from tests.runs.test_sigkill import SCRIPT
-from tests.runs.test_train import assert_same_outcome, curves
 
 MORE = ("trainer.max_steps=400", "evaluate_every=50", "callbacks.checkpointing.every_n_steps=null", "compute.threads=1")
 

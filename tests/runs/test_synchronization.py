@@ -12,7 +12,7 @@ import charlab
 from charlab.training.callbacks import progress
 from charlab.training.callbacks.divergence import Divergence
 from charlab.training.module import LanguageModelModule
-from tests.runs.conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 aten = torch.ops.aten
 WAITS = (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default)

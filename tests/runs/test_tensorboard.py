@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_multiplexer import EventMultiple
 import charlab
 from charlab.configuration.overrides import folder_name_of
 from charlab.runs.folder import events_folder, remove
-from tests.runs.conftest import TINY
+from tests.helpers.tiny_runs import TINY
 
 SHORT = ("trainer.max_steps=4", "trainer.accumulate_grad_batches=1", "~callbacks.attention_maps")
 

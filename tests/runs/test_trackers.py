@@ -12,8 +12,7 @@ import psutil
 import pytest
 
 from charlab.runs.record import Record
-from tests.runs.conftest import TINY
-from tests.runs.test_train import curves
+from tests.helpers.tiny_runs import TINY, curves
 
 pytestmark = [
     pytest.mark.slow,  # each starts a service of its own

@@ -1,6 +1,5 @@
 """A run from its command line to its record: finished, repeated, interrupted, failed."""
 
-import csv
 import errno
 import json
 import math
@@ -20,24 +19,7 @@ from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.module import LanguageModelModule
-from tests.runs.conftest import EVERYTHING, TINY
-
-
-def weights(record):
-    return torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def curves(record):
-    """Returns every logged measurement but those of time."""
-    with (record.folder / "metrics.csv").open() as lines:
-        rows = [row for row in csv.DictReader(lines) if row["metric"] != "characters_per_second"]
-    return [(row["step"], row["characters"], row["metric"], row["value"]) for row in rows]
-
-
-def assert_same_outcome(a, b):
-    assert weights(a).keys() == weights(b).keys()
-    assert all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
-    assert curves(a) == curves(b)
+from tests.helpers.tiny_runs import EVERYTHING, TINY, assert_same_outcome, curves, weights
 
 
 def test_a_run_leaves_its_record(finished_run):

@@ -18,8 +18,8 @@ from charlab.models.bigram import Bigram
 from charlab.runs.record import Record
 from charlab.runs.verify import RunToVerify, verify_run
 from charlab.studies.verify import verify
+from tests.helpers.tiny_runs import BARE, TINY
 from tests.helpers.warm import warm
-from tests.runs.conftest import BARE, TINY
 
 CHECKS = ["settings", "code", "text", "figures", "nll.npy", "weights", "normalization", "causality"]
 
