@@ -21,7 +21,7 @@ hypothesis.settings.load_profile("charlab")
 
 
 def remembering(load):
-    """Wraps OmegaConf.load: parsing the same files of conf/ took a quarter of each of the tests' compositions."""
+    """Wrap OmegaConf.load: parsing the same files of conf/ took a quarter of each of the tests' compositions."""
     known = {}
 
     def remembered(file):
@@ -44,7 +44,7 @@ def pytest_configure():
 
 
 def pytest_exception_interact():
-    """Kills the processes of a test that fails: they would slow the others down, or hold a pipe open for ever."""
+    """Kill the processes of a test that fails: they would slow the others down, or hold a pipe open forever."""
     for child in psutil.Process().children():
         if child.pid not in {server.pid for server in warm.STARTED}:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -54,7 +54,7 @@ def pytest_exception_interact():
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Spares the garbage collector what is imported, of which nothing becomes garbage."""
+    """Freeze imported objects so that the garbage collector never scans them."""
     gc.disable()
     try:
         return (yield)
@@ -65,7 +65,7 @@ def pytest_collection():
 
 @pytest.fixture
 def logging_as_before():
-    """Undoes what Hydra changes about logging when an application of it runs in the test."""
+    """Undo what Hydra changes about logging when an application of it runs in the test."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield

@@ -18,12 +18,12 @@ ROOT = Path(__file__).parents[1]
 
 
 class Diverged(RuntimeError):
-    """Stands for the error of a run whose loss is no longer a number."""
+    """Raised in place of the error of a run whose loss is no longer a number."""
 
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working directory, with a text beside it."""
+    """An empty working folder, with a text next to it."""
     (tmp_path / "text.txt").write_text("To be, or not to be.\n" * 100)
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")

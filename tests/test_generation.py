@@ -120,7 +120,7 @@ def test_every_part_of_the_model_gets_its_mode_back():
     assert model.training  # nothing has happened yet
     next(pieces)
     assert not model.training
-    pieces.close()  # whoever stops listening early restores it too
+    pieces.close()  # a caller that stops early restores it too
     assert model.training
     assert not model.frozen.training
     list(generate(model, LETTERS, "a", 5))

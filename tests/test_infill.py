@@ -13,7 +13,7 @@ LETTERS = Characters.of("\n abcdé")
 
 
 class Successor(InfillingModel):
-    """Fills a blank in with the character after the one before, moved on at random; greedily it is not moved."""
+    """Fill a blank in with the character after the one before, moved on at random; greedily it is not moved."""
 
     likelihood = "bound"
     context_length = None
@@ -49,7 +49,7 @@ def test_underscores_are_filled_in_and_the_rest_stays():
     assert fill("_a?_", vocabulary=Characters.of("\n _abc"), blank="?", greedy=True) == ["_ab_"]
 
 
-def test_a_leading_underscore_stands_after_a_newline():
+def test_a_leading_underscore_follows_a_newline():
     assert fill("__b", greedy=True) == [" ab"]
     with pytest.raises(UserError, match="no newline"):
         fill("_b", vocabulary=Characters.of("abcdefg"))

@@ -38,7 +38,7 @@ def next_command(output):
 
 @pytest.fixture
 def run(capsys, monkeypatch, folder):
-    """Runs a command in this process and returns what it printed."""
+    """Run a command in this process and return what it printed."""
     monkeypatch.syspath_prepend(folder)  # as `python -m` does
     monkeypatch.setattr("sys.argv", ["charlab"])
 

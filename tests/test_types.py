@@ -95,7 +95,7 @@ def test_checked_constructors_refuse_what_does_not_fit() -> None:
         Model()  # type: ignore[call-arg]
 
 
-def test_a_list_arrives_as_the_tuple_that_it_stands_for_and_the_signature_stays_readable() -> None:
+def test_a_list_arrives_as_a_tuple_and_the_signature_stays_readable() -> None:
     class Model:
         @checked
         def __init__(self, *, betas: tuple[float, float], path: Path | None = None) -> None:

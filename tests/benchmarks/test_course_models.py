@@ -17,7 +17,7 @@ BLOCK = {
 
 
 def copied(ours, prefix, mixer):
-    """Returns the weights of a mixer of ours, head by head."""
+    """Return the weights of a mixer of ours, head by head."""
     weights = {f"{prefix}projection.{part}": mixer[f"projection.{part}"] for part in ("weight", "bias")}
     for part in ("query", "key", "value"):
         for head, weight in enumerate(mixer[f"{part}.weight"].chunk(reference.H)):
@@ -26,7 +26,7 @@ def copied(ours, prefix, mixer):
 
 
 def renamed(name, ours, num_layers):
-    """Returns tensors of ours, weights or their gradients, under the names that they have in the reference."""
+    """Return tensors of ours, weights or their gradients, under the names that they have in the reference."""
     tensors = {"tokens.weight": ours["embedding.weight"], "positions.weight": ours["position.table.weight"]}
     tensors |= {f"readout.{part}": ours[f"readout.{part}"] for part in ("weight", "bias")}
     for layer in range(num_layers):

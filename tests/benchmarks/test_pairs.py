@@ -1,4 +1,4 @@
-"""Sides are measured in turn, compared within each round, and the page says what came out."""
+"""Sides are measured alternately, compared within each round, and the page says what came out."""
 
 import itertools
 import json

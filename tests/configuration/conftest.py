@@ -147,7 +147,7 @@ def composer(conf: Path) -> Composer:
 
 @pytest.fixture
 def mistake(composer: Composer) -> Callable[..., str]:
-    """Returns the sentence that a job's overrides end in."""
+    """Return the sentence that a job's overrides end in."""
 
     def sentence(*overrides: str) -> str:
         with pytest.raises(UserError) as raised:

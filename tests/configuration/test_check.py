@@ -90,7 +90,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory, package: Path) -> tuple[C
 
 
 def check_with(composed: tuple[Composition, DictConfig], key: str, value: object) -> None:
-    """Checks the toy configuration with one value changed, as if it had been typed."""
+    """Check the toy configuration with one value changed, as if it had been typed."""
     composition, config = copy.copy(composed[0]), copy.deepcopy(composed[1])
     composition.overrides = [f"{key}={value}"]
     OmegaConf.set_readonly(config.hydra, False)

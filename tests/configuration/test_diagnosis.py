@@ -87,7 +87,7 @@ def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
             composer.jobs(overrides)
 
 
-def test_a_sweep_may_stand_in_a_file(composer: Composer, conf: Path) -> None:
+def test_a_sweep_may_be_set_in_a_file(composer: Composer, conf: Path) -> None:
     sweep = '# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: "4,5", model.width: "x"}}}'
     write(conf, {"experiment/sweep.yaml": sweep})
     with pytest.raises(UserError, match=r"model\.width must be"):

@@ -1,7 +1,7 @@
 """The YAML files are the schema: their keys are the constructors' keyword-only parameters.
 
-What stands before the `*` of a signature is supplied by the program (`vocab_size`, `embed_dim`, the optimizer's
-model), what stands after it by the configuration. Code of other packages knows no such convention; there every key
+The parameters before the `*` of a signature are supplied by the program (`vocab_size`, `embed_dim`, the optimizer's
+model), those after it by the configuration. Code of other packages knows no such convention; there every key
 has to be a parameter.
 """
 

@@ -147,14 +147,14 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def job(own: Path) -> Callable[..., DictConfig]:
-    """Composes what is built on trial, and builds it."""
+    """Compose what is built on trial, and build it."""
     composer = Composer("program", config_loader(own.parent / "conf"), {"seed": int})
     return lambda *overrides: composer.job(composer.prepare(overrides))
 
 
 @pytest.fixture
 def mistake(job: Callable[..., DictConfig]) -> Callable[..., str]:
-    """Returns the sentence that it ends in."""
+    """Return the sentence that it ends in."""
 
     def sentence(*overrides: str) -> str:
         with pytest.raises(UserError) as raised:

@@ -44,7 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def serve(*answers: bytes | int, together: int = 1) -> Iterator[str]:
-    """Serves the answers one after the other, the last one for ever; waits until so many have asked `together`."""
+    """Serve the answers one by one and repeat the last; hold each until `together` requests have arrived."""
     barrier = threading.Barrier(together)
     remaining = list(answers)
 

@@ -43,7 +43,7 @@ def prepared(**arguments: Any) -> CharacterDataModule:
 
 
 class Recorder(LightningModule):
-    """Keeps the batches that Lightning hands to its steps."""
+    """Keep the batches that Lightning hands to its steps."""
 
     def __init__(self) -> None:
         super().__init__()

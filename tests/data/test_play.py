@@ -53,7 +53,7 @@ def test_text_is_the_same_on_every_machine():
     assert corpus.sha256 == "70cfe0db3c7df8734e66d7b647e675b713bfb95d5e6ec1fec7a341b69c54c380"
 
 
-def test_alphabet_is_that_of_tiny_shakespeare(corpus):
+def test_alphabet_equals_tiny_shakespeares(corpus):
     assert "".join(sorted(set(corpus.text))) == ALPHABET
     assert min(corpus.text.count(character) for character in ALPHABET) >= 20
 

@@ -58,7 +58,7 @@ def test_ids_are_of_the_smallest_type_that_holds_them(size: int, dtype: type) ->
 
 
 def test_unknown_character_is_shown_with_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizers, "_CHUNK", 4)  # so that the place lies beyond the first chunk
+    monkeypatch.setattr(tokenizers, "_CHUNK", 4)  # so that the place is beyond the first chunk
     with pytest.raises(UserError) as error:
         Characters.of("abc\n").encode("abc\ncab\nbaéaé\nb", source="the prompt")
 

@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The finished run that `RUN` stands for."""
+    """The finished run that replaces `RUN`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return charlab.run(
@@ -65,13 +65,13 @@ def test_there_are_commands_of_every_kind():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", [line for line in COMMANDS if "study=" not in line])
-def test_a_command_works_as_it_stands(line, folder, run, monkeypatch, capfd):
+def test_a_command_works_as_written(line, folder, run, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     assert main(shortened(shlex.split(line)[1:], run)) == 0, capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_the_study_is_planned_as_it_stands(folder, monkeypatch, capfd, tmp_path):
+def test_the_study_is_planned_as_written(folder, monkeypatch, capfd, tmp_path):
     monkeypatch.chdir(folder)
     (line,) = (line for line in COMMANDS if "dry_run" in line)
     assert main([*shlex.split(line)[1:], *PLAY, "--config-dir", str(folder / "conf")]) == 0
@@ -79,7 +79,7 @@ def test_the_study_is_planned_as_it_stands(folder, monkeypatch, capfd, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_lines_of_python_work_as_they_stand(folder, monkeypatch, capfd):
+def test_the_lines_of_python_work_as_written(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
     (lines,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     exec(lines, {})

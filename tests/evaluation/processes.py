@@ -14,9 +14,9 @@ import torch.multiprocessing
 
 
 def run_in_processes(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
-    """Returns `function(rank, world_size, *args)` of each rank."""
+    """Return `function(rank, world_size, *args)` of each rank."""
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forking beside other threads
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forking with several threads
         # Forked, since importing torch anew in each process takes seconds.
         torch.multiprocessing.start_processes(
             _enter, (world_size, folder, function, args), nprocs=world_size, start_method="fork"

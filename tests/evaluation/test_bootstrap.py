@@ -21,7 +21,7 @@ def interval_of(differences: np.ndarray, sizes: np.ndarray | None = None) -> Tex
     return bootstrap_text(differences[None] + 3_000, np.full((1, differences.size), 3_000.0), sizes)
 
 
-def test_the_closed_form_is_that_of_drawn_resamples() -> None:
+def test_the_closed_form_equals_drawn_resamples() -> None:
     generator = np.random.default_rng(0)
     sizes = generator.integers(2_000, 2_200, size=40)
     differences = 40 + signal.lfilter([1], [1, -0.5], generator.normal(0, 30, size=40))

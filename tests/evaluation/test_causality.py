@@ -301,7 +301,7 @@ def test_what_is_claimed_is_what_nll_says():
 
 
 @pytest.mark.parametrize("options", [{}, {"softmax_axis": "queries"}])
-def test_stepwise_nll_is_that_of_single_characters(options):
+def test_stepwise_nll_equals_scoring_single_characters(options):
     model = attention(**options).double().eval()
     windows = IDS[: 3 * (T + 1)].view(3, T + 1).long()
     expected = torch.tensor([one_pass_slowly(model, window) for window in windows], dtype=torch.float64)

@@ -187,7 +187,7 @@ def test_two_processes_get_the_score_of_one(protocol, model):
 
 
 class Careless(Bigram):
-    """Draws random numbers that nobody asked for, and notes the circumstances."""
+    """Draw random numbers unasked, and note the circumstances."""
 
     def forward(self, tokens):
         torch.rand(3)

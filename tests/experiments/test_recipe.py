@@ -19,7 +19,7 @@ def composed(name):
 
 @pytest.fixture(params=["recipe", pytest.param("gpu_recipe", marks=pytest.mark.slow)])
 def pair(request):
-    """A configuration of charlab's, and the recipe it stands for; the larger one with fewer layers, to be quick."""
+    """A configuration of charlab's, and the recipe that it follows; the larger one has fewer layers, to be quick."""
     config = composed(request.param).copy()
     if request.param == "recipe":
         return config, reference.CPU

@@ -30,7 +30,7 @@ addEventListener("load", () => {{
 
 
 def visit(page: str, probe: str, width: int) -> dict:
-    """Opens a page in a frame of that width (a window has a least width), and returns what the probe has seen.
+    """Open a page in a frame of that width (a window has a least width), and return what the probe has seen.
 
     Args:
         page: the page's HTML.

@@ -75,7 +75,7 @@ def make_study(
     noise: float = 0.004,
     **plan: Any,
 ) -> Plan:
-    """Writes the plan, the records and the outcomes of a study below `root`/outputs, and returns the plan.
+    """Write the plan, the records and the outcomes of a study below `root`/outputs, and return the plan.
 
     Seeds move all arms together by 0.02 nats, and each arm by itself by `noise`.
     """
@@ -121,7 +121,7 @@ def make_study(
 
 
 def give_nll(results: StudyResults, folder: Path) -> dict[tuple[str, int], np.ndarray]:
-    """Writes the nll of each character of every finished run, and returns it by arm and seed."""
+    """Write the nll of each character of every finished run, and return it by arm and seed."""
     text = folder / "text.txt"
     text.write_text(TEXT)
     corpus = TextFile(path=str(text)).load()

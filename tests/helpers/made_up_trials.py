@@ -1,4 +1,4 @@
-"""Stands for an executor that runs trials: writes the records that training would leave."""
+"""An executor for tests of searches: it writes the records that training would leave."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from charlab.studies.plan import Cell
 
 
 def values_of(cell: Cell) -> dict[str, str]:
-    """Returns what a cell's overrides set, by key."""
+    """Return what a cell's overrides set, by key."""
     return dict(override.split("=", 1) for override in cell.overrides if "=" in override)
 
 
 class MadeUpTrainer:
-    """Gives each cell the loss on dev text that `nll` returns, or the outcome.
+    """Give each cell the loss on dev text that `nll` returns, or the outcome.
 
     Attributes:
         batches: the cells of each call; `folders` are the names of their searches or studies.
@@ -51,6 +51,6 @@ class MadeUpTrainer:
             Outcome("finished", seconds=3.0).save(folder, cell)
 
     def cells(self, *names: str) -> list[Cell]:
-        """Returns the cells of the searches and studies of these names, by default of all."""
+        """Return the cells of the searches and studies of these names, by default of all."""
         batches = zip(self.folders, self.batches, strict=True)
         return [cell for folder, cells in batches for cell in cells if not names or folder in names]

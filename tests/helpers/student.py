@@ -41,27 +41,27 @@ MODULES = {"studentparts": PARTS, "studentmodel": MODEL, "studentcallback": CALL
 
 
 def write(folder: Path) -> None:
-    """Writes the modules into a new folder."""
+    """Write the modules into a new folder."""
     folder.mkdir()
     for name, text in MODULES.items():
         (folder / f"{name}.py").write_text(text)
 
 
 def edit(path: Path, former: str, new: str) -> None:
-    """Replaces a text that the file has."""
+    """Replace a text that the file has."""
     text = path.read_text()
     assert former in text
     path.write_text(text.replace(former, new))
 
 
 def reload() -> None:
-    """Reloads the modules, as far as they were imported."""
+    """Reload the modules, as far as they were imported."""
     for name in MODULES:
         if name in sys.modules:
             importlib.reload(sys.modules[name])
 
 
 def forget() -> None:
-    """Makes as if none had been imported."""
+    """Make Python import them anew."""
     for name in MODULES:
         sys.modules.pop(name, None)

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(folder: Path) -> Path:
-    """Builds the wheel in `folder` and returns its path."""
+    """Build the wheel in `folder` and return its path."""
     subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder], cwd=ROOT, check=True)
     (path,) = folder.glob("*.whl")
     return path

@@ -53,7 +53,7 @@ def make_tokens(batch_size=B, length=T, vocab_size=V):
 
 
 def randomize(model):
-    """Moves all parameters, so that no 0 and no 1 hides that two have been exchanged."""
+    """Move all parameters, so that no 0 and no 1 hides that two have been exchanged."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.3)
@@ -61,7 +61,7 @@ def randomize(model):
 
 
 def gradients(logits, parameters):
-    """Returns the gradients of a fixed random function of the logits."""
+    """Return the gradients of a fixed random function of the logits."""
     probe = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2), dtype=logits.dtype)
     return torch.autograd.grad((logits * probe).sum(), list(parameters))
 
@@ -72,7 +72,7 @@ def assert_same_gradients(actual, expected, names):
 
 
 def read_by(module, run):
-    """Returns the inputs that `module` gets while `run` runs."""
+    """Return the inputs that `module` gets while `run` runs."""
     seen = []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
     run()
@@ -81,7 +81,7 @@ def read_by(module, run):
 
 
 def written_by(module, run):
-    """Returns the outputs that `module` gives while `run` runs."""
+    """Return the outputs that `module` gives while `run` runs."""
     seen = []
     handle = module.register_forward_hook(lambda _, inputs, output: seen.append(output.detach()))
     run()
@@ -379,7 +379,7 @@ class TestSeveralMixers:
             ([RunningAverage], [RunningAverage] * 5),
         ],
     )
-    def test_layers_take_them_in_turn(self, mixers, expected, sequence):
+    def test_layers_cycle_through_them(self, mixers, expected, sequence):
         model = make(num_layers=5, mixer=sequence(mixers))
         assert [type(block.mixer) for block in model.blocks] == expected
 

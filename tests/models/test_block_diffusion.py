@@ -45,7 +45,7 @@ def seeded(seed=0):
 
 
 def masked_in(model, run):
-    """Returns what `run` returns, and where each window was masked, (B, T)."""
+    """Return what `run` returns, and where each window was masked, (B, T)."""
     seen = []
     handle = model.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[1] == model.mask_id))
     result = run()

@@ -39,7 +39,7 @@ def build(name: str, seed: int = 0) -> LanguageModel:
 
 
 def shrink(config) -> None:
-    """Makes a model small, and the models that it is made of."""
+    """Make a model small, and the models that it is made of."""
     parts = config.values() if isinstance(config, DictConfig) else config if isinstance(config, ListConfig) else ()
     for part in parts:
         shrink(part)

@@ -20,7 +20,7 @@ def two_cores() -> Iterator[None]:
 
 
 class Products(TorchDispatchMode):
-    """Notes the shapes that batches of products have."""
+    """Note the shapes that batches of products have."""
 
     def __init__(self) -> None:
         super().__init__()

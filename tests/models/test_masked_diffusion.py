@@ -57,7 +57,7 @@ def seeded(seed=0):
 
 
 def read_by_denoiser(model, run):
-    """Returns what `run` returns, and what the denoiser read meanwhile: a list of (B, T+1)."""
+    """Return what `run` returns, and what the denoiser read during it: a list of (B, T+1)."""
     seen = []
     handle = model.denoiser.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].clone()))
     result = run()
@@ -66,7 +66,7 @@ def read_by_denoiser(model, run):
 
 
 def draw(model, window, scored_from, times=3000):
-    """Scores one window many times; returns the nll's rows (times, T) and the masked positions of each."""
+    """Score one window many times; return the nll's rows (times, T) and the masked positions of each."""
     windows = window.expand(times, -1)
     nll, (tokens,) = read_by_denoiser(
         model, lambda: model.nll(windows, scored_from=scored_from, generator=seeded()).detach()
@@ -76,7 +76,7 @@ def draw(model, window, scored_from, times=3000):
 
 
 def expectation(model, window, scored_from):
-    """Returns the mean of `nll.sum()` over all masks, each of which must be drawn at least once."""
+    """Return the mean of `nll.sum()` over all masks, each of which must be drawn at least once."""
     nll, masks = draw(model, window, scored_from)
     by_mask = {mask: row.sum().item() for mask, row in zip(masks, nll, strict=True)}
     probabilities = mask_probabilities(range(scored_from, len(window)))
@@ -241,7 +241,7 @@ class TestDenoiser:
 
 
 def assert_distributed(texts, probabilities):
-    """Checks that texts (B, n) have these probabilities, each by an exact binomial test at 4.5 standard deviations."""
+    """Check that texts (B, n) have these probabilities, each by an exact binomial test at 4.5 standard deviations."""
     found = Counter(map(tuple, texts.tolist()))
     assert found.keys() <= {text for text, probability in probabilities.items() if probability > 0}
     for text, probability in probabilities.items():
@@ -353,7 +353,7 @@ class TestInfill:
             if share == 1.0:
                 assert not torch.equal(filled, tokens)
 
-    def test_what_stands_in_a_blank_is_not_looked_at(self):
+    def test_the_content_of_a_blank_is_not_read(self):
         model, tokens = make(), torch.zeros(30, 12, dtype=torch.long)
         mask = torch.rand(tokens.shape, generator=seeded()) < 0.5
         others = torch.where(mask, (tokens + 1) % V, tokens)
@@ -370,7 +370,7 @@ class TestInfill:
 
     @pytest.mark.parametrize("context_length", [2, 4])
     def test_both_sides_are_seen_anywhere_in_a_long_text(self, context_length):
-        """Each inner position in turn, and every other at once, in a text of several times the context."""
+        """Each inner position by itself, and every other one at once, in a text of several context lengths."""
         model, length = knowing(context_length=context_length), 11
         tokens = torch.randint(V, (200, length), generator=seeded())
         best = (TRANSITION[:, :, None] * TRANSITION[None]).argmax(dim=1)  # (V, V): between a left and a right one

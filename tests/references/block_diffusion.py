@@ -9,12 +9,12 @@ from charlab.models.block_diffusion import BlockDiffusion
 
 
 def positions_of_blocks(length: int, block_size: int) -> list[list[int]]:
-    """Returns the positions of each block of a window of `length` characters, without the first."""
+    """Return the positions of each block of a window of `length` characters, without the first."""
     return [list(range(start, min(start + block_size, length))) for start in range(1, length, block_size)]
 
 
 def block_logits(model: BlockDiffusion, window: Tensor, noisy: list[int], positions: list[int]) -> Tensor:
-    """Returns the logits (L, V) of a block, given earlier blocks of one window (T+1,) and the block's noisy tokens.
+    """Return the logits (L, V) of a block, given earlier blocks of one window (T+1,) and the block's noisy tokens.
 
     The denoiser reads the earlier blocks and the noisy one as a text of its own; there are no noisy copies.
     """
@@ -25,7 +25,7 @@ def block_logits(model: BlockDiffusion, window: Tensor, noisy: list[int], positi
 
 
 def log_probabilities_by_order(model: BlockDiffusion, window: Tensor, positions: list[int], first: int) -> list[float]:
-    """Returns, for each order of a block's positions from `first` on, the sum of log p of each given those before."""
+    """Return, for each order of a block's positions from `first` on, the sum of log p of each given those before."""
     totals = []
     for order in permutations([position for position in positions if position >= first]):
         noisy = [int(window[p]) if p < first else model.mask_id for p in positions]

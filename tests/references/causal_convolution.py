@@ -4,7 +4,7 @@ import torch
 
 
 def convolve(convolution, x):
-    """Applies the weights (channels, 1, width) and bias of a `Conv1d` to (B, T, channels), zeros before the start."""
+    """Apply the weights (channels, 1, width) and bias of a `Conv1d` to (B, T, channels), zeros before the start."""
     width, outputs = convolution.weight.shape[-1], []
     for t in range(x.shape[1]):
         total = convolution.bias

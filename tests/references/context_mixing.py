@@ -15,7 +15,7 @@ def fold(text: str) -> str:
 
 
 def words(text: str) -> tuple[str, str, list[str]]:
-    """Returns the word so far, what separates it from the one before, and the words before, the latest first."""
+    """Return the word so far, what separates it from the one before, and the words before, the latest first."""
     current = re.search(r"[A-Za-z']*\Z", text)
     rest = text[: current.start()]
     gap = re.search(r"[^A-Za-z']*\Z", rest)
@@ -24,7 +24,7 @@ def words(text: str) -> tuple[str, str, list[str]]:
 
 
 def speech(text: str) -> str:
-    """Returns the present paragraph: what follows the last empty line."""
+    """Return the present paragraph: what follows the last empty line."""
     return text[text.rfind("\n\n") + 2 :] if "\n\n" in text else text
 
 
@@ -37,7 +37,7 @@ def back(text: str, age: int) -> str:
 
 
 def followers(text: str, length: int) -> tuple[str, ...]:
-    """Returns the two characters that followed the last occurrences of the last `length` characters."""
+    """Return the two characters that followed the last occurrences of the last `length` characters."""
     context = text[-length:]
     found = [text[t] for t in range(len(text)) if text[max(0, t - length) : t] == context]
     return tuple(found[::-1][:2])
@@ -66,7 +66,7 @@ CONTEXTS = {
 
 
 def state(decisions: list[int]) -> object:
-    """Returns what matters of the decisions in a context; None if there are none."""
+    """Return what matters of the decisions in a context; None if there are none."""
     if not decisions:
         return None
     number, ones = len(decisions), sum(decisions)
@@ -77,7 +77,7 @@ def state(decisions: list[int]) -> object:
 
 
 def counters(text: str, paths: dict[str, list[tuple[int, int]]], contexts: list[str]) -> list[list[float]]:
-    """Returns for each decision of a text two inputs per context: its own log-odds, and those of its state."""
+    """Return for each decision of a text two inputs per context: its own log-odds, and those of its state."""
     own: dict = defaultdict(list)
     by_state: dict = defaultdict(list)
     rows = []

@@ -11,7 +11,7 @@ from charlab.models.contract import AutoregressiveModel
 
 
 def blocks_slowly(model: AutoregressiveModel, ids: Tensor, context_length: int) -> list[float]:
-    """Returns the nll of every character but the first; block k begins after character k · T."""
+    """Return the nll of every character but the first; block k begins after character k · T."""
     scores = []
     for position in range(1, len(ids)):
         start = (position - 1) // context_length * context_length
@@ -20,7 +20,7 @@ def blocks_slowly(model: AutoregressiveModel, ids: Tensor, context_length: int) 
 
 
 def sliding_slowly(model: AutoregressiveModel, ids: Tensor, context_length: int, stride: int) -> list[float]:
-    """Returns the nll of every character but the first; windows end at T, T + stride, T + 2 stride … and at the end."""
+    """Return the nll of every character but the first; windows end at T, T + stride, T + 2 stride … and at the end."""
     scores = []
     for position in range(1, len(ids)):
         end = context_length
@@ -32,12 +32,12 @@ def sliding_slowly(model: AutoregressiveModel, ids: Tensor, context_length: int,
 
 
 def one_pass_slowly(model: AutoregressiveModel, ids: Tensor) -> list[float]:
-    """Returns the nll of every character but the first, given everything before it."""
+    """Return the nll of every character but the first, given everything before it."""
     return [_nll_of_one(model, ids, 0, position) for position in range(1, len(ids))]
 
 
 def windows_slowly(model: AutoregressiveModel, ids: Tensor, starts: list[int], context_length: int) -> float:
-    """Returns the mean nll over windows."""
+    """Return the mean nll over windows."""
     scores = [
         _nll_of_one(model, ids, start, position)
         for start in starts
@@ -48,6 +48,6 @@ def windows_slowly(model: AutoregressiveModel, ids: Tensor, starts: list[int], c
 
 @torch.no_grad()
 def _nll_of_one(model: AutoregressiveModel, ids: Tensor, start: int, position: int) -> float:
-    """Returns −log p of the character at `position`, given those from `start` on."""
+    """Return −log p of the character at `position`, given those from `start` on."""
     logits = model(ids[None, start:position].long())[0, -1]
     return -logits.log_softmax(-1)[int(ids[position])].item()

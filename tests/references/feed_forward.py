@@ -28,7 +28,7 @@ def feed_forward(layer, x, activation):
 
 
 def swiglu(layer, x):
-    """(SiLU(x·W) ⊙ x·V)·U (arXiv 2002.05202, equation 6); W stands above V."""
+    """(SiLU(x·W) ⊙ x·V)·U (arXiv 2002.05202, equation 6); the rows of W come before those of V."""
     gate_and_value = layer.gate_and_value
     (w, v), (b, c) = gate_and_value.weight.chunk(2), (0.0, 0.0)
     if gate_and_value.bias is not None:

@@ -14,7 +14,7 @@ from charlab.models.decoding import choose
 def choice_probabilities(
     logits: list[float], *, temperature: float, top_k: int | None, top_p: float | None
 ) -> list[float]:
-    """Returns the probability with which each character is to be chosen; temperature > 0."""
+    """Return the probability with which each character is to be chosen; temperature > 0."""
     weights = [math.exp((logit - max(logits)) / temperature) for logit in logits]
     ranking = sorted(range(len(logits)), key=lambda character: (-logits[character], character))
     if top_k is not None:
@@ -34,7 +34,7 @@ def choice_probabilities(
 def continue_slowly(
     model: AutoregressiveModel, prompt: Tensor, length: int, *, rebase: bool = False, **choice: object
 ) -> Tensor:
-    """Returns (B, length) characters, each drawn after `forward` on the last T characters.
+    """Return (B, length) characters, each drawn after `forward` on the last T characters.
 
     With `rebase`, the context starts anew from its last T // 2 characters whenever it would outgrow T.
     """

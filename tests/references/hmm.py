@@ -9,7 +9,7 @@ from torch import Tensor
 def joint_probabilities(
     initial: Tensor, transition: Tensor, emission: Tensor, text: list[int]
 ) -> dict[tuple[int, ...], Tensor]:
-    """Returns p(path, text) for each path of hidden states; arguments are probabilities."""
+    """Return p(path, text) for each path of hidden states; arguments are probabilities."""
     joint = {}
     for path in product(range(len(initial)), repeat=len(text)):
         probability = initial[path[0]] * emission[path[0], text[0]]
@@ -20,5 +20,5 @@ def joint_probabilities(
 
 
 def text_probability(initial: Tensor, transition: Tensor, emission: Tensor, text: list[int]) -> Tensor:
-    """Returns p(text)."""
+    """Return p(text)."""
     return torch.stack(list(joint_probabilities(initial, transition, emission, text).values())).sum()

@@ -1,4 +1,4 @@
-"""Decaying linear attention in its quadratic form: every query beside every key."""
+"""Decaying linear attention in its quadratic form: every query with every key."""
 
 import math
 

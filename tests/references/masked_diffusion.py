@@ -10,7 +10,7 @@ from charlab.models.masked_diffusion import MaskedDiffusion
 
 
 def chain_log_probability(transition: Tensor, text: list[int]) -> float:
-    """Returns log p(x₁ … x_T | x₀) of a Markov chain with probabilities (V, V)."""
+    """Return log p(x₁ … x_T | x₀) of a Markov chain with probabilities (V, V)."""
     return sum(log(transition[before, after]) for before, after in pairwise(text))
 
 
@@ -41,7 +41,7 @@ class ExactPosterior(nn.Module):
 
 
 def neighbors(x: Tensor, kernels: Tensor) -> Tensor:
-    """Returns each position's sum (B, S, D) of its neighbors times a matrix for each distance, (D, D, width)."""
+    """Return each position's sum (B, S, D) of its neighbors times a matrix for each distance, (D, D, width)."""
     reach = kernels.shape[2] // 2
     rows = []
     for position in range(x.shape[1]):
@@ -54,7 +54,7 @@ def neighbors(x: Tensor, kernels: Tensor) -> Tensor:
 
 
 def masked_nll(model: MaskedDiffusion, window: Tensor, masked: set[int], scored_from: int = 1) -> Tensor:
-    """Returns the estimate (T,) that one window (T+1,) and one set of masked positions give, entry by entry."""
+    """Return the estimate (T,) that one window (T+1,) and one set of masked positions give, entry by entry."""
     tokens = window.clone()
     for position in masked:
         tokens[position] = model.mask_id
@@ -67,7 +67,7 @@ def masked_nll(model: MaskedDiffusion, window: Tensor, masked: set[int], scored_
 
 
 def log_probabilities_by_order(model: MaskedDiffusion, window: Tensor, scored_from: int = 1) -> list[float]:
-    """Returns, for each order of the scored positions, Σₖ log p(x_σ(k) | what is given, x_σ(1) … x_σ(k−1))."""
+    """Return, for each order of the scored positions, Σₖ log p(x_σ(k) | what is given, x_σ(1) … x_σ(k−1))."""
     totals = []
     for order in permutations(range(scored_from, len(window))):
         tokens = window.clone()
@@ -81,7 +81,7 @@ def log_probabilities_by_order(model: MaskedDiffusion, window: Tensor, scored_fr
 
 
 def mask_probabilities(positions: range) -> dict[frozenset[int], float]:
-    """Returns how probable each set of masked positions is: its size is uniform, then the set is."""
+    """Return how probable each set of masked positions is: its size is uniform, then the set is."""
     return {
         frozenset(masked): 1 / len(positions) / comb(len(positions), size)
         for size in range(1, len(positions) + 1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def nearest_orthogonal(matrix: Tensor) -> Tensor:
-    """Returns the matrix with all singular values set to 1."""
+    """Return the matrix with all singular values set to 1."""
     left, _, right = torch.linalg.svd(matrix, full_matrices=False)
     return left @ right
 

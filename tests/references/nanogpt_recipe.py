@@ -114,7 +114,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * recipe.layers) if is_last else 0.02)
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
-        """Returns the mean loss of (B, T) targets, in nats."""
+        """Return the mean loss of (B, T) targets, in nats."""
         positions = torch.arange(inputs.shape[1], device=inputs.device)
         x = self.embedding(inputs) + self.position["table"](positions)
         x = F.dropout(x, self.dropout, self.training)
@@ -140,7 +140,7 @@ def rate(step: int, steps: int) -> float:
 
 
 def split(text: str) -> tuple[np.ndarray, np.ndarray, int]:
-    """Returns train and validation ids, and the number of distinct characters."""
+    """Return train and validation ids, and the number of distinct characters."""
     characters = sorted(set(text))
     numbers = {character: number for number, character in enumerate(characters)}
     ids = np.array([numbers[character] for character in text], dtype=np.uint16)
@@ -178,7 +178,7 @@ def estimate(model: nn.Module, texts: dict[str, np.ndarray], recipe: Recipe, dev
 
 @torch.no_grad()
 def score_whole(model: nn.Module, ids: np.ndarray, recipe: Recipe, device: str) -> float:
-    """Returns the mean loss of all characters but the first, in windows side by side (charlab's `blocks`)."""
+    """Return the mean loss of all characters but the first, in windows side by side (charlab's `blocks`)."""
     model.eval()
     text = torch.from_numpy(ids.astype(np.int64)).to(device)
     length, total = recipe.context_length, 0.0
@@ -201,7 +201,7 @@ def train(
     compiled: bool = False,
     device: str = "cpu",
 ) -> dict[str, object]:
-    """Trains, and returns seconds, steps and losses; `step_s` are the seconds of each step, or of each ten on a GPU."""
+    """Train, and return seconds, steps and losses; `step_s` are the seconds of each step, or of each ten on a GPU."""
     began = time.perf_counter()
     torch.manual_seed(seed)
     steps = steps or recipe.steps

@@ -9,7 +9,7 @@ from charlab.models.ngram_embedding import NGramEmbedding
 
 
 def embed_slowly(model: NGramEmbedding, tokens: Tensor) -> Tensor:
-    """Returns (B, T, D), from the model's weights alone."""
+    """Return (B, T, D), from the model's weights alone."""
     tables = model.tables.weight.view(len(model.orders), model.num_rows, -1)
     texts = []
     for text in tokens.tolist():

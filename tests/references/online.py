@@ -14,7 +14,7 @@ from charlab.models.contract import AutoregressiveModel
 def learning_slowly(
     model: AutoregressiveModel, ids: Tensor, context_length: int, block_length: int, learning_rate: float, steps: int
 ) -> list[float]:
-    """Returns the nll of every character but the first.
+    """Return the nll of every character but the first.
 
     A character's context begins where the window of its block does, which ends with the block's last character. A
     model without a context length reads on from the state in which it has left the block before.
@@ -46,7 +46,7 @@ def learning_slowly(
 
 
 def read_on(model, ids, positions, state):
-    """Returns the logits for each position, given all before it, and the state before the last one is read."""
+    """Return the logits for each position, given all before it, and the state before the last one is read."""
     logits = []
     for position in positions:
         predicted, state = model.advance(ids[position - 1, None].long(), state)
@@ -73,7 +73,7 @@ class RootMeanSquare:
 
 
 def counting_slowly(reference: type, train: str, alphabet: str, order: int, text: str) -> list[float]:
-    """Returns the nll of every character but the first under models that are refitted before each of them.
+    """Return the nll of every character but the first under models that are refitted before each of them.
 
     Args:
         reference: a class of `tests.references.ngram`.

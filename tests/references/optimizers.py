@@ -28,7 +28,7 @@ class ScheduleFreeAdamW:
         self.count, self.highest_rate, self.total = 0, 0.0, 0.0
 
     def where(self, beta: float) -> Tensor:
-        """Returns y, where the next gradient is to be taken."""
+        """Return y, where the next gradient is to be taken."""
         return (1 - beta) * self.z + beta * self.x
 
     def step(self, gradient: Tensor, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -44,6 +44,6 @@ class ScheduleFreeAdamW:
 
 
 def sharpest(weight: Tensor, gradient: Callable[[Tensor], Tensor], rho: float) -> Tensor:
-    """Returns the gradient where the loss within `rho` of the weight is highest (Foret et al., equations 2 and 3)."""
+    """Return the gradient where the loss within `rho` of the weight is highest (Foret et al., equations 2 and 3)."""
     first = gradient(weight)
     return gradient(weight + rho * first / first.norm())

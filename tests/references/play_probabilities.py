@@ -8,7 +8,7 @@ from charlab.data.play.stage import Telling
 
 
 def next_character_probabilities(choice: Choice, prefix: str) -> dict[str, Fraction]:
-    """Returns p(c | prefix) for every character c that may follow the first characters of the chosen string."""
+    """Return p(c | prefix) for every character c that may follow the first characters of the chosen string."""
     strings = zip(choice.texts, choice.weights, strict=True)
     possible = [(text, weight) for text, weight in strings if text.startswith(prefix)]
     total = sum(weight for _, weight in possible)
@@ -20,7 +20,7 @@ def next_character_probabilities(choice: Choice, prefix: str) -> dict[str, Fract
 
 
 def all_texts(tell: Callable[[], Telling], length: int) -> Iterator[tuple[str, Fraction]]:
-    """Yields every text of `length` characters, cut off there, once for every sequence of choices that gives it."""
+    """Yield every text of `length` characters, cut off there, once for every sequence of choices that gives it."""
     unfinished: list[tuple[list[int], str, Fraction]] = [([], "", Fraction(1))]
     while unfinished:
         indices, text, probability = unfinished.pop()

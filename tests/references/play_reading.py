@@ -42,7 +42,7 @@ def decode(text: str) -> list[Decision]:
 
 
 def nll_per_character(text: str) -> np.ndarray:
-    """Returns −log p(character t | characters before t) of a text from the generator, from its first character on."""
+    """Return −log p(character t | characters before t) of a text from the generator, from its first character on."""
     nll: list[float] = []
     for choice, _, part in _read(text):
         weights = [_weight_of_prefix(choice, part[:end]) for end in range(len(part) + 1)]
@@ -80,7 +80,7 @@ def _read(text: str) -> Iterator[tuple[Choice, int | None, str]]:
 
 
 def _find(choice: Choice, text: str, position: int) -> int | None:
-    """Returns the index of the string in `text` at `position`, or None if there is none."""
+    """Return the index of the string in `text` at `position`, or None if there is none."""
     index, lengths = _indexed(choice)
     for length in lengths:
         if (found := index.get(text[position : position + length])) is not None:
@@ -95,5 +95,5 @@ def _indexed(choice: Choice) -> tuple[dict[str, int], list[int]]:
 
 @cache
 def _weight_of_prefix(choice: Choice, prefix: str) -> int:
-    """Returns the sum of the weights of all strings that begin with `prefix`."""
+    """Return the sum of the weights of all strings that begin with `prefix`."""
     return sum(weight for text, weight in zip(choice.texts, choice.weights, strict=True) if text.startswith(prefix))

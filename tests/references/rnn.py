@@ -32,7 +32,7 @@ CELLS = {"RNN": rnn_cell, "GRU": gru_cell, "LSTM": lstm_cell}
 
 
 def logits(model, tokens):
-    """Returns the logits (B, T, V) of a `RecurrentModel` without dropout, one layer and one step at a time."""
+    """Return the logits (B, T, V) of a `RecurrentModel` without dropout, one layer and one step at a time."""
     step = CELLS[type(model).__name__]
     sequence = [model.embedding.weight[token] for token in tokens.T]
     for parameters in model.recurrence.all_weights:

@@ -1,4 +1,4 @@
-"""Mamba's block step by step (arXiv 2312.00752, algorithm 2), one channel's N states beside another's."""
+"""Mamba's block step by step (arXiv 2312.00752, algorithm 2), with states (B, N, E)."""
 
 import torch
 from torch.nn import functional as F
@@ -7,7 +7,7 @@ from tests.references.causal_convolution import convolve
 
 
 def scan(u, step, rate, write, read, initial):
-    """Returns all outputs (B, T, E) and the last state (B, N, E)."""
+    """Return all outputs (B, T, E) and the last state (B, N, E)."""
     state, outputs = initial, []
     for t in range(u.shape[1]):
         decay = torch.exp(step[:, t, None, :] * rate)  # (B, N, E)

@@ -27,7 +27,7 @@ def overrides(text_path, tmp_path):
 
 @pytest.fixture
 def run_tiny(overrides):
-    """Runs it in this process, with more overrides."""
+    """Run it in this process, with more overrides."""
     return lambda *more: charlab.run(*overrides, *more)
 
 
@@ -47,7 +47,7 @@ def copied(finished_run, tmp_path):
 
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """Makes training end with an exception in the given micro-batch, as if the process had been killed there."""
+    """Make training end with an exception in the given micro-batch, as if the process had been killed there."""
     original = LanguageModelModule.training_step
 
     def interrupt(micro_batch, error):

@@ -19,7 +19,7 @@ DEV = ("data.dev_fraction=0.1", "optimizer.lr=0.04", "seed=1", "evaluate_every=2
 
 
 class PowerFailure(RuntimeError):
-    """Ends a run where SIGKILL would."""
+    """End a run where SIGKILL would."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def weights(record, name):
 
 
 def dev_nll(record, text_path, checkpoint):
-    """Returns the nats per character that a checkpoint of a run gets on its dev split."""
+    """Return the nats per character that a checkpoint of a run gets on its dev split."""
     model, vocabulary = charlab.load(record.folder, checkpoint=checkpoint)
     ids = torch.from_numpy(vocabulary.encode(text_path.read_text()))
     dev = ids[: int(0.1 * len(ids))]
@@ -78,7 +78,7 @@ def test_a_killed_run_chooses_the_same(run_tiny, whole, interrupt_at, micro_batc
 
 @pytest.fixture
 def fails_to_copy(monkeypatch):
-    """Makes a run end between the checkpoint of a step and the copy of it that is the best one."""
+    """Make a run end between the checkpoint of a step and the copy of it that is the best one."""
     original = Checkpointing._keep_as_best
 
     def fail(step):

@@ -123,7 +123,7 @@ print(json.dumps({name: digest_of(text) for name, text in json.load(sys.stdin).i
 
 
 def interpreters(version):
-    """Returns the interpreters of a version of Python on this machine."""
+    """Return the interpreters of a version of Python on this machine."""
     here = [sys.executable] if version == f"{sys.version_info.major}.{sys.version_info.minor}" else []
     homes = sorted(Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob(f"versions/{version}.*/bin"))
     found = [*here, shutil.which(f"python{version}"), *(str(home / "python") for home in homes)]
@@ -220,7 +220,7 @@ def edit(path, former, new):
 
 
 def assert_edits_count(folder, read):
-    """Edits a package in `folder` and compares what `read` finds."""
+    """Edit a package in `folder` and compare what `read` finds."""
     first = read()
     assert sorted(first) == REACHED
     edit(folder / "models.py", "Block()(x)", "-Block()(x)")
@@ -242,7 +242,7 @@ def test_a_package_in_a_folder_counts_by_the_files_it_reaches(project, monkeypat
 
 
 def install(project, prefix, *options):
-    """Installs a project with pip below `prefix` and returns the folder of the packages there."""
+    """Install a project with pip below `prefix` and return the folder of the packages there."""
     command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     options = ("--ignore-installed", "--disable-pip-version-check", "--prefix", str(prefix), *options)
     subprocess.run([*command, *options, str(project)], check=True, capture_output=True)

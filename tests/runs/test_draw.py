@@ -1,4 +1,4 @@
-"""What a finished run lacks is computed, sampled and drawn when somebody looks."""
+"""What a finished run lacks is computed, sampled and drawn on demand."""
 
 import io
 import shutil

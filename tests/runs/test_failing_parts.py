@@ -36,7 +36,7 @@ class InTraining(AutoregressiveModel):
 
 
 class Descent(torch.optim.SGD):
-    """Asks for the loss itself, and fails in its second step if it is told to."""
+    """Ask for the loss itself, and fail in its second step if it is told to."""
 
     def __init__(self, params, *, lr: float, fails: bool = False):
         super().__init__(params, lr=lr)
@@ -71,7 +71,7 @@ CHOICES = {
 
 @pytest.fixture
 def train(overrides, tmp_path, monkeypatch):
-    """Trains a tiny run with these parts, in a working folder that has them in its `conf`."""
+    """Train a tiny run with these parts, in a working folder that has them in its `conf`."""
     for name, node in CHOICES.items():
         path = tmp_path / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)

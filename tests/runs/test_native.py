@@ -34,12 +34,12 @@ EARLY = (
 
 
 class PowerFailure(RuntimeError):
-    """Ends a run where SIGKILL would."""
+    """End a run where SIGKILL would."""
 
 
 @pytest.fixture
 def fails(monkeypatch):
-    """Makes a hook of charlab's checkpoints fail at a step, before or after its own work."""
+    """Make a hook of charlab's checkpoints fail at a step, before or after its own work."""
 
     def fail(hook, step, *, after):
         original = getattr(Checkpointing, hook)
@@ -156,7 +156,7 @@ def test_a_plateau_lowers_the_rate_and_goes_on_after_a_kill(run_tiny, interrupt_
 
 
 class Counts(Callback):
-    """Counts the batches of a run over all attempts at it."""
+    """Count the batches of a run over all attempts at it."""
 
     batches = 0
 
@@ -175,19 +175,19 @@ LAST_LINE = "finished  12/12"  # of charlab's progress display
 
 
 def kept(record, name):
-    """Returns the state of a callback in the last checkpoint of a run."""
+    """Return the state of a callback in the last checkpoint of a run."""
     checkpoint = torch.load(record.folder / "checkpoints" / "last.ckpt", weights_only=True)
     (state,) = (state for key, state in checkpoint["callbacks"].items() if key.startswith(name))
     return state
 
 
 def measured(record, name):
-    """Returns a metric by step; of several that begin with the name, the last one."""
+    """Return a metric by step; of several that begin with the name, the last one."""
     return {int(step): float(value) for step, _, metric, value in curves(record) if metric.startswith(name)}
 
 
 def kept_step(record):
-    """Returns the step of the evaluation in training with the highest figure, which `ModelCheckpoint` must have."""
+    """Return the step of the evaluation in training with the highest figure, which `ModelCheckpoint` must have."""
     figures = {step: nll for step, nll in measured(record, "dev/nll").items() if step > 0}
     step = max(figures, key=figures.get)
     state = kept(record, "ModelCheckpoint")
@@ -268,7 +268,7 @@ def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_p
 
 
 class EndsItself(Callback):
-    """Sends SIGTERM to the process in the last step, once."""
+    """Send SIGTERM to the process in the last step, once."""
 
     ends = True
 
@@ -364,7 +364,7 @@ def test_lightnings_arguments_callbacks_and_torchs_parts_work_from_the_command_l
 
 
 class Notes(Callback):
-    """Notes the epoch and the number of each batch, and whether torch looks for anomalies."""
+    """Note the epoch and the number of each batch, and whether torch looks for anomalies."""
 
     seen: ClassVar[list[tuple[int, int, bool]]] = []
 
@@ -388,7 +388,7 @@ def test_lightnings_arguments_have_their_effects(run_tiny, capsys):
 
 
 class Slow(Callback):
-    """Takes 0.4 seconds a batch."""
+    """Take 0.4 seconds a batch."""
 
     def on_train_batch_start(self, *_):
         time.sleep(0.4)
@@ -436,7 +436,7 @@ def test_fast_dev_run_leaves_no_finished_record(run_tiny, capsys):
 
 
 class Keeps(Callback):
-    """Keeps what no checkpoint can hold."""
+    """Keep what no checkpoint can hold."""
 
     kinds: ClassVar[dict[str, object]] = {
         "numpy": np.float64(3.0),
@@ -462,7 +462,7 @@ def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny
 
 
 class Learns(Callback):
-    """Comes to hold what no checkpoint can, in the midst of training."""
+    """Come to hold what no checkpoint can, in the middle of training."""
 
     kept: object = None
 
@@ -484,7 +484,7 @@ def test_a_checkpoint_that_could_not_be_read_back_does_not_replace_the_former(ru
 
 
 class Careless(Callback):
-    """Fails in code of its own, or in a library that it calls."""
+    """Fail in code of its own, or in a library that it calls."""
 
     def __init__(self, *, text="{"):
         if text == "none":
@@ -543,7 +543,7 @@ def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):
 
 
 class Watch(Callback):
-    """Keeps what a run is trained on."""
+    """Keep what a run is trained on."""
 
     seen: ClassVar[list[torch.Tensor]] = []
 

@@ -100,7 +100,7 @@ except UserError as error:
 
 
 def notebook(cells, folder, *more, check=True):
-    """Runs cells in a process of its own and returns what they print."""
+    """Run cells in a separate process and return what they print."""
     path = folder / "notebook.json"
     path.write_text(json.dumps([textwrap.dedent(cell) for cell in cells]))
     code = f"{KERNEL}\nimport json\nfor text in json.load(open({str(path)!r})): cell(text)"
@@ -340,7 +340,7 @@ def overrides(text_path):
 
 @pytest.fixture
 def undefined():
-    """Lets this process forget what it imported from the folder of a run."""
+    """Let this process forget what it imported from the folder of a run."""
 
     def forget():
         for name in ("Mine", "Base", "scaled"):

@@ -72,7 +72,7 @@ def command(text_path, tmp_path):
 
 @pytest.fixture
 def run(command, student, capsys):
-    """Trains it; returns the record and the first line that was printed."""
+    """Train it; return the record and the first line that was printed."""
 
     def run(*more):
         capsys.readouterr()
@@ -366,7 +366,7 @@ PACED = (
 
 @pytest.fixture
 def pace(monkeypatch):
-    """Gives every training step the same duration."""
+    """Give every training step the same duration."""
 
     def pace(seconds):
         clock = property(lambda self: seconds * self.micro_batches)

@@ -67,7 +67,7 @@ def test_the_floor_is_a_line_across():
     assert low < 1.5 < 4.3 < high
 
 
-def test_perplexity_ticks_stand_at_their_logarithms():
+def test_perplexity_ticks_are_at_their_logarithms():
     loss, perplexity = drawn(ALL).axes
     assert perplexity.get_ylim() == loss.get_ylim()
     labels = [float(label.get_text()) for label in perplexity.get_yticklabels()]

@@ -1,4 +1,4 @@
-"""Every command that a run prints works as it stands."""
+"""Every command that a run prints works as printed."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from charlab.__main__ import main
 from charlab.errors import UserError
 
 
-def test_commands_of_a_run_work_as_they_stand(run_tiny, tmp_path, capsys):
+def test_commands_of_a_run_work_as_printed(run_tiny, tmp_path, capsys):
     record = run_tiny(f"output_dir='{tmp_path}/my outputs, 50%'", "trainer.max_steps=2")
     commands = re.findall(r"(charlab .*)\n", capsys.readouterr().out)
     with pytest.raises(UserError) as raised:

@@ -27,7 +27,7 @@ def command(text_path, tmp_path):
 
 
 def signalled(command, signum, tmp_path, output, environment=None):
-    """Runs a command, sends it a signal in the middle of training, and returns its exit code and what it said."""
+    """Run a command, send it a signal in the middle of training, and return its exit code and what it said."""
     process = subprocess.Popen(
         warm(command),
         stdout=subprocess.PIPE,

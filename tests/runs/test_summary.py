@@ -34,12 +34,12 @@ def printed(record: Record, *, width: int = 80, **options) -> str:
 
 
 def row(text: str, *beginning: str) -> list[str]:
-    """Returns the words of the one line that begins so."""
+    """Return the words of the one line that begins so."""
     (found,) = [words for words in map(str.split, text.splitlines()) if words[: len(beginning)] == list(beginning)]
     return found[len(beginning) :]
 
 
-def test_every_figure_stands_in_its_row(tmp_path):
+def test_every_figure_is_in_its_row(tmp_path):
     shown = printed(record(tmp_path))
     assert row(shown, "split") == ["protocol", "nats/char", "bits/char", "perplexity"]
     assert row(shown, "train", "estimate") == ["1.4200", f"{1.42 / math.log(2):.4f}", f"{math.exp(1.42):.3f}"]
@@ -56,7 +56,7 @@ def test_an_online_figure_says_what_it_is(tmp_path):
     assert "adapts" not in printed(record(tmp_path, metrics=[blocks]))
 
 
-def test_a_known_entropy_stands_beside_with_the_gap_to_it(tmp_path):
+def test_a_known_entropy_is_shown_with_the_gap_to_it(tmp_path):
     shown = printed(record(tmp_path, floor={"train": 0.9, "validation": 1.52}))
     assert row(shown, "split")[-2:] == ["floor", "gap"]
     assert row(shown, "train", "estimate")[-2:] == ["0.9000", "+0.5200"]
@@ -72,7 +72,7 @@ def test_a_bound_says_so_and_has_its_error(tmp_path):
     assert "≤" not in printed(record(tmp_path))
 
 
-def test_a_leak_is_struck_through_with_the_honest_figure_beside_it(tmp_path):
+def test_a_leak_is_struck_through_next_to_the_honest_figure(tmp_path):
     causality = {"leaks": True, "reason": "Position 3 depends on position 7.", "honest_nll": 4.6, "honest_error": 0.1}
     leaking = record(tmp_path, causality=causality, floor={"train": 0.9})
     shown = printed(leaking)

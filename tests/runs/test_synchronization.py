@@ -25,7 +25,7 @@ def waits(function, args):
 
 
 class Readings(TorchDispatchMode):
-    """Counts what waits for the device while the training clock runs, by the optimizer steps done."""
+    """Count what waits for the device while the training clock runs, by the optimizer steps done."""
 
     def __init__(self):
         super().__init__()

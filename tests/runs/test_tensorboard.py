@@ -15,7 +15,7 @@ SHORT = ("trainer.max_steps=4", "trainer.accumulate_grad_batches=1", "~callbacks
 
 @pytest.fixture
 def run(text_path, tmp_path):
-    """Runs it in this process, with TensorBoard's events."""
+    """Run it in this process, with TensorBoard's events."""
     return lambda *more: charlab.run(*TINY, *SHORT, f"data.path={text_path}", f"output_dir={tmp_path}", *more)
 
 

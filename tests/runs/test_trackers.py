@@ -31,7 +31,7 @@ class Told(NamedTuple):
 
     study: str | None
     tags: set[str] | None  # None: it has no tags
-    seed: int  # stands for the configuration
+    seed: int  # the only part of the configuration
     points: dict[str, list[tuple[int, float]]]  # by metric: step and value
     samples: list[str]
 
@@ -56,7 +56,7 @@ def from_mlflow(folder):
 
 
 def log_records(data):
-    """Yields the records of a file in LevelDB's log format, as wandb writes it."""
+    """Yield the records of a file in LevelDB's log format, as wandb writes it."""
     position, record = 7, b""
     while position < len(data):
         room = 32768 - position % 32768
@@ -72,7 +72,7 @@ def log_records(data):
 
 
 def wandb_records(path, *, ended):
-    """Returns the records of a file of wandb's, whose own process may still write."""
+    """Return the records of a file of wandb's, whose own process may still write."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     for _ in range(300):

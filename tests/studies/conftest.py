@@ -35,7 +35,7 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def write_study(conf: Path, text_path: Path) -> Callable[..., str]:
-    """Writes a study's file, with a baseline and two arms unless told otherwise, and returns its name."""
+    """Write a study's file, with a baseline and two arms unless told otherwise, and return its name."""
 
     def write(body: str = "", *, name: str = "mine", baseline: str | None = "learned", arms: str | None = None) -> str:
         overrides = [*SHARED, f"data.path={text_path}"]
@@ -58,7 +58,7 @@ def composer(conf: Path) -> Composer:
 
 @pytest.fixture
 def define_study(conf: Path) -> Callable[..., Definition]:
-    """Reads a study's file, with what was typed of the study itself."""
+    """Read a study's file, with what was typed of the study itself."""
 
     def defined(name: str, **typed: object) -> Definition:
         base, own = (
@@ -72,7 +72,7 @@ def define_study(conf: Path) -> Callable[..., Definition]:
 
 @pytest.fixture
 def trainer(monkeypatch: pytest.MonkeyPatch) -> MadeUpTrainer:
-    """Trains nothing, and reports on nothing."""
+    """Train nothing, and report on nothing."""
     trainer = MadeUpTrainer()
     monkeypatch.setattr(Local, "run", lambda self, folder, cells: trainer(folder, cells))
     monkeypatch.setattr("charlab.studies.report.writer.make_report", lambda results, console: None)
@@ -81,6 +81,6 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> MadeUpTrainer:
 
 @pytest.fixture
 def without_figures(monkeypatch):
-    """Leaves out what takes the most time."""
+    """Leave out what takes the most time."""
     monkeypatch.setattr(Drawings, "for_page", lambda self: {})
     monkeypatch.setattr(Drawings, "for_paper", lambda self: {})

@@ -38,12 +38,12 @@ seeds: 2
 
 
 def needs_cluster(name):
-    """Returns marks for a test that submits to a cluster, which nobody wants by accident: CHARLAB_CLUSTERS names it."""
+    """Return marks for a test that submits to a cluster, which nobody wants by accident: CHARLAB_CLUSTERS names it."""
     return [pytest.mark.slow, pytest.mark.skipif(name not in CLUSTERS, reason=f"CHARLAB_CLUSTERS={name} runs it")]
 
 
 def _hears_interrupts():
-    """Undoes what a shell does to all that it starts in the background."""
+    """Undo what a shell does to all that it starts in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -61,7 +61,7 @@ class Sweep:
         ]
 
     def start(self):
-        """Starts it; returns its process, the leader of a group. With a cluster it is a new interpreter."""
+        """Start it; return its process, the leader of a group. With a cluster it is a new interpreter."""
         on_cluster = any(argument.startswith("launcher=") for argument in self.command)
         return subprocess.Popen(
             self.command if on_cluster else warm(self.command),
@@ -73,7 +73,7 @@ class Sweep:
         )
 
     def run(self):
-        """Runs it to its end; returns its exit code and what it printed."""
+        """Run it to its end; return its exit code and what it printed."""
         process = self.start()
         output, _ = process.communicate(timeout=600)
         return process.returncode, output
@@ -83,11 +83,11 @@ class Sweep:
         return Plan.load(self.folder).cells
 
     def outcomes(self):
-        """Returns the outcome of each cell by its key."""
+        """Return the outcome of each cell by its key."""
         return {cell.key: Outcome.load(self.folder, cell) for cell in self.cells}
 
     def finished(self):
-        """Returns when each cell that has finished did so, by its key."""
+        """Return when each cell that has finished did so, by its key."""
         records = {cell.key: self.outputs / "runs" / cell.run for cell in self.cells}
         return {
             key: (folder / "record.json").stat().st_mtime_ns
@@ -96,7 +96,7 @@ class Sweep:
         }
 
     def wait_until_running(self, seconds=300.0):
-        """Waits until a cell runs; returns it with its outcome."""
+        """Wait until a cell runs; return it with its outcome."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if (self.folder / "plan.json").exists():
@@ -109,13 +109,13 @@ class Sweep:
 
 
 def parent_of(process):
-    """Returns the process that has started this one."""
+    """Return the process that has started this one."""
     listed = subprocess.run(["ps", "-o", "ppid=", str(process)], capture_output=True, text=True, check=True)
     return int(listed.stdout)
 
 
 def assert_only_missing_runs(sweep, killed):
-    """Checks that all cells but one have finished, and that the sweep's command then runs exactly that one."""
+    """Check that all cells but one have finished, and that the sweep's command then runs exactly that one."""
     before = sweep.finished()
     assert set(before) == {cell.key for cell in sweep.cells} - {killed.key}
     started = {key: outcome.started for key, outcome in sweep.outcomes().items()}

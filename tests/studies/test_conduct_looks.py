@@ -46,7 +46,7 @@ def loss(cell: Cell) -> float:
 
 
 class Runs:
-    """Stands for the executor: notes the cells of each launch, and has them finish, or fail."""
+    """An executor for tests: it notes the cells of each launch, and makes them finish or fail."""
 
     def __init__(self) -> None:
         self.launches: list[list[str]] = []

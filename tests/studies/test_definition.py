@@ -113,7 +113,7 @@ def test_a_mistake_in_a_study_is_told_in_a_sentence(
         ("margin: 1\nmargin: 2", "The key margin is given twice (in study/mine.yaml, line 5): keep one of them."),
     ],
 )
-def test_what_stands_twice_is_named(write_study: Write, composer: Composer, body: str, sentence: str) -> None:
+def test_what_is_given_twice_is_named(write_study: Write, composer: Composer, body: str, sentence: str) -> None:
     with pytest.raises(UserError) as raised:
         composer.master([f"study={write_study(body, arms='')}"])
     assert str(raised.value) == sentence

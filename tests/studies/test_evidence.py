@@ -83,13 +83,13 @@ def test_an_interval_of_one_value_has_no_bounds() -> None:
     assert t_interval(0.1, np.nan, 1, 0.95) == (-np.inf, np.inf)
 
 
-def test_holm_is_that_of_statsmodels() -> None:
+def test_holm_equals_statsmodels() -> None:
     p_values = np.round(np.random.default_rng(3).random((3, 9)) ** 3, 2)  # with ties
     for row, adjusted in zip(p_values, holm(p_values), strict=True):
         np.testing.assert_allclose(adjusted, multipletests(row, method="holm")[1])
 
 
-def test_power_is_that_of_statsmodels() -> None:
+def test_power_equals_statsmodels() -> None:
     n = np.array([2, 8, 30])
     expected = [TTestPower().power(0.7, nobs, 0.025, alternative="larger") for nobs in n]
     np.testing.assert_allclose(power(n, 0.14, 0.2, 0.025), expected, rtol=1e-9)

@@ -50,7 +50,7 @@ def test_cores_are_dealt_out_evenly(count, cores):
         (2, [], [None, None]),
     ],
 )
-def test_gpus_are_dealt_out_in_turn(count, gpus, expected):
+def test_gpus_are_dealt_out_one_after_another(count, gpus, expected):
     assert [share(index, count, [0], gpus).gpus for index in range(count)] == expected
 
 
@@ -113,7 +113,7 @@ def test_only_cells_of_one_process_on_linux_are_forked(tmp_path, monkeypatch, pl
     )
 
 
-def test_threads_of_one_core_lie_side_by_side(monkeypatch):
+def test_threads_of_one_core_are_next_to_each_other(monkeypatch):
     if not hasattr(os, "sched_getaffinity"):
         pytest.skip("the system cannot pin processes")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3})

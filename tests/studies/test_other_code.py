@@ -82,6 +82,6 @@ def test_an_edit_is_caught_marked_and_made_again(outputs: Path, capfd: pytest.Ca
 
     kept = {record.folder: (record.folder / "record.json").read_bytes() for record in records(outputs)}
     student.edit(outputs.parent / "student" / "studentparts.py", "return 2.0 * x", "return 4.0 * x")
-    assert sweep(outputs, "force=true") == 0  # new runs beside those by other code, which force does not replace
+    assert sweep(outputs, "force=true") == 0  # new runs next to those by other code, which force does not replace
     assert len(records(outputs)) == 5
     assert {folder: (folder / "record.json").read_bytes() for folder in kept} == kept

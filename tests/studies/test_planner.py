@@ -21,7 +21,7 @@ Expand = Callable[..., Plan]
 
 @pytest.fixture
 def expand(composer: Composer, define_study: Callable[..., Definition]) -> Expand:
-    """Makes the plan of a study."""
+    """Make the plan of a study."""
 
     def plan(name: str, *typed: str, **settings: object) -> Plan:
         planner = Planner(define_study(name, **settings), composer, composer.prepare(typed), ["--config-dir", "x"])
@@ -32,7 +32,7 @@ def expand(composer: Composer, define_study: Callable[..., Definition]) -> Expan
 
 @pytest.fixture
 def expand_sweep(composer: Composer, text_path: Path) -> Expand:
-    """Makes the plan of an ordinary sweep."""
+    """Make the plan of an ordinary sweep."""
     base = composer.master([]).study
     shared = ["data=textfile", f"data.path={text_path}", "data.context_length=8", "trainer.accelerator=cpu"]
 
@@ -154,7 +154,7 @@ def test_a_sweep_over_keys_that_only_its_options_have(expand_sweep: Expand) -> N
     assert "model.hidden_dim=8" in plan.cells[0].overrides
 
 
-def test_a_sweep_without_seeds_has_that_of_the_configuration(expand_sweep: Expand) -> None:
+def test_a_sweep_without_seeds_has_the_configurations_seed(expand_sweep: Expand) -> None:
     assert expand_sweep("model=bigram", "optimizer.lr=0.1,0.2").seeds == (305,)
     assert expand_sweep("model=bigram", "optimizer.lr=0.1,0.2", "seed=0").seeds == (0,)
     one = expand_sweep("model=bigram", "seed=1,2")

@@ -88,14 +88,14 @@ def test_a_cell_of_two_processes_is_trained_by_both(tmp_path: Path, text_path: P
 
 
 def run_study(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    """Runs a study of tiny models in a folder."""
+    """Run a study of tiny models in a folder."""
     command = [sys.executable, str(SCRIPT), "-m", *settings, "output_dir=my results", *TINY]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(warm(command), cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def run_printed_commands(page: Path, folder: Path) -> None:
-    """Types every command that a report prints, in the folder where the study was run."""
+    """Type every command that a report prints, in the folder where the study was run."""
     (folder / "scripts").symlink_to(SCRIPT.parent)
     commands = [block.content for block in MarkdownIt().parse(page.read_text()) if block.info == "sh"]
     assert len(commands) == 4  # study, report, two arms

@@ -1,6 +1,6 @@
 """Whatever becomes of a cell's process is written down, and none outlives its watcher.
 
-The processes are real; what they run stands in for training.
+The processes are real; what they run replaces training.
 """
 
 import json
@@ -53,7 +53,7 @@ def save_plan(study, *, seeds=(1,), **changes):
 
 
 def program(source):
-    """Starts cells whose process runs this source; it can call `record(status)`."""
+    """Start cells whose process runs this source; it can call `record(status)`."""
 
     def start(file, log, slot):
         folder = file.parents[4] / "runs" / "run" / file.stem

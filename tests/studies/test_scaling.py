@@ -43,7 +43,7 @@ def test_a_law_without_noise_is_found(exponent: float) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
-def test_the_fit_is_that_of_a_general_optimizer(seed: int) -> None:
+def test_the_fit_equals_a_general_optimizers(seed: int) -> None:
     means = losses(noise=0.01, seeds=2, seed=seed).mean(0)
     offset, scale, exponent = fit_slowly(SIZES / 1e5, means)
     law = fit(SIZES, means)

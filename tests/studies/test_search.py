@@ -37,7 +37,7 @@ def quadratic(cell):
 
 @pytest.fixture
 def run(tmp_path, trainer):
-    """Gives the search's command; returns its exit code."""
+    """Give the search's command; return its exit code."""
     trainer.nll = quadratic
     (tmp_path / "conf" / "search").mkdir(parents=True)
     (tmp_path / "conf" / "search" / "mine.yaml").write_text(SEARCH)

@@ -13,7 +13,7 @@ pytestmark = needs_cluster("slurm")
 
 
 def jobs():
-    """Returns the ids of the jobs in the queue whose names are a study's."""
+    """Return the ids of the jobs in the queue whose names are a study's."""
     queue = subprocess.run(["squeue", "--noheader", "--array", "--format=%i %j"], capture_output=True, text=True)
     lines = [line.split() for line in queue.stdout.splitlines()]
     return [job for job, name in lines if name.startswith("charlab-")]

@@ -21,7 +21,7 @@ from tools.results.__main__ import keep
 
 @pytest.fixture
 def study(tmp_path: Path) -> Callable[..., tuple[Plan, StudyResults]]:
-    """Makes up a study of a baseline, 0.1 better than what follows it, and reads it."""
+    """Make up a study of a baseline, 0.1 better than what follows it, and read it."""
 
     def made(*arms: MadeUpArm, **settings: object) -> tuple[Plan, StudyResults]:
         plan = make_study(tmp_path, arms or (MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0)), **settings)  # type: ignore[arg-type]
@@ -133,7 +133,7 @@ def test_records_that_are_kept_elsewhere_count(study, tmp_path: Path) -> None:
     path = tmp_path / "records" / plan.cell("arm/305").run / "record.json"
     path.write_text("{")
     result = read_results(plan, tmp_path / "outputs", tmp_path / "records").of("arm")[0]
-    assert result.status == "missing"  # it can be run, since the corrupt record lies elsewhere
+    assert result.status == "missing"  # it can be run, since the corrupt record is elsewhere
     assert str(path) in result.reason
 
 

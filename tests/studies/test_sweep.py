@@ -35,7 +35,7 @@ ARMS = (Arm("learned", ()), Arm("rotary", ("model/position=rotary",)))
 
 
 class MadeUpRuns:
-    """Stands for the executor: notes which cells it is given, and has them finish unless told otherwise."""
+    """An executor for tests: it notes the cells that it is given, and makes them finish unless told otherwise."""
 
     def __init__(self) -> None:
         self.keys: list[str] = []
@@ -92,7 +92,7 @@ def study(outputs: Path) -> Path:
 
 @pytest.fixture
 def run(runs: MadeUpRuns, outputs: Path) -> Callable[..., Counter[str]]:
-    """Conducts a study, and returns how many cells have which status."""
+    """Conduct a study, and return how many cells have which status."""
 
     def conducted(plan: Plan | None = None, *again: Rerun) -> Counter[str]:
         runs.keys, runs.forced = [], []
@@ -378,7 +378,7 @@ def test_a_sweep_is_run_as_a_study(runs: MadeUpRuns, train: Callable[..., int], 
 
 @pytest.fixture(scope="module")
 def mistaken() -> Callable[..., str]:
-    """Returns the sentence that a sweep ends in."""
+    """Return the sentence that a sweep ends in."""
     chosen = ["model=bigram", "data=play"]
     composer = Composer()
     master = composer.master(chosen)

@@ -45,7 +45,7 @@ def loss(cell):
 
 @pytest.fixture
 def run(tmp_path, trainer):
-    """Gives the study's command; returns its exit code."""
+    """Give the study's command; return its exit code."""
     trainer.nll = loss
     (tmp_path / "conf" / "study").mkdir(parents=True)
     file = tmp_path / "conf" / "study" / "mine.yaml"

@@ -70,7 +70,7 @@ def test_each_study_is_judged_as_in_the_simulations() -> None:
 
 @pytest.mark.parametrize("looks", [(), (6, 9)])
 def test_the_interval_that_is_shown_is_the_one_that_decides(looks: tuple[int, ...]) -> None:
-    """Whoever reads the interval alone comes to the verdict."""
+    """The interval alone leads to the verdict."""
     random, margin, seen = np.random.default_rng(0), 0.01, set()
     for _ in range(60):
         seeds = range(9)
@@ -139,7 +139,7 @@ def test_one_pair_gets_no_verdict(ended: int, verdict: str) -> None:
 
 
 @pytest.mark.parametrize(("ended", "too_few"), [(5, True), (6, False)])
-def test_too_few_seeds_are_those_of_which_both_cells_have_ended(ended: int, too_few: bool) -> None:
+def test_seeds_count_once_both_cells_have_ended(ended: int, too_few: bool) -> None:
     cells = {f"seed_{seed}": None for seed in range(ended, 8)}
     assert one(arm(0.03, **cells)).too_few_seeds == too_few
     assert not one(arm(0.03, seed_0="diverged", seed_1="diverged", seed_2="diverged")).too_few_seeds

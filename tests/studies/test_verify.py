@@ -23,7 +23,7 @@ def outputs(tmp_path: Path) -> Path:
 
 
 def change(outputs: Path, cell: int, **values: object) -> Record:
-    """Writes another value into the record of a cell."""
+    """Write another value into the record of a cell."""
     run = Plan.load(outputs / "studies/made_up").cells[cell].run
     record = dataclasses.replace(Record.load(outputs / "runs" / run), **values)
     record.save()

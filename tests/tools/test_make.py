@@ -153,7 +153,7 @@ def _made_up(item):
     return [Wanted(item.group, name, 305, "0", "1", command, item.figures) for name, command in about]
 
 
-def test_a_rate_is_that_of_the_lowest_figure_on_dev_text_and_chosen_once(maker, rated, capsys):
+def test_the_rate_with_the_lowest_figure_on_dev_text_is_chosen_once(maker, rated, capsys):
     file, made = rated
     rates.choose_rates(maker, file)
     chosen = json.loads(file.read_text())

@@ -134,7 +134,7 @@ def test_block_diffusion_is_compared_with_the_transformer_of_its_size(records, t
     assert "Block diffusion is at most 5.0% above modern gpt" in page(tmp_path)
 
 
-def test_online_figures_stand_apart(records, tmp_path):
+def test_online_figures_have_their_own_table(records, tmp_path):
     records("part2-gru", 1.6, online=1.4321)
     text = page(tmp_path)
     static, online = text.split("### Online")

@@ -113,7 +113,7 @@ def test_entries_are_shown_by_class_in_order_of_time(tmp_path):
 
 @pytest.fixture
 def admit(monkeypatch, tmp_path):
-    """Enters runs that are not trained; returns the exit code, the file of entries and the page."""
+    """Enter runs that are not trained; return the exit code, the file of entries and the page."""
     page, kept = tmp_path / "track.md", []
     page.write_text("Entries:\n<!-- entries: written by make results -->\n<!-- end of entries -->\n")
     monkeypatch.setattr(program, "DOCS", tmp_path)

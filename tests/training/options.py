@@ -26,12 +26,12 @@ from tests.training import small
 
 
 def chosen(name: str, **changes: Any) -> Any:
-    """Returns what the file `conf/NAME.yaml` describes, with changes."""
+    """Return what the file `conf/NAME.yaml` describes, with changes."""
     return build(OmegaConf.merge(OmegaConf.load(conf_folder() / f"{name}.yaml"), changes))
 
 
 class RaiseAt(Callback):
-    """Ends training with an exception after a step."""
+    """End training with an exception after a step."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -60,7 +60,7 @@ def train(
     max_steps: int = 6,
     **trainer_settings: Any,
 ) -> LanguageModelModule:
-    """Trains a model, or goes on where `folder` has a checkpoint; there is one every two steps."""
+    """Train a model, or resume where `folder` has a checkpoint; there is one every two steps."""
     served = data(order)
     served.epoch_steps = epoch_steps
     served.batch_size *= trainer_settings.get("accumulate_grad_batches", 1)
@@ -94,7 +94,7 @@ def checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_bits(ours: Any, theirs: Any) -> None:
-    """Compares what checkpoints hold, however nested."""
+    """Compare what checkpoints hold, however nested."""
     assert type(ours) is type(theirs)
     if isinstance(ours, Tensor):
         assert torch.equal(ours, theirs)

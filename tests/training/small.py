@@ -96,7 +96,7 @@ def trainer(
 
 
 def fit(folder: Path, model_class: type[LanguageModel], callbacks: list[Callback], **settings) -> LanguageModelModule:
-    """Trains a seeded model, and returns its module."""
+    """Train a seeded model, and return its module."""
     data = datamodule(batch_size=4 * settings.get("accumulate_grad_batches", 1))
     torch.manual_seed(0)
     trained = module(model_class(len(data.vocabulary)))

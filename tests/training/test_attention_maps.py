@@ -132,7 +132,7 @@ def test_any_characters_and_number_of_heads_can_be_drawn(num_heads, text):
 
 
 @pytest.mark.slow
-def test_the_title_of_many_heads_lies_above_them():
+def test_the_title_of_many_heads_is_above_them():
     weights = np.full((48, 8, 8), 1 / 8)
     named, unnamed = (draw_heads(weights, "abcdefgh", title=title) for title in ("blocks.0.mixer", ""))
     rows, _ = np.nonzero((named != unnamed).any(-1))

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Li
 
 
 class Watch(Callback):
-    """Notes the weights after each micro-batch: those that are trained, and those that are evaluated."""
+    """Note the weights after each micro-batch: those that are trained, and those that are evaluated."""
 
     def __init__(self):
         self.trained, self.evaluated = {}, {}

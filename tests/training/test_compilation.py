@@ -1,4 +1,4 @@
-"""The training loss is compiled beside the model, leaves no trace, and only where it pays."""
+"""The training loss is compiled next to the model, without a trace, and only where it pays."""
 
 import io
 from functools import partial
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Li
 
 
 class CountsCalls(small.SmallAttention):
-    """Counts, in a buffer, how often it is called, and does not mind being compiled."""
+    """Count in a buffer how often it is called; it can be compiled."""
 
     def __init__(self, vocab_size):
         super().__init__(vocab_size)
@@ -174,7 +174,7 @@ def test_cuda_graphs_are_for_gpus(tmp_path):
 
 
 class PretendsToHaveAGPU(Compilation):
-    """Stands for a GPU, which cannot be had where tests run; torch leaves graphs out on a CPU."""
+    """Pretend to have a GPU, which test machines lack; torch leaves graphs out on a CPU."""
 
     def _check(self, trainer, module):
         super()._check(trainer, SimpleNamespace(device=torch.device("cuda")))

@@ -191,7 +191,7 @@ def test_tensorboard_shows_images(tmp_path):
 
 
 def hparams_table(folder) -> tuple[set[str], list[str], dict[str, tuple[dict, dict, int]]]:
-    """Asks TensorBoard's own plugin what it shows: hyper-parameters, metrics, and both of each session."""
+    """Ask TensorBoard's own plugin what it shows: hyper-parameters, metrics, and both of each session."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder))
     multiplexer.Reload()
     context = Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(folder))))

@@ -93,7 +93,7 @@ def test_a_gradient_of_zeros_moves_nothing():
     assert not orthogonalize(torch.zeros(2, 3, 4), 5).any()
 
 
-def test_every_step_is_that_of_each_matrix_by_itself():
+def test_every_step_equals_that_of_each_matrix_by_itself():
     model = transformer().double()
     heights = {}
     for layer in range(2):

@@ -33,7 +33,7 @@ def new_model():
 
 
 def train(folder, name, schedule=SCHEDULE, **settings):
-    """Returns the checkpoint of a model trained with a shipped optimizer."""
+    """Return the checkpoint of a model trained with a shipped optimizer."""
     optimizer = options.chosen(f"optimizer/{name}", lr=0.02, weight_decay=0.3, decayed="all", **settings)
     model = new_model()
     options.train(folder, model, optimizer=optimizer, schedule=schedule, precision="64-true")

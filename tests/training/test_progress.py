@@ -24,7 +24,7 @@ SHOW_CURSOR, HIDE_CURSOR = "\x1b[?25h", "\x1b[?25l"
 
 
 class StepsOfFourSeconds(Callback):
-    """Puts the display's clock forward by four seconds a step."""
+    """Put the display's clock forward by four seconds a step."""
 
     def __init__(self, monkeypatch) -> None:
         self.now = 1000.0

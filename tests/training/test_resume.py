@@ -40,7 +40,7 @@ OPTIONS = {
 
 
 class Evaluate(Callback):
-    """Looks at the model after every step, as an evaluation would."""
+    """Look at the model after every step, as an evaluation would."""
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         with pl_module.evaluating():
@@ -83,7 +83,7 @@ def test_killed_and_continued_it_ends_in_the_same_bits(tmp_path, name):
 
 
 class Thaw(BaseFinetuning):
-    """Trains the readout alone in the first epoch."""
+    """Train the readout alone in the first epoch."""
 
     def freeze_before_training(self, pl_module):
         self.freeze([pl_module.model.embedding, pl_module.model.mixer])

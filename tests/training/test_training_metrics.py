@@ -25,7 +25,7 @@ def curve(folder: Path, metric: str) -> dict[int, float]:
 
 
 class Losses(Callback):
-    """Keeps every batch's loss, with the number of optimizer steps that were done before it."""
+    """Keep every batch's loss, with the number of optimizer steps that were done before it."""
 
     def __init__(self) -> None:
         self.by_step: dict[int, list[float]] = {}
@@ -83,7 +83,7 @@ def test_gradient_norm_is_measured_before_clipping(tmp_path):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_gradient_norm_is_that_of_the_loss_where_float16_scales_it(tmp_path, fused):
+def test_gradient_norm_belongs_to_the_unscaled_loss_in_float16(tmp_path, fused):
     norms = []
     for scale in (1.0, 1024.0):
         folder = tmp_path / str(scale)

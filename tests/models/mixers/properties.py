@@ -30,7 +30,7 @@ def relative_difference(actual, expected):
 
 
 def gradients(outputs, mixer, x):
-    """Returns the gradients of a fixed random function of the outputs, by name; those of x are called "input"."""
+    """Return the gradients of a fixed random function of the outputs, by name; those of x are called "input"."""
     weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(1)).to(outputs)
     names, parameters = zip(*mixer.named_parameters(), strict=True)
     values = torch.autograd.grad((outputs * weights).sum(), [x, *parameters])

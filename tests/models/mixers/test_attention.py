@@ -26,7 +26,7 @@ def make_input():
 
 
 def assert_same_gradients(mixer, expected, x, weights, expected_weights=None, **tolerances):
-    """Compares both outputs, and their gradients with respect to the input and the weights.
+    """Compare both outputs, and their gradients with respect to the input and the weights.
 
     `expected_weights` are the weights that `expected` was computed with, if these are not the mixer's own.
     """

@@ -49,7 +49,7 @@ def test_compiles():
 
 @pytest.mark.usefixtures("chunk_length")
 def test_forgets_at_once_what_decays_at_once():
-    """Decays of e^−1000 in the midst of ones near 1: nothing overflows, and only what follows them is remembered."""
+    """Decays of e^−1000 among ones near 1: nothing overflows, and only what follows them is remembered."""
     torch.manual_seed(0)
     queries, keys, values = torch.randn(3, 1, 1, 24, 4, dtype=torch.float64)
     log_decays = torch.full((1, 1, 24), -1e-3, dtype=torch.float64)

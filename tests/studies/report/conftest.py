@@ -18,7 +18,7 @@ def read(root, arms, **options) -> StudyResults:
 
 @pytest.fixture
 def make(tmp_path):
-    """Makes a study in this test's own folder."""
+    """Make a study in this test's own folder."""
     return lambda *arms, **options: read(tmp_path, arms, **options)
 
 

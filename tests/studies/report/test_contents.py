@@ -54,7 +54,7 @@ def test_verdicts_are_those_of_the_statistics(plain):
     assert contents.judgments[1].expectation == "worsen"
 
 
-def test_nothing_stands_before_the_verdicts_of_a_study_without_faults(plain):
+def test_a_study_without_faults_has_no_warnings(plain):
     assert gather(plain).notices == ()
 
 
@@ -160,7 +160,7 @@ def test_different_texts_are_not_compared_in_silence(make, tmp_path):
     assert "The cells were scored on different texts" in texts(gather(results).notices)[0]
 
 
-def test_a_leak_is_crossed_out_with_the_honest_figure_beside_it(told):
+def test_a_leak_is_crossed_out_next_to_the_honest_figure(told):
     cells = row(told.results, "wrong axis")
     assert cells[1].spans[1:] == (Span(" leaks", "alarm"), Span(" honest 4.03 ± 0.00", "strong"))
     assert {cell.spans[0].style for cell in cells[1:4]} == {"struck"}
@@ -169,7 +169,7 @@ def test_a_leak_is_crossed_out_with_the_honest_figure_beside_it(told):
     assert {cell.text for cell in row(told.verdicts, "wrong axis")[3:7]} == {"–"}
 
 
-def test_a_bound_is_marked_wherever_it_stands(told):
+def test_a_bound_is_marked_wherever_it_is_shown(told):
     assert all(cell.text.startswith("≤ ") for cell in row(told.results, "diffusion")[1:4])
     judgment = next(judgment for judgment in told.judgments if judgment.comparison.arm == "diffusion")
     assert "bound" in judgment.caution
@@ -177,14 +177,14 @@ def test_a_bound_is_marked_wherever_it_stands(told):
     assert sum(bool(judgment.caution) for judgment in told.judgments) == 1
 
 
-def test_the_floor_and_the_n_gram_stand_below_the_arms(told, plain):
+def test_the_floor_and_the_n_gram_are_below_the_arms(told, plain):
     last = [row[0].text for row in told.results.rows[-2:]]
     assert last == ["entropy of the text", "Kneser–Ney n-gram of order 7"]
     assert told.floor == 0.7
     assert [row[0].text for row in gather(plain).results.rows[3:]] == ["Kneser–Ney n-gram of order 7"]
 
 
-def test_the_n_gram_is_that_of_the_same_split_only(make):
+def test_the_n_gram_is_from_the_same_split(make):
     results = make(MadeUpArm("a", 1.7), seeds=2)
     results.cells[0].record.config["data"]["dev_fraction"] = 0.1
     assert len(gather(results).results.rows) == 1

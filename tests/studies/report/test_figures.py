@@ -39,7 +39,7 @@ def test_labels_move_apart_by_as_little_as_can_be(heights):
 
 
 @given(st.lists(st.floats(-1, 2), min_size=1, max_size=9).map(sorted))
-def test_labels_stay_beside_the_axes_if_there_is_room(heights):
+def test_labels_stay_next_to_the_axes_if_there_is_room(heights):
     found = np.array(spread(heights, 0.1, low=0, high=1))
     assert found.min() >= 0
     assert found.max() <= 1 + 1e-9

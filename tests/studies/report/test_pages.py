@@ -179,7 +179,7 @@ def test_tex_prints_what_is_written(written, expected):
 
 
 def test_the_paper_leaves_to_a_person_what_only_a_person_knows(paper):
-    assert paper.count(r"\place{") == 6 + 1  # the seventh stands in a comment
+    assert paper.count(r"\place{") == 6 + 1  # the seventh is in a comment
     assert "Anonymous author" in paper
     assert "someone" not in paper
     assert "7ffa33234afa" not in paper  # a commit by which a repository can be found

@@ -68,7 +68,7 @@ def test_a_table_is_sorted_by_its_figures(folder):
 
 
 def compile_paper(folder: Path) -> tuple[int, str]:
-    """Compiles a copy of the paper; returns its number of pages and the log."""
+    """Compile a copy of the paper; return its number of pages and the log."""
     with tempfile.TemporaryDirectory() as copy:
         shutil.copytree(folder / "latex", copy, dirs_exist_ok=True)
         command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "report.tex"]
