@@ -74,14 +74,16 @@ def run(file: Path) -> int:
     described = read_cell(file)
     config, folder = OmegaConf.create(described["config"]), Path(described["folder"])
     replace_missing_characters()
-    os.environ["CHARLAB_STUDY"] = file.absolute().parents[2].name  # trackers group its runs
+    study = file.absolute().parents[2].name
     sys.path[:] = described["python_path"]
     os.chdir(described["working_folder"])
     try:
         from charlab.runs.identity import identify
         from charlab.runs.train import train
         from charlab.training.callbacks.divergence import DivergedError
+        from charlab.training.trackers import STUDY
 
+        os.environ[STUDY] = study  # trackers group its runs
         if described["definitions"]:
             import_into_main(described["definitions"], folder)
         identity = identify(config)

@@ -93,9 +93,13 @@ def sweep(
         ran.extend(cells)
         for cell in cells:
             run = Store(planner.output_dir).folder(cell.run)
-            own = cell.overrides[len(flags) :]
             write_cell(
-                *(cell_path(folder, cell, ".yaml"), planner.values(cell), run, own, cell.code, plan.protocol),
+                cell_path(folder, cell, ".yaml"),
+                planner.values(cell),
+                run,
+                cell.overrides[len(flags) :],
+                cell.code,
+                plan.protocol,
                 sampled=cell.seed == plan.seeds[0],
             )
         executor.run(folder, cells)
