@@ -128,7 +128,7 @@ def test_whatever_a_file_holds_it_is_refused_in_a_sentence(tmp_path, contents):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"model_config": None}, "does not say of which model it is"),
+        ({"model_config": None}, "does not say which model it belongs to"),
         ({"vocabulary": 3}, "does not say which tokens it knows"),
         ({"embed_size": 16}, r"cannot be built here \(.*unexpected keyword argument 'embed_size'"),
     ],

@@ -61,7 +61,7 @@ def load_with_checkpoint(
     contents = read_checkpoint(path)
     config = contents.get("model_config")
     if not (isinstance(config, dict) and "_target_" in config):
-        raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
+        raise UserError(f"The checkpoint {path} does not say which model it belongs to: use one that charlab wrote.")
     _define(config, path.absolute().parents[1], trust=trust)
     _refuse_code(config, path)
     try:

@@ -102,7 +102,7 @@ def _print_list(shown: Sequence[Row], rows: Sequence[Row], output_dir: Path, con
         )
     console.print(listed)
     disk = memory(sum(row.columns["disk_bytes"] for row in rows))
-    more = f", of which {len(shown)} are shown (limit={len(rows)} shows all)" if len(shown) < len(rows) else ""
+    more = f", {len(shown)} of them shown (limit={len(rows)} shows all)" if len(shown) < len(rows) else ""
     console.print(f"{count(len(rows), 'run')} in {output_dir / 'runs'}{more}, {disk}", highlight=False, markup=False)
 
 

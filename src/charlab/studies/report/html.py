@@ -1,4 +1,4 @@
-"""The report as one self-contained web page, of which a notebook shows the part that starts at the style sheet."""
+"""The report as one self-contained web page; a notebook shows the part that starts at the style sheet."""
 
 from __future__ import annotations
 
