@@ -106,7 +106,7 @@ def test_costs_are_told_by_part(tmp_path):
     shown = printed(record(tmp_path))
     assert row(shown, "parameters") == ["19,636,289"]
     assert "14,745,600 characters in 1,800 steps  115,200 per second" in shown
-    assert "set-up 4.2 s · training 0:02:08 · evaluation 12.3 s" in shown
+    assert "set-up 4.2 s · training 128 s · evaluation 12 s" in shown
 
 
 def test_the_best_weights_are_told_where_there_are_any(tmp_path):

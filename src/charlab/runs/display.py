@@ -19,7 +19,7 @@ from rich.text import Text
 from charlab.command import command
 from charlab.errors import UserError
 from charlab.notebook import data_uri
-from charlab.quantities import clock, flop_rate
+from charlab.quantities import duration, flop_rate
 from charlab.runs import definitions, store
 from charlab.runs.draw import complete, sample
 from charlab.runs.folder import CHECKPOINT, SAMPLES, events_folder
@@ -140,7 +140,7 @@ def card(record: Record) -> str:
     shown = f'<pre style="white-space: pre-wrap; font-size: 85%">{escape(text)}</pre>' if text else ""
     error = f"<p>{escape(record.error)}</p>" if record.error else ""
     costs = (
-        f"{record.parameters:,} parameters · {record.steps:,} steps · {_duration(record.time.get('training_s', 0.0))}"
+        f"{record.parameters:,} parameters · {record.steps:,} steps · {duration(record.time.get('training_s', 0.0))}"
     )
     return (
         f"<div><p><strong>{escape(record.name)}</strong> {record.status} · {costs}</p>{error}{alarm}{table}"
@@ -240,7 +240,7 @@ def _costs(record: Record) -> RenderableType:
     speed = f"  {record.characters_seen / training:,.0f} per second" if training else ""
     grid.add_row("trained on", f"{record.characters_seen:,} characters in {record.steps:,} steps{speed}")
     parts = {"set-up": "setup_s", "training": "training_s", "evaluation": "evaluation_s"}
-    times = [f"{part} {_duration(record.time[key])}" for part, key in parts.items() if key in record.time]
+    times = [f"{part} {duration(record.time[key])}" for part, key in parts.items() if key in record.time]
     grid.add_row("time", " · ".join(times))
     if record.flops_per_step and training:
         peak = record.machine.get("peak_flops")
@@ -288,7 +288,3 @@ def _places(folder: Path) -> dict[str, str]:
         trust = ["trust=true"] if (folder / definitions.FILE_NAME).exists() else []
         places["pictures"] = command("runs", "draw", str(folder), *trust)
     return places
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 60 else clock(seconds)
