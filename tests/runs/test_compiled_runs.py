@@ -26,10 +26,10 @@ pytestmark = [  # torch's own
 
 @pytest.fixture(autouse=True)
 def fresh_compiler():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     counters.clear()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 COMPILED_FIRST = {"gpt", "lstm", "hybrid", "masked_diffusion", "mamba"}  # the others have parts like theirs
@@ -87,7 +87,7 @@ def test_kernels_are_found_again_and_a_killed_run_ends_in_the_same_bits(text_pat
         patch.setattr(LanguageModelModule, "training_step", training_step)
         with pytest.raises(RuntimeError, match="the power failed"):
             charlab.run(*second)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     resumed = charlab.run(*second)
     assert counters["aot_autograd"]["autograd_cache_hit"] == 2
     assert counters["aot_autograd"]["autograd_cache_miss"] == 0

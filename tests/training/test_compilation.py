@@ -40,7 +40,7 @@ class CannotBeCompiled(Bigram):
 @pytest.fixture(autouse=True)
 def quick_compiler(monkeypatch):
     """A compiler that traces, and leaves the rest to torch's own operations, to the same bits."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
 
