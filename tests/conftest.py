@@ -15,7 +15,7 @@ from tests.helpers import warm
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes must not fight for the cores
 
-# No timed tests, since a busy machine must not fail one; and fewer examples than 100, but other ones each time.
+# No deadlines, since a busy machine must not fail a test; fewer examples than hypothesis's 100, different each time.
 hypothesis.settings.register_profile("charlab", deadline=None, max_examples=40)
 hypothesis.settings.load_profile("charlab")
 

@@ -27,5 +27,6 @@ class _Runs(ModuleType):
         return table(list_runs(Path(output_dir), filters, protocol=protocol))
 
 
-# The function has the package's name, so the package itself becomes callable, by a subclass of `ModuleType`.
+# The function has the package's name, so the package itself is callable. A module's `__getattr__` cannot do that; this
+# assignment can, and is documented: docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access.
 sys.modules[__name__].__class__ = _Runs
