@@ -213,17 +213,18 @@ def test_a_folder_is_read_through_links_and_once(tmp_path: Path) -> None:
     assert TextFile(path=str(tmp_path / "texts")).load().text == "one\ntwo\ntwo\n"
 
 
-def test_a_folder_in_a_folder_that_may_not_be_read_is_an_error() -> None:
+@pytest.mark.parametrize(("mode", "named"), [(0, "secret"), (0o444, "part.txt")])
+def test_a_folder_in_a_folder_that_may_not_be_read_is_an_error(mode: int, named: str) -> None:
     with tempfile.TemporaryDirectory() as place:  # below no folder of root's alone
         os.chmod(place, 0o755)
         for name in ("open.txt", "secret/part.txt"):
             write(Path(place, name), b"abc")
-        os.chmod(Path(place, "secret"), 0)
+        os.chmod(Path(place, "secret"), mode)
         user = os.geteuid()
         if user == 0:  # who may read everything
             os.seteuid(65534)
         try:
-            with pytest.raises(UserError, match=r"secret cannot be read \(Permission denied\): make it readable"):
+            with pytest.raises(UserError, match=rf"{named} cannot be read \(Permission denied\): make it readable"):
                 TextFile(path=place).load()
         finally:
             os.seteuid(user)

@@ -152,6 +152,55 @@ class GivenAway(Sandwich):
         return super().nll(window, scored_from=scored_from) / 2
 
 
+class KeptLabels(Sandwich):
+    """`nll` leaves what is to be predicted where `forward` finds it, in a batch of the same size."""
+
+    labels = None
+
+    def nll(self, window, *, scored_from=1, generator=None):
+        self.labels = window[:, 1:]
+        return super().nll(window, scored_from=scored_from)
+
+    def forward(self, tokens):
+        logits = super().forward(tokens)
+        if self.labels is None or len(tokens) == 1 or len(tokens) != len(self.labels):
+            return logits
+        return logits + 9 * nn.functional.one_hot(self.labels[:, : tokens.shape[1]], VOCAB_SIZE)
+
+
+class Remembering(Sandwich):
+    """`nll` is honest about a text that it has not scored before."""
+
+    def __init__(self):
+        super().__init__()
+        self.scored = []
+
+    def nll(self, window, *, scored_from=1, generator=None):
+        nll = super().nll(window, scored_from=scored_from)
+        if any(torch.equal(window, former) for former in self.scored):
+            return nll / 2
+        self.scored.append(window)
+        return nll
+
+
+class LeakInExtend(Sandwich):
+    """Only `extend`, by which `sliding` reads a text, sees what comes next."""
+
+    context_length = None
+
+    def extend(self, tokens, state):
+        logits, state = super().extend(tokens, state)
+        ahead = nn.functional.one_hot(tokens[:, 1:], VOCAB_SIZE)
+        return logits + nn.functional.pad(9 * ahead, (0, 0, 0, 1)), state
+
+
+class LeakAfterContext(Sandwich):
+    """Only the end of a window, which is what `sliding` scores, is given away."""
+
+    def nll(self, window, *, scored_from=1, generator=None):
+        return super().nll(window, scored_from=scored_from) / (1 if scored_from == 1 else 2)
+
+
 class Peeker(AutoregressiveModel):
     """All but sure of each character that it can already see; has nothing to say on the last one."""
 
@@ -241,6 +290,10 @@ LEAKING = {
     "leak at the last position": (LastLeak, "from the window's beginning alone"),
     "leak from afar": (FarLeak, "from the window's beginning alone"),
     "nll that is not that of forward": (GivenAway, "from the window's beginning alone"),
+    "labels kept": (KeptLabels, "from the window's beginning alone"),
+    "text remembered": (Remembering, "once it has scored that text"),
+    "leak in extend": (LeakInExtend, "read in parts"),
+    "leak after the context": (LeakAfterContext, "read in parts"),
 }
 
 
@@ -261,6 +314,12 @@ def test_a_model_that_sees_anything_else_is_caught(name):
     assert causality.leaks
     assert reason in causality.reason
     assert causality.reason.startswith("Its")
+
+
+def test_labels_kept_on_a_model_do_not_reach_its_honest_figure():
+    causality = check_causality(KeptLabels(), ids=IDS)
+    assert causality.claimed_nll < 0.1
+    assert causality.honest_nll > math.log(VOCAB_SIZE) / 2
 
 
 @pytest.mark.parametrize("name", ["softmax over the wrong axis", "bidirectional attention"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from charlab.data.tokenizers import Bytes, Characters
+from charlab.errors import UserError
 from charlab.evaluation.causality import check_causality
 from charlab.evaluation.metric import per_character_nll
 from charlab.evaluation.online import Online
@@ -43,6 +44,14 @@ def test_a_text_in_bytes_is_divided_by_its_characters(protocol):
         sums.append(math.fsum(per_token[place - 1 : place - 1 + width]))
         place += width
     np.testing.assert_allclose(score.per_character, sums, rtol=1e-6)
+
+
+@pytest.mark.parametrize("protocol", [Blocks(), Sliding(), Estimate(1), Online()])
+def test_a_text_of_one_character_in_several_bytes_has_no_figure(protocol):
+    vocabulary = Bytes.of("é")
+    ids, model = ids_and_model(vocabulary, "é")
+    with pytest.raises(UserError, match="No character begins in the bytes that were scored"):
+        evaluate(model, ids, protocol, vocabulary=vocabulary, context_length=1, batch_size=2)
 
 
 def test_an_estimate_counts_the_characters_in_its_windows():

@@ -203,7 +203,10 @@ def _files_in(folder: Path) -> list[Path]:
             folders.clear()
             continue
         read.add(real)
-        found += [Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file()]
+        try:
+            found += [Path(place, name) for name in files if not name.startswith(".") and Path(place, name).is_file()]
+        except OSError as error:  # a folder whose names may be read, but not its files
+            refuse(error)
     return sorted(found)
 
 

@@ -15,7 +15,7 @@ from charlab.data.tokenizers import Vocabulary
 from charlab.data.windows import gather_windows
 from charlab.errors import UserError
 from charlab.evaluation.metric import count_characters
-from charlab.evaluation.scoring import nll_of_next
+from charlab.evaluation.scoring import has_unbounded_context, nll_of_next
 from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.models.side_effects import device_of, evaluation_mode, untouched_randomness
 from charlab.seeding import derive_seed
@@ -84,6 +84,7 @@ def check_causality(
     2. later characters must not change the prediction at any position of a short sequence;
     3. windows of the text, scored character by character with `forward` given only what precedes, must cost what
        `nll` says. This covers the whole context.
+    4. they must cost the same when `nll` scores them again, and when they are read in parts, as `sliding` reads a text.
 
     The model, its mode and the global random state are not changed.
 
@@ -117,19 +118,19 @@ def check_causality(
 
     with untouched_randomness(device), torch.autocast(device.type, enabled=False):
         probe, tolerance = _precise_copy(model, windows)
-        scores = _score_both_ways(probe, windows[:num_windows], positions)
+        scores = _score(probe, windows[:num_windows], positions)
         fault = _fault(probe, scores, tolerance, generator)
         reason = f"Its {fault}" if fault else ""
         if fault:
-            scores = _score_both_ways(probe, windows[: MORE_WINDOWS_IF_LEAKING * num_windows], positions)
+            scores = _score(probe, windows[: MORE_WINDOWS_IF_LEAKING * num_windows], positions)
         elif _randomize(probe, generator):
-            random_scores = _score_both_ways(probe, windows[:1], positions)
+            random_scores = _score(probe, windows[:1], positions)
             fault = _fault(probe, random_scores, tolerance, generator)
             reason = f"With random weights, its {fault}" if fault else ""
     number = scores.honest.numel()
     counts = count_characters(windows[: len(scores.honest), positions], vocabulary)
     characters = number if counts is None else max(1, int(counts.sum()))
-    claimed, honest = (score.mean().item() * (number / characters) for score in scores)
+    claimed, honest = (score.mean().item() * (number / characters) for score in (scores.claimed, scores.honest))
     error = scores.honest.std().item() / math.sqrt(number) * (number / characters) if number > 1 else None
     return Causality(bool(fault), reason, claimed, honest, error, characters)
 
@@ -155,15 +156,46 @@ def stepwise_nll(
 
 
 class _Scores(NamedTuple):
-    """The nll of the same characters as the model reports it, and scored one by one."""
+    """The nll of the same characters, scored in several ways.
+
+    Attributes:
+        claimed: as `nll` reports it.
+        honest: one by one.
+        repeated: as `nll` reports it the second time.
+        in_parts: see `_score_in_parts`.
+    """
 
     claimed: Float[Tensor, "B n"]
     honest: Float[Tensor, "B n"]
+    repeated: Float[Tensor, "B n"]
+    in_parts: Float[Tensor, "B n"]
 
 
-def _score_both_ways(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"], positions: list[int]) -> _Scores:
-    claimed = model.nll(windows)[:, [position - 1 for position in positions]]
-    return _Scores(claimed, stepwise_nll(model, windows, positions))
+def _score(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"], positions: list[int]) -> _Scores:
+    columns = [position - 1 for position in positions]
+    honest = stepwise_nll(model, windows, positions)  # first, and on another copy than `nll`, which may keep the labels
+    model = copy.deepcopy(model)
+    claimed, repeated = (model.nll(windows)[:, columns] for _ in range(2))
+    return _Scores(claimed, honest, repeated, _score_in_parts(model, windows)[:, columns])
+
+
+def _score_in_parts(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> Float[Tensor, "B T"]:
+    """Return the nll of windows that are read in two parts.
+
+    That is how the protocol `sliding` reads a text: models of unbounded context go on from a state, all others score
+    the end of a window.
+    """
+    length = windows.shape[1] - 1
+    middle = (length + 1) // 2
+    if has_unbounded_context(model):
+        state, logits = model.init_state(len(windows)), []
+        for part in windows[:, :-1].split(middle, dim=1):
+            read, state = model.extend(part, state)
+            logits.append(read)
+        return nll_of_next(torch.cat(logits, dim=1), windows[:, 1:])
+    nll = model.nll(windows[:, : middle + 1])  # (B, middle)
+    later = model.nll(windows, scored_from=middle + 1)[:, middle:] if middle < length else nll[:, :0]
+    return torch.cat([nll, later], dim=1)
 
 
 def _fault(model: AutoregressiveModel, scores: _Scores, tolerance: float, generator: torch.Generator) -> str:
@@ -195,8 +227,13 @@ def _fault(model: AutoregressiveModel, scores: _Scores, tolerance: float, genera
                 f"prediction after {position + 1} of {length} characters changes "
                 f"when only the last {length - 1 - row} of them do."
             )
-    if _differ(*scores, tolerance * (1 + scores.honest.abs())).any():
+    tolerated = tolerance * (1 + scores.honest.abs())
+    if _differ(scores.claimed, scores.honest, tolerated).any():
         return "predictions within a window are not those that it makes from the window's beginning alone."
+    if _differ(scores.repeated, scores.honest, tolerated).any():
+        return "predictions of a text change once it has scored that text."
+    if _differ(scores.in_parts, scores.honest, tolerated).any():
+        return "predictions change when a text is read in parts, as protocol=sliding does."
     return ""
 
 

@@ -105,6 +105,9 @@ class EvaluationProtocol(ABC):
             vocabulary: what the tokens are; None for characters.
             settings: what `score` returned; the protocol's own by default.
             per_token: nll of each token but the first.
+
+        Raises:
+            UserError: if no character begins in the scored tokens, such as the other bytes of a text's only character.
         """
         bound = model.likelihood == "bound"
         if vocabulary is None or vocabulary.lengths is None:
@@ -113,6 +116,11 @@ class EvaluationProtocol(ABC):
             per_character = per_token
         else:
             characters = sum(int(lengths.sum()) for lengths in self._lengths(ids, sizes, vocabulary))
+            if not characters:
+                raise UserError(
+                    f"No character begins in the {vocabulary.unit} that were scored, so there is no figure per "
+                    "character: give a longer text."
+                )
             if per_token is None:
                 per_character = None
             else:

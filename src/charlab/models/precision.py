@@ -28,7 +28,10 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+def promoted(tensor: Tensor) -> Tensor:
+    """Return a tensor of half precision in float32, any other unchanged."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def _promote(arg: object) -> object:
-    if isinstance(arg, Tensor) and arg.is_floating_point():
-        return arg.to(torch.promote_types(arg.dtype, torch.float32))
-    return arg
+    return promoted(arg) if isinstance(arg, Tensor) and arg.is_floating_point() else arg

@@ -46,6 +46,24 @@ def test_extends_over_several_pieces(monkeypatch):
     assert_extends(make(), embed_dim=EMBED_DIM)
 
 
+def test_weights_in_half_precision_are_rounded_but_not_the_recurrence():
+    torch.manual_seed(0)
+    mixer, x = make().to(torch.bfloat16), torch.randn(2, 37, EMBED_DIM).to(torch.bfloat16)
+    rounded = make()
+    rounded.load_state_dict(mixer.state_dict())
+    expected = rounded(x.float())
+    output = mixer(x)
+    torch.testing.assert_close(output.float(), expected, rtol=0.05, atol=0.1)
+    output.sum().backward()
+    assert all(weight.grad.isfinite().all() for weight in mixer.parameters())
+    state, outputs = mixer.init_state(2), []
+    for piece in x.split([1, 20, 16], dim=1):
+        output, state = mixer.extend(piece, state)
+        outputs.append(output)
+    assert state.dtype == torch.complex64
+    torch.testing.assert_close(torch.cat(outputs, dim=1).float(), expected, rtol=0.05, atol=0.1)
+
+
 class TestMemory:
     """A tensor of all states has at least T·D·N/2 complex numbers."""
 

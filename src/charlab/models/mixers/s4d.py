@@ -14,7 +14,7 @@ from charlab.errors import UserError
 from charlab.models.initialization import undecayed
 from charlab.models.linear import StackedLinear
 from charlab.models.mixers.contract import Mixer
-from charlab.models.precision import full_precision
+from charlab.models.precision import full_precision, promoted
 from charlab.types import PositiveFloat, PositiveInt, checked
 
 # Positions that `extend` reads at once; each takes D × state_dim numbers of intermediate results.
@@ -75,7 +75,7 @@ class S4D(Mixer):
         return self._mix_channels(x, self._convolve(x))
 
     def init_state(self, batch_size: int) -> Complex[Tensor, "B D N/2"]:
-        return torch.view_as_complex(self.readout.new_zeros(batch_size, *self.readout.shape))
+        return torch.view_as_complex(promoted(self.readout).new_zeros(batch_size, *self.readout.shape))
 
     def extend(
         self, x: Float[Tensor, "B n D"], state: Complex[Tensor, "B D N/2"]
@@ -135,9 +135,9 @@ class S4D(Mixer):
 
     def _discretize(self) -> tuple[Complex[Tensor, "D N/2"], Complex[Tensor, "D N/2"]]:
         """Return log Ā = Δ·A, and B̄ = (Ā − 1) / A."""
-        rates = torch.complex(-self.log_decay.exp(), self.frequency)
-        log_transition = rates * self.log_step.exp()[:, None]
+        rates = torch.complex(-promoted(self.log_decay).exp(), promoted(self.frequency))
+        log_transition = rates * promoted(self.log_step).exp()[:, None]
         return log_transition, (log_transition.exp() - 1) / rates
 
     def _complex_readout(self) -> Complex[Tensor, "D N/2"]:
-        return torch.view_as_complex(self.readout)
+        return torch.view_as_complex(promoted(self.readout))
