@@ -190,7 +190,7 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
         "",
         "These models keep learning from each block of the validation text once it has been scored, so their figures",
         "cannot be compared with those above. *rate* is the learning rate of dynamic evaluation, chosen on held-out",
-        "train text (`records/online_rates.json`); models that count have their own.",
+        "train text (`make results ARGS=--rates`); models that count have their own.",
         "",
         "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
