@@ -104,10 +104,15 @@ def _time_to_recipe_loss() -> Benchmark:
     )
 
 
+def _experiment(name: str) -> Side:
+    """Return a side that trains `experiment=benchmark/NAME`, with another seed in each round."""
+    return lambda number: run_training(f"experiment=benchmark/{name}", f"seed={305 + number}")
+
+
 def _loss_within(experiment: str, title: str, loss: float, seconds: float, protocols: tuple[str, ...]) -> Benchmark:
     return Benchmark(
         title,
-        {OURS: lambda number: run_training(f"experiment=benchmark/{experiment}", f"seed={305 + number}")},
+        {OURS: _experiment(experiment)},
         [
             *(Figure(protocol, f"loss by {protocol}", "nats", "itself", None, loss) for protocol in protocols),
             Figure("training_s", "training", "s", "itself", None, seconds),
@@ -121,11 +126,7 @@ def _track() -> Benchmark:
     former, counted = "benchmark/ten_minutes", "benchmark/track_counts"
     return Benchmark(
         "What nanoGPT's GPU recipe reaches, as soon as possible: the latest entries of the track",
-        {
-            OURS: lambda number: run_training("experiment=benchmark/track", f"seed={305 + number}"),
-            counted: lambda number: run_training(f"experiment={counted}", f"seed={305 + number}"),
-            former: lambda number: run_training(f"experiment={former}", f"seed={305 + number}"),
-        },
+        {OURS: _experiment("track"), counted: _experiment("track_counts"), former: _experiment("ten_minutes")},
         [
             Figure("blocks", "loss", "nats", "itself", None, 1.4697),
             Figure("blocks", "loss", "nats", "more by", counted),
