@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from charlab.runs.record import Record
+from tools.results import row
 from tools.results.marks import NONE, Marks
 
 FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
@@ -99,7 +100,7 @@ def overview(runs: Sequence[Record], marks: Marks = NONE) -> str:
         if not found[0].parameters:
             losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
         size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
-        lines.append(f"| `{name}`{marks.of(found)} | {description} | {size} | {losses[0]} | {losses[1]} |")
+        lines.append(row([f"`{name}`{marks.of(found)}", description, size, *losses]))
     return "\n".join([*lines, *marks.sentence(shown)])
 
 
@@ -121,7 +122,7 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float, 
     lines = [
         f"### After {_duration(budget)}",
         "",
-        f"| {' | '.join(COLUMNS)} |",
+        row(COLUMNS),
         f"|---|{'---:|' * (len(COLUMNS) - 1)}",
         *(_row(runs, marks) for runs in ranked),
         "",
@@ -145,7 +146,7 @@ def _row(runs: Sequence[Record], marks: Marks) -> str:
         _spread(runs, "sliding", "nll", 4),
         str(len(runs)) if first.parameters else "–",
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(cells)
 
 
 def _verdict(families: dict[str, list[Record]]) -> str:
@@ -195,7 +196,7 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
         "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
         *rows,
-        *(f"| {name} (measured elsewhere) | – | {figure} | – | – | – | – |" for name, figure in PUBLISHED_ONLINE),
+        *(row([f"{name} (measured elsewhere)", "–", figure, "–", "–", "–", "–"]) for name, figure in PUBLISHED_ONLINE),
         "",
     ]
 
@@ -211,7 +212,7 @@ def _published() -> list[str]:
         "",
         "| system | nll | how |",
         "|---|---:|---|",
-        *(f"| {name} | {figure} | {how} |" for name, figure, how in PUBLISHED),
+        *map(row, PUBLISHED),
         "",
     ]
 
