@@ -84,15 +84,9 @@ class Benchmark:
 
 
 def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Measure all sides, in rotating order, and yield the record after each round.
+    """Measure all sides, in rotating order, and yield the record after each round; `say` gets a line for each side.
 
     A figure's `value` is the median over rounds of the comparison within each round.
-
-    Args:
-        name: name of the benchmark.
-        benchmark: what to measure.
-        pairs: number of rounds.
-        say: called with a line after each measurement.
     """
     if benchmark.before is not None:
         benchmark.before()

@@ -28,11 +28,7 @@ MODELS = {  # overrides by name; any other name is a model with its defaults
 
 
 class Worker:
-    """Run tasks and report how long they took.
-
-    Args:
-        name: name of the model.
-    """
+    """Run tasks with a model, given by its name, and report how long they took."""
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)

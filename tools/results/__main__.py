@@ -117,11 +117,7 @@ def check() -> int:
 
 
 def write(runs: Sequence[Wanted]) -> None:
-    """Write the documents, and mark every record in them that is not by today's code.
-
-    Args:
-        runs: the wanted runs.
-    """
+    """Write the documents, and mark every record in them that is not by today's code."""
     archive = Archive(RECORDS)
     kept = {f"{record.name}/{record.fingerprint}" for record in archive.records()}
     for page, text in pages(archive, Marks(kept - current(runs, archive))):
@@ -129,12 +125,7 @@ def write(runs: Sequence[Wanted]) -> None:
 
 
 def write_reports(folder: Path, archive: Archive) -> None:
-    """Write the report on each study in docs/studies, from its plan there and an archive alone.
-
-    Args:
-        folder: where to write them, as NAME/report.md and so on.
-        archive: the runs.
-    """
+    """Write the report on each study in docs/studies, from its plan there and an archive alone, as FOLDER/NAME/…."""
     folder, records, plans = folder.absolute(), archive.folder.absolute(), _plans()
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # this machine's outputs are left out
         for plan in plans:
@@ -235,13 +226,7 @@ def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
 
 
 def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
-    """Return the page, written from every record of an archive and the benchmarks next to it.
-
-    Args:
-        archive: the runs.
-        docs: folder of the page, to which its links are relative.
-        marks: the records by earlier code.
-    """
+    """Return the page for a folder of documents, from every record of an archive and the benchmarks next to it."""
     runs = archive.records()
     shown = [run for run in runs if run.name.startswith(SHOWN)]
     ladder = [run for run in runs if run.name.startswith("part1-")]

@@ -33,13 +33,7 @@ SAMPLE_LINES = 6  # of the README's sample
 
 
 def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
-    """Return the section, with the curve of each run that has one.
-
-    Args:
-        archive: the runs.
-        docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
-        marks: the records by earlier code.
-    """
+    """Return the section, with the curve of each run that has one in the folder `figures` of the documents."""
     order, runs = [name for name, _ in PUBLISHED], _ladder(archive)
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
     lines = [

@@ -31,13 +31,7 @@ COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "b
 
 
 def part2(runs: Sequence[Record], others: Sequence[Record] = (), marks: Marks = NONE) -> str:
-    """Return the section; "" if there are no trained runs of Part 2.
-
-    Args:
-        runs: the records of Part 2.
-        others: further runs, listed with them if they have been evaluated online.
-        marks: the records by earlier code.
-    """
+    """Return the section; "" if there are no trained runs. Other runs are listed too if they were evaluated online."""
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({budget for run in runs if run.parameters and (budget := seconds_of(run)) is not None})
     if not budgets:

@@ -115,11 +115,7 @@ class Wanted:
 
 
 def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
-    """Return the runs of a list, each once, with their identities. The configuration of each arm is composed once.
-
-    Args:
-        items: the list.
-        output_dir: the output folder, in which a study looks for its runs.
+    """Return the runs of a list, each once, with their identities; a study looks for its runs in the output folder.
 
     Raises:
         UserError: if a configuration does not compose, or its corpus cannot be found.
