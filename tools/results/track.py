@@ -10,6 +10,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.training import GPU_RECIPE_LOSS as LOSS
 from charlab.configuration.compose import compose
 from charlab.models.contract import CountedModel
 from charlab.models.mixture import Mixture
@@ -21,7 +22,6 @@ from tools.results.states import arm
 from tools.results.wanted import SEEDS
 
 FILE = "track.jsonl"  # in records/
-LOSS = 1.4697  # nats per character: nanoGPT's published figure
 CHARACTERS = 111_539  # of the validation text, all but the first
 KNOWN = ("charlab", "torch", "lightning", "pytorch_optimizer")  # whose code reads no other text
 
