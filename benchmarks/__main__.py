@@ -22,9 +22,6 @@ BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **scale.BENCHMARKS,
 def main(arguments: Sequence[str]) -> None:
     """Measure benchmarks by name and keep the record of each in `records/benchmarks.jsonl`.
 
-    Args:
-        arguments: the command line.
-
     Raises:
         UserError: if one of the measured programs fails.
     """

@@ -25,8 +25,7 @@ STEPS = (4, 2, 1)  # evaluations per block of four
 def measure(overrides: Sequence[str]) -> dict[str, float]:
     """Return the speed of sampling, and the nll of the samples by 7-gram counts, by evaluations per block.
 
-    Args:
-        overrides: of the run whose model samples; it is trained unless it is finished.
+    The model is that of the run that the overrides mean, which is trained unless it is finished.
     """
     record = charlab.run(*overrides)
     model, vocabulary = load(record.folder)

@@ -40,11 +40,7 @@ def _generation() -> Benchmark:
 
     return Benchmark(
         "Generation by a transformer of 10.6 M parameters, context 256",
-        {
-            OURS: ours,
-            PLAIN: plainly,
-            one_by_one: lambda _: {"first_of_64": _rate("first")},
-        },
+        {OURS: ours, PLAIN: plainly, one_by_one: lambda _: {"first_of_64": _rate("first")}},
         [
             Figure("first_to_full", "the first 256, one text, against a full context", UNIT, "times more", PLAIN, 10.0),
             Figure("first", "the first 256, one text, against the same", UNIT, "times more", PLAIN),
@@ -78,10 +74,7 @@ def _evaluation() -> Benchmark:
 
     return Benchmark(
         "An evaluation: blocks (0.11 M characters) against nanoGPT's estimate (3.3 M)",
-        {
-            OURS: blocks,
-            estimate: plainly,
-        },
+        {OURS: blocks, estimate: plainly},
         [
             Figure("seconds", "an evaluation, of 30 times fewer characters", "s", "times less", estimate),
             Figure("characters_per_second", "characters per second", UNIT, "times more", estimate),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from charlab.files import write_atomically
 from charlab.runs.machine import git_commit, installed_versions, processor
+from charlab.studies.executors import usable_cores
 
 Measurement = Mapping[str, float]
 Side = Callable[[int], Measurement]  # measures once, in its own process; its argument is the round, from 0
@@ -84,15 +84,9 @@ class Benchmark:
 
 
 def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """Measure all sides, in rotating order, and yield the record after each round.
+    """Measure all sides, in rotating order, and yield the record after each round; `say` gets a line for each side.
 
     A figure's `value` is the median over rounds of the comparison within each round.
-
-    Args:
-        name: name of the benchmark.
-        benchmark: what to measure.
-        pairs: number of rounds.
-        say: called with a line after each measurement.
     """
     if benchmark.before is not None:
         benchmark.before()
@@ -124,7 +118,7 @@ def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measu
         "name": name,
         "title": benchmark.title,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": _cores(), "architecture": platform.machine(), "name": processor()},
+        "machine": {"cores": len(usable_cores()), "architecture": platform.machine(), "name": processor()},
         "versions": installed_versions(),
         "git_commit": git_commit(),
         "figures": figures,
@@ -139,7 +133,3 @@ def save(record: Mapping[str, Any], file: Path) -> None:
     known[record["name"]] = json.dumps(record, ensure_ascii=False)
     text = "".join(f"{known[name]}\n" for name in sorted(known))
     write_atomically(file, lambda opened: opened.write(text.encode()))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import statistics
@@ -10,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,21 +52,25 @@ def run_recipe(*arguments: object) -> Measurement:
 
 def run_program(*command: str, exit_code: int = 0) -> Measurement:
     """Run a command that should end with `exit_code` and return how long it took."""
-    _, seconds = _run([sys.executable, *command], exit_code)
-    return {"wall_s": seconds}
+    return {"wall_s": _run([sys.executable, *command], exit_code)[1]}
+
+
+@contextmanager
+def _training(*overrides: str) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a temporary output folder, and the command that trains in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder), [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
 
 
 def run_training(*overrides: str) -> Measurement:
     """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
-    `step_ms` is the median over the intervals between logged steps, without evaluation. `mean_step_ms` is the mean over
-    all these intervals, including occasional checkpoints and progress updates. `exit_s` is the time of the process
-    after its last line, and `rest_s` its time besides training.
+    `step_ms` is the median over the intervals between logged steps, without evaluation. `exit_s` is the time of the
+    process after its last line, and `rest_s` its time besides training.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
+    with _training(*overrides) as (folder, command):
         seconds, exit_s = _run_until_exit(command)
-        (path,) = Path(folder).glob(f"runs/*/*/{FILE_NAME}")
+        (path,) = folder.glob(f"runs/*/*/{FILE_NAME}")
         record = Record.load(path.parent)
         measured: dict[str, float] = {
             "wall_s": seconds,
@@ -79,39 +83,24 @@ def run_training(*overrides: str) -> Measurement:
             **{name: record.metric(name)["nll"] for name in ("blocks", "sliding") if record.has_figure(name)},
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
-        points = _logged_steps(path.parent / CURVES)
-        stretches = [(b[1] - a[1]) / (b[0] - a[0]) for a, b in itertools.pairwise(points)]
-        if stretches:
-            measured["step_ms"] = 1e3 * statistics.median(stretches)
-            measured["mean_step_ms"] = mean_step_ms(path.parent / CURVES)
-            measured["characters_per_second"] = record.characters_seen / record.steps * 1e3 / measured["step_ms"]
-            measured["flops"] = (record.flops_per_step or 0) * 1e3 / measured["step_ms"]  # per second
+        logged = read_curves(path.parent / CURVES).query("metric == 'train/loss'")
+        step_s = float((logged["seconds"].diff() / logged["step"].diff()).median())
+        if step_s > 0:  # not nan, as it is of a single logged step
+            measured["step_ms"] = 1e3 * step_s
+            measured["characters_per_second"] = record.characters_seen / record.steps / step_s
+            measured["flops"] = (record.flops_per_step or 0) / step_s  # per second
         return measured
-
-
-def mean_step_ms(metrics: Path) -> float:
-    """Return the mean time of the steps between the first logged one and the last, in milliseconds."""
-    points = _logged_steps(metrics)
-    (first, since), (last, until) = points[0], points[-1]
-    return 1e3 * (until - since) / (last - first)
-
-
-def _logged_steps(metrics: Path) -> list[tuple[int, float]]:
-    """Return the step and the training clock of each logged training loss."""
-    rows = read_curves(metrics).query("metric == 'train/loss'")
-    return list(zip(rows["step"], rows["seconds"], strict=True))
 
 
 def run_to_first_step(*overrides: str) -> Measurement:
     """Start `scripts/train.py` and return the time until the first step was logged."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/train.py", *overrides, "trainer.log_every_n_steps=1"]
+    with _training(*overrides, "trainer.log_every_n_steps=1") as (folder, command):
         since = time.perf_counter()
-        process = subprocess.Popen([*command, f"output_dir={folder}"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         seconds = None
         while seconds is None and process.poll() is None:
             time.sleep(0.002)
-            if any("train/loss" in path.read_text() for path in Path(folder).glob(f"runs/*/*/{CURVES}")):
+            if any("train/loss" in path.read_text() for path in folder.glob(f"runs/*/*/{CURVES}")):
                 seconds = time.perf_counter() - since
         if process.wait() != 0 or seconds is None:
             raise UserError(f"{' '.join(command)} ended with exit code {process.returncode}: run it by itself.")
@@ -136,9 +125,8 @@ def run_trainings_at_once(commands: Sequence[Sequence[str]], *, at_once: bool) -
 
 def run_sweep(*overrides: str) -> Measurement:
     """Sweep with `scripts/train.py -m` and return the total time."""
-    with tempfile.TemporaryDirectory() as folder:
-        _, seconds = _run([sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"])
-        return {"wall_s": seconds}
+    with _training("-m", *overrides) as (_, command):
+        return {"wall_s": _run(command)[1]}
 
 
 def run_study(*overrides: str) -> Measurement:
@@ -147,34 +135,32 @@ def run_study(*overrides: str) -> Measurement:
     `first_step_s` is the time from the start of a cell to its first training step, and `overhead_s` its time besides
     training, evaluation and compilation.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/train.py", "-m", *overrides, f"output_dir={folder}"]
+    with _training("-m", *overrides, "trainer.log_every_n_steps=1") as (folder, command):
         since = time.perf_counter()
-        process = subprocess.Popen([*command, "trainer.log_every_n_steps=1"], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         started: dict[str, float] = {}
         stepped: dict[str, float] = {}
         plan = None
         while process.poll() is None:
             time.sleep(0.01)
             if plan is None:
-                for path in Path(folder).glob("studies/*/plan.json"):
+                for path in folder.glob("studies/*/plan.json"):
                     plan, study = Plan.load(path.parent), path.parent
                 continue
             for cell in plan.cells:
                 if cell.key not in started and cell_path(study, cell, ".log").exists():
                     started[cell.key] = time.perf_counter()
                 if cell.key in started and cell.key not in stepped:
-                    curves = Path(folder, "runs", cell.run, CURVES)
+                    curves = folder / "runs" / cell.run / CURVES
                     if curves.exists() and "train/loss" in curves.read_text():
                         stepped[cell.key] = time.perf_counter()
         seconds = time.perf_counter() - since
         if process.returncode != 0 or plan is None:
             raise UserError(f"{' '.join(command)} ended with exit code {process.returncode}: run it by itself.")
-        results = read_results(plan, Path(folder)).cells
         measured = ("training_s", "evaluation_s", "compilation_s")
         overheads = [
             (result.seconds or 0.0) - sum(result.record.time[name] for name in measured)
-            for result in results
+            for result in read_results(plan, folder).cells
             if result.record is not None
         ]
         return {
@@ -198,8 +184,7 @@ def text_path() -> Path:
 
 def run_twice(*overrides: str) -> Measurement:
     """Train with `scripts/train.py`, and return how long the same command takes once the run is finished."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
+    with _training(*overrides) as (_, command):
         _run(command)
         return {"again_s": _run(command)[1]}
 

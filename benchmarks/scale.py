@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -48,15 +49,8 @@ def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> d
 
 def _on_text(path: Path, *overrides: str) -> Measurement:
     """Train on a made-up text, with its ids in a temporary folder, and return what `run_training` returns."""
-    before = os.environ.get("CHARLAB_DATA")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["CHARLAB_DATA"] = folder
-        try:
-            return run_training("data=textfile", f"data.path={path}", "logger=csv", *QUIET, *overrides)
-        finally:
-            os.environ.pop("CHARLAB_DATA")
-            if before is not None:
-                os.environ["CHARLAB_DATA"] = before
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, CHARLAB_DATA=folder):
+        return run_training("data=textfile", f"data.path={path}", "logger=csv", *QUIET, *overrides)
 
 
 def _long_text() -> Benchmark:

@@ -7,6 +7,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +30,7 @@ MODELS = {  # overrides by name; any other name is a model with its defaults
 
 
 class Worker:
-    """Run tasks and report how long they took.
-
-    Args:
-        name: name of the model.
-    """
+    """Run tasks with a model, given by its name, and report how long they took."""
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
@@ -79,13 +77,8 @@ class Worker:
         """Return characters per second beyond a full context, with an exact slide and plainly, alternating."""
         prompt = self._full()
         sides = {"exactly": stream(self.model, prompt, 64), "plainly": self._draw_plainly(prompt, 64)}
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(64):
-            for side, drawn in sides.items():
-                since = time.perf_counter()
-                next(drawn)
-                seconds[side].append(time.perf_counter() - since)
-        return {side: 1 / statistics.median(taken) for side, taken in seconds.items()}
+        seconds = _alternate({side: drawn.__next__ for side, drawn in sides.items()}, 64)
+        return {side: 1 / taken for side, taken in seconds.items()}
 
     def _difference(self) -> Mapping[str, float]:
         """Return the largest difference between logits with and without the cache, relative to the largest logit."""
@@ -102,13 +95,13 @@ class Worker:
             read: self.model.extend(torch.randint(VOCABULARY, (1, read)), self.model.init_state(1))[1]
             for read in (64, 1024)
         }
-        seconds: dict[int, list[float]] = {read: [] for read in states}
-        for token in torch.randint(VOCABULARY, (512, 1)):
-            for read, state in states.items():
-                since = time.perf_counter()
-                _, states[read] = self.model.advance(token, state)
-                seconds[read].append(time.perf_counter() - since)
-        return {"growth": statistics.median(seconds[1024]) / statistics.median(seconds[64])}
+        tokens = torch.randint(VOCABULARY, (512, 1))
+
+        def advance(read: int, given: Iterator[Tensor]) -> None:
+            _, states[read] = self.model.advance(next(given), states[read])
+
+        seconds = _alternate({read: partial(advance, read, iter(tokens)) for read in states}, len(tokens))
+        return {"growth": seconds[1024] / seconds[64]}
 
     def _blocks(self) -> Mapping[str, float]:
         """Return the time of an evaluation, and its rate and a plain loop's, alternating."""
@@ -117,12 +110,8 @@ class Worker:
         def score() -> float:
             return evaluate(self.model, ids, Blocks(), context_length=self.length, batch_size=self.batch_size).nll
 
-        sides = {"seconds": score, "seconds_plainly": lambda: self._estimate_plainly(VALIDATION_CHARACTERS)}
-        taken: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(5):
-            for side, work in sides.items():
-                taken[side].append(_timed(1, work)["seconds"])
-        seconds = {side: statistics.median(times) for side, times in taken.items()}
+        plainly = partial(self._estimate_plainly, VALIDATION_CHARACTERS)
+        seconds = _alternate({"seconds": score, "seconds_plainly": plainly}, 5)
         plain = 0.0
         for start in range(0, len(ids) - 1, self.length):
             window = ids[None, start : start + self.length + 1]
@@ -142,6 +131,15 @@ class Worker:
 
 def _newline(batch_size: int) -> Tensor:
     return torch.zeros(batch_size, 1, dtype=torch.long)
+
+
+def _alternate(sides: Mapping[Any, Callable[[], object]], times: int) -> dict[Any, float]:
+    """Call the sides alternately, and return the median seconds of each."""
+    taken: dict[Any, list[float]] = {side: [] for side in sides}
+    for _ in range(times):
+        for side, work in sides.items():
+            taken[side].append(_timed(1, work)["seconds"])
+    return {side: statistics.median(seconds) for side, seconds in taken.items()}
 
 
 def _timed(characters: int, work: Callable[[], object]) -> Mapping[str, float]:

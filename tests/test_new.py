@@ -63,6 +63,8 @@ def test_a_new_study_has_its_cells(folder, run):
     output = run("new", "study", "wider")
     assert next_command(output) == ["train", "-m", "study=wider"]
     assert "12 cells" in run(*next_command(output), "dry_run=true")
+    written = (folder / "conf" / "study" / "wider.yaml").read_text()
+    assert "baseline: averaging\n" in written  # what the hypothesis compares attention with
     assert not (folder / "outputs").exists()
 
 

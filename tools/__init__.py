@@ -1,1 +1,42 @@
 """Tools that only this repository needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from charlab.errors import UserError
+from charlab.files import write_atomically
+
+
+def run_tool(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
+    """Run a tool with the command line's arguments and exit; a user's error is one sentence, with exit code 2."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Create a file, or replace it as a whole."""
+    encoded = text.encode()
+    write_atomically(path, lambda file: file.write(encoded))
+
+
+def write_json(path: Path, known: dict[str, Any]) -> None:
+    """Write a dictionary as JSON, sorted by key."""
+    write_text(path, json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the dictionary in a JSON file; an empty one if there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the dictionaries in a file with one on each line; none if there is no such file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []

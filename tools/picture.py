@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from charlab.errors import UserError
+from tools import run_tool
 from tools.results.__main__ import DOCS
 
 PICTURE = DOCS / "studies" / "demo" / "report.png"
@@ -36,8 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_tool(lambda _: main())

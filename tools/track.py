@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from charlab.errors import UserError
-from charlab.files import write_atomically
 from charlab.runs.record import Record
+from tools import run_tool, write_text
 from tools.results.__main__ import DOCS, RECORDS, keep, rewritten
 from tools.results.make import Maker
 from tools.results.track import FILE, entry, faults, track
@@ -51,9 +50,9 @@ def main(arguments: Sequence[str]) -> int:
     file = RECORDS / FILE
     lines = file.read_text(encoding="utf-8") if file.exists() else ""
     lines += json.dumps(entry(given.changed, runs, process_s, gflops), ensure_ascii=False) + "\n"
-    write_atomically(file, lambda opened: opened.write(lines.encode()))
-    page = rewritten((DOCS / "track.md").read_text(encoding="utf-8"), "entries", track(file))
-    write_atomically(DOCS / "track.md", lambda opened: opened.write(page.encode()))
+    write_text(file, lines)
+    page = DOCS / "track.md"
+    write_text(page, rewritten(page.read_text(encoding="utf-8"), "entries", track(file)))
     return 0
 
 
@@ -92,8 +91,4 @@ def _report(runs: Sequence[Record]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run_tool(main)

@@ -104,9 +104,16 @@ def _study(name: str) -> tuple[dict[Path, str], str]:
         raise UserError(f"{name!r} is not a valid study name: use letters, digits, _ and -.")
     _check_option("study", name)
     choice = "model=gpt\n  - model.embed_dim=32\n  - model.num_layers=2"
-    arms = {"narrow": "model/mixer=running_average", "wide": "model/mixer=attention"}
-    text = _template("study.yaml", name=name, choice=choice, **arms)
+    arms = {"averaging": "model/mixer=running_average", "attention": "model/mixer=attention"}
+    text = _study_file(name, "Attention predicts better than an average of all that precedes.", choice, arms)
     return {Path("conf", "study", f"{name}.yaml"): text}, command("train", "-m", f"study={name}")
+
+
+def _study_file(name: str, hypothesis: str, choice: str, arms: Mapping[str, str]) -> str:
+    """Return the file of a study; the first arm is the baseline."""
+    listed = "\n".join(f"  {arm}: [{override}]" for arm, override in arms.items())
+    values = {"hypothesis": hypothesis, "choice": choice, "baseline": next(iter(arms)), "arms": listed}
+    return _template("study.yaml", name=name, **values)
 
 
 def _project(name: str) -> tuple[dict[Path, str], str]:
@@ -118,7 +125,7 @@ def _project(name: str) -> tuple[dict[Path, str], str]:
     if root.exists():
         raise UserError(f"{root} exists already: choose another name, or move it away.")
     arms = {"narrow": "model.width=2", "wide": "model.width=8"}
-    study = _template("study.yaml", name=package, choice=f"model={package}", **arms)
+    study = _study_file(package, "A wider view of the past predicts better.", f"model={package}", arms)
     cells: list[dict[str, Any]] = []
     for number, (kind, text) in enumerate(NOTEBOOK):
         source = Template(text).substitute(name=name, package=package)

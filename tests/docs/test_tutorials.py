@@ -66,6 +66,8 @@ def test_a_tutorial_does_what_it_says(executed, installed):
         assert 'class="charlab-report"' in pages
         assert re.search("supported|refuted|equivalent|inconclusive", pages)
         assert pictures >= 1
+        study = (folder / "conf" / "study" / "decay.yaml").read_text()
+        assert study.count("optimizer.lr=0.0") == 2  # each arm has the rate that was chosen for it
         paper = folder / "outputs" / "studies" / "decay" / "report" / "latex" / "report.tex"
         assert paper.exists()
         assert paper.with_suffix(".pdf").exists() or shutil.which("pdflatex") is None

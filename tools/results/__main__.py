@@ -18,7 +18,6 @@ from pathlib import Path
 from benchmarks.pairs import FILE_NAME as BENCHMARKS
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
-from charlab.files import write_atomically
 from charlab.runs.archive import Archive
 from charlab.runs.draw import sample
 from charlab.runs.record import Record
@@ -26,6 +25,7 @@ from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
 from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
+from tools import read_json, run_tool, write_text
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
@@ -35,7 +35,7 @@ from tools.results.speed import benchmarks, losses
 from tools.results.states import current, states
 from tools.results.track import FILE as TRACK
 from tools.results.track import track
-from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, known_rates, wanted
+from tools.results.wanted import FAMILIES, LIST, RATES, Wanted, wanted
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECORDS, README = ROOT / "docs", ROOT / "records", ROOT / "README.md"
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     runs = wanted(LIST, given.output_dir)
     found = states(runs, Archive(RECORDS))
     print(table(found, maker), flush=True)
-    if unrated := [family for family in FAMILIES if family not in known_rates(RATES)]:
+    if unrated := [family for family in FAMILIES if family not in read_json(RATES)]:
         print(f"No rate of online learning is chosen for {', '.join(unrated)}: --rates does it.", flush=True)
     if given.list:
         return 0
@@ -117,25 +117,15 @@ def check() -> int:
 
 
 def write(runs: Sequence[Wanted]) -> None:
-    """Write the documents, and mark every record in them that is not by today's code.
-
-    Args:
-        runs: the wanted runs.
-    """
+    """Write the documents, and mark every record in them that is not by today's code."""
     archive = Archive(RECORDS)
     kept = {f"{record.name}/{record.fingerprint}" for record in archive.records()}
     for page, text in pages(archive, Marks(kept - current(runs, archive))):
-        encoded = text.encode()
-        write_atomically(page, lambda file: file.write(encoded))  # noqa: B023  (it is called at once)
+        write_text(page, text)
 
 
 def write_reports(folder: Path, archive: Archive) -> None:
-    """Write the report on each study in docs/studies, from its plan there and an archive alone.
-
-    Args:
-        folder: where to write them, as NAME/report.md and so on.
-        archive: the runs.
-    """
+    """Write the report on each study in docs/studies, from its plan there and an archive alone, as FOLDER/NAME/…."""
     folder, records, plans = folder.absolute(), archive.folder.absolute(), _plans()
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):  # this machine's outputs are left out
         for plan in plans:
@@ -236,13 +226,7 @@ def thin(curves: Iterable[str], points: int = KEPT_POINTS) -> str:
 
 
 def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
-    """Return the page, written from every record of an archive and the benchmarks next to it.
-
-    Args:
-        archive: the runs.
-        docs: folder of the page, to which its links are relative.
-        marks: the records by earlier code.
-    """
+    """Return the page for a folder of documents, from every record of an archive and the benchmarks next to it."""
     runs = archive.records()
     shown = [run for run in runs if run.name.startswith(SHOWN)]
     ladder = [run for run in runs if run.name.startswith("part1-")]
@@ -263,10 +247,7 @@ def results_page(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a run saves itself
     try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+        run_tool(main)
     except KeyboardInterrupt:
         print("Interrupted: what is finished is kept, and the same command resumes from there.", file=sys.stderr)
         sys.exit(130)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import io
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from charlab.errors import UserError
-from charlab.files import write_atomically
 from charlab.quantities import count, duration
 from charlab.runs.record import Record
 from charlab.runs.requalify import Repetition, record_requalification, repeat
 from charlab.runs.store import neighbors
+from tools import read_json, write_json
 from tools.results.states import State, has_figure
 from tools.results.wanted import Wanted
 
@@ -81,7 +80,7 @@ class Maker:
 
     def unsettled(self, state: State) -> str | None:
         """Return by how much a run differs from the record of another machine, if so little that it may be rounding."""
-        return self._unsettled().get(_key(state)) if state.status == "stale" else None
+        return read_json(self.output_dir / UNSETTLED).get(_key(state)) if state.status == "stale" else None
 
     def _made(self, state: State, choice: Choice, deadline: float | None) -> str:
         known = self.unsettled(state)
@@ -113,10 +112,9 @@ class Maker:
             return f"today's code repeats its first {count(len(repetition.values), 'value')} {how}.", None
         if repetition.on_same_machine or repetition.first_difference > ROUNDING:
             return None, None
-        known = {**self._unsettled(), _key(state): _difference(repetition)}
-        text = json.dumps(known, indent=1, sort_keys=True) + "\n"
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.output_dir / UNSETTLED, lambda file: file.write(text.encode()))
+        file = self.output_dir / UNSETTLED
+        known = read_json(file) | {_key(state): _difference(repetition)}
+        write_json(file, known)
         return None, known[_key(state)]
 
     def _trained(self, state: State) -> str:
@@ -175,10 +173,6 @@ class Maker:
                 lines = file.read().decode(errors="replace").split("\n")
             last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
             raise FailedError(f"{last} (exit code {process.returncode}; all of it is in {log})")
-
-    def _unsettled(self) -> Mapping[str, str]:
-        path = self.output_dir / UNSETTLED
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 class FailedError(UserError):

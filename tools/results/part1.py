@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from charlab.configuration.overrides import translate
 from charlab.runs.archive import Archive
 from charlab.runs.record import Record
+from tools.results import command, row
 from tools.results.marks import NONE, Marks
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
@@ -30,17 +29,11 @@ PUBLISHED = {
     ("part1-transformer", 1800): (1.420, 1.628),
 }
 HEADLINE = "part1-transformer"
-SAMPLE_LINES = 7  # of the README's sample
+SAMPLE_LINES = 6  # of the README's sample
 
 
 def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
-    """Return the section, with the curve of each run that has one.
-
-    Args:
-        archive: the runs.
-        docs: folder of the page; a run's curve is shown if it is in `figures/NAME.png` there.
-        marks: the records by earlier code.
-    """
+    """Return the section, with the curve of each run that has one in the folder `figures` of the documents."""
     order, runs = [name for name, _ in PUBLISHED], _ladder(archive)
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
     lines = [
@@ -54,7 +47,7 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
         "These commands repeat the runs:",
         "",
         "```sh",
-        *(f"charlab train {shlex.join(translate(run.overrides)[0])}" for run in ranked),
+        *map(command, ranked),
         "```",
     ]
     machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})
@@ -75,19 +68,15 @@ def headline(archive: Archive, marks: Marks = NONE) -> str:
     estimates = _estimates(run, archive)
     published = {step: PUBLISHED[HEADLINE, step] for step in estimates if (HEADLINE, step) in PUBLISHED}
     table = [
-        _cells(["steps" + marks.of([run]), *(f"{step:,}" for step in estimates)]),
+        row(["steps" + marks.of([run]), *(f"{step:,}" for step in estimates)]),
         f"|---|{'---:|' * len(estimates)}",
     ]
     for split, name in enumerate(("train", "validation")):
-        table.append(_cells([name, *(f"{losses[split]:.3f}" for losses in estimates.values())]))
+        table.append(row([name, *(f"{losses[split]:.3f}" for losses in estimates.values())]))
         shown = (f"{published[step][split]:.3f}" if step in published else "" for step in estimates)
-        table.append(_cells(["published", *shown]))
+        table.append(row(["published", *shown]))
     sample = archive.sample(run).strip("\n").splitlines()[:SAMPLE_LINES]
     return "\n".join([*table, *(["", "```text", *sample, "```"] if sample else []), *marks.sentence([run])])
-
-
-def _cells(row: Sequence[str]) -> str:
-    return f"| {' | '.join(row)} |"
 
 
 def _ladder(archive: Archive) -> list[Record]:
@@ -114,7 +103,7 @@ def _at_published_steps(runs: Sequence[Record], archive: Archive) -> list[str]:
         for step, losses in _estimates(run, archive).items():
             if published := PUBLISHED.get((run.name, step)):
                 figures = (" / ".join(f"{loss:.3f}" for loss in pair) for pair in (losses, published))
-                lines.append(f"| {_label(run)} | {step:,} | {' | '.join(figures)} |")
+                lines.append(row([_label(run), f"{step:,}", *figures]))
     return [*lines, ""]
 
 
@@ -148,4 +137,4 @@ def _row(run: Record, marks: Marks) -> str:
         f"{run.time['training_s']:,.0f}",
         threads,
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(cells)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from charlab.runs.record import Record
+from tools.results import row
 from tools.results.marks import NONE, Marks
 
 FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
@@ -30,13 +31,7 @@ COLUMNS = ("family", "parameters", "characters seen", "training s", "blocks", "b
 
 
 def part2(runs: Sequence[Record], others: Sequence[Record] = (), marks: Marks = NONE) -> str:
-    """Return the section; "" if there are no trained runs of Part 2.
-
-    Args:
-        runs: the records of Part 2.
-        others: further runs, listed with them if they have been evaluated online.
-        marks: the records by earlier code.
-    """
+    """Return the section; "" if there are no trained runs. Other runs are listed too if they were evaluated online."""
     counted = [run for run in runs if run.parameters == 0]
     budgets = sorted({budget for run in runs if run.parameters and (budget := seconds_of(run)) is not None})
     if not budgets:
@@ -99,7 +94,7 @@ def overview(runs: Sequence[Record], marks: Marks = NONE) -> str:
         if not found[0].parameters:
             losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
         size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
-        lines.append(f"| `{name}`{marks.of(found)} | {description} | {size} | {losses[0]} | {losses[1]} |")
+        lines.append(row([f"`{name}`{marks.of(found)}", description, size, *losses]))
     return "\n".join([*lines, *marks.sentence(shown)])
 
 
@@ -121,7 +116,7 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float, 
     lines = [
         f"### After {_duration(budget)}",
         "",
-        f"| {' | '.join(COLUMNS)} |",
+        row(COLUMNS),
         f"|---|{'---:|' * (len(COLUMNS) - 1)}",
         *(_row(runs, marks) for runs in ranked),
         "",
@@ -145,7 +140,7 @@ def _row(runs: Sequence[Record], marks: Marks) -> str:
         _spread(runs, "sliding", "nll", 4),
         str(len(runs)) if first.parameters else "–",
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(cells)
 
 
 def _verdict(families: dict[str, list[Record]]) -> str:
@@ -190,12 +185,12 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
         "",
         "These models keep learning from each block of the validation text once it has been scored, so their figures",
         "cannot be compared with those above. *rate* is the learning rate of dynamic evaluation, chosen on held-out",
-        "train text (`records/online_rates.json`); models that count have their own.",
+        "train text (`make results ARGS=--rates`); models that count have their own.",
         "",
         "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
         "|---|---|---:|---:|---:|---:|---:|",
         *rows,
-        *(f"| {name} (measured elsewhere) | – | {figure} | – | – | – | – |" for name, figure in PUBLISHED_ONLINE),
+        *(row([f"{name} (measured elsewhere)", "–", figure, "–", "–", "–", "–"]) for name, figure in PUBLISHED_ONLINE),
         "",
     ]
 
@@ -211,7 +206,7 @@ def _published() -> list[str]:
         "",
         "| system | nll | how |",
         "|---|---:|---|",
-        *(f"| {name} | {figure} | {how} |" for name, figure, how in PUBLISHED),
+        *map(row, PUBLISHED),
         "",
     ]
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
-from charlab.files import write_atomically
+from tools import read_json, write_json
 from tools.results.make import Maker
-from tools.results.wanted import FAMILIES, ONE_MINUTE, RATES, Item, known_rates, wanted
+from tools.results.wanted import FAMILIES, ONE_MINUTE, RATES, Item, wanted
 
 CANDIDATES = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.6e-3)
 DEV = "data.dev_fraction=0.02"  # as in the mixtures' own runs, which need not be repeated
@@ -25,18 +23,14 @@ def choose_rates(maker: Maker, file: Path = RATES) -> None:
     first = {run.name.removeprefix("part2-"): run for run in reversed(wanted([ONE_MINUTE], maker.output_dir))}
     figures = tuple(f"online split=dev learning_rate={rate:g}" for rate in CANDIDATES)
     for family in FAMILIES:
-        known = known_rates(file)
+        known = read_json(file)
         if family in known:
             continue
         item = Item("Rates", (*first[family].overrides, DEV), figures=figures)
         (run,) = wanted([item], maker.output_dir)
         metrics = maker.finish(run).metrics
         dev = {f"{m['learning_rate']:g}": m["nll"] for m in metrics if (m["protocol"], m["split"]) == ("online", "dev")}
-        known[family] = {"rate": float(_best(dev)), "dev": dev, "run": run.key, "code": run.code}
-        text = json.dumps(known, indent=1, sort_keys=True) + "\n"
-        write_atomically(file, lambda opened: opened.write(text.encode()))  # noqa: B023  (it is called at once)
-        print(f"{family}: {_best(dev)} of {', '.join(f'{rate} ({nll:.4f})' for rate, nll in dev.items())}", flush=True)
-
-
-def _best(dev: Mapping[str, float]) -> str:
-    return min(dev, key=dev.__getitem__)
+        best = min(dev, key=dev.__getitem__)
+        known[family] = {"rate": float(best), "dev": dev, "run": run.key, "code": run.code}
+        write_json(file, known)
+        print(f"{family}: {best} of {', '.join(f'{rate} ({nll:.4f})' for rate, nll in dev.items())}", flush=True)

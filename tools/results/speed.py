@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from charlab.configuration.overrides import translate
 from charlab.runs.record import Record
+from tools import read_json_lines
+from tools.results import command, row
 from tools.results.marks import NONE, Marks
 
 INTRODUCTION = """\
@@ -35,8 +34,7 @@ Kneser–Ney of order 7, unlimited context).
 
 def benchmarks(file: Path) -> str:
     """Return the section; "" if the file does not exist or has no records."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    records = [json.loads(line) for line in lines]
+    records = read_json_lines(file)
     rows = [_row(record, figure) for record in records for figure in record["figures"]]
     if not rows:
         return ""
@@ -57,7 +55,7 @@ def losses(runs: Sequence[Record], marks: Marks = NONE) -> str:
     if not runs:
         return ""
     return "\n".join(
-        [LOSSES, *(_run(run, marks) for run in runs), "", "```sh", *dict.fromkeys(map(_command, runs)), "```", ""]
+        [LOSSES, *(_run(run, marks) for run in runs), "", "```sh", *dict.fromkeys(map(command, runs)), "```", ""]
     )
 
 
@@ -73,11 +71,7 @@ def _run(run: Record, marks: Marks) -> str:
         f"{sliding['nll']:.4f}",
         f"{run.machine['threads']} on {run.machine['device']}",
     ]
-    return f"| {' | '.join(cells)} |"
-
-
-def _command(run: Record) -> str:
-    return f"charlab train {shlex.join(translate(run.overrides)[0])}"
+    return row(cells)
 
 
 def _row(record: dict[str, Any], figure: dict[str, Any]) -> str:
@@ -91,7 +85,7 @@ def _row(record: dict[str, Any], figure: dict[str, Any]) -> str:
         "–" if figure["goal"] is None else f"{_compared(figure, 'goal')} {'✓' if figure['reached'] else '✗'}",
         str(len(record["rounds"])),
     ]
-    return f"| {' | '.join(cells)} |"
+    return row(cells)
 
 
 def _compared(figure: dict[str, Any], key: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,16 +10,18 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from benchmarks.training import GPU_RECIPE_LOSS as LOSS
 from charlab.configuration.compose import compose
 from charlab.models.contract import CountedModel
 from charlab.models.mixture import Mixture
 from charlab.runs.identity import identify, runs_of
 from charlab.runs.record import Record
+from tools import read_json_lines
+from tools.results import row
 from tools.results.states import arm
 from tools.results.wanted import SEEDS
 
 FILE = "track.jsonl"  # in records/
-LOSS = 1.4697  # nats per character: nanoGPT's published figure
 CHARACTERS = 111_539  # of the validation text, all but the first
 KNOWN = ("charlab", "torch", "lightning", "pytorch_optimizer")  # whose code reads no other text
 
@@ -98,8 +99,7 @@ def _counts(node: Any) -> bool:
 
 def track(file: Path) -> str:
     """Return a table of each class, by date; a time shorter than all earlier ones is bold."""
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    entries = sorted(map(json.loads, lines), key=lambda entry: str(entry["date"]))
+    entries = sorted(read_json_lines(file), key=lambda entry: str(entry["date"]))
     tables = {counts: _rows([found for found in entries if found["counts"] == counts]) for counts in CLASSES}
     return "\n".join("\n".join([f"{CLASSES[counts]}:", "", HEADER, *rows, ""]) for counts, rows in tables.items())
 
@@ -120,4 +120,4 @@ def _rows(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
             found["machine"],
             str(found["git_commit"])[:8],
         ]
-        yield f"| {' | '.join(cells)} |"
+        yield row(cells)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from charlab.configuration.compose import Composer, leave_out_sweep, resolve_values
 from charlab.configuration.sources import hydra_config
 from charlab.runs.identity import identify
 from charlab.studies.definition import define
 from charlab.studies.planner import Planner, find_cells
+from tools import read_json
 
 SEEDS = (305, 306, 307)
 PART1 = ("bigram", "bigram_embedding", "single_head", "multi_head")
@@ -116,11 +115,7 @@ class Wanted:
 
 
 def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
-    """Return the runs of a list, each once, with their identities. The configuration of each arm is composed once.
-
-    Args:
-        items: the list.
-        output_dir: the output folder, in which a study looks for its runs.
+    """Return the runs of a list, each once, with their identities; a study looks for its runs in the output folder.
 
     Raises:
         UserError: if a configuration does not compose, or its corpus cannot be found.
@@ -130,11 +125,6 @@ def wanted(items: Sequence[Item], output_dir: Path) -> list[Wanted]:
         for run in _cells(item, composer, output_dir) if item.study else [_single(item, composer)]:
             found.setdefault(run.key, run)
     return list(found.values())
-
-
-def known_rates(file: Path) -> dict[str, Any]:
-    """Return the chosen rates of online learning and the figures behind them, by family; see `tools.results.rates`."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def _single(item: Item, composer: Composer) -> Wanted:
@@ -150,7 +140,7 @@ def _single(item: Item, composer: Composer) -> Wanted:
 
 def _cells(item: Item, composer: Composer, output_dir: Path) -> Iterator[Wanted]:
     """Yield the cells of a shipped study, each as a single run."""
-    rates = known_rates(RATES) if item.online else {}
+    rates = read_json(RATES) if item.online else {}
     definition = define(composer.master([f"study={item.study}"]).study, item.study)
     planner = Planner(definition, composer, [])
     for arm in definition.arms:

@@ -18,7 +18,7 @@ class Linear(nn.Linear):
 
     Generation spends nearly all its time in such products, and reading the weights limits their speed. MKL uses one
     core for a single vector, and copies the weights for a few more. A batch of one product per core reads the weights
-    once and in order (docs/performance.md).
+    once and in order (docs/archive/performance-2026-11-30.md).
     """
 
     def forward(self, x: Float[Tensor, "... D"]) -> Float[Tensor, "... E"]:
