@@ -97,7 +97,9 @@ def run(file: Path) -> int:
             )
         try:
             config.at_end = [*config.get("at_end", []), *described["at_end"]]
-            train(config, folder, described["overrides"]).metric(described["protocol"])
+            record = train(config, folder, described["overrides"])
+            if record.status == "finished":  # only the first of several processes finishes the run
+                record.metric(described["protocol"])
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1
