@@ -173,7 +173,7 @@ class Trials:
                 with showing(self.folder, cells, console):
                     for cell in cells:
                         file, run = cell_path(self.folder, cell, ".yaml"), Store(self.output_dir).folder(cell.run)
-                        write_cell(file, self._configs[cell.run], run, cell.overrides, cell.code)
+                        write_cell(file, self._configs[cell.run], run, cell.overrides, cell.code, split="dev")
                     executor.run(self.folder, cells)
                 trials = self.all()
                 if not all(trials[number].ended for number in batch):
