@@ -147,6 +147,42 @@ def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path
     assert [arm.tuned.trials for arm in plan_of(tmp_path).arms] == [2, 2]
 
 
+HELPS = """
+defaults: [_base, _self_]
+hypothesis: Tuning helps.
+overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=bigram, trainer.accelerator=cpu,
+            data.dev_fraction=0.05]
+baseline: default
+arms: {default: {tune: false}, tuned: []}
+tune:
+  parameters: {optimizer.lr: {choices: [0.25, 0.5]}}
+  trials: 2
+  seeds: 1
+seeds: 6
+"""
+
+
+@pytest.mark.slow
+def test_a_study_may_ask_whether_tuning_helps(run, trainer, tmp_path):
+    trainer.nll = lambda cell: 2.0 - float(values_of(cell).get("optimizer.lr", 0.0))
+    assert run(study=HELPS) == 0
+    default, tuned = plan_of(tmp_path).arms
+    assert (default.tuned, tuned.tuned.values["optimizer.lr"] in (0.25, 0.5)) == (None, True)
+    assert not {cell.run for cell in trainer.batches[-1][::2]} & {cell.run for cell in trainer.batches[-1][1::2]}
+
+
+@pytest.mark.slow
+def test_arms_that_are_searched_alike_or_tuned_to_be_alike_are_not_compared(run, trainer, capsys):
+    same = "The arm tuned (no overrides) means the same run as the baseline default: let each change something"
+    assert run(study=HELPS.replace("{tune: false}", "[]")) == 2
+    assert same in capsys.readouterr().err
+    assert not trainer.batches
+    half, quarter = (f"{{overrides: [optimizer.lr={rate}], tune: false}}" for rate in (0.5, 0.25))
+    study = HELPS.replace("{default: {tune: false}", f"{{default: {half}, quarter: {quarter}")
+    assert run(study=study) == 2  # whichever rate is chosen, an arm has it
+    assert "tuning has left no difference, so there is nothing to compare." in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
