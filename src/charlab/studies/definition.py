@@ -176,7 +176,7 @@ def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
     if values["kind"] == "scaling" and arms and sizes:
         arms = [
             replace(
-                sized := _arm(f"{arm.name}+{size}", list(overrides or ()), where),
+                sized := _arm(f"{arm.name}+{size}", overrides, where),
                 overrides=(*arm.overrides, *sized.overrides),
                 factors={"family": arm.name, "size": str(size)},
             )
@@ -297,6 +297,8 @@ def _check_scaling(values: Mapping[str, Any], where: str) -> None:
         if sizes or held_out is not None:
             raise UserError(f"study.sizes and study.held_out{where} need study.kind=scaling.")
         return
+    if not where:
+        raise UserError("study.kind=scaling needs a study with arms, and an ordinary sweep has none.")
     for key, absent in (("metric", "nll"), ("looks", None), ("tune", None), ("grid", None)):
         if values[key] != absent:
             raise UserError(f"study.{key}{where} has no place in a scaling study: leave it out.")
