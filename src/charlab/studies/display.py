@@ -30,7 +30,7 @@ from charlab.quantities import clock, count
 from charlab.runs.folder import events_folder
 from charlab.studies.cell import read_cell
 from charlab.studies.definition import SHORTENED
-from charlab.studies.outcomes import Outcome, cell_path
+from charlab.studies.outcomes import Outcome, cell_path, last_line
 from charlab.studies.plan import Cell
 from charlab.studies.state import CellResult, StudyResults
 
@@ -48,7 +48,7 @@ STYLES = {
 
 
 @contextmanager
-def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[None]:
+def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[Progress]:
     """Show the progress of cells while the block runs: a bar on a terminal or in a notebook, else a line per cell.
 
     Progress is read from the study's folder, so the cells may run on any machine.
@@ -79,7 +79,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
         live.start()
     thread.start()
     try:
-        yield
+        yield progress
     finally:
         stopped.set()
         thread.join()
@@ -137,7 +137,7 @@ class Progress:
 
     def line(self, cell: Cell, outcome: Outcome) -> str:
         """Return the line for a cell that has ended."""
-        why = f" ({reason})" if (reason := _last_line(outcome.reason)) else ""
+        why = f" ({reason})" if (reason := last_line(outcome.reason)) else ""
         took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else unknown
         return "  ".join([self._count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
@@ -266,7 +266,7 @@ def print_summary(results: StudyResults, console: Console) -> None:
     for result in results.cells:
         if result.status in ("finished", "missing", "running", "corrupt", "held back", "not needed"):
             continue
-        reason = escape(_last_line(result.reason) or "no reason known")
+        reason = escape(last_line(result.reason) or "no reason known")
         console.print(f"[red]{escape(result.cell.key)} {result.status}[/]: {reason}", soft_wrap=True)
         console.print(f"  again: {escape(command('train', *result.cell.overrides))}", soft_wrap=True)
         log = cell_path(results.folder, result.cell, ".log")
@@ -295,10 +295,6 @@ def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, a
         highlight=False,
         soft_wrap=True,
     )
-
-
-def _last_line(reason: str) -> str:
-    return reason.strip().rpartition("\n")[2].strip()
 
 
 def _counts(results: StudyResults) -> str:

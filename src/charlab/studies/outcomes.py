@@ -73,6 +73,11 @@ class Outcome:
         return outcome
 
 
+def last_line(reason: str) -> str:
+    """Return the last line of a reason, which names the error in a traceback."""
+    return reason.strip().rpartition("\n")[2].strip()
+
+
 @contextmanager
 def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
     """Hold the lock of a file, which the system releases even if the holder is killed.

@@ -27,7 +27,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, in_file, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
 from charlab.studies.planner import edited, find_cells, is_shared, merged, run_values
@@ -275,8 +275,7 @@ class Trials:
         outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
-        lines = outcome.reason.strip().splitlines()
-        return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
+        return None, f"{outcome.fate}: {last_line(outcome.reason) or 'no reason known'}"
 
     def ranked(self) -> list[Trial]:
         """Return the trials with a result, those with the lowest loss first."""

@@ -15,7 +15,7 @@ from charlab.runs.draw import sample
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
-from charlab.studies.outcomes import Fate, Outcome
+from charlab.studies.outcomes import Fate, Outcome, last_line
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
             return CellResult(
                 cell,
                 record.status,
-                corrupt or record.error or "",
+                corrupt or _later_failure(outcome, record) or record.error or "",
                 run,
                 older=older(run),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
@@ -135,6 +135,16 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     if begun is not None:
         return CellResult(cell, "interrupted", "It was started outside the study and not finished.", begun)
     return CellResult(cell, "missing", corrupt)
+
+
+def _later_failure(outcome: Outcome | None, record: Record) -> str:
+    """Return why running a cell again has left an earlier record in place; "" if it has not."""
+    if outcome is None or outcome.fate not in ("failed", "killed", "timed out"):
+        return ""
+    if outcome.started <= (record.finished or record.started or ""):  # the record is that of this attempt, or later
+        return ""
+    what = "was killed" if outcome.fate == "killed" else outcome.fate
+    return f"This is an earlier result; running it again {what}: {last_line(outcome.reason)}"
 
 
 @dataclass(frozen=True)

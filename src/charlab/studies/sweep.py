@@ -156,9 +156,9 @@ def conduct(
                 before = read_results(plan, output_dir)
                 if due := _due(before, again, plan.seeds[:seeds], ran):
                     cells = [_cell_to_run(result, before, again) for result in due]
-                    with showing(folder, cells, console):
+                    with showing(folder, cells, console) as progress:
                         launch(folder, cells)
-                    _tell_never_begun(folder, cells)
+                    _tell_never_begun(folder, len(cells) - len(progress.ended) - len(progress.running))
                 ran |= {result.cell.key for result in due}
                 if plan.planned_looks:
                     results = read_results(plan, output_dir)
@@ -189,12 +189,11 @@ def _link_runs(results: StudyResults) -> None:
             link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
 
 
-def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
-    never = sum(Outcome.load(folder, cell) is None for cell in cells)
+def _tell_never_begun(folder: Path, never: int) -> None:
     if never and not (folder / STOP_FILE).exists():
         jobs = folder / "jobs"
         why = f"the output of their jobs in {jobs} may say why, and " if jobs.exists() else ""
-        print(f"{count(never, 'cell')} never began: {why}the study's command runs them.", file=sys.stderr)
+        print(f"{count(never, 'cell')} never began: {why}the same command runs them.", file=sys.stderr)
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
