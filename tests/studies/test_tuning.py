@@ -138,6 +138,13 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
 
 
 @pytest.mark.slow
+def test_other_settings_need_another_name(run, capsys):
+    assert run("study.tune.trials=2") == 0
+    assert run("study.tune.trials=2", "data.batch_size=2") == 2
+    assert "give another search.name, or study.name if it tunes the arm of a study." in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path):
     """The first arm has had three trials, and now both are to have two."""
     trainer.interrupted_at = 4
