@@ -249,7 +249,7 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     lasting = f", about {clock(seconds)} {how}" if seconds else ""
     if seconds is None and todo:
         lasting = ", how long that takes is unknown until the first has finished"
-    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
+    console.print(f"{cells}; {status_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
 
 
 def print_look(results: StudyResults, console: Console) -> None:
@@ -261,7 +261,7 @@ def print_look(results: StudyResults, console: Console) -> None:
 
 def print_summary(results: StudyResults, console: Console) -> None:
     """Print how many cells have finished, and for each of the others the reason and the command to run it alone."""
-    console.print(f"[bold]{escape(results.plan.name)}[/]: {_counts(results)}", soft_wrap=True)
+    console.print(f"[bold]{escape(results.plan.name)}[/]: {status_counts(results)}", soft_wrap=True)
     _print_notes(results, console)
     for result in results.cells:
         if result.status in ("finished", "missing", "running", "corrupt", "held back", "not needed"):
@@ -297,10 +297,11 @@ def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, a
     )
 
 
-def _counts(results: StudyResults) -> str:
-    counts = Counter(result.status for result in results.cells)
-    finished = counts.pop("finished", 0)
-    others = "".join(f", {number} {status}" for status, number in counts.items())
+def status_counts(results: StudyResults) -> str:
+    """Return how many cells have finished, and how many have which other status."""
+    by_status = Counter(result.status for result in results.cells)
+    finished = by_status.pop("finished", 0)
+    others = "".join(f", {number} {status}" for status, number in by_status.items())
     return f"{finished} of {len(results.cells)} finished{others}"
 
 

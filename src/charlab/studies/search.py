@@ -189,8 +189,8 @@ class Trials:
             raise UserError(f"{file} is corrupt: delete it to start the search over.") from error
         if former != self._meant:
             raise UserError(
-                f"The search in {self.folder} has other parameters or settings: give another search.name, or study.name "
-                "if it tunes the arm of a study."
+                f"The search in {self.folder} has other parameters or settings: give another search.name, or "
+                "study.name if it tunes the arm of a study."
             )
         for values in tried:
             self._add(values)

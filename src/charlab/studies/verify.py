@@ -19,6 +19,7 @@ from charlab.quantities import count, joined
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 from charlab.runs.verify import Finding, RunToVerify, verify_run
+from charlab.studies.display import status_counts
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.state import StudyResults, read_results
 
@@ -70,8 +71,7 @@ def verify_named(
 def _study_findings(results: StudyResults) -> Iterator[Finding]:
     """Yield the findings that concern a study as a whole."""
     plan, known = results.plan, dict(_finished(results))
-    missing = len(plan.cells) - len(known)
-    yield Finding("cells", None if missing else True, f"{len(known)} of {len(plan.cells)} are finished")
+    yield Finding("cells", True if results.finished else None, status_counts(results))
     others = [key for key, record in known.items() if not _is_planned(plan, key, record)]
     said = f"not the planned run: {joined(others)}" if others else "each record has the planned fingerprint and seed"
     yield Finding("plan", not others, said)
