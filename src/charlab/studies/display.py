@@ -32,7 +32,7 @@ from charlab.studies.cell import read_cell
 from charlab.studies.definition import SHORTENED
 from charlab.studies.outcomes import Outcome, cell_path, last_line
 from charlab.studies.plan import Cell
-from charlab.studies.state import CellResult, StudyResults
+from charlab.studies.state import StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_SHOWN = 4  # running cells
@@ -227,10 +227,10 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
     return max([sum(expected) / at_once, *expected]) if expected else 0.0
 
 
-def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
+def print_cells(results: StudyResults, todo: Sequence[Cell], at_once: int, console: Console) -> None:
     """Print the state of every cell, and an estimate of how long the cells in `todo` will take, `at_once` at a time."""
     table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
-    due = {result.cell.key for result in todo}
+    due = {cell.key for cell in todo}
     for result in results.cells:
         notes = [note for note, holds in (("older code", result.older), ("to run", result.cell.key in due)) if holds]
         status = f"[{STYLES.get(result.status, 'red')}]{result.status}[/]" + "".join(f", {note}" for note in notes)
@@ -244,7 +244,7 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     plan = results.plan
     cells = f"{count(len(plan.cells), 'cell')}: {count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}"
     took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
-    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
+    seconds = seconds_left(took, dict.fromkeys(todo, 0.0), at_once)
     how = f"with {at_once} at a time" if at_once > 1 else "one after the other"
     lasting = f", about {clock(seconds)} {how}" if seconds else ""
     if seconds is None and todo:
