@@ -138,6 +138,17 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
 
 
 @pytest.mark.slow
+def test_tuned_cells_that_other_code_has_run_are_told(run, tmp_path, capsys):
+    assert run("study.tune.trials=2") == 0
+    cell = plan_of(tmp_path).cells[0]
+    record = tmp_path / "outputs" / "runs" / cell.run / "record.json"
+    record.write_text(record.read_text().replace(cell.code, "0123456789ab"))
+    capsys.readouterr()
+    assert run("study.tune.trials=2") == 0
+    assert "1 cell of this study was run by different code" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_other_settings_need_another_name(run, capsys):
     assert run("study.tune.trials=2") == 0
     assert run("study.tune.trials=2", "data.batch_size=2") == 2

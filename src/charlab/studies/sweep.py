@@ -102,8 +102,6 @@ def sweep(
 
     with nullcontext() if config.dry_run else executor:
         plan = planner.plan(command, console)
-        for note in planner.notes:
-            console.print(note, soft_wrap=True, markup=False, highlight=False)
         executor.check(planner.output_dir)
         if definition.tune:
             from charlab.studies.tuning import tune  # imported here: it needs Optuna
@@ -112,13 +110,14 @@ def sweep(
             if tuned is not None:
                 planner = plan_for(tuned)
                 plan = planner.plan(command, console)
+        for note in planner.notes:
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
         if plan.metric == "seconds_to" and (reason := executor.competition(gpu=planner.may_use_gpus)):
             raise UserError(f"study.metric=seconds_to compares seconds, but {reason}.")
-        again = definition.rerun
         if config.dry_run:
-            rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)
+            rehearse(plan, planner.output_dir, console, again=definition.rerun, at_once=executor.at_once)
             return None
-        results = conduct(plan, planner.output_dir, launch, console, again=again)
+        results = conduct(plan, planner.output_dir, launch, console, again=definition.rerun)
     if any(result.ended for result in results.cells):
         from charlab.studies.report.writer import make_report  # imported here: it imports matplotlib
 
