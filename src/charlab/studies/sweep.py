@@ -106,7 +106,7 @@ def sweep(
         if definition.tune:
             from charlab.studies.tuning import tune  # imported here: it needs Optuna
 
-            tuned = tune(definition, plan.name, planner, composer, executor, console, dry_run=config.dry_run)
+            tuned = tune(planner, plan.name, executor, console, dry_run=config.dry_run)
             if tuned is not None:
                 planner = plan_for(tuned)
                 plan = planner.plan(command, console)
