@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import LONGEST_NAME, key_of, label, parse, short_keys, shortened
 from charlab.errors import UserError
-from charlab.studies.parameters import Tune, Tuned, check_settings, read_parameters, read_tune
+from charlab.studies.parameters import Tune, Tuned, check_settings, read_parameters, read_seeds, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
@@ -340,15 +340,12 @@ def _looks(looks: list[int] | None, where: str) -> tuple[int, ...]:
 def _seeds(seeds: int | list[int], looks: tuple[int, ...], where: str) -> tuple[int, ...]:
     if looks and isinstance(seeds, int):
         seeds = looks[-1]
-    listed = tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    listed = read_seeds(seeds, FIRST_SEED, "study.seeds")
     if looks and len(listed) != looks[-1]:
         raise UserError(
             f"study.seeds{where} lists {len(listed)} seeds, but the last of study.looks is at {looks[-1]}: make them "
             "equal, or leave out the seeds."
         )
-    for seed in listed:
-        if listed.count(seed) > 1:
-            raise UserError(f"study.seeds has {seed} twice: give each seed once.")
     if len(listed) < 2:
         raise UserError(f"study.seeds={display(seeds)} is one seed, too few for a verdict: give at least six.")
     return listed
