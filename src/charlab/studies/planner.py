@@ -55,7 +55,7 @@ class Planner:
         fixed = [f"{key}={value}" for key, value in (params or {}).items()]
         self.given = [override for override in [*fixed, *typed] if key_of(override) != "force"]
         self.output_dir = Path()
-        self.notes: list[str] = []  # to be shown before anything else, once there is a plan
+        self.notes: list[str] = []  # to be shown before the first cell runs
 
     def plan(self, command: str, console: Console | None = None) -> Plan:
         """Return the plan.
