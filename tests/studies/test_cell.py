@@ -35,12 +35,16 @@ def test_values_are_read_as_they_were_written(tmp_path_factory: pytest.TempPathF
     assert OmegaConf.to_container(read, resolve=True) == values
 
 
+ONE_STEP = (
+    *("model=bigram", "data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2"),
+    *("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "estimate_batches=1"),
+)
+
+
 @pytest.fixture
 def cell(tmp_path: Path) -> Path:
     """The file of a run of one step."""
-    text = ("data=play", "data.corpus.length=20000", "data.context_length=8", "data.batch_size=2")
-    short = ("trainer=cpu", "trainer.max_steps=1", "callbacks.samples.length=3", "estimate_batches=1")
-    config = compose(["model=bigram", *text, *short], return_hydra_config=True)
+    config = compose(ONE_STEP, return_hydra_config=True)
     folder = tmp_path / "runs" / fingerprint(config)
     write_cell(tmp_path / "cell.yaml", run_values(config), folder, ["model=bigram"])
     return tmp_path / "cell.yaml"
@@ -145,3 +149,13 @@ def test_a_cell_that_is_not_the_planned_run_refuses(cell: Path) -> None:
     assert done.stderr.startswith("The run would not be the one that was planned")
     assert len(done.stderr.splitlines()) == 1
     assert not (cell.parent / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_cell_of_a_trial_scores_dev_text(tmp_path: Path) -> None:
+    config = compose([*ONE_STEP, "data.dev_fraction=0.05"], return_hydra_config=True)
+    folder = tmp_path / "runs" / fingerprint(config)
+    write_cell(tmp_path / "cell.yaml", run_values(config), folder, [], split="dev")
+    done = run(tmp_path / "cell.yaml")
+    assert done.returncode == 0, done.stderr
+    assert Record.load(folder).has_figure("blocks", "dev")

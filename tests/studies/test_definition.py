@@ -59,6 +59,7 @@ def test_factors_with_the_same_last_name_keep_their_whole_ones() -> None:
         ("seeds: 1", {}, "study.seeds=1 is one seed, too few for a verdict: give at least six."),
         ("seeds: [7]", {}, "study.seeds=[7] is one seed"),
         ("seeds: [7, 8, 7]", {}, "study.seeds has 7 twice: give each seed once."),
+        ("seeds: 1000000000", {}, "study.seeds is 1,000,000,000: no study has more than 10,000 seeds."),
         ("name: a/b", {}, "study.name='a/b' is not a valid folder name"),
         ("", {"baseline": None}, "study.baseline (in study/mine.yaml) is missing; known are learned, none and rotary."),
         (

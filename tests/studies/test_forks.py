@@ -1,5 +1,6 @@
 """Cells that are forked: as quick as a fork, and as separate as new processes."""
 
+import io
 import json
 import os
 import shutil
@@ -213,6 +214,17 @@ def test_a_server_that_no_cell_needs_ends_with_the_study():
     while keepers() - before:  # the server itself may need a moment to be gone
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_a_server_that_has_ended_is_not_waited_for(tmp_path, monkeypatch):
+    with closing(Forks()) as forks, (tmp_path / "log").open("wb") as output:
+        forks.prepare()
+        (keeper,) = forks._keepers
+        keeper._process.kill()
+        keeper._reader.join()
+        monkeypatch.setattr(keeper._process, "stdin", io.BytesIO())  # as a pipe that still takes what nobody reads
+        with pytest.raises(OSError, match="the fork server has ended"):
+            keeper.start(tmp_path / "cell.yaml", output, Slot(1))
 
 
 def test_a_cell_ends_with_its_keeper(study):

@@ -149,6 +149,7 @@ def test_jobs_that_slurm_rejects_are_told_with_what_helps(tmp_path, monkeypatch)
             raise FailedJobError("sbatch: error: invalid partition specified: fast\nsbatch: error: Batch job failed")
 
     monkeypatch.setattr(submitit, "AutoExecutor", Rejecting)
+    monkeypatch.setattr(slurm, "cancel", lambda *_: None)
     monkeypatch.setattr(slurm, "longest_array", lambda: 1000)
     sentence = (
         "SLURM rejected the jobs (invalid partition specified: fast Batch job failed): change what it names by "
@@ -173,13 +174,38 @@ def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
             submitted.append(keys)
 
     answer = "SlurmctldPort           = 6817\nMaxArraySize            = 1001\n"
-    monkeypatch.setattr(slurm.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, answer))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, answer))
     monkeypatch.setattr(submitit, "AutoExecutor", Executor)
     monkeypatch.setattr(slurm, "wait_for_queue", lambda _: None)
     cells = [Cell(f"arm{arm}", seed, "run/1", ()) for arm in range(130) for seed in range(8)]
     slurm_executor().run(tmp_path, cells)
     assert [len(keys) for keys in submitted] == [1000, 40]
     assert [key for keys in submitted for key in keys] == [cell.key for cell in cells]
+
+
+def test_pending_jobs_of_a_killed_command_are_replaced(tmp_path, monkeypatch):
+    calls = []
+
+    class Executor:
+        def __init__(self, **_):
+            pass
+
+        def update_parameters(self, *, name, **_):
+            calls.append(("name", name))
+
+        def map_array(self, *_):
+            calls.append(("submit",))
+
+    monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(slurm, "cancel", lambda *given: calls.append(given))
+    monkeypatch.setattr(slurm, "longest_array", lambda: 1000)
+    monkeypatch.setattr(slurm, "wait_for_queue", lambda _: None)
+    for study in (tmp_path, tmp_path, tmp_path / "other"):
+        slurm_executor().run(study, [Cell("arm", 1, "run/1", ())])
+    first, again, other = calls[:3], calls[3:6], calls[6:]
+    name = first[0][0]
+    assert first == again == [(name, "--state=PENDING"), ("name", name), ("submit",)]
+    assert other[0][0] != name
 
 
 def test_a_job_inherits_nothing_from_the_job_that_submits_it(tmp_path, monkeypatch):
@@ -198,6 +224,7 @@ def test_a_job_inherits_nothing_from_the_job_that_submits_it(tmp_path, monkeypat
     for name in ("SLURM_JOB_ID", "SLURM_CPU_BIND", "SLURM_CONF"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(submitit, "AutoExecutor", Executor)
+    monkeypatch.setattr(slurm, "cancel", lambda *_: None)
     monkeypatch.setattr(slurm, "longest_array", lambda: 1000)
     monkeypatch.setattr(slurm, "wait_for_queue", lambda _: None)
     slurm_executor().run(tmp_path, [Cell("arm", 1, "run/1", ())])

@@ -45,7 +45,7 @@ def test_another_spending_function_has_its_published_boundaries(
     monkeypatch: pytest.MonkeyPatch, count: int, published: list[float]
 ) -> None:
     """Lan and DeMets' spending function of Pocock's type, two-sided 5%, as gsDesign's sfLDPocock."""
-    monkeypatch.setattr(looks, "spent", lambda share, rho: np.log(1 + (np.e - 1) * np.asarray(share)))
+    monkeypatch.setattr(looks, "spent", lambda share: np.log(1 + (np.e - 1) * np.asarray(share)))
     found = critical_values([MANY * (look + 1) for look in range(count)], 0.025)
     np.testing.assert_allclose(found, published, atol=0.01)
 

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 
 from charlab.runs.record import Record
 from charlab.studies import load
+from charlab.studies.outcomes import cell_path
 from charlab.studies.plan import Plan
 from tests.helpers.warm import warm
 
@@ -81,10 +82,12 @@ def test_a_cell_of_two_processes_is_trained_by_both(tmp_path: Path, text_path: P
     done = run_study(tmp_path, "study.name=mine", "model=gpt", *text, *two)
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert "mine: 1 of 1 finished" in done.stdout
-    (cell,) = Plan.load(tmp_path / "my results/studies/mine").cells
+    study = tmp_path / "my results/studies/mine"
+    (cell,) = Plan.load(study).cells
     record = Record.load(tmp_path / "my results/runs" / cell.run)
     assert (cell.processes, record.machine["processes"]) == (2, 2)
     assert (record.steps, record.characters_seen) == (4, 4 * 2 * 8)  # steps × windows × T, of both processes
+    assert "compute it by" not in cell_path(study, cell, ".log").read_text()  # a failing process would end the other
 
 
 def run_study(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:

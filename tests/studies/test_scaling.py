@@ -196,6 +196,7 @@ def test_the_arms_of_a_scaling_study_are_those_of_every_size():
         (f"kind: scaling\nheld_out: s5\nlooks: [6, 9]\n{FIVE}", "study.looks (in study/mine.yaml) has no place"),
         (f"kind: scaling\nheld_out: s5\n{FIVE}\nmetric: steps_to\ntarget: 1.6\nmargin: 1.1", "study.metric"),
         (FIVE, "need study.kind=scaling"),
+        (f"kind: scaling\nheld_out: s5\n{FIVE}".replace("[x=1]", "16"), "arm a+s1 (in study/mine.yaml) must be a list"),
         ("kind: law", "study.kind (in study/mine.yaml) must be one of"),
     ],
 )
@@ -203,6 +204,12 @@ def test_scaling_studies_that_cannot_be(body, message):
     with pytest.raises(UserError) as error:
         defined(body)
     assert message in str(error.value)
+
+
+def test_an_ordinary_sweep_is_no_scaling_study():
+    base = OmegaConf.load(conf_folder() / "study" / "_base.yaml")
+    with pytest.raises(UserError, match="study.kind=scaling needs a study with arms"):
+        define(OmegaConf.merge(base, OmegaConf.create(f"kind: scaling\nheld_out: s5\n{FIVE}")), None)
 
 
 @pytest.mark.slow

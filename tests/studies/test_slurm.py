@@ -66,3 +66,17 @@ def test_an_interrupted_sweep_cancels_its_jobs(tmp_path):
     assert process.returncode == 130, output
     assert jobs() == []
     assert "running" not in {outcome.fate for outcome in sweep.outcomes().values() if outcome is not None}
+
+
+def test_cells_of_a_killed_sweep_are_not_run_twice(tmp_path):
+    sweep = Sweep(tmp_path, "launcher=slurm", "launcher.array_parallelism=1")
+    process = sweep.start()
+    sweep.wait_until_running()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    code, output = sweep.run()
+    assert code == 0, output
+    assert jobs() == []
+    assert len(sweep.finished()) == 4
+    assert len(list((sweep.folder / "jobs").glob("*/*_log.out"))) <= 5  # one may have begun before it was cancelled

@@ -188,6 +188,23 @@ def test_a_cell_runs_only_while_its_lock_is_held(study, tmp_path: Path) -> None:
         assert read_results(plan, tmp_path / "outputs").of("arm")[0].status == "running"
 
 
+def test_a_result_tells_if_scoring_it_or_running_it_again_has_failed(study, tmp_path: Path) -> None:
+    plan, results = study()
+
+    def read(started: str) -> tuple[str, str]:
+        outcome = Outcome("failed", "Traceback\nOSError: no space", started=started)
+        outcome.save(results.folder, plan.cell("arm/305"))
+        result = read_results(plan, tmp_path / "outputs").of("arm")[0]
+        return result.status, result.reason
+
+    assert read("2026-11-21T21:09:00+00:00") == ("finished", "")  # it has failed after its record was written
+    told = "This is an earlier result; running it again failed: OSError: no space"
+    assert read("2026-11-22T08:00:00+00:00") == ("finished", told)
+    change(record_of(tmp_path, plan, "arm/305"), metrics=[])
+    told = "It has not been scored by protocol=blocks; the study's latest attempt failed: OSError: no space"
+    assert read("2026-11-21T21:09:00+00:00") == ("finished", told)
+
+
 def test_results_of_other_code_are_marked(study, tmp_path: Path) -> None:
     plan, results = study(MadeUpArm("base", 1.9), MadeUpArm("arm", 2.0, code="0123456789ab"))
     assert [result.older for result in results.cells[:2]] == [False, True]

@@ -279,6 +279,14 @@ def test_an_interrupted_study_keeps_its_plan_and_says_how_far_it_came(
     assert runs.keys == ["rotary/1", "learned/2", "rotary/2"]
 
 
+def test_cells_that_have_not_been_run_again_are_told(
+    run: Run, outputs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    conduct(make_plan(), outputs, lambda folder, cells: None, Console(), again=["all"])
+    assert "4 cells never began: the same command runs them.\n" in capfd.readouterr().err
+
+
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder."""

@@ -138,6 +138,24 @@ def test_other_tuning_after_the_first_cell_makes_a_study_exploratory(run, traine
 
 
 @pytest.mark.slow
+def test_tuned_cells_that_other_code_has_run_are_told(run, tmp_path, capsys):
+    assert run("study.tune.trials=2") == 0
+    cell = plan_of(tmp_path).cells[0]
+    record = tmp_path / "outputs" / "runs" / cell.run / "record.json"
+    record.write_text(record.read_text().replace(cell.code, "0123456789ab"))
+    capsys.readouterr()
+    assert run("study.tune.trials=2") == 0
+    assert "1 cell of this study was run by different code" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_other_settings_need_another_name(run, capsys):
+    assert run("study.tune.trials=2") == 0
+    assert run("study.tune.trials=2", "data.batch_size=2") == 2
+    assert "give another search.name, or study.name if it tunes the arm of a study." in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path):
     """The first arm has had three trials, and now both are to have two."""
     trainer.interrupted_at = 4
@@ -145,6 +163,43 @@ def test_trials_of_a_longer_search_of_before_favor_no_arm(run, trainer, tmp_path
     trainer.interrupted_at = None
     assert run("study.tune.trials=2") == 0
     assert [arm.tuned.trials for arm in plan_of(tmp_path).arms] == [2, 2]
+
+
+HELPS = """
+defaults: [_base, _self_]
+hypothesis: Tuning helps.
+overrides: [data=play, data.corpus.length=20000, data.context_length=8, model=bigram, trainer.accelerator=cpu,
+            data.dev_fraction=0.05]
+baseline: default
+arms: {default: {tune: false}, tuned: []}
+tune:
+  parameters: {optimizer.lr: {choices: [0.25, 0.5]}}
+  trials: 2
+  seeds: 1
+seeds: 6
+"""
+
+
+@pytest.mark.slow
+def test_a_study_may_ask_whether_tuning_helps(run, trainer, tmp_path):
+    trainer.nll = lambda cell: 2.0 - float(values_of(cell).get("optimizer.lr", 0.0))
+    assert run(study=HELPS) == 0
+    default, tuned = plan_of(tmp_path).arms
+    assert (default.tuned, tuned.tuned.values["optimizer.lr"] in (0.25, 0.5)) == (None, True)
+    assert not {cell.run for cell in trainer.batches[-1][::2]} & {cell.run for cell in trainer.batches[-1][1::2]}
+
+
+@pytest.mark.slow
+def test_arms_that_are_searched_alike_or_tuned_to_be_alike_are_not_compared(run, trainer, capsys):
+    trainer.nll = lambda cell: 2.0
+    same = "The arm tuned (no overrides) means the same run as the baseline default: let each change something"
+    assert run(study=HELPS.replace("{tune: false}", "[]")) == 2
+    assert same in capsys.readouterr().err
+    assert not trainer.batches
+    half, quarter = (f"{{overrides: [optimizer.lr={rate}], tune: false}}" for rate in (0.5, 0.25))
+    study = HELPS.replace("{default: {tune: false}", f"{{default: {half}, quarter: {quarter}")
+    assert run(study=study) == 2  # whichever rate is chosen, an arm has it
+    assert "tuning has left no difference, so there is nothing to compare." in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -183,7 +238,8 @@ RATE = "optimizer.lr: {low: 1.0e-3, high: 0.1, log: true}"
         (f"tune: {{parameters: {{{RATE}}}, trials: 1}}", "leaves nothing to choose"),
         (f"tune: {{parameters: {{{RATE}}}, trials: many}}", "study.tune.trials (in study/mine.yaml) must be"),
         (f"tune: {{parameters: {{{RATE}}}, seeds: [305]}}", "has 305, which is a seed of the study"),
-        (f"tune: {{parameters: {{{RATE}}}, seeds: [1, 1]}}", "must be seeds that differ"),
+        (f"tune: {{parameters: {{{RATE}}}, seeds: [1, 1]}}", "study.tune.seeds (in study/mine.yaml) has 1 twice"),
+        (f"tune: {{parameters: {{{RATE}}}, seeds: []}}", "study.tune.seeds (in study/mine.yaml) is empty"),
         ("tune: {parameters: {}}", "study.tune.parameters (in study/mine.yaml) is empty"),
         ("tune: {parameters: {optimizer.lr: {low: 1, high: 1}}}", "a low below its high"),
         ("tune: {parameters: {optimizer.lr: {choices: [1]}}}", "a list of two choices at least"),

@@ -44,6 +44,12 @@ def test_a_cell_that_is_not_finished_is_no_mistake(outputs: Path) -> None:
     assert holds(outputs) == dict.fromkeys(STUDY_CHECKS, True) | {"cells": None}
 
 
+def test_cells_that_an_earlier_look_has_spared_are_not_missed(tmp_path: Path) -> None:
+    make_study(tmp_path, [MadeUpArm("base", 1.5), MadeUpArm("arm", 1.4)], seeds=9, planned_looks=(6, 9))
+    found = {finding.name: finding for finding in verify_named("made_up", tmp_path / "outputs", scoring=False)}
+    assert (found["cells"].passed, found["cells"].text) == (True, "12 of 18 finished, 6 not needed")
+
+
 @pytest.mark.parametrize("values", [{"fingerprint": "another"}, {"seed": 99}, {"config": {"seed": 99, "data": {}}}])
 def test_a_record_that_is_not_the_planned_one_is_found(outputs: Path, values: dict[str, object]) -> None:
     change(outputs, 0, **values)

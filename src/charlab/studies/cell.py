@@ -34,6 +34,7 @@ def write_cell(
     overrides: Sequence[str],
     code: str = "",
     protocol: str = "blocks",
+    split: str = "validation",
     *,
     sampled: bool = False,
 ) -> None:
@@ -46,6 +47,7 @@ def write_cell(
         overrides: overrides that reproduce the run on its own, for its record.
         code: hash of the code that the cell was planned with; "" if any code may run it.
         protocol: the evaluation protocol of the study; figures by `blocks` are computed in any case.
+        split: the part of the text that the study or search compares.
         sampled: whether to sample a text at the end, for the report.
     """
     at_end = [*(["sliding"] if protocol == "sliding" else []), *(["samples"] if sampled else [])]
@@ -53,6 +55,7 @@ def write_cell(
         "folder": str(folder.absolute()),
         "code": code,
         "protocol": protocol,
+        "split": split,
         "at_end": at_end,
         "definitions": extract(names) if (names := names_of_run(config)) else "",
         "overrides": list(overrides),
@@ -99,7 +102,9 @@ def run(file: Path) -> int:
             )
         try:
             config.at_end = [*config.get("at_end", []), *described["at_end"]]
-            train(config, folder, described["overrides"]).metric(described["protocol"])
+            record = train(config, folder, described["overrides"])
+            if record.status == "finished":  # only the first of several processes finishes the run
+                record.metric(described["protocol"], described["split"])
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from charlab.configuration.messages import nearest, one_sentence, similar
 from charlab.configuration.overrides import LONGEST_NAME, key_of, label, parse, short_keys, shortened
 from charlab.errors import UserError
-from charlab.studies.parameters import Tune, Tuned, check_settings, read_parameters, read_tune
+from charlab.studies.parameters import Tune, Tuned, check_settings, read_parameters, read_seeds, read_tune
 from charlab.types import PositiveFloat, PositiveInt, describe, display, fits
 
 FEWEST_AT_A_LOOK = 6  # seeds
@@ -176,7 +176,7 @@ def _arms(values: Mapping[str, Any], where: str) -> tuple[Arm, ...]:
     if values["kind"] == "scaling" and arms and sizes:
         arms = [
             replace(
-                sized := _arm(f"{arm.name}+{size}", list(overrides or ()), where),
+                sized := _arm(f"{arm.name}+{size}", overrides, where),
                 overrides=(*arm.overrides, *sized.overrides),
                 factors={"family": arm.name, "size": str(size)},
             )
@@ -297,6 +297,8 @@ def _check_scaling(values: Mapping[str, Any], where: str) -> None:
         if sizes or held_out is not None:
             raise UserError(f"study.sizes and study.held_out{where} need study.kind=scaling.")
         return
+    if not where:
+        raise UserError("study.kind=scaling needs a study with arms, and an ordinary sweep has none.")
     for key, absent in (("metric", "nll"), ("looks", None), ("tune", None), ("grid", None)):
         if values[key] != absent:
             raise UserError(f"study.{key}{where} has no place in a scaling study: leave it out.")
@@ -338,15 +340,12 @@ def _looks(looks: list[int] | None, where: str) -> tuple[int, ...]:
 def _seeds(seeds: int | list[int], looks: tuple[int, ...], where: str) -> tuple[int, ...]:
     if looks and isinstance(seeds, int):
         seeds = looks[-1]
-    listed = tuple(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else tuple(seeds)
+    listed = read_seeds(seeds, FIRST_SEED, "study.seeds")
     if looks and len(listed) != looks[-1]:
         raise UserError(
             f"study.seeds{where} lists {len(listed)} seeds, but the last of study.looks is at {looks[-1]}: make them "
             "equal, or leave out the seeds."
         )
-    for seed in listed:
-        if listed.count(seed) > 1:
-            raise UserError(f"study.seeds has {seed} twice: give each seed once.")
     if len(listed) < 2:
         raise UserError(f"study.seeds={display(seeds)} is one seed, too few for a verdict: give at least six.")
     return listed

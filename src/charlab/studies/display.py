@@ -30,9 +30,9 @@ from charlab.quantities import clock, count
 from charlab.runs.folder import events_folder
 from charlab.studies.cell import read_cell
 from charlab.studies.definition import SHORTENED
-from charlab.studies.outcomes import Outcome, cell_path
+from charlab.studies.outcomes import Outcome, cell_path, last_line
 from charlab.studies.plan import Cell
-from charlab.studies.state import CellResult, StudyResults
+from charlab.studies.state import StudyResults
 
 SECONDS_BETWEEN_LOOKS = 0.5
 MOST_SHOWN = 4  # running cells
@@ -48,7 +48,7 @@ STYLES = {
 
 
 @contextmanager
-def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[None]:
+def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[Progress]:
     """Show the progress of cells while the block runs: a bar on a terminal or in a notebook, else a line per cell.
 
     Progress is read from the study's folder, so the cells may run on any machine.
@@ -79,7 +79,7 @@ def showing(study: Path, cells: Sequence[Cell], console: Console) -> Iterator[No
         live.start()
     thread.start()
     try:
-        yield
+        yield progress
     finally:
         stopped.set()
         thread.join()
@@ -137,7 +137,7 @@ class Progress:
 
     def line(self, cell: Cell, outcome: Outcome) -> str:
         """Return the line for a cell that has ended."""
-        why = f" ({reason})" if (reason := _last_line(outcome.reason)) else ""
+        why = f" ({reason})" if (reason := last_line(outcome.reason)) else ""
         took = f" after {clock(outcome.seconds)}" if outcome.exit_code is not None else ""  # else unknown
         return "  ".join([self._count, f"{cell.key} {outcome.fate}{took}{why}", *self._left()])
 
@@ -227,10 +227,10 @@ def seconds_left(took: Mapping[Cell, float], left: Mapping[Cell, float], at_once
     return max([sum(expected) / at_once, *expected]) if expected else 0.0
 
 
-def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int, console: Console) -> None:
+def print_cells(results: StudyResults, todo: Sequence[Cell], at_once: int, console: Console) -> None:
     """Print the state of every cell, and an estimate of how long the cells in `todo` will take, `at_once` at a time."""
     table = Table("arm", "seed", "status", "run", box=None, pad_edge=False)
-    due = {result.cell.key for result in todo}
+    due = {cell.key for cell in todo}
     for result in results.cells:
         notes = [note for note, holds in (("older code", result.older), ("to run", result.cell.key in due)) if holds]
         status = f"[{STYLES.get(result.status, 'red')}]{result.status}[/]" + "".join(f", {note}" for note in notes)
@@ -244,12 +244,12 @@ def print_cells(results: StudyResults, todo: Sequence[CellResult], at_once: int,
     plan = results.plan
     cells = f"{count(len(plan.cells), 'cell')}: {count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}"
     took = {result.cell: result.seconds for result in results.cells if result.status == "finished" and result.seconds}
-    seconds = seconds_left(took, {result.cell: 0.0 for result in todo}, at_once)
+    seconds = seconds_left(took, dict.fromkeys(todo, 0.0), at_once)
     how = f"with {at_once} at a time" if at_once > 1 else "one after the other"
     lasting = f", about {clock(seconds)} {how}" if seconds else ""
     if seconds is None and todo:
         lasting = ", how long that takes is unknown until the first has finished"
-    console.print(f"{cells}; {_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
+    console.print(f"{cells}; {status_counts(results)}; {len(todo)} to run{lasting}.", soft_wrap=True)
 
 
 def print_look(results: StudyResults, console: Console) -> None:
@@ -261,12 +261,12 @@ def print_look(results: StudyResults, console: Console) -> None:
 
 def print_summary(results: StudyResults, console: Console) -> None:
     """Print how many cells have finished, and for each of the others the reason and the command to run it alone."""
-    console.print(f"[bold]{escape(results.plan.name)}[/]: {_counts(results)}", soft_wrap=True)
+    console.print(f"[bold]{escape(results.plan.name)}[/]: {status_counts(results)}", soft_wrap=True)
     _print_notes(results, console)
     for result in results.cells:
         if result.status in ("finished", "missing", "running", "corrupt", "held back", "not needed"):
             continue
-        reason = escape(_last_line(result.reason) or "no reason known")
+        reason = escape(last_line(result.reason) or "no reason known")
         console.print(f"[red]{escape(result.cell.key)} {result.status}[/]: {reason}", soft_wrap=True)
         console.print(f"  again: {escape(command('train', *result.cell.overrides))}", soft_wrap=True)
         log = cell_path(results.folder, result.cell, ".log")
@@ -297,14 +297,11 @@ def print_shares(results: StudyResults, cells: Sequence[Cell], seconds: float, a
     )
 
 
-def _last_line(reason: str) -> str:
-    return reason.strip().rpartition("\n")[2].strip()
-
-
-def _counts(results: StudyResults) -> str:
-    counts = Counter(result.status for result in results.cells)
-    finished = counts.pop("finished", 0)
-    others = "".join(f", {number} {status}" for status, number in counts.items())
+def status_counts(results: StudyResults) -> str:
+    """Return how many cells have finished, and how many have which other status."""
+    by_status = Counter(result.status for result in results.cells)
+    finished = by_status.pop("finished", 0)
+    others = "".join(f", {number} {status}" for status, number in by_status.items())
     return f"{finished} of {len(results.cells)} finished{others}"
 
 

@@ -16,11 +16,11 @@ import numpy as np
 from scipy import stats
 
 from charlab.studies.definition import Expectation
+from charlab.studies.parameters import MOST_SEEDS
 
 Verdict = Literal["equivalent", "supported", "refuted", "inconclusive", "none"]
 
 LEVEL = 0.05
-MOST_SEEDS = 10_000  # no study has more
 _SIGN_PATTERNS = 99_999  # at most, of random sign flips
 _MINUS_MARGIN, _ZERO, _PLUS_MARGIN = range(3)
 

@@ -115,6 +115,7 @@ class _Keeper:
         self._files: dict[str, Stamp] = {}
         self._numbers = itertools.count()
         self._awaited: dict[int, tuple[Future[int], Future[int]]] = {}  # pid and exit code by a cell's number
+        self._ended = False
         self._lock = threading.Lock()
         self._reader = threading.Thread(target=self._read, name="forks", daemon=True)
         self._reader.start()
@@ -139,6 +140,8 @@ class _Keeper:
         request = {"file": str(file), "log": log.name, "cores": slot.cores, "environment": cell_environment(slot)}
         pid, exit_code = Future[int](), Future[int]()
         with self._lock:
+            if self._ended:  # nothing would read the request, which its pipe may still take
+                raise OSError("the fork server has ended")
             number = next(self._numbers)
             self._awaited[number] = pid, exit_code
             assert self._process.stdin is not None
@@ -161,7 +164,7 @@ class _Keeper:
     def _read(self) -> None:
         """Handle the keeper's replies until it ends."""
         assert self._process.stdout is not None
-        with self._process.stdout as replies:
+        with self._process.stdout as replies, contextlib.suppress(ValueError):  # half a line, if the keeper is killed
             for line in replies:
                 what, number, value = json.loads(line)
                 if what == "files":
@@ -169,6 +172,7 @@ class _Keeper:
                 else:
                     self._awaited[number][("pid", "exit code").index(what)].set_result(value)
         with self._lock:
+            self._ended = True
             for pid, exit_code in self._awaited.values():
                 if not pid.done():
                     pid.set_exception(OSError("the fork server could not be started"))

@@ -33,26 +33,25 @@ _IDLE = 3.0  # standard deviations; few studies have such a difference
 _LEVELS = np.geomspace(1e-7, 0.9999, 60)
 
 
-def spent(share: np.ndarray | float, rho: float = 1.0) -> np.ndarray:
-    """Return the share of the error rate that may be spent by a share of the seeds: share^ρ (Kim and DeMets 1987).
+def spent(share: np.ndarray | float) -> np.ndarray:
+    """Return the share of the error rate that may be spent by a share of the seeds (Kim and DeMets 1987, with ρ = 1).
 
-    With ρ = 1, a quarter of the seeds spends a quarter of the error rate: enough to end a study early at few seeds.
+    A quarter of the seeds spends a quarter of the error rate: enough to end a study early at few seeds.
     """
-    return np.asarray(share) ** rho
+    return np.asarray(share)
 
 
-def critical_values(looks: Sequence[int], level: float, rho: float = 1.0) -> np.ndarray:
+def critical_values(looks: Sequence[int], level: float) -> np.ndarray:
     """Return the critical value of the one-sided t-statistic at each look.
 
     Args:
         looks: number of seeds at each look, increasing; the first at least 2.
         level: one-sided error rate of all looks together.
-        rho: exponent of the spending function.
     """
-    return -special.stdtrit(np.subtract(looks, 1), special.ndtr(-_critical_scores(tuple(looks), level, rho)))
+    return -special.stdtrit(np.subtract(looks, 1), special.ndtr(-_critical_scores(tuple(looks), level)))
 
 
-def sequential_p(p: np.ndarray, look: int, looks: Sequence[int], rho: float = 1.0) -> np.ndarray:
+def sequential_p(p: np.ndarray, look: int, looks: Sequence[int]) -> np.ndarray:
     """Return the smallest level at which a one-sided t-test is significant at a look, all looks taken together.
 
     The minimum over the looks so far is a p-value: without an effect, it is at most α with a probability of α at most.
@@ -61,15 +60,14 @@ def sequential_p(p: np.ndarray, look: int, looks: Sequence[int], rho: float = 1.
         p: one-sided p-values of the t-test over the seeds so far, of any shape.
         look: index of the look.
         looks: number of seeds at each look.
-        rho: exponent of the spending function.
 
     Returns:
         The levels, from 1e-7 to 1.
     """
     if look == 0:  # exact
-        return np.clip(p / spent(looks[0] / looks[-1], rho), _LEVELS[0], 1.0)
+        return np.clip(p / spent(looks[0] / looks[-1]), _LEVELS[0], 1.0)
     score = -special.ndtri(np.maximum(p, 1e-300))
-    boundaries = _boundaries(tuple(looks), rho)[:, look]
+    boundaries = _boundaries(tuple(looks))[:, look]
     found = np.exp(np.interp(-score, -boundaries, np.log(_LEVELS)))
     return np.where(score < boundaries[-1], 1.0, found)
 
@@ -81,15 +79,15 @@ def idle_looks(looks: Sequence[int], num_arms: int) -> dict[int, float]:
 
 
 @cache
-def _boundaries(looks: tuple[int, ...], rho: float) -> np.ndarray:
+def _boundaries(looks: tuple[int, ...]) -> np.ndarray:
     """Return the critical scores (levels, looks) at each of the levels of `_LEVELS`; they decrease with the level."""
-    scores = np.stack([_critical_scores(looks, level, rho) for level in _LEVELS])
+    scores = np.stack([_critical_scores(looks, level) for level in _LEVELS])
     return np.minimum.accumulate(scores, axis=0)
 
 
-def _critical_scores(looks: tuple[int, ...], level: float, rho: float) -> np.ndarray:
+def _critical_scores(looks: tuple[int, ...], level: float) -> np.ndarray:
     """Return the critical values of the looks as normal scores."""
-    rates = np.diff(level * spent(np.divide(looks, looks[-1]), rho), prepend=0.0)
+    rates = np.diff(level * spent(np.divide(looks, looks[-1])), prepend=0.0)
     scores = np.empty(len(looks))
     inside = np.diff(special.ndtr(EDGES))  # (bins,) probability of each, without a significant look so far
     for look, rate in enumerate(rates):

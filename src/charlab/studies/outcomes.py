@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -73,9 +72,13 @@ class Outcome:
         return outcome
 
 
-@contextmanager
-def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
-    """Hold the lock of a file, which the system releases even if the holder is killed.
+def last_line(reason: str) -> str:
+    """Return the last line of a reason, which names the error in a traceback."""
+    return reason.strip().rpartition("\n")[2].strip()
+
+
+def held(path: Path, *, timeout: float = -1) -> AbstractContextManager[object]:
+    """Lock a file until the context ends; the system releases the lock even if its holder is killed.
 
     Args:
         path: the lock file, which remains afterwards.
@@ -85,8 +88,7 @@ def held(path: Path, *, timeout: float = -1) -> Iterator[None]:
         TimeoutError: if the lock is still held after `timeout` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(path).acquire(timeout=timeout):
-        yield
+    return filelock.FileLock(path).acquire(timeout=timeout)
 
 
 def is_held(path: Path) -> bool:
@@ -100,13 +102,10 @@ def is_held(path: Path) -> bool:
         return True
 
 
-@contextmanager
-def sweeping(study: Path) -> Iterator[None]:
+def sweeping(study: Path) -> AbstractContextManager[object]:
     """Lock a study's folder against a second sweep."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(held(study / "sweep.lock", timeout=SECONDS_TO_PROBE))
-        except TimeoutError:
-            told = f"Another process is running the study in {study} right now: wait for it, or end it."
-            raise UserError(told) from None
-        yield
+    try:
+        return held(study / "sweep.lock", timeout=SECONDS_TO_PROBE)
+    except TimeoutError:
+        told = f"Another process is running the study in {study} right now: wait for it, or end it."
+        raise UserError(told) from None

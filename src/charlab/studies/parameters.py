@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 NOT_ON_REPORTED_TEXT = (
     "is reported, so nothing may be chosen on it: choose on dev, which is the first part of the train text."
 )
+MOST_SEEDS = 10_000
 FIRST_TUNING_SEED = 105  # the first seed of an arm's trials, away from the seeds of cells
 _RANGE: dict[str, Any] = {"low": None, "high": None, "step": None, "log": False}
 PARAMETER_KEYS = (*_RANGE, "choices")
@@ -112,6 +114,18 @@ def _parameter(given: str, value: Any) -> Parameter:
     return Parameter(low, high, log, step)
 
 
+def read_seeds(seeds: int | list[int], first: int, given: str) -> tuple[int, ...]:
+    """Return the seeds that a file lists, or as many as it says, counted from `first`."""
+    if isinstance(seeds, int):
+        if seeds > MOST_SEEDS:
+            raise UserError(f"{given} is {seeds:,}: no study has more than {MOST_SEEDS:,} seeds.")
+        return tuple(range(first, first + seeds))
+    for seed, times in Counter(seeds).items():
+        if times > 1:
+            raise UserError(f"{given} has {seed} twice: give each seed once.")
+    return tuple(seeds)
+
+
 @dataclass(frozen=True)
 class Tune:
     """How a study tunes every arm before its cells run: `study.tune`.
@@ -159,10 +173,9 @@ def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tu
         raise UserError(f"study.tune.split={values['split']}{where} {NOT_ON_REPORTED_TEXT}")
     if values["trials"] < _FEWEST_TRIALS:
         raise UserError(f"study.tune.trials={values['trials']}{where} leaves nothing to choose: give at least two.")
-    own = values["seeds"]
-    own = tuple(range(FIRST_TUNING_SEED, FIRST_TUNING_SEED + own)) if isinstance(own, int) else tuple(own)
-    if not own or len(set(own)) < len(own):
-        raise UserError(f"study.tune.seeds{where} must be seeds that differ, not {display(list(own))}.")
+    own = read_seeds(values["seeds"], FIRST_TUNING_SEED, f"study.tune.seeds{where}")
+    if not own:
+        raise UserError(f"study.tune.seeds{where} is empty: give one seed or more.")
     if shared := sorted(set(own) & set(seeds)):
         raise UserError(
             f"study.tune.seeds{where} has {shared[0]}, which is a seed of the study: tune with seeds that no cell has."

@@ -26,6 +26,7 @@ from charlab.quantities import count, joined
 from charlab.runs.identity import Identity, fingerprint, sources
 from charlab.runs.store import differences, locate
 from charlab.studies.definition import Arm, Definition, Rerun, Settings, check_names, grid_arms, read
+from charlab.studies.parameters import Tune
 from charlab.studies.plan import Cell, Plan
 
 MANY_ARMS = 10  # from this many arms on, announce their checks
@@ -54,7 +55,7 @@ class Planner:
         fixed = [f"{key}={value}" for key, value in (params or {}).items()]
         self.given = [override for override in [*fixed, *typed] if key_of(override) != "force"]
         self.output_dir = Path()
-        self.notes: list[str] = []  # to be shown before anything else, once there is a plan
+        self.notes: list[str] = []  # to be shown before the first cell runs
 
     def plan(self, command: str, console: Console | None = None) -> Plan:
         """Return the plan.
@@ -93,7 +94,7 @@ class Planner:
         ]
         if moved:
             self.notes = [f"{edited(moved, 'cell', 'study')} (study.rerun=[] keeps the earlier figures)."]
-        _check_distinct(arms, [of_arm[0].run.rpartition("/")[2] for of_arm in cells])
+        _check_distinct(arms, [of_arm[0].fingerprint for of_arm in cells], definition.tune)
         return Plan(
             name=definition.name or self._sweep_name(),
             baseline=arms[0].name,
@@ -263,16 +264,20 @@ def _common_seed(configs: Sequence[DictConfig]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str]) -> None:
-    """Check that no two arms describe the same run."""
+def _check_distinct(arms: Sequence[Arm], meanings: Sequence[str], tune: Mapping[str, Tune]) -> None:
+    """Check that no two arms describe the same run, unless it is still to be tuned differently."""
     seen: dict[str, Arm] = {}
     for arm, meant in zip(arms, meanings, strict=True):
-        former = seen.setdefault(meant, arm)
+        search = None if arm.tuned else tune.get(arm.name)
+        former = seen.setdefault(f"{meant} {search}", arm)
         if former is not arm:
             role = "the baseline" if former is arms[0] else "the arm"
+            advice = "let each change something that decides the outcome"
+            if arm.tuned or former.tuned:
+                advice = "tuning has left no difference, so there is nothing to compare"
             raise UserError(
                 f"The arm {arm.name} ({', '.join(arm.overrides) or 'no overrides'}) means the same run as {role} "
-                f"{former.name}: let each change something that decides the outcome."
+                f"{former.name}: {advice}."
             )
 
 

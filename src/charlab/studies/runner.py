@@ -260,8 +260,7 @@ def _affinity(cores: Sequence[int]) -> Iterator[None]:
 
 def _end(process: Process, first: signal.Signals) -> None:
     """Send a signal to a process and its children; kill them after a timeout or on a second Ctrl-C."""
-    with contextlib.suppress(ProcessLookupError):
-        _signal_group(process, first)
+    _signal_group(process, first)
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         process.wait(SECONDS_TO_END)
     _kill_rest(process)
@@ -269,8 +268,7 @@ def _end(process: Process, first: signal.Signals) -> None:
 
 def _kill_rest(process: Process) -> None:
     """Kill what remains of a process and its children."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
+    _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
     process.wait()
     if isinstance(process, subprocess.Popen) and process.stdin is not None:
         process.stdin.close()
@@ -278,10 +276,11 @@ def _kill_rest(process: Process) -> None:
 
 def _signal_group(process: Process, number: signal.Signals) -> None:
     """Send a signal to a process and its children; on Windows, which has no process groups, end the process."""
-    if hasattr(os, "killpg"):
-        os.killpg(process.pid, number)
-    else:
-        os.kill(process.pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended; macOS forbids it for a zombie
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid, signal.SIGTERM)
 
 
 def _out_of_memory_kills() -> int:

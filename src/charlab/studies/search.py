@@ -27,7 +27,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, in_file, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
 from charlab.studies.planner import edited, find_cells, is_shared, merged, run_values
@@ -173,7 +173,7 @@ class Trials:
                 with showing(self.folder, cells, console):
                     for cell in cells:
                         file, run = cell_path(self.folder, cell, ".yaml"), Store(self.output_dir).folder(cell.run)
-                        write_cell(file, self._configs[cell.run], run, cell.overrides, cell.code)
+                        write_cell(file, self._configs[cell.run], run, cell.overrides, cell.code, split="dev")
                     executor.run(self.folder, cells)
                 trials = self.all()
                 if not all(trials[number].ended for number in batch):
@@ -189,7 +189,8 @@ class Trials:
             raise UserError(f"{file} is corrupt: delete it to start the search over.") from error
         if former != self._meant:
             raise UserError(
-                f"The search in {self.folder} has other parameters or settings: give this one another search.name."
+                f"The search in {self.folder} has other parameters or settings: give another search.name, or "
+                "study.name if it tunes the arm of a study."
             )
         for values in tried:
             self._add(values)
@@ -275,8 +276,7 @@ class Trials:
         outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
-        lines = outcome.reason.strip().splitlines()
-        return None, f"{outcome.fate}: {lines[-1].strip() if lines else 'no reason known'}"
+        return None, f"{outcome.fate}: {last_line(outcome.reason) or 'no reason known'}"
 
     def ranked(self) -> list[Trial]:
         """Return the trials with a result, those with the lowest loss first."""

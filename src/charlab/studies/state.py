@@ -15,7 +15,7 @@ from charlab.runs.draw import sample
 from charlab.runs.record import Record
 from charlab.runs.store import Run, Store
 from charlab.studies.costs import BY_BUDGET, COSTS, mismatch
-from charlab.studies.outcomes import Fate, Outcome
+from charlab.studies.outcomes import Fate, Outcome, last_line
 from charlab.studies.plan import Cell, Plan
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def read_results(plan: Plan, output_dir: Path, records: Path | None = None) -> S
     """
     store = Store(output_dir, records if records is not None else Path(plan.records))
     study = output_dir / "studies" / plan.name
-    results = StudyResults(plan, tuple(_read(cell, store, study) for cell in plan.cells), study)
+    results = StudyResults(plan, tuple(_read(cell, store, study, plan.protocol) for cell in plan.cells), study)
     return _at_looks(results) if plan.planned_looks else results
 
 
@@ -97,13 +97,14 @@ def _at_looks(results: StudyResults) -> StudyResults:
         if not result.ended or index < reached:
             return result
         if results.lacks_figure(result):  # without it, its look would never be reached
-            return CellResult(result.cell, "missing", f"Its run has not been scored by protocol={plan.protocol} yet.")
+            unscored = f"Its run has not been scored by protocol={plan.protocol} yet."
+            return CellResult(result.cell, "missing", result.reason or unscored)
         return CellResult(result.cell, "held back", older=result.older)
 
     return replace(results, cells=tuple(map(shown, results.cells)))
 
 
-def _read(cell: Cell, store: Store, study: Path) -> CellResult:
+def _read(cell: Cell, store: Store, study: Path, protocol: str) -> CellResult:
     outcome = Outcome.load(study, cell)  # first, so that a run that ends in between is read as ended
     found, unreadable = store.find(cell.run)
     corrupt = " ".join(unreadable.values())
@@ -118,7 +119,7 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
             return CellResult(
                 cell,
                 record.status,
-                corrupt or record.error or "",
+                corrupt or _later_failure(outcome, record, protocol) or record.error or "",
                 run,
                 older=older(run),
                 seconds=outcome.seconds if outcome is not None and known else sum(record.time.values()),
@@ -135,6 +136,18 @@ def _read(cell: Cell, store: Store, study: Path) -> CellResult:
     if begun is not None:
         return CellResult(cell, "interrupted", "It was started outside the study and not finished.", begun)
     return CellResult(cell, "missing", corrupt)
+
+
+def _later_failure(outcome: Outcome | None, record: Record, protocol: str) -> str:
+    """Return why a run that has ended lacks its figure, or was not run again; "" if neither is the case."""
+    if outcome is None or outcome.fate not in ("failed", "killed", "timed out"):
+        return ""
+    failed = f"{'was killed' if outcome.fate == 'killed' else outcome.fate}: {last_line(outcome.reason)}"
+    if record.status == "finished" and not record.has_figure(protocol):
+        return f"It has not been scored by protocol={protocol}; the study's latest attempt {failed}"
+    if outcome.started > (record.finished or record.started or ""):  # else it wrote this record, or another did later
+        return f"This is an earlier result; running it again {failed}"
+    return ""
 
 
 @dataclass(frozen=True)

@@ -106,23 +106,22 @@ def sweep(
 
     with nullcontext() if config.dry_run else executor:
         plan = planner.plan(command, console)
-        for note in planner.notes:
-            console.print(note, soft_wrap=True, markup=False, highlight=False)
         executor.check(planner.output_dir)
         if definition.tune:
             from charlab.studies.tuning import tune  # imported here: it needs Optuna
 
-            tuned = tune(definition, plan.name, planner, composer, executor, console, dry_run=config.dry_run)
+            tuned = tune(planner, plan.name, executor, console, dry_run=config.dry_run)
             if tuned is not None:
                 planner = plan_for(tuned)
                 plan = planner.plan(command, console)
+        for note in planner.notes:
+            console.print(note, soft_wrap=True, markup=False, highlight=False)
         if plan.metric == "seconds_to" and (reason := executor.competition(gpu=planner.may_use_gpus)):
             raise UserError(f"study.metric=seconds_to compares seconds, but {reason}.")
-        again = definition.rerun
         if config.dry_run:
-            rehearse(plan, planner.output_dir, console, again=again, at_once=executor.at_once)
+            rehearse(plan, planner.output_dir, console, again=definition.rerun, at_once=executor.at_once)
             return None
-        results = conduct(plan, planner.output_dir, launch, console, again=again)
+        results = conduct(plan, planner.output_dir, launch, console, again=definition.rerun)
     if any(result.ended for result in results.cells):
         from charlab.studies.report.writer import make_report  # imported here: it imports matplotlib
 
@@ -157,13 +156,11 @@ def conduct(
         (folder / STOP_FILE).unlink(missing_ok=True)
         try:
             for seeds in plan.planned_looks or (len(plan.seeds),):
-                before = read_results(plan, output_dir)
-                if due := _due(before, again, plan.seeds[:seeds], ran):
-                    cells = [_cell_to_run(result, before, again) for result in due]
-                    with showing(folder, cells, console):
+                if cells := _due(read_results(plan, output_dir), again, plan.seeds[:seeds], ran):
+                    with showing(folder, cells, console) as progress:
                         launch(folder, cells)
-                    _tell_never_begun(folder, cells)
-                ran |= {result.cell.key for result in due}
+                    _tell_never_begun(folder, len(cells) - len(progress.ended) - len(progress.running))
+                ran |= {cell.key for cell in cells}
                 if plan.planned_looks:
                     results = read_results(plan, output_dir)
                     if results.reached < seeds:
@@ -193,12 +190,11 @@ def _link_runs(results: StudyResults) -> None:
             link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
 
 
-def _tell_never_begun(folder: Path, cells: Sequence[Cell]) -> None:
-    never = sum(Outcome.load(folder, cell) is None for cell in cells)
+def _tell_never_begun(folder: Path, never: int) -> None:
     if never and not (folder / STOP_FILE).exists():
         jobs = folder / "jobs"
         why = f"the output of their jobs in {jobs} may say why, and " if jobs.exists() else ""
-        print(f"{count(never, 'cell')} never began: {why}the study's command runs them.", file=sys.stderr)
+        print(f"{count(never, 'cell')} never began: {why}the same command runs them.", file=sys.stderr)
 
 
 def _continued(plan: Plan, folder: Path) -> Plan:
@@ -210,31 +206,32 @@ def _continued(plan: Plan, folder: Path) -> Plan:
     return plan.continuing(former) if begun else plan
 
 
-def _due(
-    results: StudyResults, again: Sequence[Rerun], seeds: Sequence[int], ran: Collection[str] = ()
-) -> list[CellResult]:
-    """Return the cells to run with these seeds: those without a result and those to run again, except for `ran`."""
-    asked = [result for result in results.cells if result.cell.seed in seeds and result.cell.key not in ran]
-    return [result for result in asked if _is_due(result, results, again) or results.lacks_figure(result)]
+def _due(results: StudyResults, again: Sequence[Rerun], seeds: Sequence[int], ran: Collection[str] = ()) -> list[Cell]:
+    """Return the cells to run with these seeds: those without a result and those to run again, except for `ran`.
+
+    A cell that already has a result trains again, unless it only lacks a figure.
+    """
+    cells = []
+    for result in results.cells:
+        cell = result.cell
+        if cell.seed not in seeds or cell.key in ran:
+            continue
+        if _is_due(result, results.plan.time_limit, again):
+            trained = result.ended or result.status in ("corrupt", "held back")
+            cells.append(replace(cell, overrides=(*cell.overrides, "force=true")) if trained else cell)
+        elif results.lacks_figure(result):
+            cells.append(cell)
+    return cells
 
 
-def _is_due(result: CellResult, results: StudyResults, again: Sequence[Rerun]) -> bool:
+def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]) -> bool:
     if result.status == "not needed":
         return False
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
     if result.status == "timed out":  # only a longer limit can change the result
-        limit = results.plan.time_limit
-        return limit is None or (result.seconds is not None and limit > 1.1 * result.seconds)
+        return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
     return result.status not in ("finished", "diverged", "corrupt", "running", "held back")
-
-
-def _cell_to_run(result: CellResult, results: StudyResults, again: Sequence[Rerun]) -> Cell:
-    """Return a cell, with an override to train again if it already has a result and lacks no figure."""
-    completed = results.lacks_figure(result) and not _is_due(result, results, again)
-    if (result.ended and not completed) or result.status in ("corrupt", "held back"):
-        return replace(result.cell, overrides=(*result.cell.overrides, "force=true"))
-    return result.cell
 
 
 def _warn_of_few_seeds(plan: Plan, console: Console) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from charlab.configuration.compose import Composer
 from charlab.configuration.overrides import shortened
 from charlab.errors import UserError
 from charlab.quantities import count
@@ -21,29 +20,21 @@ from charlab.studies.planner import Planner
 from charlab.studies.search import SearchDefinition, Trial, Trials, check_own
 
 
-def tune(
-    definition: Definition,
-    study: str,
-    planner: Planner,
-    composer: Composer,
-    executor: Executor,
-    console: Console,
-    *,
-    dry_run: bool = False,
-) -> Definition | None:
+def tune(planner: Planner, study: str, executor: Executor, console: Console, *, dry_run: bool) -> Definition | None:
     """Run the trials that are missing, arm by arm, and return the definition with each arm's chosen values.
 
     Trials are kept, so an interrupted study resumes where it stopped.
 
     Args:
         planner: planner of the study, which has checked every arm.
+        study: name of the study.
         dry_run: whether to run nothing.
 
     Returns:
         The definition; None for a dry run in which trials are missing.
     """
-    tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
-    searches = {arm.name: _trials(arm, definition, study, planner, composer) for arm in tuned_arms}
+    definition = planner.definition
+    searches = {arm.name: _trials(arm, study, planner) for arm in definition.arms if arm.name in definition.tune}
     arms = {arm.name: arm for arm in definition.arms}
     for name, trials in searches.items():
         wanted = definition.tune[name]
@@ -55,33 +46,33 @@ def tune(
             trials.run(executor, console)
         found = trials.all()[: wanted.trials]  # a longer search of before must not favor the arm that had it
         ended = sum(trial.ended for trial in found)
-        if ended < wanted.trials and dry_run:
-            runs = len(searches) * wanted.trials * len(wanted.seeds)
-            console.print(f"Before these cells, {runs} runs tune {count(len(searches), 'arm')} on dev text.")
-            return None
         if ended < wanted.trials:
+            if dry_run:
+                runs = len(searches) * wanted.trials * len(wanted.seeds)
+                console.print(f"Before these cells, {runs} runs tune {count(len(searches), 'arm')} on dev text.")
+                return None
             raise UserError(
                 f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command "
                 "continues it."
             )
         tuned = _chosen(found, trials.output_dir, wanted, definition.margin, name)
-        values = composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
+        values = planner.composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
         arms[name] = replace(arms[name], overrides=(*arms[name].overrides, *values), tuned=tuned)
     return replace(definition, arms=tuple(arms.values()))
 
 
-def _trials(arm: Arm, definition: Definition, study: str, planner: Planner, composer: Composer) -> Trials:
-    wanted = definition.tune[arm.name]
+def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
+    wanted = planner.definition.tune[arm.name]
     check_own(wanted.parameters, "study.tune.parameters", "")
     search = SearchDefinition(
         name=shortened(f"{study}+{arm.name}"),
         parameters=wanted.parameters,
         trials=wanted.trials,
         seeds=wanted.seeds,
-        time_limit=definition.time_limit,
+        time_limit=planner.definition.time_limit,
     )
     try:
-        return Trials(search, composer, planner.overrides(arm))
+        return Trials(search, planner.composer, planner.overrides(arm))
     except UserError as error:
         raise UserError(f"The arm {arm.name} cannot be tuned: {error}") from None
 

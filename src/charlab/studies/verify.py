@@ -19,6 +19,7 @@ from charlab.quantities import count, joined
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 from charlab.runs.verify import Finding, RunToVerify, verify_run
+from charlab.studies.display import status_counts
 from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.state import StudyResults, read_results
 
@@ -54,8 +55,10 @@ def verify_named(
     for folder in (Path(name), studies / name):
         if (folder / FILE_NAME).is_file():
             results = read_results(Plan.load(folder), output_dir)
-            yield from _study_findings(results)
-            yield from _cell_findings(results, scoring, path, trust)
+            finished = [result for result in results.cells if result.status == "finished"]
+            known = {result.cell.key: result.record for result in finished if result.record is not None}
+            yield from _study_findings(results, known)
+            yield from _cell_findings(known, scoring, path, trust)
             return
     try:
         record = Record.load(Store(output_dir).named(name))
@@ -67,11 +70,10 @@ def verify_named(
     yield from verify_run(RunToVerify(record, path, trust), scoring=scoring)
 
 
-def _study_findings(results: StudyResults) -> Iterator[Finding]:
-    """Yield the findings that concern a study as a whole."""
-    plan, known = results.plan, dict(_finished(results))
-    missing = len(plan.cells) - len(known)
-    yield Finding("cells", None if missing else True, f"{len(known)} of {len(plan.cells)} are finished")
+def _study_findings(results: StudyResults, known: Mapping[str, Record]) -> Iterator[Finding]:
+    """Yield the findings that concern a study as a whole, given the records of its finished cells."""
+    plan = results.plan
+    yield Finding("cells", True if results.finished else None, status_counts(results))
     others = [key for key, record in known.items() if not _is_planned(plan, key, record)]
     said = f"not the planned run: {joined(others)}" if others else "each record has the planned fingerprint and seed"
     yield Finding("plan", not others, said)
@@ -110,17 +112,10 @@ def _windows(record: Record) -> dict[str, Any]:
     return data | {"text": record.corpus.get("sha256")}
 
 
-def _finished(results: StudyResults) -> Iterator[tuple[str, Record]]:
-    """Yield the key and the record of each finished cell."""
-    for result in results.cells:
-        if result.status == "finished" and result.record is not None:
-            yield result.cell.key, result.record
-
-
-def _cell_findings(results: StudyResults, scoring: bool, path: str | None, trust: bool) -> Iterator[Finding]:
+def _cell_findings(known: Mapping[str, Record], scoring: bool, path: str | None, trust: bool) -> Iterator[Finding]:
     """Yield each check of a run once, with what it found in all finished cells."""
     found: dict[str, dict[str, Finding]] = defaultdict(dict)
-    for key, record in _finished(results):
+    for key, record in known.items():
         for finding in verify_run(RunToVerify(record, path, trust), scoring=scoring):
             found[finding.name][key] = finding
     for name, by_cell in found.items():

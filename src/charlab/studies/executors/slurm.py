@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import getpass
+import hashlib
 import shutil
-import subprocess
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charlab.errors import UserError
 from charlab.studies.executors import Executor, usable_cores
-from charlab.studies.executors.slurm_queue import longest_array, outside_job, wait_for_queue
+from charlab.studies.executors.slurm_queue import cancel, longest_array, outside_job, wait_for_queue
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot, run_cell
 from charlab.types import PositiveInt
 
 
 class Slurm(Executor):
-    """Run each cell as a job of a job array; the jobs continue if this process is killed.
+    """Run each cell as a job of a job array.
+
+    If this process is killed, its jobs continue; the next one replaces those that are still pending.
 
     The arguments are submitit's without `slurm_`; see `conf/launcher/slurm.yaml`.
     """
@@ -59,7 +59,9 @@ class Slurm(Executor):
         import submitit
         from submitit.core.utils import FailedJobError
 
-        name, size = f"charlab-{uuid.uuid4().hex[:8]}", longest_array()
+        name = f"charlab-{hashlib.sha256(str(study.resolve()).encode()).hexdigest()[:8]}"  # always the study's
+        cancel(name, "--state=PENDING")  # left by a command that was killed: these cells include theirs
+        size = longest_array()
         executor = submitit.AutoExecutor(folder=study / "jobs" / "%j", cluster="slurm")
         fixed = {"name": name, "stderr_to_stdout": True, "slurm_signal_delay_s": 10}  # between warning and kill
         executor.update_parameters(**fixed, **self.parameters)
@@ -76,6 +78,6 @@ class Slurm(Executor):
             told = f"change what it names by {keys}, and run the command again."
             raise UserError(f"SLURM rejected the jobs ({reason}): {told}") from None
         except KeyboardInterrupt:
-            subprocess.run(["scancel", f"--user={getpass.getuser()}", f"--name={name}"], check=False)
+            cancel(name)
             wait_for_queue(name)
             raise

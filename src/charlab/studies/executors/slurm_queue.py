@@ -32,6 +32,12 @@ def longest_array() -> int:
     return max(1, int(settings.get("MaxArraySize", "1001")) - 1)
 
 
+def cancel(name: str, *options: str) -> None:
+    """Cancel the jobs with that name; options of scancel narrow them down."""
+    command = ["scancel", *options, f"--user={getpass.getuser()}", f"--name={name}"]
+    subprocess.run(command, stderr=subprocess.DEVNULL, check=False)  # it complains if there are none
+
+
 def wait_for_queue(name: str) -> None:
     """Wait until SLURM has no jobs with that name; retry while it does not answer."""
     queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]

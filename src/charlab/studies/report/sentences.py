@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from charlab.quantities import count, joined, nats, percent, ratio
-from charlab.studies.evidence import MOST_SEEDS, seeds_to_settle
+from charlab.studies.evidence import seeds_to_settle
+from charlab.studies.parameters import MOST_SEEDS
 
 if TYPE_CHECKING:
     from charlab.evaluation.bootstrap import TextInterval
