@@ -143,6 +143,16 @@ def test_the_longest_page_has_at_most_two_megabytes(finished_run):
     assert len(longest.page().encode()) < 2_000_000
 
 
+def test_a_character_that_the_model_finds_impossible_has_the_strongest_color(pair):
+    _, copied = pair
+    kept = np.load(copied.folder / "nll.npy")
+    kept[:2] = np.inf, np.nan
+    np.save(copied.folder / "nll.npy", kept)
+    marked = re.findall(r'<i class="c(\d+)[^>]*data-e="([^>]*)">', surprisal(copied, length=10)._repr_html_())
+    assert [level for level, _ in marked[:2]] == ["11", "11"]
+    assert ["∞ nats" in said for _, said in marked[:2]] == [True, False]
+
+
 def test_a_run_without_its_weights_shows_its_nll_alone(pair):
     _, copied = pair
     shutil.rmtree(copied.folder / "checkpoints")

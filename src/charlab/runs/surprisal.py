@@ -79,7 +79,7 @@ class Surprisal:
 
     def _mark(self, index: int) -> str:
         character, nll = self.text[index], float(self.nll[index])
-        level = LEVELS - 1 if nll != nll else min(LEVELS - 1, int(2 * max(nll, 0.0)))
+        level = LEVELS - 1 if nll != nll else int(min(LEVELS - 1, 2 * max(nll, 0.0)))  # it may be infinite
         line = ' n"' if character == "\n" else '"'
         said = f"{SIGNS.get(character, character)}  {fixed(nll, 2)} nats"
         said += f"\n{self.expected[index]}" if self.expected else ""
