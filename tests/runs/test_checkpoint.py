@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -144,3 +145,11 @@ def test_a_description_that_fits_no_model_is_refused(checkpoint, tmp_path, chang
 def test_a_run_that_is_not_there_is_not_called_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"There is no run .*nowhere"):
         charlab.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_in_the_root_folder_is_loaded(checkpoint, monkeypatch):
+    monkeypatch.setattr("charlab.runs.checkpoint.Store.named", lambda self, run: Path(run))
+    monkeypatch.setattr("charlab.runs.checkpoint.read_checkpoint", lambda path: checkpoint)
+    assert charlab.load("/last.ckpt")[0].context_length == 8
+    with pytest.raises(UserError, match="There is no run in /nowhere"):
+        charlab.requalify("/nowhere")

@@ -62,7 +62,7 @@ def load_with_checkpoint(
     config = contents.get("model_config")
     if not (isinstance(config, dict) and "_target_" in config):
         raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
-    _define(config, path.absolute().parents[1], trust=trust)
+    _define(config, path.absolute().parent.parent, trust=trust)
     _refuse_code(config, path)
     try:
         model = build_model(config, vocabulary_of(contents, path))

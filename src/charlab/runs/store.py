@@ -66,7 +66,7 @@ class Run:
 def run_at(path: Path) -> Run:
     """Return the run in a folder, or in an archive as ARCHIVE/NAME/FINGERPRINT."""
     if not (path / FILE_NAME).exists():
-        archive = Archive(path.absolute().parents[1])
+        archive = Archive(path.absolute().parent.parent)
         record = archive.record(f"{path.absolute().parent.name}/{path.name}")
         if record is not None:
             return Run(record, archive)
