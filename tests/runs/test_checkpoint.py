@@ -101,7 +101,9 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path):
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("target", ["os.mkdir", "charlab.models.decoding.torch.hub.load", "subprocess.run"])
+@pytest.mark.parametrize(
+    "target", ["os.mkdir", "charlab.models.decoding.torch.hub.load", "subprocess.run", "torch.relu"]
+)
 def test_a_model_that_is_a_function_is_not_called(checkpoint, tmp_path, target):
     path, sprung = tmp_path / "last.ckpt", tmp_path / "sprung"
     checkpoint["model_config"]["mixer"] = {"_target_": target, "path": str(sprung)}

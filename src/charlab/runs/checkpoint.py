@@ -163,5 +163,5 @@ def _refuse_code(config: Any, path: Path) -> None:
     except Exception as error:  # importing a user's module can raise any exception
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
-    if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
+    if not is_module and not str(getattr(constructor, "__module__", "")).startswith("charlab.models."):  # or None
         raise UserError(f"{target} in {path} is not a torch.nn.Module, so it was not called: do not trust this file.")
