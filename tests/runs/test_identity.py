@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
-from charlab.runs.identity import fingerprint, reads_evaluations
+from charlab.data.corpora import Corpus
+from charlab.runs.identity import fingerprint, load_corpus, reads_evaluations
 from tests.runs.conftest import TINY
 
 
@@ -237,3 +238,18 @@ def test_a_text_that_is_edited_is_another(config, tmp_path):
     before = fingerprint(config)
     path.write_text("not to be or to be " * 40 + "?")
     assert fingerprint(config) != before
+
+
+class Inline:
+    """A corpus whose text is in the configuration itself."""
+
+    def __init__(self, *, text):
+        self.text = text
+
+    def load(self):
+        return Corpus.of("inline", self.text)
+
+
+def test_a_text_too_long_for_the_name_of_a_file_is_none():
+    node = {"_target_": f"{__name__}.Inline", "text": "to be or not to be " * 40}
+    assert load_corpus(OmegaConf.create({"data": {"corpus": node}})).text == node["text"]

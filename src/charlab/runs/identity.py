@@ -292,7 +292,7 @@ def load_corpus(config: DictConfig) -> Corpus:
     path = corpus.get("path")
     files = [] if path is None else files_of(path)
     files += [Path(value) for value in corpus.values() if isinstance(value, str) and value != path]
-    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
+    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if os.path.isfile(f))
     return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
 
 
