@@ -134,6 +134,15 @@ def test_a_page_holds_the_passage_and_loads_nothing(finished_run, tmp_path, caps
     assert not re.search(r"https?:|<script|<link|src=", html)
 
 
+def test_the_pages_of_a_run_and_of_the_same_by_other_code_are_apart(finished_run, tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in (finished_run.fingerprint, f"{finished_run.fingerprint}-0123456789ab"):
+        shutil.copytree(finished_run.folder, outputs / "runs" / "tiny" / name)
+        assert main(["runs", "show", name, "length=10", f"output_dir={outputs}"]) == 0
+    pages = [f"show-{finished_run.fingerprint[:8]}.html", f"show-{finished_run.fingerprint}-0123.html"]
+    assert [path.name for path in sorted(outputs.glob("*.html"), key=lambda path: len(path.name))] == pages
+
+
 def test_the_longest_page_has_at_most_two_megabytes(finished_run):
     shown = surprisal(finished_run, length=100)
     times = LONGEST // 100

@@ -15,6 +15,7 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import fixed
+from charlab.runs.listing import short_name
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 from charlab.runs.text import own_corpus, own_nll, own_slices
@@ -117,7 +118,7 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
     if record.causality.get("leaks"):
         note = f"The model leaks, so its figures mean nothing: {record.causality['reason']} {note}"
     bound = "≤ " if entry["likelihood"] == "bound" else ""
-    title = f"{record.name} {record.folder.name[:8]}: {bound}{fixed(entry['nll'])} nats per character"
+    title = f"{record.name} {short_name(record.folder)}: {bound}{fixed(entry['nll'])} nats per character"
     return Surprisal(title, note.strip(), text[start + given : stop + given], nll[start:stop], expected)
 
 
@@ -168,6 +169,6 @@ def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], cons
     record = Record.load(Store(output_dir).named(runs[0]))
     trust = options["trust"].lower() == "true"
     page = surprisal(record, int(options["start"]), int(options["length"]), trust=trust).page().encode()
-    file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
+    file = Path(options["page"] or output_dir / f"show-{short_name(record.folder)}.html")
     write_atomically(file, lambda stream: stream.write(page))
     console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)
