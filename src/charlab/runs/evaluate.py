@@ -73,7 +73,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     looks = _count_look(record.folder) if metrics[0]["split"] == "test" else None  # before the figure is shown
     print_results(shown, console)
     try:
-        _keep(record.folder, metrics[0], is_last=config.checkpoint == "last")
+        _keep(record, metrics[0], is_last=config.checkpoint == "last")
     except UserError as error:  # for example, a read-only folder
         console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     if looks is not None:
@@ -148,28 +148,31 @@ def _count_look(folder: Path) -> int:
         ) from error
 
 
-def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> None:
+def _keep(evaluated: Record, entry: dict[str, Any], *, is_last: bool) -> None:
     """Add an entry to the metrics of a finished run.
 
     Args:
-        folder: the run's folder.
+        evaluated: the run's record, as it was before the weights were read.
         entry: the entry.
         is_last: whether it is of the last checkpoint; a record holds the figures of no other.
 
     Raises:
-        UserError: if the run's own figures come from different code, or its folder is not writable.
+        UserError: if the weights have been replaced, the run's own figures come from different code, or its folder is
+            not writable.
     """
-    with locked(folder):
-        record = Record.load(folder)  # reread under the lock
+    with locked(evaluated.folder):
+        record = Record.load(evaluated.folder)  # reread under the lock
         if record.status != "finished" or not is_last:
             return
+        if record.finished != evaluated.finished:
+            raise UserError("They are of weights that the run has replaced since: give the same command again.")
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
         names = differing(record, {"model": record.config["model"], "data": data}, EVALUATION)
         if names and not record.is_by(identify(OmegaConf.create(record.config)).code):
             what = f"changed since: {', '.join(names[:3])}" if record.sources else "that of an earlier version"
             raise UserError(
                 f"They come from different code than the run's own figures ({what}): "
-                f"charlab.requalify({str(folder)!r}) tells whether today's code computes the same."
+                f"charlab.requalify({str(record.folder)!r}) tells whether today's code computes the same."
             )
         record.add_metric(entry)
         record.save()
