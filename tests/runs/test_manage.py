@@ -9,7 +9,7 @@ import pytest
 import charlab
 from charlab.cli import main
 from charlab.errors import UserError
-from charlab.runs.folder import locked
+from charlab.runs.folder import is_locked, locked
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 
@@ -131,6 +131,19 @@ def test_a_killed_run_is_not_taken_for_a_running_one(write, said):
     with locked(running.folder):
         assert [line.split()[2] for line in said()[1].splitlines()[1:3]] == ["stopped", "running"]
         assert Record.load(stopped.folder).status == "running"
+
+
+def test_a_lock_file_that_cannot_be_removed_is_no_error(tmp_path, monkeypatch):
+    """As on Windows while the lock is held."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as windows:
+        windows.setattr("charlab.runs.folder.os.unlink", refuse)
+        with locked(tmp_path / "run"):
+            assert is_locked(tmp_path / "run")
+    assert not is_locked(tmp_path / "run")
 
 
 @pytest.mark.parametrize(

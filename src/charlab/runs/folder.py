@@ -89,7 +89,8 @@ def locked(folder: Path) -> Iterator[None]:
             _remove(folder, _matching(folder, HYDRA))  # written for this run just before it began
         raise
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # safe, because no process waits for this lock
+        with contextlib.suppress(OSError):  # Windows refuses it; there, the release removes the file
+            os.unlink(lock.lock_file)  # safe, because no process waits for this lock
         lock.release()
         with contextlib.suppress(OSError):
             for made in (folder, *folder.parents[:3]):  # outputs/runs/NAME
