@@ -15,9 +15,10 @@ import charlab
 from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.archive import Archive
+from charlab.runs.identity import Identity
 from charlab.runs.record import Record
-from charlab.runs.requalify import repeat
-from charlab.runs.store import Store
+from charlab.runs.requalify import Repetition, record_requalification, repeat
+from charlab.runs.store import Run, Store
 from charlab.training.module import LanguageModelModule
 from tests.helpers.student import MODULES, edit, forget, reload, write
 from tests.helpers.warm import warm
@@ -406,6 +407,14 @@ def test_a_run_that_was_killed_keeps_the_clock_of_its_first_steps(run, pace, int
     record, printed = run(*PACED)
     assert "continuing from step 5" in printed
     assert record.clock[:7] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.6])
+
+
+def test_a_look_at_the_test_split_during_a_repetition_is_not_lost(copied):
+    repetition = Repetition(Run(copied), Identity("0" * 12, {"studentmodel": "1"}), (1,), {}, tolerance=0.0)
+    dataclasses.replace(copied, test_looks=1).save()
+    record_requalification(repetition)
+    kept = Record.load(copied.folder)
+    assert (kept.test_looks, kept.is_by(repetition.identity.code)) == (1, True)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from rich.console import Console
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
+from charlab.runs.folder import locked
 from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
@@ -156,14 +157,24 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
 
 def record_requalification(repetition: Repetition) -> None:
     """Add the code and fingerprint of a repetition without differences to the record, unless it has them."""
-    record, identity = repetition.run.record, repetition.identity
-    entry: dict[str, Any] = {"code": identity.code, "fingerprint": identity.fingerprint}
-    if record.is_by(identity.code) and identity.fingerprint in record.fingerprints:
+    run, identity = repetition.run, repetition.identity
+    if run.record.is_by(identity.code) and identity.fingerprint in run.record.fingerprints:
         return
-    entry |= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
-    record = dataclasses.replace(record, requalified=[*record.requalified, entry])
-    archive = repetition.run.archive
-    record.save() if archive is None else archive.add(record)
+    entry: dict[str, Any] = {
+        "code": identity.code,
+        "fingerprint": identity.fingerprint,
+        "points": len(repetition.steps),
+        "tolerance": repetition.tolerance,
+        "date": now(),
+    }
+|= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
+    if run.archive is not None:
+        run.archive.add(dataclasses.replace(run.record, requalified=[*run.record.requalified, entry]))
+        return
+    with locked(run.record.folder):
+        record = Record.load(run.record.folder)  # `charlab evaluate` may have changed it during the repetition
+        record.requalified.append(entry)
+        record.save()
 
 
 class _AllPointsLogged(Exception):
