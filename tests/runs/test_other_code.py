@@ -15,6 +15,7 @@ import charlab
 from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.archive import Archive
+from charlab.runs.draw import sample
 from charlab.runs.identity import Identity
 from charlab.runs.record import Record
 from charlab.runs.requalify import Repetition, record_requalification, repeat
@@ -260,6 +261,18 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     reload()
     assert cli.evaluate([f"run={record.folder}", "device=cpu", "protocol=blocks", "split=train"]) == 0
     assert Record.load(record.folder).metric("blocks", "train")
+
+
+def test_no_text_of_other_code_is_taken_for_a_sample_of_the_run(run, student, caplog):
+    record, _ = run()
+    edit(student / "studentparts.py", "1.0 * x", "3.0 * x")
+    reload()
+    assert sample(record) == ""
+    assert "its model has changed since: studentparts" in caplog.text
+    edit(student / "studentparts.py", "3.0 * x", "1.0 * x")
+    reload()
+    assert len(sample(record)) > 100
+    assert sample(record) == (record.folder / "samples.txt").read_text()
 
 
 @pytest.mark.slow

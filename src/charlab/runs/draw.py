@@ -16,9 +16,10 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.identity import changed_since
 from charlab.runs.plots import LOSS_PLOT, plot_loss
 from charlab.runs.record import Record
-from charlab.runs.store import Store
+from charlab.runs.store import Store, changes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 
 def sample(record: Record) -> str:
-    """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails."""
+    """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails.
+
+    It fails, with a warning, if the model's code has changed since the run: the text would be another model's.
+    """
     path = record.folder / SAMPLES
     if path.exists():
         return path.read_text(encoding="utf-8", errors="replace")
@@ -37,6 +41,8 @@ def sample(record: Record) -> str:
     from charlab.runs.checkpoint import load
 
     try:
+        if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
+            raise UserError(f"its model has {changes(names)}")
         text = _sampled(record, *load(record.folder))
     except Exception as error:  # a sample must not end a report; a user's model can raise any exception
         logging.getLogger("charlab").warning("There is no sample of %s (%s).", record.folder, error)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
@@ -27,7 +27,7 @@ from charlab.runs.code import EVALUATION
 from charlab.runs.display import print_results
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
-from charlab.runs.identity import differing, identify, load_corpus
+from charlab.runs.identity import changed_since, load_corpus
 from charlab.runs.record import SPLITS, Record
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
@@ -167,8 +167,7 @@ def _keep(evaluated: Record, entry: dict[str, Any], *, is_last: bool) -> None:
         if record.finished != evaluated.finished:
             raise UserError("They are of weights that the run has replaced since: give the same command again.")
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
-        names = differing(record, {"model": record.config["model"], "data": data}, EVALUATION)
-        if names and not record.is_by(identify(OmegaConf.create(record.config)).code):
+        if names := changed_since(record, {"model": record.config["model"], "data": data}, EVALUATION):
             what = f"changed since: {', '.join(names[:3])}" if record.sources else "that of an earlier version"
             raise UserError(
                 f"They come from different code than the run's own figures ({what}): "

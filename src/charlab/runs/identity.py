@@ -135,6 +135,12 @@ def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = (
     return changed(former, now)
 
 
+def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
+    """Return what `differing` does; nothing if today's code has reproduced the run."""
+    names = differing(record, part, always)
+    return [] if names and record.is_by(identify(OmegaConf.create(record.config)).code) else names
+
+
 def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
     """Return the digest of the definitions behind names of a notebook, as a run used them; None if they are not kept.
 
