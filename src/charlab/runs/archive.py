@@ -43,7 +43,7 @@ class Archive:
         if not path.exists():
             return {}
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]  # a sample may hold U+2028
             return {f"{line['name']}/{line['fingerprint']}": line for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is corrupt: restore it from version control.") from error
@@ -98,11 +98,9 @@ class Archive:
             self._add(record, sample, curves)
 
     def _add(self, record: Record, sample: str | None, curves: Sequence[str] | None) -> None:
-        key, runs, table = _key(record), self.folder / RUNS, self.folder / CURVES
-        lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
-        known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
-        sample = json.loads(known[key])["sample"] if sample is None else sample
-        known[key] = json.dumps(record.as_dict() | {"sample": sample}, ensure_ascii=False)
+        key, table = _key(record), self.folder / CURVES
+        known = Archive(self.folder)._lines  # other processes may have added some
+        known[key] = record.as_dict() | {"sample": known[key]["sample"] if sample is None else sample}
         if curves is not None:
             rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
             others = [row for row in rows if row.partition(",")[0] != key]
@@ -115,7 +113,7 @@ class Archive:
             return
         with self._locked():
             lines = Archive(self.folder)._lines  # other processes may have added some
-            self._write_lines({key: json.dumps(line, ensure_ascii=False) for key, line in lines.items() if key != run})
+            self._write_lines({key: line for key, line in lines.items() if key != run})
             table = self.folder / CURVES
             if table.exists():
                 rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
@@ -128,8 +126,8 @@ class Archive:
         with filelock.FileLock(self.folder / ".lock"):
             yield
 
-    def _write_lines(self, lines: Mapping[str, str]) -> None:
-        text = "".join(f"{lines[key]}\n" for key in sorted(lines))
+    def _write_lines(self, lines: Mapping[str, dict[str, Any]]) -> None:
+        text = "".join(f"{json.dumps(lines[key], ensure_ascii=False)}\n" for key in sorted(lines))
         write_atomically(self.folder / RUNS, lambda file: file.write(text.encode()))
 
     def _write_curves(self, rows: Sequence[str]) -> None:
