@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import json
@@ -70,7 +71,7 @@ class Archive:
         key = self._requalified.get(run, run)
         if key not in self._lines:
             return None
-        values = json.loads(json.dumps(self._lines[key]))  # a copy, so that the caller may change it
+        values = copy.deepcopy(self._lines[key])  # so that the caller may change it
         del values["sample"]
         return Record.of(values, self.folder / key)
 
@@ -94,30 +95,23 @@ class Archive:
             sample: the text that it sampled; None to keep the present one.
             curves: the lines of its `metrics.csv` below the header; None to keep the present ones.
         """
+        key = _key(record)
         with self._locked():
-            self._add(record, sample, curves)
-
-    def _add(self, record: Record, sample: str | None, curves: Sequence[str] | None) -> None:
-        key, table = _key(record), self.folder / CURVES
-        known = Archive(self.folder)._lines  # other processes may have added some
-        known[key] = record.as_dict() | {"sample": known[key]["sample"] if sample is None else sample}
-        if curves is not None:
-            rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
-            others = [row for row in rows if row.partition(",")[0] != key]
-            self._write_curves([*others, *(f"{key},{row}" for row in curves)])
-        self._write_lines(known)
+            lines = Archive(self.folder)._lines  # other processes may have added some
+            lines[key] = record.as_dict() | {"sample": lines[key]["sample"] if sample is None else sample}
+            if curves is not None:
+                self._replace_curves(key, curves)
+            self._write_lines(lines)
 
     def remove(self, run: str) -> None:
         """Remove the run NAME/FINGERPRINT from the files, if it is in them."""
         if run not in self._lines:
             return
         with self._locked():
-            lines = Archive(self.folder)._lines  # other processes may have added some
-            self._write_lines({key: line for key, line in lines.items() if key != run})
-            table = self.folder / CURVES
-            if table.exists():
-                rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
-                self._write_curves([row for row in rows if row.partition(",")[0] != run])
+            lines = Archive(self.folder)._lines
+            lines.pop(run, None)
+            self._write_lines(lines)
+            self._replace_curves(run, [])
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -130,11 +124,14 @@ class Archive:
         text = "".join(f"{json.dumps(lines[key], ensure_ascii=False)}\n" for key in sorted(lines))
         write_atomically(self.folder / RUNS, lambda file: file.write(text.encode()))
 
-    def _write_curves(self, rows: Sequence[str]) -> None:
-        rows = sorted(rows, key=lambda row: row.partition(",")[0])
-        text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *rows])
+    def _replace_curves(self, run: str, rows: Sequence[str]) -> None:
+        table = self.folder / CURVES
+        former = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
+        kept = [row for row in former if row.partition(",")[0] != run] + [f"{run},{row}" for row in rows]
+        kept.sort(key=lambda row: row.partition(",")[0])
+        text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *kept])
         packed = gzip.compress(text.encode(), mtime=0)
-        write_atomically(self.folder / CURVES, lambda file: file.write(packed))
+        write_atomically(table, lambda file: file.write(packed))
 
 
 def _key(record: Record) -> str:
