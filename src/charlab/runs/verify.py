@@ -72,8 +72,8 @@ def verify_run(run: RunToVerify, *, scoring: bool = True) -> Iterator[Finding]:
             yield Finding(name, *check(run))
         except UserError as error:
             yield Finding(name, False, str(error))
-        except Exception as error:  # files that were tampered with can raise any exception
-            yield Finding(name, False, f"it cannot be checked, since its record lacks something: {one_sentence(error)}")
+        except Exception as error:  # files that were tampered with, or a user's model, can raise any exception
+            yield Finding(name, False, f"it cannot be checked: {type(error).__name__}: {one_sentence(error)}")
 
 
 @dataclass
