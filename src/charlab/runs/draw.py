@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ def sample(record: Record) -> str:
     except Exception as error:  # a sample must not end a report; a user's model can raise any exception
         logging.getLogger("charlab").warning("There is no sample of %s (%s).", record.folder, error)
         return ""
-    with suppress(OSError, UserError):
+    with suppress(UserError):
         write_atomically(path, lambda file: file.write(text.encode()))
     return text
 
@@ -94,16 +94,18 @@ def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool
 
 
 def _drawn(record: Record, trust: bool) -> Iterator[tuple[str, Path]]:
-    if len(record.curves()):
-        yield "loss plot", plot_loss(record)
+    from matplotlib.image import imsave
+
     from charlab.runs.checkpoint import load
 
+    if len(record.curves()):
+        yield "loss plot", plot_loss(record)
     model, vocabulary = load(record.folder, trust=trust)  # defines what the sample needs as well
     if sample(record):
         yield "sample", record.folder / SAMPLES
     for name, image in _attention(record, model, vocabulary):
         path = record.folder / "attention" / (re.sub(r"[^\w.-]", "_", name) + ".png")
-        _write_png(path, image)
+        write_atomically(path, partial(imsave, arr=image, format="png"))
         yield "attention", path
 
 
@@ -123,11 +125,3 @@ def _attention(
     ids = torch.from_numpy(encode_part(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()
     length = min(_settings(record, "attention_maps").get("length", 32), record.config["data"]["context_length"])
     yield from attention_images(model, vocabulary, ids[: length + 1], f"step {record.steps:,}")
-
-
-def _write_png(path: Path, image: np.ndarray[Any, Any]) -> None:
-    from matplotlib.image import imsave
-
-    png = io.BytesIO()
-    imsave(png, image, format="png")
-    write_atomically(path, lambda file: file.write(png.getvalue()))
