@@ -245,6 +245,15 @@ def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run_tiny, copied, c
     assert (again.folder, nll(again)) == (copied.folder, nll(copied))
 
 
+def test_a_run_that_keeps_no_checkpoint_has_lost_none(overrides, capsys):
+    command = [*(given for given in overrides if not given.startswith("callbacks")), "callbacks=null"]
+    record = charlab.run(*command, "trainer.max_steps=2")
+    assert not (record.folder / "checkpoints").exists()
+    capsys.readouterr()
+    charlab.run(*command, "trainer.max_steps=2")
+    assert capsys.readouterr().out.startswith("This run is finished already")
+
+
 @pytest.mark.slow
 def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     record, _ = run()

@@ -143,9 +143,8 @@ class RunLocation:
         """Whether the run is finished but lacks its checkpoint, although checkpointing was not turned off."""
         if self.record is None or self.record.status != "finished" or (self.folder / CHECKPOINT).is_file():
             return False
-        trainer, callbacks = (self.record.config.get(key) for key in ("trainer", "callbacks"))
-        told = isinstance(trainer, dict) and trainer.get("enable_checkpointing") is False
-        return not told and not (isinstance(callbacks, dict) and callbacks.get("checkpointing") is None)
+        trainer, callbacks = (self.record.config.get(key) or {} for key in ("trainer", "callbacks"))
+        return trainer.get("enable_checkpointing") is not False and callbacks.get("checkpointing") is not None
 
     @property
     def finished(self) -> Record | None:
