@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from charlab.configuration.compose import register_resolver
 from charlab.configuration.overrides import concerns_sweep, key_of, text_of
-from charlab.curves import FILE_NAME as CURVES
-from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.quantities import joined
 from charlab.runs.archive import Archive
@@ -53,7 +51,7 @@ class Run:
         """Return its measurements, with the columns `charlab.curves.COLUMNS`."""
         if self.archive is not None:
             return self.archive.curves(self.record)
-        return read_curves(self.record.folder / CURVES)
+        return self.record.curves()
 
     def sample(self) -> str:
         """Return the text that it sampled when it finished; "" if there is none."""
@@ -244,17 +242,13 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
             f"The run in {folder} was {status_word(record)} by different code ({differences(record, identity)}): "
             f"{way}choose another hydra.run.dir, or replace it with force=true."
         )
-    former, now = (_accumulation(settings) for settings in (record.config, OmegaConf.to_container(config)))
+    former = (record.config.get("trainer") or {}).get("accumulate_grad_batches") or 1
+    now = config.trainer.get("accumulate_grad_batches") or 1
     if begun and former != now and (folder / CHECKPOINT).exists():
         raise UserError(
             f"The run in {folder} was started with trainer.accumulate_grad_batches={former}, not {now}: give that "
             "value again, or start over with force=true."
         )
-
-
-def _accumulation(config: object) -> object:
-    trainer = config.get("trainer") if isinstance(config, dict) else None
-    return (trainer.get("accumulate_grad_batches") if isinstance(trainer, dict) else None) or 1
 
 
 def status_word(record: Record) -> str:
