@@ -96,22 +96,22 @@ def print_summary(record: Record, console: Console) -> None:
     The sample is the beginning of `samples.txt` in the run's folder. The results come last, so that a small terminal
     still shows them.
     """
+    leaks = record.causality.get("leaks")
     if console.is_jupyter:  # which displays the record as a card
-        if record.metrics and not record.causality.get("leaks"):
-            console.print(_main_figure(record))
-        elif record.causality.get("leaks"):
-            console.print(_leak(record.causality))
+        if leaks or record.metrics:
+            console.print(_leak(record.causality) if leaks else _main_figure(record))
         return
     console.print()
     samples = record.folder / SAMPLES
     if samples.exists():
-        console.print(_sample(samples.read_text(encoding="utf-8", errors="replace")))
+        text = Text(_printable(samples.read_text(encoding="utf-8", errors="replace")))
+        console.print(Panel(text, title="sample", title_align="left", border_style="dim", expand=False))
     for label, value in _places(record.folder).items():
         console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # unwrapped, for copying
     console.print()
     console.print(_costs(record))
     print_results(record, console)
-    if record.metrics and not record.causality.get("leaks"):
+    if record.metrics and not leaks:
         console.print(_main_figure(record))
     if record.config.get("note"):
         console.print(f"{'note':<10} {record.config['note']}", highlight=False, markup=False)
@@ -184,18 +184,15 @@ def _results(record: Record) -> RenderableType:
     for heading in headings:
         table.add_column(heading, justify="right")
     for entry in record.metrics:
-        bound = "≤ " if entry["likelihood"] == "bound" else ""
-        nll, error, floor = entry["nll"], entry.get("standard_error"), record.floor.get(entry["split"])
-        style = "strike dim" if leaks else ""
-        perplexity = Text.assemble((_figure(entry["perplexity"], f"{bound}{{:.3f}}"), style))
-        row = [Text.assemble((_figure(nll, f"{bound}{{:.4f}}"), style))]
-        if has_errors:
-            row.append(Text(f"{error:.4f}" if error is not None else ""))
-        row += [Text.assemble((_figure(entry["bpc"], f"{bound}{{:.4f}}"), style)), perplexity]
+        error, floor = entry.get("standard_error"), record.floor.get(entry["split"])
+        *figures, shown_floor = _figures(entry, floor)
+        nll, bpc, perplexity = (Text.assemble((figure, "strike dim" if leaks else "")) for figure in figures)
+        row = [nll, *[Text("" if error is None else f"{error:.4f}")] * has_errors, bpc, perplexity]
         if leaks:
             row[-1] = Text.assemble(perplexity, (" leaks", "bold red"), _honest(record.causality, ", honest {}"))
         if has_floor and floor is not None:
-            row += [Text(f"{floor:.4f}", "dim"), Text(_figure(None if nll is None else nll - floor, "{:+.4f}", ""))]
+            gap = None if entry["nll"] is None else entry["nll"] - floor
+            row += [Text(shown_floor, "dim"), Text(_figure(gap, "{:+.4f}", ""))]
         table.add_row(Text(entry["split"]), entry["protocol"], *row)  # a text may be called [b].txt
     return Group(Text.assemble((record.name, "bold"), f"  {record.status}"), Text(), table, Text())
 
@@ -267,10 +264,6 @@ def _main_figure(record: Record) -> RenderableType:
     bound = "≤ " if entry["likelihood"] == "bound" else ""
     figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
     return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")
-
-
-def _sample(text: str) -> RenderableType:
-    return Panel(Text(_printable(text)), title="sample", title_align="left", border_style="dim", expand=False)
 
 
 def _printable(text: str) -> str:
