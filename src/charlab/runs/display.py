@@ -56,7 +56,7 @@ def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None
     try:
         complete(record, at_end)
     except UserError as error:  # for example, a read-only folder
-        _tell(console, str(error))
+        tell(console, str(error))
     console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
     console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
     if record.begun_by:
@@ -68,16 +68,17 @@ def announce(found: store.RunLocation, config: DictConfig, console: Console) -> 
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     for run, names in members_of_other_code(config).items():
         told = f"({store.changes(names)}): its weights now run in the changed model."
-        _tell(console, f"The run {run} was trained by different code {told}")
+        tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
         told = f"This run was {store.status_word(other)} by different code ({store.differences(other, found.identity)})"
         hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
-        _tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
+        tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:
-        _tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
+        tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
 
 
-def _tell(console: Console, sentence: str) -> None:
+def tell(console: Console, sentence: str) -> None:
+    """Print a sentence on one line, without marking numbers."""
     console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -24,7 +24,7 @@ from charlab.models.contract import LanguageModel
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION
-from charlab.runs.display import print_results
+from charlab.runs.display import print_results, tell
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
 from charlab.runs.identity import changed_since, load_corpus
@@ -110,23 +110,19 @@ def _another_text(
     entry: dict[str, Any] = {"split": split, "sha256": corpus.sha256}
     text = corpus.text
     unknown = sorted(character for character in set(text) if not vocabulary.knows(character))
-    if unknown and config.unknown == "skip":
-        text = text.translate({ord(character): None for character in unknown})
-        entry["left_out"] = 1 - len(text) / len(corpus.text)
+    if unknown:
         characters = count(len(unknown), "character")
-        console.print(
-            f"{entry['left_out']:.2%} of the text is left out: {characters} that the model does not know "
-            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}).",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    elif unknown:
-        raise UserError(
-            f"The model does not know {count(len(unknown), 'character')} of this text "
-            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}): skip unknown characters with "
-            "unknown=skip, or take another text."
-        )
+        shown = ", ".join([*map(repr, unknown[:8]), *["…"] * (len(unknown) > 8)])
+        if config.unknown == "error":
+            raise UserError(
+                f"The model does not know {characters} of this text ({shown}): skip unknown characters with "
+                "unknown=skip, or take another text."
+            )
+        known = text.translate({ord(character): None for character in unknown})
+        entry["left_out"] = 1 - len(known) / len(text)
+        told = f"{characters} that the model does not know ({shown})"
+        tell(console, f"{entry['left_out']:.2%} of the text is left out: {told}.")
+        text = known
     return entry, torch.from_numpy(vocabulary.encode(text))
 
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
+from charlab.runs.display import tell
 from charlab.runs.folder import locked
 from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
@@ -89,24 +90,15 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
     record, code = repetition.run.record, repetition.identity.code
     for step, metric in repetition.differing[:1]:
         former, now = repetition.values[step, metric]
-        console.print(
-            f"Today's code ({code}) does not reproduce {record.folder}: {metric} at step {step} is "
-            f"{'missing' if math.isnan(now) else now}, and was {former}.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        value = "missing" if math.isnan(now) else now
+        outcome = f"{metric} at step {step} is {value}, and was {former}"
+        tell(console, f"Today's code ({code}) does not reproduce {record.folder}: {outcome}.")
         return False
     record_requalification(repetition)
     elsewhere = "up to rounding, on another machine or with other libraries"
     how = "to the last digit" if repetition.on_same_machine else elsewhere
-    console.print(
-        f"Today's code ({code}) reproduces {len(repetition.values)} values up to step {repetition.steps[-1]} of "
-        f"{record.folder} {how}.",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    values = f"{len(repetition.values)} values up to step {repetition.steps[-1]}"
+    tell(console, f"Today's code ({code}) reproduces {values} of {record.folder} {how}.")
     return True
 
 
