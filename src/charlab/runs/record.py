@@ -142,9 +142,9 @@ class Record:
             return cls.of(json.loads(path.read_text(encoding="utf-8")), folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no run in {folder}: name a folder that holds a {FILE_NAME}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
 
     @classmethod
@@ -190,12 +190,11 @@ class Record:
         from charlab.runs.plots import draw_loss
 
         show_figures()
-        bound = any(entry["likelihood"] == "bound" for entry in self.metrics)
         return draw_loss(
             self.curves(),
             title=self.name,
             floor=self.floor.get("validation"),
-            likelihood="bound" if bound else "exact",
+            likelihood="bound" if any(entry["likelihood"] == "bound" for entry in self.metrics) else "exact",
             leaks=bool(self.causality.get("leaks")),
             log_steps=log_steps,
         )
