@@ -140,6 +140,11 @@ def test_an_optimizer_is_not_blamed_for_what_fails_below_it(train, interrupt_at,
     assert told.endswith("RuntimeError: a defect of charlab\n")
 
 
+def test_a_function_without_a_module_hides_no_error():
+    config = OmegaConf.create({"model": {"activation": {"_target_": "torch.tanh", "_partial_": True}}})
+    assert failed_part(RuntimeError("a defect"), config, {}, None) is None
+
+
 def test_the_line_that_torchs_compiler_names_counts():
     message = f"""Dynamo failed to run matmul: got RuntimeError('sizes')
   Hint: Your code may fail in eager mode, too.

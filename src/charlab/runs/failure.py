@@ -95,5 +95,5 @@ def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
 
 
 def _is_foreign(part: Any, key: str) -> bool:
-    package = part.__module__.partition(".")[0]
-    return package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))
+    package = (getattr(part, "__module__", None) or "").partition(".")[0]  # torch.tanh has None
+    return package not in ("", "charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))
