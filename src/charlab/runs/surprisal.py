@@ -128,6 +128,7 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
 
     from charlab.models.contract import AutoregressiveModel
     from charlab.runs.checkpoint import load
+    from charlab.runs.failure import naming_part
 
     try:
         model, vocabulary = load(record.folder, trust=trust)
@@ -143,7 +144,7 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
     names = [_name(piece) for piece in vocabulary.pieces]
     size = record.metric("blocks")["context_length"]
     said: dict[int, str] = {}
-    with torch.no_grad():
+    with naming_part(model), torch.no_grad():
         for first in range((max(1, int(tokens[0])) - 1) // size * size, int(tokens[-1]), size):
             window = ids[first : first + size + 1]
             logits = model(window[None, :-1])[0]  # (T, V)
