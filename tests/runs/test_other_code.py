@@ -20,6 +20,7 @@ from charlab.runs.identity import Identity
 from charlab.runs.record import Record
 from charlab.runs.requalify import Repetition, record_requalification, repeat
 from charlab.runs.store import Run, Store
+from charlab.runs.surprisal import surprisal
 from charlab.training.module import LanguageModelModule
 from tests.helpers.student import MODULES, edit, forget, reload, write
 from tests.helpers.warm import warm
@@ -270,6 +271,16 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     reload()
     assert cli.evaluate([f"run={record.folder}", "device=cpu", "protocol=blocks", "split=train"]) == 0
     assert Record.load(record.folder).metric("blocks", "train")
+
+
+def test_what_a_run_expected_is_not_known_of_other_code(run, student):
+    record, _ = run()
+    assert len(surprisal(record, length=10).expected) == 10
+    edit(student / "studentparts.py", "1.0 * x", "-x")
+    reload()
+    shown = surprisal(record, length=10)
+    assert (len(shown.nll), shown.expected) == (10, ())
+    assert shown.note.endswith("What the model expected is not known: its code has changed since: studentparts.")
 
 
 def test_no_text_of_other_code_is_taken_for_a_sample_of_the_run(run, student, caplog):

@@ -15,9 +15,10 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import fixed
+from charlab.runs.identity import changed_since
 from charlab.runs.listing import short_name
 from charlab.runs.record import Record
-from charlab.runs.store import Store
+from charlab.runs.store import Store, changes
 from charlab.runs.text import own_corpus, own_nll, own_slices
 
 LONGEST = 15_000  # characters on a page of at most 2 MB
@@ -132,6 +133,8 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
 
     try:
         model, vocabulary = load(record.folder, trust=trust)
+        if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
+            raise UserError(f"its code has {changes(names)}.")
     except UserError as error:
         return (), f"What the model expected is not known: {error}"
     if model.likelihood == "bound":
