@@ -296,6 +296,14 @@ def test_two_runs_are_compared(write, said, tmp_path):
     assert (tmp_path / "outputs" / "compare-aaaa-aaaa.png").exists()
 
 
+def test_the_code_of_two_runs_of_an_earlier_version_is_not_known(write, said):
+    for fingerprint in ("aaaa", "bbbb"):
+        record = write(fingerprint)
+        record.code, record.sources = None, {}
+        record.save()
+    assert "Their code is not known.\n" in said("compare", "aaaa", "bbbb")[1]
+
+
 def test_a_run_and_the_same_by_other_code_are_told_apart(write, said, tmp_path, monkeypatch):
     write("abcd11112222", 1.5)
     write("abcd11112222-0123456789ab", 1.4)
