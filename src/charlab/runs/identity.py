@@ -149,7 +149,7 @@ def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         text = (record.folder / definitions.FILE_NAME).read_text(encoding="utf-8")
         if digest_of(text) == record.sources.get(definitions.MAIN):
-            return digest_of(definitions.narrow(text, names))
+            return digest_of(definitions.extract(names, text))
     return None
 
 
