@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from charlab.runs.display import print_results, tell
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
 from charlab.runs.identity import changed_since, load_corpus
-from charlab.runs.record import SPLITS, Record
+from charlab.runs.record import SPLITS, Record, parts_of_batch
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
@@ -181,9 +180,7 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     """
     if model.likelihood == "bound":
         return int(config["data"]["batch_size"])
-    parts = (config["trainer"].get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
-    divisor = math.prod(part for part in parts if isinstance(part, int) and part > 0)
-    return max(1, config["data"]["batch_size"] // divisor)
+    return max(1, config["data"]["batch_size"] // parts_of_batch(config["trainer"]))
 
 
 def _protocol(config: DictConfig, trained: Mapping[str, Any]) -> EvaluationProtocol:

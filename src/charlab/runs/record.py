@@ -337,10 +337,14 @@ def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
     return value
 
 
+def parts_of_batch(trainer: Mapping[str, Any]) -> int:
+    """Return into how many micro-batches the settings of a trainer divide a batch, as far as they are numbers."""
+    factors = (trainer.get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
+    return math.prod(factor for factor in factors if isinstance(factor, int) and factor > 0)
+
+
 def _make_batch_global(config: dict[str, Any]) -> None:
     """Convert the batch size of a format 1 configuration to windows per optimizer step."""
     data, trainer = config.get("data"), config.get("trainer")
     if data and trainer and "batch_size" in data:
-        devices, nodes = (trainer.get(key) for key in ("devices", "num_nodes"))
-        for factor in (trainer.get("accumulate_grad_batches"), devices, nodes):
-            data["batch_size"] *= factor if isinstance(factor, int) and factor > 0 else 1
+        data["batch_size"] *= parts_of_batch(trainer)
