@@ -352,6 +352,15 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     assert [path.name for path in other.folder.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_killed_run_was_writing_is_removed_with_it(write, said):
+    record = write("aaaa", status="running")
+    for name in ("checkpoints/.last.ckpt.0a1b2c3d", ".record.json.x_y_z_12"):
+        (record.folder / name).parent.mkdir(exist_ok=True)
+        (record.folder / name).write_text("a part")
+    assert said("remove", "aaaa", "force=true")[0] == 0
+    assert not record.folder.exists()
+
+
 def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):
     record = write("aaaa", status="running")
     link = outputs / "studies" / "demo" / "runs" / "arm" / "305"

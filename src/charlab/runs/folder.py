@@ -14,7 +14,7 @@ import filelock
 from charlab.command import command
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
-from charlab.files import advice
+from charlab.files import advice, remove_leftovers
 from charlab.quantities import joined
 from charlab.runs.record import FILE_NAME
 
@@ -119,6 +119,7 @@ def remove(folder: Path) -> None:
     """Delete a run: what it wrote into its folder, and the folder if nothing else is in it."""
     try:
         with locked(folder):
+            remove_leftovers(folder, WRITTEN)
             _remove(folder, _matching(folder, (*WRITTEN, *TRACKERS, *HYDRA)))
     except OSError as error:
         raise UserError(f"{folder} cannot be deleted ({error.strerror}): {advice(error)}.") from error
