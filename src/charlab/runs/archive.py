@@ -68,8 +68,8 @@ class Archive:
 
     def record(self, run: str) -> Record | None:
         """Return the record of NAME/FINGERPRINT; None if there is none. A requalified run has two fingerprints."""
-        key = self._requalified.get(run, run)
-        if key not in self._lines:
+        key = run if run in self._lines else self._requalified.get(run)
+        if key is None:
             return None
         values = copy.deepcopy(self._lines[key])  # so that the caller may change it
         del values["sample"]
