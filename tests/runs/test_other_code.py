@@ -442,6 +442,13 @@ def test_a_run_that_was_killed_keeps_the_clock_of_its_first_steps(run, pace, int
     assert record.clock[:7] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.6])
 
 
+def test_a_requalified_run_is_found_by_both_fingerprints(run_tiny, copied, capsys):
+    entry = {"code": copied.code, "fingerprint": copied.fingerprint}
+    dataclasses.replace(copied, fingerprint="0" * 12, code="0" * 12, requalified=[entry]).save()
+    run_tiny(f"hydra.run.dir={copied.folder}")
+    assert "This run is finished already" in capsys.readouterr().out
+
+
 def test_a_look_at_the_test_split_during_a_repetition_is_not_lost(copied):
     repetition = Repetition(Run(copied), Identity("0" * 12, {"studentmodel": "1"}), (1,), {}, tolerance=0.0)
     dataclasses.replace(copied, test_looks=1).save()

@@ -150,7 +150,7 @@ class RunLocation:
         record, identity = self.record, self.identity
         if record is None or record.status != "finished" or self.has_lost_checkpoint:
             return None
-        same = record.fingerprint == identity.fingerprint and record.is_by(identity.code)
+        same = identity.fingerprint in record.fingerprints and record.is_by(identity.code)
         return record if same else None
 
 
@@ -230,7 +230,7 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
     record, identity, folder = found.record, found.identity, found.folder
     if record is None:
         return
-    if record.fingerprint != identity.fingerprint:
+    if identity.fingerprint not in record.fingerprints:
         raise UserError(
             f"{folder} holds another run, {record.name} with the fingerprint {record.fingerprint}: choose another "
             "hydra.run.dir, or replace it with force=true."
