@@ -309,17 +309,12 @@ def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]
             continue
         given = part.args
         positional = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
-        written = [
-            *zip(positional, given.defaults, strict=True),
-            *zip(given.kwonlyargs, given.kw_defaults, strict=True),
-        ]
-        actual = {
-            **dict(zip([each.arg for each in positional], function.__defaults__ or (), strict=False)),
-            **(function.__kwdefaults__ or {}),
-        }
-        for parameter, default in written:
+        actual = inspect.signature(function).parameters
+        for parameter, default in zip(
+            [*positional, *given.kwonlyargs], [*given.defaults, *given.kw_defaults], strict=True
+        ):
             if isinstance(default, ast.Name) and parameter.arg in actual:
-                yield default.id, actual[parameter.arg]
+                yield default.id, actual[parameter.arg].default
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:
