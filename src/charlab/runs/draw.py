@@ -38,28 +38,24 @@ def sample(record: Record) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     if record.status != "finished" or not (record.folder / CHECKPOINT).is_file():
         return ""
+    from charlab.generation import sample_text
+    from charlab.models.side_effects import device_of, untouched_randomness
     from charlab.runs.checkpoint import load
 
     try:
         if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
             raise UserError(f"its model has {changes(names)}")
-        text = _sampled(record, *load(record.folder))
+        model, vocabulary = load(record.folder)
+        chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
+        length, temperature, seed = (chosen[name] for name in ("length", "temperature", "seed"))
+        with untouched_randomness(device_of(model)):
+            text = sample_text(model, vocabulary, length, temperature=temperature, seed=seed) + "\n"
     except Exception as error:  # a sample must not end a report; a user's model can raise any exception
         logging.getLogger("charlab").warning("There is no sample of %s (%s).", record.folder, error)
         return ""
     with suppress(UserError):
         write_atomically(path, lambda file: file.write(text.encode()))
     return text
-
-
-def _sampled(record: Record, model: LanguageModel, vocabulary: Vocabulary) -> str:
-    from charlab.generation import sample_text
-    from charlab.models.side_effects import device_of, untouched_randomness
-
-    chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
-    with untouched_randomness(device_of(model)):
-        text = sample_text(model, vocabulary, chosen["length"], temperature=chosen["temperature"], seed=chosen["seed"])
-    return f"{text}\n"
 
 
 def _settings(record: Record, callback: str) -> dict[str, Any]:
@@ -80,11 +76,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
 def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool = False) -> None:
     """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
 
-    Args:
-        runs: the runs, as the user names them.
-        output_dir: folder of all outputs.
-        console: console to print to.
-        trust: whether code in the folders of the runs may be imported; see `charlab.load`.
+    Code in their folders is imported only with `trust`; see `charlab.load`.
     """
     if not runs:
         raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")
