@@ -115,12 +115,14 @@ def sources(config: DictConfig) -> dict[str, str]:
 def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
     """Return the members of an ensemble that were trained by different code, each with the sources that differ."""
     records = {run: Record.load(Path(run)) for run in runs_of(plain(config.model))}
-    found = {run: differing(record, {"model": record.config["model"]}) for run, record in records.items()}
+    found = {run: changed_since(record, {"model": record.config["model"]}) for run, record in records.items()}
     return {run: names for run, names in found.items() if names}
 
 
-def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
+def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
     """Return the sources of a part of a run's configuration that have changed since the run.
+
+    There are none if today's code has reproduced the run (`charlab.requalify`).
 
     Args:
         record: the run's record.
@@ -132,13 +134,9 @@ def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = (
     names = definitions.names_in(part)
     if names and (digest := _digest_of_definitions(record, names)) is not None:
         former[definitions.MAIN] = digest
-    return changed(former, now)
-
-
-def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
-    """Return what `differing` does; nothing if today's code has reproduced the run."""
-    names = differing(record, part, always)
-    return [] if names and record.is_by(identify(OmegaConf.create(record.config)).code) else names
+    found = changed(former, now)
+    reproduced = found and record.requalified and record.is_by(identify(OmegaConf.create(record.config)).code)
+    return [] if reproduced else found
 
 
 def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
