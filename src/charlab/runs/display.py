@@ -38,8 +38,6 @@ def show_if_finished(config: DictConfig, folder: Path, console: Console | None =
 
     Args:
         config: a composed `conf/train.yaml`.
-        folder: the run's folder.
-        console: console to print to; standard output by default.
     """
     if config.force:
         return None

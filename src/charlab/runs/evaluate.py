@@ -40,7 +40,6 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
 
     Args:
         config: a composed `conf/evaluate.yaml`.
-        console: console to print to; standard output by default.
 
     Raises:
         UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, another text has
@@ -148,7 +147,6 @@ def _keep(evaluated: Record, entry: dict[str, Any], *, is_last: bool) -> None:
 
     Args:
         evaluated: the run's record, as it was before the weights were read.
-        entry: the entry.
         is_last: whether it is of the last checkpoint; a record holds the figures of no other.
 
     Raises:

@@ -45,7 +45,6 @@ def export_run(config: DictConfig, console: Console | None = None) -> Path:
 
     Args:
         config: a composed `conf/export.yaml`.
-        console: console to print to; standard output by default.
 
     Raises:
         UserError: for the reasons given in `export`.

@@ -28,7 +28,6 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
 
     Args:
         config: a composed `conf/train.yaml`.
-        console: console to print to; standard output by default.
 
     Raises:
         UserError: if the configuration is invalid, the model is not trained by gradients, or no rate lowers the loss.

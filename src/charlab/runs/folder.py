@@ -34,11 +34,7 @@ TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
 
 
 def find_folder(run: str | Path, home: Path) -> Path:
-    """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint.
-
-    Args:
-        run: the name.
-        home: the folder of all runs, `outputs/runs`.
+    """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint in `home`.
 
     Raises:
         UserError: if no run, or more than one, has that name.

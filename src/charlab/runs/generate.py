@@ -29,7 +29,6 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
     Args:
         config: a composed `conf/generate.yaml`.
-        console: console to print to; standard output by default.
     """
     model, vocabulary = load(
         config.run, checkpoint=config.checkpoint, device=resolve_device(config.device), trust=config.trust

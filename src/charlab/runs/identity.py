@@ -125,7 +125,6 @@ def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str]
     There are none if today's code has reproduced the run (`charlab.requalify`).
 
     Args:
-        record: the run's record.
         part: the part, such as the configuration of the model.
         always: modules to include in any case.
     """

@@ -76,7 +76,6 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
     """Return the runs in a folder of outputs that pass all filters, sorted by name and then by start.
 
     Args:
-        output_dir: folder of all outputs.
         filters: conditions such as "status=finished", "nll<1.8" or "optimizer.lr=1e-3".
         protocol: protocol of the figures.
 

@@ -94,12 +94,7 @@ def draw_loss(
 
 
 def plot_comparison(file: Path, folders: Mapping[str, Path]) -> bool:
-    """Plot the losses of several runs to a PNG file, and return whether there were any.
-
-    Args:
-        file: the file to write.
-        folders: the runs' folders, by their labels.
-    """
+    """Plot the losses of several runs, given by their labels, to a PNG file; return whether there were any."""
     figure, axes = _empty()
     drawn: dict[str, Curve] = {}
     ends: dict[str, tuple[float, str, str]] = {}

@@ -54,9 +54,7 @@ class Finding(NamedTuple):
 def verify_run(run: RunToVerify, *, scoring: bool = True) -> Iterator[Finding]:
     """Yield the finding of each check of a run.
 
-    Args:
-        run: the run.
-        scoring: whether to score the weights again, and to look for leaks and for probabilities that do not add up.
+    With `scoring`, the weights are scored again, and checked for leaks and for probabilities that do not add up.
     """
     checks: dict[str, Callable[[RunToVerify], tuple[bool | None, str]]] = {
         "settings": _settings,
