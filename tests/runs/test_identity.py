@@ -7,6 +7,7 @@ from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
 from charlab.data.corpora import Corpus
+from charlab.errors import UserError
 from charlab.runs.identity import fingerprint, load_corpus, reads_evaluations
 from tests.runs.conftest import TINY
 
@@ -140,6 +141,14 @@ def test_a_users_own_callback_counts_in_the_group_and_in_the_trainer(config):
     for values in ways:
         assert reads_evaluations(altered(config, values))
     assert not reads_evaluations(config)
+
+
+def test_an_origin_that_is_gone_is_a_sentence_also_for_a_kept_run(config):
+    other = altered(config, {"extend": "gone"})
+    with open_dict(other):
+        del other["output_dir"]
+    with pytest.raises(UserError, match="There is no run gone"):
+        fingerprint(other)
 
 
 def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):

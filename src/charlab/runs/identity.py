@@ -282,7 +282,8 @@ def origins(config: DictConfig) -> dict[str, Path]:
     found = {}
     for key in ("init_from", "extend"):
         if config.get(key) is not None:
-            found[key] = find_folder(config[key], Path(config.output_dir) / "runs").absolute()
+            home = Path(config.get("output_dir") or "outputs", "runs")  # an archive keeps no output_dir
+            found[key] = find_folder(config[key], home).absolute()
             record = Record.load(found[key])
             if record.status != "finished":
                 raise UserError(f"{key}={config[key]} is {record.status}: start from a finished run.")
