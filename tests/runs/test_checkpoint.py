@@ -10,6 +10,7 @@ import torch
 import charlab
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
+from charlab.models.bigram import Bigram
 from charlab.training.checkpoint_io import read_resumable
 
 
@@ -111,6 +112,30 @@ def test_a_model_that_is_a_function_is_not_called(checkpoint, tmp_path, target):
     with pytest.raises(UserError, match="was not called"):
         charlab.load(path)
     assert not sprung.exists()
+
+
+class Activated(Bigram):
+    """A bigram with a function as a part."""
+
+    def __init__(self, vocab_size, *, activation):
+        super().__init__(vocab_size)
+        self.activation = activation
+
+    def forward(self, tokens):
+        return self.activation(super().forward(tokens))
+
+
+def test_a_function_in_a_users_model_is_called_if_the_run_is_trusted(checkpoint, finished_run, tmp_path):
+    model = Activated(len(charlab.load(finished_run.folder)[1]), activation=torch.tanh)
+    activation = {"_target_": "torch.tanh", "_partial_": True}
+    node = {"_target_": f"{__name__}.Activated", "activation": activation}
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save(checkpoint | {"model_config": node, "state_dict": weights}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"torch\.tanh in .* was not called: give trust=true"):
+        charlab.load(tmp_path / "last.ckpt")
+    loaded, _ = charlab.load(tmp_path / "last.ckpt", trust=True)
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    assert torch.equal(loaded(tokens), model(tokens))
 
 
 def test_weights_of_another_model_are_refused(checkpoint, tmp_path):

@@ -35,7 +35,7 @@ def load(
         checkpoint: the checkpoint to load from the folder: the last one, or the best one on the dev split.
         device: device to put the model on.
         trust: whether to import code from the run's folder if the model's class was defined in a notebook or script
-            and is not defined in the current one.
+            and is not defined in the current one, and to call functions that its configuration names.
 
     Raises:
         UserError: if there is no such checkpoint, or it is truncated, contains code or does not fit the model.
@@ -63,7 +63,8 @@ def load_with_checkpoint(
     if not (isinstance(config, dict) and "_target_" in config):
         raise UserError(f"The checkpoint {path} does not say of which model it is: use one that charlab wrote.")
     _define(config, path.absolute().parent.parent, trust=trust)
-    _refuse_code(config, path)
+    if not trust:
+        _refuse_code(config, path)
     try:
         model = build_model(config, vocabulary_of(contents, path))
     except InstantiationException as error:  # the constructor takes other arguments now
@@ -164,4 +165,6 @@ def _refuse_code(config: Any, path: Path) -> None:
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
     if not is_module and not str(getattr(constructor, "__module__", "")).startswith("charlab.models."):  # or None
-        raise UserError(f"{target} in {path} is not a torch.nn.Module, so it was not called: do not trust this file.")
+        raise UserError(
+            f"{target} in {path} is not a torch.nn.Module, so it was not called: give trust=true if the run is yours."
+        )
