@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from charlab.models.contract import LanguageModel
 
 
-def sample(record: Record) -> str:
+def sample(record: Record, *, trust: bool = False) -> str:
     """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails.
 
     It fails, with a warning, if the model's code has changed since the run: the text would be another model's.
@@ -45,7 +45,7 @@ def sample(record: Record) -> str:
     try:
         if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
             raise UserError(f"its model has {changes(names)}")
-        model, vocabulary = load(record.folder)
+        model, vocabulary = load(record.folder, trust=trust)
         chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
         length, temperature, seed = (chosen[name] for name in ("length", "temperature", "seed"))
         with untouched_randomness(device_of(model)):
@@ -92,8 +92,8 @@ def _drawn(record: Record, trust: bool) -> Iterator[tuple[str, Path]]:
 
     if len(record.curves()):
         yield "loss plot", plot_loss(record)
-    model, vocabulary = load(record.folder, trust=trust)  # defines what the sample needs as well
-    if sample(record):
+    model, vocabulary = load(record.folder, trust=trust)  # first: it defines what the sample needs as well
+    if sample(record, trust=trust):
         yield "sample", record.folder / SAMPLES
     for name, image in _attention(record, model, vocabulary):
         path = record.folder / "attention" / (re.sub(r"[^\w.-]", "_", name) + ".png")
