@@ -42,6 +42,8 @@ def test_a_run_in_float64_is_loaded_in_float64(run_tiny):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint .*best\.ckpt"):
         charlab.load(tmp_path, checkpoint="best")
+    with pytest.raises(UserError, match=r"no checkpoint=first: choose one of last, best\."):
+        charlab.load(tmp_path, checkpoint="first")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])

@@ -52,7 +52,10 @@ def load_with_checkpoint(
     if not path.exists():
         path = Store(OUTPUTS).named(run)
     if path.is_dir():
-        folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
+        files = {"last": LAST, "best": BEST}
+        if checkpoint not in files:
+            raise UserError(f"There is no checkpoint={checkpoint}: choose one of {', '.join(files)}.")
+        folder, path = path, path / files[checkpoint]
         if checkpoint == "best" and not path.exists() and (folder / LAST).exists():
             raise UserError(
                 f"The run in {folder} kept no best checkpoint, since it had no dev split to choose it on: train with "
