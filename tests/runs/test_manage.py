@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ import charlab
 from charlab.cli import main
 from charlab.errors import UserError
 from charlab.runs.folder import is_locked, locked
+from charlab.runs.listing import COLUMNS, list_runs
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 
@@ -190,7 +192,8 @@ def test_the_same_as_a_table(write):
     assert table["optimizer.lr"].tolist() == [0.001, 0.01]
     assert "model.num_layers" not in table
     assert charlab.runs("seed=2")["folder"].tolist() == ["outputs/runs/gpt-play/bbbb"]
-    assert charlab.runs(output_dir="elsewhere").empty
+    assert charlab.runs(output_dir="elsewhere").sort_values("nll").empty
+    assert tuple(list_runs(Path("outputs"))[0].columns) == tuple(charlab.runs(output_dir="elsewhere")) == COLUMNS
 
 
 def test_a_table_has_the_settings_in_which_runs_of_different_names_differ(write):
