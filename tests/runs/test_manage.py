@@ -275,6 +275,10 @@ def test_an_empty_name_names_no_run(write, said):
     assert (code, record.folder.exists()) == (2, True)
     assert printed.startswith("No run is named: give its folder")
     assert printed.count("\n") == 1
+    for name in ("./", "/", "."):
+        code, printed = said("remove", name, "force=true")
+        assert (code, record.folder.exists()) == (2, True)
+        assert printed.startswith(f"There is no run {name}, which is neither a folder")
 
 
 def test_two_runs_are_compared(write, said, tmp_path):

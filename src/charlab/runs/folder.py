@@ -45,7 +45,8 @@ def find_folder(run: str | Path, home: Path) -> Path:
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():
             return folder
-    found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
+    is_name = Path(run).name == str(run)  # every fingerprint would begin with ./ or / as well
+    found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}")) if is_name else []
     if not found:
         seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {home}"
         raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists all runs.")
