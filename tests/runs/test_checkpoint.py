@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 import charlab
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
+from charlab.models.bigram import Bigram
 from charlab.training.checkpoint_io import read_resumable
 
 
@@ -40,6 +42,8 @@ def test_a_run_in_float64_is_loaded_in_float64(run_tiny):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint .*best\.ckpt"):
         charlab.load(tmp_path, checkpoint="best")
+    with pytest.raises(UserError, match=r"no checkpoint=first: choose one of last, best\."):
+        charlab.load(tmp_path, checkpoint="first")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.99])
@@ -100,7 +104,9 @@ def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path):
     assert not sprung.exists()
 
 
-@pytest.mark.parametrize("target", ["os.mkdir", "charlab.models.decoding.torch.hub.load", "subprocess.run"])
+@pytest.mark.parametrize(
+    "target", ["os.mkdir", "charlab.models.decoding.torch.hub.load", "subprocess.run", "torch.relu"]
+)
 def test_a_model_that_is_a_function_is_not_called(checkpoint, tmp_path, target):
     path, sprung = tmp_path / "last.ckpt", tmp_path / "sprung"
     checkpoint["model_config"]["mixer"] = {"_target_": target, "path": str(sprung)}
@@ -108,6 +114,30 @@ def test_a_model_that_is_a_function_is_not_called(checkpoint, tmp_path, target):
     with pytest.raises(UserError, match="was not called"):
         charlab.load(path)
     assert not sprung.exists()
+
+
+class Activated(Bigram):
+    """A bigram with a function as a part."""
+
+    def __init__(self, vocab_size, *, activation):
+        super().__init__(vocab_size)
+        self.activation = activation
+
+    def forward(self, tokens):
+        return self.activation(super().forward(tokens))
+
+
+def test_a_function_in_a_users_model_is_called_if_the_run_is_trusted(checkpoint, finished_run, tmp_path):
+    model = Activated(len(charlab.load(finished_run.folder)[1]), activation=torch.tanh)
+    activation = {"_target_": "torch.tanh", "_partial_": True}
+    node = {"_target_": f"{__name__}.Activated", "activation": activation}
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save(checkpoint | {"model_config": node, "state_dict": weights}, tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"torch\.tanh in .* was not called: give trust=true"):
+        charlab.load(tmp_path / "last.ckpt")
+    loaded, _ = charlab.load(tmp_path / "last.ckpt", trust=True)
+    tokens = torch.zeros(1, 2, dtype=torch.long)
+    assert torch.equal(loaded(tokens), model(tokens))
 
 
 def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
@@ -144,3 +174,11 @@ def test_a_description_that_fits_no_model_is_refused(checkpoint, tmp_path, chang
 def test_a_run_that_is_not_there_is_not_called_a_checkpoint(tmp_path):
     with pytest.raises(UserError, match=r"There is no run .*nowhere"):
         charlab.load(tmp_path / "nowhere")
+
+
+def test_a_checkpoint_in_the_root_folder_is_loaded(checkpoint, monkeypatch):
+    monkeypatch.setattr("charlab.runs.checkpoint.Store.named", lambda self, run: Path(run))
+    monkeypatch.setattr("charlab.runs.checkpoint.read_checkpoint", lambda path: checkpoint)
+    assert charlab.load("/last.ckpt")[0].context_length == 8
+    with pytest.raises(UserError, match="There is no run in /nowhere"):
+        charlab.requalify("/nowhere")

@@ -4,13 +4,16 @@ import io
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import charlab
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
+from charlab.notebook import Output
 from charlab.runs import checkpoint, draw
 from charlab.runs.display import print_summary
 from charlab.runs.folder import CHECKPOINT
@@ -84,6 +87,15 @@ def test_there_is_no_sample_without_weights_and_no_error_either(bare, caplog):
 def test_a_card_has_a_sample(bare, finished_run):
     first = (finished_run.folder / "samples.txt").read_text().split()[0]
     assert first in bare._repr_html_().split("<pre")[1]
+
+
+def test_a_notebook_gets_plain_lines_of_a_finished_run_and_of_its_figures(bare, run_tiny, monkeypatch, capsys):
+    for module in ("display", "evaluate"):
+        monkeypatch.setattr(f"charlab.runs.{module}.Output", partial(Output, force_jupyter=True))
+    run_tiny()
+    assert "This run is finished already" in capsys.readouterr().out
+    charlab.evaluate(bare, device="cpu")
+    assert "validation" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 
 import charlab
 from charlab import cli
+from charlab.evaluation.causality import check_causality
 from charlab.runs.record import Record
 from tools.results.__main__ import keep
 
@@ -66,6 +67,19 @@ def test_an_estimate_reads_the_windows_of_training_however_that_divided_its_batc
     record = evaluate(run, "protocol=estimate", "num_batches=2", f"seed={finished_run.seed}")
     assert len(record.metrics) == len(finished_run.metrics)  # in its former place
     assert record.metric("estimate")["nll"] == pytest.approx(finished_run.metric("estimate")["nll"], abs=1e-6)
+
+
+def test_a_figure_of_weights_that_were_replaced_since_is_not_kept(run, monkeypatch, capfd):
+    record = Record.load(run)
+
+    def finish_again(*arguments, **options):
+        record.finished = "2030-01-01T00:00:00+00:00"
+        record.save()
+        return check_causality(*arguments, **options)
+
+    monkeypatch.setattr("charlab.runs.evaluate.check_causality", finish_again)
+    assert evaluate(run, "protocol=blocks", "split=train").metrics == record.metrics
+    assert "They are of weights that the run has replaced since" in " ".join(capfd.readouterr().out.split())
 
 
 def test_an_unfinished_run_keeps_its_record(run):

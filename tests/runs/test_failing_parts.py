@@ -114,9 +114,11 @@ def test_a_model_that_fails_after_training_is_named_too(train, tmp_path, capfd, 
     assert train("optimizer=mine") == 0
     (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
     monkeypatch.setattr(InTraining, "forward", broken)
-    for program, *more in (["evaluate"], ["generate"], ["export", "format=torch"]):
+    run = f"run={record.parent}"
+    programs = (["evaluate", run], ["generate", run], ["export", run, "format=torch"])
+    for arguments in (*programs, ["runs", "show", str(record.parent)]):
         capfd.readouterr()
-        assert cli.main([program, f"run={record.parent}", *more]) == 2
+        assert cli.main(arguments) == 2
         told = capfd.readouterr().err
         assert f"{line(broken, 1)}" in told
         assert "'weights'" in told
@@ -138,6 +140,11 @@ def test_an_optimizer_is_not_blamed_for_what_fails_below_it(train, interrupt_at,
     told = capfd.readouterr().err
     assert "Traceback" in told
     assert told.endswith("RuntimeError: a defect of charlab\n")
+
+
+def test_a_function_without_a_module_hides_no_error():
+    config = OmegaConf.create({"model": {"activation": {"_target_": "torch.tanh", "_partial_": True}}})
+    assert failed_part(RuntimeError("a defect"), config, {}, None) is None
 
 
 def test_the_line_that_torchs_compiler_names_counts():

@@ -31,3 +31,15 @@ def test_a_model_without_gradients_has_no_rate(text_path, tmp_path, capsys):
 def test_help_is_a_sentence(capsys):
     assert cli.main(["find-lr", "--help"]) == 0
     assert "suggests a learning rate" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_rate_that_cannot_be_plotted_is_still_printed(overrides, tmp_path, capsys):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "rates").touch()
+    assert cli.main(["find-lr", *overrides]) == 2
+    said, error = capsys.readouterr()
+    assert "optimizer.lr=" in said
+    assert error.startswith(f"Could not write {tmp_path / 'outputs' / 'rates' / 'gpt-textfile.png'}")
+    assert error.count("\n") == 1

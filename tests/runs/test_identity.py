@@ -6,7 +6,9 @@ import pytest
 from omegaconf import OmegaConf, open_dict
 
 from charlab.configuration.compose import compose
-from charlab.runs.identity import fingerprint, reads_evaluations
+from charlab.data.corpora import Corpus
+from charlab.errors import UserError
+from charlab.runs.identity import fingerprint, load_corpus, reads_evaluations
 from tests.helpers.tiny_runs import TINY
 
 
@@ -141,6 +143,14 @@ def test_a_users_own_callback_counts_in_the_group_and_in_the_trainer(config):
     assert not reads_evaluations(config)
 
 
+def test_an_origin_that_is_gone_is_a_sentence_also_for_a_kept_run(config):
+    other = altered(config, {"extend": "gone"})
+    with open_dict(other):
+        del other["output_dir"]
+    with pytest.raises(UserError, match="There is no run gone"):
+        fingerprint(other)
+
+
 def test_how_often_a_run_is_evaluated_counts_where_something_reads_it(config):
     def every(steps, **more):
         return fingerprint(altered(config, {"evaluate_every": steps} | more))
@@ -237,3 +247,18 @@ def test_a_text_that_is_edited_is_another(config, tmp_path):
     before = fingerprint(config)
     path.write_text("not to be or to be " * 40 + "?")
     assert fingerprint(config) != before
+
+
+class Inline:
+    """A corpus whose text is in the configuration itself."""
+
+    def __init__(self, *, text):
+        self.text = text
+
+    def load(self):
+        return Corpus.of("inline", self.text)
+
+
+def test_a_text_too_long_for_the_name_of_a_file_is_none():
+    node = {"_target_": f"{__name__}.Inline", "text": "to be or not to be " * 40}
+    assert load_corpus(OmegaConf.create({"data": {"corpus": node}})).text == node["text"]

@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import charlab
 from charlab.cli import main
 from charlab.errors import UserError
-from charlab.runs.folder import locked
+from charlab.runs.folder import is_locked, locked
+from charlab.runs.listing import COLUMNS, list_runs
 from charlab.runs.record import Record
 from charlab.runs.store import Store
 
@@ -133,6 +135,19 @@ def test_a_killed_run_is_not_taken_for_a_running_one(write, said):
         assert Record.load(stopped.folder).status == "running"
 
 
+def test_a_lock_file_that_cannot_be_removed_is_no_error(tmp_path, monkeypatch):
+    """As on Windows while the lock is held."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    with monkeypatch.context() as windows:
+        windows.setattr("charlab.runs.folder.os.unlink", refuse)
+        with locked(tmp_path / "run"):
+            assert is_locked(tmp_path / "run")
+    assert not is_locked(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("conditions", "found"),
     [
@@ -177,7 +192,8 @@ def test_the_same_as_a_table(write):
     assert table["optimizer.lr"].tolist() == [0.001, 0.01]
     assert "model.num_layers" not in table
     assert charlab.runs("seed=2")["folder"].tolist() == ["outputs/runs/gpt-play/bbbb"]
-    assert charlab.runs(output_dir="elsewhere").empty
+    assert charlab.runs(output_dir="elsewhere").sort_values("nll").empty
+    assert tuple(list_runs(Path("outputs"))[0].columns) == tuple(charlab.runs(output_dir="elsewhere")) == COLUMNS
 
 
 def test_a_table_has_the_settings_in_which_runs_of_different_names_differ(write):
@@ -259,6 +275,10 @@ def test_an_empty_name_names_no_run(write, said):
     assert (code, record.folder.exists()) == (2, True)
     assert printed.startswith("No run is named: give its folder")
     assert printed.count("\n") == 1
+    for name in ("./", "/", "."):
+        code, printed = said("remove", name, "force=true")
+        assert (code, record.folder.exists()) == (2, True)
+        assert printed.startswith(f"There is no run {name}, which is neither a folder")
 
 
 def test_two_runs_are_compared(write, said, tmp_path):
@@ -281,6 +301,14 @@ def test_two_runs_are_compared(write, said, tmp_path):
     assert "Their configurations do not differ.\n" in printed
     assert "Their code is the same.\n" in printed
     assert (tmp_path / "outputs" / "compare-aaaa-aaaa.png").exists()
+
+
+def test_the_code_of_two_runs_of_an_earlier_version_is_not_known(write, said):
+    for fingerprint in ("aaaa", "bbbb"):
+        record = write(fingerprint)
+        record.code, record.sources = None, {}
+        record.save()
+    assert "Their code is not known.\n" in said("compare", "aaaa", "bbbb")[1]
 
 
 def test_a_run_and_the_same_by_other_code_are_told_apart(write, said, tmp_path, monkeypatch):
@@ -329,6 +357,15 @@ def test_a_run_is_removed_only_when_that_is_confirmed(write, said, outputs, monk
     (other.folder / "thesis.tex").write_text("mine")
     assert said("remove", "bbbb", "force=true")[0] == 0
     assert [path.name for path in other.folder.iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_killed_run_was_writing_is_removed_with_it(write, said):
+    record = write("aaaa", status="running")
+    for name in ("checkpoints/.last.ckpt.0a1b2c3d", ".record.json.x_y_z_12"):
+        (record.folder / name).parent.mkdir(exist_ok=True)
+        (record.folder / name).write_text("a part")
+    assert said("remove", "aaaa", "force=true")[0] == 0
+    assert not record.folder.exists()
 
 
 def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):

@@ -280,7 +280,7 @@ def test_a_part_of_what_a_run_kept_is_what_it_would_be_alone(tmp_path):
         kept = definitions.extract(["Another", "Mine"])
         assert kept.index("def scaled") < kept.index("class Mine")
         for names in (["Another"], ["Mine"], ["Another", "Mine"]):
-            print(definitions.narrow(kept, names) == definitions.extract(names))
+            print(definitions.extract(names, kept) == definitions.extract(names))
         """
     assert notebook([*NOTEBOOK, OTHER, narrow], tmp_path).split() == ["True"] * 3
 

@@ -15,9 +15,12 @@ import charlab
 from charlab import cli
 from charlab.errors import UserError
 from charlab.runs.archive import Archive
+from charlab.runs.draw import sample
+from charlab.runs.identity import Identity
 from charlab.runs.record import Record
-from charlab.runs.requalify import repeat
-from charlab.runs.store import Store
+from charlab.runs.requalify import Repetition, record_requalification, repeat
+from charlab.runs.store import Run, Store
+from charlab.runs.surprisal import surprisal
 from charlab.training.module import LanguageModelModule
 from tests.helpers.student import MODULES, edit, forget, reload, write
 from tests.helpers.warm import warm
@@ -243,6 +246,15 @@ def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run_tiny, copied, c
     assert (again.folder, nll(again)) == (copied.folder, nll(copied))
 
 
+def test_a_run_that_keeps_no_checkpoint_has_lost_none(overrides, capsys):
+    command = [*(given for given in overrides if not given.startswith("callbacks")), "callbacks=null"]
+    record = charlab.run(*command, "trainer.max_steps=2")
+    assert not (record.folder / "checkpoints").exists()
+    capsys.readouterr()
+    charlab.run(*command, "trainer.max_steps=2")
+    assert capsys.readouterr().out.startswith("This run is finished already")
+
+
 @pytest.mark.slow
 def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     record, _ = run()
@@ -259,6 +271,28 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     reload()
     assert cli.evaluate([f"run={record.folder}", "device=cpu", "protocol=blocks", "split=train"]) == 0
     assert Record.load(record.folder).metric("blocks", "train")
+
+
+def test_what_a_run_expected_is_not_known_of_other_code(run, student):
+    record, _ = run()
+    assert len(surprisal(record, length=10).expected) == 10
+    edit(student / "studentparts.py", "1.0 * x", "-x")
+    reload()
+    shown = surprisal(record, length=10)
+    assert (len(shown.nll), shown.expected) == (10, ())
+    assert shown.note.endswith("What the model expected is not known: its code has changed since: studentparts.")
+
+
+def test_no_text_of_other_code_is_taken_for_a_sample_of_the_run(run, student, caplog):
+    record, _ = run()
+    edit(student / "studentparts.py", "1.0 * x", "3.0 * x")
+    reload()
+    assert sample(record) == ""
+    assert "its model has changed since: studentparts" in caplog.text
+    edit(student / "studentparts.py", "3.0 * x", "1.0 * x")
+    reload()
+    assert len(sample(record)) > 100
+    assert sample(record) == (record.folder / "samples.txt").read_text()
 
 
 @pytest.mark.slow
@@ -406,6 +440,21 @@ def test_a_run_that_was_killed_keeps_the_clock_of_its_first_steps(run, pace, int
     record, printed = run(*PACED)
     assert "continuing from step 5" in printed
     assert record.clock[:7] == pytest.approx([0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.6])
+
+
+def test_a_requalified_run_is_found_by_both_fingerprints(run_tiny, copied, capsys):
+    entry = {"code": copied.code, "fingerprint": copied.fingerprint}
+    dataclasses.replace(copied, fingerprint="0" * 12, code="0" * 12, requalified=[entry]).save()
+    run_tiny(f"hydra.run.dir={copied.folder}")
+    assert "This run is finished already" in capsys.readouterr().out
+
+
+def test_a_look_at_the_test_split_during_a_repetition_is_not_lost(copied):
+    repetition = Repetition(Run(copied), Identity("0" * 12, {"studentmodel": "1"}), (1,), {}, tolerance=0.0)
+    dataclasses.replace(copied, test_looks=1).save()
+    record_requalification(repetition)
+    kept = Record.load(copied.folder)
+    assert (kept.test_looks, kept.is_by(repetition.identity.code)) == (1, True)
 
 
 @pytest.mark.slow

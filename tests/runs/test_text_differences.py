@@ -134,6 +134,15 @@ def test_a_page_holds_the_passage_and_loads_nothing(finished_run, tmp_path, caps
     assert not re.search(r"https?:|<script|<link|src=", html)
 
 
+def test_the_pages_of_a_run_and_of_the_same_by_other_code_are_apart(finished_run, tmp_path):
+    outputs = tmp_path / "outputs"
+    for name in (finished_run.fingerprint, f"{finished_run.fingerprint}-0123456789ab"):
+        shutil.copytree(finished_run.folder, outputs / "runs" / "tiny" / name)
+        assert main(["runs", "show", name, "length=10", f"output_dir={outputs}"]) == 0
+    pages = [f"show-{finished_run.fingerprint[:8]}.html", f"show-{finished_run.fingerprint}-0123.html"]
+    assert [path.name for path in sorted(outputs.glob("*.html"), key=lambda path: len(path.name))] == pages
+
+
 def test_the_longest_page_has_at_most_two_megabytes(finished_run):
     shown = surprisal(finished_run, length=100)
     times = LONGEST // 100
@@ -141,6 +150,16 @@ def test_the_longest_page_has_at_most_two_megabytes(finished_run):
         shown, text=shown.text * times, nll=np.tile(shown.nll, times), expected=shown.expected * times
     )
     assert len(longest.page().encode()) < 2_000_000
+
+
+def test_a_character_that_the_model_finds_impossible_has_the_strongest_color(pair):
+    _, copied = pair
+    kept = np.load(copied.folder / "nll.npy")
+    kept[:2] = np.inf, np.nan
+    np.save(copied.folder / "nll.npy", kept)
+    marked = re.findall(r'<i class="c(\d+)[^>]*data-e="([^>]*)">', surprisal(copied, length=10)._repr_html_())
+    assert [level for level, _ in marked[:2]] == ["11", "11"]
+    assert ["∞ nats" in said for _, said in marked[:2]] == [True, False]
 
 
 def test_a_run_without_its_weights_shows_its_nll_alone(pair):

@@ -146,6 +146,12 @@ def test_probabilities_that_do_not_add_up_are_found(copied, monkeypatch):
     assert "add up to 2.000" in found.text
 
 
+def test_a_check_that_fails_names_the_error(copied, monkeypatch):
+    monkeypatch.setattr("charlab.evaluation.protocols.evaluate", lambda *_, **__: {}["weights"])
+    [found] = [finding for finding in verify_run(RunToVerify(copied)) if finding.name == "weights"]
+    assert (found.passed, found.text) == (False, "it cannot be checked: KeyError: 'weights'.")
+
+
 @pytest.mark.slow
 def test_a_bound_is_checked_as_far_as_its_contract_allows(run_tiny):
     record = run_tiny("model=masked_diffusion", "data.batch_size=4")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import gzip
 import json
@@ -43,7 +44,7 @@ class Archive:
         if not path.exists():
             return {}
         try:
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [json.loads(line) for line in path.read_bytes().splitlines()]  # a sample may hold U+2028
             return {f"{line['name']}/{line['fingerprint']}": line for line in lines}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is corrupt: restore it from version control.") from error
@@ -67,10 +68,10 @@ class Archive:
 
     def record(self, run: str) -> Record | None:
         """Return the record of NAME/FINGERPRINT; None if there is none. A requalified run has two fingerprints."""
-        key = self._requalified.get(run, run)
-        if key not in self._lines:
+        key = run if run in self._lines else self._requalified.get(run)
+        if key is None:
             return None
-        values = json.loads(json.dumps(self._lines[key]))  # a copy, so that the caller may change it
+        values = copy.deepcopy(self._lines[key])  # so that the caller may change it
         del values["sample"]
         return Record.of(values, self.folder / key)
 
@@ -94,32 +95,23 @@ class Archive:
             sample: the text that it sampled; None to keep the present one.
             curves: the lines of its `metrics.csv` below the header; None to keep the present ones.
         """
+        key = _key(record)
         with self._locked():
-            self._add(record, sample, curves)
-
-    def _add(self, record: Record, sample: str | None, curves: Sequence[str] | None) -> None:
-        key, runs, table = _key(record), self.folder / RUNS, self.folder / CURVES
-        lines = runs.read_text(encoding="utf-8").splitlines() if runs.exists() else []
-        known = {f"{(values := json.loads(line))['name']}/{values['fingerprint']}": line for line in lines}
-        sample = json.loads(known[key])["sample"] if sample is None else sample
-        known[key] = json.dumps(record.as_dict() | {"sample": sample}, ensure_ascii=False)
-        if curves is not None:
-            rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
-            others = [row for row in rows if row.partition(",")[0] != key]
-            self._write_curves([*others, *(f"{key},{row}" for row in curves)])
-        self._write_lines(known)
+            lines = Archive(self.folder)._lines  # other processes may have added some
+            lines[key] = record.as_dict() | {"sample": lines[key]["sample"] if sample is None else sample}
+            if curves is not None:
+                self._replace_curves(key, curves)
+            self._write_lines(lines)
 
     def remove(self, run: str) -> None:
         """Remove the run NAME/FINGERPRINT from the files, if it is in them."""
         if run not in self._lines:
             return
         with self._locked():
-            lines = Archive(self.folder)._lines  # other processes may have added some
-            self._write_lines({key: json.dumps(line, ensure_ascii=False) for key, line in lines.items() if key != run})
-            table = self.folder / CURVES
-            if table.exists():
-                rows = gzip.decompress(table.read_bytes()).decode().splitlines()[1:]
-                self._write_curves([row for row in rows if row.partition(",")[0] != run])
+            lines = Archive(self.folder)._lines
+            lines.pop(run, None)
+            self._write_lines(lines)
+            self._replace_curves(run, [])
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -128,15 +120,18 @@ class Archive:
         with filelock.FileLock(self.folder / ".lock"):
             yield
 
-    def _write_lines(self, lines: Mapping[str, str]) -> None:
-        text = "".join(f"{lines[key]}\n" for key in sorted(lines))
+    def _write_lines(self, lines: Mapping[str, dict[str, Any]]) -> None:
+        text = "".join(f"{json.dumps(lines[key], ensure_ascii=False)}\n" for key in sorted(lines))
         write_atomically(self.folder / RUNS, lambda file: file.write(text.encode()))
 
-    def _write_curves(self, rows: Sequence[str]) -> None:
-        rows = sorted(rows, key=lambda row: row.partition(",")[0])
-        text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *rows])
+    def _replace_curves(self, run: str, rows: Sequence[str]) -> None:
+        table = self.folder / CURVES
+        former = gzip.decompress(table.read_bytes()).decode().splitlines()[1:] if table.exists() else []
+        kept = [row for row in former if row.partition(",")[0] != run] + [f"{run},{row}" for row in rows]
+        kept.sort(key=lambda row: row.partition(",")[0])
+        text = "".join(f"{row}\n" for row in [",".join(["run", *COLUMNS]), *kept])
         packed = gzip.compress(text.encode(), mtime=0)
-        write_atomically(self.folder / CURVES, lambda file: file.write(packed))
+        write_atomically(table, lambda file: file.write(packed))
 
 
 def _key(record: Record) -> str:

@@ -35,7 +35,7 @@ def load(
         checkpoint: the checkpoint to load from the folder: the last one, or the best one on the dev split.
         device: device to put the model on.
         trust: whether to import code from the run's folder if the model's class was defined in a notebook or script
-            and is not defined in the current one.
+            and is not defined in the current one, and to call functions that its configuration names.
 
     Raises:
         UserError: if there is no such checkpoint, or it is truncated, contains code or does not fit the model.
@@ -52,7 +52,10 @@ def load_with_checkpoint(
     if not path.exists():
         path = Store(OUTPUTS).named(run)
     if path.is_dir():
-        folder, path = path, path / {"last": LAST, "best": BEST}[checkpoint]
+        files = {"last": LAST, "best": BEST}
+        if checkpoint not in files:
+            raise UserError(f"There is no checkpoint={checkpoint}: choose one of {', '.join(files)}.")
+        folder, path = path, path / files[checkpoint]
         if checkpoint == "best" and not path.exists() and (folder / LAST).exists():
             raise UserError(
                 f"The run in {folder} kept no best checkpoint, since it had no dev split to choose it on: train with "
@@ -62,8 +65,9 @@ def load_with_checkpoint(
     config = contents.get("model_config")
     if not (isinstance(config, dict) and "_target_" in config):
         raise UserError(f"The checkpoint {path} does not say which model it belongs to: use one that charlab wrote.")
-    _define(config, path.absolute().parents[1], trust=trust)
-    _refuse_code(config, path)
+    _define(config, path.absolute().parent.parent, trust=trust)
+    if not trust:
+        _refuse_code(config, path)
     try:
         model = build_model(config, vocabulary_of(contents, path))
     except InstantiationException as error:  # the constructor takes other arguments now
@@ -163,5 +167,7 @@ def _refuse_code(config: Any, path: Path) -> None:
     except Exception as error:  # importing a user's module can raise any exception
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
-    if not is_module and not getattr(constructor, "__module__", "").startswith("charlab.models."):
-        raise UserError(f"{target} in {path} is not a torch.nn.Module, so it was not called: do not trust this file.")
+    if not is_module and not str(getattr(constructor, "__module__", "")).startswith("charlab.models."):  # or None
+        raise UserError(
+            f"{target} in {path} is not a torch.nn.Module, so it was not called: give trust=true if the run is yours."
+        )

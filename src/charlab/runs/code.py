@@ -182,30 +182,24 @@ class _ImportTracer:
                 if versions:
                     self.found[distribution] = version
                 return []
-        if file.suffix in EXTENSION_SUFFIXES or file.suffix == ".so":
+        if file.suffix in EXTENSION_SUFFIXES:
             self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         if file.suffix != ".py":
             return []
         digest, imports = self._cache.parsed(file, named)
         self.found[name] = digest
         package = name if spec is not None and spec.submodule_search_locations is not None else name.rpartition(".")[0]
-        return [absolute for imported in imports if (absolute := _absolute(imported, package))]
+        found = []
+        for imported in imports:
+            with contextlib.suppress(ImportError):  # a relative name that leaves the package
+                found.append(importlib.util.resolve_name(imported, package))
+        return found
 
     def check_loaded(self) -> None:
         """Raise `UserError` if a module that this process has loaded differs from its file."""
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
                 MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
-
-
-def _absolute(imported: str, package: str) -> str:
-    """Return the absolute form of a name that may be relative; "" if it leaves the package."""
-    name = imported.lstrip(".")
-    for _ in range(len(imported) - len(name) - 1):
-        package = package.rpartition(".")[0]
-    if name == imported:
-        return name
-    return f"{package}.{name}" if package and name else package
 
 
 @cache

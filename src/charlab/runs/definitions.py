@@ -69,23 +69,18 @@ def _imported_source(name: str) -> str | None:
     return text if text is not None and getattr(sys.modules[MAIN], name, None) is value else None
 
 
-def extract(names: Iterable[str]) -> str:
+def extract(names: Iterable[str], text: str | None = None) -> str:
     """Return the source of a module that defines names in `__main__` and everything they refer to.
 
     Definitions are taken from the source that was executed; imports and literal constants from their current values.
     What was imported from a run's folder is taken from the source there.
-    """
-    collector = _DefinitionCollector()
-    for name in names:
-        collector.add(name, f"{MAIN}.{name}")
-    return collector.text()
 
-
-def narrow(text: str, names: Iterable[str]) -> str:
-    """Return what `extract` would have returned for `names`, given what it has returned for more names.
+    Args:
+        names: the names.
+        text: what this function has returned for more names; all definitions are then taken from it.
 
     Raises:
-        UserError: if `text` does not define a name.
+        UserError: if a name is not defined, or what it refers to cannot be followed.
     """
     collector = _DefinitionCollector()
     for name in names:
@@ -314,17 +309,12 @@ def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]
             continue
         given = part.args
         positional = [*given.posonlyargs, *given.args][-len(given.defaults) :] if given.defaults else []
-        written = [
-            *zip(positional, given.defaults, strict=True),
-            *zip(given.kwonlyargs, given.kw_defaults, strict=True),
-        ]
-        actual = {
-            **dict(zip([each.arg for each in positional], function.__defaults__ or (), strict=False)),
-            **(function.__kwdefaults__ or {}),
-        }
-        for parameter, default in written:
+        actual = inspect.signature(function).parameters
+        for parameter, default in zip(
+            [*positional, *given.kwonlyargs], [*given.defaults, *given.kw_defaults], strict=True
+        ):
             if isinstance(default, ast.Name) and parameter.arg in actual:
-                yield default.id, actual[parameter.arg]
+                yield default.id, actual[parameter.arg].default
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from charlab.command import command
 from charlab.errors import UserError
-from charlab.notebook import data_uri
+from charlab.notebook import Output, data_uri
 from charlab.quantities import duration, flop_rate
 from charlab.runs import definitions, store
 from charlab.runs.draw import complete, sample
@@ -38,14 +38,12 @@ def show_if_finished(config: DictConfig, folder: Path, console: Console | None =
 
     Args:
         config: a composed `conf/train.yaml`.
-        folder: the run's folder.
-        console: console to print to; standard output by default.
     """
     if config.force:
         return None
     found = store.locate_in(folder, config)
     if found.finished is not None:
-        show(found.finished, console or Console(), config.get("at_end", ()))
+        show(found.finished, console or Output(), config.get("at_end", ()))
         return found.finished
     store.check_resumable(found, config)
     return None
@@ -56,7 +54,7 @@ def show(record: Record, console: Console, at_end: Collection[str] = ()) -> None
     try:
         complete(record, at_end)
     except UserError as error:  # for example, a read-only folder
-        _tell(console, str(error))
+        tell(console, str(error))
     console.print("This run is finished already (force=true trains it again):", soft_wrap=True)
     console.print(str(record.folder), soft_wrap=True, markup=False, highlight=False)
     if record.begun_by:
@@ -68,16 +66,17 @@ def announce(found: store.RunLocation, config: DictConfig, console: Console) -> 
     """Print which earlier attempts at a run exist, and which of its members were trained by different code."""
     for run, names in members_of_other_code(config).items():
         told = f"({store.changes(names)}): its weights now run in the changed model."
-        _tell(console, f"The run {run} was trained by different code {told}")
+        tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
         told = f"This run was {store.status_word(other)} by different code ({store.differences(other, found.identity)})"
         hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
-        _tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
+        tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:
-        _tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
+        tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")
 
 
-def _tell(console: Console, sentence: str) -> None:
+def tell(console: Console, sentence: str) -> None:
+    """Print a sentence on one line, without marking numbers."""
     console.print(sentence, soft_wrap=True, highlight=False, markup=False)
 
 
@@ -96,22 +95,22 @@ def print_summary(record: Record, console: Console) -> None:
     The sample is the beginning of `samples.txt` in the run's folder. The results come last, so that a small terminal
     still shows them.
     """
+    leaks = record.causality.get("leaks")
     if console.is_jupyter:  # which displays the record as a card
-        if record.metrics and not record.causality.get("leaks"):
-            console.print(_main_figure(record))
-        elif record.causality.get("leaks"):
-            console.print(_leak(record.causality))
+        if leaks or record.metrics:
+            console.print(_leak(record.causality) if leaks else _main_figure(record))
         return
     console.print()
     samples = record.folder / SAMPLES
     if samples.exists():
-        console.print(_sample(samples.read_text(encoding="utf-8", errors="replace")))
+        text = Text(_printable(samples.read_text(encoding="utf-8", errors="replace")))
+        console.print(Panel(text, title="sample", title_align="left", border_style="dim", expand=False))
     for label, value in _places(record.folder).items():
         console.print(f"{label:<10} {value}", soft_wrap=True, highlight=False, markup=False)  # unwrapped, for copying
     console.print()
     console.print(_costs(record))
     print_results(record, console)
-    if record.metrics and not record.causality.get("leaks"):
+    if record.metrics and not leaks:
         console.print(_main_figure(record))
     if record.config.get("note"):
         console.print(f"{'note':<10} {record.config['note']}", highlight=False, markup=False)
@@ -184,18 +183,15 @@ def _results(record: Record) -> RenderableType:
     for heading in headings:
         table.add_column(heading, justify="right")
     for entry in record.metrics:
-        bound = "≤ " if entry["likelihood"] == "bound" else ""
-        nll, error, floor = entry["nll"], entry.get("standard_error"), record.floor.get(entry["split"])
-        style = "strike dim" if leaks else ""
-        perplexity = Text.assemble((_figure(entry["perplexity"], f"{bound}{{:.3f}}"), style))
-        row = [Text.assemble((_figure(nll, f"{bound}{{:.4f}}"), style))]
-        if has_errors:
-            row.append(Text(f"{error:.4f}" if error is not None else ""))
-        row += [Text.assemble((_figure(entry["bpc"], f"{bound}{{:.4f}}"), style)), perplexity]
+        error, floor = entry.get("standard_error"), record.floor.get(entry["split"])
+        *figures, shown_floor = _figures(entry, floor)
+        nll, bpc, perplexity = (Text.assemble((figure, "strike dim" if leaks else "")) for figure in figures)
+        row = [nll, *[Text("" if error is None else f"{error:.4f}")] * has_errors, bpc, perplexity]
         if leaks:
             row[-1] = Text.assemble(perplexity, (" leaks", "bold red"), _honest(record.causality, ", honest {}"))
         if has_floor and floor is not None:
-            row += [Text(f"{floor:.4f}", "dim"), Text(_figure(None if nll is None else nll - floor, "{:+.4f}", ""))]
+            gap = None if entry["nll"] is None else entry["nll"] - floor
+            row += [Text(shown_floor, "dim"), Text(_figure(gap, "{:+.4f}", ""))]
         table.add_row(Text(entry["split"]), entry["protocol"], *row)  # a text may be called [b].txt
     return Group(Text.assemble((record.name, "bold"), f"  {record.status}"), Text(), table, Text())
 
@@ -267,10 +263,6 @@ def _main_figure(record: Record) -> RenderableType:
     bound = "≤ " if entry["likelihood"] == "bound" else ""
     figure = f"{_figure(entry['perplexity'], f'{bound}{{:.3f}}')} perplexity"
     return Text.assemble("result     ", (figure, "bold"), f" on {entry['split']} ({entry['protocol']})")
-
-
-def _sample(text: str) -> RenderableType:
-    return Panel(Text(_printable(text)), title="sample", title_align="left", border_style="dim", expand=False)
 
 
 def _printable(text: str) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,10 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.runs.folder import CHECKPOINT, SAMPLES
+from charlab.runs.identity import changed_since
 from charlab.runs.plots import LOSS_PLOT, plot_loss
 from charlab.runs.record import Record
-from charlab.runs.store import Store
+from charlab.runs.store import Store, changes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,33 +28,34 @@ if TYPE_CHECKING:
     from charlab.models.contract import LanguageModel
 
 
-def sample(record: Record) -> str:
-    """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails."""
+def sample(record: Record, *, trust: bool = False) -> str:
+    """Return the text in a run's `samples.txt`, sampled and saved first if there is none; "" if that fails.
+
+    It fails, with a warning, if the model's code has changed since the run: the text would be another model's.
+    """
     path = record.folder / SAMPLES
     if path.exists():
         return path.read_text(encoding="utf-8", errors="replace")
     if record.status != "finished" or not (record.folder / CHECKPOINT).is_file():
         return ""
+    from charlab.generation import sample_text
+    from charlab.models.side_effects import device_of, untouched_randomness
     from charlab.runs.checkpoint import load
 
     try:
-        text = _sampled(record, *load(record.folder))
+        if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
+            raise UserError(f"its model has {changes(names)}")
+        model, vocabulary = load(record.folder, trust=trust)
+        chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
+        length, temperature, seed = (chosen[name] for name in ("length", "temperature", "seed"))
+        with untouched_randomness(device_of(model)):
+            text = sample_text(model, vocabulary, length, temperature=temperature, seed=seed) + "\n"
     except Exception as error:  # a sample must not end a report; a user's model can raise any exception
         logging.getLogger("charlab").warning("There is no sample of %s (%s).", record.folder, error)
         return ""
-    with suppress(OSError, UserError):
+    with suppress(UserError):
         write_atomically(path, lambda file: file.write(text.encode()))
     return text
-
-
-def _sampled(record: Record, model: LanguageModel, vocabulary: Vocabulary) -> str:
-    from charlab.generation import sample_text
-    from charlab.models.side_effects import device_of, untouched_randomness
-
-    chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
-    with untouched_randomness(device_of(model)):
-        text = sample_text(model, vocabulary, chosen["length"], temperature=chosen["temperature"], seed=chosen["seed"])
-    return f"{text}\n"
 
 
 def _settings(record: Record, callback: str) -> dict[str, Any]:
@@ -74,11 +76,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
 def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool = False) -> None:
     """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
 
-    Args:
-        runs: the runs, as the user names them.
-        output_dir: folder of all outputs.
-        console: console to print to.
-        trust: whether code in the folders of the runs may be imported; see `charlab.load`.
+    Code in their folders is imported only with `trust`; see `charlab.load`.
     """
     if not runs:
         raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")
@@ -88,16 +86,18 @@ def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool
 
 
 def _drawn(record: Record, trust: bool) -> Iterator[tuple[str, Path]]:
-    if len(record.curves()):
-        yield "loss plot", plot_loss(record)
+    from matplotlib.image import imsave
+
     from charlab.runs.checkpoint import load
 
-    model, vocabulary = load(record.folder, trust=trust)  # defines what the sample needs as well
-    if sample(record):
+    if len(record.curves()):
+        yield "loss plot", plot_loss(record)
+    model, vocabulary = load(record.folder, trust=trust)  # first: it defines what the sample needs as well
+    if sample(record, trust=trust):
         yield "sample", record.folder / SAMPLES
     for name, image in _attention(record, model, vocabulary):
         path = record.folder / "attention" / (re.sub(r"[^\w.-]", "_", name) + ".png")
-        _write_png(path, image)
+        write_atomically(path, partial(imsave, arr=image, format="png"))
         yield "attention", path
 
 
@@ -117,11 +117,3 @@ def _attention(
     ids = torch.from_numpy(encode_part(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()
     length = min(_settings(record, "attention_maps").get("length", 32), record.config["data"]["context_length"])
     yield from attention_images(model, vocabulary, ids[: length + 1], f"step {record.steps:,}")
-
-
-def _write_png(path: Path, image: np.ndarray[Any, Any]) -> None:
-    from matplotlib.image import imsave
-
-    png = io.BytesIO()
-    imsave(png, image, format="png")
-    write_atomically(path, lambda file: file.write(png.getvalue()))

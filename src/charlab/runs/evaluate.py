@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from torch import Tensor
 
@@ -21,14 +20,15 @@ from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, EvaluationProtocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
+from charlab.notebook import Output
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION
-from charlab.runs.display import print_results
+from charlab.runs.display import print_results, tell
 from charlab.runs.failure import naming_part
 from charlab.runs.folder import locked
-from charlab.runs.identity import differing, identify, load_corpus
-from charlab.runs.record import SPLITS, Record
+from charlab.runs.identity import changed_since, load_corpus
+from charlab.runs.record import SPLITS, Record, parts_of_batch
 from charlab.runs.store import OUTPUTS, Store
 from charlab.runs.text import own_corpus, own_slices
 from charlab.training.device import resolve_device
@@ -41,7 +41,6 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
 
     Args:
         config: a composed `conf/evaluate.yaml`.
-        console: console to print to; standard output by default.
 
     Raises:
         UserError: if there is no such run, checkpoint or split, the text of the corpus has changed, another text has
@@ -50,7 +49,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
     model, vocabulary = load(record.folder, checkpoint=config.checkpoint, device=device, trust=config.trust)
-    console = console or Console()
+    console = console or Output()
     if "corpus" in config.data:
         entry, ids = _another_text(config, vocabulary, console)
     else:
@@ -73,7 +72,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     looks = _count_look(record.folder) if metrics[0]["split"] == "test" else None  # before the figure is shown
     print_results(shown, console)
     try:
-        _keep(record.folder, metrics[0], is_last=config.checkpoint == "last")
+        _keep(record, metrics[0], is_last=config.checkpoint == "last")
     except UserError as error:  # for example, a read-only folder
         console.print(f"These figures were not added to the run's record. {error}", soft_wrap=True, markup=False)
     if looks is not None:
@@ -110,23 +109,19 @@ def _another_text(
     entry: dict[str, Any] = {"split": split, "sha256": corpus.sha256}
     text = corpus.text
     unknown = sorted(character for character in set(text) if not vocabulary.knows(character))
-    if unknown and config.unknown == "skip":
-        text = text.translate({ord(character): None for character in unknown})
-        entry["left_out"] = 1 - len(text) / len(corpus.text)
+    if unknown:
         characters = count(len(unknown), "character")
-        console.print(
-            f"{entry['left_out']:.2%} of the text is left out: {characters} that the model does not know "
-            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}).",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
-        )
-    elif unknown:
-        raise UserError(
-            f"The model does not know {count(len(unknown), 'character')} of this text "
-            f"({', '.join(map(repr, unknown[:8]))}{', …' * (len(unknown) > 8)}): skip unknown characters with "
-            "unknown=skip, or take another text."
-        )
+        shown = ", ".join([*map(repr, unknown[:8]), *["…"] * (len(unknown) > 8)])
+        if config.unknown == "error":
+            raise UserError(
+                f"The model does not know {characters} of this text ({shown}): skip unknown characters with "
+                "unknown=skip, or take another text."
+            )
+        known = text.translate({ord(character): None for character in unknown})
+        entry["left_out"] = 1 - len(known) / len(text)
+        told = f"{characters} that the model does not know ({shown})"
+        tell(console, f"{entry['left_out']:.2%} of the text is left out: {told}.")
+        text = known
     return entry, torch.from_numpy(vocabulary.encode(text))
 
 
@@ -148,28 +143,29 @@ def _count_look(folder: Path) -> int:
         ) from error
 
 
-def _keep(folder: Path, entry: dict[str, Any], *, is_last: bool) -> None:
+def _keep(evaluated: Record, entry: dict[str, Any], *, is_last: bool) -> None:
     """Add an entry to the metrics of a finished run.
 
     Args:
-        folder: the run's folder.
-        entry: the entry.
+        evaluated: the run's record, as it was before the weights were read.
         is_last: whether it is of the last checkpoint; a record holds the figures of no other.
 
     Raises:
-        UserError: if the run's own figures come from different code, or its folder is not writable.
+        UserError: if the weights have been replaced, the run's own figures come from different code, or its folder is
+            not writable.
     """
-    with locked(folder):
-        record = Record.load(folder)  # reread under the lock
+    with locked(evaluated.folder):
+        record = Record.load(evaluated.folder)  # reread under the lock
         if record.status != "finished" or not is_last:
             return
+        if record.finished != evaluated.finished:
+            raise UserError("They are of weights that the run has replaced since: give the same command again.")
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
-        names = differing(record, {"model": record.config["model"], "data": data}, EVALUATION)
-        if names and not record.is_by(identify(OmegaConf.create(record.config)).code):
+        if names := changed_since(record, {"model": record.config["model"], "data": data}, EVALUATION):
             what = f"changed since: {', '.join(names[:3])}" if record.sources else "that of an earlier version"
             raise UserError(
                 f"They come from different code than the run's own figures ({what}): "
-                f"charlab.requalify({str(folder)!r}) tells whether today's code computes the same."
+                f"charlab.requalify({str(record.folder)!r}) tells whether today's code computes the same."
             )
         record.add_metric(entry)
         record.save()
@@ -183,9 +179,7 @@ def batch_size(config: Mapping[str, Any], model: LanguageModel) -> int:
     """
     if model.likelihood == "bound":
         return int(config["data"]["batch_size"])
-    parts = (config["trainer"].get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
-    divisor = math.prod(part for part in parts if isinstance(part, int) and part > 0)
-    return max(1, config["data"]["batch_size"] // divisor)
+    return max(1, config["data"]["batch_size"] // parts_of_batch(config["trainer"]))
 
 
 def _protocol(config: DictConfig, trained: Mapping[str, Any]) -> EvaluationProtocol:

@@ -40,11 +40,7 @@ def failed_part(
 ) -> PartError | None:
     """Return the error to raise if a part of a run that is not charlab's own raised `error`, else None.
 
-    Args:
-        error: the error, with the traceback of the run.
-        config: the run's configuration.
-        foreign: callbacks and loggers that are not charlab's own, by their keys.
-        module: the run's Lightning module.
+    `foreign` are the callbacks and loggers that are not charlab's own, by their keys.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames):
@@ -60,10 +56,7 @@ def failed_part(
 def _failure(error: Exception, modules: Mapping[str, Mapping[str, str]], after: int = 0) -> PartError | None:
     """Return an error that names the innermost frame in certain modules, from number `after` on; None without one.
 
-    Args:
-        error: the error.
-        modules: the modules, each with the keys of its classes and functions, by name.
-        after: number of frames to leave out.
+    The modules are given by name, each with the keys of its classes and functions.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     for frame in reversed(frames[after:]):
@@ -95,5 +88,5 @@ def _foreign_modules(config: DictConfig) -> dict[str, dict[str, str]]:
 
 
 def _is_foreign(part: Any, key: str) -> bool:
-    package = part.__module__.partition(".")[0]
-    return package not in ("charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))
+    package = (getattr(part, "__module__", None) or "").partition(".")[0]  # torch.tanh has None
+    return package not in ("", "charlab", "lightning") and (package != "torch" or key in ("optimizer", "scheduler"))

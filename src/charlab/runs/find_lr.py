@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
 from charlab.errors import UserError
+from charlab.files import write_atomically
 from charlab.notebook import Output
 from charlab.runs.setup import Parts
 
@@ -27,7 +28,6 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
 
     Args:
         config: a composed `conf/train.yaml`.
-        console: console to print to; standard output by default.
 
     Raises:
         UserError: if the configuration is invalid, the model is not trained by gradients, or no rate lowers the loss.
@@ -51,12 +51,11 @@ def find_lr(config: DictConfig, console: Console | None = None) -> float:
         raise UserError(
             f"No rate between {LOWEST:g} and {HIGHEST:g} lowers the loss: the model is at fault, not its learning rate."
         )
-    plot = Path(config.output_dir) / "rates" / f"{config.name}.png"
-    plot.parent.mkdir(parents=True, exist_ok=True)
-    figure = finder.plot(suggest=True)
-    figure.axes[0].set_title(config.name)
-    figure.savefig(plot, dpi=150)
     console.print(f"optimizer.lr={rate:.1e}", style="bold", highlight=False)
     console.print(f"Over {len(finder.results['lr'])} steps with rising rates, the loss falls fastest there.")
+    plot = Path(config.output_dir) / "rates" / f"{config.name}.png"
+    figure = finder.plot(suggest=True)
+    figure.axes[0].set_title(config.name)
+    write_atomically(plot, lambda file: figure.savefig(file, format="png", dpi=150))
     console.print(f"plot  {plot}", soft_wrap=True, highlight=False, markup=False)
     return float(rate)

@@ -14,7 +14,7 @@ import filelock
 from charlab.command import command
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
-from charlab.files import advice
+from charlab.files import advice, remove_leftovers
 from charlab.quantities import joined
 from charlab.runs.record import FILE_NAME
 
@@ -34,11 +34,7 @@ TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
 
 
 def find_folder(run: str | Path, home: Path) -> Path:
-    """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint.
-
-    Args:
-        run: the name.
-        home: the folder of all runs, `outputs/runs`.
+    """Return the folder of the run that a user names: by its folder, or by the beginning of its fingerprint in `home`.
 
     Raises:
         UserError: if no run, or more than one, has that name.
@@ -49,7 +45,8 @@ def find_folder(run: str | Path, home: Path) -> Path:
     for folder in (Path(run), home / run):
         if (folder / FILE_NAME).exists():
             return folder
-    found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}"))
+    is_name = Path(run).name == str(run)  # every fingerprint would begin with ./ or / as well
+    found = sorted(path.parent for path in home.glob(f"*/{glob.escape(str(run))}*/{FILE_NAME}")) if is_name else []
     if not found:
         seen = f"neither a folder with a {FILE_NAME} nor the beginning of a fingerprint in {home}"
         raise UserError(f"There is no run {run}, which is {seen}: {command('runs')} lists all runs.")
@@ -89,7 +86,8 @@ def locked(folder: Path) -> Iterator[None]:
             _remove(folder, _matching(folder, HYDRA))  # written for this run just before it began
         raise
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # safe, because no process waits for this lock
+        with contextlib.suppress(OSError):  # Windows refuses it; there, the release removes the file
+            os.unlink(lock.lock_file)  # safe, because no process waits for this lock
         lock.release()
         with contextlib.suppress(OSError):
             for made in (folder, *folder.parents[:3]):  # outputs/runs/NAME
@@ -118,6 +116,7 @@ def remove(folder: Path) -> None:
     """Delete a run: what it wrote into its folder, and the folder if nothing else is in it."""
     try:
         with locked(folder):
+            remove_leftovers(folder, WRITTEN)
             _remove(folder, _matching(folder, (*WRITTEN, *TRACKERS, *HYDRA)))
     except OSError as error:
         raise UserError(f"{folder} cannot be deleted ({error.strerror}): {advice(error)}.") from error

@@ -29,7 +29,6 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
     Args:
         config: a composed `conf/generate.yaml`.
-        console: console to print to; standard output by default.
     """
     model, vocabulary = load(
         config.run, checkpoint=config.checkpoint, device=resolve_device(config.device), trust=config.trust
@@ -39,22 +38,14 @@ def generate_from_run(config: DictConfig, console: Console | None = None) -> lis
 
 
 def _generated(model: LanguageModel, vocabulary: Vocabulary, config: DictConfig, console: Console) -> list[str]:
-    options = {
-        "temperature": config.temperature,
-        "top_k": config.top_k,
-        "top_p": config.top_p,
-        "greedy": config.greedy,
-        "seed": config.seed,
-    }
+    options = {key: config[key] for key in ("temperature", "top_k", "top_p", "greedy", "seed")}
     if config.infill is not None:
         options |= {"num_samples": config.num_samples, "blank": config.blank}
-        texts = infill(model, vocabulary, config.infill, **options)
-        return _print(texts, console)
+        return _print(infill(model, vocabulary, config.infill, **options), console)
     prompt = _prompt(config.prompt, vocabulary)
     if config.probabilities:
-        return [
-            _show_probabilities(next_characters(model, vocabulary, prompt, temperature=config.temperature), console)
-        ]
+        found = next_characters(model, vocabulary, prompt, temperature=config.temperature)
+        return [_show_probabilities(found, console)]
     options["overflow"] = config.overflow
     if config.num_samples > 1:
         options["num_samples"] = config.num_samples

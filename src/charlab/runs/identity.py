@@ -115,15 +115,16 @@ def sources(config: DictConfig) -> dict[str, str]:
 def members_of_other_code(config: DictConfig) -> dict[str, list[str]]:
     """Return the members of an ensemble that were trained by different code, each with the sources that differ."""
     records = {run: Record.load(Path(run)) for run in runs_of(plain(config.model))}
-    found = {run: differing(record, {"model": record.config["model"]}) for run, record in records.items()}
+    found = {run: changed_since(record, {"model": record.config["model"]}) for run, record in records.items()}
     return {run: names for run, names in found.items() if names}
 
 
-def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
+def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str] = ()) -> list[str]:
     """Return the sources of a part of a run's configuration that have changed since the run.
 
+    There are none if today's code has reproduced the run (`charlab.requalify`).
+
     Args:
-        record: the run's record.
         part: the part, such as the configuration of the model.
         always: modules to include in any case.
     """
@@ -132,7 +133,9 @@ def differing(record: Record, part: Mapping[str, Any], always: Sequence[str] = (
     names = definitions.names_in(part)
     if names and (digest := _digest_of_definitions(record, names)) is not None:
         former[definitions.MAIN] = digest
-    return changed(former, now)
+    found = changed(former, now)
+    reproduced = found and record.requalified and record.is_by(identify(OmegaConf.create(record.config)).code)
+    return [] if reproduced else found
 
 
 def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
@@ -143,7 +146,7 @@ def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
     with contextlib.suppress(OSError, ValueError):
         text = (record.folder / definitions.FILE_NAME).read_text(encoding="utf-8")
         if digest_of(text) == record.sources.get(definitions.MAIN):
-            return digest_of(definitions.narrow(text, names))
+            return digest_of(definitions.extract(names, text))
     return None
 
 
@@ -279,7 +282,8 @@ def origins(config: DictConfig) -> dict[str, Path]:
     found = {}
     for key in ("init_from", "extend"):
         if config.get(key) is not None:
-            found[key] = find_folder(config[key], Path(config.output_dir) / "runs").absolute()
+            home = Path(config.get("output_dir") or "outputs", "runs")  # an archive keeps no output_dir
+            found[key] = find_folder(config[key], home).absolute()
             record = Record.load(found[key])
             if record.status != "finished":
                 raise UserError(f"{key}={config[key]} is {record.status}: start from a finished run.")
@@ -292,7 +296,7 @@ def load_corpus(config: DictConfig) -> Corpus:
     path = corpus.get("path")
     files = [] if path is None else files_of(path)
     files += [Path(value) for value in corpus.values() if isinstance(value, str) and value != path]
-    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if f.is_file())
+    stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if os.path.isfile(f))
     return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
 
 

@@ -38,6 +38,12 @@ OPTIONS = {
     "trust": "false",
 }
 """The options of `charlab runs`, with their defaults."""
+COLUMNS = (
+    *("name", "fingerprint", "status", "nll", "standard_error", "bpc", "perplexity", "likelihood", "protocol", "leaks"),
+    *("parameters", "steps", "characters_seen", "training_s", "started", "finished", "disk_bytes", "tags", "note"),
+    "folder",
+)
+"""The columns of every run in the table, which its settings follow."""
 SHORT = 8  # characters of a fingerprint in tables
 WITH_CODE = 17  # characters of FINGERPRINT-CODE
 PROTOCOLS: tuple[str, ...] = get_args(EVALUATE["protocol"])
@@ -76,7 +82,6 @@ def list_runs(output_dir: Path, filters: Iterable[str] = (), *, protocol: str = 
     """Return the runs in a folder of outputs that pass all filters, sorted by name and then by start.
 
     Args:
-        output_dir: folder of all outputs.
         filters: conditions such as "status=finished", "nll<1.8" or "optimizer.lr=1e-3".
         protocol: protocol of the figures.
 
@@ -97,7 +102,8 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
     of_all = varied([row.settings for row in rows])
     keys = sorted({*of_all, *(key for found in differences(rows) for key in found)})
-    return pd.DataFrame([{**row.columns, **{key: row.settings.get(key) for key in keys}} for row in rows])
+    values = [{**row.columns, **{key: row.settings.get(key) for key in keys}} for row in rows]
+    return pd.DataFrame(values, columns=list(dict.fromkeys([*COLUMNS, *keys])))  # also without any run
 
 
 def _row(record: Record, protocol: str) -> Row:

@@ -62,15 +62,11 @@ def draw_loss(
         leaks: whether the model sees what it has to predict, so that its loss is meaningless.
         log_steps: whether to use a logarithmic scale for the steps.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     metrics = _by_metric(table)
     raw = metrics.get("train/loss")
     protocol, curves = _evaluation_curves(metrics)
 
-    figure = Figure(figsize=(8.0, 4.8), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    axes = figure.add_subplot()
+    figure, axes = _empty()
     if raw is not None:
         axes.plot(*raw, color=COLORS["train"], alpha=0.3, linewidth=0.8)
     for split, curve in curves.items():
@@ -88,29 +84,18 @@ def draw_loss(
     if floor is not None:
         ends["floor"] = (floor, FAINT_INK, "")
     _label_ends(axes, ends)
-    _decorate(axes)
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
     if leaks:
         subtitle, color = "leaks: the model sees what it has to predict, so its loss says nothing", "#B00020"
     else:
         parts = [f"lines: {protocol}" * bool(curves), "faint: batches trained on" * (raw is not None)]
         subtitle, color = " · ".join(filter(None, parts)), FAINT_INK
-    axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", color=color, fontsize=9)
+    _decorate(axes, title, subtitle, color)
     return figure
 
 
 def plot_comparison(file: Path, folders: Mapping[str, Path]) -> bool:
-    """Plot the losses of several runs to a PNG file, and return whether there were any.
-
-    Args:
-        file: the file to write.
-        folders: the runs' folders, by their labels.
-    """
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    figure = Figure(figsize=(8.0, 4.8), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    axes = figure.add_subplot()
+    """Plot the losses of several runs, given by their labels, to a PNG file; return whether there were any."""
+    figure, axes = _empty()
     drawn: dict[str, Curve] = {}
     ends: dict[str, tuple[float, str, str]] = {}
     for (label, folder), color in zip(folders.items(), COLORS.values(), strict=False):
@@ -124,12 +109,17 @@ def plot_comparison(file: Path, folders: Mapping[str, Path]) -> bool:
         return False
     _scale(axes, None, drawn, None, log_steps=False)
     _label_ends(axes, ends)
-    _decorate(axes)
-    axes.set_title(" · ".join(folders), loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
-    lines = "solid: validation · dashed: train"
-    axes.annotate(lines, (0, 1), (0, 8), "axes fraction", "offset points", color=FAINT_INK, fontsize=9)
+    _decorate(axes, " · ".join(folders), "solid: validation · dashed: train")
     write_atomically(file, lambda stream: figure.savefig(stream, format="png"))
     return True
+
+
+def _empty() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure = Figure(figsize=(8.0, 4.8), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    return figure, figure.add_subplot()
 
 
 def _by_metric(table: pd.DataFrame) -> dict[str, Curve]:
@@ -192,9 +182,11 @@ def _label_ends(axes: Axes, ends: dict[str, tuple[float, str, str]]) -> None:
         )
 
 
-def _decorate(axes: Axes) -> None:
+def _decorate(axes: Axes, title: str, subtitle: str, color: str = FAINT_INK) -> None:
     from matplotlib.ticker import StrMethodFormatter
 
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=22)
+    axes.annotate(subtitle, (0, 1), (0, 8), "axes fraction", "offset points", color=color, fontsize=9)
     axes.set_xlabel("optimizer steps", color=INK)
     axes.set_ylabel("loss (nats per character)", color=INK)
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))

@@ -142,9 +142,9 @@ class Record:
             return cls.of(json.loads(path.read_text(encoding="utf-8")), folder)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise UserError(f"There is no run in {folder}: name a folder that holds a {FILE_NAME}.") from error
-        except (ValueError, KeyError, TypeError, AttributeError, LookupError) as error:
-            if isinstance(error, UserError):
-                raise
+        except UserError:
+            raise
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is corrupt: restore it, or delete the folder and run again.") from error
 
     @classmethod
@@ -190,12 +190,11 @@ class Record:
         from charlab.runs.plots import draw_loss
 
         show_figures()
-        bound = any(entry["likelihood"] == "bound" for entry in self.metrics)
         return draw_loss(
             self.curves(),
             title=self.name,
             floor=self.floor.get("validation"),
-            likelihood="bound" if bound else "exact",
+            likelihood="bound" if any(entry["likelihood"] == "bound" for entry in self.metrics) else "exact",
             leaks=bool(self.causality.get("leaks")),
             log_steps=log_steps,
         )
@@ -338,10 +337,14 @@ def _finite(value: Any, path: str, not_finite: dict[str, str]) -> Any:
     return value
 
 
+def parts_of_batch(trainer: Mapping[str, Any]) -> int:
+    """Return into how many micro-batches the settings of a trainer divide a batch, as far as they are numbers."""
+    factors = (trainer.get(key) for key in ("accumulate_grad_batches", "devices", "num_nodes"))
+    return math.prod(factor for factor in factors if isinstance(factor, int) and factor > 0)
+
+
 def _make_batch_global(config: dict[str, Any]) -> None:
     """Convert the batch size of a format 1 configuration to windows per optimizer step."""
     data, trainer = config.get("data"), config.get("trainer")
     if data and trainer and "batch_size" in data:
-        devices, nodes = (trainer.get(key) for key in ("devices", "num_nodes"))
-        for factor in (trainer.get("accumulate_grad_batches"), devices, nodes):
-            data["batch_size"] *= factor if isinstance(factor, int) and factor > 0 else 1
+        data["batch_size"] *= parts_of_batch(trainer)

@@ -19,6 +19,9 @@ from rich.console import Console
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
+from charlab.notebook import Output
+from charlab.runs.display import tell
+from charlab.runs.folder import locked
 from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
@@ -84,28 +87,19 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
         UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
             or had a budget in seconds without a record of the clock at its first steps.
     """
-    console, repetition = console or Console(), repeat(run, points=points)
+    console, repetition = console or Output(), repeat(run, points=points)
     record, code = repetition.run.record, repetition.identity.code
     for step, metric in repetition.differing[:1]:
         former, now = repetition.values[step, metric]
-        console.print(
-            f"Today's code ({code}) does not reproduce {record.folder}: {metric} at step {step} is "
-            f"{'missing' if math.isnan(now) else now}, and was {former}.",
-            soft_wrap=True,
-            highlight=False,
-            markup=False,
-        )
+        value = "missing" if math.isnan(now) else now
+        outcome = f"{metric} at step {step} is {value}, and was {former}"
+        tell(console, f"Today's code ({code}) does not reproduce {record.folder}: {outcome}.")
         return False
     record_requalification(repetition)
     elsewhere = "up to rounding, on another machine or with other libraries"
     how = "to the last digit" if repetition.on_same_machine else elsewhere
-    console.print(
-        f"Today's code ({code}) reproduces {len(repetition.values)} values up to step {repetition.steps[-1]} of "
-        f"{record.folder} {how}.",
-        soft_wrap=True,
-        highlight=False,
-        markup=False,
-    )
+    values = f"{len(repetition.values)} values up to step {repetition.steps[-1]}"
+    tell(console, f"Today's code ({code}) reproduces {values} of {record.folder} {how}.")
     return True
 
 
@@ -156,14 +150,24 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
 
 def record_requalification(repetition: Repetition) -> None:
     """Add the code and fingerprint of a repetition without differences to the record, unless it has them."""
-    record, identity = repetition.run.record, repetition.identity
-    entry: dict[str, Any] = {"code": identity.code, "fingerprint": identity.fingerprint}
-    if record.is_by(identity.code) and identity.fingerprint in record.fingerprints:
+    run, identity = repetition.run, repetition.identity
+    if run.record.is_by(identity.code) and identity.fingerprint in run.record.fingerprints:
         return
-    entry |= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
-    record = dataclasses.replace(record, requalified=[*record.requalified, entry])
-    archive = repetition.run.archive
-    record.save() if archive is None else archive.add(record)
+    entry: dict[str, Any] = {
+        "code": identity.code,
+        "fingerprint": identity.fingerprint,
+        "points": len(repetition.steps),
+        "tolerance": repetition.tolerance,
+        "date": now(),
+    }
+|= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
+    if run.archive is not None:
+        run.archive.add(dataclasses.replace(run.record, requalified=[*run.record.requalified, entry]))
+        return
+    with locked(run.record.folder):
+        record = Record.load(run.record.folder)  # `charlab evaluate` may have changed it during the repetition
+        record.requalified.append(entry)
+        record.save()
 
 
 class _AllPointsLogged(Exception):

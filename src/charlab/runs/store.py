@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from charlab.configuration.compose import register_resolver
 from charlab.configuration.overrides import concerns_sweep, key_of, text_of
-from charlab.curves import FILE_NAME as CURVES
-from charlab.curves import read_curves
 from charlab.errors import UserError
 from charlab.quantities import joined
 from charlab.runs.archive import Archive
@@ -53,7 +51,7 @@ class Run:
         """Return its measurements, with the columns `charlab.curves.COLUMNS`."""
         if self.archive is not None:
             return self.archive.curves(self.record)
-        return read_curves(self.record.folder / CURVES)
+        return self.record.curves()
 
     def sample(self) -> str:
         """Return the text that it sampled when it finished; "" if there is none."""
@@ -66,7 +64,7 @@ class Run:
 def run_at(path: Path) -> Run:
     """Return the run in a folder, or in an archive as ARCHIVE/NAME/FINGERPRINT."""
     if not (path / FILE_NAME).exists():
-        archive = Archive(path.absolute().parents[1])
+        archive = Archive(path.absolute().parent.parent)
         record = archive.record(f"{path.absolute().parent.name}/{path.name}")
         if record is not None:
             return Run(record, archive)
@@ -143,9 +141,8 @@ class RunLocation:
         """Whether the run is finished but lacks its checkpoint, although checkpointing was not turned off."""
         if self.record is None or self.record.status != "finished" or (self.folder / CHECKPOINT).is_file():
             return False
-        trainer, callbacks = (self.record.config.get(key) for key in ("trainer", "callbacks"))
-        told = isinstance(trainer, dict) and trainer.get("enable_checkpointing") is False
-        return not told and not (isinstance(callbacks, dict) and callbacks.get("checkpointing") is None)
+        trainer, callbacks = (self.record.config.get(key) or {} for key in ("trainer", "callbacks"))
+        return trainer.get("enable_checkpointing") is not False and callbacks.get("checkpointing") is not None
 
     @property
     def finished(self) -> Record | None:
@@ -153,7 +150,7 @@ class RunLocation:
         record, identity = self.record, self.identity
         if record is None or record.status != "finished" or self.has_lost_checkpoint:
             return None
-        same = record.fingerprint == identity.fingerprint and record.is_by(identity.code)
+        same = identity.fingerprint in record.fingerprints and record.is_by(identity.code)
         return record if same else None
 
 
@@ -233,7 +230,7 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
     record, identity, folder = found.record, found.identity, found.folder
     if record is None:
         return
-    if record.fingerprint != identity.fingerprint:
+    if identity.fingerprint not in record.fingerprints:
         raise UserError(
             f"{folder} holds another run, {record.name} with the fingerprint {record.fingerprint}: choose another "
             "hydra.run.dir, or replace it with force=true."
@@ -245,17 +242,13 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
             f"The run in {folder} was {status_word(record)} by different code ({differences(record, identity)}): "
             f"{way}choose another hydra.run.dir, or replace it with force=true."
         )
-    former, now = (_accumulation(settings) for settings in (record.config, OmegaConf.to_container(config)))
+    former = (record.config.get("trainer") or {}).get("accumulate_grad_batches") or 1
+    now = config.trainer.get("accumulate_grad_batches") or 1
     if begun and former != now and (folder / CHECKPOINT).exists():
         raise UserError(
             f"The run in {folder} was started with trainer.accumulate_grad_batches={former}, not {now}: give that "
             "value again, or start over with force=true."
         )
-
-
-def _accumulation(config: object) -> object:
-    trainer = config.get("trainer") if isinstance(config, dict) else None
-    return (trainer.get("accumulate_grad_batches") if isinstance(trainer, dict) else None) or 1
 
 
 def status_word(record: Record) -> str:

@@ -15,8 +15,10 @@ from charlab.command import command
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.quantities import fixed
+from charlab.runs.identity import changed_since
+from charlab.runs.listing import short_name
 from charlab.runs.record import Record
-from charlab.runs.store import Store
+from charlab.runs.store import Store, changes
 from charlab.runs.text import own_corpus, own_nll, own_slices
 
 LONGEST = 15_000  # characters on a page of at most 2 MB
@@ -79,7 +81,7 @@ class Surprisal:
 
     def _mark(self, index: int) -> str:
         character, nll = self.text[index], float(self.nll[index])
-        level = LEVELS - 1 if nll != nll else min(LEVELS - 1, int(2 * max(nll, 0.0)))
+        level = LEVELS - 1 if nll != nll else int(min(LEVELS - 1, 2 * max(nll, 0.0)))  # it may be infinite
         line = ' n"' if character == "\n" else '"'
         said = f"{SIGNS.get(character, character)}  {fixed(nll, 2)} nats"
         said += f"\n{self.expected[index]}" if self.expected else ""
@@ -117,7 +119,7 @@ def surprisal(record: Record, start: int = 0, length: int = 3000, *, trust: bool
     if record.causality.get("leaks"):
         note = f"The model leaks, so its figures mean nothing: {record.causality['reason']} {note}"
     bound = "≤ " if entry["likelihood"] == "bound" else ""
-    title = f"{record.name} {record.folder.name[:8]}: {bound}{fixed(entry['nll'])} nats per character"
+    title = f"{record.name} {short_name(record.folder)}: {bound}{fixed(entry['nll'])} nats per character"
     return Surprisal(title, note.strip(), text[start + given : stop + given], nll[start:stop], expected)
 
 
@@ -127,9 +129,12 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
 
     from charlab.models.contract import AutoregressiveModel
     from charlab.runs.checkpoint import load
+    from charlab.runs.failure import naming_part
 
     try:
         model, vocabulary = load(record.folder, trust=trust)
+        if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
+            raise UserError(f"its code has {changes(names)}.")
     except UserError as error:
         return (), f"What the model expected is not known: {error}"
     if model.likelihood == "bound":
@@ -142,7 +147,7 @@ def _expected(record: Record, text: str, start: int, stop: int, trust: bool) -> 
     names = [_name(piece) for piece in vocabulary.pieces]
     size = record.metric("blocks")["context_length"]
     said: dict[int, str] = {}
-    with torch.no_grad():
+    with naming_part(model), torch.no_grad():
         for first in range((max(1, int(tokens[0])) - 1) // size * size, int(tokens[-1]), size):
             window = ids[first : first + size + 1]
             logits = model(window[None, :-1])[0]  # (T, V)
@@ -168,6 +173,6 @@ def show(runs: Sequence[str], output_dir: Path, options: Mapping[str, str], cons
     record = Record.load(Store(output_dir).named(runs[0]))
     trust = options["trust"].lower() == "true"
     page = surprisal(record, int(options["start"]), int(options["length"]), trust=trust).page().encode()
-    file = Path(options["page"] or output_dir / f"show-{record.folder.name[:8]}.html")
+    file = Path(options["page"] or output_dir / f"show-{short_name(record.folder)}.html")
     write_atomically(file, lambda stream: stream.write(page))
     console.print(f"page       {file}", highlight=False, markup=False, soft_wrap=True)

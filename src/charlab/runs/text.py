@@ -28,12 +28,7 @@ def own_config(record: Record, path: str | Path | None = None) -> DictConfig:
 
 
 def own_corpus(record: Record, path: str | Path | None = None) -> Corpus:
-    """Return the text of a run.
-
-    Args:
-        record: the run's record.
-        path: where the text's file is now; None if it has not moved.
-    """
+    """Return the text of a run, whose file is at `path` now if that is given."""
     corpus = load_corpus(own_config(record, path))
     if corpus.sha256 != record.corpus["sha256"]:
         raise UserError(

@@ -159,7 +159,6 @@ def gather_parts(
     """Return a difference with its parts.
 
     Args:
-        compared: the text.
         sums: for each grouping, the nats in each part.
         intervals: for each grouping, the 95% interval of each part in nats per character of the text; None if unknown.
         nats: the difference at each character, for the passages.

@@ -54,9 +54,7 @@ class Finding(NamedTuple):
 def verify_run(run: RunToVerify, *, scoring: bool = True) -> Iterator[Finding]:
     """Yield the finding of each check of a run.
 
-    Args:
-        run: the run.
-        scoring: whether to score the weights again, and to look for leaks and for probabilities that do not add up.
+    With `scoring`, the weights are scored again, and checked for leaks and for probabilities that do not add up.
     """
     checks: dict[str, Callable[[RunToVerify], tuple[bool | None, str]]] = {
         "settings": _settings,
@@ -65,15 +63,17 @@ def verify_run(run: RunToVerify, *, scoring: bool = True) -> Iterator[Finding]:
         "figures": _figures,
         NLL: _characters,
     }
-    if scoring:
-        checks |= {"weights": _weights, "normalization": _normalization, "causality": _causality}
-    for name, check in checks.items():
+    of_weights = {"weights": _weights, "normalization": _normalization, "causality": _causality} if scoring else {}
+    for name, check in (checks | of_weights).items():
+        if name in of_weights and not (run.record.folder / CHECKPOINT).exists():
+            yield Finding(name, None, f"there is no {CHECKPOINT}")
+            continue
         try:
             yield Finding(name, *check(run))
         except UserError as error:
             yield Finding(name, False, str(error))
-        except Exception as error:  # files that were tampered with can raise any exception
-            yield Finding(name, False, f"it cannot be checked, since its record lacks something: {one_sentence(error)}")
+        except Exception as error:  # files that were tampered with, or a user's model, can raise any exception
+            yield Finding(name, False, f"it cannot be checked: {type(error).__name__}: {one_sentence(error)}")
 
 
 @dataclass
@@ -90,11 +90,6 @@ class RunToVerify:
     path: str | Path | None = None
     trust: bool = False
     device: Any = field(default="cpu", init=False)
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the run has a checkpoint."""
-        return (self.record.folder / CHECKPOINT).exists()
 
     @cached_property
     def loaded(self) -> tuple[LanguageModel, Vocabulary]:
@@ -190,10 +185,8 @@ def _weights(run: RunToVerify) -> tuple[bool | None, str]:
     from charlab.evaluation.protocols import Blocks, evaluate
     from charlab.runs.evaluate import batch_size
 
-    record = run.record
-    if not run.has_weights:
-        return None, f"there is no {CHECKPOINT}"
-    entry, (model, vocabulary) = record.metric("blocks"), run.loaded
+    record, entry = run.record, run.record.metric("blocks")
+    model, vocabulary = run.loaded
     sizes = {"context_length": entry["context_length"], "batch_size": batch_size(record.config, model)}
     score = evaluate(model, run.ids, Blocks(), vocabulary=vocabulary, **sizes)
     other = str(run.device) != record.machine.get("device")
@@ -220,8 +213,6 @@ def _normalization(run: RunToVerify) -> tuple[bool | None, str]:
 
     from charlab.models.side_effects import untouched_randomness
 
-    if not run.has_weights:
-        return None, f"there is no {CHECKPOINT}"
     model, ids = run.loaded[0], run.ids
     length = min(run.context_length, len(ids) - 1, max(1, MOST_PROBES // model.vocab_size))
     sums = []
@@ -242,8 +233,6 @@ def _causality(run: RunToVerify) -> tuple[bool | None, str]:
     from charlab.evaluation.causality import check_causality
     from charlab.models.contract import AutoregressiveModel
 
-    if not run.has_weights:
-        return None, f"there is no {CHECKPOINT}"
     model, vocabulary = run.loaded
     found = check_causality(model, ids=run.ids, vocabulary=vocabulary, context_length=run.context_length)
     if not isinstance(model, AutoregressiveModel):
