@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from charlab.studies.report.contents import gather
 from charlab.studies.report.figures import Drawings, curve_over_seeds, draw_differences
@@ -124,6 +124,16 @@ def test_colors_are_different_and_the_baseline_black(figures):
     colors = [to_hex(look.color) for look in drawings.looks.values()]
     assert colors[0] == "#000000"
     assert len(set(colors)) == len(colors)
+
+
+def test_text_can_be_read_on_white(figures):
+    """By the definitions of contrast and relative luminance in WCAG 2.1."""
+    _, found = figures
+    for axes in (axes for figure in found.values() for axes in figure.axes):
+        for text in axes.texts:
+            parts = np.array(to_rgb(text.get_color()))
+            linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+            assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5, text
 
 
 def test_names_are_drawn_as_they_are(figures):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from charlab.quantities import ratio
-from charlab.studies.report.style import ALARM, FAINT_INK, INK, VERDICT_COLORS, Look, new_figure
+from charlab.studies.report.style import ALARM, FAINT_INK, INK, LABEL_COLORS, VERDICT_COLORS, Look, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,10 +73,10 @@ def _limits(comparisons: Sequence[Comparison], margin: float) -> tuple[float, fl
 
 def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: float, high: float) -> None:
     comparison, color = judgment.comparison, look.color
-    place = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
-    axes.annotate(look.label, (0, center + 0.42), color=color, **place)  # type: ignore[arg-type]
+    place: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
+    axes.annotate(look.label, (0, center + 0.42), color=LABEL_COLORS.get(color, color), **place)
     verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
-    axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)  # type: ignore[arg-type]
+    axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)
     pairs = list(comparison.differences.values())
     fate = "not finite" if comparison.target is None else "not reached"
     finite = [pair for pair in pairs if math.isfinite(pair)]

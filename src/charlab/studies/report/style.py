@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT_INK, GRID, ALARM = "0.2", "0.5", "0.92", "#B00020"
+INK, FAINT_INK, GRID, ALARM = "0.2", "0.45", "0.92", "#B00020"
 VERDICT_COLORS = {"supported": "#00694B", "equivalent": "#0072B2", "refuted": "#A94400"}
 
 # Okabe and Ito (2008) without their yellow, which is illegible on white. The baseline is black.
@@ -22,6 +22,9 @@ BASELINE_COLOR = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+# Text needs a contrast of 4.5 to the page (WCAG 2.1), which most of these colors have only if they are darker.
+LABEL_COLORS = {"#D55E00": "#BF5400", "#009E73": "#008360", "#CC79A7": "#A05A82", "#E69F00": "#986900",
+                "#56B4E9": "#3B7AA0"}  # fmt: skip
 
 _LABEL_SIZE = 7.0  # points
 _LABEL_GAP = 0.16  # inches between the axes and the labels
@@ -151,8 +154,8 @@ def label_at_right(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     for at, height, (_, text, color) in zip(wanted, heights, ordered, strict=True):
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
         axes.annotate(
-            text, (1, at), (x, height), ("axes fraction", "data"), color=color, fontsize=size, va="center",
-            arrowprops=line, annotation_clip=False,
+            text, (1, at), (x, height), ("axes fraction", "data"), color=LABEL_COLORS.get(color, color), fontsize=size,
+            va="center", arrowprops=line, annotation_clip=False,
         )  # fmt: skip
 
 
