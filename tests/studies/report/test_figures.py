@@ -156,6 +156,7 @@ def test_a_figure_is_the_same_file_each_time(kind):
     assert len(files) == 1
 
 
+@example([f"{20 * 'a'}{i}{20 * 'b'}" for i in range(12)])
 @given(st.lists(st.text("ab_", min_size=1, max_size=60), unique=True, max_size=12))
 def test_labels_are_short_and_different(names):
     found = short_names(names)

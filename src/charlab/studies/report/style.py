@@ -80,10 +80,11 @@ def looks(arms: Sequence[str], baseline: str) -> dict[str, Look]:
 def short_names(names: Sequence[str], most: int = 24) -> dict[str, str]:
     """Return a unique name of at most `most` characters for each name; long ones lose their middle."""
     found: dict[str, str] = {}
-    for name in names:
+    for number, name in enumerate(names, start=1):
         label = _shortened(name, most)
         if label in found.values():
-            label = f"{_shortened(name, most - 4)} ({names.index(name) + 1})"
+            mark = f" ({number})"
+            label = _shortened(name, most - len(mark)) + mark
         found[name] = label
     return found
 
