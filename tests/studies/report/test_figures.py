@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex, to_rgb
 
 from charlab.studies.report.contents import gather
-from charlab.studies.report.figures import Drawings, curve_over_seeds, draw_differences
+from charlab.studies.report.figures import Curve, Drawings, _loss_limits, curve_over_seeds, draw_differences
 from charlab.studies.report.style import drawing, label_at_right, new_figure, picture, short_names, spread
 from tests.helpers.made_up_study import LONG, NASTY
 
@@ -103,7 +103,7 @@ def test_a_leaking_arm_is_in_no_comparison_of_costs(figures):
     arms = drawings.contents.arms
     assert heights == pytest.approx([arm.mean for name, arm in arms.items() if name != "wrong axis"])
     assert not any("wrong axis" in text for text in texts(axes))
-    assert "≤ diffusion" in texts(axes)
+    assert {"≤ diffusion", "entropy of the text"} <= set(texts(axes))
     assert drawings.contents.captions["costs"].endswith("Not plotted because of false figures: wrong axis.")
 
 
@@ -124,6 +124,12 @@ def test_colors_are_different_and_the_baseline_black(figures):
     colors = [to_hex(look.color) for look in drawings.looks.values()]
     assert colors[0] == "#000000"
     assert len(set(colors)) == len(colors)
+
+
+def test_a_loss_that_rises_again_stays_in_the_picture(told):
+    losses = np.array([4.0, 2.0, 1.5, 1.6, 1.9, 2.4])
+    low, high = _loss_limits({"gpt": Curve(np.arange(6.0), losses, losses, losses)}, told.arms, None)
+    assert low < 1.5 < 2.4 < high < 4.0
 
 
 def test_text_can_be_read_on_white(figures):

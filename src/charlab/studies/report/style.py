@@ -26,6 +26,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 LABEL_COLORS = {"#D55E00": "#BF5400", "#009E73": "#008360", "#CC79A7": "#A05A82", "#E69F00": "#986900",
                 "#56B4E9": "#3B7AA0"}  # fmt: skip
 
+End = tuple[float, str, str]  # of a line that is labeled: height in data, text and color
 _LABEL_SIZE = 7.0  # points
 _LABEL_GAP = 0.16  # inches between the axes and the labels
 # A date would make each file of the same figure different.
@@ -107,19 +108,23 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(
-    width: float, height: float, panels: int = 1, *, left: float = 0.6, right: float = 0.1, bottom: float = 0.38
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels side by side that share their vertical axis.
+    width: float, height: float, panels: int = 1, *, left: float = 0.6, right: float = 0.1, bottom: float = 0.38,
+    below: bool = False,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """Return a figure with panels that share their vertical axis.
 
     Args:
         width: of the figure, in inches like all others.
         right: margin for labels; see `label_width`.
+        below: whether the panels are below each other instead of side by side.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=200)
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - 0.14 / height, wspace=0.2)
-    return figure, list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    figure, top = Figure(figsize=(width, height), dpi=200), 0.14
+    space = {"hspace": (bottom + top) / (height / panels - bottom - top)} if below else {"wspace": 0.2}
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, **space)
+    shape = (panels, 1) if below else (1, panels)
+    return figure, list(figure.subplots(*shape, sharey=True, squeeze=False).flat)
 
 
 def picture(figure: Figure, kind: str) -> bytes:
@@ -129,20 +134,19 @@ def picture(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def label_width(labels: Iterable[str]) -> float:
-    """Return the width in inches of the widest label at the right edge, with the space before it."""
+def label_width(ends: Iterable[End]) -> float:
+    """Return the width in inches that labels at the right edge need, with the space around them."""
     from matplotlib.textpath import TextPath
 
-    widths = [TextPath((0, 0), label, size=_LABEL_SIZE).get_extents().width for label in labels if label]
-    return _LABEL_GAP + 0.04 + max(widths, default=0) / 72
+    widths = [TextPath((0, 0), label, size=_LABEL_SIZE).get_extents().width for _, label, _ in ends]
+    return _LABEL_GAP + 0.14 + max(widths, default=0) / 72
 
 
-def label_at_right(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_at_right(axes: Axes, ends: Sequence[End]) -> None:
     """Write labels beyond the right edge, each at its height, moved apart where they would overlap.
 
     Args:
         axes: with their final limits.
-        ends: height in data, text and color of each label.
     """
     low, high = axes.get_ylim()
     place, figure = axes.get_position(), axes.get_figure()
