@@ -260,7 +260,8 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
         "that decides. Gray: speed-ups too small to matter.",
         "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
         f"{' Band: 95% t-interval of the mean.' * several} Cross: no finite loss.",
-        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot.",
+        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot."
+        f"{' Dotted: the target.' * (plan.target is not None)}",
         "costs": f"Quality against cost. Further left is cheaper, lower is better.{bars}{left_out}",
     }
 
