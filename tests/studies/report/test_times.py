@@ -49,6 +49,13 @@ def test_what_is_said_of_times(results):
     assert [entry.text for entry in contents.verdicts.rows[1]][-2:] == ["8", "0"]
 
 
+def test_a_baseline_that_misses_the_target_is_counted_whichever_arms_have_run(make):
+    lost = dict.fromkeys(range(305, 309), ("missing", ""))
+    arms = (MadeUpArm("learned", 1.95), MadeUpArm("rotary", 1.55, fates=lost), MadeUpArm("none", 1.55))
+    notices = [notice.text for notice in gather(make(*arms, **OPTIONS)).notices]
+    assert any("was not reached by learned with 8 seeds: such a cell" in text for text in notices)
+
+
 def test_times_are_those_of_the_curves(results):
     table = results.table()
     times = table[table["arm"] == "rotary"]["time_to_target"]

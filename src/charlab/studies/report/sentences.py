@@ -75,7 +75,7 @@ def notices(
         *(_exploration(results.plan) if compares or scales else []),
         *([Notice("caution", unpaired)] if unpaired else []),
         *_cells(results, compares),
-        *_unreached(results.plan.baseline, comparisons),
+        *_unreached(results.plan, comparisons),
         *_bounds(arms),
     ]
 
@@ -179,14 +179,15 @@ def _have(number: int) -> str:
     return "has" if number == 1 else "have"
 
 
-def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
-    shown = list(comparisons.values())
-    missed = {baseline: shown[0].baseline_unreached} if shown else {}
-    missed |= {found.arm: found.unreached for found in shown}
+def _unreached(plan: Plan, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
+    missed: dict[str, set[int]] = {plan.baseline: set()}
+    for arm, found in comparisons.items():
+        missed[plan.baseline].update(found.baseline_unreached)  # with the seeds that this arm has, too
+        missed[arm] = set(found.unreached)
     if said := [f"{arm} with {count(len(seeds), 'seed')}" for arm, seeds in missed.items() if seeds]:
         yield Notice(
             "note",
-            f"The target of {shown[0].target:g} nats per character was not reached by {joined(said)}: such a cell "
+            f"The target of {plan.target:g} nats per character was not reached by {joined(said)}: such a cell "
             "counts as later than any that reached it, and speed-ups may have no upper or no lower limit.",
         )
 
@@ -287,12 +288,12 @@ def _remedy(comparison: Comparison) -> str:
         return f"more seeds would narrow the interval{longer}"
     if (needed := comparison.seeds_needed) is not None:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
+    given = (comparison.margin, comparison.num_arms, comparison.expectation)
+    if seeds_to_settle(comparison.standard_deviation, *given) is None:
+        return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
         return "the difference is so close to the margin that more seeds may not settle it"
-    given = (comparison.margin, comparison.num_arms, comparison.expectation)
-    if seeds_to_settle(comparison.standard_deviation, *given) is not None:  # no more than this study has
-        return "more seeds may settle it"
-    return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
+    return "more seeds may settle it"
 
 
 def bound_sign(comparison: Comparison) -> str:
