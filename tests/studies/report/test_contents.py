@@ -54,6 +54,11 @@ def test_verdicts_are_those_of_the_statistics(plain):
     assert contents.judgments[1].expectation == "worsen"
 
 
+def test_the_caption_of_verdicts_names_the_test_of_cells_without_a_finite_loss(told, plain):
+    assert "exact sign test" in told.verdicts.caption
+    assert "exact sign test" not in gather(plain).verdicts.caption
+
+
 def test_nothing_stands_before_the_verdicts_of_a_study_without_faults(plain):
     assert gather(plain).notices == ()
 
@@ -150,6 +155,7 @@ def test_a_text_that_a_model_finds_impossible_is_not_called_divergence(make):
     assert "optimizer.smoothing" in notice.text
     assert "the arm has no finite loss with 1 of 8 seeds" in contents.judgments[0].reason
     assert "diverge" not in notice.text + contents.judgments[0].reason
+    assert row(contents.results, "b")[4].text == "7 of 8"
     results.of("b")[0].record.scenes[0] = math.inf
     assert gather(results).judgments[0].other_text == "Not known: some stretches of the text have no finite loss."
 

@@ -60,6 +60,7 @@ def test_settings_are_those_of_the_runs(plain):
         "32 × 64",
     ]
     assert rotary[1].startswith("Backbone + Attention + Rotary")
+    assert [table.rows[0][column].key for column in (2, 4, 6)] == [807_808, 3e-3, 400]  # not sorted as text
 
 
 def test_settings_are_not_those_of_a_run_that_was_cut_short(make):

@@ -45,6 +45,7 @@ class ArmSummary:
     """Summary of the finished cells of an arm.
 
     Attributes:
+        seeds: the number of cells with a finite loss, out of `planned`.
         figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
         likelihood: "bound" if the figures are upper bounds.
         honest: nll scored character by character, if the arm leaks.
@@ -84,7 +85,7 @@ def _summary(name: str, cells: pd.DataFrame, budget: pd.Series, plan: Plan) -> A
     return ArmSummary(
         name=name,
         is_baseline=plan.compares and name == plan.baseline,
-        seeds=len(finished),
+        seeds=int(np.isfinite(finished["value"]).sum()),
         planned=len(cells),
         figures={measure: estimate(finished[measure]) for measure in MEASURES},
         likelihood="bound" if finished["likelihood"].eq("bound").any() else "exact",

@@ -145,7 +145,6 @@ def gather(results: StudyResults) -> Contents:
     records = [result.record for result in results.cells if result.record is not None and result.ended]
     citations = literature(plan, records)
     finished = sum(result.status == "finished" for result in results.cells)
-    matches = results.mismatch() is None if plan.compares else None
     judgments = tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
     return Contents(
         plan=plan,
@@ -157,7 +156,7 @@ def gather(results: StudyResults) -> Contents:
         judgments=judgments,
         verdicts=verdict_table(judgments, texts, plan) if judgments else None,
         results=result_table(plan, arms, references(results)),
-        budgets=budget_table(plan, arms, matches=matches),
+        budgets=budget_table(plan, arms, mismatch=results.mismatch() is not None),
         cells=cell_table(results),
         unfinished=tuple(
             Unfinished(

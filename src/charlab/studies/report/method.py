@@ -15,7 +15,7 @@ from charlab.quantities import UNKNOWN, count, joined
 from charlab.runs.identity import CHARACTERS
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
-from charlab.studies.report.tables import Column, Table, entry
+from charlab.studies.report.tables import NOTHING, Table, columns, entry
 from charlab.studies.report.tuning import tuning_method
 
 if TYPE_CHECKING:
@@ -88,7 +88,6 @@ def method(
 
 def settings_table(results: StudyResults) -> Table | None:
     """Return what each arm was trained with, by its first finished run if it has any; None if unknown."""
-    headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
     units: set[str] = set()
     for arm in results.plan.arms:
@@ -100,21 +99,23 @@ def settings_table(results: StudyResults) -> Table | None:
         units.add(_unit(data))
         trained = config if record.parameters else {}  # counting has no use for the optimizer that is configured
         rate = trained["optimizer"].get("lr") if trained.get("optimizer") else None
-        texts = (
-            _described(config["model"]),
-            f"{record.parameters:,}" if record.parameters else "counts only",
-            _named(trained.get("optimizer")),
-            UNKNOWN if rate is None else f"{rate:g}",
-            _named(trained.get("scheduler")),
-            f"{record.steps:,}",
-            f"{data.get('batch_size')} × {data.get('context_length')}",
+        rows.append(
+            (
+                entry(arm.name),
+                entry(_described(config["model"])),
+                entry(f"{record.parameters:,}" if record.parameters else "counts only", record.parameters),
+                entry(_named(trained.get("optimizer"))),
+                NOTHING if rate is None else entry(f"{rate:g}", rate),
+                entry(_named(trained.get("scheduler"))),
+                entry(f"{record.steps:,}", record.steps),
+                entry(f"{data.get('batch_size')} × {data.get('context_length')}"),
+            )
         )
-        rows.append((entry(arm.name), *map(entry, texts)))
-    left = ("arm", "model", "optimizer", "schedule")
-    columns = tuple(Column(heading, "left" if heading in left else "right") for heading in ("arm", *headings))
+    headings = ("arm", "model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
+    found = columns(*headings, left=("arm", "model", "optimizer", "schedule"))
     unit = "tokens" if "tokens" in units else "characters"
     caption = f"What each arm was trained with. Batch: windows × {unit}."
-    return Table("settings", caption, columns, tuple(rows)) if rows else None
+    return Table("settings", caption, found, tuple(rows)) if rows else None
 
 
 def _unit(data: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from charlab.runs.text_differences import (
 )
 from charlab.studies.evidence import mean_interval
 from charlab.studies.report.method import without_paths
-from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
+from charlab.studies.report.tables import Entry, Span, Style, Table, columns, entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +115,6 @@ def _difference(
 
 def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
     first = next(iter(arms.values()))
-    columns = (Column("split by", "left"), Column("part", "left"), Column("characters"), *map(Column, arms))
     rows = []
     for index, part in enumerate((*first.parts, first.whole)):
         share = part.characters / first.whole.characters
@@ -128,11 +127,11 @@ def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
         "Baseline minus arm in nats per character of the text, by blocks: positive where the arm is better. The parts "
         "of each split add up to the whole. ±: 95% t-interval over seeds, not adjusted for the number of parts."
     )
-    return Table("where", caption, columns, tuple(rows))
+    headings = columns("split by", "part", "characters", *arms, left=("split by", "part"))
+    return Table("where", caption, headings, tuple(rows))
 
 
 def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
-    columns = (Column("arm", "left"), Column("nats"), Column("character"), Column("passage", "left"))
     rows = [
         (
             entry(arm),
@@ -146,4 +145,5 @@ def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
     caption = (
         f"The {count(len(rows), 'passage')} that differ most, in either direction: baseline minus arm, mean over seeds."
     )
-    return Table("passages", caption, columns, tuple(rows))
+    headings = columns("arm", "nats", "character", "passage", left=("arm", "passage"))
+    return Table("passages", caption, headings, tuple(rows))
