@@ -172,7 +172,7 @@ def gather(results: StudyResults) -> Contents:
         },
         older=_names(results, lambda cell: cell.older),
         scaling=scaling(results, arms),
-        tuning=tuning_table(plan),
+        tuning=tuning_table(plan, arms),
         factors=numeric_factors(results) if plan.target is None and plan.kind == "comparison" else (),
         where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
         samples=tuple(
