@@ -1,5 +1,6 @@
 """What the report says, before it is written in any format."""
 
+import dataclasses
 import math
 import re
 import shlex
@@ -15,6 +16,7 @@ from charlab.evaluation.metric import Score
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
+from charlab.studies.report.method import method
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
 from charlab.studies.report.writer import csv_tables, make_report
@@ -299,3 +301,14 @@ def test_arms_that_reach_other_modules_were_run_by_the_same_code(make):
     assert sentence not in gather(results).limits
     results.cells[0].record.sources["charlab.seeding"] = "second"
     assert sentence in gather(results).limits
+
+
+def test_seeds_that_do_not_follow_each_other_are_listed(plain):
+    listed = dataclasses.replace(plain.plan, seeds=(1, 5, 9))
+    assert "Every arm was trained with the same 3 seeds, 1, 5 and 9." in method(listed, [], {}, ())
+    assert "Every arm was trained with the same 8 seeds, starting at 305." in method(plain.plan, [], {}, ())
+
+
+def test_the_law_of_a_scaling_study_is_over_what_its_axis_shows(plain):
+    over_flops = dataclasses.replace(plain.plan, kind="scaling", against="flops", held_out="w256")
+    assert "A power law with an offset over FLOPs is fitted to all sizes but w256" in method(over_flops, [], {}, ())[2]

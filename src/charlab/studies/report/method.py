@@ -67,13 +67,16 @@ def method(
     else:
         seeds = f"seed, {plan.seeds[0]}"
         if len(plan.seeds) > 1:
-            seeds = f"{len(plan.seeds)} seeds, starting at {plan.seeds[0]}"
+            ordered = plan.seeds == tuple(range(plan.seeds[0], plan.seeds[0] + len(plan.seeds)))
+            which = f"starting at {plan.seeds[0]}" if ordered else joined([str(seed) for seed in plan.seeds], most=100)
+            seeds = f"{len(plan.seeds)} seeds, {which}"
         sentences.append(f"Every arm was trained with the same {seeds}.")
     sentences += tuning_method(plan)
     if plan.kind == "scaling":
         sentences.append(
-            f"A power law with an offset over {plan.against} is fitted to all sizes but {plan.held_out}, and tested on "
-            f"it. The prediction interval must be narrower than {plan.margin:g} nats per character (the margin)."
+            f"A power law with an offset over {COSTS[plan.against].heading} is fitted to all sizes but "
+            f"{plan.held_out}, and tested on it. The prediction interval must be narrower than {plan.margin:g} nats "
+            "per character (the margin)."
         )
     if plan.compares:
         sentences.append(f"The arms must match the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.")
