@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -27,7 +27,6 @@ from charlab.studies.report.method import (
     without_paths,
 )
 from charlab.studies.report.scaling import Scaling, scaling
-from charlab.studies.report.scaling import caption as scaling_caption
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
 from charlab.studies.report.tables import (
     Table,
@@ -146,6 +145,7 @@ def gather(results: StudyResults) -> Contents:
     citations = literature(plan, records)
     finished = sum(result.status == "finished" for result in results.cells)
     judgments = tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
+    law = scaling(results, arms)
     return Contents(
         plan=plan,
         summary=f"{count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}, {finished} of {len(plan.cells)} "
@@ -171,7 +171,7 @@ def gather(results: StudyResults) -> Contents:
             if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
         },
         older=_names(results, lambda cell: cell.older),
-        scaling=scaling(results, arms),
+        scaling=law,
         tuning=tuning_table(plan, arms),
         factors=numeric_factors(results) if plan.target is None and plan.kind == "comparison" else (),
         where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
@@ -187,8 +187,7 @@ def gather(results: StudyResults) -> Contents:
         commands=commands(results),
         environment=environment(records),
         floor=entropy(results),
-        captions=_captions(plan, [arm.name for arm in arms.values() if arm.leaks])
-        | {"scaling": scaling_caption(results)},
+        captions=_captions(plan, arms, law),
     )
 
 
@@ -245,9 +244,9 @@ def _alike(a: Record, b: Record) -> bool:
     return bool(a.scenes) and a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
 
 
-def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
-    """Return the captions of the figures by name; `leaking` are the arms whose figures are false."""
-    several = len(plan.seeds) > 1
+def _captions(plan: Plan, arms: Mapping[str, ArmSummary], law: Scaling | None) -> dict[str, str]:
+    """Return the captions of the figures by name."""
+    several, leaking = len(plan.seeds) > 1, [arm.name for arm in arms.values() if arm.leaks]
     over_seeds = " Line: mean over finished seeds. Band: range over seeds." if several else ""
     bars = " Bars: 95% t-interval over seeds." if several else ""
     left_out = f" Not plotted because of false figures: {joined(leaking)}." if leaking else ""
@@ -257,6 +256,7 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
         if plan.target is None
         else f"Speed-ups over the baseline {plan.baseline}. Circle: one seed. Diamond and bar: estimate and interval "
         "that decides. Gray: speed-ups too small to matter.",
+        "scaling": law.caption if law else "",
         "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
         f"{' Band: 95% t-interval of the mean.' * several} Cross: no finite loss.",
         "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot."

@@ -93,14 +93,17 @@ class Drawings:
 
     def _scaling(self, width: float, height: float) -> dict[str, Figure]:
         """Draw the laws of a scaling study, if it has any."""
-        laws = self.contents.scaling.laws if self.contents.scaling else {}
-        if not laws:
+        found = self.contents.scaling
+        if not found or not found.laws:
             return {}
-        shown = looks(list(laws), next(iter(laws)))
-        ends = [(law.seen.mean(), shown[family].label, shown[family].color) for family, law in laws.items()]
+        shown = looks(list(found.laws), next(iter(found.laws)))
+        ends = [
+            (law.seen.mean(), f"{'≤ ' * (family in found.bounds)}{shown[family].label}", shown[family].color)
+            for family, law in found.laws.items()
+        ]
         ends += self._floor
         figure, [axes] = new_figure(width, height, right=label_width(ends))
-        for family, law in laws.items():
+        for family, law in found.laws.items():
             draw_law(axes, law, shown[family])
         _finish(axes, COSTS[self.contents.plan.against].axis, self.contents.floor, logarithmic=True)
         axes.set_ylabel("nats per character")
