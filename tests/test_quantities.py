@@ -6,7 +6,8 @@ from charlab import quantities
 def test_differences_have_a_sign():
     assert quantities.signed(-0.00125, 3) == "−0.001"
     assert quantities.signed(0.02) == "+0.0200"
-    assert quantities.signed(-math.inf) == "−∞"
+    assert [quantities.signed(value) for value in (math.inf, -math.inf, math.nan)] == ["+∞", "−∞", "–"]
+    assert [quantities.signed(value) for value in (0.0, -0.0, 1e-6)] == ["0.0000", "0.0000", "+0.0000"]
     assert quantities.interval((-0.1, 0.25), 2) == "[−0.10, +0.25]"
 
 

@@ -20,11 +20,9 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """Return a value with a fixed number of decimals and an explicit sign (U+2212 for minus)."""
-    text = fixed(value, digits)
-    if text == UNKNOWN or text.startswith("−"):
-        return text
-    return f"−{text[1:]}" if text.startswith("-") else f"+{text}"
+    """Return a value with a fixed number of decimals and an explicit sign (U+2212 for minus); zero has none."""
+    sign = "−" if value < 0 else "+" if value > 0 else ""
+    return sign + fixed(abs(value), digits)
 
 
 def interval(ends: tuple[float, float], digits: int = 4) -> str:
