@@ -26,27 +26,11 @@ RULES = (
     "decided, or that failed to support."
 )
 
-_WORDS = {
-    False: {"gain": "an improvement", "loss": "a worsening", "better": "better", "worse": "worse", "of": "of"},
-    True: {"gain": "a speed-up", "loss": "a slow-down", "better": "at the target sooner",
-           "worse": "at the target later", "of": "by a factor of"},
-}  # fmt: skip
-"""Words for losses (False) and for times to a target (True)."""
-_CLAIMS: dict[str, dict[str, str]] = {
-    "supported": {"improve": "{better} than the baseline", "worsen": "{worse} than the baseline"},
-    "refuted": {
-        "improve": "{gain} {of} {margin} or more is ruled out",
-        "worsen": "{loss} {of} {margin} or more is ruled out",
-        "no difference": "the difference is larger than the margin of {margin}",
-    },
-    "inconclusive": {
-        "improve": "{gain} is not shown, and one {of} {margin} is not ruled out",
-        "worsen": "{loss} is not shown, and one {of} {margin} is not ruled out",
-        "no difference": "a difference {of} {margin} is neither shown nor ruled out",
-    },
+_EFFECTS = {
+    False: {"improve": ("an improvement", "better"), "worsen": ("a worsening", "worse")},
+    True: {"improve": ("a speed-up", "at the target sooner"), "worsen": ("a slow-down", "at the target later")},
 }
-_WITHIN = "within the margin of {margin} of the baseline"
-_AS_SOON = "at the target as soon as the baseline, within a factor of {margin}"
+"""The expected effect, and how the arm then compares, for losses (False) and for times to a target (True)."""
 
 
 class Notice(NamedTuple):
@@ -204,27 +188,39 @@ def _bounds(arms: Mapping[str, ArmSummary]) -> Iterator[Notice]:
 
 def reason(comparison: Comparison) -> str:
     """Return a verdict in one sentence, with its figures."""
-    verdict, timed = comparison.verdict, comparison.target is not None
+    verdict = comparison.verdict
     if verdict == "none":
         return f"No verdict: {_obstacle(comparison)}."
-    margin = f"{math.exp(comparison.margin) if timed else comparison.margin:g}"
-    claim = _CLAIMS.get(verdict, {}).get(comparison.expectation, _AS_SOON if timed else _WITHIN)
-    if timed and verdict == "refuted" and comparison.expectation == "no difference":
-        claim = "the times differ by more than a factor of {margin}"
-    claim = claim.format(margin=margin, **_WORDS[timed])
-    if verdict == "supported" and _beyond_margin(comparison):
-        claim += f" by more than the margin of {margin}"
     remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
     name = f"Not evidence yet; {verdict} so far" if comparison.too_few_seeds else verdict.capitalize()
-    return f"{name}: {claim} ({_figures(comparison)}){remedy}."
+    return f"{name}: {_claim(comparison)} ({_figures(comparison)}){remedy}."
 
 
-def _beyond_margin(comparison: Comparison) -> bool:
-    """Return whether the interval is beyond the margin, in the expected direction."""
+def _claim(comparison: Comparison) -> str:
+    """Return what a verdict says of the arm."""
+    verdict, expectation, timed = comparison.verdict, comparison.expectation, comparison.target is not None
+    margin = f"{math.exp(comparison.margin) if timed else comparison.margin:g}"
+    by_margin = f"by a factor of {margin}" if timed else f"of {margin}"
+    if verdict == "equivalent" or (verdict, expectation) == ("supported", "no difference"):
+        return (
+            f"at the target as soon as the baseline, within a factor of {margin}"
+            if timed
+            else f"within the margin of {margin} of the baseline"
+        )
+    if expectation == "no difference":
+        if verdict == "inconclusive":
+            return f"a difference {by_margin} is neither shown nor ruled out"
+        larger = "the times differ by more than a factor of" if timed else "the difference is larger than the margin of"
+        return f"{larger} {margin}"
+    effect, compared = _EFFECTS[timed][expectation]
+    if verdict == "inconclusive":
+        return f"{effect} is not shown, and one {by_margin} is not ruled out"
+    if verdict == "refuted":
+        return f"{effect} {by_margin} or more is ruled out"
     low, high = comparison.interval
-    if comparison.diverged or comparison.baseline_diverged:
-        return False
-    return {"improve": low > comparison.margin, "worsen": high < -comparison.margin}.get(comparison.expectation, False)
+    beyond = low > comparison.margin if expectation == "improve" else high < -comparison.margin
+    known = not (comparison.diverged or comparison.baseline_diverged)
+    return f"{compared} than the baseline{f' by more than the margin of {margin}' * (beyond and known)}"
 
 
 def _obstacle(comparison: Comparison) -> str:
