@@ -90,7 +90,7 @@ def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, c
     results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3)
     report = make_report(results, tmp_path / "report", console=Console(width=200))
     pages = {kind: path.read_text() for kind, path in report.files.items()} | {"terminal": capsys.readouterr().out}
-    low, high = report.contents.comparisons["b"].interval
+    low, high = report.contents.judgments[0].comparison.interval
     for kind, page in pages.items():
         assert "not evidence yet" in page, kind
         assert not re.search(r"[✓✗≈]|\\checkmark|card supported", page), kind

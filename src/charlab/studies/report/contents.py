@@ -103,7 +103,6 @@ class Contents:
     summary: str
     notices: tuple[Notice, ...]
     arms: Mapping[str, ArmSummary]
-    comparisons: Mapping[str, Comparison]
     judgments: tuple[Judgment, ...]
     verdicts: Table | None
     results: Table
@@ -152,7 +151,6 @@ def gather(results: StudyResults) -> Contents:
         f"cells finished{f'; baseline: {plan.baseline}' * plan.compares}",
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
-        comparisons=comparisons,
         judgments=judgments,
         verdicts=verdict_table(judgments, texts, plan) if judgments else None,
         results=result_table(plan, arms, references(results)),

@@ -142,7 +142,6 @@ def abridge(contents: Contents) -> Contents:
     return dataclasses.replace(
         contents,
         arms={arm: contents.arms[arm] for arm in kept},
-        comparisons={arm: found for arm, found in contents.comparisons.items() if arm in kept},
         judgments=tuple(judgment for judgment in contents.judgments if judgment.comparison.arm in kept),
         verdicts=without(contents.verdicts) if contents.verdicts else None,
         results=without(contents.results),
