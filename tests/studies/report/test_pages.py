@@ -204,3 +204,8 @@ def test_the_paper_has_room_for_so_many_arms_only(troubled, monkeypatch):
     assert [row[0].text for row in short.results.rows[:3]] == ["gpt (baseline)", "diffusion", "entropy of the text"]
     assert "4 more arms are in the other formats" in latex.render_latex(short, FIGURES)
     assert latex.abridge(short) is short
+
+
+def test_the_paper_says_where_the_other_unfinished_cells_are(told, monkeypatch):
+    monkeypatch.setattr(latex, "MOST_UNFINISHED", 1)
+    assert "2 more; the other formats of this report have them all." in latex.render_latex(told, FIGURES)
