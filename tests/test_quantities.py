@@ -32,6 +32,12 @@ def test_numbers_have_as_many_digits_as_they_need():
     assert [quantities.duration(s) for s in (0.73, 40.2, 600, 7200 * 3)] == ["0.7 s", "40 s", "10 min", "6.0 h"]
 
 
+def test_three_digits_are_not_written_in_scientific_notation():
+    values = (1.2345e-4, 12.34, 999.4, 999.6, 1024, math.inf)
+    assert [quantities.three_digits(value) for value in values] == ["0.000123", "12.3", "999", "1000", "1024", "inf"]
+    assert quantities.ratio(math.log(2048)) == "2048×"
+
+
 def test_less_than_all_is_not_written_as_all():
     assert [quantities.percent(p) for p in (0.95, 0.98333, 0.99967, 1)] == ["95%", "98.3%", "99.967%", "100%"]
 

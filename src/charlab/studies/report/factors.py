@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from charlab.quantities import three_digits
 from charlab.studies.evidence import mean_interval
 
 if TYPE_CHECKING:
@@ -88,16 +89,15 @@ class Line:
     def sentence(self, factor: str, margin: float) -> str:
         """Return a sentence on the best value of the factor."""
         name = f"{factor}, {self.label}" if self.label else factor
-        best, (low, high) = self.optimum()
-        at_end = int(self.optima()[1].sum())
+        optimum, ends = self.optimum()
+        best, low, high, least, most = map(three_digits, (optimum, *ends, *self.tolerated(margin)))
+        at_end, several = int(self.optima()[1].sum()), len(self.values) > 1
         if at_end:
-            seeds = "" if len(self.values) == 1 else f" for {at_end} of {len(self.values)} seeds"
-            return f"{name}: the best value, {best:.3g}, is at the end of the grid{seeds}, so the grid is too short."
-        interval = f" (95% interval {low:.3g} to {high:.3g})" if len(self.values) > 1 else ""
-        least, most = self.tolerated(margin)
+            seeds = f" for {at_end} of {len(self.values)} seeds" * several
+            return f"{name}: the best value, {best}, is at the end of the grid{seeds}, so the grid is too short."
         return (
-            f"{name}: the best value is {best:.3g}{interval}; from {least:.3g} to {most:.3g}, the loss is within "
-            f"{margin:g} nats per character of the lowest."
+            f"{name}: the best value is {best}{f' (95% interval {low} to {high})' * several}; from {least} to {most}, "
+            f"the loss is within {margin:g} nats per character of the lowest."
         )
 
     def _position(self, x: np.ndarray) -> np.ndarray:

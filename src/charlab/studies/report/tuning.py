@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from charlab.quantities import count, duration, joined
+from charlab.quantities import count, duration, joined, three_digits
 from charlab.studies.report.tables import Entry, Span, Table, columns, entry
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def tuning_table(plan: Plan, arms: Mapping[str, ArmSummary]) -> Table | None:
     for name, found in tuned.items():
         sign = "≤ " if arms[name].likelihood == "bound" else ""
         failed = f", {found.failed} without a result" if found.failed else ""
-        values = ", ".join(f"{key} {low:.3g} to {high:.3g}" for key, (low, high) in found.ranges.items())
+        values = ", ".join(f"{key} {three_digits(a)} to {three_digits(b)}" for key, (a, b) in found.ranges.items())
         ends = [Span(f" {joined(found.at_end)} at the end of the range", "alarm")] * bool(found.at_end)
         rows.append(
             (
@@ -52,8 +52,8 @@ def tuning_table(plan: Plan, arms: Mapping[str, ArmSummary]) -> Table | None:
 
 
 def chosen(found: Tuned) -> str:
-    """Return the chosen values as overrides, numbers to three significant digits."""
-    shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in found.values.items()}
+    """Return the chosen values as overrides, with three significant digits."""
+    shown = {key: three_digits(value) if isinstance(value, float) else value for key, value in found.values.items()}
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 
