@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from charlab.studies.report.contents import gather
 from charlab.studies.report.figures import Curve, Drawings, _loss_limits, curve_over_seeds, draw_differences
-from charlab.studies.report.style import drawing, label_at_right, new_figure, picture, short_names, spread
+from charlab.studies.report.style import drawing, label_at_right, looks, new_figure, picture, short_names, spread
 from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow
@@ -170,3 +171,15 @@ def test_labels_are_short_and_different(names):
     assert all(len(label) <= 24 for label in found.values())
     assert len(set(found.values())) == len(names)
     assert all(found[name] == name for name in names if len(name) <= 18)
+
+
+@pytest.mark.parametrize("width", [4.0, 5.5])
+def test_a_long_verdict_does_not_meet_the_name_of_its_arm(plain, width):
+    contents = gather(plain)
+    long = contents.judgments[0]._replace(verdict="inconclusive (≤), only the baseline tuned, exploratory")
+    long = long._replace(comparison=dataclasses.replace(long.comparison, arm=LONG))
+    with drawing():
+        figure = draw_differences([long], looks([LONG, "learned"], "learned"), width=width)
+        figure.draw_without_rendering()
+        name, verdict = (text.get_window_extent() for text in figure.axes[0].texts[:2])
+    assert name.x1 < verdict.x0

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from charlab.studies.report.style import ALARM, FAINT_INK, INK, LABEL_COLORS, VERDICT_COLORS, Look, new_figure
+from charlab.studies.report.style import (
+    ALARM,
+    FAINT_INK,
+    INK,
+    LABEL_COLORS,
+    VERDICT_COLORS,
+    Look,
+    new_figure,
+    text_width,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,8 +56,14 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     axes.set_ylim(0.55 - len(judgments), 0.75)
     axes.axvspan(-margin, margin, color="0.9", linewidth=0)
     axes.axvline(0, color="0.4", linewidth=0.8)
+    names = [looks[comparison.arm].label for comparison in comparisons]
+    widths = [
+        text_width(name, 7.5) + text_width(judgment.verdict, 7.5, "bold")
+        for name, judgment in zip(names, judgments, strict=True)
+    ]
+    size = 7.5 * min(1.0, (width - 0.4) / max(widths))  # so that names and verdicts do not meet
     for i, judgment in enumerate(judgments):
-        _draw_row(axes, -i, judgment, looks[judgment.comparison.arm], low, high)
+        _draw_row(axes, -i, judgment, looks[judgment.comparison.arm], low, high, size)
     axes.annotate(
         f"margin {math.exp(margin):g}×" if timed else f"margin ±{margin:g}", (0, 1), (0, 2),
         ha="center", va="bottom", color=FAINT_INK, fontsize=6.5, xycoords=("data", "axes fraction"),
@@ -70,9 +85,9 @@ def _limits(comparisons: Sequence[Comparison], margin: float) -> tuple[float, fl
     return low - pad, high + pad
 
 
-def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: float, high: float) -> None:
+def _draw_row(axes: Axes, center: float, judgment: Judgment, look: Look, low: float, high: float, size: float) -> None:
     comparison, color = judgment.comparison, look.color
-    place: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": 7.5}
+    place: Any = {"xycoords": ("axes fraction", "data"), "va": "center", "fontsize": size}
     axes.annotate(look.label, (0, center + 0.42), color=LABEL_COLORS.get(color, color), **place)
     verdict_color = VERDICT_COLORS.get(judgment.shown, FAINT_INK if comparison.too_few_seeds else INK)
     axes.annotate(judgment.verdict, (1, center + 0.42), ha="right", fontweight="bold", color=verdict_color, **place)

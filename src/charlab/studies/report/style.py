@@ -134,12 +134,17 @@ def picture(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def label_width(ends: Iterable[End]) -> float:
-    """Return the width in inches that labels at the right edge need, with the space around them."""
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Return the width of a text in inches, given its size in points."""
+    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    widths = [TextPath((0, 0), label, size=_LABEL_SIZE).get_extents().width for _, label, _ in ends]
-    return _LABEL_GAP + 0.14 + max(widths, default=0) / 72
+    return TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width / 72
+
+
+def label_width(ends: Iterable[End]) -> float:
+    """Return the width in inches that labels at the right edge need, with the space around them."""
+    return _LABEL_GAP + 0.14 + max((text_width(label, _LABEL_SIZE) for _, label, _ in ends), default=0.0)
 
 
 def label_at_right(axes: Axes, ends: Sequence[End]) -> None:
