@@ -63,7 +63,7 @@ class Group(NamedTuple):
 
 
 _WHERE = "Where the difference is (exploratory)"
-_ALTS = {
+ALTS = {
     "differences": "Differences from the baseline for each arm, seed by seed, with mean, interval and margin",
     "factors": "Loss on validation text against the varied numbers",
     "scaling": "Loss against size, with the law of each family",
@@ -176,7 +176,7 @@ def _waiting(contents: Contents) -> list[Paragraph]:
 
 
 def _pictures(contents: Contents, figures: Collection[str], *names: str) -> list[Picture]:
-    return [Picture(name, _ALTS[name], contents.captions[name]) for name in names if name in figures]
+    return [Picture(name, ALTS[name], contents.captions[name]) for name in names if name in figures]
 
 
 def _rules(contents: Contents) -> str:

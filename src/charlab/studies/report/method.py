@@ -246,7 +246,7 @@ def commands(results: StudyResults) -> dict[str, str]:
         if any(result.older for result in results.cells):
             found[f"{whole}; runs by older code are repeated"] = f"{again} study.rerun=older"
     report = [f"study={plan.name}"]
-    output_dir = _relative(f"{results.folder.parents[1]}")
+    output_dir = relative(f"{results.folder.parents[1]}")
     if output_dir != "outputs":
         report.append(f"output_dir={quoted_if_needed(output_dir)}")
     found["This report"] = command("report", *report)
@@ -262,10 +262,11 @@ def cell_command(cell: Cell) -> str:
 
 def _train(words: Sequence[str]) -> str:
     """Return a command with overrides by their current names, even if the study's plan has older ones."""
-    return _relative(command("train", *translate(words)[0]))
+    return relative(command("train", *translate(words)[0]))
 
 
-def _relative(text: str) -> str:
+def relative(text: str) -> str:
+    """Return a text with the paths below the working folder relative to it."""
     return text.replace(f"{Path.cwd()}/", "")
 
 

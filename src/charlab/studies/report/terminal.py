@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
+from charlab.studies.report.method import relative
 from charlab.studies.report.sentences import bound_sign
 
 if TYPE_CHECKING:
@@ -39,10 +40,10 @@ def print_report(contents: Contents, files: Mapping[Any, Path], kept: Path | Non
         for sentence in contents.scaling.sentences if contents.scaling else ():
             console.print(Text(sentence))
     if kept is not None:
-        text = f"{_shown(kept)} was edited by hand and is kept; the new paper is next to it."
+        text = f"{relative(str(kept))} was edited by hand and is kept; the new paper is next to it."
         console.print(Text(text, "yellow"), soft_wrap=True)
     for kind, path in files.items():
-        console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{kind:<9} {relative(str(path))}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _verdicts(contents: Contents) -> Table:
@@ -86,7 +87,3 @@ def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
         return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
     honest = f" {fixed(arm.honest.mean, 2)}" if arm.honest is not None and measure == "value" else ""
     return Text.assemble((figure, "strike dim"), (honest, "bold"))
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
