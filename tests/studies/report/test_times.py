@@ -56,6 +56,12 @@ def test_a_baseline_that_misses_the_target_is_counted_whichever_arms_have_run(ma
     assert any("was not reached by learned with 8 seeds: such a cell" in text for text in notices)
 
 
+def test_without_any_time_no_speed_up_is_named(make):
+    (judgment,) = gather(make(MadeUpArm("learned", 1.95), MadeUpArm("rotary", 1.95), **OPTIONS)).judgments
+    assert judgment.reason.startswith("Inconclusive: a speed-up is not shown, and one by a factor of 1.05 is not ruled")
+    assert "(the arm did not reach the target with 8 of 8 seeds, the baseline did not" in judgment.reason
+
+
 def test_times_are_those_of_the_curves(results):
     table = results.table()
     times = table[table["arm"] == "rotary"]["time_to_target"]

@@ -245,7 +245,7 @@ def _figures(comparison: Comparison) -> str:
         if comparison.target is None
         else f"speed-up {sign}{ratio(comparison.mean)}"
     )
-    figures = [improvement] * bool(n)
+    figures = [improvement] * (not math.isnan(comparison.mean))
     if comparison.mixed:
         figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
     elif comparison.bound:
