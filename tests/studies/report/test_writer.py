@@ -138,7 +138,6 @@ def test_mistakes_end_in_a_sentence(tmp_path, monkeypatch, capsys, arguments, sa
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_report_needs_no_torch(make, tmp_path):
     results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=2)
     code = f"""
