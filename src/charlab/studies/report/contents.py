@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +18,12 @@ from charlab.studies.report.arms import ArmSummary, entropy, references, summari
 from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.literature import Source, literature
 from charlab.studies.report.method import (
-    cell_command,
     commands,
     environment,
     limits,
     method,
     settings_table,
+    train_command,
     without_paths,
 )
 from charlab.studies.report.scaling import Scaling, scaling
@@ -158,7 +158,10 @@ def gather(results: StudyResults) -> Contents:
         cells=cell_table(results),
         unfinished=tuple(
             Unfinished(
-                cell.cell.key, cell.status, without_paths(printable(cell.reason)).strip(), cell_command(cell.cell)
+                cell.cell.key,
+                cell.status,
+                without_paths(printable(cell.reason)).strip(),
+                train_command(cell.cell.overrides),
             )
             for cell in results.cells
             if (cell.status != "finished" or cell.reason) and cell.status not in _WAITING
@@ -166,9 +169,9 @@ def gather(results: StudyResults) -> Contents:
         waiting={
             label: names
             for status, label in _WAITING.items()
-            if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
+            if (names := _names(plan, [cell for cell in results.cells if cell.status == status]))
         },
-        older=_names(results, lambda cell: cell.older),
+        older=_names(plan, [cell for cell in results.cells if cell.older]),
         scaling=law,
         tuning=tuning_table(plan, arms),
         factors=numeric_factors(results) if plan.target is None and plan.kind == "comparison" else (),
@@ -200,15 +203,14 @@ def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> J
     )
 
 
-def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
-    """Return the cells for which something holds, arm by arm; "" if there are none."""
-    if all(map(holds, results.cells)):
+def _names(plan: Plan, cells: Sequence[CellResult]) -> str:
+    """Return the names of some cells, arm by arm; "" if there are none."""
+    if len(cells) == len(plan.cells):
         return "all of them"
     found = []
-    for arm in results.plan.arms:
-        cells = results.of(arm.name)
-        if seeds := [f"{result.cell.seed}" for result in cells if holds(result)]:
-            found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(cells) else ', '.join(seeds)})")
+    for arm in plan.arms:
+        if seeds := [f"{cell.cell.seed}" for cell in cells if cell.cell.arm == arm.name]:
+            found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(plan.seeds) else ', '.join(seeds)})")
     return joined(found, most=100)
 
 

@@ -20,7 +20,7 @@ from charlab.studies.report.tuning import tuning_method
 
 if TYPE_CHECKING:
     from charlab.runs.record import Record
-    from charlab.studies.plan import Cell, Plan
+    from charlab.studies.plan import Plan
     from charlab.studies.state import StudyResults
     from charlab.studies.verdicts import Comparison
 
@@ -240,7 +240,7 @@ def commands(results: StudyResults) -> dict[str, str]:
     plan = results.plan
     found = {}
     if plan.command:
-        again = _train(shlex.split(plan.command.removeprefix("scripts/train.py ")))
+        again = train_command(shlex.split(plan.command.removeprefix("scripts/train.py ")))
         whole = f"The whole {'sweep' if plan.sweep else 'study'}"
         found[f"{whole}; finished runs are not repeated"] = again
         if any(result.older for result in results.cells):
@@ -251,17 +251,12 @@ def commands(results: StudyResults) -> dict[str, str]:
         report.append(f"output_dir={quoted_if_needed(output_dir)}")
     found["This report"] = command("report", *report)
     for arm in plan.arms:
-        found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
+        found[f"One cell of {arm.name}"] = train_command(next(c.overrides for c in plan.cells if c.arm == arm.name))
     return found
 
 
-def cell_command(cell: Cell) -> str:
-    """Return the command that runs a cell on its own."""
-    return _train(cell.overrides)
-
-
-def _train(words: Sequence[str]) -> str:
-    """Return a command with overrides by their current names, even if the study's plan has older ones."""
+def train_command(words: Sequence[str]) -> str:
+    """Return the command that trains with overrides, by their current names even if the plan has older ones."""
     return relative(command("train", *translate(words)[0]))
 
 
