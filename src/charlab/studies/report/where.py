@@ -114,11 +114,10 @@ def _difference(
 
 
 def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
-    first = next(iter(arms.values()))
-    rows = []
-    for index, part in enumerate((*first.parts, first.whole)):
-        share = part.characters / first.whole.characters
-        found = [(*where.parts, where.whole)[index] for where in arms.values()]
+    parts, rows = [(*where.parts, where.whole) for where in arms.values()], []
+    for found in zip(*parts, strict=True):
+        part = found[0]
+        share = part.characters / parts[0][-1].characters
         style: Style = "plain" if part.split else "strong"
         errors = [f" ± {(one.interval[1] - one.interval[0]) / 2:.4f}" if one.interval else "" for one in found]
         figures = [entry(signed(one.mean) + error, one.mean, style) for one, error in zip(found, errors, strict=True)]
