@@ -56,10 +56,9 @@ def draw_differences(judgments: Sequence[Judgment], looks: Mapping[str, Look], *
     axes.set_ylim(0.55 - len(judgments), 0.75)
     axes.axvspan(-margin, margin, color="0.9", linewidth=0)
     axes.axvline(0, color="0.4", linewidth=0.8)
-    names = [looks[comparison.arm].label for comparison in comparisons]
     widths = [
-        text_width(name, 7.5) + text_width(judgment.verdict, 7.5, "bold")
-        for name, judgment in zip(names, judgments, strict=True)
+        text_width(looks[judgment.comparison.arm].label, 7.5) + text_width(judgment.verdict, 7.5, "bold")
+        for judgment in judgments
     ]
     size = 7.5 * min(1.0, (width - 0.4) / max(widths))  # so that names and verdicts do not meet
     for i, judgment in enumerate(judgments):

@@ -17,7 +17,7 @@ from charlab.studies.report.contents import Contents
 from charlab.studies.report.differences import draw_differences
 from charlab.studies.report.factors import Factor, draw_line
 from charlab.studies.report.scaling import draw_law
-from charlab.studies.report.style import ALARM, FAINT_INK, GRID, label_at_right, label_width, looks, new_figure
+from charlab.studies.report.style import ALARM, FAINT_INK, GRID, End, label_at_right, label_width, looks, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,7 +177,7 @@ class Drawings:
         return figure
 
     @property
-    def _floor(self) -> list[tuple[float, str, str]]:
+    def _floor(self) -> list[End]:
         """The label of the line at the entropy of the text, if that is known."""
         floor = self.contents.floor
         return [] if floor is None else [(floor, "entropy of the text", FAINT_INK)]
