@@ -116,7 +116,7 @@ def test_a_sweep_with_one_seed_is_a_plain_table(make):
     assert contents.notices == ()
     assert contents.verdicts is None
     assert [cell.text for cell in row(contents.results, "a")] == ["a", "1.7020", "2.4554", "5.485"]
-    assert "NOT matched" not in "".join(column.heading for column in contents.budgets.columns)
+    assert "NOT matched" not in "".join(contents.budgets.headings)
     assert "baseline" not in contents.summary
     captions = [contents.captions["curves"], contents.captions["costs"]]
     said = " ".join([contents.results.caption, contents.budgets.caption, *contents.method, *captions])
@@ -211,10 +211,10 @@ def test_cells_without_a_result_are_named_with_their_command(told):
 
 
 def test_budgets_show_the_range_and_what_should_have_matched(told, plain):
-    assert [column.heading for column in told.budgets.columns][4] == "training (NOT matched)"
+    assert told.budgets.headings[4] == "training (NOT matched)"
     assert row(told.budgets, "counts")[4].text == "1.1 s (0.7 s – 1.3 s)"
     assert row(told.budgets, "counts")[5].text == "counts only"
-    assert [column.heading for column in gather(plain).budgets.columns][1] == "steps (matched)"
+    assert gather(plain).budgets.headings[1] == "steps (matched)"
     assert row(gather(plain).budgets, "learned")[3].text == "4.23 T"  # 10,571,218,944 × 400
 
 

@@ -44,7 +44,7 @@ def test_what_is_said_of_times(results):
     assert "number of optimizer steps until the estimate" in method
     assert "a factor of 1.05" in method
     assert contents.captions["curves"].endswith(" Dotted: the target.")
-    assert [column.heading for column in contents.verdicts.columns][3:5] == ["speed-up", "interval"]
+    assert contents.verdicts.headings[3:5] == ("speed-up", "interval")
     assert contents.verdicts.rows[0][3].text.endswith("×")
     assert [entry.text for entry in contents.verdicts.rows[1]][-2:] == ["8", "0"]
 

@@ -107,16 +107,16 @@ def _card(judgment: Judgment) -> Markup:
 
 
 def _table(table: Table) -> Markup:
+    columns = list(zip(table.aligns, table.headings, strict=True))
     heading = Markup("").join(
-        Markup('<th scope="col" class="{}"><button type="button">{}</button></th>').format(column.align, column.heading)
-        for column in table.columns
+        Markup('<th scope="col" class="{}"><button type="button">{}</button></th>').format(*column)
+        for column in columns
     )
+    classes = [align + " verdict" * (heading == "verdict") for align, heading in columns]
     rows = [
         Markup("").join(
-            Markup('<td class="{}{}" data-key="{}">{}</td>').format(
-                column.align, " verdict" if column.heading == "verdict" else "", _sort_key(entry), _shown(entry)
-            )
-            for column, entry in zip(table.columns, row, strict=True)
+            Markup('<td class="{}" data-key="{}">{}</td>').format(kind, _sort_key(entry), _shown(entry))
+            for kind, entry in zip(classes, row, strict=True)
         )
         for row in table.rows
     ]

@@ -203,9 +203,9 @@ def _samples(samples: Sequence[Sample], short: Mapping[str, str]) -> str:
 
 def _table(table: Table, short: Mapping[str, str], *, faint: bool) -> str:
     """Return a tabular with the short names of arms; if not `faint`, without the faint text."""
-    heading = " & ".join(escape(short.get(column.heading, column.heading)) for column in table.columns)
+    heading = " & ".join(escape(short.get(heading, heading)) for heading in table.headings)
     rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
-    columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
+    columns = "".join(align[0] for align in table.aligns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}"])
 

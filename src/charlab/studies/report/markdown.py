@@ -69,8 +69,8 @@ def block(text: str, language: str = "") -> str:
 
 
 def _table(table: Table) -> str:
-    heading = [escape(column.heading) for column in table.columns]
-    rule = ["---:" if column.align == "right" else "---" for column in table.columns]
+    heading = list(map(escape, table.headings))
+    rule = ["---:" if align == "right" else "---" for align in table.aligns]
     rows = [["".join(_span(*span) for span in entry.spans) for entry in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, rule, *rows])
 

@@ -15,7 +15,7 @@ from charlab.quantities import UNKNOWN, count, joined
 from charlab.runs.identity import CHARACTERS
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
-from charlab.studies.report.tables import NOTHING, Table, columns, entry
+from charlab.studies.report.tables import NOTHING, Table, entry
 from charlab.studies.report.tuning import tuning_method
 
 if TYPE_CHECKING:
@@ -115,10 +115,10 @@ def settings_table(results: StudyResults) -> Table | None:
             )
         )
     headings = ("arm", "model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
-    found = columns(*headings, left=("arm", "model", "optimizer", "schedule"))
+    left = ("arm", "model", "optimizer", "schedule")
     unit = "tokens" if "tokens" in units else "characters"
     caption = f"What each arm was trained with. Batch: windows × {unit}."
-    return Table("settings", caption, found, tuple(rows)) if rows else None
+    return Table("settings", caption, headings, tuple(rows), left) if rows else None
 
 
 def _unit(data: Mapping[str, Any]) -> str:

@@ -57,36 +57,30 @@ class Entry:
         return "".join(span.text for span in self.spans)
 
 
-class Column(NamedTuple):
-    """The heading of a column; figures are aligned to the right."""
-
-    heading: str
-    align: Literal["left", "right"] = "right"
-
-
 @dataclass(frozen=True)
 class Table:
-    """A table."""
+    """A table of figures, which are aligned to the right; columns of text have their headings in `left`."""
 
     name: str
     caption: str
-    columns: tuple[Column, ...]
+    headings: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
+    left: Collection[str] = ("arm",)
+
+    @property
+    def aligns(self) -> list[str]:
+        """The alignment of each column."""
+        return ["left" if heading in self.left else "right" for heading in self.headings]
 
     def without(self, *headings: str) -> Table:
         """Return the table without these columns, and without columns in which nothing is known."""
         kept = [
             index
-            for index, column in enumerate(self.columns)
-            if column.heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
+            for index, heading in enumerate(self.headings)
+            if heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
         ]
         rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[index] for index in kept), rows=rows)
-
-
-def columns(*headings: str, left: Collection[str] = ("arm",)) -> tuple[Column, ...]:
-    """Return columns with these headings; those in `left` hold text, the others figures."""
-    return tuple(Column(heading, "left" if heading in left else "right") for heading in headings)
+        return replace(self, headings=tuple(self.headings[index] for index in kept), rows=rows)
 
 
 def entry(text: str, key: float | str | None = None, style: Style = "plain") -> Entry:
@@ -139,7 +133,7 @@ def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterva
             caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
     left = ("arm", "expected to", "verdict")
     rows = tuple(_verdict_row(judgment, texts[judgment.comparison.arm]) for judgment in judgments)
-    return Table("verdicts", caption, columns(*left, *figures, left=left), rows)
+    return Table("verdicts", caption, (*left, *figures), rows, left)
 
 
 def _verdict_row(judgment: Judgment, text: TextInterval | str) -> tuple[Entry, ...]:
@@ -186,7 +180,7 @@ def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequenc
         notes.append("≤ marks upper bounds, which cannot be ranked with the others.")
     notes += [f"{reference.name}: {reference.note}." for reference in references]
     caption = " ".join(note[0].upper() + note[1:] for note in notes)
-    headings = columns("arm", "nats per character", "bits per character", "perplexity", "seeds")
+    headings = ("arm", "nats per character", "bits per character", "perplexity", "seeds")
     table = Table("results", caption, headings, tuple(rows))
     return table if several else table.without("seeds")
 
@@ -224,7 +218,7 @@ def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, mismatch: bool) 
     if plan.compares:
         known = [name for name, arm in arms.items() if declared in arm.costs]
         mark = " (NOT matched)" if mismatch else " (matched)" if plan.baseline in known and len(known) > 1 else ""
-    headings = columns("arm", *(cost.heading + mark * (name == declared) for name, cost in COSTS.items()))
+    headings = ("arm", *(cost.heading + mark * (name == declared) for name, cost in COSTS.items()))
     rows = tuple(
         (entry(arm.name, style="strong"), *(_cost(name, arm.costs.get(name)) for name in COSTS))
         for arm in arms.values()
@@ -271,5 +265,4 @@ def cell_table(results: StudyResults) -> Table:
             )
         )
     headings = ("arm", "seed", "status", "nats per character", "steps", "training", "run")
-    found = columns(*headings, left=("arm", "status", "run"))
-    return Table("cells", "One row for each arm and seed.", found, tuple(rows))
+    return Table("cells", "One row for each arm and seed.", headings, tuple(rows), left=("arm", "status", "run"))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from charlab.quantities import count, duration, joined, three_digits
-from charlab.studies.report.tables import Entry, Span, Table, columns, entry
+from charlab.studies.report.tables import Entry, Span, Table, entry
 
 if TYPE_CHECKING:
     from charlab.studies.parameters import Tuned
@@ -47,8 +47,7 @@ def tuning_table(plan: Plan, arms: Mapping[str, ArmSummary]) -> Table | None:
     if untuned:
         caption += f" Not tuned: {joined(untuned)}."
     headings = ("arm", "chosen", "dev", "trials", "training", f"within {within}", "values within")
-    shown = columns(*headings, left=("arm", "chosen", "values within"))
-    return Table("tuning", caption, shown, tuple(rows))
+    return Table("tuning", caption, headings, tuple(rows), left=("arm", "chosen", "values within"))
 
 
 def chosen(found: Tuned) -> str:

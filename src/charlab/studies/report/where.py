@@ -25,7 +25,7 @@ from charlab.runs.text_differences import (
 )
 from charlab.studies.evidence import mean_interval
 from charlab.studies.report.method import without_paths
-from charlab.studies.report.tables import Entry, Span, Style, Table, columns, entry
+from charlab.studies.report.tables import Entry, Span, Style, Table, entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -126,8 +126,7 @@ def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
         "Baseline minus arm in nats per character of the text, by blocks: positive where the arm is better. The parts "
         "of each split add up to the whole. ±: 95% t-interval over seeds, not adjusted for the number of parts."
     )
-    headings = columns("split by", "part", "characters", *arms, left=("split by", "part"))
-    return Table("where", caption, headings, tuple(rows))
+    return Table("where", caption, ("split by", "part", "characters", *arms), tuple(rows), left=("split by", "part"))
 
 
 def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
@@ -144,5 +143,4 @@ def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
     caption = (
         f"The {count(len(rows), 'passage')} that differ most, in either direction: baseline minus arm, mean over seeds."
     )
-    headings = columns("arm", "nats", "character", "passage", left=("arm", "passage"))
-    return Table("passages", caption, headings, tuple(rows))
+    return Table("passages", caption, ("arm", "nats", "character", "passage"), tuple(rows), left=("arm", "passage"))
