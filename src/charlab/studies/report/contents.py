@@ -28,14 +28,7 @@ from charlab.studies.report.method import (
 )
 from charlab.studies.report.scaling import Scaling, scaling
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
-from charlab.studies.report.tables import (
-    Table,
-    budget_table,
-    cell_table,
-    result_table,
-    verdict_name,
-    verdict_table,
-)
+from charlab.studies.report.tables import Table, budget_table, cell_table, result_table, verdict_name, verdict_table
 from charlab.studies.report.tuning import conditional, half_tuned, tuning_table
 from charlab.studies.report.where import Whereabouts, locate
 

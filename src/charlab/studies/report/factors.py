@@ -11,11 +11,11 @@ import numpy as np
 
 from charlab.quantities import three_digits
 from charlab.studies.evidence import mean_interval
+from charlab.studies.report.style import ALARM, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from charlab.studies.report.style import Look
     from charlab.studies.state import StudyResults
 
 FEWEST_VALUES = 3  # of a factor, for a curve
@@ -158,14 +158,14 @@ def _vertex(x: np.ndarray, y: np.ndarray) -> float:
     return float((x[0] + x[1]) / 2 - left * (x[2] - x[0]) / (2 * (right - left)))
 
 
-def draw_line(axes: Axes, line: Line, look: Look, alarm: str) -> None:
+def draw_line(axes: Axes, line: Line, look: Look) -> None:
     """Draw a line with its band, its optimum, and a cross at the top where runs diverged."""
     finite = np.isfinite(line.mean)
     x, mean, half_width = line.x[finite], line.mean[finite], line.half_width[finite]
     axes.fill_between(x, mean - half_width, mean + half_width, color=look.color, alpha=0.15, linewidth=0)
     axes.plot(x, mean, color=look.color, linestyle=look.line, linewidth=1.2, marker=look.marker, markersize=3.5)
     for diverged in line.x[~finite]:
-        axes.plot([diverged], [0.97], "x", color=alarm, markersize=5, transform=axes.get_xaxis_transform())
+        axes.plot([diverged], [0.97], "x", color=ALARM, markersize=5, transform=axes.get_xaxis_transform())
     if not line.optima()[1].any():
         best, (low, high) = line.optimum()
         height = float(np.interp(best, x, mean))

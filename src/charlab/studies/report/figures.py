@@ -17,7 +17,7 @@ from charlab.studies.report.contents import Contents
 from charlab.studies.report.differences import draw_differences
 from charlab.studies.report.factors import Factor, draw_line
 from charlab.studies.report.scaling import draw_law
-from charlab.studies.report.style import ALARM, FAINT_INK, GRID, End, label_at_right, label_width, looks, new_figure
+from charlab.studies.report.style import FAINT_INK, GRID, End, label_at_right, label_width, looks, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -147,7 +147,7 @@ class Drawings:
         figure, panels = new_figure(width, number * height, number, right=right, below=True)
         for axes, factor, own in zip(panels, factors, shown, strict=True):
             for line in factor.lines:
-                draw_line(axes, line, own[line.label], ALARM)
+                draw_line(axes, line, own[line.label])
             _finish(axes, factor.name, None, logarithmic=any(line.logarithmic for line in factor.lines))
             axes.margins(0.05)
             axes.set_ylabel("nats per character")
