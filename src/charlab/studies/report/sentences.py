@@ -238,27 +238,24 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 
 def _figures(comparison: Comparison) -> str:
     """Return the figures behind a verdict."""
-    n, seeds, sides = comparison.n, count(len(comparison.seeds), "seed"), ("arm", "baseline")
-    sign, write = bound_sign(comparison), nats if comparison.target is None else ratio
-    improvement = (
-        f"mean improvement {sign}{nats(comparison.mean)} nats per character"
-        if comparison.target is None
-        else f"speed-up {sign}{ratio(comparison.mean)}"
-    )
-    figures = [improvement] * (not math.isnan(comparison.mean))
+    n, seeds, timed = comparison.n, count(len(comparison.seeds), "seed"), comparison.target is not None
+    write = ratio if timed else nats
+    low, high = map(write, comparison.interval)
+    mean = bound_sign(comparison) + write(comparison.mean)
+    figures = []
+    if not math.isnan(comparison.mean):
+        figures.append(f"speed-up {mean}" if timed else f"mean improvement {mean} nats per character")
     if comparison.mixed:
         figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
     elif comparison.bound:
         figures.append("both figures are upper bounds (≤)")
-    missed = zip(sides, (comparison.unreached, comparison.baseline_unreached), strict=True)
+    missed = {"arm": comparison.unreached, "baseline": comparison.baseline_unreached}.items()
     figures += [f"the {who} did not reach the target with {len(lost)} of {seeds}" for who, lost in missed if lost]
-    diverged = zip(sides, (comparison.diverged, comparison.baseline_diverged), strict=True)
     fates = [
         f"the {who} has no finite loss with {len(lost)} of {seeds}, which counts against it"
-        for who, lost in diverged
+        for who, lost in {"arm": comparison.diverged, "baseline": comparison.baseline_diverged}.items()
         if lost
     ]
-    low, high = map(write, comparison.interval)
     if fates:
         figures += [f"95% interval {low} to {high}"] * (n > 1)
         return "; ".join(fates + [f"over the other {n}: {', '.join(figures)}"] * bool(n))
