@@ -20,11 +20,9 @@ def fixed(value: float | None, digits: int = 4) -> str:
 
 
 def signed(value: float, digits: int = 4) -> str:
-    """Return a value with a fixed number of decimals and an explicit sign (U+2212 for minus)."""
-    text = fixed(value, digits)
-    if text == UNKNOWN or text.startswith("−"):
-        return text
-    return f"−{text[1:]}" if text.startswith("-") else f"+{text}"
+    """Return a value with a fixed number of decimals and an explicit sign (U+2212 for minus); zero has none."""
+    sign = "−" if value < 0 else "+" if value > 0 else ""
+    return sign + fixed(abs(value), digits)
 
 
 def interval(ends: tuple[float, float], digits: int = 4) -> str:
@@ -47,7 +45,12 @@ def ratio(logarithm: float) -> str:
     """Return a ratio with three significant digits, given its natural logarithm: 1.25×."""
     if math.isnan(logarithm):
         return UNKNOWN
-    return f"{math.exp(logarithm):.3g}×" if math.isfinite(logarithm) else "∞" if logarithm > 0 else "0×"
+    return f"{three_digits(math.exp(logarithm))}×" if math.isfinite(logarithm) else "∞" if logarithm > 0 else "0×"
+
+
+def three_digits(value: float) -> str:
+    """Return a number with three significant digits, or all digits before the point if these are more."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:.0f}"
 
 
 def probability(p: float) -> str:

@@ -291,7 +291,7 @@ def test_two_runs_are_compared(write, said, tmp_path):
         "seed 1 2",
         "optimizer.lr 0.001 0.01",
         "validation/blocks 1.5000 1.4321 −0.0679",
-        "steps 100 100 +0",
+        "steps 100 100 0",
         "Their code differs in charlab.models.backbone.",
     ):
         assert line in lines

@@ -16,6 +16,8 @@ from charlab.studies import planner as planner_module
 from charlab.studies.definition import define
 from charlab.studies.plan import Cell
 from charlab.studies.report.contents import gather
+from charlab.studies.report.figures import Drawings
+from charlab.studies.report.style import drawing
 from charlab.studies.report.writer import write_report
 from charlab.studies.scaling import extrapolate, fit
 from charlab.studies.state import read_results
@@ -168,6 +170,19 @@ def test_what_has_no_law_is_said(tmp_path):
     assert provisional[0].startswith("gpt: held, provisional with 7 of 8 seeds.")
     inside = gather(study(tmp_path / "d", arms(), held_out="w64")).scaling.sentences
     assert inside[0].startswith("gpt: no law; the held-out size of 120,000 is inside the fitted range")
+
+
+def test_the_figure_names_what_it_draws_and_marks_bounds(tmp_path):
+    diverged = {305: ("diverged", "The loss became nan.")}
+    without = [dataclasses.replace(arm, fates=diverged) if arm.name == "gpt+w64" else arm for arm in arms()]
+    made = [dataclasses.replace(arm, likelihood="bound") if "lstm" in arm.name else arm for arm in without]
+    results = study(tmp_path, made)
+    contents = gather(results)
+    assert contents.captions["scaling"].startswith("Loss of lstm against size.")
+    assert contents.scaling.sentences[0].endswith("The losses are upper bounds (≤), and the law is that of the bounds.")
+    with drawing():
+        figure = Drawings(results, contents).for_page()["scaling"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["≤ lstm"]
 
 
 def defined(body: str):

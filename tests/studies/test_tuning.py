@@ -337,3 +337,10 @@ def test_an_arm_that_was_not_tuned_is_marked(tmp_path):
     (notice,) = contents.notices
     assert notice.text.startswith("Tuned: learned; not tuned: rotary.")
     assert contents.tuning.caption.endswith("Not tuned: rotary.")
+
+
+def test_a_tuned_bound_is_marked(tmp_path):
+    bound = MadeUpArm("diffusion", 1.9, likelihood="bound", tuned=tuned(0.02))
+    arms = [MadeUpArm("gpt", 1.7, tuned=tuned(0.004)), bound]
+    results = read_results(make_study(tmp_path, arms), tmp_path / "outputs", tmp_path / "records")
+    assert [row[2].text for row in gather(results).tuning.rows] == ["1.6000", "≤ 1.6000"]

@@ -1,5 +1,6 @@
 """What the report says, before it is written in any format."""
 
+import dataclasses
 import math
 import re
 import shlex
@@ -15,6 +16,7 @@ from charlab.evaluation.metric import Score
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
+from charlab.studies.report.method import method
 from charlab.studies.report.sentences import on_other_text
 from charlab.studies.report.tables import Span
 from charlab.studies.report.writer import csv_tables, make_report
@@ -54,6 +56,11 @@ def test_verdicts_are_those_of_the_statistics(plain):
     assert contents.judgments[1].expectation == "worsen"
 
 
+def test_the_caption_of_verdicts_names_the_test_of_cells_without_a_finite_loss(told, plain):
+    assert "exact sign test" in told.verdicts.caption
+    assert "exact sign test" not in gather(plain).verdicts.caption
+
+
 def test_a_study_without_faults_has_no_warnings(plain):
     assert gather(plain).notices == ()
 
@@ -83,7 +90,7 @@ def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, c
     results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=3)
     report = make_report(results, tmp_path / "report", console=Console(width=200))
     pages = {kind: path.read_text() for kind, path in report.files.items()} | {"terminal": capsys.readouterr().out}
-    low, high = report.contents.comparisons["b"].interval
+    low, high = report.contents.judgments[0].comparison.interval
     for kind, page in pages.items():
         assert "not evidence yet" in page, kind
         assert not re.search(r"[✓✗≈]|\\checkmark|card supported", page), kind
@@ -109,7 +116,7 @@ def test_a_sweep_with_one_seed_is_a_plain_table(make):
     assert contents.notices == ()
     assert contents.verdicts is None
     assert [cell.text for cell in row(contents.results, "a")] == ["a", "1.7020", "2.4554", "5.485"]
-    assert "NOT matched" not in "".join(column.heading for column in contents.budgets.columns)
+    assert "NOT matched" not in "".join(contents.budgets.headings)
     assert "baseline" not in contents.summary
     captions = [contents.captions["curves"], contents.captions["costs"]]
     said = " ".join([contents.results.caption, contents.budgets.caption, *contents.method, *captions])
@@ -150,6 +157,7 @@ def test_a_text_that_a_model_finds_impossible_is_not_called_divergence(make):
     assert "optimizer.smoothing" in notice.text
     assert "the arm has no finite loss with 1 of 8 seeds" in contents.judgments[0].reason
     assert "diverge" not in notice.text + contents.judgments[0].reason
+    assert row(contents.results, "b")[4].text == "7 of 8"
     results.of("b")[0].record.scenes[0] = math.inf
     assert gather(results).judgments[0].other_text == "Not known: some stretches of the text have no finite loss."
 
@@ -203,10 +211,10 @@ def test_cells_without_a_result_are_named_with_their_command(told):
 
 
 def test_budgets_show_the_range_and_what_should_have_matched(told, plain):
-    assert [column.heading for column in told.budgets.columns][4] == "training (NOT matched)"
+    assert told.budgets.headings[4] == "training (NOT matched)"
     assert row(told.budgets, "counts")[4].text == "1.1 s (0.7 s – 1.3 s)"
     assert row(told.budgets, "counts")[5].text == "counts only"
-    assert [column.heading for column in gather(plain).budgets.columns][1] == "steps (matched)"
+    assert gather(plain).budgets.headings[1] == "steps (matched)"
     assert row(gather(plain).budgets, "learned")[3].text == "4.23 T"  # 10,571,218,944 × 400
 
 
@@ -293,3 +301,14 @@ def test_arms_that_reach_other_modules_were_run_by_the_same_code(make):
     assert sentence not in gather(results).limits
     results.cells[0].record.sources["charlab.seeding"] = "second"
     assert sentence in gather(results).limits
+
+
+def test_seeds_that_do_not_follow_each_other_are_listed(plain):
+    listed = dataclasses.replace(plain.plan, seeds=(1, 5, 9))
+    assert "Every arm was trained with the same 3 seeds, 1, 5 and 9." in method(listed, [], {}, ())
+    assert "Every arm was trained with the same 8 seeds, starting at 305." in method(plain.plan, [], {}, ())
+
+
+def test_the_law_of_a_scaling_study_is_over_what_its_axis_shows(plain):
+    over_flops = dataclasses.replace(plain.plan, kind="scaling", against="flops", held_out="w256")
+    assert "A power law with an offset over FLOPs is fitted to all sizes but w256" in method(over_flops, [], {}, ())[2]

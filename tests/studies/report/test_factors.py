@@ -1,5 +1,6 @@
 """Curves over numeric factors, against parabolas whose optimum is known."""
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -112,3 +113,24 @@ def test_a_grid_on_which_every_value_has_diverged_with_some_seed_has_no_curve(tm
     ]
     plan = make_study(tmp_path, arms, seeds=3, sweep=True, hypothesis="")
     assert numeric_factors(read_results(plan, tmp_path / "outputs")) == ()
+
+
+def test_the_lines_of_every_factor_have_labels(tmp_path: Path) -> None:
+    arms = [
+        MadeUpArm(f"lr={rate}+layers={layers}", 1.5, factors={"lr": rate, "layers": layers})
+        for rate, layers in itertools.product(RATES[:3], "246")
+    ]
+    results = read_results(make_study(tmp_path, arms, seeds=2, sweep=True, hypothesis=""), tmp_path / "outputs")
+    with drawing():
+        first, second = Drawings(results, gather(results)).for_paper()["factors"].axes
+    assert {text.get_text() for text in first.texts} == {"layers=2", "layers=4", "layers=6"}
+    assert {text.get_text() for text in second.texts} == {f"lr={rate}" for rate in RATES[:3]}
+    assert first.get_ylim() == second.get_ylim()
+
+
+def test_long_names_of_other_factors_leave_room_for_the_curve(tmp_path: Path) -> None:
+    arms = [MadeUpArm(f"lr={rate}", 1.5, factors={"lr": rate, "text": 80 * "x"}) for rate in RATES[:3]]
+    results = read_results(make_study(tmp_path, arms, seeds=2, sweep=True, hypothesis=""), tmp_path / "outputs")
+    with drawing():
+        (axes,) = Drawings(results, gather(results)).for_page()["factors-lr"].axes
+    assert axes.get_position().width > 0.3

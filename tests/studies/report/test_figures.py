@@ -1,15 +1,16 @@
+import dataclasses
 import math
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from charlab.studies.report.contents import gather
-from charlab.studies.report.figures import Drawings, curve_over_seeds, draw_differences
-from charlab.studies.report.style import drawing, label_at_right, new_figure, picture, short_names, spread
+from charlab.studies.report.figures import Curve, Drawings, _loss_limits, curve_over_seeds, draw_differences
+from charlab.studies.report.style import drawing, label_at_right, looks, new_figure, picture, short_names, spread
 from tests.helpers.made_up_study import LONG, NASTY
 
 pytestmark = pytest.mark.slow
@@ -103,7 +104,7 @@ def test_a_leaking_arm_is_in_no_comparison_of_costs(figures):
     arms = drawings.contents.arms
     assert heights == pytest.approx([arm.mean for name, arm in arms.items() if name != "wrong axis"])
     assert not any("wrong axis" in text for text in texts(axes))
-    assert "≤ diffusion" in texts(axes)
+    assert {"≤ diffusion", "entropy of the text"} <= set(texts(axes))
     assert drawings.contents.captions["costs"].endswith("Not plotted because of false figures: wrong axis.")
 
 
@@ -126,6 +127,22 @@ def test_colors_are_different_and_the_baseline_black(figures):
     assert len(set(colors)) == len(colors)
 
 
+def test_a_loss_that_rises_again_stays_in_the_picture(told):
+    losses = np.array([4.0, 2.0, 1.5, 1.6, 1.9, 2.4])
+    low, high = _loss_limits({"gpt": Curve(np.arange(6.0), losses, losses, losses)}, told.arms, None)
+    assert low < 1.5 < 2.4 < high < 4.0
+
+
+def test_text_can_be_read_on_white(figures):
+    """By the definitions of contrast and relative luminance in WCAG 2.1."""
+    _, found = figures
+    for axes in (axes for figure in found.values() for axes in figure.axes):
+        for text in axes.texts:
+            parts = np.array(to_rgb(text.get_color()))
+            linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+            assert 1.05 / (linear @ [0.2126, 0.7152, 0.0722] + 0.05) >= 4.5, text
+
+
 def test_names_are_drawn_as_they_are(figures):
     drawings, found = figures
     shown = texts(found["differences"].axes[0])
@@ -146,6 +163,7 @@ def test_a_figure_is_the_same_file_each_time(kind):
     assert len(files) == 1
 
 
+@example([f"{20 * 'a'}{i}{20 * 'b'}" for i in range(12)])
 @given(st.lists(st.text("ab_", min_size=1, max_size=60), unique=True, max_size=12))
 def test_labels_are_short_and_different(names):
     found = short_names(names)
@@ -153,3 +171,15 @@ def test_labels_are_short_and_different(names):
     assert all(len(label) <= 24 for label in found.values())
     assert len(set(found.values())) == len(names)
     assert all(found[name] == name for name in names if len(name) <= 18)
+
+
+@pytest.mark.parametrize("width", [4.0, 5.5])
+def test_a_long_verdict_does_not_meet_the_name_of_its_arm(plain, width):
+    contents = gather(plain)
+    long = contents.judgments[0]._replace(verdict="inconclusive (≤), only the baseline tuned, exploratory")
+    long = long._replace(comparison=dataclasses.replace(long.comparison, arm=LONG))
+    with drawing():
+        figure = draw_differences([long], looks([LONG, "learned"], "learned"), width=width)
+        figure.draw_without_rendering()
+        name, verdict = (text.get_window_extent() for text in figure.axes[0].texts[:2])
+    assert name.x1 < verdict.x0

@@ -48,7 +48,7 @@ def test_what_the_runs_use_is_cited_and_nothing_else(plain, make):
 
 def test_settings_are_those_of_the_runs(plain):
     table = gather(plain).settings
-    assert [column.heading for column in table.columns][:2] == ["arm", "model"]
+    assert table.headings[:2] == ("arm", "model")
     learned, rotary, _ = ([cell.text for cell in row] for row in table.rows)
     assert learned[1:] == [
         "Backbone + Attention; num_layers 4, embed_dim 64, num_heads 4",
@@ -60,6 +60,7 @@ def test_settings_are_those_of_the_runs(plain):
         "32 × 64",
     ]
     assert rotary[1].startswith("Backbone + Attention + Rotary")
+    assert [table.rows[0][column].key for column in (2, 4, 6)] == [807_808, 3e-3, 400]  # not sorted as text
 
 
 def test_settings_are_not_those_of_a_run_that_was_cut_short(make):

@@ -157,6 +157,13 @@ def test_markdown_gives_any_line_back(written):
     assert "".join(child.content for child in paragraph.children) == line
 
 
+@pytest.mark.parametrize("line", ["1. It is better.", "2) so", "- no", "+ 0.1 nats", "-0.1 nats", "1.5 nats"])
+def test_markdown_takes_no_line_for_a_list(line):
+    tokens = MarkdownIt().parse(f"{markdown.escape(line)}\n")
+    assert [token.type for token in tokens] == ["paragraph_open", "inline", "paragraph_close"]
+    assert "".join(child.content for child in tokens[1].children) == line
+
+
 def test_a_text_with_fences_of_its_own_stays_one_block():
     block = markdown.block("```\ncode\n````\n")
     [token] = [token for token in MarkdownIt().parse(block) if token.type == "fence"]
@@ -197,3 +204,8 @@ def test_the_paper_has_room_for_so_many_arms_only(troubled, monkeypatch):
     assert [row[0].text for row in short.results.rows[:3]] == ["gpt (baseline)", "diffusion", "entropy of the text"]
     assert "4 more arms are in the other formats" in latex.render_latex(short, FIGURES)
     assert latex.abridge(short) is short
+
+
+def test_the_paper_says_where_the_other_unfinished_cells_are(told, monkeypatch):
+    monkeypatch.setattr(latex, "MOST_UNFINISHED", 1)
+    assert "2 more; the other formats of this report have them all." in latex.render_latex(told, FIGURES)

@@ -164,6 +164,11 @@ def test_a_spread_that_as_many_seeds_would_settle_is_not_called_hopeless() -> No
     assert sentences.reason(comparison).endswith("n = 6 at this look); more seeds may settle it.")
 
 
+def test_a_spread_that_no_number_of_seeds_would_settle_is_not_called_a_close_call() -> None:
+    reason = sentences.reason(one(arm(0.0, 200.0), "no difference"))
+    assert reason.endswith("; with this spread, not even 10,000 seeds would settle it.")
+
+
 def test_no_margin_is_claimed_over_a_baseline_that_diverged() -> None:
     cells = BASELINE | dict.fromkeys(range(2, 8), "diverged")
     comparison = one(arm(0.4, spread=0.01), baseline=cells)

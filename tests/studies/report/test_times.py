@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -13,6 +14,8 @@ from charlab.studies.definition import define
 from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.report.contents import gather
+from charlab.studies.report.differences import draw_differences
+from charlab.studies.report.style import drawing, looks
 from charlab.studies.report.writer import write_report
 from tests.helpers.made_up_study import MadeUpArm
 
@@ -40,9 +43,23 @@ def test_what_is_said_of_times(results):
     method = " ".join(contents.method)
     assert "number of optimizer steps until the estimate" in method
     assert "a factor of 1.05" in method
-    assert [column.heading for column in contents.verdicts.columns][3:5] == ["speed-up", "interval"]
+    assert contents.captions["curves"].endswith(" Dotted: the target.")
+    assert contents.verdicts.headings[3:5] == ("speed-up", "interval")
     assert contents.verdicts.rows[0][3].text.endswith("×")
     assert [entry.text for entry in contents.verdicts.rows[1]][-2:] == ["8", "0"]
+
+
+def test_a_baseline_that_misses_the_target_is_counted_whichever_arms_have_run(make):
+    lost = dict.fromkeys(range(305, 309), ("missing", ""))
+    arms = (MadeUpArm("learned", 1.95), MadeUpArm("rotary", 1.55, fates=lost), MadeUpArm("none", 1.55))
+    notices = [notice.text for notice in gather(make(*arms, **OPTIONS)).notices]
+    assert any("was not reached by learned with 8 seeds: such a cell" in text for text in notices)
+
+
+def test_without_any_time_no_speed_up_is_named(make):
+    (judgment,) = gather(make(MadeUpArm("learned", 1.95), MadeUpArm("rotary", 1.95), **OPTIONS)).judgments
+    assert judgment.reason.startswith("Inconclusive: a speed-up is not shown, and one by a factor of 1.05 is not ruled")
+    assert "(the arm did not reach the target with 8 of 8 seeds, the baseline did not" in judgment.reason
 
 
 def test_times_are_those_of_the_curves(results):
@@ -50,6 +67,26 @@ def test_times_are_those_of_the_curves(results):
     times = table[table["arm"] == "rotary"]["time_to_target"]
     assert times.between(40, 400).all()
     assert math.isinf(table[table["arm"] == "none"]["time_to_target"].min())
+
+
+def draw(contents, **changes):
+    """The axes of the first arm, whose comparison has other figures."""
+    judgment = contents.judgments[0]
+    judgment = judgment._replace(comparison=dataclasses.replace(judgment.comparison, **changes))
+    with drawing():
+        return draw_differences([judgment], looks(list(contents.arms), contents.plan.baseline), width=4).axes[0]
+
+
+def test_ratios_close_to_one_have_ticks(results):
+    found = {"differences": {305: 0.001, 306: 0.002}, "mean": 0.0015, "interval": (-0.002, 0.004)}
+    axes = draw(gather(results), margin=math.log(1.01), **found)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.99×", "1×", "1.01×"]
+    assert "margin 1.01×" in [text.get_text() for text in axes.texts]
+
+
+def test_an_interval_outside_the_figure_is_marked_on_its_side_alone(results):
+    axes = draw(gather(results), interval=(math.inf, math.inf), mean=math.nan)
+    assert {"<", ">"} & {line.get_marker() for line in axes.lines} == {">"}
 
 
 @pytest.mark.slow

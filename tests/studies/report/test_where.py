@@ -9,6 +9,7 @@ from scipy import stats
 from charlab.runs.record import Record
 from charlab.studies.report.contents import gather
 from charlab.studies.report.html import render_html
+from charlab.studies.report.latex import render_latex
 from charlab.studies.report.markdown import render_markdown
 from charlab.studies.report.where import locate
 from charlab.studies.report.writer import csv_tables
@@ -86,6 +87,7 @@ def test_an_arm_that_cannot_be_compared_is_left_out_with_a_sentence(study):
         where = locate(again)
         assert list(where.arms) == ["other"]
         assert where.note.startswith("one is left out. ")
+        assert "one is left out. " in render_latex(gather(again), ())
         record.save()
 
 

@@ -16,10 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from charlab.runs.record import Record
-    from charlab.studies.plan import Plan
     from charlab.studies.state import StudyResults
-
-MEASURES = ("value", "bpc", "perplexity")
 
 # The text's SHA-256 → the best n-gram on its last tenth, counted on the rest, by sliding, in nats per character.
 _NGRAMS = {"86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed": ("Kneser–Ney n-gram of order 7", 1.516)}
@@ -45,6 +42,7 @@ class ArmSummary:
     """Summary of the finished cells of an arm.
 
     Attributes:
+        seeds: the number of cells with a finite loss, out of `planned`.
         figures: nll ("value"), bits per character and perplexity; as claimed if the arm leaks.
         likelihood: "bound" if the figures are upper bounds.
         honest: nll scored character by character, if the arm leaks.
@@ -70,28 +68,25 @@ class ArmSummary:
 
 def summarize(results: StudyResults) -> dict[str, ArmSummary]:
     """Return a summary of each arm by name, in the plan's order."""
-    table, budgets = results.table(), results.budgets()
-    return {
-        arm.name: _summary(arm.name, table[table["arm"] == arm.name], budgets.loc[arm.name], results.plan)
-        for arm in results.plan.arms
-    }
-
-
-def _summary(name: str, cells: pd.DataFrame, budget: pd.Series, plan: Plan) -> ArmSummary:
-    finished = cells[cells["status"] == "finished"]
-    leaks = bool(finished["leaks"].eq(True).any())
-    costs = {cost: Cost(*(float(budget[f"{cost}{end}"]) for end in ("", "_low", "_high"))) for cost in COSTS}
-    return ArmSummary(
-        name=name,
-        is_baseline=plan.compares and name == plan.baseline,
-        seeds=len(finished),
-        planned=len(cells),
-        figures={measure: estimate(finished[measure]) for measure in MEASURES},
-        likelihood="bound" if finished["likelihood"].eq("bound").any() else "exact",
-        leaks=leaks,
-        honest=estimate(finished["honest_nll"]) if leaks else None,
-        costs={name: cost for name, cost in costs.items() if not math.isnan(cost.median)},
-    )
+    plan, table, budgets = results.plan, results.table(), results.budgets()
+    found = {}
+    for name in (arm.name for arm in plan.arms):
+        cells, budget = table[table["arm"] == name], budgets.loc[name]
+        finished = cells[cells["status"] == "finished"]
+        leaks = bool(finished["leaks"].eq(True).any())
+        costs = {cost: Cost(*(float(budget[f"{cost}{end}"]) for end in ("", "_low", "_high"))) for cost in COSTS}
+        found[name] = ArmSummary(
+            name=name,
+            is_baseline=plan.compares and name == plan.baseline,
+            seeds=int(np.isfinite(finished["value"]).sum()),
+            planned=len(cells),
+            figures={measure: estimate(finished[measure]) for measure in ("value", "bpc", "perplexity")},
+            likelihood="bound" if finished["likelihood"].eq("bound").any() else "exact",
+            leaks=leaks,
+            honest=estimate(finished["honest_nll"]) if leaks else None,
+            costs={cost: known for cost, known in costs.items() if not math.isnan(known.median)},
+        )
+    return found
 
 
 def estimate(values: pd.Series) -> Estimate:

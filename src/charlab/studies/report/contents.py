@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,25 +18,17 @@ from charlab.studies.report.arms import ArmSummary, entropy, references, summari
 from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.literature import Source, literature
 from charlab.studies.report.method import (
-    cell_command,
     commands,
     environment,
     limits,
     method,
     settings_table,
+    train_command,
     without_paths,
 )
 from charlab.studies.report.scaling import Scaling, scaling
-from charlab.studies.report.scaling import caption as scaling_caption
 from charlab.studies.report.sentences import Notice, caution, notices, on_other_text, reason
-from charlab.studies.report.tables import (
-    Table,
-    budget_table,
-    cell_table,
-    result_table,
-    verdict_name,
-    verdict_table,
-)
+from charlab.studies.report.tables import Table, budget_table, cell_table, result_table, verdict_name, verdict_table
 from charlab.studies.report.tuning import conditional, half_tuned, tuning_table
 from charlab.studies.report.where import Whereabouts, locate
 
@@ -104,7 +96,6 @@ class Contents:
     summary: str
     notices: tuple[Notice, ...]
     arms: Mapping[str, ArmSummary]
-    comparisons: Mapping[str, Comparison]
     judgments: tuple[Judgment, ...]
     verdicts: Table | None
     results: Table
@@ -145,23 +136,25 @@ def gather(results: StudyResults) -> Contents:
     records = [result.record for result in results.cells if result.record is not None and result.ended]
     citations = literature(plan, records)
     finished = sum(result.status == "finished" for result in results.cells)
-    matches = results.mismatch() is None if plan.compares else None
     judgments = tuple(_judgment(comparison, texts[arm], plan) for arm, comparison in comparisons.items())
+    law = scaling(results, arms)
     return Contents(
         plan=plan,
         summary=f"{count(len(plan.arms), 'arm')} × {count(len(plan.seeds), 'seed')}, {finished} of {len(plan.cells)} "
         f"cells finished{f'; baseline: {plan.baseline}' * plan.compares}",
         notices=tuple(notices(results, arms, comparisons)),
         arms=arms,
-        comparisons=comparisons,
         judgments=judgments,
         verdicts=verdict_table(judgments, texts, plan) if judgments else None,
         results=result_table(plan, arms, references(results)),
-        budgets=budget_table(plan, arms, matches=matches),
+        budgets=budget_table(plan, arms, mismatch=results.mismatch() is not None),
         cells=cell_table(results),
         unfinished=tuple(
             Unfinished(
-                cell.cell.key, cell.status, without_paths(printable(cell.reason)).strip(), cell_command(cell.cell)
+                cell.cell.key,
+                cell.status,
+                without_paths(printable(cell.reason)).strip(),
+                train_command(cell.cell.overrides),
             )
             for cell in results.cells
             if (cell.status != "finished" or cell.reason) and cell.status not in _WAITING
@@ -169,11 +162,11 @@ def gather(results: StudyResults) -> Contents:
         waiting={
             label: names
             for status, label in _WAITING.items()
-            if (names := _names(results, lambda cell, status=status: cell.status == status))  # type: ignore[misc]
+            if (names := _names(plan, [cell for cell in results.cells if cell.status == status]))
         },
-        older=_names(results, lambda cell: cell.older),
-        scaling=scaling(results, arms),
-        tuning=tuning_table(plan),
+        older=_names(plan, [cell for cell in results.cells if cell.older]),
+        scaling=law,
+        tuning=tuning_table(plan, arms),
         factors=numeric_factors(results) if plan.target is None and plan.kind == "comparison" else (),
         where=locate(results) if comparisons and plan.target is None else Whereabouts({}),
         samples=tuple(
@@ -188,8 +181,7 @@ def gather(results: StudyResults) -> Contents:
         commands=commands(results),
         environment=environment(records),
         floor=entropy(results),
-        captions=_captions(plan, [arm.name for arm in arms.values() if arm.leaks])
-        | {"scaling": scaling_caption(results)},
+        captions=_captions(plan, arms, law),
     )
 
 
@@ -204,15 +196,14 @@ def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> J
     )
 
 
-def _names(results: StudyResults, holds: Callable[[CellResult], bool]) -> str:
-    """Return the cells for which something holds, arm by arm; "" if there are none."""
-    if all(map(holds, results.cells)):
+def _names(plan: Plan, cells: Sequence[CellResult]) -> str:
+    """Return the names of some cells, arm by arm; "" if there are none."""
+    if len(cells) == len(plan.cells):
         return "all of them"
     found = []
-    for arm in results.plan.arms:
-        cells = results.of(arm.name)
-        if seeds := [f"{result.cell.seed}" for result in cells if holds(result)]:
-            found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(cells) else ', '.join(seeds)})")
+    for arm in plan.arms:
+        if seeds := [f"{cell.cell.seed}" for cell in cells if cell.cell.arm == arm.name]:
+            found.append(f"{arm.name} ({'all seeds' if len(seeds) == len(plan.seeds) else ', '.join(seeds)})")
     return joined(found, most=100)
 
 
@@ -246,9 +237,9 @@ def _alike(a: Record, b: Record) -> bool:
     return bool(a.scenes) and a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
 
 
-def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
-    """Return the captions of the figures by name; `leaking` are the arms whose figures are false."""
-    several = len(plan.seeds) > 1
+def _captions(plan: Plan, arms: Mapping[str, ArmSummary], law: Scaling | None) -> dict[str, str]:
+    """Return the captions of the figures by name."""
+    several, leaking = len(plan.seeds) > 1, [arm.name for arm in arms.values() if arm.leaks]
     over_seeds = " Line: mean over finished seeds. Band: range over seeds." if several else ""
     bars = " Bars: 95% t-interval over seeds." if several else ""
     left_out = f" Not plotted because of false figures: {joined(leaking)}." if leaking else ""
@@ -258,9 +249,11 @@ def _captions(plan: Plan, leaking: Sequence[str]) -> dict[str, str]:
         if plan.target is None
         else f"Speed-ups over the baseline {plan.baseline}. Circle: one seed. Diamond and bar: estimate and interval "
         "that decides. Gray: speed-ups too small to matter.",
+        "scaling": law.caption if law else "",
         "factors": f"Loss against what was varied. Diamond: the best value{' with its 95% interval' * several}."
         f"{' Band: 95% t-interval of the mean.' * several} Cross: no finite loss.",
-        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot.",
+        "curves": f"Estimates on validation text during training.{over_seeds} Curves may start above the plot."
+        f"{' Dotted: the target.' * (plan.target is not None)}",
         "costs": f"Quality against cost. Further left is cheaper, lower is better.{bars}{left_out}",
     }
 

@@ -62,7 +62,8 @@ class Group(NamedTuple):
     parts: tuple[Any, ...]
 
 
-_ALTS = {
+_WHERE = "Where the difference is (exploratory)"
+ALTS = {
     "differences": "Differences from the baseline for each arm, seed by seed, with mean, interval and margin",
     "factors": "Loss on validation text against the varied numbers",
     "scaling": "Loss against size, with the law of each family",
@@ -73,52 +74,33 @@ _ALTS = {
 
 def page(contents: Contents, figures: Collection[str]) -> Iterator[Any]:
     """Yield the parts of a report for a screen: the kinds above, notices, tables; judgments and the like in groups."""
+    plan, law = contents.plan, contents.scaling
     yield from contents.notices
-    if not contents.plan.sweep:
-        yield Heading("Hypothesis")
-        stated = contents.plan.hypothesis
-        yield Paragraph(stated, "quote") if stated else Paragraph("No hypothesis was stated.", "faint")
+    if not plan.sweep:
+        none = Paragraph("No hypothesis was stated.", "faint")
+        yield from _section("Hypothesis", Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none)
     if contents.verdicts:
-        yield Heading("Verdicts")
-        yield Group("cards", contents.judgments)
-        yield from _pictures(contents, figures, "differences")
-        yield contents.verdicts.without()
-        yield Paragraph(_rules(contents), "rules")
-    if contents.scaling:
-        yield Heading("Law over sizes")
-        yield from _pictures(contents, figures, "scaling")
-        yield Points(contents.scaling.sentences)
-    yield from (Heading("Results"), contents.results, Heading("Costs"), contents.budgets)
-    if contents.tuning:
-        yield from (Heading("Tuning"), contents.tuning)
-    if contents.factors:
-        yield Heading("Best values")
-        yield from _pictures(contents, figures, "factors")
-        yield _best_values(contents)
-    if contents.unfinished or contents.waiting or contents.older:
-        yield Heading("Cells that need attention")
-        yield Group("unfinished", contents.unfinished)
-        yield from (Paragraph(f"{label}: {names}.", "faint") for label, names in contents.waiting.items())
-        if contents.older:
-            yield Paragraph(f"Run by other code than today's: {contents.older}.", "faint")
-    for name, heading in (("curves", "Learning curves"), ("costs", "Quality against cost")):
-        if name in figures:
-            yield Heading(heading)
-            yield from _pictures(contents, figures, name)
-    if contents.where.arms or contents.where.note:
-        yield Heading("Where the difference is (exploratory)")
-        yield from contents.where.tables
-        yield from [Paragraph(contents.where.note, "faint")] * bool(contents.where.note)
-    if contents.samples:
-        yield from (Heading("Samples"), Group("samples", contents.samples))
-    yield from (Heading("Method"), Points(contents.method))
-    if contents.settings:
-        yield contents.settings
-    yield from (Heading("Limits"), Points(contents.limits))
-    yield from (Heading("Reproduce"), _commands(contents), Heading("Cells"), contents.cells)
-    yield Points(tuple(f"{name}: {value}" for name, value in contents.environment.items()))
-    if contents.sources:
-        yield from (Heading("References"), Points(tuple(source.listed for source in contents.sources), small=True))
+        drawn = _pictures(contents, figures, "differences")
+        rules = Paragraph(_rules(contents), "rules")
+        yield from _section("Verdicts", Group("cards", contents.judgments), *drawn, contents.verdicts.without(), rules)
+    yield from _section("Law over sizes", *_pictures(contents, figures, "scaling"), law and Points(law.sentences))
+    yield from _section("Results", contents.results)
+    yield from _section("Costs", contents.budgets)
+    yield from _section("Tuning", contents.tuning)
+    yield from _section("Best values", *_pictures(contents, figures, "factors"), _best_values(contents))
+    older = f"Run by other code than today's: {contents.older}." if contents.older else ""
+    unfinished = _group("unfinished", contents.unfinished)
+    yield from _section("Cells that need attention", unfinished, *_waiting(contents), *_faint(older))
+    yield from _section("Learning curves", *_pictures(contents, figures, "curves"))
+    yield from _section("Quality against cost", *_pictures(contents, figures, "costs"))
+    yield from _section(_WHERE, *contents.where.tables, *_faint(contents.where.note))
+    yield from _section("Samples", _group("samples", contents.samples))
+    yield from _section("Method", Points(contents.method), contents.settings)
+    yield from _section("Limits", Points(contents.limits))
+    yield from _section("Reproduce", _commands(contents))
+    environment = Points(tuple(f"{name}: {value}" for name, value in contents.environment.items()))
+    yield from _section("Cells", contents.cells, environment)
+    yield from _section("References", _sources(contents))
 
 
 def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iterator[Any]:
@@ -127,72 +109,92 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
     Args:
         judged: whether there is room for a sentence on each arm.
     """
-    plan, verdicts = contents.plan, contents.verdicts
+    plan, verdicts, law = contents.plan, contents.verdicts, contents.scaling
+    pictures = _pictures(contents, figures, "scaling", "differences", "factors", "curves", "costs")
     yield from contents.notices
-    yield Heading("Hypothesis")
     none = Paragraph("Hypothesis: none was stated before the runs.", "place")
-    yield Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none
-    yield Paragraph("Why it may be true, and what is already known, with references.", "place")
-    pictures = list(_pictures(contents, figures, "scaling", "differences", "factors", "curves", "costs"))
-    yield from pictures[:1]
-    yield Heading("Method")
-    yield Paragraph(" ".join([*contents.method, *[_rules(contents)] * bool(verdicts)]))
-    yield Paragraph("What else the reader has to know; an anonymous link to the code.", "place")
-    yield Paragraph("The arms:")
-    yield Points(tuple(_arm(contents, arm) for arm in contents.arms))
-    if left_out := len(plan.arms) - len(contents.arms):
-        are = "is" if left_out == 1 else "are"
-        yield Paragraph(f"{count(left_out, 'more arm')} {are} in the other formats of this report and in its tables.")
-    if contents.settings:
-        yield contents.settings
-    yield Heading("Results")
-    tables = [
-        table for table in (contents.settings, verdicts, contents.results, contents.budgets, contents.tuning) if table
-    ]
-    yield Pointers(tuple(table.name for table in tables), tuple(picture.name for picture in pictures))
-    if verdicts:
-        yield verdicts.without("expected to", *["seeds to settle"] * judged)  # which the judgments repeat
-    yield from (contents.results, contents.budgets)
-    if contents.tuning:
-        yield contents.tuning
-    yield from pictures[1:]
-    if contents.scaling:
-        yield Points(contents.scaling.sentences)
-    if contents.factors:
-        yield _best_values(contents)
-    if judged:
-        yield Group("cards", contents.judgments)
-    yield from (Paragraph(f"{label}: {names}.", "faint") for label, names in contents.waiting.items())
-    if contents.unfinished:
-        yield from (Paragraph("Cells that failed or diverged:"), Group("unfinished", contents.unfinished))
-    yield Paragraph("What this means: where the hypothesis holds, where it does not, and why; one paragraph.", "place")
+    yield from _section(
+        "Hypothesis",
+        Paragraph(plan.hypothesis, "quote") if plan.hypothesis else none,
+        Paragraph("Why it may be true, and what is already known, with references.", "place"),
+        *pictures[:1],
+    )
+    left_out = len(plan.arms) - len(contents.arms)
+    are = f"{count(left_out, 'more arm')} {'is' if left_out == 1 else 'are'}"
+    yield from _section(
+        "Method",
+        Paragraph(" ".join([*contents.method, *[_rules(contents)] * bool(verdicts)])),
+        Paragraph("What else the reader has to know; an anonymous link to the code.", "place"),
+        Paragraph("The arms:"),
+        Points(tuple(_arm(contents, arm) for arm in contents.arms)),
+        Paragraph(f"{are} in the other formats of this report and in its tables.") if left_out else None,
+        contents.settings,
+    )
+    tables = (contents.settings, verdicts, contents.results, contents.budgets, contents.tuning)
+    failed = (Paragraph("Cells that failed or diverged:"), Group("unfinished", contents.unfinished))
+    yield from _section(
+        "Results",
+        Pointers(tuple(table.name for table in tables if table), tuple(picture.name for picture in pictures)),
+        verdicts and verdicts.without("expected to", *["seeds to settle"] * judged),  # which the judgments repeat
+        contents.results,
+        contents.budgets,
+        contents.tuning,
+        *pictures[1:],
+        law and Points(law.sentences),
+        _best_values(contents),
+        Group("cards", contents.judgments) if judged else None,
+        *_waiting(contents),
+        *(failed if contents.unfinished else ()),
+        Paragraph("What this means: where the hypothesis holds, where it does not, and why; one paragraph.", "place"),
+    )
     if contents.where.tables:
-        parts, _ = contents.where.tables  # the passages are in the other formats
-        yield from (Heading("Where the difference is (exploratory)"), Pointers((parts.name,), ()), parts)
-    if contents.samples:
-        yield from (Heading("Samples"), Group("samples", contents.samples))
-    yield from (Heading("Limits"), Points(contents.limits))
-    yield Paragraph("What else must be known before anyone relies on this.", "place")
-    yield from (Heading("Reproduce"), _commands(contents))
-    if contents.sources:
-        yield from (Heading("References"), Points(tuple(source.listed for source in contents.sources), small=True))
+        parts = contents.where.tables[0]  # the passages are in the other formats
+        yield from _section(_WHERE, Pointers((parts.name,), ()), parts, *_faint(contents.where.note))
+    yield from _section("Samples", _group("samples", contents.samples))
+    missing = Paragraph("What else must be known before anyone relies on this.", "place")
+    yield from _section("Limits", Points(contents.limits), missing)
+    yield from _section("Reproduce", _commands(contents))
+    yield from _section("References", _sources(contents))
 
 
-def _pictures(contents: Contents, figures: Collection[str], *names: str) -> Iterator[Picture]:
-    yield from (Picture(name, _ALTS[name], contents.captions[name]) for name in names if name in figures)
+def _section(heading: str, *parts: Any) -> Iterator[Any]:
+    """Yield a heading and the parts below it that are not None; nothing if all are."""
+    if found := [part for part in parts if part is not None]:
+        yield from (Heading(heading), *found)
+
+
+def _group(kind: Literal["samples", "unfinished"], parts: tuple[Any, ...]) -> Group | None:
+    return Group(kind, parts) if parts else None
+
+
+def _faint(*texts: str) -> list[Paragraph]:
+    return [Paragraph(text, "faint") for text in texts if text]
+
+
+def _waiting(contents: Contents) -> list[Paragraph]:
+    return _faint(*(f"{label}: {names}." for label, names in contents.waiting.items()))
+
+
+def _pictures(contents: Contents, figures: Collection[str], *names: str) -> list[Picture]:
+    return [Picture(name, ALTS[name], contents.captions[name]) for name in names if name in figures]
 
 
 def _rules(contents: Contents) -> str:
     return RULES if contents.plan.target is None else f"{RULES} {TIME_RULES}"
 
 
-def _best_values(contents: Contents) -> Points:
+def _best_values(contents: Contents) -> Points | None:
     margin = contents.plan.margin
-    return Points(tuple(sentence for factor in contents.factors for sentence in factor.sentences(margin)))
+    sentences = tuple(sentence for factor in contents.factors for sentence in factor.sentences(margin))
+    return Points(sentences) if sentences else None
 
 
 def _commands(contents: Contents) -> Group:
     return Group("commands", tuple(Command(purpose, command) for purpose, command in contents.commands.items()))
+
+
+def _sources(contents: Contents) -> Points | None:
+    return Points(tuple(source.listed for source in contents.sources), small=True) if contents.sources else None
 
 
 def _arm(contents: Contents, name: str) -> Text:

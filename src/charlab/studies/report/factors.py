@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from charlab.quantities import three_digits
 from charlab.studies.evidence import mean_interval
+from charlab.studies.report.style import ALARM, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from charlab.studies.report.style import Look
     from charlab.studies.state import StudyResults
 
 FEWEST_VALUES = 3  # of a factor, for a curve
@@ -88,16 +89,15 @@ class Line:
     def sentence(self, factor: str, margin: float) -> str:
         """Return a sentence on the best value of the factor."""
         name = f"{factor}, {self.label}" if self.label else factor
-        best, (low, high) = self.optimum()
-        at_end = int(self.optima()[1].sum())
+        optimum, ends = self.optimum()
+        best, low, high, least, most = map(three_digits, (optimum, *ends, *self.tolerated(margin)))
+        at_end, several = int(self.optima()[1].sum()), len(self.values) > 1
         if at_end:
-            seeds = "" if len(self.values) == 1 else f" for {at_end} of {len(self.values)} seeds"
-            return f"{name}: the best value, {best:.3g}, is at the end of the grid{seeds}, so the grid is too short."
-        interval = f" (95% interval {low:.3g} to {high:.3g})" if len(self.values) > 1 else ""
-        least, most = self.tolerated(margin)
+            seeds = f" for {at_end} of {len(self.values)} seeds" * several
+            return f"{name}: the best value, {best}, is at the end of the grid{seeds}, so the grid is too short."
         return (
-            f"{name}: the best value is {best:.3g}{interval}; from {least:.3g} to {most:.3g}, the loss is within "
-            f"{margin:g} nats per character of the lowest."
+            f"{name}: the best value is {best}{f' (95% interval {low} to {high})' * several}; from {least} to {most}, "
+            f"the loss is within {margin:g} nats per character of the lowest."
         )
 
     def _position(self, x: np.ndarray) -> np.ndarray:
@@ -158,14 +158,14 @@ def _vertex(x: np.ndarray, y: np.ndarray) -> float:
     return float((x[0] + x[1]) / 2 - left * (x[2] - x[0]) / (2 * (right - left)))
 
 
-def draw_line(axes: Axes, line: Line, look: Look, alarm: str) -> None:
+def draw_line(axes: Axes, line: Line, look: Look) -> None:
     """Draw a line with its band, its optimum, and a cross at the top where runs diverged."""
     finite = np.isfinite(line.mean)
     x, mean, half_width = line.x[finite], line.mean[finite], line.half_width[finite]
     axes.fill_between(x, mean - half_width, mean + half_width, color=look.color, alpha=0.15, linewidth=0)
     axes.plot(x, mean, color=look.color, linestyle=look.line, linewidth=1.2, marker=look.marker, markersize=3.5)
     for diverged in line.x[~finite]:
-        axes.plot([diverged], [0.97], "x", color=alarm, markersize=5, transform=axes.get_xaxis_transform())
+        axes.plot([diverged], [0.97], "x", color=ALARM, markersize=5, transform=axes.get_xaxis_transform())
     if not line.optima()[1].any():
         best, (low, high) = line.optimum()
         height = float(np.interp(best, x, mean))

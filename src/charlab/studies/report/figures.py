@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ from charlab.studies.report.contents import Contents
 from charlab.studies.report.differences import draw_differences
 from charlab.studies.report.factors import Factor, draw_line
 from charlab.studies.report.scaling import draw_law
-from charlab.studies.report.style import ALARM, FAINT_INK, GRID, Look, label_at_right, label_width, looks, new_figure
+from charlab.studies.report.style import FAINT_INK, GRID, End, label_at_right, label_width, looks, new_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ AXES = {f"curves-{clock}": f"Loss against {label}" for clock, label in CLOCKS.it
 }  # titles of the figures on a page
 
 _HEIGHT_PER_ARM = 0.11  # inches, for its label
-MOST_FACTORS = 3  # panels next to each other
+MOST_FACTORS = 3  # panels below each other
 _NUM_POINTS = 200  # of a curve, at most
 
 
@@ -54,12 +55,11 @@ class Drawings:
     def __init__(self, results: StudyResults, contents: Contents) -> None:
         self.contents = contents
         self.factors = contents.factors[:MOST_FACTORS]
-        self.looks: Mapping[str, Look] = looks(list(contents.arms), contents.plan.baseline)
+        self.looks = looks(list(contents.arms), contents.plan.baseline)
         self.curves: dict[str, dict[str, Curve]] = {clock: {} for clock in CLOCKS}
         for name in contents.arms:
             points = results.curves(name)
-            finished = [result.cell.seed for result in results.of(name) if result.status == "finished"]
-            points = points[points["seed"].isin(finished)]  # a diverged run ends early
+            points = points[points["seed"].isin(list(results.records(name)))]  # a diverged run ends early
             for clock in CLOCKS:
                 curve = curve_over_seeds(points, clock)
                 if curve is not None:
@@ -75,10 +75,10 @@ class Drawings:
         return found | {f"costs-{cost}": self._draw_costs([cost], PAGE_WIDTH, 2.5) for cost in costs}
 
     def for_paper(self) -> dict[str, Figure]:
-        """Return the figures for a paper, panels side by side, by name."""
+        """Return the figures for a paper, with all their panels, by name."""
         found = self._differences(PAPER_WIDTH) | self._scaling(PAPER_WIDTH, 2.2)
         if self.factors:
-            found["factors"] = self._draw_factors(self.factors, PAPER_WIDTH, 1.75)
+            found["factors"] = self._draw_factors(self.factors, PAPER_WIDTH, 1.75 if len(self.factors) == 1 else 1.3)
         if self.curves["step"]:
             found["curves"] = self._draw_curves(list(CLOCKS), PAPER_WIDTH, 1.75)
         if costs := self.contents.compared_costs:
@@ -93,27 +93,33 @@ class Drawings:
 
     def _scaling(self, width: float, height: float) -> dict[str, Figure]:
         """Draw the laws of a scaling study, if it has any."""
-        laws = self.contents.scaling.laws if self.contents.scaling else {}
-        if not laws:
+        found = self.contents.scaling
+        if not found or not found.laws:
             return {}
-        shown = looks(list(laws), next(iter(laws)))
-        figure, [axes] = new_figure(width, height, right=label_width(laws) + 0.1)
-        for family, law in laws.items():
+        shown = looks(list(found.laws), next(iter(found.laws)))
+        ends = [
+            (law.seen.mean(), f"{'≤ ' * (family in found.bounds)}{shown[family].label}", shown[family].color)
+            for family, law in found.laws.items()
+        ]
+        ends += self._floor
+        figure, [axes] = new_figure(width, height, right=label_width(ends))
+        for family, law in found.laws.items():
             draw_law(axes, law, shown[family])
         _finish(axes, COSTS[self.contents.plan.against].axis, self.contents.floor, logarithmic=True)
         axes.set_ylabel("nats per character")
-        label_at_right(axes, [(law.seen.mean(), family, shown[family].color) for family, law in laws.items()])
+        label_at_right(axes, ends)
         return {"scaling": figure}
 
     def _draw_curves(self, clocks: list[str], width: float, height: float) -> Figure:
         """Draw the loss on validation text while training, a panel for each clock: mean over seeds, and range."""
         arms, floor = self.contents.arms, self.contents.floor
-        names = {name: _label(arms[name], look) for name, look in self.looks.items()}
-        drawn = [name for name in self.looks if any(name in self.curves[clock] for clock in clocks)]
-        floor_label = [(floor, "entropy of the text", FAINT_INK)] if floor is not None else []
-        right = label_width([*(names[name] for name in drawn), *(label for _, label, _ in floor_label)])
-        figure, panels = new_figure(width, self._height(height), len(clocks), right=right + 0.1)
         low, high = _loss_limits(self.curves[clocks[0]], arms, floor)
+        ends = [
+            (curve.mean[-1], f"{self._label(name)}{' ↓' if curve.mean[-1] < low else ''}", self.looks[name].color)
+            for name, curve in self.curves[clocks[-1]].items()
+        ]
+        ends += self._floor
+        figure, panels = new_figure(width, self._height(height), len(clocks), right=label_width(ends))
         panels[0].set_ylim(low, high)
         for axes, clock in zip(panels, clocks, strict=True):
             for name, curve in self.curves[clock].items():
@@ -126,36 +132,35 @@ class Drawings:
             if (target := self.contents.plan.target) is not None:
                 axes.axhline(target, color=FAINT_INK, linewidth=0.9, linestyle=":")
         panels[0].set_ylabel("nats per character")
-        ends = [
-            (curve.mean[-1], f"{names[name]}{' ↓' if curve.mean[-1] < low else ''}", self.looks[name].color)
-            for name, curve in self.curves[clocks[-1]].items()
-        ]
-        label_at_right(panels[-1], ends + floor_label)
+        label_at_right(panels[-1], ends)
         return figure
 
     def _draw_factors(self, factors: Sequence[Factor], width: float, height: float) -> Figure:
-        """Draw the loss against numeric factors, a panel for each."""
-        labels = [line.label for line in factors[-1].lines]
-        figure, panels = new_figure(width, height, len(factors), right=label_width(labels) + 0.1)
-        for axes, factor in zip(panels, factors, strict=True):
-            names = [line.label for line in factor.lines]
-            shown = looks(["", *(name for name in names if name)], "")
+        """Draw the loss against numeric factors: panels of one height below each other, each with its own labels."""
+        shown = [looks(["", *(line.label for line in factor.lines if line.label)], "") for factor in factors]
+        ends = [
+            [(line.mean[np.isfinite(line.mean)][-1], own[line.label].label, own[line.label].color)
+             for line in factor.lines if line.label]
+            for factor, own in zip(factors, shown, strict=True)
+        ]  # fmt: skip
+        right, number = label_width(itertools.chain.from_iterable(ends)), len(factors)
+        figure, panels = new_figure(width, number * height, number, right=right, below=True)
+        for axes, factor, own in zip(panels, factors, shown, strict=True):
             for line in factor.lines:
-                draw_line(axes, line, shown[line.label], ALARM)
+                draw_line(axes, line, own[line.label])
             _finish(axes, factor.name, None, logarithmic=any(line.logarithmic for line in factor.lines))
             axes.margins(0.05)
-        panels[0].set_ylabel("nats per character")
-        ends = [(line.mean[np.isfinite(line.mean)][-1], line.label, shown[line.label].color)
-                for line in factors[-1].lines if line.label]  # fmt: skip
-        label_at_right(panels[-1], ends)
+            axes.set_ylabel("nats per character")
+        for axes, labels in zip(panels, ends, strict=True):  # now that the limits that they share are known
+            label_at_right(axes, labels)
         return figure
 
     def _draw_costs(self, costs: list[str], width: float, height: float) -> Figure:
         """Draw what each arm reached against its median cost, a panel for each cost, with the 95% interval of nll."""
         arms = {name: arm for name, arm in self.contents.arms.items() if arm.mean is not None and not arm.leaks}
-        labels = {name: _label(arm, self.looks[name]) for name, arm in arms.items()}
-        right = label_width(labels.values())
-        figure, panels = new_figure(width, self._height(height), len(costs), right=right + 0.1)
+        ends = [(arm.figures["value"].mean, self._label(name), self.looks[name].color) for name, arm in arms.items()]
+        ends += self._floor
+        figure, panels = new_figure(width, self._height(height), len(costs), right=label_width(ends))
         for axes, cost in zip(panels, costs, strict=True):
             medians = {name: arm.costs[cost].median for name, arm in arms.items() if cost in arm.costs}
             known = {name: median for name, median in medians.items() if median}
@@ -168,11 +173,18 @@ class Drawings:
             _finish(axes, COSTS[cost].axis, self.contents.floor, logarithmic=spans_decades)
         panels[0].set_ylabel("nats per character")
         panels[0].margins(y=0.12)
-        label_at_right(
-            panels[-1],
-            [(arm.figures["value"].mean, labels[name], self.looks[name].color) for name, arm in arms.items()],
-        )
+        label_at_right(panels[-1], ends)
         return figure
+
+    @property
+    def _floor(self) -> list[End]:
+        """The label of the line at the entropy of the text, if that is known."""
+        floor = self.contents.floor
+        return [] if floor is None else [(floor, "entropy of the text", FAINT_INK)]
+
+    def _label(self, name: str) -> str:
+        arm = self.contents.arms[name]
+        return f"{'≤ ' * (arm.likelihood == 'bound')}{self.looks[name].label}{' (leaks)' * arm.leaks}"
 
     def _height(self, least: float) -> float:
         """Return a height with room for the labels of all arms."""
@@ -216,7 +228,7 @@ def _metric(names: Collection[str]) -> str | None:
 def _loss_limits(
     curves: Mapping[str, Curve], arms: Mapping[str, ArmSummary], floor: float | None
 ) -> tuple[float, float]:
-    """Return limits that show how the curves end; their first fifth may be above.
+    """Return limits that hold the curves but for their first fifth, which may be above.
 
     The false loss of a leaking arm counts only if fewer than two other arms are drawn.
     """
@@ -224,14 +236,11 @@ def _loss_limits(
     shown = trusted if len(trusted) > 1 else list(curves.values())
     last = max(curve.x[-1] for curve in shown)
     lows = [float(np.min(curve.low)) for curve in shown]
-    highs = [float(curve.high[min(np.searchsorted(curve.x, 0.2 * last), len(curve.x) - 1)]) for curve in shown]
-    low, high = min([*lows, *([floor] if floor is not None else [])]), max(highs)
+    starts = [min(np.searchsorted(curve.x, 0.2 * last), len(curve.x) - 1) for curve in shown]
+    highs = [float(np.max(curve.high[start:])) for curve, start in zip(shown, starts, strict=True)]
+    low, high = min(lows if floor is None else [*lows, floor]), max(highs)
     pad = 0.05 * max(high - low, 0.02)
     return low - pad, high + pad
-
-
-def _label(arm: ArmSummary, look: Look) -> str:
-    return f"{'≤ ' if arm.likelihood == 'bound' else ''}{look.label}{' (leaks)' if arm.leaks else ''}"
 
 
 def _finish(axes: Axes, label: str, floor: float | None, *, logarithmic: bool = False) -> None:

@@ -97,30 +97,26 @@ def _lines(pattern: str, items: Any) -> Markup:
 
 
 def _card(judgment: Judgment) -> Markup:
-    lines = [
-        Markup('<p class="verdict"><span aria-hidden="true">{}</span> {}</p>').format(
-            SYMBOLS[judgment.shown], judgment.verdict
-        ),
-        Markup('<p class="faint">expected to {}</p>').format(judgment.expectation),
-        Markup("<p>{}</p>").format(judgment.reason),
-        *[Markup('<p class="caution"><strong>{}</strong></p>').format(judgment.caution)] * bool(judgment.caution),
-        Markup('<p><span class="faint">Would it hold on other text?</span> {}</p>').format(judgment.other_text),
-    ]
-    frame = Markup('<article class="card {}">\n<h3>{}</h3>\n{}\n</article>')
-    return frame.format(judgment.shown, judgment.comparison.arm, Markup("\n").join(lines))
+    comparison, verdict, reason, expectation, caution, other = judgment
+    mark = Markup('<p class="caution"><strong>{}</strong></p>\n').format(caution) if caution else ""
+    return Markup(
+        '<article class="card {0}">\n<h3>{1}</h3>\n'
+        '<p class="verdict"><span aria-hidden="true">{2}</span> {3}</p>\n<p class="faint">expected to {4}</p>\n'
+        '<p>{5}</p>\n{6}<p><span class="faint">Would it hold on other text?</span> {7}</p>\n</article>'
+    ).format(judgment.shown, comparison.arm, SYMBOLS[judgment.shown], verdict, expectation, reason, mark, other)
 
 
 def _table(table: Table) -> Markup:
+    columns = list(zip(table.aligns, table.headings, strict=True))
     heading = Markup("").join(
-        Markup('<th scope="col" class="{}"><button type="button">{}</button></th>').format(column.align, column.heading)
-        for column in table.columns
+        Markup('<th scope="col" class="{}"><button type="button">{}</button></th>').format(*column)
+        for column in columns
     )
+    classes = [align + " verdict" * (heading == "verdict") for align, heading in columns]
     rows = [
         Markup("").join(
-            Markup('<td class="{}{}" data-key="{}">{}</td>').format(
-                column.align, " verdict" if column.heading == "verdict" else "", _sort_key(entry), _shown(entry)
-            )
-            for column, entry in zip(table.columns, row, strict=True)
+            Markup('<td class="{}" data-key="{}">{}</td>').format(kind, _sort_key(entry), _shown(entry))
+            for kind, entry in zip(classes, row, strict=True)
         )
         for row in table.rows
     ]

@@ -27,7 +27,7 @@ LONGEST_LABEL = 20
 
 _SIGNS = {
     **{sign: f"\\{sign}" for sign in "{}$&#%"},
-    "_": r"\_\allowbreak{}", "-": "-{}", "\N{NO-BREAK SPACE}": "~",
+    "_": r"\_\allowbreak{}", "-": "-{}",
     "[": "{[}", "*": "{*}",  # at the start of a line, TeX takes them for options of the line break before it
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "'": r"\textquotesingle{}", "`": r"\textasciigrave{}", "<": r"\textless{}",
@@ -103,12 +103,13 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
             return _samples(parts, short)
         case Group("commands", parts):
             written = (
-                rf"\begin{{command}}{{{escape(purpose)}:}}{_command(text)}\end{{command}}" for purpose, text in parts
+                rf"\begin{{command}}{{{escape(purpose)}:}}{_verbatim(command_lines(text), breaks=True)}\end{{command}}"
+                for purpose, text in parts
             )
             return "\n".join(written)
         case Group("unfinished", parts):
             shown = [_unfinished(one) for one in parts[:MOST_UNFINISHED]]
-            more = f"{len(parts) - len(shown)} more; the table of cells has them all."
+            more = f"{len(parts) - len(shown)} more; the other formats of this report have them all."
             return _points([*shown, *[more] * (len(parts) > len(shown))])
         case Group(_, parts):
             return _points([_judgment(one, short) for one in parts], r"\small")
@@ -129,28 +130,23 @@ def _part(part: Any, short: Mapping[str, str]) -> str:
 
 def abridge(contents: Contents) -> Contents:
     """Return the contents without the arms beyond `MOST_ARMS`; the same object if there are no more."""
-    kept = list(contents.arms)[:MOST_ARMS]
+    kept = dict(list(contents.arms.items())[:MOST_ARMS])
     if len(kept) == len(contents.arms):
         return contents
     gone = set(contents.arms) - set(kept)
     unprinted = {f"One cell of {arm}" for arm in gone}
-
-    def without(table: Table) -> Table:
-        rows = tuple(row for row in table.rows if row[0].key not in gone)
-        return dataclasses.replace(table, rows=rows)
-
+    tables = {
+        name: dataclasses.replace(table, rows=tuple(row for row in table.rows if row[0].key not in gone))
+        for name in ("verdicts", "results", "budgets", "settings", "tuning")
+        if (table := getattr(contents, name)) is not None
+    }
     return dataclasses.replace(
         contents,
-        arms={arm: contents.arms[arm] for arm in kept},
-        comparisons={arm: found for arm, found in contents.comparisons.items() if arm in kept},
+        arms=kept,
         judgments=tuple(judgment for judgment in contents.judgments if judgment.comparison.arm in kept),
-        verdicts=without(contents.verdicts) if contents.verdicts else None,
-        results=without(contents.results),
-        budgets=without(contents.budgets),
-        settings=without(contents.settings) if contents.settings else None,
-        tuning=without(contents.tuning) if contents.tuning else None,
         samples=tuple(sample for sample in contents.samples if sample.arm in kept),
         commands={purpose: command for purpose, command in contents.commands.items() if purpose not in unprinted},
+        **tables,
     )
 
 
@@ -195,26 +191,27 @@ def _unfinished(cell: Unfinished) -> str:
 
 def _samples(samples: Sequence[Sample], short: Mapping[str, str]) -> str:
     """Return samples side by side, two in a row."""
-    written = [
-        rf"\begin{{minipage}}[t]{{0.49\linewidth}}\textbf{{{escape(short.get(arm, arm))}}}"
-        rf"\begin{{sample}}{_lines(text)}\end{{sample}}\end{{minipage}}"
-        for arm, text in samples
-    ]
+    written = []
+    for arm, text in samples:
+        shown = _verbatim([line[:SAMPLE_COLUMNS] for line in text.split("\n")[:SAMPLE_LINES]])
+        name = escape(short.get(arm, arm))
+        block = rf"\textbf{{{name}}}\begin{{sample}}{shown}\end{{sample}}"
+        written.append(rf"\begin{{minipage}}[t]{{0.49\linewidth}}{block}\end{{minipage}}")
     rows = [r"\hfill".join(written[index : index + 2]) for index in range(0, len(written), 2)]
     return "\n".join(rf"{row}\par" for row in rows)
 
 
 def _table(table: Table, short: Mapping[str, str], *, faint: bool) -> str:
     """Return a tabular with the short names of arms; if not `faint`, without the faint text."""
-    heading = " & ".join(escape(short.get(column.heading, column.heading)) for column in table.columns)
+    heading = " & ".join(escape(short.get(heading, heading)) for heading in table.headings)
     rows = [" & ".join(_entry(entry, short, faint) for entry in row) + r" \\" for row in table.rows]
-    columns = "".join("r" if column.align == "right" else "l" for column in table.columns)
+    columns = "".join(align[0] for align in table.aligns)
     lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", heading + r" \\", r"\midrule", *rows, r"\bottomrule"]
     return "\n".join([*lines, r"\end{tabular}"])
 
 
 def _entry(entry: Entry, short: Mapping[str, str], faint: bool) -> str:
-    spans = entry.spans if faint or len(entry.spans) == 1 else entry.spans[:1]
+    spans = entry.spans if faint else entry.spans[:1]
     return "".join(_span(Span(short.get(text, text), style)) for text, style in spans)
 
 
@@ -224,13 +221,6 @@ def _span(span: Span) -> str:
     inner = escape(text, breaks=style == "code")
     before, after = ("~" if text[:1] == " " else ""), ("~" if text[-1:] == " " else "")
     return before + (_MARKS[style] % inner if style in _MARKS else inner) + after
-
-
-def _lines(text: str) -> str:
-    """Return the first lines of a text with their indentation."""
-    shown = [line[:SAMPLE_COLUMNS] for line in text.split("\n")[:SAMPLE_LINES]]
-    written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line) for line in shown]
-    return "\\\\\n".join(line or r"\strut" for line in written)
 
 
 def command_lines(command: str) -> list[str]:
@@ -244,9 +234,10 @@ def command_lines(command: str) -> list[str]:
     return [*(f"{line} \\" for line in lines[:-1]), *lines[-1:]]
 
 
-def _command(text: str) -> str:
-    written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line, breaks=True) for line in command_lines(text)]
-    return "\\\\\n".join(written)
+def _verbatim(lines: Sequence[str], *, breaks: bool = False) -> str:
+    """Return lines with their indentation."""
+    written = [r"\ " * (len(line) - len(line.lstrip())) + escape(line, breaks=breaks) for line in lines]
+    return "\\\\\n".join(line or r"\strut" for line in written)
 
 
 def _cut(text: str) -> str:

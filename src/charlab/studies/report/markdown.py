@@ -12,6 +12,7 @@ from charlab.studies.report.sentences import Notice
 from charlab.studies.report.tables import Table
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~$#&])")
+_LIST = re.compile(r"^(\d*)([-+.)])(?= |$)")  # the beginning of a list
 _MARKS = {"strong": "**", "alarm": "**", "struck": "~~"}
 _ALERTS = {"alarm": "CAUTION", "caution": "WARNING", "note": "NOTE"}
 
@@ -58,7 +59,7 @@ def _part(part: Any) -> str:
 
 def escape(text: str) -> str:
     """Return a text that Markdown shows verbatim, on one line."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _LIST.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", " ".join(text.split())))
 
 
 def block(text: str, language: str = "") -> str:
@@ -68,8 +69,8 @@ def block(text: str, language: str = "") -> str:
 
 
 def _table(table: Table) -> str:
-    heading = [escape(column.heading) for column in table.columns]
-    rule = ["---:" if column.align == "right" else "---" for column in table.columns]
+    heading = list(map(escape, table.headings))
+    rule = ["---:" if align == "right" else "---" for align in table.aligns]
     rows = [["".join(_span(*span) for span in entry.spans) for entry in row] for row in table.rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [heading, rule, *rows])
 

@@ -15,12 +15,12 @@ from charlab.quantities import UNKNOWN, count, joined
 from charlab.runs.identity import CHARACTERS
 from charlab.studies.costs import BY_BUDGET, COSTS
 from charlab.studies.report.literature import Citation
-from charlab.studies.report.tables import Column, Table, entry
+from charlab.studies.report.tables import NOTHING, Table, entry
 from charlab.studies.report.tuning import tuning_method
 
 if TYPE_CHECKING:
     from charlab.runs.record import Record
-    from charlab.studies.plan import Cell, Plan
+    from charlab.studies.plan import Plan
     from charlab.studies.state import StudyResults
     from charlab.studies.verdicts import Comparison
 
@@ -67,13 +67,16 @@ def method(
     else:
         seeds = f"seed, {plan.seeds[0]}"
         if len(plan.seeds) > 1:
-            seeds = f"{len(plan.seeds)} seeds, starting at {plan.seeds[0]}"
+            ordered = plan.seeds == tuple(range(plan.seeds[0], plan.seeds[0] + len(plan.seeds)))
+            which = f"starting at {plan.seeds[0]}" if ordered else joined([str(seed) for seed in plan.seeds], most=100)
+            seeds = f"{len(plan.seeds)} seeds, {which}"
         sentences.append(f"Every arm was trained with the same {seeds}.")
     sentences += tuning_method(plan)
     if plan.kind == "scaling":
         sentences.append(
-            f"A power law with an offset over {plan.against} is fitted to all sizes but {plan.held_out}, and tested on "
-            f"it. The prediction interval must be narrower than {plan.margin:g} nats per character (the margin)."
+            f"A power law with an offset over {COSTS[plan.against].heading} is fitted to all sizes but "
+            f"{plan.held_out}, and tested on it. The prediction interval must be narrower than {plan.margin:g} nats "
+            "per character (the margin)."
         )
     if plan.compares:
         sentences.append(f"The arms must match the baseline's {COSTS[BY_BUDGET[plan.budget]].shared}.")
@@ -88,7 +91,6 @@ def method(
 
 def settings_table(results: StudyResults) -> Table | None:
     """Return what each arm was trained with, by its first finished run if it has any; None if unknown."""
-    headings = ("model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     rows = []
     units: set[str] = set()
     for arm in results.plan.arms:
@@ -100,21 +102,23 @@ def settings_table(results: StudyResults) -> Table | None:
         units.add(_unit(data))
         trained = config if record.parameters else {}  # counting has no use for the optimizer that is configured
         rate = trained["optimizer"].get("lr") if trained.get("optimizer") else None
-        texts = (
-            _described(config["model"]),
-            f"{record.parameters:,}" if record.parameters else "counts only",
-            _named(trained.get("optimizer")),
-            UNKNOWN if rate is None else f"{rate:g}",
-            _named(trained.get("scheduler")),
-            f"{record.steps:,}",
-            f"{data.get('batch_size')} × {data.get('context_length')}",
+        rows.append(
+            (
+                entry(arm.name),
+                entry(_described(config["model"])),
+                entry(f"{record.parameters:,}" if record.parameters else "counts only", record.parameters),
+                entry(_named(trained.get("optimizer"))),
+                NOTHING if rate is None else entry(f"{rate:g}", rate),
+                entry(_named(trained.get("scheduler"))),
+                entry(f"{record.steps:,}", record.steps),
+                entry(f"{data.get('batch_size')} × {data.get('context_length')}"),
+            )
         )
-        rows.append((entry(arm.name), *map(entry, texts)))
+    headings = ("arm", "model", "parameters", "optimizer", "rate", "schedule", "steps", "batch")
     left = ("arm", "model", "optimizer", "schedule")
-    columns = tuple(Column(heading, "left" if heading in left else "right") for heading in ("arm", *headings))
     unit = "tokens" if "tokens" in units else "characters"
     caption = f"What each arm was trained with. Batch: windows × {unit}."
-    return Table("settings", caption, columns, tuple(rows)) if rows else None
+    return Table("settings", caption, headings, tuple(rows), left) if rows else None
 
 
 def _unit(data: Mapping[str, Any]) -> str:
@@ -236,32 +240,28 @@ def commands(results: StudyResults) -> dict[str, str]:
     plan = results.plan
     found = {}
     if plan.command:
-        again = _train(shlex.split(plan.command.removeprefix("scripts/train.py ")))
+        again = train_command(shlex.split(plan.command.removeprefix("scripts/train.py ")))
         whole = f"The whole {'sweep' if plan.sweep else 'study'}"
         found[f"{whole}; finished runs are not repeated"] = again
         if any(result.older for result in results.cells):
             found[f"{whole}; runs by older code are repeated"] = f"{again} study.rerun=older"
     report = [f"study={plan.name}"]
-    output_dir = _relative(f"{results.folder.parents[1]}")
+    output_dir = relative(f"{results.folder.parents[1]}")
     if output_dir != "outputs":
         report.append(f"output_dir={quoted_if_needed(output_dir)}")
     found["This report"] = command("report", *report)
     for arm in plan.arms:
-        found[f"One cell of {arm.name}"] = cell_command(next(cell for cell in plan.cells if cell.arm == arm.name))
+        found[f"One cell of {arm.name}"] = train_command(next(c.overrides for c in plan.cells if c.arm == arm.name))
     return found
 
 
-def cell_command(cell: Cell) -> str:
-    """Return the command that runs a cell on its own."""
-    return _train(cell.overrides)
+def train_command(words: Sequence[str]) -> str:
+    """Return the command that trains with overrides, by their current names even if the plan has older ones."""
+    return relative(command("train", *translate(words)[0]))
 
 
-def _train(words: Sequence[str]) -> str:
-    """Return a command with overrides by their current names, even if the study's plan has older ones."""
-    return _relative(command("train", *translate(words)[0]))
-
-
-def _relative(text: str) -> str:
+def relative(text: str) -> str:
+    """Return a text with the paths below the working folder relative to it."""
     return text.replace(f"{Path.cwd()}/", "")
 
 

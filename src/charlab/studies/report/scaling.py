@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from charlab.quantities import amount, count, joined, nats, percent
+from charlab.studies.costs import COSTS
 from charlab.studies.scaling import FEWEST_SEEDS, Extrapolation, extrapolate
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from charlab.studies.plan import Plan
     from charlab.studies.report.arms import ArmSummary
     from charlab.studies.report.style import Look
     from charlab.studies.state import StudyResults
@@ -27,11 +29,19 @@ MEANINGS = (
 
 
 class Scaling(NamedTuple):
-    """The laws of a study by family, why other families have none, and what the report says about both."""
+    """The laws of a study by family, the families whose losses are upper bounds, and what the report says of all."""
 
     laws: Mapping[str, Extrapolation]
-    without: Mapping[str, str]
+    bounds: frozenset[str]
     sentences: tuple[str, ...]
+
+    @property
+    def caption(self) -> str:
+        """The caption of the figure."""
+        return (
+            f"Loss of {joined(list(self.laws))} against size. Dots: seeds. Line: the law, dashed beyond the sizes that "
+            "it was fitted to. Diamond: mean of the size that took no part in the fit. Bar: what was predicted for it."
+        )
 
 
 def scaling(results: StudyResults, arms: Mapping[str, ArmSummary]) -> Scaling | None:
@@ -39,19 +49,14 @@ def scaling(results: StudyResults, arms: Mapping[str, ArmSummary]) -> Scaling | 
     plan = results.plan
     if plan.kind != "scaling":
         return None
-    families: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    without: dict[str, str] = {}
-    for family in dict.fromkeys(arm.factors["family"] for arm in plan.arms):
-        found = _measured(results, arms, family)
-        if isinstance(found, str):
-            without[family] = found
-        else:
-            families[family] = found
+    names = dict.fromkeys(arm.factors["family"] for arm in plan.arms)
+    measured = {family: _measured(results, arms, family) for family in names}
+    families = {family: found for family, found in measured.items() if not isinstance(found, str)}
     laws = extrapolate(families, plan.margin) if families else {}
-    unit = "parameters" if plan.against == "parameters" else "FLOPs"
-    said = [_sentence(law, unit, plan.margin, len(plan.seeds)) for law in laws.values()]
-    said += [f"{family}: no law; {why}." for family, why in without.items()]
-    return Scaling(laws, without, (*said, MEANINGS))
+    bounds = frozenset(arm.factors["family"] for arm in plan.arms if arms[arm.name].likelihood == "bound")
+    said = [_sentence(law, plan, bound=family in bounds) for family, law in laws.items()]
+    said += [f"{family}: no law; {why}." for family, why in measured.items() if isinstance(why, str)]
+    return Scaling(laws, bounds, (*said, MEANINGS))
 
 
 def _measured(
@@ -82,15 +87,15 @@ def _measured(
     return x, losses
 
 
-def _sentence(found: Extrapolation, unit: str, margin: float, planned: int) -> str:
-    law, seen = found.law, float(found.seen.mean())
+def _sentence(found: Extrapolation, plan: Plan, *, bound: bool) -> str:
+    law, seen, unit, planned = found.law, float(found.seen.mean()), COSTS[plan.against].heading, len(plan.seeds)
     low, high = found.interval
     why = {
-        "held": f"the interval is narrower than the margin of {margin:g} and covers it",
+        "held": f"the interval is narrower than the margin of {plan.margin:g} and covers it",
         "not held": "the interval does not cover it",
         "not settled": "the sizes do not determine the exponent"
         if law.at_limit
-        else f"the interval covers it, but is not narrower than the margin of {margin:g}; more seeds narrow it",
+        else f"the interval covers it, but is not narrower than the margin of {plan.margin:g}; more seeds narrow it",
     }[found.verdict]
     seeds = len(found.seen)
     provisional = "" if seeds == planned else f", provisional with {seeds} of {count(planned, 'seed')}"
@@ -104,6 +109,7 @@ def _sentence(found: Extrapolation, unit: str, margin: float, planned: int) -> s
         f"{_range(found.exponents)}, {floor}). At {amount(found.size)} {unit}, "
         f"which took no part in the fit, {nats(found.predicted)} is predicted ({percent(found.confidence)} interval "
         f"{nats(low)} to {nats(high)}) and {nats(seen)} was reached: {why}."
+        f"{' The losses are upper bounds (≤), and the law is that of the bounds.' * bound}"
     )
 
 
@@ -122,15 +128,6 @@ def law_row(found: Extrapolation) -> dict[str, Any]:
         **{f"{name}_low": low for name, (low, _) in ends.items()},
         **{f"{name}_high": high for name, (_, high) in ends.items()},
     }  # fmt: skip
-
-
-def caption(results: StudyResults) -> str:
-    """Return the caption of the figure."""
-    families = joined(list(dict.fromkeys(arm.factors.get("family", "") for arm in results.plan.arms)))
-    return (
-        f"Loss of {families} against size. Dots: seeds. Line: the law, dashed beyond the sizes that it was fitted to. "
-        "Diamond: mean of the size that took no part in the fit. Bar: what was predicted for it."
-    )
 
 
 def draw_law(axes: Axes, found: Extrapolation, look: Look) -> None:

@@ -27,27 +27,11 @@ RULES = (
     "decided, or that failed to support."
 )
 
-_WORDS = {
-    False: {"gain": "an improvement", "loss": "a worsening", "better": "better", "worse": "worse", "of": "of"},
-    True: {"gain": "a speed-up", "loss": "a slow-down", "better": "at the target sooner",
-           "worse": "at the target later", "of": "by a factor of"},
-}  # fmt: skip
-"""Words for losses (False) and for times to a target (True)."""
-_CLAIMS: dict[str, dict[str, str]] = {
-    "supported": {"improve": "{better} than the baseline", "worsen": "{worse} than the baseline"},
-    "refuted": {
-        "improve": "{gain} {of} {margin} or more is ruled out",
-        "worsen": "{loss} {of} {margin} or more is ruled out",
-        "no difference": "the difference is larger than the margin of {margin}",
-    },
-    "inconclusive": {
-        "improve": "{gain} is not shown, and one {of} {margin} is not ruled out",
-        "worsen": "{loss} is not shown, and one {of} {margin} is not ruled out",
-        "no difference": "a difference {of} {margin} is neither shown nor ruled out",
-    },
+_EFFECTS = {
+    False: {"improve": ("an improvement", "better"), "worsen": ("a worsening", "worse")},
+    True: {"improve": ("a speed-up", "at the target sooner"), "worsen": ("a slow-down", "at the target later")},
 }
-_WITHIN = "within the margin of {margin} of the baseline"
-_AS_SOON = "at the target as soon as the baseline, within a factor of {margin}"
+"""The expected effect, and how the arm then compares, for losses (False) and for times to a target (True)."""
 
 
 class Notice(NamedTuple):
@@ -76,7 +60,7 @@ def notices(
         *(_exploration(results.plan) if compares or scales else []),
         *([Notice("caution", unpaired)] if unpaired else []),
         *_cells(results, compares),
-        *_unreached(results.plan.baseline, comparisons),
+        *_unreached(results.plan, comparisons),
         *_bounds(arms),
     ]
 
@@ -180,14 +164,15 @@ def _have(number: int) -> str:
     return "has" if number == 1 else "have"
 
 
-def _unreached(baseline: str, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
-    shown = list(comparisons.values())
-    missed = {baseline: shown[0].baseline_unreached} if shown else {}
-    missed |= {found.arm: found.unreached for found in shown}
+def _unreached(plan: Plan, comparisons: Mapping[str, Comparison]) -> Iterator[Notice]:
+    missed: dict[str, set[int]] = {plan.baseline: set()}
+    for arm, found in comparisons.items():
+        missed[plan.baseline].update(found.baseline_unreached)  # with the seeds that this arm has, too
+        missed[arm] = set(found.unreached)
     if said := [f"{arm} with {count(len(seeds), 'seed')}" for arm, seeds in missed.items() if seeds]:
         yield Notice(
             "note",
-            f"The target of {shown[0].target:g} nats per character was not reached by {joined(said)}: such a cell "
+            f"The target of {plan.target:g} nats per character was not reached by {joined(said)}: such a cell "
             "counts as later than any that reached it, and speed-ups may have no upper or no lower limit.",
         )
 
@@ -204,27 +189,39 @@ def _bounds(arms: Mapping[str, ArmSummary]) -> Iterator[Notice]:
 
 def reason(comparison: Comparison) -> str:
     """Return a verdict in one sentence, with its figures."""
-    verdict, timed = comparison.verdict, comparison.target is not None
+    verdict = comparison.verdict
     if verdict == "none":
         return f"No verdict: {_obstacle(comparison)}."
-    margin = f"{math.exp(comparison.margin) if timed else comparison.margin:g}"
-    claim = _CLAIMS.get(verdict, {}).get(comparison.expectation, _AS_SOON if timed else _WITHIN)
-    if timed and verdict == "refuted" and comparison.expectation == "no difference":
-        claim = "the times differ by more than a factor of {margin}"
-    claim = claim.format(margin=margin, **_WORDS[timed])
-    if verdict == "supported" and _beyond_margin(comparison):
-        claim += f" by more than the margin of {margin}"
     remedy = f"; {_remedy(comparison)}" if verdict == "inconclusive" else ""
     name = f"Not evidence yet; {verdict} so far" if comparison.too_few_seeds else verdict.capitalize()
-    return f"{name}: {claim} ({_figures(comparison)}){remedy}."
+    return f"{name}: {_claim(comparison)} ({_figures(comparison)}){remedy}."
 
 
-def _beyond_margin(comparison: Comparison) -> bool:
-    """Return whether the interval is beyond the margin, in the expected direction."""
+def _claim(comparison: Comparison) -> str:
+    """Return what a verdict says of the arm."""
+    verdict, expectation, timed = comparison.verdict, comparison.expectation, comparison.target is not None
+    margin = f"{math.exp(comparison.margin) if timed else comparison.margin:g}"
+    by_margin = f"by a factor of {margin}" if timed else f"of {margin}"
+    if verdict == "equivalent" or (verdict, expectation) == ("supported", "no difference"):
+        return (
+            f"at the target as soon as the baseline, within a factor of {margin}"
+            if timed
+            else f"within the margin of {margin} of the baseline"
+        )
+    if expectation == "no difference":
+        if verdict == "inconclusive":
+            return f"a difference {by_margin} is neither shown nor ruled out"
+        larger = "the times differ by more than a factor of" if timed else "the difference is larger than the margin of"
+        return f"{larger} {margin}"
+    effect, compared = _EFFECTS[timed][expectation]
+    if verdict == "inconclusive":
+        return f"{effect} is not shown, and one {by_margin} is not ruled out"
+    if verdict == "refuted":
+        return f"{effect} {by_margin} or more is ruled out"
     low, high = comparison.interval
-    if comparison.diverged or comparison.baseline_diverged:
-        return False
-    return {"improve": low > comparison.margin, "worsen": high < -comparison.margin}.get(comparison.expectation, False)
+    beyond = low > comparison.margin if expectation == "improve" else high < -comparison.margin
+    known = not (comparison.diverged or comparison.baseline_diverged)
+    return f"{compared} than the baseline{f' by more than the margin of {margin}' * (beyond and known)}"
 
 
 def _obstacle(comparison: Comparison) -> str:
@@ -242,27 +239,24 @@ def _seeds(seeds: tuple[int, ...]) -> str:
 
 def _figures(comparison: Comparison) -> str:
     """Return the figures behind a verdict."""
-    n, seeds, sides = comparison.n, count(len(comparison.seeds), "seed"), ("arm", "baseline")
-    sign, write = bound_sign(comparison), nats if comparison.target is None else ratio
-    improvement = (
-        f"mean improvement {sign}{nats(comparison.mean)} nats per character"
-        if comparison.target is None
-        else f"speed-up {sign}{ratio(comparison.mean)}"
-    )
-    figures = [improvement] * bool(n)
+    n, seeds, timed = comparison.n, count(len(comparison.seeds), "seed"), comparison.target is not None
+    write = ratio if timed else nats
+    low, high = map(write, comparison.interval)
+    mean = bound_sign(comparison) + write(comparison.mean)
+    figures = []
+    if not math.isnan(comparison.mean):
+        figures.append(f"speed-up {mean}" if timed else f"mean improvement {mean} nats per character")
     if comparison.mixed:
         figures.append(f"the {'arm' if comparison.bound else 'baseline'}'s figure is an upper bound (≤)")
     elif comparison.bound:
         figures.append("both figures are upper bounds (≤)")
-    missed = zip(sides, (comparison.unreached, comparison.baseline_unreached), strict=True)
+    missed = {"arm": comparison.unreached, "baseline": comparison.baseline_unreached}.items()
     figures += [f"the {who} did not reach the target with {len(lost)} of {seeds}" for who, lost in missed if lost]
-    diverged = zip(sides, (comparison.diverged, comparison.baseline_diverged), strict=True)
     fates = [
         f"the {who} has no finite loss with {len(lost)} of {seeds}, which counts against it"
-        for who, lost in diverged
+        for who, lost in {"arm": comparison.diverged, "baseline": comparison.baseline_diverged}.items()
         if lost
     ]
-    low, high = map(write, comparison.interval)
     if fates:
         figures += [f"95% interval {low} to {high}"] * (n > 1)
         return "; ".join(fates + [f"over the other {n}: {', '.join(figures)}"] * bool(n))
@@ -288,12 +282,12 @@ def _remedy(comparison: Comparison) -> str:
         return f"more seeds would narrow the interval{longer}"
     if (needed := comparison.seeds_needed) is not None:
         return f"if the spread over seeds stays as it is, a fresh study of {needed} seeds would settle it"
+    given = (comparison.margin, comparison.num_arms, comparison.expectation)
+    if seeds_to_settle(comparison.standard_deviation, *given) is None:
+        return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
     if comparison.expectation == "no difference" and abs(comparison.mean) > comparison.margin / 2:
         return "the difference is so close to the margin that more seeds may not settle it"
-    given = (comparison.margin, comparison.num_arms, comparison.expectation)
-    if seeds_to_settle(comparison.standard_deviation, *given) is not None:  # no more than this study has
-        return "more seeds may settle it"
-    return f"with this spread, not even {MOST_SEEDS:,} seeds would settle it"
+    return "more seeds may settle it"
 
 
 def bound_sign(comparison: Comparison) -> str:

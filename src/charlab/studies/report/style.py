@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT_INK, GRID, ALARM = "0.2", "0.5", "0.92", "#B00020"
+INK, FAINT_INK, GRID, ALARM = "0.2", "0.45", "0.92", "#B00020"
 VERDICT_COLORS = {"supported": "#00694B", "equivalent": "#0072B2", "refuted": "#A94400"}
 
 # Okabe and Ito (2008) without their yellow, which is illegible on white. The baseline is black.
@@ -22,7 +22,11 @@ BASELINE_COLOR = "#000000"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 LINES = ("solid", (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+# Text needs a contrast of 4.5 to the page (WCAG 2.1), which most of these colors have only if they are darker.
+LABEL_COLORS = {"#D55E00": "#BF5400", "#009E73": "#008360", "#CC79A7": "#A05A82", "#E69F00": "#986900",
+                "#56B4E9": "#3B7AA0"}  # fmt: skip
 
+End = tuple[float, str, str]  # of a line that is labeled: height in data, text and color
 _LABEL_SIZE = 7.0  # points
 _LABEL_GAP = 0.16  # inches between the axes and the labels
 # A date would make each file of the same figure different.
@@ -77,10 +81,11 @@ def looks(arms: Sequence[str], baseline: str) -> dict[str, Look]:
 def short_names(names: Sequence[str], most: int = 24) -> dict[str, str]:
     """Return a unique name of at most `most` characters for each name; long ones lose their middle."""
     found: dict[str, str] = {}
-    for name in names:
+    for number, name in enumerate(names, start=1):
         label = _shortened(name, most)
         if label in found.values():
-            label = f"{_shortened(name, most - 4)} ({names.index(name) + 1})"
+            mark = f" ({number})"
+            label = _shortened(name, most - len(mark)) + mark
         found[name] = label
     return found
 
@@ -103,19 +108,23 @@ def drawing() -> Iterator[None]:
 
 
 def new_figure(
-    width: float, height: float, panels: int = 1, *, left: float = 0.6, right: float = 0.1, bottom: float = 0.38
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure with panels side by side that share their vertical axis.
+    width: float, height: float, panels: int = 1, *, left: float = 0.6, right: float = 0.1, bottom: float = 0.38,
+    below: bool = False,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """Return a figure with panels that share their vertical axis.
 
     Args:
         width: of the figure, in inches like all others.
         right: margin for labels; see `label_width`.
+        below: whether the panels are below each other instead of side by side.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=200)
-    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - 0.14 / height, wspace=0.2)
-    return figure, list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
+    figure, top = Figure(figsize=(width, height), dpi=200), 0.14
+    space = {"hspace": (bottom + top) / (height / panels - bottom - top)} if below else {"wspace": 0.2}
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, **space)
+    shape = (panels, 1) if below else (1, panels)
+    return figure, list(figure.subplots(*shape, sharey=True, squeeze=False).flat)
 
 
 def picture(figure: Figure, kind: str) -> bytes:
@@ -125,20 +134,24 @@ def picture(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def label_width(labels: Iterable[str]) -> float:
-    """Return the width in inches of the widest label at the right edge, with the space before it."""
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """Return the width of a text in inches, given its size in points."""
+    from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    widths = [TextPath((0, 0), label, size=_LABEL_SIZE).get_extents().width for label in labels if label]
-    return _LABEL_GAP + 0.04 + max(widths, default=0) / 72
+    return TextPath((0, 0), text, size=size, prop=FontProperties(weight=weight)).get_extents().width / 72
 
 
-def label_at_right(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def label_width(ends: Iterable[End]) -> float:
+    """Return the width in inches that labels at the right edge need, with the space around them."""
+    return _LABEL_GAP + 0.14 + max((text_width(label, _LABEL_SIZE) for _, label, _ in ends), default=0.0)
+
+
+def label_at_right(axes: Axes, ends: Sequence[End]) -> None:
     """Write labels beyond the right edge, each at its height, moved apart where they would overlap.
 
     Args:
         axes: with their final limits.
-        ends: height in data, text and color of each label.
     """
     low, high = axes.get_ylim()
     place, figure = axes.get_position(), axes.get_figure()
@@ -151,8 +164,8 @@ def label_at_right(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     for at, height, (_, text, color) in zip(wanted, heights, ordered, strict=True):
         line = {"arrowstyle": "-", "color": color, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 1, "relpos": (0, 0.5)}
         axes.annotate(
-            text, (1, at), (x, height), ("axes fraction", "data"), color=color, fontsize=size, va="center",
-            arrowprops=line, annotation_clip=False,
+            text, (1, at), (x, height), ("axes fraction", "data"), color=LABEL_COLORS.get(color, color), fontsize=size,
+            va="center", arrowprops=line, annotation_clip=False,
         )  # fmt: skip
 
 

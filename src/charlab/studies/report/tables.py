@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Style = Literal["plain", "strong", "faint", "struck", "alarm", "code"]
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "equivalent": "≈", "inconclusive": "?", "none": UNKNOWN}
+_STATUS_STYLES: Mapping[str, Style] = {"finished": "plain", "held back": "faint", "not needed": "faint"}
 
 
 class Span(NamedTuple):
@@ -56,31 +57,30 @@ class Entry:
         return "".join(span.text for span in self.spans)
 
 
-class Column(NamedTuple):
-    """The heading of a column; figures are aligned to the right."""
-
-    heading: str
-    align: Literal["left", "right"] = "right"
-
-
 @dataclass(frozen=True)
 class Table:
-    """A table."""
+    """A table of figures, which are aligned to the right; columns of text have their headings in `left`."""
 
     name: str
     caption: str
-    columns: tuple[Column, ...]
+    headings: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
+    left: Collection[str] = ("arm",)
+
+    @property
+    def aligns(self) -> list[str]:
+        """The alignment of each column."""
+        return ["left" if heading in self.left else "right" for heading in self.headings]
 
     def without(self, *headings: str) -> Table:
         """Return the table without these columns, and without columns in which nothing is known."""
         kept = [
             index
-            for index, column in enumerate(self.columns)
-            if column.heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
+            for index, heading in enumerate(self.headings)
+            if heading not in headings and any(row[index].text != UNKNOWN for row in self.rows)
         ]
         rows = tuple(tuple(row[index] for index in kept) for row in self.rows)
-        return replace(self, columns=tuple(self.columns[index] for index in kept), rows=rows)
+        return replace(self, headings=tuple(self.headings[index] for index in kept), rows=rows)
 
 
 def entry(text: str, key: float | str | None = None, style: Style = "plain") -> Entry:
@@ -88,90 +88,87 @@ def entry(text: str, key: float | str | None = None, style: Style = "plain") -> 
     return Entry((Span(text, style),), text if key is None else key)
 
 
-_NOTHING = Entry((Span(UNKNOWN, "faint"),))
+NOTHING = Entry((Span(UNKNOWN, "faint"),))
 
 
 def verdict_name(comparison: Comparison, *, exploratory: bool, mark: str = "") -> str:
     """Return the verdict in words with its gravest caveat and a mark, because it may be read on its own."""
     if comparison.verdict == "none":
         return "no verdict"
-    name = comparison.verdict + (" (≤)" if comparison.bound or comparison.baseline_bound else "")
     if comparison.too_few_seeds:
         return "not evidence yet"
-    name += f", {mark}" if mark else ""
-    return f"{name}, exploratory" if exploratory else f"{name}, provisional" if comparison.provisional else name
+    bound = " (≤)" if comparison.bound or comparison.baseline_bound else ""
+    caveat = "exploratory" if exploratory else "provisional" if comparison.provisional else ""
+    return ", ".join(filter(None, [comparison.verdict + bound, mark, caveat]))
 
 
 def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
     """Return the verdict on each arm with the figures behind it."""
-    left = (Column("arm", "left"), Column("expected to", "left"), Column("verdict", "left"))
-    headings = ("improvement", "interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text")
-    rows = tuple(_verdict_row(judgment, texts[judgment.comparison.arm]) for judgment in judgments)
+    level = f"at the level at which Holm's method tested the verdict over {count(len(judgments), 'arm')}."
     if plan.target is not None:
-        return _time_table(judgments, texts, plan, left)
-    caption = (
-        "Improvement: the baseline's nats per character minus the arm's with the same seed, above 0 if the arm is "
-        "better; mean and t-interval over seeds, at the level at which Holm's method tested the verdict over "
-        f"{count(len(judgments), 'arm')}. p: of the paired t-tests that decide, Holm-adjusted, and of the two-sided "
-        f"sign-flip permutation test, not adjusted. The smallest difference that matters is {plan.margin:g}. On other "
-        "text: 95% interval by block bootstrap over the validation text, averaged over seeds first."
-    )
-    if any(judgment.comparison.bound or judgment.comparison.baseline_bound for judgment in judgments):
-        caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
-    return Table("verdicts", caption, (*left, *map(Column, headings)), rows)
-
-
-def _time_table(
-    judgments: Sequence[Judgment], texts: Mapping[str, TextInterval | str], plan: Plan, left: Sequence[Column]
-) -> Table:
-    """Return the verdicts on times to a target."""
-    clock = "optimizer steps" if plan.metric == "steps_to" else "seconds of training"
-    headings = ("speed-up", "interval", "p (Holm)", "pairs", "not reached", "by the baseline")
-    rows = []
-    for judgment in judgments:
-        comparison = judgment.comparison
-        row = list(_verdict_row(judgment, texts[comparison.arm]))
-        if comparison.n:
-            row[3] = entry(bound_sign(comparison) + ratio(comparison.mean), comparison.mean)
-            low, high = map(ratio, comparison.interval)
-            row[4] = entry(f"{low} to {high} at {percent(comparison.confidence)}")
-        missed = (len(comparison.unreached), len(comparison.baseline_unreached))
-        rows.append((*row[:6], row[7], *(entry(f"{number}", number) for number in missed)))
-    caption = (
-        f"Speed-up: the baseline's {clock} until the estimate on validation text is at {plan.target:g} nats per "
-        "character, divided by the arm's with the same seed; Hodges and Lehmann's estimate and the interval of the "
-        "signed-rank test, at the level at which Holm's method tested the verdict over "
-        f"{count(len(judgments), 'arm')}. Not reached: cells of the arm, and of the baseline, that did not reach it. "
-        f"The smallest speed-up that matters is {plan.margin:g}."
-    )
-    return Table("verdicts", caption, (*left, *map(Column, headings)), tuple(rows))
+        clock = "optimizer steps" if plan.metric == "steps_to" else "seconds of training"
+        figures = ("speed-up", "interval", "p (Holm)", "pairs", "not reached", "by the baseline")
+        caption = (
+            f"Speed-up: the baseline's {clock} until the estimate on validation text is at {plan.target:g} nats per "
+            "character, divided by the arm's with the same seed; Hodges and Lehmann's estimate and the interval of the "
+            f"signed-rank test, {level} Not reached: cells of the arm, and of the baseline, that did not reach it. The "
+            f"smallest speed-up that matters is {plan.margin:g}."
+        )
+    else:
+        figures = ("improvement", "interval", "p (Holm)", "p (sign flip)", "pairs", "seeds to settle", "on other text")
+        caption = (
+            "Improvement: the baseline's nats per character minus the arm's with the same seed, above 0 if the arm is "
+            f"better; mean and t-interval over seeds, {level} p: of the paired t-tests that decide, Holm-adjusted, and "
+            "of the two-sided sign-flip permutation test, not adjusted. The smallest difference that matters is "
+            f"{plan.margin:g}. On other text: 95% interval by block bootstrap over the validation text, averaged over "
+            "seeds first."
+        )
+        comparisons = [judgment.comparison for judgment in judgments]
+        if any(comparison.diverged or comparison.baseline_diverged for comparison in comparisons):
+            caption += (
+                " Where cells have no finite loss, the interval is the 95% interval of the other pairs, and p may be "
+                "that of an exact sign test of all."
+            )
+        if any(comparison.bound or comparison.baseline_bound for comparison in comparisons):
+            caption += " (≤): judged by an upper bound; ≥ or ≤: the true improvement is at least, or at most, this."
+    left = ("arm", "expected to", "verdict")
+    rows = tuple(_verdict_row(judgment, texts[judgment.comparison.arm]) for judgment in judgments)
+    return Table("verdicts", caption, (*left, *figures), rows, left)
 
 
 def _verdict_row(judgment: Judgment, text: TextInterval | str) -> tuple[Entry, ...]:
-    comparison = judgment.comparison
-    judged, needed = comparison.verdict != "none", comparison.seeds_needed
-    return (
+    comparison, timed = judgment.comparison, judgment.comparison.target is not None
+    write: Callable[[float], str] = ratio if timed else signed
+    low, high = map(write, comparison.interval)
+    ends = f"{low} to {high}" if timed else f"[{low}, {high}]"
+    p_values = [comparison.p_holm] if timed else [comparison.p_holm, comparison.p_sign_flip]
+    row = [
         entry(comparison.arm, style="strong"),
         entry(judgment.expectation),
         entry(f"{SYMBOLS[judgment.shown]} {judgment.verdict}", judgment.verdict, "strong"),
-        entry(bound_sign(comparison) + signed(comparison.mean), comparison.mean) if comparison.n else _NOTHING,
-        entry(f"{interval(comparison.interval)} at {percent(comparison.confidence)}") if comparison.n > 1 else _NOTHING,
-        *(entry(probability(p), p) if judged else _NOTHING for p in (comparison.p_holm, comparison.p_sign_flip)),
+        entry(bound_sign(comparison) + write(comparison.mean), comparison.mean) if comparison.n else NOTHING,
+        entry(f"{ends} at {percent(comparison.confidence)}", comparison.interval[0])
+        if comparison.n > 1 or (timed and comparison.n)
+        else NOTHING,
+        *(NOTHING if comparison.verdict == "none" else entry(probability(p), p) for p in p_values),
         entry(f"{comparison.n}", comparison.n),
-        _NOTHING if needed is None else entry(f"{needed}", needed),
-        _NOTHING if isinstance(text, str) else entry(interval(text.interval_95)),
-    )
+    ]
+    if timed:
+        missed = (len(comparison.unreached), len(comparison.baseline_unreached))
+        return (*row, *(entry(f"{number}", number) for number in missed))
+    needed = comparison.seeds_needed
+    row.append(NOTHING if needed is None else entry(f"{needed}", needed))
+    return (*row, NOTHING if isinstance(text, str) else entry(interval(text.interval_95), text.interval_95[0]))
 
 
 def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequence[Reference]) -> Table:
     """Return what each arm reached over its seeds, and the figures to compare it with."""
     several = len(plan.seeds) > 1
-    headings = ("nats per character", "bits per character", "perplexity", "seeds")
     rows = [_result_row(arm) for arm in arms.values()]
     for reference in references:
         figures = (reference.nll, reference.nll / math.log(2), math.exp(reference.nll))
         name = Entry((Span(reference.name, "faint"),), reference.name)
-        rows.append((name, *(entry(fixed(value, 3), value, "faint") for value in figures), _NOTHING))
+        rows.append((name, *(entry(fixed(value, 3), value, "faint") for value in figures), NOTHING))
     over_seeds = "; mean over seeds ± half-width of the 95% t-interval" if several else ""
     notes = [f"Validation text, protocol “{plan.protocol}”{over_seeds}."]
     if any(arm.leaks for arm in arms.values()):
@@ -183,7 +180,8 @@ def result_table(plan: Plan, arms: Mapping[str, ArmSummary], references: Sequenc
         notes.append("≤ marks upper bounds, which cannot be ranked with the others.")
     notes += [f"{reference.name}: {reference.note}." for reference in references]
     caption = " ".join(note[0].upper() + note[1:] for note in notes)
-    table = Table("results", caption, (Column("arm", "left"), *map(Column, headings)), tuple(rows))
+    headings = ("arm", "nats per character", "bits per character", "perplexity", "seeds")
+    table = Table("results", caption, headings, tuple(rows))
     return table if several else table.without("seeds")
 
 
@@ -202,7 +200,7 @@ def _result_row(arm: ArmSummary) -> tuple[Entry, ...]:
 def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = False) -> Entry:
     estimate = arm.figures[measure]
     if math.isnan(estimate.mean):
-        return _NOTHING
+        return NOTHING
     sign = "≤ " if arm.likelihood == "bound" else ""
     text = sign + with_error(estimate.mean, estimate.half_width, digits)
     if not arm.leaks:
@@ -214,14 +212,13 @@ def _figure(arm: ArmSummary, measure: str, digits: int, *, with_honest: bool = F
     return Entry(spans, honest)
 
 
-def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool | None) -> Table:
-    """Return what each arm cost.
-
-    Args:
-        matches: whether the arms share the declared budget; None if nothing is compared.
-    """
-    declared, mark = BY_BUDGET[plan.budget], {None: "", True: " (matched)", False: " (NOT matched)"}[matches]
-    columns = [Column(cost.heading + mark * (name == declared)) for name, cost in COSTS.items()]
+def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, mismatch: bool) -> Table:
+    """Return what each arm cost, and whether the arms share the declared budget, if they are compared."""
+    declared, mark = BY_BUDGET[plan.budget], ""
+    if plan.compares:
+        known = [name for name, arm in arms.items() if declared in arm.costs]
+        mark = " (NOT matched)" if mismatch else " (matched)" if plan.baseline in known and len(known) > 1 else ""
+    headings = ("arm", *(cost.heading + mark * (name == declared) for name, cost in COSTS.items()))
     rows = tuple(
         (entry(arm.name, style="strong"), *(_cost(name, arm.costs.get(name)) for name in COSTS))
         for arm in arms.values()
@@ -229,16 +226,16 @@ def budget_table(plan: Plan, arms: Mapping[str, ArmSummary], *, matches: bool | 
     caption = " ".join(
         [
             *["Medians over finished cells, with the range if they differ."] * (len(plan.seeds) > 1),
-            *[f"The declared budget is equal {plan.budget}."] * (matches is not None),
+            *[f"The declared budget is equal {plan.budget}."] * plan.compares,
             "FLOPs are counted, not estimated; training is the time of training itself, without set-up and evaluation.",
         ]
     )
-    return Table("budgets", caption, (Column("arm", "left"), *columns), rows)
+    return Table("budgets", caption, headings, rows)
 
 
 def _cost(name: str, cost: Cost | None) -> Entry:
     if cost is None:
-        return _NOTHING
+        return NOTHING
     if name == "parameters" and cost.high == 0:
         return entry("counts only", 0.0)
     text, low, high = map(COSTS[name].write, cost)
@@ -247,10 +244,6 @@ def _cost(name: str, cost: Cost | None) -> Entry:
 
 def cell_table(results: StudyResults) -> Table:
     """Return a row for every cell."""
-    columns = (
-        Column("arm", "left"), Column("seed"), Column("status", "left"), Column("nats per character"), Column("steps"),
-        Column("training"), Column("run", "left"),
-    )  # fmt: skip
     rows = []
     for result in results.cells:
         figure, record = results.figure(result), result.record
@@ -258,18 +251,18 @@ def cell_table(results: StudyResults) -> Table:
         leaks = record is not None and bool(record.causality.get("leaks"))
         sign = "≤ " if figure.get("likelihood") == "bound" else ""
         seconds = record.time.get("training_s") if record is not None else None
-        style: Style = {"finished": "plain", "held back": "faint", "not needed": "faint"}.get(result.status, "alarm")  # type: ignore[assignment]
-        status = [Span(result.status, style)]
+        status = [Span(result.status, _STATUS_STYLES.get(result.status, "alarm"))]
         status += [Span(" leaks", "alarm")] * leaks + [Span(" older code", "faint")] * result.older
         rows.append(
             (
                 entry(result.cell.arm),
                 entry(f"{result.cell.seed}", result.cell.seed),
                 Entry(tuple(status), result.status),
-                _NOTHING if nll is None else entry(f"{sign}{nll:.4f}", nll, "struck" if leaks else "plain"),
-                _NOTHING if record is None else entry(amount(record.steps), record.steps),
-                _NOTHING if seconds is None else entry(duration(seconds), seconds),
+                NOTHING if nll is None else entry(f"{sign}{nll:.4f}", nll, "struck" if leaks else "plain"),
+                NOTHING if record is None else entry(amount(record.steps), record.steps),
+                NOTHING if seconds is None else entry(duration(seconds), seconds),
                 entry(result.cell.run, style="code"),
             )
         )
-    return Table("cells", "One row for each arm and seed.", columns, tuple(rows))
+    headings = ("arm", "seed", "status", "nats per character", "steps", "training", "run")
+    return Table("cells", "One row for each arm and seed.", headings, tuple(rows), left=("arm", "status", "run"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
+from charlab.studies.report.method import relative
 from charlab.studies.report.sentences import bound_sign
 
 if TYPE_CHECKING:
     from charlab.studies.report.arms import ArmSummary
-    from charlab.studies.report.contents import Contents
+    from charlab.studies.report.contents import Contents, Judgment
 
 _NOTICE_STYLES = {"alarm": "bold red", "caution": "yellow", "note": "dim"}
 _VERDICT_STYLES = {"supported": "bold green", "refuted": "bold red", "equivalent": "bold blue",
@@ -39,47 +40,44 @@ def print_report(contents: Contents, files: Mapping[Any, Path], kept: Path | Non
         for sentence in contents.scaling.sentences if contents.scaling else ():
             console.print(Text(sentence))
     if kept is not None:
-        text = f"{_shown(kept)} was edited by hand and is kept; the new paper is next to it."
+        text = f"{relative(str(kept))} was edited by hand and is kept; the new paper is next to it."
         console.print(Text(text, "yellow"), soft_wrap=True)
     for kind, path in files.items():
-        console.print(f"{kind:<9} {_shown(path)}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{kind:<9} {relative(str(path))}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _verdicts(contents: Contents) -> Table:
     """Return the table of verdicts, or of figures and costs if nothing is compared."""
-    compared = bool(contents.comparisons)
+    judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
+    better = "better by" if contents.plan.target is None else "sooner by"
+    headings = (better, "interval", "p (Holm)") if judgments else ("bits/char", "perplexity", "training")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
-    timed = contents.plan.target is not None
-    headings = (
-        ("sooner by" if timed else "better by", "interval", "p (Holm)")
-        if compared
-        else ("bits/char", "perplexity", "training")
-    )
     for heading in ("nats/char", *headings):
         table.add_column(heading, justify="right", no_wrap=True)
-    if compared:
+    if judgments:
         table.add_column("verdict")
-    write = ratio if timed else partial(signed, digits=3)
-    judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
     for name, arm in contents.arms.items():
-        comparison = contents.comparisons.get(name)
-        if not compared:
-            figures = [_figure(arm, "bpc", 4), _figure(arm, "perplexity", 3)]
-            cost = arm.costs.get("training_s")
-            table.add_row(Text(name), _figure(arm), *figures, duration(cost.median if cost else None))
-        elif comparison is None:
-            table.add_row(Text(name), _figure(arm), Text("baseline", "dim"))
+        if name in judgments:
+            rest = _verdict(judgments[name])
+        elif judgments:
+            rest = [Text("baseline", "dim")]
         else:
-            table.add_row(
-                Text(name),
-                _figure(arm),
-                bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN,
-                Text(f"[{', '.join(map(write, comparison.interval))}]") if comparison.n > 1 else UNKNOWN,
-                probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN,
-                Text(judgments[name].verdict, _VERDICT_STYLES[judgments[name].shown]),
-            )
+            cost = arm.costs.get("training_s")
+            rest = [_figure(arm, "bpc"), _figure(arm, "perplexity", 3), Text(duration(cost.median if cost else None))]
+        table.add_row(Text(name), _figure(arm), *rest)
     return table
+
+
+def _verdict(judgment: Judgment) -> list[Text]:
+    comparison = judgment.comparison
+    write: Callable[[float], str] = partial(signed, digits=3) if comparison.target is None else ratio
+    return [
+        Text(bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN),
+        Text(f"[{', '.join(map(write, comparison.interval))}]" if comparison.n > 1 else UNKNOWN),
+        Text(probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN),
+        Text(judgment.verdict, _VERDICT_STYLES[judgment.shown]),
+    ]
 
 
 def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
@@ -89,7 +87,3 @@ def _figure(arm: ArmSummary, measure: str = "value", digits: int = 4) -> Text:
         return Text(f"{'≤ ' if arm.likelihood == 'bound' and figure != UNKNOWN else ''}{figure}")
     honest = f" {fixed(arm.honest.mean, 2)}" if arm.honest is not None and measure == "value" else ""
     return Text.assemble((figure, "strike dim"), (honest, "bold"))
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

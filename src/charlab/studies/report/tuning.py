@@ -2,63 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from charlab.quantities import count, duration, joined
-from charlab.studies.report.tables import Column, Entry, Span, Table, entry
+from charlab.quantities import count, duration, joined, three_digits
+from charlab.studies.report.tables import Entry, Span, Table, entry
 
 if TYPE_CHECKING:
     from charlab.studies.parameters import Tuned
     from charlab.studies.plan import Plan
+    from charlab.studies.report.arms import ArmSummary
 
 
-def tuning_table(plan: Plan) -> Table | None:
+def tuning_table(plan: Plan, arms: Mapping[str, ArmSummary]) -> Table | None:
     """Return what was chosen for each arm, at what cost, and how flat the optimum was; None if no arm was tuned."""
     tuned = {arm.name: arm.tuned for arm in plan.arms if arm.tuned is not None}
     if not tuned:
         return None
-    rows = []
+    within, rows = f"{plan.margin:g} nats", []
     for name, found in tuned.items():
+        sign = "≤ " if arms[name].likelihood == "bound" else ""
         failed = f", {found.failed} without a result" if found.failed else ""
+        values = ", ".join(f"{key} {three_digits(a)} to {three_digits(b)}" for key, (a, b) in found.ranges.items())
+        ends = [Span(f" {joined(found.at_end)} at the end of the range", "alarm")] * bool(found.at_end)
         rows.append(
             (
                 entry(name, style="strong"),
                 entry(chosen(found), style="code"),
-                entry(f"{found.loss:.4f}", found.loss),
+                entry(f"{sign}{found.loss:.4f}", found.loss, "struck" if arms[name].leaks else "plain"),
                 entry(f"{found.trials} × {count(len(found.seeds), 'seed')}{failed}", found.trials),
                 entry(duration(found.seconds), found.seconds),
                 entry(f"{found.near} of {found.trials}", found.near),
-                Entry(tuple(_spans(found)), None),
+                Entry((Span(values), *ends)),
             )
         )
     untuned = [arm.name for arm in plan.arms if arm.tuned is None]
     caption = (
         "Chosen on dev text before the first cell, with separate seeds; dev: nats per character on that text, mean "
-        f"over these seeds. Training: time of all trials. Within {_within(plan)} of the chosen one: how many trials, "
+        f"over these seeds. Training: time of all trials. Within {within} of the chosen one: how many trials, "
         "and the values that they span, which show how flat the optimum is."
     )
     if any(found.at_end for found in tuned.values()):
         caption += " At the end of the range: a better value may be outside."
     if untuned:
         caption += f" Not tuned: {joined(untuned)}."
-    columns = (Column("arm", "left"), Column("chosen", "left"), *map(Column, ("dev", "trials", "training")))
-    within = (Column(f"within {_within(plan)}"), Column("values within", "left"))
-    return Table("tuning", caption, (*columns, *within), tuple(rows))
-
-
-def _within(plan: Plan) -> str:
-    return f"{plan.margin:g} nats"
-
-
-def _spans(found: Tuned) -> list[Span]:
-    text = ", ".join(f"{key} {low:.3g} to {high:.3g}" for key, (low, high) in found.ranges.items())
-    ends = f" {joined(found.at_end)} at the end of the range"
-    return [Span(text), *[Span(ends, "alarm")] * bool(found.at_end)]
+    headings = ("arm", "chosen", "dev", "trials", "training", f"within {within}", "values within")
+    return Table("tuning", caption, headings, tuple(rows), left=("arm", "chosen", "values within"))
 
 
 def chosen(found: Tuned) -> str:
-    """Return the chosen values as overrides, numbers to three significant digits."""
-    shown = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in found.values.items()}
+    """Return the chosen values as overrides, with three significant digits."""
+    shown = {key: three_digits(value) if isinstance(value, float) else value for key, value in found.values.items()}
     return " ".join(f"{key}={value}" for key, value in shown.items())
 
 

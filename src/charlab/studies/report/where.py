@@ -25,7 +25,7 @@ from charlab.runs.text_differences import (
 )
 from charlab.studies.evidence import mean_interval
 from charlab.studies.report.method import without_paths
-from charlab.studies.report.tables import Column, Entry, Span, Style, Table, entry
+from charlab.studies.report.tables import Entry, Span, Style, Table, entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,12 +114,10 @@ def _difference(
 
 
 def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
-    first = next(iter(arms.values()))
-    columns = (Column("split by", "left"), Column("part", "left"), Column("characters"), *map(Column, arms))
-    rows = []
-    for index, part in enumerate((*first.parts, first.whole)):
-        share = part.characters / first.whole.characters
-        found = [(*where.parts, where.whole)[index] for where in arms.values()]
+    parts, rows = [(*where.parts, where.whole) for where in arms.values()], []
+    for found in zip(*parts, strict=True):
+        part = found[0]
+        share = part.characters / parts[0][-1].characters
         style: Style = "plain" if part.split else "strong"
         errors = [f" ± {(one.interval[1] - one.interval[0]) / 2:.4f}" if one.interval else "" for one in found]
         figures = [entry(signed(one.mean) + error, one.mean, style) for one, error in zip(found, errors, strict=True)]
@@ -128,11 +126,10 @@ def _parts_table(arms: Mapping[str, TextDifferences]) -> Table:
         "Baseline minus arm in nats per character of the text, by blocks: positive where the arm is better. The parts "
         "of each split add up to the whole. ±: 95% t-interval over seeds, not adjusted for the number of parts."
     )
-    return Table("where", caption, columns, tuple(rows))
+    return Table("where", caption, ("split by", "part", "characters", *arms), tuple(rows), left=("split by", "part"))
 
 
 def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
-    columns = (Column("arm", "left"), Column("nats"), Column("character"), Column("passage", "left"))
     rows = [
         (
             entry(arm),
@@ -146,4 +143,4 @@ def _passages_table(arms: Mapping[str, TextDifferences]) -> Table:
     caption = (
         f"The {count(len(rows), 'passage')} that differ most, in either direction: baseline minus arm, mean over seeds."
     )
-    return Table("passages", caption, columns, tuple(rows))
+    return Table("passages", caption, ("arm", "nats", "character", "passage"), tuple(rows), left=("arm", "passage"))

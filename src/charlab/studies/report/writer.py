@@ -17,6 +17,7 @@ from charlab.files import write_atomically
 from charlab.notebook import show_figures
 from charlab.studies.plan import FILE_NAME, Plan, find_study
 from charlab.studies.report.contents import Contents, Judgment, gather
+from charlab.studies.report.document import ALTS
 from charlab.studies.report.figures import Drawings
 from charlab.studies.report.html import TEMPLATES, render_html
 from charlab.studies.report.latex import abridge, render_latex
@@ -37,7 +38,6 @@ Format = Literal["markdown", "html", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FOLDER = "report"  # within the study's own
 
-_FIGURES = ("differences", "scaling", "factors", "curves", "costs")
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
 
@@ -193,8 +193,7 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
     comparison = judgment.comparison
     row: dict[str, Any] = {}
     timed = {"metric", "target", "mean_sign", "unreached", "baseline_unreached"}
-    for name in (field.name for field in dataclasses.fields(comparison)):
-        value = getattr(comparison, name)
+    for name, value in vars(comparison).items():
         if comparison.target is None and name in timed:
             continue
         if name.startswith("interval"):
@@ -210,7 +209,7 @@ def _verdict_row(judgment: Judgment) -> dict[str, Any]:
 
 def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> None:
     """Write the figures as files of these kinds, and remove those that only an earlier report had."""
-    for path in (folder / f"{name}.{kind}" for name in _FIGURES for kind in kinds):
+    for path in (folder / f"{name}.{kind}" for name in ALTS for kind in kinds):
         if path.stem in figures:
             _write(path, picture(figures[path.stem], path.suffix[1:]))
         else:
