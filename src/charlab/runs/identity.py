@@ -22,8 +22,7 @@ from charlab.errors import UserError
 from charlab.runs import definitions
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.folder import find_folder
-from charlab.runs.record import FILE_NAME, Record, member_models
-from charlab.runs.record import runs_of as runs_of  # `setup`, which is part of each run's code, imports it from here
+from charlab.runs.record import FILE_NAME, Record, member_models, runs_of
 from charlab.runs.source import digest_of
 
 OBSERVING_KEYS = (

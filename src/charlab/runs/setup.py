@@ -28,9 +28,9 @@ from charlab.models.mixture import Mixture
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.failure import failed_part
 from charlab.runs.folder import events_folder
-from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins, runs_of
+from charlab.runs.identity import OBSERVING_KEYS, load_corpus, origins
 from charlab.runs.origin import initialize_from
-from charlab.runs.record import FILE_NAME, Record
+from charlab.runs.record import FILE_NAME, Record, runs_of
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.attention_maps import AttentionMaps
 from charlab.training.callbacks.compilation import Compilation
@@ -203,7 +203,9 @@ class FinishedMembers:
         self._members = [_read(Path(run), data) for run in runs_of(config)]
         self.config = self.recorded = config
         if self._members:
-            self.recorded = config | {"members": [member.config | {"_partial_": True} for member in self._members]}
+            members = [member.config | {"_partial_": True} for member in self._members]
+            folders = [str(Path(run).absolute()) for run in runs_of(config)]  # valid in any working folder
+            self.recorded = config | {"members": members, "runs": folders}
             self.config = self.recorded | {"runs": []}
         self.characters_seen = sum(member.record.characters_seen for member in self._members)
         self.training_seconds = sum(member.record.time["training_s"] for member in self._members)

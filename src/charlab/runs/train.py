@@ -83,11 +83,16 @@ def train(
                 return found.finished
             store.check_resumable(found, config)
         display.announce(found, config, console)
-        fresh = config.force or (found.record is not None and found.record.status == "finished")
-        if "extend" in origins(config) and (fresh or found.record is None):
+        former = found.record
+        fresh = config.force or (former is not None and former.status in ("finished", "tried"))
+        if "extend" in origins(config) and (fresh or former is None):
+            if fresh:
+                Parts(config, folder, fresh=True, overrides=overrides)  # raises before a finished run is replaced
             extend_run(origins(config)["extend"], config, found, fresh=fresh)
             fresh = False
         run = _Training(config, folder, overrides, console, fresh=fresh)
+        if former is not None and found.identity.fingerprint in former.fingerprints:
+            run.test_looks = former.test_looks  # a run that replaces another one does not hide its looks
         if fresh:
             clear(folder)
         remove_leftovers(folder, WRITTEN)
@@ -108,6 +113,7 @@ class _Training:
         fresh: bool,
     ) -> None:
         self.started = time.perf_counter()
+        self.test_looks = 0  # of earlier attempts
         self.config, self.folder, self.overrides, self.console = config, folder, overrides, console
         self.parts = parts = Parts(config, folder, fresh=fresh, overrides=overrides)
         self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
@@ -196,6 +202,7 @@ class _Training:
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             floor={split: floor for split in data.splits if (floor := data.floor(split)) is not None},
             callbacks=[name for name in map(_class_name, trainer.callbacks) if not name.startswith(KNOWN_PACKAGES)],
+            test_looks=self.test_looks,
             started=now(),
         )
         setup = 0.0
@@ -304,7 +311,8 @@ class _Training:
         record.causality = causality.as_dict()
         self._update_progress()
         self._log_outcome(num_logged)
-        record.status, record.error, record.finished = "finished", None, now()
+        record.status = "finished" if self.config.get("debug") is None else "tried"
+        record.error, record.finished = None, now()
         record.save()
         if "loss_plot" in self.config.get("at_end", ()):
             with warn_on_failure("loss plot"):
