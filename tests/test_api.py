@@ -1,19 +1,23 @@
 """What a notebook is shown, and keywords as overrides."""
 
+import builtins
 import math
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import charlab
 from charlab.api import _apart, _overrides
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
-from charlab.notebook import NotebookLive
+from charlab.notebook import NotebookLive, Output
+from charlab.runs.display import show_if_finished
 from charlab.runs.record import Record
 from charlab.studies.state import read_results
 from charlab.training.device import set_threads

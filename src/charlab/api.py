@@ -156,7 +156,7 @@ def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str
     from charlab.runs.generate import generate_from_run
 
     config = compose([_chosen(run), *overrides, *_overrides(values)], "generate")
-    texts = generate_from_run(config, Console(file=io.StringIO()))
+    texts = generate_from_run(config, Console(file=io.StringIO(), force_jupyter=False))
     return texts if config.num_samples > 1 else texts[0]
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from charlab.command import command
 from charlab.errors import UserError
-from charlab.notebook import data_uri
+from charlab.notebook import Output, data_uri
 from charlab.quantities import clock, flop_rate
 from charlab.runs import definitions, store
 from charlab.runs.draw import complete, sample
@@ -45,7 +45,7 @@ def show_if_finished(config: DictConfig, folder: Path, console: Console | None =
         return None
     found = store.locate_in(folder, config)
     if found.finished is not None:
-        show(found.finished, console or Console(), config.get("at_end", ()))
+        show(found.finished, console or Output(), config.get("at_end", ()))
         return found.finished
     store.check_resumable(found, config)
     return None

@@ -21,6 +21,7 @@ from charlab.evaluation.causality import check_causality
 from charlab.evaluation.online import Online
 from charlab.evaluation.protocols import Blocks, Estimate, EvaluationProtocol, Score, Sliding, evaluate
 from charlab.models.contract import LanguageModel
+from charlab.notebook import Output
 from charlab.quantities import count
 from charlab.runs.checkpoint import load
 from charlab.runs.code import EVALUATION
@@ -50,7 +51,7 @@ def evaluate_run(config: DictConfig, console: Console | None = None) -> Score:
     record = Record.load(Store(OUTPUTS).named(config.run))
     device = torch.device(resolve_device(config.device))
     model, vocabulary = load(record.folder, checkpoint=config.checkpoint, device=device, trust=config.trust)
-    console = console or Console()
+    console = console or Output()
     if "corpus" in config.data:
         entry, ids = _another_text(config, vocabulary, console)
     else:

@@ -19,6 +19,7 @@ from rich.console import Console
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
+from charlab.notebook import Output
 from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
@@ -84,7 +85,7 @@ def requalify(run: str | Path, *, points: int = 3, console: Console | None = Non
         UserError: if the run is not finished, has logged nothing, has a configuration that can no longer be composed,
             or had a budget in seconds without a record of the clock at its first steps.
     """
-    console, repetition = console or Console(), repeat(run, points=points)
+    console, repetition = console or Output(), repeat(run, points=points)
     record, code = repetition.run.record, repetition.identity.code
     for step, metric in repetition.differing[:1]:
         former, now = repetition.values[step, metric]
