@@ -47,6 +47,7 @@ class Page(HTMLParser):
         ({"callbacks": {"samples": None}, "force": True}, ["callbacks.samples=null", "force=true"]),
         ({"optimizer": {"lr": 1e-3, "betas": (0.9, 0.99)}}, ["optimizer.lr=0.001", "optimizer.betas=[0.9,0.99]"]),
         ({"seed": np.int64(3), "optimizer": {"lr": np.float64(1e-3)}}, ["seed=3", "optimizer.lr=0.001"]),
+        ({"force": np.True_, "tags": ["a", "b"]}, ["force=true", 'tags=["a","b"]']),
         ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
         (
             {"callbacks": {"mine": {"_target_": "a.B", "c": 1}, "samples": {"length": 5}}},
@@ -77,6 +78,25 @@ def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     run()
     assert used == [before + 1, before]
     assert torch.get_num_threads() == before
+
+
+CALLS = (charlab.run, charlab.study, partial(charlab.evaluate, "run"), partial(charlab.generate, "run"))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_overrides_are_texts(call):
+    with pytest.raises(UserError, match=r"\['model=gpt'\] is not an override: give each as a text of its own"):
+        call(["model=gpt"])
+
+
+@pytest.mark.parametrize(("override", "folders"), [("hydra.output_subdir=null", []), ("hydra.output_subdir=a", ["a"])])
+def test_a_run_keeps_its_configuration_where_hydra_would(tmp_path, monkeypatch, override, folders):
+    monkeypatch.setattr("charlab.api.train", lambda config, folder, overrides: None)
+    charlab.run("data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}", override)
+    (folder,) = tmp_path.glob("runs/*/*")
+    assert [path.name for path in folder.iterdir()] == folders
+    for path in folder.iterdir():
+        assert {file.name for file in path.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
 
 def test_classes_are_told_from_values():

@@ -153,16 +153,23 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
 
 
 def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
-    """Return a job's output folder; None if it is known only when the job starts.
+    """Return a job's output folder; None if only the job of a sweep will know it.
 
     The folder's name depends on the training text, so this reads the text.
+
+    Raises:
+        UserError: if it cannot be resolved.
     """
     node = config.hydra
     try:
         with hydra_config(config):
             return Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
     except (InterpolationToMissingValueError, MissingMandatoryValue):
-        return None  # a pattern that the user has set, perhaps with the job's number
+        if sweep:
+            return None  # a pattern that the user has set, perhaps with the job's number
+        raise UserError(
+            "hydra.run.dir needs a value that a single run lacks, such as hydra.job.num: name a folder without it."
+        ) from None
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
 
