@@ -25,11 +25,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from charlab import __version__
 from charlab.command import command, remember_call
+from charlab.configuration.build import build
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import (
     Composer,
@@ -39,7 +40,7 @@ from charlab.configuration.compose import (
     resolve_values,
     typed_overrides,
 )
-from charlab.configuration.messages import exit_code, find_user_error
+from charlab.configuration.messages import exit_code, find_user_error, one_sentence
 from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.value_types import VALUES
@@ -274,6 +275,8 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
                 hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
             else:
                 _run_job(task, *single)
+    except InterpolationResolutionError as error:  # of what --resolve shows
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
     finally:
         if imports:
             gc.enable()
@@ -295,7 +298,13 @@ class _Callbacks:
     """The callbacks under `hydra.callbacks`: an event calls their method of its name; an error becomes a warning."""
 
     def __init__(self, job: DictConfig) -> None:
-        self._callbacks = [instantiate(node) for node in (job.hydra.get("callbacks") or {}).values()]
+        self._callbacks: list[Any] = []
+        for name, node in (job.hydra.get("callbacks") or {}).items():
+            try:
+                self._callbacks.append(build(node, _convert_="none"))
+            except Exception as error:  # a user's constructor may raise any exception
+                mistake = find_user_error(error) or one_sentence(error)
+                raise UserError(f"hydra.callbacks.{name} cannot be built: {mistake}") from error
 
     def __getattr__(self, event: str) -> Callable[..., None]:
         def tell(**about: Any) -> None:
@@ -318,13 +327,15 @@ class _ArgumentParser(ArgumentParser):
             self.add_argument(*flags.split(), action="store_true")
         self.add_argument("--shell-completion", "-sc", action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
-        self.add_argument("--info", "-i", nargs="?", const="all")
+        known = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+        known += [] if VERSION_BASE else ["aliases"]  # with Hydra 1.4
+        self.add_argument("--info", "-i", nargs="?", const="all", choices=known)
         for options in ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
             self.add_argument(*options.split())
         self.add_argument("--experimental-rerun")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.capitalize()}; see --help.")
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
 
 
 def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[Composer, DictConfig] | None]:
@@ -335,7 +346,8 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
         if the arguments ask for a sweep, or for something that Hydra shows.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
-    flags = [argument for argument in arguments if argument not in options.overrides]
+    folders = _config_flags(options)  # Hydra takes the last one of each flag
+    flags = [*(argument for argument in arguments if argument not in options.overrides), *folders]
     if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
         return [*options.overrides, *flags], None
     _check_flags(options)
@@ -358,11 +370,16 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
         from charlab.studies.sweep import sweep as run_sweep
 
-        results = run_sweep(master, composer, overrides, _config_flags(options))
+        results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
     if sweep:
         jobs = composer.jobs(overrides)
     for job in [] if shows else jobs:
+        if job.hydra.job.chdir:
+            raise UserError(
+                "hydra.job.chdir=true would have relative paths, such as data.path, read from the run's folder: leave "
+                "it out; ${hydra:runtime.output_dir} names that folder."
+            )
         folder = output_folder(job, sweep=sweep)
         if folder is not None and not sweep:
             if config_name == "train":
