@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.check import check_parts, check_values, resolved
-from charlab.configuration.compose import Composer, config_loader
+from charlab.configuration.compose import Composer, config_loader, register_resolver
 from charlab.configuration.sources import Composition, hydra_config
 from charlab.errors import UserError
 
@@ -149,6 +149,14 @@ def test_wrong_values(composed: tuple[Composition, DictConfig], key: str, value:
 )
 def test_right_values(composed: tuple[Composition, DictConfig], key: str, value: object) -> None:
     check_with(composed, key, value)
+
+
+def test_a_resolver_says_itself_what_is_wrong(mistake: Mistake) -> None:
+    def fail() -> None:
+        raise UserError("Give a number.")
+
+    register_resolver("fail", fail)
+    assert mistake("model.width=${fail:}") == "Give a number."
 
 
 def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:

@@ -75,7 +75,8 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
             ) from None
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.") from None
+            mistake = find_user_error(error)  # of a resolver
+            raise (mistake or UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.")) from None
         if isinstance(found, Container):
             return content(found, raw if isinstance(raw, dict | list) else OmegaConf.to_container(found), path)
         return KNOWN_AT_RUN_TIME if found is None and "${hydra:" in str(raw) else found

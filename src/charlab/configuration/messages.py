@@ -26,7 +26,7 @@ from charlab.quantities import joined
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, OSError)
 """Exceptions that Hydra raises when a user's configuration does not compose."""
 
 EXTRAS = {
@@ -184,6 +184,8 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
     """Return the error to show to the user for an error that Hydra raised while composing."""
     if isinstance(error, UserError):
         return error
+    if type(error) is KeyError:
+        return UserError(f"hydra.job.env_copy names {error}, which is not set: set it, or leave it out.")
     if isinstance(error, UnicodeDecodeError):
         named = composition.file_with(error.object) or "A configuration file"
         return UserError(f"{named} is not UTF-8 text ({error.reason}): convert it to UTF-8.")
@@ -305,7 +307,7 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
     for override in choices:
         key, typed = override.get_key_element(), override.input_line or ""
         if f"Could not override '{key}'" in message or f"Could not delete '{key.lstrip('~')}" in message:
-            return UserError(f"{typed} changes nothing: the other choices have no {override.key_or_group}.")
+            return UserError(f"{typed} changes nothing: the other choices have no {key.lstrip('~')}.")
         if override.is_add() and f"{override.key_or_group}" in message:
             return UserError(f"{typed} adds a second choice for the group: leave out the +.")
         if override.is_force_add():
@@ -319,6 +321,8 @@ def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> User
     node: object = base
     for depth, part in enumerate(parts):
         path = ".".join(parts[: depth + 1])
+        if isinstance(node, list):
+            node = {str(index): item for index, item in enumerate(node)}
         if not isinstance(node, dict):
             return UserError(f"There is no key {path}: {'.'.join(parts[:depth])} is a single value.")
         if part not in node:
