@@ -175,6 +175,13 @@ def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
     )
 
 
+def test_a_long_mapping_in_place_of_an_option_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    long = f"{{mine:{{_target_:builtins.dict,words:[{','.join(['abcdefgh'] * 40)}]}}}}"
+    assert len(compose(["model=bigram", f"+callbacks={long}"]).callbacks.mine.words) == 40
+
+
 def test_the_folder_conf_of_a_checkout_is_not_appended_to_itself(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

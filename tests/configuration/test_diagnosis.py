@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from charlab.configuration.compose import Composer
+from charlab.configuration.compose import Composer, config_loader
 from charlab.errors import UserError
 
-from .conftest import write
+from .conftest import VALUES, write
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,16 @@ def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"]):
         with pytest.raises(UserError):
             composer.jobs(overrides)
+
+
+def test_a_pattern_finds_the_options_of_a_further_folder_too(conf: Path, tmp_path: Path) -> None:
+    extra = write(tmp_path / "extra", {"model/extra.yaml": "size: 5", "model/_base.yaml": "size: 5"})
+    composer = Composer("train", config_loader(conf), VALUES, config_dir=str(extra))
+    assert composer.expand(["model=glob(*)"]) == [[f"model={name}"] for name in ("extra", "net", "open", "record")]
+    assert composer.expand(["model=glob([n*,r*],exclude=net)", "seed=1,2"]) == [
+        ["model=record", "seed=1"],
+        ["model=record", "seed=2"],
+    ]
 
 
 def test_a_sweep_may_stand_in_a_file(composer: Composer, conf: Path) -> None:

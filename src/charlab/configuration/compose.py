@@ -17,7 +17,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -200,14 +200,14 @@ class Composer:
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
         """Return the overrides of each job of a sweep, one per combination of values; `params` adds values by key."""
-        arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
+        choices: dict[str, list[str]] = {}
         try:
-            parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-            choices: dict[str, list[str]] = {}
-            for override in parsed:
-                key = override.get_key_element()
+            for override in map(parse, [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]):
+                key, given = override.get_key_element(), cast(Any, override.value())
                 if not override.is_sweep_override():
                     values = [override.get_value_element_as_str()]
+                elif isinstance(given, Glob):  # Hydra would not look into the folder of --config-dir
+                    values = given.filter(Composition(self, overrides).listed(override.key_or_group))
                 elif override.is_discrete_sweep():
                     values = list(override.sweep_string_iterator())
                 else:

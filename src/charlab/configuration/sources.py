@@ -147,6 +147,10 @@ class Composition:
         searched = (source.list(group, kind) for source in self._sources if source.is_group(group))
         return sorted({name for names in searched for name in names})
 
+    def listed(self, group: str) -> list[str]:
+        """Return the options of a group, without those in subfolders."""
+        return [option for option in self._members(group, ObjectType.CONFIG) if not option.startswith("_")]
+
     def is_group(self, name: str) -> bool:
         """Return whether a group of that name exists."""
         return bool(name) and any(source.is_group(name) for source in self._sources)
@@ -165,20 +169,20 @@ class Composition:
             for option in self.options(f"{group}/{child}")
             if any("@package _global_" in text for text in self._texts_of(f"{group}/{child}/{option}"))
         ]
-        options = [*self._members(group, ObjectType.CONFIG), *nested]
-        return [option for option in options if not option.rpartition("/")[2].startswith("_")]
+        return [*self.listed(group), *nested]
 
     def check_choices(self) -> None:
         """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
         for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
             group, chosen = override.key_or_group, override.value()
-            if override.is_sweep_override() or not any((folder / group).is_dir() for folder in self._folders):
+            if not any((folder / group).is_dir() for folder in self._folders):
                 continue
-            for option in chosen if isinstance(chosen, list) else [chosen]:
-                found = [folder for folder in self._folders if (folder / f"{group}/{option}.yaml").is_file()]
+            names = [option for option in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(option, str)]
+            for name in names:
+                found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
                 if len(found) > 1:
                     raise UserError(
-                        f"{group}={option} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
+                        f"{group}={name} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
                         "give the latter file another name."
                     )
 
