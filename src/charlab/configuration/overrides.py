@@ -75,7 +75,8 @@ def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     translated: list[str] = []
     notes: list[str] = []
     for override in overrides:
-        present = FORMER_OVERRIDES.get(override) or (_renamed(override),)
+        renamed = _renamed(override)
+        present = FORMER_OVERRIDES.get(override) or FORMER_OVERRIDES.get(renamed, (renamed,))
         translated += present
         if present != (override,):
             notes.append(f"{override} is now {' '.join(present)}.")
