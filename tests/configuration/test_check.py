@@ -23,6 +23,10 @@ def test_a_good_configuration_passes(composer: Composer) -> None:
     assert composer.job(["model=record", "model.size=4"]).model.size == 4
 
 
+def test_the_rest_of_a_partials_arguments_may_come_with_its_call(composer: Composer) -> None:
+    assert "steps" not in composer.job(["~model.part.steps"]).model.part
+
+
 def test_what_needs_no_import_is_checked_before_anything_is_imported(conf: Path, package: Path) -> None:
     write(package, {"unimportable.py": "raise ImportError('imported')"})
     write(conf, {"model/unimportable.yaml": "{_target_: unimportable.Net}"})
