@@ -83,8 +83,12 @@ class Signature:
         return self.open or name in self.annotations
 
 
-def signature(target: str) -> Signature | None:
-    """Return the signature of a `_target_`; None if Python cannot determine it.
+UNKNOWN = Signature({}, open=True, configured=frozenset(), required=frozenset(), supplied=frozenset())
+"""The signature of what Python cannot inspect, which may take any argument."""
+
+
+def signature(target: str) -> Signature:
+    """Return the signature of a `_target_`.
 
     Raises:
         UserError: if it cannot be imported, or is neither a class nor a function.
@@ -95,7 +99,7 @@ def signature(target: str) -> Signature | None:
     try:
         every = inspect.signature(constructor).parameters
     except (TypeError, ValueError):
-        return None
+        return UNKNOWN
     hints = _hints(constructor)
     parameters = {name: p for name, p in every.items() if p.kind not in _VARIADIC}
     keywords = {name: p for name, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
@@ -117,7 +121,7 @@ def accepts(target: str, name: str) -> bool:
         known = signature(target)
     except UserError:
         return False
-    return known is not None and name in known.annotations and name not in known.supplied
+    return name in known.annotations and name not in known.supplied
 
 
 def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:

@@ -230,15 +230,22 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
     except UserError as error:
         raise UserError(f"{path}._target_{composition.place(f'{path}._target_')}: {error}") from error.__cause__
     given = [key for key in node if key not in INSTRUCTIONS]
-    if known is not None and composition.is_typed(f"{path}._target_"):
+    if composition.is_typed(f"{path}._target_"):
         _check_left_over(given, path, target, known, composition)
     for key in given:
         inner, value = _join(path, key), node[key]
-        _check_argument(value, key, inner, known, composition)
+        if key in known.supplied:
+            raise UserError(f"{inner} cannot be configured{composition.place(inner)}: the program supplies it.")
+        if not known.takes(key):
+            names = set(known.annotations) - known.supplied
+            raise unknown_key(inner, names, composition.declared, composition.place(inner))
+        check_constructions(value, inner, composition)
+        if not _is_constructed(value):
+            _check_value(value, inner, known.annotations.get(key, Any), composition)
         if type(value) in (int, float) and target.startswith(FINITE_FLOAT_TARGETS):
             _check_value(value, inner, UNLIMITED_WHEN_INFINITE.get(inner, FiniteFloat), composition)
     later = node.get("_partial_") and not target.startswith("charlab.")  # the call of a partial may have the rest
-    if known is not None and not later and (lacking := sorted(known.required - set(given))):
+    if not later and (lacking := sorted(known.required - set(given))):
         raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
 
 
@@ -253,17 +260,6 @@ def _check_left_over(
             f"{target} does not take {joined(left_over)}{places[left_over[0]]}: leave {them} out with "
             f"{' '.join(f'~{key}' for key in left_over)}."
         )
-
-
-def _check_argument(value: Any, key: str, path: str, known: Signature | None, composition: Composition) -> None:
-    if known is not None and key in known.supplied:
-        raise UserError(f"{path} cannot be configured{composition.place(path)}: the program supplies it.")
-    if known is not None and not known.takes(key):
-        everywhere = composition.declared if "." in path else ()
-        raise unknown_key(path, set(known.annotations) - known.supplied, everywhere, composition.place(path))
-    check_constructions(value, path, composition)
-    if known is not None and key in known.annotations and not _is_constructed(value):
-        _check_value(value, path, known.annotations[key], composition)
 
 
 def _check_value(value: Any, path: str, annotation: Any, composition: Composition) -> None:

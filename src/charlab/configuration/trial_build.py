@@ -82,8 +82,7 @@ def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
 
 def _takes(node: dict[str, Any], name: str) -> bool:
     """Return whether the first parameter of the node's `_target_` has that name."""
-    known = signature(node["_target_"]) if "_target_" in node else None
-    return known is not None and next(iter(known.annotations), None) == name
+    return "_target_" in node and next(iter(signature(node["_target_"]).annotations), None) == name
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
