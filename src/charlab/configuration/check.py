@@ -48,6 +48,7 @@ UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegat
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
+_DEEPEST = 100  # levels of a configuration
 
 
 def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
@@ -82,6 +83,8 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
         return KNOWN_AT_RUN_TIME if found is None and "${hydra:" in str(raw) else found
 
     def content(node: Any, raw: Any, path: str) -> Any:
+        if len(re.findall(r"[.\[]", path)) > _DEEPEST:
+            raise UserError("An interpolation refers to the mapping or list that it is in: let it refer to a value.")
         if isinstance(raw, list):
             return [value(node, index, part, f"{path}[{index}]") for index, part in enumerate(raw)]
         kept = {key: part for key, part in raw.items() if path or key != "hydra"} if isinstance(raw, dict) else {}
