@@ -30,7 +30,7 @@ from omegaconf.errors import InterpolationResolutionError
 
 from charlab import __version__
 from charlab.command import command, remember_call
-from charlab.configuration.build import build
+from charlab.configuration.build import HYDRA_1_4, build
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import (
     Composer,
@@ -328,7 +328,7 @@ class _ArgumentParser(ArgumentParser):
         self.add_argument("--shell-completion", "-sc", action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
         known = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
-        known += [] if VERSION_BASE else ["aliases"]  # with Hydra 1.4
+        known += ["aliases"] if HYDRA_1_4 else []
         self.add_argument("--info", "-i", nargs="?", const="all", choices=known)
         for options in ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
             self.add_argument(*options.split())

@@ -22,6 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from charlab.command import command
+from charlab.configuration.build import HYDRA_1_4
 from charlab.configuration.check import check_constructions, check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
 from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
@@ -266,7 +267,7 @@ def _tell_once(note: str) -> None:
 
 def register_resolver(name: str, resolver: Any) -> None:
     """Register the resolver behind `${name:…}` for every configuration."""
-    register: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver  # with Hydra 1.4
+    register: Any = OmegaConf.register_resolver if HYDRA_1_4 else OmegaConf.register_new_resolver
     register(name, resolver, replace=True)
 
 

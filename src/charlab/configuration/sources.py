@@ -8,25 +8,23 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import hydra
 from hydra import version
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.build import accepts
+from charlab.configuration.build import HYDRA_1_4, accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
-from charlab.configuration.overrides import key_of, keys_set, parse
+from charlab.configuration.overrides import key_of, keys_set, parse, parse_or_none
 from charlab.errors import UserError
 
 if TYPE_CHECKING:
     from charlab.configuration.compose import Composer
 
-VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+VERSION_BASE: dict[str, Any] = {} if HYDRA_1_4 else {"version_base": "1.3"}
 """Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
 OWN = "charlab's own configuration"
 
@@ -265,8 +263,5 @@ def _keys_in(text: str) -> frozenset[str]:
 
 
 def _typed_keys(override: str) -> list[str]:
-    key = key_of(override)
-    try:
-        return [key, *keys_set(key, parse(override).value())]
-    except HydraException:
-        return [key]
+    key, parsed = key_of(override), parse_or_none(override)
+    return [key, *keys_set(key, parsed.value() if parsed is not None else None)]
