@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
@@ -84,10 +84,8 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
     parent, _, leaf = path.rpartition(".")
     prefix = f"{parent}." if parent else ""
     former = OTHER_NAMES.get(leaf, "")
-    if former in siblings:
-        return UserError(f"There is no key {path}{place}; did you mean {prefix}{former}?")
-    if "=" in former:
-        return UserError(f"There is no key {path}{place}; did you mean {former}?")
+    if former in siblings or "=" in former:
+        return UserError(f"There is no key {path}{place}; did you mean {'' if '=' in former else prefix}{former}?")
     elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
     hint = similar(elsewhere[0], elsewhere) if elsewhere else nearest(leaf, siblings, prefix)
     if parent in ("callbacks", "logger"):
@@ -106,11 +104,8 @@ def missing_extra(part: str) -> UserError | None:
     if part not in EXTRAS:
         return None
     extra, module = EXTRAS[part]
-    try:
-        installed = find_spec(module) is not None
-    except ModuleNotFoundError:
-        installed = False
-    return None if installed else UserError(f'{part} needs an extra: pip install "charlab[{extra}]".')
+    needed = UserError(f'{part} needs an extra: pip install "charlab[{extra}]".')
+    return needed if find_spec(module) is None else None
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
@@ -127,12 +122,9 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             return UserError(f"{error.strerror}{where}: {advice(error)}.")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
             return _out_of_memory(error)
-        implicit = None
         hides_its_cause = isinstance(error, OmegaConfBaseException)  # of a resolver that failed
         torn = not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError))
-        if hides_its_cause or torn:
-            implicit = error.__context__
-        error = error.__cause__ or implicit
+        error = error.__cause__ or (error.__context__ if hides_its_cause or torn else None)
     return error
 
 
@@ -203,21 +195,20 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         except HydraException as failure:
             return _unreadable(typed, failure)
     for override in parsed:
-        mistake = _mistaken_choice(override, composition)
-        if mistake is not None:
+        if (mistake := _mistaken_choice(override, composition)) is not None:
             return mistake
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_file(error.missing_cfg_file, composition, parsed)
-    choices = [o for o in parsed if composition.is_group(o.key_or_group) and not isinstance(o.value(), Sweep | dict)]
+    groups = [override for override in parsed if composition.is_group(override.key_or_group)]
+    choices = [override for override in groups if not isinstance(override.value(), Sweep | Glob | dict)]
     try:
-        base = composition.plain([o.input_line or "" for o in choices])
+        base = composition.plain([override.input_line or "" for override in choices])
     except COMPOSITION_ERRORS as failure:
         return _mistaken_group(failure, choices) or UserError(one_sentence(failure))
     for override in parsed:
         if override not in choices and not override.is_sweep_override():
             for key in keys_set(override.key_or_group, override.value()):
-                mistake = _mistaken_key(key, override, base)
-                if mistake is not None:
+                if (mistake := _mistaken_key(key, override, base)) is not None:
                     return mistake
     return UserError(one_sentence(error))
 
@@ -238,8 +229,7 @@ def _path_to(node: Node, line: int, key: str) -> str | None:
     for name, value in node.value if isinstance(node, MappingNode) else ():
         if name.value == key and name.start_mark.line == line:
             return key
-        inner = _path_to(value, line, key)
-        if inner is not None:
+        if (inner := _path_to(value, line, key)) is not None:
             return f"{name.value}.{inner}"
     return None
 
@@ -291,9 +281,6 @@ def _unknown_option(group: str, option: str, place: str, composition: Compositio
 def _missing_file(missing: str, composition: Composition, parsed: list[Override]) -> UserError:
     """Return the error for an option that a file names but that does not exist."""
     group, _, option = missing.rpartition("/")
-    absent = missing_extra(f"launcher={option}") if group == "hydra/launcher" else None
-    if absent is not None:
-        return absent
     if not group:
         return UserError(f"There is no configuration {missing}.yaml{nearest(option, composition.options(''))}")
     chosen = [f"{o.key_or_group}/{o.value()}" for o in parsed if composition.is_group(o.key_or_group)]
