@@ -25,7 +25,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
 from omegaconf.errors import InterpolationResolutionError
 
 from charlab import __version__
@@ -160,7 +160,7 @@ def _train(config: DictConfig) -> object:
 
     resolve_values(config)
     leave_out_sweep(config)
-    overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    overrides = typed_overrides(hydra_config)
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
 
 
@@ -393,7 +393,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
             check_output_folder(folder)
     if not sweep:
         composer.build()
-    undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
+    undeclared = [] if sweep else typed_overrides(jobs[0].hydra)  # they carry a + by now
     overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
     single = None if sweep or shows else (composer, jobs[0])
     return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous

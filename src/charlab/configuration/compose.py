@@ -145,7 +145,7 @@ class Composer:
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
         texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
-        return {"data.path", "init_from", "extend", "note", "launcher.account", "launcher.partition"} | texts
+        return {"data.path", "launcher.account", "launcher.partition"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
         """Return the checked configuration of a single job, including Hydra's node.
@@ -174,8 +174,8 @@ class Composer:
         master = Composition(self, overrides, multirun=True).load()
         if master.hydra.runtime.choices["hydra/sweeper"] != "basic":
             return [self._checked(overrides, complete=False, multirun=True)]
-        swept = self.expand(typed_overrides(master), master.hydra.sweeper.params)
-        fixed = typed_overrides(master, "hydra")
+        swept = self.expand(typed_overrides(master.hydra), master.hydra.sweeper.params)
+        fixed = typed_overrides(master.hydra, "hydra")
         configs = [self._checked([*fixed, *job]) for job in swept]
         self.build()  # last: it imports torch, and the checks above do not
         return configs
@@ -237,9 +237,9 @@ def _url(config_dir: str) -> str:
     return f"file://{folder}"
 
 
-def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:
-    """Return the unresolved overrides that `config` was composed with, either the task's or Hydra's."""
-    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
+def typed_overrides(hydra: Any, kind: Literal["task", "hydra"] = "task") -> list[str]:
+    """Return the unresolved overrides of a configuration, either the task's or Hydra's, from its node `hydra`."""
+    return cast(list[str], OmegaConf.to_container(hydra.overrides[kind], resolve=False))
 
 
 def resolve_values(config: DictConfig) -> None:
