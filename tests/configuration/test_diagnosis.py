@@ -76,6 +76,24 @@ def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Call
     assert mistake(searched, "model=extr") == extr
 
 
+@pytest.mark.parametrize("config_dir", [None, "."])
+def test_a_search_path_that_is_no_list_is_told(conf: Path, config_dir: str | None) -> None:
+    composer = Composer("train", config_loader(conf), VALUES, config_dir=config_dir)
+    with pytest.raises(UserError, match=r"hydra\.searchpath must be a list of strings"):
+        composer.job(["hydra.searchpath=a"])
+    for composed in (composer.job, composer.master):
+        with pytest.raises(UserError, match=r"The value of 'hydra\.searchpath=\[a' cannot be read"):
+            composed(["hydra.searchpath=[a", "seed=1"])
+
+
+def test_the_search_path_of_a_file_is_kept_beside_a_further_folder(conf: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write(tmp_path / name, {f"model/{name}.yaml": "{_target_: toy.parts.Record, size: 5}"})
+    write(conf, {"mine.yaml": f"defaults: [train, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/first']}}\n"})
+    composer = Composer("mine", config_loader(conf), VALUES, config_dir=str(tmp_path / "second"))
+    assert [composer.job([f"model={name}"]).model.size for name in ("first", "second")] == [5, 5]
+
+
 def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path: Path) -> None:
     listed = "{defaults: [net, _self_], part: [{_target_: toy.parts.build, _partial_: true, steps: 3}]}"
     extra = write(tmp_path / "extra", {"model/listed.yaml": listed})

@@ -25,7 +25,16 @@ from charlab.command import command
 from charlab.configuration.build import HYDRA_1_4
 from charlab.configuration.check import check_constructions, check_parts, check_values, resolved
 from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
+from charlab.configuration.overrides import (
+    SWEEP_KEYS,
+    concerns_sweep,
+    key_of,
+    parse,
+    prepare,
+    quoted,
+    translate,
+    typed_value,
+)
 from charlab.configuration.sources import (
     VERSION_BASE,
     Composition,
@@ -117,13 +126,14 @@ class Composer:
         return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
 
     def searching(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides with `config_dir` at the head of the search path that they give, if any."""
+        """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
         if self.config_dir is None:
             return list(overrides)
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
-        values = [parse(override).value() for override in typed[-1:]]
-        given = [str(path) for value in values if isinstance(value, list) for path in value]
-        folders = ",".join(map(quoted, [_url(self.config_dir), *given]))
+        given = typed_value(typed[0]) if typed else self.searchpath or []
+        if not isinstance(given, list):  # a mistake, which Hydra reports
+            return list(overrides)
+        folders = ",".join(map(quoted, [_url(self.config_dir), *map(str, given)]))
         return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
 
     @property

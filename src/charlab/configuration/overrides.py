@@ -186,6 +186,12 @@ def parse_or_none(override: str) -> Override | None:
         return None
 
 
+def typed_value(override: str) -> Any:
+    """Return the value that an override sets; None if it is not a valid override."""
+    parsed = parse_or_none(override)
+    return parsed.value() if parsed is not None else None
+
+
 def keys_set(key: str, value: object) -> list[str]:
     """Return the dotted keys that an override sets: one, or one per entry if its value is a mapping."""
     if not isinstance(value, dict) or not value:

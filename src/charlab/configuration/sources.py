@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import HYDRA_1_4, accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
-from charlab.configuration.overrides import key_of, keys_set, parse, parse_or_none
+from charlab.configuration.overrides import key_of, keys_set, parse, typed_value
 from charlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ class Composition:
         """The places that Hydra searches, in order. Asking its loader about a group takes a hundred times as long."""
         sources = self.composer.loader.get_sources()
         kinds = {source.scheme(): type(source) for source in sources}
-        typed = [parse(override).value() for override in self._searching]
-        further = typed[0] if typed else self.composer.searchpath
+        further = typed_value(self._searching[0]) if self._searching else self.composer.searchpath
         for path in further if isinstance(further, list) else ():
             path = str(path) if "://" in str(path) else f"file://{path}"
             if (scheme := path.partition("://")[0]) in kinds:
@@ -263,5 +262,5 @@ def _keys_in(text: str) -> frozenset[str]:
 
 
 def _typed_keys(override: str) -> list[str]:
-    key, parsed = key_of(override), parse_or_none(override)
-    return [key, *keys_set(key, parsed.value() if parsed is not None else None)]
+    key = key_of(override)
+    return [key, *keys_set(key, typed_value(override))]
