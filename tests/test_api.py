@@ -50,6 +50,10 @@ class Page(HTMLParser):
         ({"force": np.True_, "tags": ["a", "b"]}, ["force=true", 'tags=["a","b"]']),
         ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
         (
+            {"trainer": {"max_steps": 3, "profiler": {"_target_": "a.B", "c": None}}},
+            ["trainer.max_steps=3", '++trainer.profiler={_target_:"a.B",c:null}'],
+        ),
+        (
             {"callbacks": {"mine": {"_target_": "a.B", "c": 1}, "samples": {"length": 5}}},
             ['++callbacks.mine={_target_:"a.B",c:1}', "callbacks.samples.length=5"],
         ),

@@ -218,8 +218,8 @@ def _overrides(values: Mapping[str, Any]) -> list[str]:
     """Return keywords as overrides; a dictionary sets the keys below its own."""
     found = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces the one of that name
+        if isinstance(value, Mapping) and "_target_" in value and key.startswith(PLACES):
+            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces what is there
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
@@ -233,6 +233,7 @@ _CONSTANTS = ("true", "false", "null", "nan", "inf")
 
 OPTIONS = ("model", "optimizer", "scheduler", "objective", "averaging")
 NAMED = ("callbacks", "logger")
+PLACES = ("callbacks.", "logger.", "trainer.")  # of parts that a mapping replaces as a whole
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_a_search_path_that_is_no_list_is_told(conf: Path, config_dir: str | Non
             composed(["hydra.searchpath=[a", "seed=1"])
 
 
-def test_the_search_path_of_a_file_is_kept_beside_a_further_folder(conf: Path, tmp_path: Path) -> None:
+def test_the_search_path_of_a_file_is_kept_with_a_further_folder(conf: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         write(tmp_path / name, {f"model/{name}.yaml": "{_target_: toy.parts.Record, size: 5}"})
     write(conf, {"mine.yaml": f"defaults: [train, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/first']}}\n"})
