@@ -342,8 +342,8 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     """Check the configuration that the arguments describe.
 
     Returns:
-        The arguments in the form that Hydra expects; and the configuration of a single job with its composer, or None
-        if the arguments ask for a sweep, or for something that Hydra shows.
+        The arguments in the form that Hydra expects, the overrides first; and the configuration of a single job with
+        its composer, or None if the arguments ask for a sweep, or for something that Hydra shows.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     folders = _config_flags(options)  # Hydra takes the last one of each flag
@@ -356,47 +356,61 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     typed = with_extended(typed) if config_name == "train" else typed
     overrides = composer.prepare(typed)
-    shows = bool(options.cfg or options.help or options.info)  # these show a configuration that may lack values
-    sweep = (
-        options.multirun
-        or "hydra.mode=MULTIRUN" in overrides
-        or (not shows and config_name == "train" and _is_study(overrides))
-    )
-    jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
-    if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
-        sweep = True
-    if config_name == "train" and not sweep and not shows and (override := without_effect(overrides)) is not None:
-        raise UserError(f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.")
-    if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
+    sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides
+    if options.cfg or options.help or options.info:  # what they show may lack values
+        if sweep:
+            composer.jobs(overrides)
+        else:
+            overrides = _as_composed(overrides, composer.job(overrides, complete=False))
+        return [*overrides, *flags], None
+    if not sweep and not (config_name == "train" and _is_study(overrides)):
+        job = composer.job(overrides, build=False)
+        if job.hydra.mode != RunMode.MULTIRUN:  # which a config file of the user's may set
+            _check_job(config_name, job, overrides)
+            composer.build()
+            return [*_as_composed(overrides, job), *flags], (composer, job)
+    master = composer.master(overrides)
+    if master.hydra.runtime.choices["hydra/sweeper"] == OWN:
         from charlab.studies.sweep import sweep as run_sweep
 
         results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
-    if sweep:
-        jobs = composer.jobs(overrides)
-    for job in [] if shows else jobs:
-        if job.hydra.job.chdir:
-            raise UserError(
-                "hydra.job.chdir=true would have relative paths, such as data.path, read from the run's folder: leave "
-                "it out; ${hydra:runtime.output_dir} names that folder."
-            )
-        folder = output_folder(job, sweep=sweep)
-        if folder is not None and not sweep:
-            if config_name == "train":
-                resolve_values(job)
-                if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
-                    raise SystemExit(0)
-            with read_write(job.hydra):
-                # Set, so that the identity in the folder's name is not computed again.
-                job.hydra.run.dir = escape_interpolations(str(folder))
-        if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
-            check_output_folder(folder)
-    if not sweep:
-        composer.build()
-    undeclared = [] if sweep else typed_overrides(jobs[0].hydra)  # they carry a + by now
-    overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
-    single = None if sweep or shows else (composer, jobs[0])
-    return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
+    for job in composer.jobs(overrides):
+        _check_working_folder(job)
+        check_output_folder(output_folder(job, sweep=True))
+    return [*overrides, *flags], None
+
+
+def _as_composed(overrides: Sequence[str], job: DictConfig) -> list[str]:
+    """Return the overrides with the + of those that only a constructor declares."""
+    composed = typed_overrides(job.hydra)
+    return [f"+{override}" if f"+{override}" in composed else override for override in overrides]
+
+
+def _check_job(config_name: str, job: DictConfig, overrides: Sequence[str]) -> None:
+    """Check a single job and set its folder, or exit if it is a finished run, whose table is shown."""
+    trains = config_name == "train"
+    if trains and (override := without_effect(overrides)) is not None:
+        raise UserError(f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.")
+    _check_working_folder(job)
+    folder = output_folder(job, sweep=False)
+    assert folder is not None  # as for every single run
+    if trains:
+        resolve_values(job)
+        if show_if_finished(job, folder) is not None:  # its folder may be read-only
+            raise SystemExit(0)
+    with read_write(job.hydra):
+        job.hydra.run.dir = escape_interpolations(str(folder))  # the identity in its name is not computed again
+    if trains or not folder.is_dir():  # the other programs write nothing there
+        check_output_folder(folder)
+
+
+def _check_working_folder(job: DictConfig) -> None:
+    if job.hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true would have relative paths, such as data.path, read from the run's folder: leave it "
+            "out; ${hydra:runtime.output_dir} names that folder."
+        )
 
 
 def _check_flags(options: Namespace) -> None:
