@@ -121,6 +121,39 @@ def test_a_mistake_is_one_sentence_in_a_notebook(capsys):
     assert (printed.out + printed.err).strip() == "UserError: Give a seed."
 
 
+@pytest.fixture
+def displayed(monkeypatch):
+    """What rich displays in boxes of its own, as in a notebook."""
+    shown = []
+    monkeypatch.setattr(builtins, "get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    return shown
+
+
+def test_text_that_is_generated_is_not_printed_in_a_notebook(displayed, monkeypatch):
+    def generated(config, console):
+        console.print("sample 1")
+        return ["text"]
+
+    monkeypatch.setattr("charlab.runs.generate.generate_from_run", generated)
+    assert charlab.generate("somewhere") == "text"
+    assert displayed == []
+
+
+def test_the_table_of_a_finished_run_is_plain_output_in_a_notebook(displayed, record, monkeypatch, capsys):
+    consoles = []
+
+    def show(record, console, at_end):
+        consoles.append(console)
+        console.print("finished")
+
+    monkeypatch.setattr("charlab.runs.display.show", show)
+    monkeypatch.setattr("charlab.runs.store.locate_in", lambda folder, config: SimpleNamespace(finished=record))
+    assert show_if_finished(OmegaConf.create({"force": False}), record.folder) is record
+    assert isinstance(consoles[0], Output)
+    assert (displayed, capsys.readouterr().out) == ([], "finished\n")
+
+
 def entry(split="validation", protocol="blocks", nll: float | None = 1.5, likelihood="exact"):
     known = nll is not None
     values = {"nll": nll, "bpc": nll / math.log(2) if known else None, "perplexity": math.exp(nll) if known else None}
