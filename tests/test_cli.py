@@ -413,6 +413,8 @@ def test_flags_that_do_not_go_together(
         (["--cfg", "hydra", "--resolve"], "Interpolation key '"),
         (["hydra.job.chdir=true"], "hydra.job.chdir=true would have relative paths, such as data.path, read from"),
         (["+hydra.callbacks.mine._target_=nope.Mine"], "hydra.callbacks.mine cannot be built: "),
+        (["hydra.verbose=null"], "Python cannot log by hydra.verbose, hydra.job_logging or hydra.hydra_logging: "),
+        (["hydra.job_logging.root.level=LOUD"], "Python cannot log by hydra.verbose, hydra.job_logging or "),
     ],
 )
 def test_a_mistake_in_what_is_hydras(

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from charlab.configuration.compose import (
     resolve_values,
     typed_overrides,
 )
-from charlab.configuration.messages import exit_code, find_user_error, one_sentence
+from charlab.configuration.messages import COMPOSITION_ERRORS, exit_code, find_user_error, one_sentence
 from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.value_types import VALUES
@@ -286,12 +286,23 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
 def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: DictConfig) -> None:
     """Run a task as `hydra.main` runs a single job, with the configuration that has been composed and checked."""
     told = _Callbacks(job)
-    configure_log(job.hydra.hydra_logging, job.hydra.verbose)
+    _set_up_logging(job)
     told.on_run_start(config=job, config_name=composer.config_name)
     context = HydraContext(composer.loader, cast(Any, told))
     done = run_job(task, job, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
     told.on_run_end(config=job, config_name=composer.config_name, job_return=done)
     _ = done.return_value  # raises what the task has raised
+
+
+def _set_up_logging(job: DictConfig) -> None:
+    """Set up Hydra's logging, after trying the job's, which Hydra sets up once the job's folder is made."""
+    try:
+        with suppress(InterpolationResolutionError):  # a file in the job's folder
+            configure_log(job.hydra.job_logging, job.hydra.verbose)
+        configure_log(job.hydra.hydra_logging, job.hydra.verbose)
+    except (*COMPOSITION_ERRORS, AssertionError) as error:
+        settings = "hydra.verbose, hydra.job_logging or hydra.hydra_logging"
+        raise UserError(f"Python cannot log by {settings}: {one_sentence(error)}") from error
 
 
 class _Callbacks:
