@@ -85,6 +85,8 @@ def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path)
     check(tmp_path / "new" / "folder", "${hydra.job.num}", sweep=True)  # not known before the job runs
     with pytest.raises(UserError, match=r"hydra\.run\.dir needs a value that a single run lacks"):
         check(tmp_path / "new" / "folder", "${hydra.job.num}")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir is empty: name a folder"):
+        check(tmp_path / "new" / "folder", "")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"because .*file is a file"):

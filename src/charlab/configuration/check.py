@@ -167,7 +167,7 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
     node = config.hydra
     try:
         with hydra_config(config):
-            return Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
+            named = [node.sweep.dir, node.sweep.subdir] if sweep else [node.run.dir]
     except (InterpolationToMissingValueError, MissingMandatoryValue):
         if sweep:
             return None  # a pattern that the user has set, perhaps with the job's number
@@ -176,6 +176,9 @@ def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
         ) from None
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
+    if named == [""]:  # all files of the run would be among the user's
+        raise UserError("hydra.run.dir is empty: name a folder, or hydra.run.dir=. for the one you are in.")
+    return Path(*named)
 
 
 def check_output_folder(folder: Path | None) -> None:
