@@ -190,7 +190,16 @@ def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
 
 def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -> None:
     write(conf, {"mine.yaml": "defaults: [train, _self_]\nextra: 3\n"})
-    assert Composer("mine", config_loader(conf), VALUES).job(["extra=4"]).extra == 4
+    composer = Composer("mine", config_loader(conf), VALUES)
+    assert composer.job(["extra=4"]).extra == 4
+    assert composer.prepare(["logger=one,two", "experiment=null"]) == ["logger=[one,two]", "~experiment"]
+
+
+def test_a_primary_configuration_that_is_not_yaml_is_located(conf: Path) -> None:
+    write(conf, {"mine.yaml": "defaults: [train\n"})
+    composer = Composer("mine", config_loader(conf), VALUES)
+    with pytest.raises(UserError, match=r'mine\.yaml", line'):
+        composer.job(composer.prepare(["seed=2"]))
 
 
 def test_missing_values_are_allowed_where_a_configuration_is_only_shown(composer: Composer) -> None:

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from charlab.command import command
 from charlab.configuration.build import HYDRA_1_4
 from charlab.configuration.check import check_constructions, check_parts, check_values, resolved
-from charlab.configuration.messages import one_sentence
+from charlab.configuration.messages import COMPOSITION_ERRORS, one_sentence
 from charlab.configuration.overrides import (
     SWEEP_KEYS,
     concerns_sweep,
@@ -118,12 +118,19 @@ class Composer:
         groups, list_groups = self._groups
         return [prepare(override, list_groups, groups, self.text_keys) for override in overrides]
 
+    def _content(self, name: str) -> dict[str, Any]:
+        """Return the content of a configuration file; empty if there is none, or if it is wrong, as composing tells."""
+        sources = [source for source in self.loader.get_sources() if source.is_config(name)]
+        try:
+            content = OmegaConf.to_container(sources[0].load_config(name).config) if sources else {}
+        except COMPOSITION_ERRORS:
+            return {}
+        return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
     @cached_property
     def _own(self) -> dict[str, Any]:
         """The content of the program's own configuration file."""
-        sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
-        content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
-        return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+        return self._content(self.config_name)
 
     def searching(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
@@ -145,9 +152,11 @@ class Composer:
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
         """The groups in the program's defaults list, and those of them that accept several options."""
+        names = [entry for entry in self._own.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
         chosen: dict[str, Any] = {}
-        for entry in self._own.get("defaults", []):
-            chosen |= entry if isinstance(entry, dict) else {}
+        for content in [*map(self._content, names), self._own]:  # a file of the user's may begin with train
+            for entry in content.get("defaults", []):
+                chosen |= entry if isinstance(entry, dict) else {}
         chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
 

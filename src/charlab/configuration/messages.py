@@ -183,6 +183,8 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         return UserError(f"{named} is not UTF-8 text ({error.reason}): convert it to UTF-8.")
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
+    if isinstance(error, YAMLError):
+        return UserError(one_sentence(error))
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):
         return UserError(
             "A list replaces a mapping, or a mapping a list: leave the replaced part out of the defaults list, as "
