@@ -100,7 +100,11 @@ def signature(target: str) -> Signature:
         every = inspect.signature(constructor).parameters
     except (TypeError, ValueError):
         return UNKNOWN
-    hints = _hints(constructor)
+    function = code_of(constructor)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True) if function is not None else {}
+    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
+        hints = {}
     parameters = {name: p for name, p in every.items() if p.kind not in _VARIADIC}
     keywords = {name: p for name, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
     positional = [n for n, p in parameters.items() if n not in keywords and p.default is Parameter.empty]
@@ -122,14 +126,6 @@ def accepts(target: str, name: str) -> bool:
     except UserError:
         return False
     return name in known.annotations and name not in known.supplied
-
-
-def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
-    function = code_of(constructor)
-    try:
-        return typing.get_type_hints(function, include_extras=True) if function is not None else {}
-    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
-        return {}
 
 
 def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:
