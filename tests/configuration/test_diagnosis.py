@@ -30,6 +30,7 @@ from .conftest import VALUES, write
             "seed=[1,2].",
         ),
         ("model=net,record", "model=net,record has several values: sweep over them with -m"),
+        ("seed=range(1,3)", "seed=range(1,3) has several values: sweep over them with -m (charlab.study in Python)."),
         ("seed", "'seed' is not of the form key=value."),
         ("seed.x=3", "There is no key seed.x: seed is a single value."),
         ("model.betas.5=3", "There is no key model.betas.5; known are model.betas.0 and model.betas.1."),

@@ -136,11 +136,14 @@ class Composer:
         """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
         if self.config_dir is None:
             return list(overrides)
+        folder = Path(self.config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
         given = typed_value(typed[0]) if typed else self.searchpath or []
         if not isinstance(given, list):  # a mistake, which Hydra reports
             return list(overrides)
-        folders = ",".join(map(quoted, [_url(self.config_dir), *map(str, given)]))
+        folders = ",".join(quoted(str(path)) for path in [f"file://{folder}", *given])
         return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
 
     @property
@@ -247,13 +250,6 @@ class Composer:
         if complete:
             self._unbuilt.append((tree, composition))
         return config
-
-
-def _url(config_dir: str) -> str:
-    folder = Path(config_dir).resolve()
-    if not folder.is_dir():
-        raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
-    return f"file://{folder}"
 
 
 def typed_overrides(hydra: Any, kind: Literal["task", "hydra"] = "task") -> list[str]:

@@ -257,11 +257,11 @@ def _mistaken_choice(override: Override, composition: Composition) -> UserError 
     if not key:
         return UserError(f"{typed!r} has no key before its =: write key=value.")
     if override.is_sweep_override() and not composition.multirun:
-        values = typed.partition("=")[2]
-        text = f""", or quote it if it is one text, '{key}="{values}"'""" if key in composition.text_keys else ""
+        values, is_text = typed.partition("=")[2], key in composition.composer.text_keys
+        listed = "" if values.endswith(")") else f", or make them a list, {key}=[{values}]"  # range(1,3) makes none
+        text = f""", or quote it if it is one text, '{key}="{values}"'""" if is_text else ""
         return UserError(
-            f"{typed} has several values: sweep over them with -m (charlab.study in Python), or make them a list, "
-            f"{key}=[{values}]{text}."
+            f"{typed} has several values: sweep over them with -m (charlab.study in Python){listed}{text}."
         )
     if not composition.is_group(key):
         return UserError(f"There is no group {key}{nearest(key, composition.groups())}") if "/" in key else None

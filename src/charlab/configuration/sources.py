@@ -77,13 +77,11 @@ class Composition:
 
     Attributes:
         overrides: the overrides passed to Hydra, with a `+` before parameters that only a signature declares.
-        text_keys: keys whose values are always text.
     """
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
         self.composer, self.multirun = composer, multirun
         self.overrides = composer.searching(overrides)
-        self.text_keys = composer.text_keys
         self._mode = RunMode.MULTIRUN if multirun else RunMode.RUN
 
     def load(self) -> DictConfig:
