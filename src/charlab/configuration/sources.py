@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
@@ -101,22 +102,18 @@ class Composition:
 
     def _with_undeclared(self, error: Exception) -> list[str]:
         """Return the overrides with a `+` before the one that failed, if its key is a parameter of the constructor."""
-        found = list(self.overrides)
-        for index, override in enumerate(found):
-            key = override.partition("=")[0]
-            parent, _, leaf = key.rpartition(".")
-            if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
-                choices = [
-                    other for other in found if self.is_group(key_of(other)) or key_of(other) == f"{parent}._target_"
-                ]
-                try:
-                    node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
-                except COMPOSITION_ERRORS:
-                    return found
-                target = node.get("_target_") if isinstance(node, DictConfig) else None
-                if isinstance(target, str) and accepts(target, leaf):
-                    found[index] = f"+{override}"
-        return found
+        failed = re.match(r"Could not override '([^']+)\.(\w+)'", str(error))
+        if failed is None:
+            return self.overrides
+        parent, leaf = failed.groups()
+        target_key = f"{parent}._target_"
+        chosen = [each for each in self.overrides if self.is_group(key_of(each)) or key_of(each) == target_key]
+        try:
+            target = OmegaConf.select(self._load([*self._searching, *chosen]), target_key)
+        except COMPOSITION_ERRORS:
+            return self.overrides
+        undeclared = isinstance(target, str) and accepts(target, leaf)
+        return [f"+{each}" if undeclared and each.startswith(f"{parent}.{leaf}=") else each for each in self.overrides]
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Compose with other overrides; return plain, unresolved dictionaries and lists."""
