@@ -1,19 +1,23 @@
 """What a notebook is shown, and keywords as overrides."""
 
+import builtins
 import math
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 import charlab
 from charlab.api import _apart, _overrides
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
-from charlab.notebook import NotebookLive
+from charlab.notebook import NotebookLive, Output
+from charlab.runs.display import show_if_finished
 from charlab.runs.record import Record
 from charlab.studies.state import read_results
 from charlab.training.device import set_threads
@@ -43,7 +47,12 @@ class Page(HTMLParser):
         ({"callbacks": {"samples": None}, "force": True}, ["callbacks.samples=null", "force=true"]),
         ({"optimizer": {"lr": 1e-3, "betas": (0.9, 0.99)}}, ["optimizer.lr=0.001", "optimizer.betas=[0.9,0.99]"]),
         ({"seed": np.int64(3), "optimizer": {"lr": np.float64(1e-3)}}, ["seed=3", "optimizer.lr=0.001"]),
+        ({"force": np.True_, "tags": ["a", "b"]}, ["force=true", 'tags=["a","b"]']),
         ({"data": {"path": Path("my texts/a,b.txt")}}, ['data.path="my texts/a,b.txt"']),
+        (
+            {"trainer": {"max_steps": 3, "profiler": {"_target_": "a.B", "c": None}}},
+            ["trainer.max_steps=3", '++trainer.profiler={_target_:"a.B",c:null}'],
+        ),
         (
             {"callbacks": {"mine": {"_target_": "a.B", "c": 1}, "samples": {"length": 5}}},
             ['++callbacks.mine={_target_:"a.B",c:1}', "callbacks.samples.length=5"],
@@ -75,6 +84,25 @@ def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     assert torch.get_num_threads() == before
 
 
+CALLS = (charlab.run, charlab.study, partial(charlab.evaluate, "run"), partial(charlab.generate, "run"))
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_overrides_are_texts(call):
+    with pytest.raises(UserError, match=r"\['model=gpt'\] is not an override: give each as a text of its own"):
+        call(["model=gpt"])
+
+
+@pytest.mark.parametrize(("override", "folders"), [("hydra.output_subdir=null", []), ("hydra.output_subdir=a", ["a"])])
+def test_a_run_keeps_its_configuration_where_hydra_would(tmp_path, monkeypatch, override, folders):
+    monkeypatch.setattr("charlab.api.train", lambda config, folder, overrides: None)
+    charlab.run("data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}", override)
+    (folder,) = tmp_path.glob("runs/*/*")
+    assert [path.name for path in folder.iterdir()] == folders
+    for path in folder.iterdir():
+        assert {file.name for file in path.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
 def test_classes_are_told_from_values():
     objects, typed = _apart({"model": dict, "seed": 3, "callbacks": {"mine": dict}, "data": {"context_length": 8}})
     assert set(objects) == {"model", "callbacks"}
@@ -91,6 +119,39 @@ def test_a_mistake_is_one_sentence_in_a_notebook(capsys):
         InteractiveShell.clear_instance()
     printed = capsys.readouterr()
     assert (printed.out + printed.err).strip() == "UserError: Give a seed."
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    """What rich displays in boxes of its own, as in a notebook."""
+    shown = []
+    monkeypatch.setattr(builtins, "get_ipython", type("ZMQInteractiveShell", (), {}), raising=False)
+    monkeypatch.setattr("rich.jupyter.display", lambda segments, text: shown.append(text))
+    return shown
+
+
+def test_text_that_is_generated_is_not_printed_in_a_notebook(displayed, monkeypatch):
+    def generated(config, console):
+        console.print("sample 1")
+        return ["text"]
+
+    monkeypatch.setattr("charlab.runs.generate.generate_from_run", generated)
+    assert charlab.generate("somewhere") == "text"
+    assert displayed == []
+
+
+def test_the_table_of_a_finished_run_is_plain_output_in_a_notebook(displayed, record, monkeypatch, capsys):
+    consoles = []
+
+    def show(record, console, at_end):
+        consoles.append(console)
+        console.print("finished")
+
+    monkeypatch.setattr("charlab.runs.display.show", show)
+    monkeypatch.setattr("charlab.runs.store.locate_in", lambda folder, config: SimpleNamespace(finished=record))
+    assert show_if_finished(OmegaConf.create({"force": False}), record.folder) is record
+    assert isinstance(consoles[0], Output)
+    assert (displayed, capsys.readouterr().out) == ([], "finished\n")
 
 
 def entry(split="validation", protocol="blocks", nll: float | None = 1.5, likelihood="exact"):

@@ -1,6 +1,7 @@
 import errno
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -402,6 +403,56 @@ def test_flags_that_do_not_go_together(
     assert train(*arguments) == 2
     assert capfd.readouterr() == ("", sentence)
     assert runs == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--info", "Nope"], "Argument --info/-i: invalid choice: 'Nope'"),
+        (["--Nope"], "Unrecognized arguments: --Nope; see --help.\n"),
+        (["--cfg", "hydra", "--resolve"], "Interpolation key '"),
+        (["hydra.job.chdir=true"], "hydra.job.chdir=true would have relative paths, such as data.path, read from"),
+        (["+hydra.callbacks.mine._target_=nope.Mine"], "hydra.callbacks.mine cannot be built: "),
+        (["hydra.verbose=null"], "Python cannot log by hydra.verbose, hydra.job_logging or hydra.hydra_logging: "),
+        (["hydra.job_logging.root.level=LOUD"], "Python cannot log by hydra.verbose, hydra.job_logging or "),
+    ],
+)
+def test_a_mistake_in_what_is_hydras(
+    runs: list[DictConfig],
+    train: Train,
+    empty_folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    sentence: str,
+) -> None:
+    assert train("model=bigram", *arguments) == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(sentence)
+    assert told.err.count("\n") == 1
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("callbacks_of_mine.py").write_text(
+        "class Mine:\n"
+        "    def __init__(self, word):\n"
+        "        self.on_run_start = lambda **_: print(word)\n"
+        "    def __getattr__(self, event):\n"
+        "        return lambda **_: None\n"
+    )
+    assert train("model=bigram", "+hydra.callbacks.mine={_target_:callbacks_of_mine.Mine,word:begun}") == 0
+    assert capfd.readouterr().out == "begun\n"
+    assert len(runs) == 1
+
+
+def test_a_folder_of_configuration_files_is_relative_to_the_working_folder(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ROOT / "conf", tmp_path / "mine")
+    assert cli.generate(["--config-path", "../mine", "--cfg", "job", "length=7"]) == 0
+    assert "length: 7" in capfd.readouterr().out
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")

@@ -7,13 +7,14 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
@@ -62,24 +63,25 @@ def run(*overrides: str, **parts: Any) -> Record:
     """
     replace_missing_characters()
     parts, typed = _apart(parts)
-    overrides = tuple(with_extended([*overrides, *typed]))
+    overrides = tuple(with_extended([*_texts(overrides), *typed]))
     if (override := without_effect(overrides)) is not None:
         raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
     folder = output_folder(config, sweep=False)
+    assert folder is not None  # as for every single run
     with hydra_config(config):
-        if folder is None:
-            folder = Path(config.hydra.run.dir)  # raises, since it depends on what only a sweep knows
         finished = show_if_finished(config, folder)
         if finished is not None:
             return finished
         check_output_folder(folder)
-        described = {"config": {key: config[key] for key in config if key != "hydra"}, "hydra": {"hydra": config.hydra}}
-        for name, part in described.items():
-            (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(part, folder / ".hydra" / f"{name}.yaml")
-        OmegaConf.save(list(overrides), folder / ".hydra" / "overrides.yaml")
+        folder.mkdir(parents=True, exist_ok=True)
+        if (subfolder := config.hydra.output_subdir) is not None:
+            (folder / subfolder).mkdir(parents=True, exist_ok=True)
+            values = {key: config[key] for key in config if key != "hydra"}
+            described = {"config": values, "hydra": {"hydra": config.hydra}, "overrides": list(overrides)}
+            for name, part in described.items():
+                OmegaConf.save(part, folder / subfolder / f"{name}.yaml")
     with open_dict(config):
         del config["hydra"]
     leave_out_sweep(config)
@@ -114,7 +116,8 @@ def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:
     parts, typed = _apart(values)
     with _options(parts) as (_, folder):
         composer = Composer(config_dir=folder)
-        given = composer.prepare([name if "=" in name else f"study={name}", *overrides, *typed])
+        first, *others = _texts((name, *overrides))
+        given = composer.prepare([first if "=" in first else f"study={first}", *others, *typed])
         return sweep(composer.master(given), composer, given)
 
 
@@ -134,7 +137,7 @@ def evaluate(run: Record | Path | str, /, *overrides: str, **values: Any) -> Sco
     from charlab.runs.evaluate import evaluate_run
 
     replace_missing_characters()
-    return evaluate_run(compose([_chosen(run), *overrides, *_overrides(values)], "evaluate"))
+    return evaluate_run(compose([_chosen(run), *_texts(overrides), *_overrides(values)], "evaluate"))
 
 
 def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str | list[str]:
@@ -155,8 +158,8 @@ def generate(run: Record | Path | str, /, *overrides: str, **values: Any) -> str
     """
     from charlab.runs.generate import generate_from_run
 
-    config = compose([_chosen(run), *overrides, *_overrides(values)], "generate")
-    texts = generate_from_run(config, Console(file=io.StringIO()))
+    config = compose([_chosen(run), *_texts(overrides), *_overrides(values)], "generate")
+    texts = generate_from_run(config, Console(file=io.StringIO(), force_jupyter=False))
     return texts if config.num_samples > 1 else texts[0]
 
 
@@ -188,6 +191,14 @@ def _chosen(run: Record | Path | str) -> str:
     return f"run={to_command_line(str(run.folder if isinstance(run, Record) else run))}"
 
 
+def _texts(overrides: Sequence[Any]) -> list[str]:
+    """Return overrides after checking that each is a text."""
+    for override in overrides:
+        if not isinstance(override, str):
+            raise UserError(f'{override!r} is not an override: give each as a text of its own, such as "model=gpt".')
+    return list(overrides)
+
+
 def _apart(parts: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return the keywords that are Python objects, and the others as overrides."""
     objects = {key: value for key, value in parts.items() if not _is_plain(value)}
@@ -200,15 +211,15 @@ def _is_plain(value: Any) -> bool:
         return all(map(_is_plain, value.values()))
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, Real | str | Path)
+    return value is None or isinstance(value, Real | str | Path | np.generic)
 
 
 def _overrides(values: Mapping[str, Any]) -> list[str]:
     """Return keywords as overrides; a dictionary sets the keys below its own."""
     found = []
     for key, value in values.items():
-        if isinstance(value, Mapping) and "_target_" in value and key.partition(".")[0] in NAMED:
-            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces the one of that name
+        if isinstance(value, Mapping) and "_target_" in value and key.startswith(PLACES):
+            found.append(f"++{key}={to_command_line(_plain(value, key))}")  # adds it, or replaces what is there
         elif isinstance(value, Mapping):
             found += _overrides({f"{key}.{name}": part for name, part in value.items()})
         else:
@@ -222,6 +233,7 @@ _CONSTANTS = ("true", "false", "null", "nan", "inf")
 
 OPTIONS = ("model", "optimizer", "scheduler", "objective", "averaging")
 NAMED = ("callbacks", "logger")
+PLACES = ("callbacks.", "logger.", "trainer.")  # of parts that a mapping replaces as a whole
 
 
 @contextmanager
@@ -296,13 +308,15 @@ def node_of(value: Any, key: str, *, partial: bool = False) -> dict[str, Any]:
 
 def _plain(value: Any, key: str) -> Any:
     """Return an argument in the form that a configuration holds."""
+    if isinstance(value, np.generic):  # its repr is not a number
+        value = value.item()
     if isinstance(value, list | tuple):
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
     if value is None or isinstance(value, bool | str):
         return value
-    if isinstance(value, Real):  # a numpy scalar too, whose repr is no number
+    if isinstance(value, Real):
         return int(value) if isinstance(value, Integral) else float(value)
     if isinstance(value, Path):
         return str(value)

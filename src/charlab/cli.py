@@ -15,7 +15,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -25,11 +25,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, run_job
 from hydra.types import HydraContext, RunMode
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf import DictConfig, read_write
+from omegaconf.errors import InterpolationResolutionError
 
 from charlab import __version__
 from charlab.command import command, remember_call
+from charlab.configuration.build import HYDRA_1_4, build
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import (
     Composer,
@@ -39,7 +40,7 @@ from charlab.configuration.compose import (
     resolve_values,
     typed_overrides,
 )
-from charlab.configuration.messages import exit_code, find_user_error
+from charlab.configuration.messages import COMPOSITION_ERRORS, exit_code, find_user_error, one_sentence
 from charlab.configuration.overrides import escape_interpolations, without_effect
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.value_types import VALUES
@@ -159,7 +160,7 @@ def _train(config: DictConfig) -> object:
 
     resolve_values(config)
     leave_out_sweep(config)
-    overrides = cast(list[str], OmegaConf.to_container(hydra_config.overrides.task, resolve=False))
+    overrides = typed_overrides(hydra_config)
     return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
 
 
@@ -274,6 +275,8 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
                 hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
             else:
                 _run_job(task, *single)
+    except InterpolationResolutionError as error:  # of what --resolve shows
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
     finally:
         if imports:
             gc.enable()
@@ -283,7 +286,7 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
 def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: DictConfig) -> None:
     """Run a task as `hydra.main` runs a single job, with the configuration that has been composed and checked."""
     told = _Callbacks(job)
-    configure_log(job.hydra.hydra_logging, job.hydra.verbose)
+    _set_up_logging(job)
     told.on_run_start(config=job, config_name=composer.config_name)
     context = HydraContext(composer.loader, cast(Any, told))
     done = run_job(task, job, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
@@ -291,11 +294,28 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
     _ = done.return_value  # raises what the task has raised
 
 
+def _set_up_logging(job: DictConfig) -> None:
+    """Set up Hydra's logging, after trying the job's, which Hydra sets up once the job's folder is made."""
+    try:
+        with suppress(InterpolationResolutionError):  # a file in the job's folder
+            configure_log(job.hydra.job_logging, job.hydra.verbose)
+        configure_log(job.hydra.hydra_logging, job.hydra.verbose)
+    except (*COMPOSITION_ERRORS, AssertionError) as error:
+        settings = "hydra.verbose, hydra.job_logging or hydra.hydra_logging"
+        raise UserError(f"Python cannot log by {settings}: {one_sentence(error)}") from error
+
+
 class _Callbacks:
     """The callbacks under `hydra.callbacks`: an event calls their method of its name; an error becomes a warning."""
 
     def __init__(self, job: DictConfig) -> None:
-        self._callbacks = [instantiate(node) for node in (job.hydra.get("callbacks") or {}).values()]
+        self._callbacks: list[Any] = []
+        for name, node in (job.hydra.get("callbacks") or {}).items():
+            try:
+                self._callbacks.append(build(node, _convert_="none"))
+            except Exception as error:  # a user's constructor may raise any exception
+                mistake = find_user_error(error) or one_sentence(error)
+                raise UserError(f"hydra.callbacks.{name} cannot be built: {mistake}") from error
 
     def __getattr__(self, event: str) -> Callable[..., None]:
         def tell(**about: Any) -> None:
@@ -318,24 +338,27 @@ class _ArgumentParser(ArgumentParser):
             self.add_argument(*flags.split(), action="store_true")
         self.add_argument("--shell-completion", "-sc", action="store_true")
         self.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
-        self.add_argument("--info", "-i", nargs="?", const="all")
+        known = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+        known += ["aliases"] if HYDRA_1_4 else []
+        self.add_argument("--info", "-i", nargs="?", const="all", choices=known)
         for options in ("--package -p", "--config-path -cp", "--config-name -cn", "--config-dir -cd"):
             self.add_argument(*options.split())
         self.add_argument("--experimental-rerun")
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message.capitalize()}; see --help.")
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
 
 
 def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[Composer, DictConfig] | None]:
     """Check the configuration that the arguments describe.
 
     Returns:
-        The arguments in the form that Hydra expects; and the configuration of a single job with its composer, or None
-        if the arguments ask for a sweep, or for something that Hydra shows.
+        The arguments in the form that Hydra expects, the overrides first; and the configuration of a single job with
+        its composer, or None if the arguments ask for a sweep, or for something that Hydra shows.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
-    flags = [argument for argument in arguments if argument not in options.overrides]
+    folders = _config_flags(options)  # Hydra takes the last one of each flag
+    flags = [*(argument for argument in arguments if argument not in options.overrides), *folders]
     if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
         return [*options.overrides, *flags], None
     _check_flags(options)
@@ -344,42 +367,61 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     typed = with_extended(typed) if config_name == "train" else typed
     overrides = composer.prepare(typed)
-    shows = bool(options.cfg or options.help or options.info)  # these show a configuration that may lack values
-    sweep = (
-        options.multirun
-        or "hydra.mode=MULTIRUN" in overrides
-        or (not shows and config_name == "train" and _is_study(overrides))
-    )
-    jobs = [] if sweep else [composer.job(overrides, complete=not shows, build=False)]
-    if jobs and jobs[0].hydra.mode == RunMode.MULTIRUN and not shows:  # set in a config file of the user's
-        sweep = True
-    if config_name == "train" and not sweep and not shows and (override := without_effect(overrides)) is not None:
-        raise UserError(f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.")
-    if sweep and not shows and (master := composer.master(overrides)).hydra.runtime.choices["hydra/sweeper"] == OWN:
+    sweep = options.multirun or "hydra.mode=MULTIRUN" in overrides
+    if options.cfg or options.help or options.info:  # what they show may lack values
+        if sweep:
+            composer.jobs(overrides)
+        else:
+            overrides = _as_composed(overrides, composer.job(overrides, complete=False))
+        return [*overrides, *flags], None
+    if not sweep and not (config_name == "train" and _is_study(overrides)):
+        job = composer.job(overrides, build=False)
+        if job.hydra.mode != RunMode.MULTIRUN:  # which a config file of the user's may set
+            _check_job(config_name, job, overrides)
+            composer.build()
+            return [*_as_composed(overrides, job), *flags], (composer, job)
+    master = composer.master(overrides)
+    if master.hydra.runtime.choices["hydra/sweeper"] == OWN:
         from charlab.studies.sweep import sweep as run_sweep
 
-        results = run_sweep(master, composer, overrides, _config_flags(options))
+        results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
-    if sweep:
-        jobs = composer.jobs(overrides)
-    for job in [] if shows else jobs:
-        folder = output_folder(job, sweep=sweep)
-        if folder is not None and not sweep:
-            if config_name == "train":
-                resolve_values(job)
-                if show_if_finished(job, folder) is not None:  # it is finished; its folder may be read-only
-                    raise SystemExit(0)
-            with read_write(job.hydra):
-                # Set, so that the identity in the folder's name is not computed again.
-                job.hydra.run.dir = escape_interpolations(str(folder))
-        if config_name == "train" or sweep or folder is None or not folder.is_dir():  # the others write nothing there
-            check_output_folder(folder)
-    if not sweep:
-        composer.build()
-    undeclared = set(typed_overrides(jobs[0])) if jobs and not sweep else set()  # they carry a + by now
-    overrides = [f"+{override}" if f"+{override}" in undeclared else override for override in overrides]
-    single = None if sweep or shows else (composer, jobs[0])
-    return [*overrides, *flags], single  # Hydra requires the overrides to be contiguous
+    for job in composer.jobs(overrides):
+        _check_working_folder(job)
+        check_output_folder(output_folder(job, sweep=True))
+    return [*overrides, *flags], None
+
+
+def _as_composed(overrides: Sequence[str], job: DictConfig) -> list[str]:
+    """Return the overrides with the + of those that only a constructor declares."""
+    composed = typed_overrides(job.hydra)
+    return [f"+{override}" if f"+{override}" in composed else override for override in overrides]
+
+
+def _check_job(config_name: str, job: DictConfig, overrides: Sequence[str]) -> None:
+    """Check a single job and set its folder, or exit if it is a finished run, whose table is shown."""
+    trains = config_name == "train"
+    if trains and (override := without_effect(overrides)) is not None:
+        raise UserError(f"{override} concerns a sweep, and this is a single run: give -m, or leave it out.")
+    _check_working_folder(job)
+    folder = output_folder(job, sweep=False)
+    assert folder is not None  # as for every single run
+    if trains:
+        resolve_values(job)
+        if show_if_finished(job, folder) is not None:  # its folder may be read-only
+            raise SystemExit(0)
+    with read_write(job.hydra):
+        job.hydra.run.dir = escape_interpolations(str(folder))  # the identity in its name is not computed again
+    if trains or not folder.is_dir():  # the other programs write nothing there
+        check_output_folder(folder)
+
+
+def _check_working_folder(job: DictConfig) -> None:
+    if job.hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true would have relative paths, such as data.path, read from the run's folder: leave it "
+            "out; ${hydra:runtime.output_dir} names that folder."
+        )
 
 
 def _check_flags(options: Namespace) -> None:

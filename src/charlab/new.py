@@ -94,7 +94,8 @@ def _model(name: str) -> tuple[dict[Path, str], str]:
 
 
 def _files_of_model(root: Path, file: Path, module: str, option: str) -> dict[Path, str]:
-    values = {"module": module, "option": option, "title": _title(option)}
+    title = "".join(part.capitalize() for part in option.split("_"))
+    values = {"module": module, "option": option, "title": title}
     yaml = root / "conf" / "model" / f"{option}.yaml"
     return {root / file: _template("model.py.txt", **values), yaml: _template("model.yaml", **values)}
 
@@ -151,10 +152,6 @@ def _train(model: str) -> str:
 
 def _template(file: str, **values: str) -> str:
     return Template((TEMPLATES / file).read_text(encoding="utf-8")).substitute(values)
-
-
-def _title(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))
 
 
 def _check_module(name: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.check import check_parts, check_values, resolved
-from charlab.configuration.compose import Composer, config_loader
+from charlab.configuration.compose import Composer, config_loader, register_resolver
 from charlab.configuration.sources import Composition, hydra_config
 from charlab.errors import UserError
 
@@ -21,6 +21,10 @@ def test_a_good_configuration_passes(composer: Composer) -> None:
     assert config.model.width == 4
     assert config.logger.three.x == 1  # a further component, with a key that **kwargs takes
     assert composer.job(["model=record", "model.size=4"]).model.size == 4
+
+
+def test_the_rest_of_a_partials_arguments_may_come_with_its_call(composer: Composer) -> None:
+    assert "steps" not in composer.job(["~model.part.steps"]).model.part
 
 
 def test_what_needs_no_import_is_checked_before_anything_is_imported(conf: Path, package: Path) -> None:
@@ -128,6 +132,8 @@ def check_with(composed: tuple[Composition, DictConfig], key: str, value: object
         ("model.width", "${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean "),
         ("model.width", "${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
         ("model.width", "???", "model.width is missing: give model.width=…."),
+        ("model.note", "${model}", "An interpolation refers to the mapping or list that it is in: "),
+        ("model.betas", ["${model.betas}"], "An interpolation refers to the mapping or list that it is in: "),
     ],
 )
 def test_wrong_values(composed: tuple[Composition, DictConfig], key: str, value: object, sentence: str) -> None:
@@ -149,6 +155,14 @@ def test_wrong_values(composed: tuple[Composition, DictConfig], key: str, value:
 )
 def test_right_values(composed: tuple[Composition, DictConfig], key: str, value: object) -> None:
     check_with(composed, key, value)
+
+
+def test_a_resolver_says_itself_what_is_wrong(mistake: Mistake) -> None:
+    def fail() -> None:
+        raise UserError("Give a number.")
+
+    register_resolver("fail", fail)
+    assert mistake("model.width=${fail:}") == "Give a number."
 
 
 def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:
@@ -176,7 +190,16 @@ def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
 
 def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -> None:
     write(conf, {"mine.yaml": "defaults: [train, _self_]\nextra: 3\n"})
-    assert Composer("mine", config_loader(conf), VALUES).job(["extra=4"]).extra == 4
+    composer = Composer("mine", config_loader(conf), VALUES)
+    assert composer.job(["extra=4"]).extra == 4
+    assert composer.prepare(["logger=one,two", "experiment=null"]) == ["logger=[one,two]", "~experiment"]
+
+
+def test_a_primary_configuration_that_is_not_yaml_is_located(conf: Path) -> None:
+    write(conf, {"mine.yaml": "defaults: [train\n"})
+    composer = Composer("mine", config_loader(conf), VALUES)
+    with pytest.raises(UserError, match=r'mine\.yaml", line'):
+        composer.job(composer.prepare(["seed=2"]))
 
 
 def test_missing_values_are_allowed_where_a_configuration_is_only_shown(composer: Composer) -> None:

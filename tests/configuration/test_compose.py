@@ -83,6 +83,10 @@ def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path)
 
     check(tmp_path / "new" / "folder")
     check(tmp_path / "new" / "folder", "${hydra.job.num}", sweep=True)  # not known before the job runs
+    with pytest.raises(UserError, match=r"hydra\.run\.dir needs a value that a single run lacks"):
+        check(tmp_path / "new" / "folder", "${hydra.job.num}")
+    with pytest.raises(UserError, match=r"hydra\.run\.dir is empty: name a folder"):
+        check(tmp_path / "new" / "folder", "")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"because .*file is a file"):
@@ -171,6 +175,13 @@ def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
     assert str(raised.value) == (
         f"model=gpt is in charlab's own configuration and in {tmp_path}/conf: give the latter file another name."
     )
+
+
+def test_a_long_mapping_in_place_of_an_option_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    long = f"{{mine:{{_target_:builtins.dict,words:[{','.join(['abcdefgh'] * 40)}]}}}}"
+    assert len(compose(["model=bigram", f"+callbacks={long}"]).callbacks.mine.words) == 40
 
 
 def test_the_folder_conf_of_a_checkout_is_not_appended_to_itself(

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from charlab.configuration.compose import Composer
+from charlab.configuration.compose import Composer, config_loader
 from charlab.errors import UserError
 
-from .conftest import write
+from .conftest import VALUES, write
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,12 @@ from .conftest import write
             "seed=[1,2].",
         ),
         ("model=net,record", "model=net,record has several values: sweep over them with -m"),
+        ("seed=range(1,3)", "seed=range(1,3) has several values: sweep over them with -m (charlab.study in Python)."),
         ("seed", "'seed' is not of the form key=value."),
         ("seed.x=3", "There is no key seed.x: seed is a single value."),
+        ("model.betas.5=3", "There is no key model.betas.5; known are model.betas.0 and model.betas.1."),
+        ("model.betas.x=3", "There is no key model.betas.x; known are model.betas.0 and model.betas.1."),
+        ("hydra.job.env_copy=[NOT_SET]", "hydra.job.env_copy names 'NOT_SET', which is not set: "),
         ("=3", "'=3' has no key before its =: write key=value."),
         ("se ed=3", "'se ed=3' has no valid key: write key=value."),
         ("seed=[1,2", "The value of 'seed=[1,2' cannot be read: close its brackets and quotes"),
@@ -73,6 +77,24 @@ def test_options_of_a_further_folder_are_known(composer: Composer, mistake: Call
     assert mistake(searched, "model=extr") == extr
 
 
+@pytest.mark.parametrize("config_dir", [None, "."])
+def test_a_search_path_that_is_no_list_is_told(conf: Path, config_dir: str | None) -> None:
+    composer = Composer("train", config_loader(conf), VALUES, config_dir=config_dir)
+    with pytest.raises(UserError, match=r"hydra\.searchpath must be a list of strings"):
+        composer.job(["hydra.searchpath=a"])
+    for composed in (composer.job, composer.master):
+        with pytest.raises(UserError, match=r"The value of 'hydra\.searchpath=\[a' cannot be read"):
+            composed(["hydra.searchpath=[a", "seed=1"])
+
+
+def test_the_search_path_of_a_file_is_kept_with_a_further_folder(conf: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write(tmp_path / name, {f"model/{name}.yaml": "{_target_: toy.parts.Record, size: 5}"})
+    write(conf, {"mine.yaml": f"defaults: [train, _self_]\nhydra: {{searchpath: ['file://{tmp_path}/first']}}\n"})
+    composer = Composer("mine", config_loader(conf), VALUES, config_dir=str(tmp_path / "second"))
+    assert [composer.job([f"model={name}"]).model.size for name in ("first", "second")] == [5, 5]
+
+
 def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path: Path) -> None:
     listed = "{defaults: [net, _self_], part: [{_target_: toy.parts.build, _partial_: true, steps: 3}]}"
     extra = write(tmp_path / "extra", {"model/listed.yaml": listed})
@@ -85,6 +107,16 @@ def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"]):
         with pytest.raises(UserError):
             composer.jobs(overrides)
+
+
+def test_a_pattern_finds_the_options_of_a_further_folder_too(conf: Path, tmp_path: Path) -> None:
+    extra = write(tmp_path / "extra", {"model/extra.yaml": "size: 5", "model/_base.yaml": "size: 5"})
+    composer = Composer("train", config_loader(conf), VALUES, config_dir=str(extra))
+    assert composer.expand(["model=glob(*)"]) == [[f"model={name}"] for name in ("extra", "net", "open", "record")]
+    assert composer.expand(["model=glob([n*,r*],exclude=net)", "seed=1,2"]) == [
+        ["model=record", "seed=1"],
+        ["model=record", "seed=2"],
+    ]
 
 
 def test_a_sweep_may_be_set_in_a_file(composer: Composer, conf: Path) -> None:

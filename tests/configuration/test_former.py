@@ -14,6 +14,8 @@ FORMER = {
     "launcher=basic": ["launcher=local"],
     "launcher=joblib": ["launcher=local", "launcher.at_once=null"],
     "hydra/launcher=slurm": ["launcher=slurm"],
+    "hydra/launcher=basic": ["launcher=local"],
+    "hydra/launcher=joblib": ["launcher=local", "launcher.at_once=null"],
     "hydra.launcher.n_jobs=2": ["launcher.at_once=2"],
     "hydra.launcher.n_jobs=-1": ["launcher.at_once=null"],
     "hydra.launcher.partition=gpu": ["launcher.partition=gpu"],

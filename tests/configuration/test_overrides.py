@@ -61,14 +61,15 @@ def test_null_chooses_nothing_of_a_group() -> None:
     assert prepare("seed=null", {"logger"}, {"logger", "callbacks"}) == "seed=null"
 
 
-@pytest.mark.parametrize("value", ["1984", "1e5", "true", "null", "~", "a.txt"])
+@pytest.mark.parametrize("value", ["1984", "1e5", "true", "~", "a.txt"])
 def test_the_value_of_a_text_key_is_text(value: str) -> None:
     assert parse(prepare(f"data.path={value}", text_keys={"data.path"})).value() == value
 
 
-def test_null_is_none_but_for_a_file_of_that_name() -> None:
-    assert parse(prepare("note=null", text_keys={"note", "data.path"})).value() is None
-    assert compose(["model=bigram", "init_from=null", "note=null"]).init_from is None
+@pytest.mark.parametrize("key", ["note", "init_from", "data.path"])
+def test_null_is_none_unless_it_is_quoted(key: str) -> None:
+    for value, meant in (("null", None), ("NULL", None), ("'null'", "null")):
+        assert OmegaConf.select(compose(["model=bigram", f"{key}={value}"]), key) == meant
 
 
 @pytest.mark.parametrize("text", ["a b", "a=b", "", "[1]"])

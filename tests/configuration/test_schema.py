@@ -14,7 +14,7 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from charlab.configuration.build import signature
+from charlab.configuration.build import UNKNOWN, signature
 from charlab.configuration.check import INSTRUCTIONS
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
@@ -55,7 +55,7 @@ def test_a_file_has_exactly_the_keys_that_its_constructors_leave_to_it(name: str
     for node in constructions(OmegaConf.to_container(composed, resolve=False)):
         target = str(node["_target_"])
         keys, known = set(node) - INSTRUCTIONS, signature(target)
-        assert known is not None, f"{target} cannot be read"
+        assert known is not UNKNOWN, f"{target} cannot be read"
         if target.startswith("charlab."):
             assert keys | CHOSEN == (known.configured - LEFT_OUT.get(name, set())) | CHOSEN, target
         else:

@@ -83,8 +83,12 @@ class Signature:
         return self.open or name in self.annotations
 
 
-def signature(target: str) -> Signature | None:
-    """Return the signature of a `_target_`; None if Python cannot determine it.
+UNKNOWN = Signature({}, open=True, configured=frozenset(), required=frozenset(), supplied=frozenset())
+"""The signature of what Python cannot inspect, which may take any argument."""
+
+
+def signature(target: str) -> Signature:
+    """Return the signature of a `_target_`.
 
     Raises:
         UserError: if it cannot be imported, or is neither a class nor a function.
@@ -95,8 +99,12 @@ def signature(target: str) -> Signature | None:
     try:
         every = inspect.signature(constructor).parameters
     except (TypeError, ValueError):
-        return None
-    hints = _hints(constructor)
+        return UNKNOWN
+    function = code_of(constructor)
+    try:
+        hints = typing.get_type_hints(function, include_extras=True) if function is not None else {}
+    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
+        hints = {}
     parameters = {name: p for name, p in every.items() if p.kind not in _VARIADIC}
     keywords = {name: p for name, p in parameters.items() if p.kind is Parameter.KEYWORD_ONLY}
     positional = [n for n, p in parameters.items() if n not in keywords and p.default is Parameter.empty]
@@ -117,15 +125,7 @@ def accepts(target: str, name: str) -> bool:
         known = signature(target)
     except UserError:
         return False
-    return known is not None and name in known.annotations and name not in known.supplied
-
-
-def _hints(constructor: Callable[..., Any]) -> dict[str, Any]:
-    function = code_of(constructor)
-    try:
-        return typing.get_type_hints(function, include_extras=True) if function is not None else {}
-    except Exception:  # an annotation may use a name that is imported only under TYPE_CHECKING
-        return {}
+    return name in known.annotations and name not in known.supplied
 
 
 def code_of(constructor: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -48,6 +48,7 @@ UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegat
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
+_DEEPEST = 100  # levels of a configuration
 
 
 def resolved(config: DictConfig, composition: Composition, *, complete: bool) -> dict[str, Any]:
@@ -75,12 +76,15 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
             ) from None
         except OmegaConfBaseException as error:
             reason = str(error).splitlines()[0].rstrip(".")
-            raise UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.") from None
+            mistake = find_user_error(error)  # of a resolver
+            raise (mistake or UserError(f"{path}{composition.place(path)} cannot be resolved: {reason}.")) from None
         if isinstance(found, Container):
             return content(found, raw if isinstance(raw, dict | list) else OmegaConf.to_container(found), path)
         return KNOWN_AT_RUN_TIME if found is None and "${hydra:" in str(raw) else found
 
     def content(node: Any, raw: Any, path: str) -> Any:
+        if len(re.findall(r"[.\[]", path)) > _DEEPEST:
+            raise UserError("An interpolation refers to the mapping or list that it is in: let it refer to a value.")
         if isinstance(raw, list):
             return [value(node, index, part, f"{path}[{index}]") for index, part in enumerate(raw)]
         kept = {key: part for key, part in raw.items() if path or key != "hydra"} if isinstance(raw, dict) else {}
@@ -153,18 +157,28 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
 
 
 def output_folder(config: DictConfig, *, sweep: bool) -> Path | None:
-    """Return a job's output folder; None if it is known only when the job starts.
+    """Return a job's output folder; None if only the job of a sweep will know it.
 
     The folder's name depends on the training text, so this reads the text.
+
+    Raises:
+        UserError: if it cannot be resolved.
     """
     node = config.hydra
     try:
         with hydra_config(config):
-            return Path(node.sweep.dir, node.sweep.subdir) if sweep else Path(node.run.dir)
+            named = [node.sweep.dir, node.sweep.subdir] if sweep else [node.run.dir]
     except (InterpolationToMissingValueError, MissingMandatoryValue):
-        return None  # a pattern that the user has set, perhaps with the job's number
+        if sweep:
+            return None  # a pattern that the user has set, perhaps with the job's number
+        raise UserError(
+            "hydra.run.dir needs a value that a single run lacks, such as hydra.job.num: name a folder without it."
+        ) from None
     except OmegaConfBaseException as error:
         raise (find_user_error(error) or UserError(one_sentence(error))) from None
+    if named == [""]:  # all files of the run would be among the user's
+        raise UserError("hydra.run.dir is empty: name a folder, or hydra.run.dir=. for the one you are in.")
+    return Path(*named)
 
 
 def check_output_folder(folder: Path | None) -> None:
@@ -222,14 +236,22 @@ def _check_construction(node: dict[str, Any], path: str, composition: Compositio
     except UserError as error:
         raise UserError(f"{path}._target_{composition.place(f'{path}._target_')}: {error}") from error.__cause__
     given = [key for key in node if key not in INSTRUCTIONS]
-    if known is not None and composition.is_typed(f"{path}._target_"):
+    if composition.is_typed(f"{path}._target_"):
         _check_left_over(given, path, target, known, composition)
     for key in given:
         inner, value = _join(path, key), node[key]
-        _check_argument(value, key, inner, known, composition)
+        if key in known.supplied:
+            raise UserError(f"{inner} cannot be configured{composition.place(inner)}: the program supplies it.")
+        if not known.takes(key):
+            names = set(known.annotations) - known.supplied
+            raise unknown_key(inner, names, composition.declared, composition.place(inner))
+        check_constructions(value, inner, composition)
+        if not _is_constructed(value):
+            _check_value(value, inner, known.annotations.get(key, Any), composition)
         if type(value) in (int, float) and target.startswith(FINITE_FLOAT_TARGETS):
             _check_value(value, inner, UNLIMITED_WHEN_INFINITE.get(inner, FiniteFloat), composition)
-    if known is not None and (lacking := sorted(known.required - set(given))):
+    later = node.get("_partial_") and not target.startswith("charlab.")  # the call of a partial may have the rest
+    if not later and (lacking := sorted(known.required - set(given))):
         raise UserError(f"{path}.{lacking[0]} is missing: {target} needs it.")
 
 
@@ -244,17 +266,6 @@ def _check_left_over(
             f"{target} does not take {joined(left_over)}{places[left_over[0]]}: leave {them} out with "
             f"{' '.join(f'~{key}' for key in left_over)}."
         )
-
-
-def _check_argument(value: Any, key: str, path: str, known: Signature | None, composition: Composition) -> None:
-    if known is not None and key in known.supplied:
-        raise UserError(f"{path} cannot be configured{composition.place(path)}: the program supplies it.")
-    if known is not None and not known.takes(key):
-        everywhere = composition.declared if "." in path else ()
-        raise unknown_key(path, set(known.annotations) - known.supplied, everywhere, composition.place(path))
-    check_constructions(value, path, composition)
-    if known is not None and key in known.annotations and not _is_constructed(value):
-        _check_value(value, path, known.annotations[key], composition)
 
 
 def _check_value(value: Any, path: str, annotation: Any, composition: Composition) -> None:

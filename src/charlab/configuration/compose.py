@@ -17,14 +17,24 @@ from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from charlab.command import command
+from charlab.configuration.build import HYDRA_1_4
 from charlab.configuration.check import check_constructions, check_parts, check_values, resolved
-from charlab.configuration.messages import one_sentence
-from charlab.configuration.overrides import SWEEP_KEYS, concerns_sweep, key_of, parse, prepare, quoted, translate
+from charlab.configuration.messages import COMPOSITION_ERRORS, one_sentence
+from charlab.configuration.overrides import (
+    SWEEP_KEYS,
+    concerns_sweep,
+    key_of,
+    parse,
+    prepare,
+    quoted,
+    translate,
+    typed_value,
+)
 from charlab.configuration.sources import (
     VERSION_BASE,
     Composition,
@@ -108,21 +118,32 @@ class Composer:
         groups, list_groups = self._groups
         return [prepare(override, list_groups, groups, self.text_keys) for override in overrides]
 
+    def _content(self, name: str) -> dict[str, Any]:
+        """Return the content of a configuration file; empty if there is none, or if it is wrong, as composing tells."""
+        sources = [source for source in self.loader.get_sources() if source.is_config(name)]
+        try:
+            content = OmegaConf.to_container(sources[0].load_config(name).config) if sources else {}
+        except COMPOSITION_ERRORS:
+            return {}
+        return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+
     @cached_property
     def _own(self) -> dict[str, Any]:
         """The content of the program's own configuration file."""
-        sources = [source for source in self.loader.get_sources() if source.is_config(self.config_name)]
-        content = OmegaConf.to_container(sources[0].load_config(self.config_name).config) if sources else {}
-        return cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+        return self._content(self.config_name)
 
     def searching(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides with `config_dir` at the head of the search path that they give, if any."""
+        """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
         if self.config_dir is None:
             return list(overrides)
+        folder = Path(self.config_dir).resolve()
+        if not folder.is_dir():
+            raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
-        values = [parse(override).value() for override in typed[-1:]]
-        given = [str(path) for value in values if isinstance(value, list) for path in value]
-        folders = ",".join(map(quoted, [_url(self.config_dir), *given]))
+        given = typed_value(typed[0]) if typed else self.searchpath or []
+        if not isinstance(given, list):  # a mistake, which Hydra reports
+            return list(overrides)
+        folders = ",".join(quoted(str(path)) for path in [f"file://{folder}", *given])
         return [f"hydra.searchpath=[{folders}]", *(override for override in overrides if override not in typed)]
 
     @property
@@ -134,9 +155,11 @@ class Composer:
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
         """The groups in the program's defaults list, and those of them that accept several options."""
+        names = [entry for entry in self._own.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
         chosen: dict[str, Any] = {}
-        for entry in self._own.get("defaults", []):
-            chosen |= entry if isinstance(entry, dict) else {}
+        for content in [*map(self._content, names), self._own]:  # a file of the user's may begin with train
+            for entry in content.get("defaults", []):
+                chosen |= entry if isinstance(entry, dict) else {}
         chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
 
@@ -144,7 +167,7 @@ class Composer:
     def text_keys(self) -> set[str]:
         """The keys whose values are always text, even if they look like numbers."""
         texts = {path for path, annotation in self.values.items() if annotation in (str, str | None)}
-        return {"data.path", "init_from", "extend", "note", "launcher.account", "launcher.partition"} | texts
+        return {"data.path", "launcher.account", "launcher.partition"} | texts
 
     def job(self, overrides: Sequence[str], *, complete: bool = True, build: bool = True) -> DictConfig:
         """Return the checked configuration of a single job, including Hydra's node.
@@ -173,8 +196,8 @@ class Composer:
         master = Composition(self, overrides, multirun=True).load()
         if master.hydra.runtime.choices["hydra/sweeper"] != "basic":
             return [self._checked(overrides, complete=False, multirun=True)]
-        swept = self.expand(typed_overrides(master), master.hydra.sweeper.params)
-        fixed = typed_overrides(master, "hydra")
+        swept = self.expand(typed_overrides(master.hydra), master.hydra.sweeper.params)
+        fixed = typed_overrides(master.hydra, "hydra")
         configs = [self._checked([*fixed, *job]) for job in swept]
         self.build()  # last: it imports torch, and the checks above do not
         return configs
@@ -200,14 +223,14 @@ class Composer:
 
     def expand(self, overrides: Sequence[str], params: Mapping[str, Any] | None = None) -> list[list[str]]:
         """Return the overrides of each job of a sweep, one per combination of values; `params` adds values by key."""
-        arguments = [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]
+        choices: dict[str, list[str]] = {}
         try:
-            parsed = OverridesParser.create(config_loader=self.loader).parse_overrides(arguments)
-            choices: dict[str, list[str]] = {}
-            for override in parsed:
-                key = override.get_key_element()
+            for override in map(parse, [*(f"{key}={value}" for key, value in (params or {}).items()), *overrides]):
+                key, given = override.get_key_element(), cast(Any, override.value())
                 if not override.is_sweep_override():
                     values = [override.get_value_element_as_str()]
+                elif isinstance(given, Glob):  # Hydra would not look into the folder of --config-dir
+                    values = given.filter(Composition(self, overrides).listed(override.key_or_group))
                 elif override.is_discrete_sweep():
                     values = list(override.sweep_string_iterator())
                 else:
@@ -229,16 +252,9 @@ class Composer:
         return config
 
 
-def _url(config_dir: str) -> str:
-    folder = Path(config_dir).resolve()
-    if not folder.is_dir():
-        raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
-    return f"file://{folder}"
-
-
-def typed_overrides(config: DictConfig, kind: Literal["task", "hydra"] = "task") -> list[str]:
-    """Return the unresolved overrides that `config` was composed with, either the task's or Hydra's."""
-    return cast(list[str], OmegaConf.to_container(config.hydra.overrides[kind], resolve=False))
+def typed_overrides(hydra: Any, kind: Literal["task", "hydra"] = "task") -> list[str]:
+    """Return the unresolved overrides of a configuration, either the task's or Hydra's, from its node `hydra`."""
+    return cast(list[str], OmegaConf.to_container(hydra.overrides[kind], resolve=False))
 
 
 def resolve_values(config: DictConfig) -> None:
@@ -266,7 +282,7 @@ def _tell_once(note: str) -> None:
 
 def register_resolver(name: str, resolver: Any) -> None:
     """Register the resolver behind `${name:…}` for every configuration."""
-    register: Any = OmegaConf.register_new_resolver if VERSION_BASE else OmegaConf.register_resolver  # with Hydra 1.4
+    register: Any = OmegaConf.register_resolver if HYDRA_1_4 else OmegaConf.register_new_resolver
     register(name, resolver, replace=True)
 
 

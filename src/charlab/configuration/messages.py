@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml  # type: ignore[import-untyped]
-from hydra.core.override_parser.types import Override, Sweep
+from hydra.core.override_parser.types import Glob, Override, Sweep
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MappingNode, MarkedYAMLError, Node, YAMLError
@@ -26,7 +26,7 @@ from charlab.quantities import joined
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, OSError)
 """Exceptions that Hydra raises when a user's configuration does not compose."""
 
 EXTRAS = {
@@ -84,10 +84,8 @@ def unknown_key(path: str, siblings: Collection[str], everywhere: Collection[str
     parent, _, leaf = path.rpartition(".")
     prefix = f"{parent}." if parent else ""
     former = OTHER_NAMES.get(leaf, "")
-    if former in siblings:
-        return UserError(f"There is no key {path}{place}; did you mean {prefix}{former}?")
-    if "=" in former:
-        return UserError(f"There is no key {path}{place}; did you mean {former}?")
+    if former in siblings or "=" in former:
+        return UserError(f"There is no key {path}{place}; did you mean {'' if '=' in former else prefix}{former}?")
     elsewhere = [key for key in everywhere if key.rpartition(".")[2] == leaf and key != path]
     hint = similar(elsewhere[0], elsewhere) if elsewhere else nearest(leaf, siblings, prefix)
     if parent in ("callbacks", "logger"):
@@ -106,11 +104,8 @@ def missing_extra(part: str) -> UserError | None:
     if part not in EXTRAS:
         return None
     extra, module = EXTRAS[part]
-    try:
-        installed = find_spec(module) is not None
-    except ModuleNotFoundError:
-        installed = False
-    return None if installed else UserError(f'{part} needs an extra: pip install "charlab[{extra}]".')
+    needed = UserError(f'{part} needs an extra: pip install "charlab[{extra}]".')
+    return needed if find_spec(module) is None else None
 
 
 def find_user_error(error: BaseException | None) -> UserError | None:
@@ -127,12 +122,9 @@ def find_user_error(error: BaseException | None) -> UserError | None:
             return UserError(f"{error.strerror}{where}: {advice(error)}.")
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
             return _out_of_memory(error)
-        implicit = None
         hides_its_cause = isinstance(error, OmegaConfBaseException)  # of a resolver that failed
         torn = not error.__suppress_context__ and (type(error) is RuntimeError or isinstance(error, OSError))
-        if hides_its_cause or torn:
-            implicit = error.__context__
-        error = error.__cause__ or implicit
+        error = error.__cause__ or (error.__context__ if hides_its_cause or torn else None)
     return error
 
 
@@ -184,11 +176,15 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
     """Return the error to show to the user for an error that Hydra raised while composing."""
     if isinstance(error, UserError):
         return error
+    if type(error) is KeyError:
+        return UserError(f"hydra.job.env_copy names {error}, which is not set: set it, or leave it out.")
     if isinstance(error, UnicodeDecodeError):
         named = composition.file_with(error.object) or "A configuration file"
         return UserError(f"{named} is not UTF-8 text ({error.reason}): convert it to UTF-8.")
     if isinstance(error, MarkedYAMLError) and str(error.problem).startswith(_DUPLICATE):
         return _duplicate_key(error)
+    if isinstance(error, YAMLError):
+        return UserError(one_sentence(error))
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):
         return UserError(
             "A list replaces a mapping, or a mapping a list: leave the replaced part out of the defaults list, as "
@@ -201,21 +197,20 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         except HydraException as failure:
             return _unreadable(typed, failure)
     for override in parsed:
-        mistake = _mistaken_choice(override, composition)
-        if mistake is not None:
+        if (mistake := _mistaken_choice(override, composition)) is not None:
             return mistake
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_file(error.missing_cfg_file, composition, parsed)
-    choices = [o for o in parsed if composition.is_group(o.key_or_group) and not isinstance(o.value(), Sweep | dict)]
+    groups = [override for override in parsed if composition.is_group(override.key_or_group)]
+    choices = [override for override in groups if not isinstance(override.value(), Sweep | Glob | dict)]
     try:
-        base = composition.plain([o.input_line or "" for o in choices])
+        base = composition.plain([override.input_line or "" for override in choices])
     except COMPOSITION_ERRORS as failure:
         return _mistaken_group(failure, choices) or UserError(one_sentence(failure))
     for override in parsed:
         if override not in choices and not override.is_sweep_override():
             for key in keys_set(override.key_or_group, override.value()):
-                mistake = _mistaken_key(key, override, base)
-                if mistake is not None:
+                if (mistake := _mistaken_key(key, override, base)) is not None:
                     return mistake
     return UserError(one_sentence(error))
 
@@ -236,8 +231,7 @@ def _path_to(node: Node, line: int, key: str) -> str | None:
     for name, value in node.value if isinstance(node, MappingNode) else ():
         if name.value == key and name.start_mark.line == line:
             return key
-        inner = _path_to(value, line, key)
-        if inner is not None:
+        if (inner := _path_to(value, line, key)) is not None:
             return f"{name.value}.{inner}"
     return None
 
@@ -263,11 +257,11 @@ def _mistaken_choice(override: Override, composition: Composition) -> UserError 
     if not key:
         return UserError(f"{typed!r} has no key before its =: write key=value.")
     if override.is_sweep_override() and not composition.multirun:
-        values = typed.partition("=")[2]
-        text = f""", or quote it if it is one text, '{key}="{values}"'""" if key in composition.text_keys else ""
+        values, is_text = typed.partition("=")[2], key in composition.composer.text_keys
+        listed = "" if values.endswith(")") else f", or make them a list, {key}=[{values}]"  # range(1,3) makes none
+        text = f""", or quote it if it is one text, '{key}="{values}"'""" if is_text else ""
         return UserError(
-            f"{typed} has several values: sweep over them with -m (charlab.study in Python), or make them a list, "
-            f"{key}=[{values}]{text}."
+            f"{typed} has several values: sweep over them with -m (charlab.study in Python){listed}{text}."
         )
     if not composition.is_group(key):
         return UserError(f"There is no group {key}{nearest(key, composition.groups())}") if "/" in key else None
@@ -289,9 +283,6 @@ def _unknown_option(group: str, option: str, place: str, composition: Compositio
 def _missing_file(missing: str, composition: Composition, parsed: list[Override]) -> UserError:
     """Return the error for an option that a file names but that does not exist."""
     group, _, option = missing.rpartition("/")
-    absent = missing_extra(f"launcher={option}") if group == "hydra/launcher" else None
-    if absent is not None:
-        return absent
     if not group:
         return UserError(f"There is no configuration {missing}.yaml{nearest(option, composition.options(''))}")
     chosen = [f"{o.key_or_group}/{o.value()}" for o in parsed if composition.is_group(o.key_or_group)]
@@ -305,7 +296,7 @@ def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | No
     for override in choices:
         key, typed = override.get_key_element(), override.input_line or ""
         if f"Could not override '{key}'" in message or f"Could not delete '{key.lstrip('~')}" in message:
-            return UserError(f"{typed} changes nothing: the other choices have no {override.key_or_group}.")
+            return UserError(f"{typed} changes nothing: the other choices have no {key.lstrip('~')}.")
         if override.is_add() and f"{override.key_or_group}" in message:
             return UserError(f"{typed} adds a second choice for the group: leave out the +.")
         if override.is_force_add():
@@ -319,6 +310,8 @@ def _mistaken_key(key: str, override: Override, base: dict[str, object]) -> User
     node: object = base
     for depth, part in enumerate(parts):
         path = ".".join(parts[: depth + 1])
+        if isinstance(node, list):
+            node = {str(index): item for index, item in enumerate(node)}
         if not isinstance(node, dict):
             return UserError(f"There is no key {path}: {'.'.join(parts[:depth])} is a single value.")
         if part not in node:

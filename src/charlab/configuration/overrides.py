@@ -75,7 +75,8 @@ def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     translated: list[str] = []
     notes: list[str] = []
     for override in overrides:
-        present = FORMER_OVERRIDES.get(override) or (_renamed(override),)
+        renamed = _renamed(override)
+        present = FORMER_OVERRIDES.get(override) or FORMER_OVERRIDES.get(renamed, (renamed,))
         translated += present
         if present != (override,):
             notes.append(f"{override} is now {' '.join(present)}.")
@@ -107,8 +108,7 @@ def prepare(
       `~logger` and `logger=null` become `logger=[]`.
     - For the other `groups`, `callbacks=null` becomes `~callbacks`.
     - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
-    - Values of other `text_keys` are quoted if Hydra would read a number, true or false; null stays null, except as the
-      name of a file.
+    - Values of other `text_keys` are quoted if Hydra would read a number, true or false.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
     """
@@ -128,11 +128,12 @@ def prepare(
         return override if _QUOTED.fullmatch(value) else f"{key}={quoted(value)}"
     if name in list_groups and "," in value and not value.startswith("[") and "(" not in value:
         return f"{key}=[{value}]"
-    if name in text_keys and _is_no_text(override) and (value.lower() != "null" or name == "data.path"):
-        return f"{key}={quoted(value)}"
-    if not re.match(r"""["'\[{(]""", value) and "," not in value and not _is_readable(override):
-        return f"{key}={quoted(value)}"
-    return override
+    parsed = parse_or_none(override)
+    if parsed is None:
+        is_text = not re.match(r"""["'\[{(]""", value) and "," not in value
+    else:
+        is_text = name in text_keys and not parsed.is_sweep_override() and isinstance(parsed.value(), int | float)
+    return f"{key}={quoted(value)}" if is_text else override
 
 
 def quoted(text: str) -> str:
@@ -177,28 +178,25 @@ def parse(override: str) -> Override:
     return OverridesParser.create().parse_override(override)
 
 
+def parse_or_none(override: str) -> Override | None:
+    """Return the parsed override; None if it is not a valid one."""
+    try:
+        return parse(override)
+    except HydraException:
+        return None
+
+
+def typed_value(override: str) -> Any:
+    """Return the value that an override sets; None if it is not a valid override."""
+    parsed = parse_or_none(override)
+    return parsed.value() if parsed is not None else None
+
+
 def keys_set(key: str, value: object) -> list[str]:
     """Return the dotted keys that an override sets: one, or one per entry if its value is a mapping."""
     if not isinstance(value, dict) or not value:
         return [key]
     return [inner for name, part in value.items() for inner in keys_set(f"{key}.{name}", part)]
-
-
-def _is_readable(override: str) -> bool:
-    try:
-        parse(override)
-    except HydraException:
-        return False
-    return True
-
-
-def _is_no_text(override: str) -> bool:
-    """Return whether Hydra reads a single value that is not text."""
-    try:
-        parsed = parse(override)
-    except HydraException:
-        return False
-    return not parsed.is_sweep_override() and (parsed.value() is None or isinstance(parsed.value(), int | float | bool))
 
 
 def key_of(override: str) -> str:

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import hydra
 from hydra import version
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
-from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.build import accepts
+from charlab.configuration.build import HYDRA_1_4, accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
-from charlab.configuration.overrides import key_of, keys_set, parse
+from charlab.configuration.overrides import key_of, keys_set, parse, typed_value
 from charlab.errors import UserError
 
 if TYPE_CHECKING:
     from charlab.configuration.compose import Composer
 
-VERSION_BASE: dict[str, Any] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+VERSION_BASE: dict[str, Any] = {} if HYDRA_1_4 else {"version_base": "1.3"}
 """Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
 OWN = "charlab's own configuration"
 
@@ -79,13 +78,11 @@ class Composition:
 
     Attributes:
         overrides: the overrides passed to Hydra, with a `+` before parameters that only a signature declares.
-        text_keys: keys whose values are always text.
     """
 
     def __init__(self, composer: Composer, overrides: Sequence[str], *, multirun: bool = False) -> None:
         self.composer, self.multirun = composer, multirun
         self.overrides = composer.searching(overrides)
-        self.text_keys = composer.text_keys
         self._mode = RunMode.MULTIRUN if multirun else RunMode.RUN
 
     def load(self) -> DictConfig:
@@ -105,22 +102,18 @@ class Composition:
 
     def _with_undeclared(self, error: Exception) -> list[str]:
         """Return the overrides with a `+` before the one that failed, if its key is a parameter of the constructor."""
-        found = list(self.overrides)
-        for index, override in enumerate(found):
-            key = override.partition("=")[0]
-            parent, _, leaf = key.rpartition(".")
-            if parent and f"'{key}'" in str(error) and str(error).startswith("Could not override"):
-                choices = [
-                    other for other in found if self.is_group(key_of(other)) or key_of(other) == f"{parent}._target_"
-                ]
-                try:
-                    node = OmegaConf.select(self._load([*self._searching, *choices]), parent)
-                except COMPOSITION_ERRORS:
-                    return found
-                target = node.get("_target_") if isinstance(node, DictConfig) else None
-                if isinstance(target, str) and accepts(target, leaf):
-                    found[index] = f"+{override}"
-        return found
+        failed = re.match(r"Could not override '([^']+)\.(\w+)'", str(error))
+        if failed is None:
+            return self.overrides
+        parent, leaf = failed.groups()
+        target_key = f"{parent}._target_"
+        chosen = [each for each in self.overrides if self.is_group(key_of(each)) or key_of(each) == target_key]
+        try:
+            target = OmegaConf.select(self._load([*self._searching, *chosen]), target_key)
+        except COMPOSITION_ERRORS:
+            return self.overrides
+        undeclared = isinstance(target, str) and accepts(target, leaf)
+        return [f"+{each}" if undeclared and each.startswith(f"{parent}.{leaf}=") else each for each in self.overrides]
 
     def plain(self, overrides: Sequence[str]) -> dict[str, Any]:
         """Compose with other overrides; return plain, unresolved dictionaries and lists."""
@@ -135,8 +128,7 @@ class Composition:
         """The places that Hydra searches, in order. Asking its loader about a group takes a hundred times as long."""
         sources = self.composer.loader.get_sources()
         kinds = {source.scheme(): type(source) for source in sources}
-        typed = [parse(override).value() for override in self._searching]
-        further = typed[0] if typed else self.composer.searchpath
+        further = typed_value(self._searching[0]) if self._searching else self.composer.searchpath
         for path in further if isinstance(further, list) else ():
             path = str(path) if "://" in str(path) else f"file://{path}"
             if (scheme := path.partition("://")[0]) in kinds:
@@ -146,6 +138,10 @@ class Composition:
     def _members(self, group: str, kind: ObjectType) -> list[str]:
         searched = (source.list(group, kind) for source in self._sources if source.is_group(group))
         return sorted({name for names in searched for name in names})
+
+    def listed(self, group: str) -> list[str]:
+        """Return the options of a group, without those in subfolders."""
+        return [option for option in self._members(group, ObjectType.CONFIG) if not option.startswith("_")]
 
     def is_group(self, name: str) -> bool:
         """Return whether a group of that name exists."""
@@ -165,20 +161,20 @@ class Composition:
             for option in self.options(f"{group}/{child}")
             if any("@package _global_" in text for text in self._texts_of(f"{group}/{child}/{option}"))
         ]
-        options = [*self._members(group, ObjectType.CONFIG), *nested]
-        return [option for option in options if not option.rpartition("/")[2].startswith("_")]
+        return [*self.listed(group), *nested]
 
     def check_choices(self) -> None:
         """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
         for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
             group, chosen = override.key_or_group, override.value()
-            if override.is_sweep_override() or not any((folder / group).is_dir() for folder in self._folders):
+            if not any((folder / group).is_dir() for folder in self._folders):
                 continue
-            for option in chosen if isinstance(chosen, list) else [chosen]:
-                found = [folder for folder in self._folders if (folder / f"{group}/{option}.yaml").is_file()]
+            names = [option for option in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(option, str)]
+            for name in names:
+                found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
                 if len(found) > 1:
                     raise UserError(
-                        f"{group}={option} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
+                        f"{group}={name} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
                         "give the latter file another name."
                     )
 
@@ -262,7 +258,4 @@ def _keys_in(text: str) -> frozenset[str]:
 
 def _typed_keys(override: str) -> list[str]:
     key = key_of(override)
-    try:
-        return [key, *keys_set(key, parse(override).value())]
-    except HydraException:
-        return [key]
+    return [key, *keys_set(key, typed_value(override))]

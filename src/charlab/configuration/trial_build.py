@@ -13,7 +13,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import CodeType, TracebackType
 from typing import Any
 
 import hydra
@@ -82,8 +81,7 @@ def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
 
 def _takes(node: dict[str, Any], name: str) -> bool:
     """Return whether the first parameter of the node's `_target_` has that name."""
-    known = signature(node["_target_"]) if "_target_" in node else None
-    return known is not None and next(iter(known.annotations), None) == name
+    return "_target_" in node and next(iter(signature(node["_target_"]).annotations), None) == name
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
@@ -241,27 +239,24 @@ def _frame(error: BaseException) -> str | None:
     """Return where an error was raised: the innermost line of the user's code, or else of a package; None for torch."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
     frames = [f for f in frames if not f.filename.startswith(_CHARLAB)] or frames
-    found = [f"{frame.filename}, line {frame.lineno}, in {frame.name}" for frame in frames[-1:]]
-    return line_of_user(error) or next(iter(found), None)
+    innermost = f"{frames[-1].filename}, line {frames[-1].lineno}, in {frames[-1].name}" if frames else None
+    return line_of_user(error) or innermost
 
 
 def _failing_node(error: BaseException, tree: dict[str, Any], path: str) -> str:
     """Return the dotted path of the node whose constructor raised the error."""
-    constructors = [(code, where, node) for where, node in nodes(tree[path], path) if (code := _code(node))]
+    constructors = [
+        (code, where, node)
+        for where, node in nodes(tree[path], path)
+        if (code := getattr(code_of(find(node["_target_"])), "__code__", None)) is not None
+    ]
     found = path
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None:
-        same = [(where, node) for code, where, node in constructors if code is trace.tb_frame.f_code]
-        values = trace.tb_frame.f_locals
-        fitting = [w for w, node in same if all(values.get(k, v) == v for k, v in node.items() if _is_plain(v))]
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        same = [(where, node) for code, where, node in constructors if code is frame.f_code]
+        values = frame.f_locals
+        fitting = [where for where, node in same if all(values.get(k, v) == v for k, v in node.items() if _is_plain(v))]
         found = (fitting or [where for where, _ in same] or [found])[0]
-        trace = trace.tb_next
     return found
-
-
-def _code(node: dict[str, Any]) -> CodeType | None:
-    function: Any = code_of(find(node["_target_"]))
-    return function.__code__ if function is not None else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -290,7 +290,7 @@ class Record:
         from charlab.runs.evaluate import evaluate_run
 
         chosen = [f"run={quoted(str(self.folder))}", f"protocol={protocol}", f"split={split}"]
-        evaluate_run(compose(chosen, "evaluate"), Console(file=io.StringIO()))
+        evaluate_run(compose(chosen, "evaluate"), Console(file=io.StringIO(), force_jupyter=False))
         self.metrics = Record.load(self.folder).metrics
 
 
