@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from charlab.api import evaluate, export, generate, load, requalify, run, study, verify
 
 __all__ = ["UserError", "evaluate", "export", "generate", "load", "requalify", "run", "runs", "study", "verify"]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 
 def __getattr__(name: str) -> Any:

@@ -244,6 +244,8 @@ def test_its_network_is_not_for_the_optimizer_of_the_program(fitted):
     [
         (lambda: model(contexts=["last_99"]), "no context 'last_99'"),
         (lambda: model(matches=[["lost"]]), "no context 'lost'"),
+        (lambda: model(contexts=[], matches=[]), "nothing to mix"),
+        (lambda: model(matches=[[]]), "nothing to mix"),
         (lambda: model().fit(torch.tensor([], dtype=torch.long)), "empty"),
         (lambda: model().fit(torch.tensor([V])), f"{V} to {V}"),
         (lambda: model(online_block=0), "online_block"),

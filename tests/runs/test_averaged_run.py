@@ -7,7 +7,7 @@ import torch
 import charlab
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.train import _Training
-from charlab.training.checkpoint_io import LAST
+from charlab.training.checkpoint_file import LAST
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, evaluate
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
-from charlab.training.checkpoint_io import BEST, LAST
+from charlab.training.checkpoint_file import BEST, LAST
 from tests.helpers.tiny_runs import TINY, assert_same_outcome, curves
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import charlab
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
-from charlab.training.checkpoint_io import read_resumable
+from charlab.training.checkpoint_file import read_resumable
 
 
 @pytest.fixture

@@ -611,9 +611,9 @@ def test_a_profile_of_training_is_logged(run_tiny, logged, profiler, shown):
     ("preset", "status", "steps"),
     [
         ("fast", "tried", 1),
-        pytest.param("overfit", "finished", 12, marks=pytest.mark.slow),
-        pytest.param("profile", "finished", 100, marks=pytest.mark.slow),
-        pytest.param("anomaly", "finished", 100, marks=pytest.mark.slow),
+        pytest.param("overfit", "tried", 12, marks=pytest.mark.slow),
+        pytest.param("profile", "tried", 100, marks=pytest.mark.slow),
+        pytest.param("anomaly", "tried", 100, marks=pytest.mark.slow),
     ],
 )
 def test_runs_for_debugging_live_apart(preset, status, steps, overrides, tmp_path, monkeypatch, logged):
@@ -629,3 +629,7 @@ def test_runs_for_debugging_live_apart(preset, status, steps, overrides, tmp_pat
     assert any("training_step" in text for text in logged) == (preset == "profile")
     ordinary = compose([*kept, f"output_dir={tmp_path / 'outputs'}"])
     assert record.fingerprint != fingerprint(ordinary)
+    if preset == "overfit":  # the same command trains again
+        again = charlab.run(*kept, f"debug={preset}")
+        assert (again.folder, again.status, again.steps) == (record.folder, status, steps)
+        assert again.time["training_s"] != record.time["training_s"]

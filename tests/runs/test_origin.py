@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 
 import charlab
 from charlab import cli
@@ -239,6 +240,21 @@ def test_what_concerned_only_the_former_call_is_left_out(tmp_path):
     given = [f"extend={tmp_path / 'run'}", "trainer.max_steps=6"]
     assert with_extended(given) == ["model=bigram", *given]
     assert with_extended([*given, "force=true"]) == ["model=bigram", *given, "force=true"]
+
+
+class Unreachable(DummyLogger):
+    def __init__(self) -> None:
+        raise ConnectionError("nobody answers")
+
+
+@pytest.mark.slow
+def test_an_extended_run_is_only_replaced_by_one_that_can_begin(train):
+    longer = charlab.run(f"extend={train('model=bigram', *LONGER[1:]).folder}", LONGER[0])
+    before = {path: path.read_bytes() for path in longer.folder.rglob("*") if path.is_file()}
+    broken = f"+logger.broken._target_={__name__}.{Unreachable.__name__}"
+    with pytest.raises(UserError, match="nobody answers"):
+        charlab.run(f"extend={longer.config['extend']}", LONGER[0], "force=true", broken)
+    assert {path: path.read_bytes() for path in longer.folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.slow

@@ -62,8 +62,12 @@ def test_a_finished_run_is_not_repeated_unless_forced(run_tiny, finished_run, co
     assert "finished already" in capsys.readouterr().out.replace("\n", " ")
     assert (again.folder, again.fingerprint) == (first.folder, first.fingerprint)
     assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == stamp
+    looked_at = Record.load(first.folder)
+    looked_at.test_looks = 2
+    looked_at.save()
     forced = run_tiny("force=true")
     assert (first.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns > stamp
+    assert forced.test_looks == Record.load(first.folder).test_looks == 2
     assert len(curves(forced)) == len(curves(finished_run))
     assert_same_outcome(finished_run, forced)
 

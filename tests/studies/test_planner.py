@@ -112,6 +112,8 @@ def test_a_cell_knows_how_many_processes_train_it(write_study: Write, expand: Ex
         ("{learned: [], rot: [output_dir=x]}", "The arm rot sets output_dir, which all arms"),
         ("{learned: [], rot: [launcher=ray]}", "The arm rot sets launcher, which all arms"),
         ("{learned: [], rot: [study.margin=1]}", "The arm rot sets study.margin, which all arms"),
+        ("{learned: [], rot: [debug=fast]}", "Runs with debug=fast do not count as results"),
+        ("{learned: [], rot: [trainer.fast_dev_run=true]}", "Runs with trainer.fast_dev_run do not count as results"),
     ],
 )
 def test_an_arm_that_is_wrong_is_named(write_study: Write, expand: Expand, arms: str, sentence: str) -> None:

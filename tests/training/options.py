@@ -17,7 +17,7 @@ from charlab.data.datamodule import CharacterDataModule
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.checkpointing import Checkpointing
 from charlab.training.callbacks.compilation import Compilation
-from charlab.training.checkpoint_io import LAST
+from charlab.training.checkpoint_file import LAST
 from charlab.training.module import LanguageModelModule
 from charlab.training.objectives import Objective
 from charlab.training.schedules import Schedule, WarmupCosine

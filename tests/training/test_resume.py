@@ -8,7 +8,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
-from charlab.training.checkpoint_io import LAST
+from charlab.training.checkpoint_file import LAST
 from tests.training import options, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function

@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -24,6 +24,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.messages import find_user_error, nearest
+from charlab.configuration.overrides import escape_interpolations
 from charlab.errors import UserError
 
 HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
@@ -35,12 +36,18 @@ def plain(node: DictConfig) -> dict[str, Any]:
     return cast("dict[str, Any]", OmegaConf.to_container(node, resolve=True))
 
 
+def literal(values: Mapping[str, Any]) -> DictConfig:
+    """Return plain dictionaries and lists as a configuration without interpolations: the inverse of `plain`."""
+    return OmegaConf.create(escape_interpolations(dict(values)))
+
+
 def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> Any:
     """Call the node's `_target_` with its other keys, as plain lists and dictionaries, and the given arguments."""
     more.setdefault("_convert_", node.get("_convert_", "all"))
     if HYDRA_1_4:  # requires a whitelist of targets; users trust their own configs, and checkpoints are checked earlier
         targets = {part["_target_"] for _, part in nodes(plain(node) if isinstance(node, DictConfig) else node, "")}
-        found = map(find, targets)  # the defining module may have another name, as for torch.nn.LayerNorm
+        # The defining module may have another name, as for torch.nn.LayerNorm.
+        found = [one for one in map(find, targets) if hasattr(one, "__module__") and hasattr(one, "__qualname__")]
         more["_execution_whitelist_"] = sorted(targets | {f"{one.__module__}.{one.__qualname__}" for one in found})
     try:
         return instantiate(node, *arguments, **more)

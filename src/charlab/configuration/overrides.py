@@ -152,10 +152,16 @@ def text_of(override: str) -> str:
     return str(parse(f"key={value}").value()) if _QUOTED.fullmatch(value) else value
 
 
-def escape_interpolations(text: str) -> str:
-    """Return `text` with every "${" escaped, so that OmegaConf reads no interpolation."""
+def escape_interpolations(value: Any) -> Any:
+    """Return a text, or nested values, with every "${" escaped, so that OmegaConf reads all texts literally."""
+    if isinstance(value, dict):
+        return {key: escape_interpolations(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [escape_interpolations(part) for part in value]
+    if not isinstance(value, str):
+        return value
     # A backslash makes OmegaConf take "${" literally; existing backslashes before it are doubled.
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
 
 
 def to_command_line(value: Any) -> str:

@@ -124,7 +124,7 @@ def check_causality(
         if fault:
             scores = _score(probe, windows[: MORE_WINDOWS_IF_LEAKING * num_windows], positions)
         elif _randomize(probe, generator):
-            random_scores = _score(probe, windows[:1], positions)
+            random_scores = _score(probe, windows[:1], _sample_positions(length, generator))
             fault = _fault(probe, random_scores, tolerance, generator)
             reason = f"With random weights, its {fault}" if fault else ""
     number = scores.honest.numel()

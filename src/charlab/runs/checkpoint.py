@@ -18,7 +18,7 @@ from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions
 from charlab.runs.store import OUTPUTS, Store
-from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
+from charlab.training.checkpoint_file import BEST, LAST, read_checkpoint
 
 
 def load(

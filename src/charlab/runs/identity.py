@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from charlab.configuration.build import build, plain
+from charlab.configuration.build import build, literal, plain
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.data.corpora import Corpus, files_of
 from charlab.errors import UserError
@@ -133,7 +133,7 @@ def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str]
     if names and (digest := _digest_of_definitions(record, names)) is not None:
         former[definitions.MAIN] = digest
     found = changed(former, now)
-    reproduced = found and record.requalified and record.is_by(identify(OmegaConf.create(record.config)).code)
+    reproduced = found and record.requalified and record.is_by(identify(literal(record.config)).code)
     return [] if reproduced else found
 
 

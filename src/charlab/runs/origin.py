@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
+from charlab.configuration.build import literal
 from charlab.curves import FILE_NAME as CURVES
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
@@ -22,7 +23,7 @@ from charlab.runs.folder import clear
 from charlab.runs.identity import drop, fingerprinted_config
 from charlab.runs.record import Record
 from charlab.runs.store import RunLocation, differences
-from charlab.training.checkpoint_io import BEST, LAST, read_resumable
+from charlab.training.checkpoint_file import BEST, LAST, read_resumable
 
 BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
 CONSTANT = "charlab.training.schedules.Constant"
@@ -80,7 +81,7 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
             constant, the weights are averaged, or different code trained the finished run.
     """
     record = Record.load(origin)
-    former, now = (fingerprinted_config(settings) for settings in (OmegaConf.create(record.config), config))
+    former, now = (fingerprinted_config(settings) for settings in (literal(record.config), config))
     for key in BUDGET:
         for values in (former, now):
             drop(values, key)

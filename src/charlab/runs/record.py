@@ -45,8 +45,8 @@ class Record:
         folder: the run's folder; not saved.
         name: name of the experiment, or of the model and corpus.
         fingerprint: hash of the configuration; see `charlab.runs.identity`.
-        status: state of the run. A killed run stays "running" until it is resumed; a run with `trainer.fast_dev_run`
-            ends as "tried".
+        status: state of the run. A killed run stays "running" until it is resumed; a run with `debug` or
+            `trainer.fast_dev_run` ends as "tried", so that it never counts as a result.
         error: why the run failed or diverged.
         overrides: command line that reproduces the run.
         config: the resolved configuration.

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from rich.console import Console
 
+from charlab.configuration.build import literal
 from charlab.configuration.compose import compose, leave_out_sweep
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
@@ -200,7 +201,7 @@ class Stop(Callback):
 def _config(record: Record) -> DictConfig:
     """Return the configuration of a run, composed from its command line if an earlier version of charlab wrote it."""
     if record.sources:
-        return OmegaConf.create(record.config)
+        return literal(record.config)
     config = compose([*record.overrides, f"data.batch_size={record.config['data']['batch_size']}"])
     leave_out_sweep(config)
     return config

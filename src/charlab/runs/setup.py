@@ -36,7 +36,7 @@ from charlab.training.callbacks.attention_maps import AttentionMaps
 from charlab.training.callbacks.compilation import Compilation
 from charlab.training.callbacks.divergence import DivergedError
 from charlab.training.callbacks.samples import SampleText
-from charlab.training.checkpoint_io import LAST, read_resumable
+from charlab.training.checkpoint_file import LAST, read_resumable
 from charlab.training.counts_module import module_for
 from charlab.training.device import resolve_device, set_threads
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, build_logger

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
+from charlab.configuration.build import literal
 from charlab.data.corpora import Corpus
 from charlab.data.encoding import slices_of
 from charlab.errors import UserError
@@ -19,7 +20,7 @@ NLL = "nll.npy"
 
 def own_config(record: Record, path: str | Path | None = None) -> DictConfig:
     """Return the configuration of a run, with its text's file at `path` if that is given."""
-    config = OmegaConf.create(record.config)
+    config = literal(record.config)
     if path is not None:
         if "path" not in config.data.corpus:
             raise UserError(f"The text of {record.folder} is not from a file: leave out data.path.")

@@ -37,7 +37,7 @@ from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, we
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
 from charlab.training.callbacks.divergence import DivergedError
-from charlab.training.checkpoint_io import LAST, read_checkpoint
+from charlab.training.checkpoint_file import LAST, read_checkpoint
 from charlab.training.flops import count_flops
 from charlab.training.loggers import CSVLogger, TensorBoardLogger, close, start_loggers
 from charlab.training.trainer import has_several_processes

@@ -61,7 +61,7 @@ def write_cell(
         "overrides": list(overrides),
         "working_folder": os.getcwd(),
         "python_path": [os.path.abspath(entry) for entry in sys.path],
-        "config": _without_interpolations(config),
+        "config": escape_interpolations(config),
     }
     text = yaml.dump(described, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False)
     write_atomically(file, lambda stream: stream.write(text.encode()))
@@ -129,15 +129,6 @@ def exit_with_watcher() -> None:
     """Exit when standard input closes, which it does however the watching process ends."""
     if stat.S_ISFIFO(os.fstat(0).st_mode):  # otherwise a user typed the command, and no process watches
         exit_with(lambda: all(iter(lambda: os.read(0, 4096), b"")))
-
-
-def _without_interpolations(value: Any) -> Any:
-    """Return a value with every "${" escaped, so that OmegaConf reads each text literally."""
-    if isinstance(value, dict):
-        return {key: _without_interpolations(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_without_interpolations(part) for part in value]
-    return escape_interpolations(value) if isinstance(value, str) else value
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ class Planner:
             overrides = merged(self.overrides(arm), [] if seed is None else [f"seed={seed}"])
             config = self.composer.job(overrides, build=False)
         resolve_values(config)
+        _check_counts(config)
         return config
 
     def _study(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
@@ -191,6 +192,17 @@ class Planner:
         kept = sorted(override for override in self.given if key_of(override) != "seed")
         leaves = shortened("+".join(leaf(key) for key in self._factors() if key != "seed") or "one")
         return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
+
+
+def _check_counts(config: DictConfig) -> None:
+    """Check that the runs of a configuration are not only tried out, for a study needs finished ones."""
+    debug, trials = config.get("debug"), config.trainer.get("fast_dev_run")
+    if debug is not None or trials:
+        told = f"debug={debug}" if debug is not None else "trainer.fast_dev_run"
+        raise UserError(
+            f"Runs with {told} do not count as results, which a study or sweep needs: leave it out, or try the runs "
+            "one by one with hydra/sweeper=basic."
+        )
 
 
 def _check_sizes(arms: Sequence[Arm], configs: Mapping[str, DictConfig], held_out: str | None) -> None:

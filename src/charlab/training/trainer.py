@@ -37,7 +37,7 @@ from charlab.models.side_effects import untouched_randomness
 from charlab.training.callbacks.checkpointing import AtomicCheckpointIO, Checkpointing
 from charlab.training.callbacks.metrics import TrainingMetrics
 from charlab.training.callbacks.progress import ProgressDisplay
-from charlab.training.checkpoint_io import LAST
+from charlab.training.checkpoint_file import LAST
 from charlab.training.device import keep_freed_memory, resolve_device, resolve_precision
 
 REFUSED = {

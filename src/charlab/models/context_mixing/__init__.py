@@ -63,7 +63,7 @@ class ContextMixing(AutoregressiveModel):
         online_block: number of characters per optimizer step in `nll_while_counting`.
 
     Raises:
-        UserError: if `contexts` or `matches` name an unknown context.
+        UserError: if `contexts` or `matches` name an unknown context, or none at all.
     """
 
     context_length = None
@@ -93,6 +93,8 @@ class ContextMixing(AutoregressiveModel):
         for name in [*contexts, *(name for names in matches for name in names)]:
             if name not in CONTEXTS:
                 raise UserError(f"There is no context {name!r}: choose from {', '.join(CONTEXTS)}.")
+        if not (contexts or matches) or not all(matches):
+            raise UserError("There is nothing to mix: name a context in `contexts`, or one in each of `matches`.")
         self.vocab_size = vocab_size
         self.contexts, self.matches = list(contexts), [list(names) for names in matches]
         self.passes, self.learning_rate = passes, learning_rate

@@ -23,7 +23,7 @@ from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.training.callbacks.divergence import Divergence
-from charlab.training.checkpoint_io import BEST, LAST, read_checkpoint
+from charlab.training.checkpoint_file import BEST, LAST, read_checkpoint
 from charlab.training.loggers import CSVLogger
 from charlab.training.module import LanguageModelModule, is_over
 from charlab.types import PositiveFloat, PositiveInt
