@@ -63,6 +63,11 @@ def sweep(
     for override in overrides:
         if concerns_sweep(override) and read(override).is_sweep_override():
             raise UserError(f"{override} has several values, but concerns the whole of a sweep: give one of them.")
+        if key_of(override).startswith(("hydra.sweep.", "hydra.run.")):
+            raise UserError(
+                f"{override} places Hydra's own jobs, but the runs of a sweep are in OUTPUT_DIR/runs: give "
+                "output_dir=…, or hydra/sweeper=basic."
+            )
     if config.hydra.callbacks:
         raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
     if config.get("launcher") is None:
