@@ -19,7 +19,7 @@ from rich.console import Console
 from charlab.configuration.build import build
 from charlab.configuration.compose import Composer
 from charlab.configuration.messages import missing_extra
-from charlab.configuration.overrides import concerns_sweep
+from charlab.configuration.overrides import concerns_sweep, key_of
 from charlab.errors import UserError
 from charlab.notebook import Output
 from charlab.quantities import count
