@@ -22,7 +22,7 @@ from charlab.errors import UserError
 from charlab.models.mixture import Mixture
 from charlab.models.ngram import NGram
 from charlab.models.smoothing import witten_bell
-from charlab.training.trainer import build_trainer, check_callback, check_precision
+from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes
 from tests.training import small
 
 LISTED = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
@@ -107,6 +107,14 @@ def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path,
         build(tmp_path)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert build(tmp_path).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "several"),
+    [(1, False), ("1", False), (2, True), ("2", True), ("0,1", True), ([0], False), ([0, 1], True), ("auto", False)],
+)
+def test_devices_may_be_given_in_any_form_that_lightning_knows(devices, several):
+    assert has_several_processes({**LISTED, "accelerator": "cpu", "devices": devices}) == several
 
 
 def test_a_second_progress_bar_is_refused_by_its_name(tmp_path):

@@ -159,11 +159,13 @@ def build_trainer(
 def has_several_processes(node: Mapping[str, Any]) -> bool:
     """Return whether a run with these settings of `conf/trainer/*.yaml` is more than one process."""
     devices = node["devices"]
-    if devices in ("auto", -1, "-1"):
+    if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
+        devices = int(devices)  # Lightning takes "2" for a number of devices, and "0,1" for a list of them
+    if devices in ("auto", -1):
         device = resolve_device(node["accelerator"])
         several = device == "cuda" and torch.cuda.device_count() > 1
     else:
-        several = len(devices) > 1 if isinstance(devices, Sequence) and devices != "1" else int(devices) > 1
+        several = len(devices) > 1 if isinstance(devices, Sequence) else devices > 1
     return several or node["num_nodes"] > 1
 
 
