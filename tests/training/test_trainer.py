@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     RichProgressBar,
     TQDMProgressBar,
 )
@@ -171,6 +172,7 @@ class NoCallback:
         (GradientAccumulationScheduler({0: 2}), "data.batch_size instead"),
         (BatchSizeFinder(), "set it yourself"),
         (LearningRateFinder(), "sweep over optimizer.lr"),
+        (OnExceptionCheckpoint("."), "save_on_exception=true"),
         (EarlyStopping("validation/nll"), "for reporting alone.*data.dev_fraction"),
         (ModelCheckpoint(monitor="test/nll"), "for reporting alone.*data.dev_fraction"),
         (EarlyStopping("dev/nll"), "needs a dev split.*data.dev_fraction"),

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelSummary,
+    OnExceptionCheckpoint,
     ProgressBar,
     RichModelSummary,
 )
@@ -46,6 +47,8 @@ REFUSED = {
     BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: try "
     "charlab find-lr, or sweep over optimizer.lr with -m",
+    OnExceptionCheckpoint: "makes Lightning start a new run from the checkpoint of a failed one: leave it out, or take "
+    "a ModelCheckpoint with save_on_exception=true",
 }
 
 
