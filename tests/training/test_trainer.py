@@ -84,6 +84,8 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"max_steps": -1}, "no budget"),
         ({"strategy": "ddp_spawn"}, "strategy=ddp"),
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
+        ({"strategy": "fsdp"}, "divides the weights.*strategy=ddp"),
+        ({"strategy": {"_target_": "lightning.pytorch.strategies.FSDPStrategy"}}, "FSDPStrategy divides the weights"),
         ({"strategy": "nope"}, "invalid strategy"),
         ({"devices": 3}, "3 devices"),
         ({"num_nodes": 2}, "NODE_RANK"),

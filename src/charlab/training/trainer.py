@@ -27,6 +27,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
@@ -283,6 +284,13 @@ def _refuse_strategy(strategy: Any) -> None:
         raise UserError(
             f"trainer.strategy={strategy} starts its processes from the memory of this one, and what they learn would "
             "be lost with them: set trainer.strategy=ddp."
+        )
+    named = isinstance(strategy, str) and strategy.startswith(("fsdp", "deepspeed"))
+    if named or isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        name = strategy if named else type(strategy).__name__
+        raise UserError(
+            f"trainer.strategy={name} divides the weights among processes, and charlab evaluates and saves the whole "
+            "model: set trainer.strategy=ddp."
         )
 
 
