@@ -121,6 +121,7 @@ def build_trainer(
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
     batches = _batches_per_epoch(settings, data)
+    _check_limits(settings, batches)
     if settings["max_steps"] is None:
         settings["max_steps"] = -1
     if settings["max_epochs"] is None:
@@ -312,6 +313,29 @@ def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -
             )
         return batches
     return length
+
+
+def _check_limits(settings: Mapping[str, Any], batches: int) -> None:
+    """Raise `UserError` for a budget of nothing, and for an interval of evaluations that fails in Lightning's loop.
+
+    Args:
+        settings: the arguments of Lightning's Trainer.
+        batches: micro-batches per device in an epoch.
+    """
+    for key in ("max_steps", "max_epochs"):
+        if settings[key] == 0:
+            raise UserError(f"trainer.{key}=0 trains nothing: set it to 1 or more, or to -1 for no limit.")
+    if settings["limit_val_batches"] == 0 or settings["fast_dev_run"]:
+        return
+    interval, epochs = settings["val_check_interval"], settings["check_val_every_n_epoch"]
+    for key, value in (("val_check_interval", interval), ("check_val_every_n_epoch", epochs)):
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"trainer.{key}={value} is no interval: trainer.limit_val_batches=0 turns evaluations off.")
+    if isinstance(interval, int) and epochs is not None and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is more than the {batches} batches of an epoch: lower it, or set "
+            "trainer.check_val_every_n_epoch=null to count batches over all epochs."
+        )
 
 
 def _instantiated(value: Any) -> Any:
