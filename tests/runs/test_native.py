@@ -536,6 +536,15 @@ def test_a_callback_that_cannot_be_built_is_named_before_anything_is_written(run
     assert not list(tmp_path.glob("outputs/runs/*"))
 
 
+@pytest.mark.slow
+def test_a_limit_that_lightning_refuses_in_an_evaluation_is_one_sentence(run_tiny, tmp_path):
+    with pytest.raises(UserError, match=r"0\.1 of the `val_dataloader`.*increase the `limit_val_batches`") as raised:
+        run_tiny("trainer.limit_val_batches=0.1")
+    assert "\n" not in str(raised.value)
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    assert Record.load(record.parent).error == str(raised.value)
+
+
 def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):
     record = run_tiny("evaluate_every=5", "trainer.max_steps=7")
     steps = [int(step) for step, _, metric, _ in curves(record) if metric == "validation/nll"]
