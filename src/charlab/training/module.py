@@ -22,6 +22,7 @@ from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
+from charlab.training.optimizers import repeats_closure
 from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
 from charlab.training.schedules import Schedule
 from charlab.training.validation import EvaluatedModule
@@ -98,9 +99,9 @@ class LanguageModelModule(EvaluatedModule):
         steps = self.trainer.estimated_stepping_batches
         self.max_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
         optimizer = self.optimizer(self.model)
-        if getattr(optimizer, "repeats_closure", False) and self.trainer.accumulate_grad_batches > 1:
+        if repeats_closure(optimizer) and self.trainer.accumulate_grad_batches > 1:
             raise UserError(
-                "This optimizer computes the gradient of a step twice, which Lightning does for its last batch only: "
+                "This optimizer computes several gradients per step, which Lightning does for its last batch only: "
                 "set trainer.accumulate_grad_batches=1."
             )
         if not isinstance(self.schedule, functools.partial):

@@ -215,6 +215,11 @@ def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim
     return optimizer
 
 
+def repeats_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer may compute the gradient of a batch more than once."""
+    return isinstance(optimizer, torch.optim.LBFGS) or bool(getattr(optimizer, "repeats_closure", False))
+
+
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:
     """Return the model's trainable parameters, split into groups with and without weight decay."""
     return decay_groups([p for p in model.parameters() if p.requires_grad], weight_decay, decayed)
