@@ -592,7 +592,7 @@ def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny
 def test_lightnings_csv_logger_leaves_the_curves_alone(run_tiny):
     record = run_tiny("+logger.mine={_target_: lightning.pytorch.loggers.CSVLogger}", "trainer.max_steps=4")
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
-    header, *_ = (record.folder / "lightning_logs" / "metrics.csv").read_text().splitlines()
+    header, *_ = (record.folder / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"train/loss", "validation/nll"} <= set(header.split(","))
 
 
