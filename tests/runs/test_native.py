@@ -22,6 +22,7 @@ from charlab.errors import PartError, UserError
 from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
+from tests.helpers.tracker import Tracker
 from tests.runs.test_train import assert_same_outcome, curves, weights
 
 LIGHTNING = "lightning.pytorch.callbacks"
@@ -578,6 +579,22 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     record = run_tiny(f"+logger.mine={node}", "trainer.max_steps=4")
     assert record.status == "finished"
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
+
+
+class Uploads(Tracker):
+    """Keeps the paths of the checkpoints that it is told of."""
+
+    paths: ClassVar[list[Path]] = []
+
+    def after_save_checkpoint(self, checkpoint_callback):
+        self.paths.append(Path(checkpoint_callback.last_model_path))
+
+
+@pytest.mark.slow
+def test_a_tracker_is_told_of_every_checkpoint(run_tiny):
+    Uploads.paths.clear()
+    record = run_tiny(f"+logger.mine={{_target_: {__name__}.Uploads, answers: 1000}}")
+    assert Uploads.paths == 4 * [record.folder / "checkpoints" / "last.ckpt"]  # of steps 3, 6, 9 and 12
 
 
 def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny, capsys):

@@ -156,6 +156,8 @@ class Checkpointing(ModelCheckpoint):
         trainer.save_checkpoint(self.last_model_path)
         if trainer.global_step == _best_step(pl_module):
             self._keep_as_best(trainer)
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            logger.after_save_checkpoint(self)  # W&B and MLflow upload it, with log_model
         self._due, self._last_time = False, time.monotonic()
         if self._ending is not None:
             raise Terminated(self._ending)
