@@ -295,6 +295,33 @@ def test_sigterm_in_the_last_step_leaves_the_same_weights(run_tiny, tmp_path, mo
     assert_same_outcome(killed, run_tiny(*averaging, f"output_dir={tmp_path / 'whole'}"))
 
 
+class WarnsItself(Callback):
+    """Sends SIGUSR1 to the process in the evaluation of step 4."""
+
+    def on_validation_start(self, trainer, *_):
+        if trainer.state.fn == "fit" and trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.fixture
+def saved_steps(monkeypatch):
+    """The steps of the checkpoints of a run."""
+    steps, save = [], Checkpointing.save
+
+    def noting(self, trainer, pl_module):
+        steps.append(trainer.global_step)
+        save(self, trainer, pl_module)
+
+    monkeypatch.setattr(Checkpointing, "save", noting)
+    return steps
+
+
+@pytest.mark.slow
+def test_a_warning_in_an_evaluation_saves_after_the_next_step_when_all_processes_do(run_tiny, saved_steps):
+    run_tiny("callbacks.checkpointing.every_n_steps=null", f"+callbacks.warns={{_target_: {__name__}.WarnsItself}}")
+    assert saved_steps == [5, 12]
+
+
 @pytest.mark.slow
 def test_a_run_that_may_not_stop_yet_is_saved_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     late = (

@@ -86,6 +86,7 @@ class Checkpointing(ModelCheckpoint):
         self._last_step = 0  # latest optimizer step
         self._last_time = time.monotonic()  # of the latest checkpoint
         self._due = False
+        self._warned = False  # by SIGUSR1
         self._signal: int | None = None
         self._ending: int | None = None
         self._former: dict[int, Any] = {}  # the handlers of signals outside training
@@ -93,7 +94,8 @@ class Checkpointing(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
-        self._due, self._signal, self._ending = False, None, None
+        self._due = self._warned = False
+        self._signal = self._ending = None
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # after an error, Lightning restores the previous handlers
                 if hasattr(signal, name):
@@ -111,7 +113,7 @@ class Checkpointing(ModelCheckpoint):
         if step == self._last_step or trainer.fast_dev_run:  # gradients are still being accumulated
             return
         self._last_step = step
-        due = self._due or self._signal is not None
+        due = self._due or self._warned or self._signal is not None
         if self.every_n_steps is not None and step % self.every_n_steps == 0:
             due = True
         if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
@@ -158,7 +160,8 @@ class Checkpointing(ModelCheckpoint):
             self._keep_as_best(trainer)
         for logger in trainer.loggers if trainer.is_global_zero else []:
             logger.after_save_checkpoint(self)  # W&B and MLflow upload it, with log_model
-        self._due, self._last_time = False, time.monotonic()
+        self._due = self._warned = False
+        self._last_time = time.monotonic()
         if self._ending is not None:
             raise Terminated(self._ending)
 
@@ -194,7 +197,7 @@ class Checkpointing(ModelCheckpoint):
     def _note(self, signum: int, frame: Any) -> None:
         """Note a signal. A second SIGTERM or SIGINT has its default effect."""
         if signum == getattr(signal, "SIGUSR1", None):
-            self._due = True
+            self._warned = True
             return
         self._signal = signum
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
