@@ -323,6 +323,19 @@ def test_a_warning_in_an_evaluation_saves_after_the_next_step_when_all_processes
 
 
 @pytest.mark.slow
+def test_an_evaluation_between_micro_batches_leaves_no_trace_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    between = (*DEV, "trainer.val_check_interval=3")  # two micro-batches make a step
+    whole = run_tiny(*between, f"output_dir={tmp_path / 'whole'}")
+    restore = interrupt_at(9, PowerFailure())  # right after an evaluation in the middle of step 5, the best so far
+    with pytest.raises(PowerFailure):
+        run_tiny(*between)
+    restore()
+    resumed = run_tiny(*between)
+    assert_same_outcome(resumed, whole)
+    assert resumed.best == whole.best
+
+
+@pytest.mark.slow
 def test_a_run_that_may_not_stop_yet_is_saved_and_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_path):
     late = (
         *DEV,

@@ -130,7 +130,12 @@ class Checkpointing(ModelCheckpoint):
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
         if not is_training or is_over(trainer):  # `on_train_end` saves what the other callbacks leave behind
             return
-        if self._due or _best_step(pl_module) == trainer.global_step:
+        is_best = _best_step(pl_module) == trainer.global_step
+        if pl_module.micro_batches % trainer.accumulate_grad_batches:  # no checkpoint holds the gradients so far
+            if is_best:
+                self.best_model_path = str(self._folder / Path(BEST).name)
+                trainer.save_checkpoint(self.best_model_path)
+        elif self._due or is_best:
             self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
