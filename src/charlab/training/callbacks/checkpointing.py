@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
@@ -73,7 +73,7 @@ class Checkpointing(ModelCheckpoint):
     makes it.
 
     SIGTERM and Ctrl-C end training after the current step (`Terminated`). SIGUSR1, SLURM's warning, writes a checkpoint
-    and training continues.
+    and training continues. If callbacks act between two epochs, a checkpoint due in between is written one step later.
 
     Args:
         every_n_steps: optimizer steps between checkpoints, or None.
@@ -120,7 +120,7 @@ class Checkpointing(ModelCheckpoint):
             due = True
         # Clocks and signals may differ between processes, but all of them must save together.
         self._due, self._ending = trainer.strategy.broadcast((due, self._signal))
-        if self._due and not is_over(trainer) and not validation_follows(trainer, batch_idx):
+        if self._due and not (is_over(trainer) or validation_follows(trainer, batch_idx) or hooks_follow(trainer)):
             self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -284,6 +284,24 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
         return False
     counted = trainer.fit_loop.total_batch_idx if every_n_epochs is None else batch_idx
     return bool((counted + 1) % every == 0)
+
+
+def hooks_follow(trainer: Trainer) -> bool:
+    """Return whether callbacks act between this step and the next, which begins another epoch.
+
+    A run that resumed from a checkpoint of this step would leave their hooks out, as Lightning takes the epoch for
+    ended. False if every step ends an epoch.
+    """
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return trainer.is_last_batch and steps > 1 and any(map(_acts_between_epochs, trainer.callbacks))
+
+
+def _acts_between_epochs(callback: Callback) -> bool:
+    hooks = ("on_train_epoch_end", "on_train_epoch_start")
+    kind = type(callback)
+    if kind is Checkpointing:
+        return False
+    return any(hook in vars(callback) or getattr(kind, hook) is not getattr(Callback, hook) for hook in hooks)
 
 
 def _best_step(module: LanguageModelModule) -> int | None:
