@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning, StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
 from charlab.training.checkpoint_io import LAST
@@ -115,6 +115,23 @@ def test_a_kill_between_two_epochs_leaves_out_no_hook(tmp_path):
     for part in ("state_dict", "optimizer_states", "global_step"):
         found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
         options.assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("permanent", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_what_lightning_prunes_stays_pruned_after_a_kill(tmp_path, permanent):
+    def pruning():
+        settings = {"make_pruning_permanent": permanent, "use_lottery_ticket_hypothesis": False}
+        return ModelPruning("l1_unstructured", amount=0.3, **settings)
+
+    settings = {"epoch_steps": 2, "max_steps": 8}
+    run(tmp_path / "whole", [pruning()], **settings)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [pruning(), options.RaiseAt(6)], **settings)
+    run(tmp_path / "killed", [pruning()], **settings)
+    whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        options.assert_same_bits(killed[part], whole[part])
+    assert any((value == 0).any() for name, value in whole["state_dict"].items() if name.endswith(("weight", "_mask")))
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
