@@ -211,11 +211,13 @@ class Checkpointing(ModelCheckpoint):
         """Write a trial checkpoint before training, so that an unreadable one fails now rather than hours later."""
         trial = self._folder / "trial.ckpt"
         trainer.save_checkpoint(trial)
+        trainer.strategy.checkpoint_io.teardown()  # waits for a plugin that writes in the background
         trainer.strategy.barrier("trial")
         if trainer.is_global_zero:
             trial.unlink(missing_ok=True)
 
     def _keep_as_best(self, trainer: Trainer) -> None:
+        trainer.strategy.checkpoint_io.teardown()  # as in `_try`
         self.best_model_path = str(self._folder / Path(BEST).name)
         if trainer.is_global_zero:
             with (self._folder / Path(LAST).name).open("rb") as last:
