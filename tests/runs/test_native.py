@@ -268,6 +268,19 @@ def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_p
     assert_same_outcome(run_tiny(*averaging), whole)
 
 
+@pytest.mark.slow
+def test_lightnings_last_checkpoint_does_not_replace_the_one_to_resume_from(run_tiny, interrupt_at, tmp_path):
+    last = f"+callbacks.last={{_target_: {LIGHTNING}.ModelCheckpoint, save_last: true, save_weights_only: true}}"
+    restore = interrupt_at(9, PowerFailure())  # in step 5, after a checkpoint of step 3 and an evaluation of step 4
+    with pytest.raises(PowerFailure):
+        run_tiny(last)
+    restore()
+    (folder,) = tmp_path.glob("outputs/runs/*/*/checkpoints")
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("last*")}
+    assert steps == {"last.ckpt": 3, "last-v1.ckpt": 4}
+    assert run_tiny(last).status == "finished"
+
+
 class EndsItself(Callback):
     """Sends SIGTERM to the process in the last step, once."""
 

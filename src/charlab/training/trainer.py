@@ -19,6 +19,7 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelSummary,
     OnExceptionCheckpoint,
     ProgressBar,
@@ -103,6 +104,8 @@ def build_trainer(
     for callback in settings["callbacks"]:
         if isinstance(callback, Checkpointing):  # Lightning would save in the folder of the first logger
             callback.dirpath = str((folder / LAST).parent)
+        elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.CHECKPOINT_NAME_LAST = "last-v1"  # Lightning's name if there is a last.ckpt, which is charlab's
     # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _as_list(settings["plugins"])
