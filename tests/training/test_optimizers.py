@@ -109,6 +109,15 @@ def test_sam_refuses_what_it_cannot_do(tmp_path):
         optimizer(new_model()).step()
 
 
+def decayed_sgd(params, *, lr):
+    return torch.optim.SGD(params, lr=lr, weight_decay=0.1)
+
+
+def test_a_function_of_parameters_is_given_them():
+    optimizer = optimizer_from({"_target_": f"{__name__}.decayed_sgd", "lr": 0.1})(new_model())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+
+
 def test_lbfgs_of_torch_refuses_to_accumulate(tmp_path):
     optimizer = optimizer_from({"_target_": "torch.optim.LBFGS", "lr": 0.1})
     with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches=1"):

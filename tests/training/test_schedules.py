@@ -4,9 +4,11 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from charlab.errors import UserError
-from charlab.training.schedules import Constant, WarmupCosine, WarmupStableDecay
+from charlab.training.schedules import Constant, WarmupCosine, WarmupStableDecay, schedule_from
+from tests.training import small
 
 SPENT = [share / 200 for share in range(201)]
 
@@ -92,3 +94,14 @@ def test_no_schedule_jumps_or_leaves_its_range(schedule):
     assert max(rates) == pytest.approx(1.0)
     assert rates[60:] == sorted(rates[60:], reverse=True)
     assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 0.02
+
+
+def halved(optimizer, *, gamma):
+    return torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma)
+
+
+def test_a_function_of_an_optimizer_is_given_it():
+    make = schedule_from({"_target_": f"{__name__}.halved", "gamma": 0.5}, small.datamodule())
+    scheduler = make(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
+    assert isinstance(scheduler, torch.optim.lr_scheduler.ExponentialLR)
+    assert scheduler.gamma == 0.5

@@ -111,6 +111,12 @@ def signature(target: str) -> Signature | None:
     )
 
 
+def first_parameter(target: str) -> str | None:
+    """Return the name of the first parameter of a `_target_`; None if it has none, or Python cannot determine it."""
+    known = signature(target)
+    return next(iter(known.annotations), None) if known is not None else None
+
+
 def accepts(target: str, name: str) -> bool:
     """Return whether a configuration may pass a `_target_` a parameter of that name."""
     try:

@@ -21,7 +21,7 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build, code_of, find, nodes, signature
+from charlab.configuration.build import build, code_of, find, first_parameter, nodes
 from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
@@ -82,8 +82,7 @@ def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
 
 def _takes(node: dict[str, Any], name: str) -> bool:
     """Return whether the first parameter of the node's `_target_` has that name."""
-    known = signature(node["_target_"]) if "_target_" in node else None
-    return known is not None and next(iter(known.annotations), None) == name
+    return "_target_" in node and first_parameter(node["_target_"]) == name
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:

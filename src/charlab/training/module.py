@@ -42,9 +42,9 @@ class LanguageModelModule(EvaluatedModule):
     Args:
         model: the model to train.
         optimizer: function from the model to a torch optimizer over its parameters.
-        schedule: function from the spent share of the budget to a multiple of the learning rate; or a partial of one
-            of torch's schedulers, which is stepped after each epoch (`ReduceLROnPlateau`: after each evaluation, by
-            `dev/nll`).
+        schedule: function from the spent share of the budget to a multiple of the learning rate; or a partial of what
+            makes a scheduler for an optimizer, such as torch's schedulers. It is stepped after each epoch
+            (`ReduceLROnPlateau`: after each evaluation, by `dev/nll`).
         max_seconds: budget in seconds of the training clock, in addition to the trainer's own limits; None for no
             limit.
         objective: the objective to minimize; None for the model's own loss.
