@@ -92,6 +92,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"accumulate_grad_batches": 2, "limit_train_batches": 3}, "middle of an optimizer step"),
         ({"limit_train_batches": 0.001}, "leaves no batch"),
         ({"max_epochs": 0}, "trainer.max_epochs=0 trains nothing"),
+        ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0"),
         ({"max_steps": 0, "max_epochs": 2}, "trainer.max_steps=0 trains nothing"),
         ({"val_check_interval": 0}, "trainer.limit_val_batches=0"),
         ({"check_val_every_n_epoch": 0}, "trainer.limit_val_batches=0"),

@@ -123,6 +123,8 @@ def build_trainer(
         settings["precision"] = None  # Lightning takes either
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
+    if accumulated < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={accumulated} divides a batch into nothing: set 1 or more.")
     batches = _batches_per_epoch(settings, data)
     _check_limits(settings, batches)
     if settings["max_steps"] is None:
