@@ -27,6 +27,7 @@ from charlab.training.trainer import build_trainer, check_callback, check_precis
 from tests.training import small
 
 LISTED = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
+STRATEGIES = "lightning.pytorch.strategies"
 OWN = {
     "accelerator": "auto",
     "devices": 1,
@@ -85,7 +86,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"strategy": "ddp_spawn"}, "strategy=ddp"),
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
         ({"strategy": "fsdp"}, "divides the weights.*strategy=ddp"),
-        ({"strategy": {"_target_": "lightning.pytorch.strategies.FSDPStrategy"}}, "FSDPStrategy divides the weights"),
+        ({"strategy": {"_target_": f"{STRATEGIES}.ModelParallelStrategy"}}, "ModelParallelStrategy divides"),
         ({"strategy": "nope"}, "invalid strategy"),
         ({"devices": 3}, "3 devices"),
         ({"num_nodes": 2}, "NODE_RANK"),
