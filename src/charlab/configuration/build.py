@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import Parameter
 from pathlib import Path
@@ -49,6 +49,19 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
         if mistake is None:
             raise
         raise mistake from None
+
+
+def build_scheduler(node: Mapping[str, Any], optimizer: Any) -> Any:
+    """Build a scheduler for an optimizer, and before it the `schedulers` that it consists of, if any.
+
+    Torch's `SequentialLR` and `ChainedScheduler` consist of others.
+    """
+    parts = node.get("schedulers")
+    if not isinstance(parts, list):
+        return build({**node, "_partial_": True})(optimizer)
+    rest = {key: value for key, value in node.items() if key != "schedulers"}
+    made = [build_scheduler(part, optimizer) for part in parts]
+    return build({**rest, "_partial_": True})(optimizer=optimizer, schedulers=made)
 
 
 def nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,7 +21,7 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build, code_of, find, first_parameter, nodes
+from charlab.configuration.build import build, build_scheduler, code_of, find, first_parameter, nodes
 from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
@@ -67,10 +67,10 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
             if _size(model) <= SMALL:
                 on_cpu = _attempt(tree, "model", partial(_construct, tree), "cpu")
                 _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], on_cpu), "cpu")
-    if not _takes(tree["scheduler"], "optimizer"):
+    if not _takes(tree["scheduler"], "optimizer") and "schedulers" not in tree["scheduler"]:
         _attempt(tree, "scheduler", lambda: build(tree["scheduler"]))
     elif optimizer is not None:
-        _attempt(tree, "scheduler", lambda: build({**tree["scheduler"], "_partial_": True})(optimizer))
+        _attempt(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
     return model
 
 

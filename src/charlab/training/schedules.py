@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.utils import get_object
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from charlab.configuration.build import build, first_parameter
+from charlab.configuration.build import build, build_scheduler, first_parameter
 from charlab.errors import UserError
 from charlab.types import Fraction
 
@@ -36,7 +37,7 @@ def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
                 "scheduler=ReduceLROnPlateau lowers the rate by dev/nll, and this run has no dev split: set "
                 "data.dev_fraction (0.05, say)."
             )
-        return build({**node, "_partial_": True})
+        return partial(build_scheduler, node)
     schedule = build({key: value for key, value in node.items() if key != "_partial_"})
     if not callable(schedule):
         raise UserError(f"scheduler._target_={node['_target_']} does not create a schedule: name one that does.")
