@@ -285,9 +285,7 @@ def _pruned(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the weights that torch's pruning masks, as they are without the masks, and the masks, by name."""
     state = module.state_dict()
     names = [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
-    return {
-        name: (state[f"{name}{_ORIGINAL}"], state[f"{name}{_MASK}"]) for name in names if f"{name}{_MASK}" in state
-    }
+    return {name: (state[f"{name}{_ORIGINAL}"], state[f"{name}{_MASK}"]) for name in names if f"{name}{_MASK}" in state}
 
 
 def _prune(module: nn.Module, name: str, weight: Tensor, mask: Tensor) -> None:
