@@ -246,10 +246,12 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     constant = train("model=bigram")
     cosine = train("model=bigram", "scheduler=warmup_cosine")
     averaged = train("model=bigram", "averaging=ema")
+    moving = train("model=bigram", "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging}")
     before = sorted(outputs.rglob("*"))
     for record, more, sentence in [
         (cosine, LONGER[:1], "has the scheduler WarmupCosine, which followed the budget to its end"),
         (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
+        (moving, LONGER[:1], "has callbacks.ema (EMAWeightAveraging), which replaced the weights"),
         (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
         (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but this one has another optimizer: leave it as it was"),
     ]:

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning, ModelPruning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
 from charlab.training.checkpoint_io import LAST
@@ -115,6 +115,16 @@ def test_a_kill_between_two_epochs_leaves_out_no_hook(tmp_path):
     for part in ("state_dict", "optimizer_states", "global_step"):
         found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
         options.assert_same_bits(found, expected)
+
+
+def test_lightnings_moving_average_goes_on_after_a_kill(tmp_path):
+    run(tmp_path / "whole", [EMAWeightAveraging(decay=0.6)])
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [EMAWeightAveraging(decay=0.6), options.RaiseAt(5)])
+    run(tmp_path / "killed", [EMAWeightAveraging(decay=0.6)])
+    whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
+    for part in ("state_dict", "averaging_state", "optimizer_states", "global_step"):
+        options.assert_same_bits(killed[part], whole[part])
 
 
 @pytest.mark.parametrize("permanent", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from charlab.configuration.build import find, nodes, plain
 from charlab.curves import FILE_NAME as CURVES
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
@@ -26,6 +28,7 @@ from charlab.training.checkpoint_io import BEST, LAST, read_resumable
 
 BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
 CONSTANT = "charlab.training.schedules.Constant"
+REPLACES_WEIGHTS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)  # callbacks, when training ends
 
 
 def initialize_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
@@ -97,6 +100,12 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
             f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
             f"learning rate and without averaging can be extended; init_from={origin} starts from the weights."
         )
+    for name, kind in _callbacks(config):
+        if issubclass(kind, REPLACES_WEIGHTS):
+            raise UserError(
+                f"extend={origin} has {name} ({kind.__name__}), which replaced the weights when training ended: "
+                f"init_from={origin} starts from them."
+            )
     if not record.is_by(location.identity.code) and config.get("resume") != "any_code":
         raise UserError(
             f"{origin} was trained by different code ({differences(record, location.identity)}): extend it with "
@@ -127,6 +136,16 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
 
 def _write(path: Path, contents: bytes) -> None:
     write_atomically(path, lambda file: file.write(contents))
+
+
+def _callbacks(config: DictConfig) -> Iterator[tuple[str, type]]:
+    """Yield the key and the class of each callback of a configuration."""
+    settings = plain(config)
+    groups = {"callbacks": settings.get("callbacks"), "trainer.callbacks": settings["trainer"].get("callbacks")}
+    for path, group in groups.items():
+        for name, node in nodes(group, path):
+            if isinstance(kind := find(node["_target_"]), type):
+                yield name, kind
 
 
 def _is_extendable(part: DictConfig | None) -> bool:
