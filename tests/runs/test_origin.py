@@ -209,8 +209,10 @@ def rows(record):
     [
         [*GPT, "model.dropout=0.2"],
         pytest.param(["model=bigram", "data.dev_fraction=0.1"], marks=pytest.mark.slow),
+        pytest.param(["model=bigram", "data.epoch_steps=3"], marks=pytest.mark.slow),
+        pytest.param(["model=bigram", "data.epoch_steps=1"], marks=pytest.mark.slow),
     ],
-    ids=["gpt", "bigram"],
+    ids=["gpt", "bigram", "at the end of an epoch", "an epoch a step"],
 )
 def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     first = train(*model, *LONGER[1:])

@@ -125,9 +125,14 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
         clear(location.folder)
     checkpoint["training_over"] = checkpoint["should_stop"] = False
     loop = checkpoint["loops"]["fit_loop"]
-    if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
-        for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
-            progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    # Lightning has counted the last epoch, which may be cut short: as in a checkpoint of the last step, it goes on.
+    for progress in (epochs["total"], epochs["current"]):
+        number = progress["processed"]
+        progress.update(ready=number, started=number, processed=number - 1, completed=number - 1)
+    for progress in (batches["total"], batches["current"]):
+        progress["completed"] -= 1
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
     for name in (CURVES, BEST):
         if (origin / name).exists():
             _write(location.folder / name, (origin / name).read_bytes())
