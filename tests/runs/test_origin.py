@@ -248,6 +248,7 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     constant = train("model=bigram")
     cosine = train("model=bigram", "scheduler=warmup_cosine")
     averaged = train("model=bigram", "averaging=ema")
+    epochs = train("model=bigram", "data.epoch_steps=3", "trainer.max_epochs=1")
     moving = train("model=bigram", "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging}")
     before = sorted(outputs.rglob("*"))
     for record, more, sentence in [
@@ -255,6 +256,7 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
         (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
         (moving, LONGER[:1], "has callbacks.ema (EMAWeightAveraging), which replaced the weights"),
         (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
+        (epochs, ["trainer.max_steps=9", "trainer.max_epochs=1"], "has trained for 1 epoch already: give more"),
         (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but this one has another optimizer: leave it as it was"),
     ]:
         capsys.readouterr()

@@ -18,7 +18,7 @@ from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.ngram_embedding import NGramEmbedding
-from charlab.quantities import joined
+from charlab.quantities import count, joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
 from charlab.runs.identity import drop, fingerprinted_config
@@ -121,11 +121,16 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
     seconds, spent = config.budget.max_seconds, checkpoint["progress"]["training_seconds"]
     if seconds is not None and seconds <= spent:
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    limit, whole = config.trainer.max_epochs, epochs["current"]["processed"] - (not batches["is_last_batch"])
+    if limit is not None and 0 <= limit <= whole:
+        raise UserError(
+            f"extend={origin} has trained for {count(whole, 'epoch')} already: give more, trainer.max_epochs=…."
+        )
     if fresh:
         clear(location.folder)
     checkpoint["training_over"] = checkpoint["should_stop"] = False
-    loop = checkpoint["loops"]["fit_loop"]
-    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     # Lightning has counted the last epoch, which may be cut short: as in a checkpoint of the last step, it goes on.
     for progress in (epochs["total"], epochs["current"]):
         number = progress["processed"]
