@@ -19,6 +19,15 @@ from .conftest import write
 
 Mistake = Callable[..., str]
 
+SEQUENCE = """
+_target_: torch.optim.lr_scheduler.SequentialLR
+milestones: [2]
+schedulers:
+  - _target_: torch.optim.lr_scheduler.LinearLR
+  - _target_: torch.optim.lr_scheduler.StepLR
+    step_size: 3
+"""
+
 MODELS = """
 import statistics
 import torch
@@ -138,6 +147,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(folder, {f"conf/{part}/other.yaml": "{_target_: collections.OrderedDict}"})
     write(folder, {"conf/scheduler/stepless.yaml": "{_target_: torch.optim.lr_scheduler.StepLR}"})
     write(folder, {"conf/scheduler/step.yaml": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 3}"})
+    write(folder, {"conf/scheduler/sequence.yaml": SEQUENCE})
     write(folder, {"conf/model/mixer/scoreless.yaml": "{_target_: own_models.Scoreless, _partial_: true}"})
     write(folder, {"conf/program.yaml": PROGRAM})
     sys.path.insert(0, str(folder))
@@ -331,6 +341,7 @@ def test_a_reloaded_model_is_built_again(job: Callable[..., DictConfig], mistake
 def test_optimizers_and_schedulers_of_torch_are_built_too(job: Callable[..., DictConfig], mistake: Mistake) -> None:
     overrides = ["model=bigram", "optimizer=rmsprop", "scheduler=step"]
     job(*overrides)
+    job("model=bigram", "optimizer=rmsprop", "scheduler=sequence")
     assert "Invalid learning rate" in mistake(*overrides, "optimizer.lr=-1")
     assert mistake(*overrides, "scheduler.step_siz=3") == (
         "There is no key scheduler.step_siz; did you mean scheduler.step_size?"

@@ -93,6 +93,13 @@ def fails_to_copy(monkeypatch):
     return fail
 
 
+def test_a_plugin_that_writes_in_the_background_keeps_the_same(run_tiny, whole):
+    plugin = "trainer.plugins=[{_target_: lightning.pytorch.plugins.AsyncCheckpointIO}]"
+    record = run_tiny(*DEV, plugin)
+    assert_same_best(record, whole)
+    assert sorted(path.name for path in (record.folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
 def test_killed_between_the_checkpoint_and_its_copy(run_tiny, whole, fails_to_copy):
     restore = fails_to_copy(whole.best["step"])
     with pytest.raises(PowerFailure):

@@ -106,6 +106,22 @@ def test_what_divides_the_work_counts_where_seconds_are_the_budget(config, key):
     assert fingerprint(altered(config, seconds | division)) != by_time != fingerprint(config)
 
 
+TIMER = {"_target_": "lightning.pytorch.callbacks.Timer"}
+TIMED = {
+    "a timer": {"callbacks.timer": TIMER | {"duration": "00:00:01:00"}},
+    "a timer of the trainer": {"trainer.callbacks": [TIMER | {"duration": {"minutes": 1}}]},
+    "timed choices": {"trainer.val_check_interval": "00:00:01:00", "data.dev_fraction": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", TIMED)
+def test_what_divides_the_work_counts_where_lightning_looks_at_the_clock(config, name):
+    division = {"compute.threads": DIVISIONS["compute.threads"]}
+    assert fingerprint(altered(config, TIMED[name] | division)) != fingerprint(altered(config, TIMED[name]))
+    for untimed in ({"callbacks.timer": TIMER}, {"trainer.val_check_interval": "00:00:01:00"}):  # neither acts
+        assert fingerprint(altered(config, untimed | division)) == fingerprint(altered(config, untimed))
+
+
 def test_any_argument_of_the_trainer_that_is_not_known_to_look_counts(config):
     def with_argument(name):
         other = copy.deepcopy(config)

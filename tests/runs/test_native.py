@@ -23,6 +23,7 @@ from charlab.runs.identity import fingerprint
 from charlab.runs.record import Record
 from charlab.training.callbacks.checkpointing import Checkpointing
 from tests.helpers.tiny_runs import assert_same_outcome, curves, weights
+from tests.helpers.tracker import Tracker
 
 LIGHTNING = "lightning.pytorch.callbacks"
 DEV = ("data.dev_fraction=0.1", "evaluate_every=2")
@@ -267,6 +268,19 @@ def test_lightnings_averaging_goes_on_after_a_kill(run_tiny, interrupt_at, tmp_p
     assert_same_outcome(run_tiny(*averaging), whole)
 
 
+@pytest.mark.slow
+def test_lightnings_last_checkpoint_does_not_replace_the_one_to_resume_from(run_tiny, interrupt_at, tmp_path):
+    last = f"+callbacks.last={{_target_: {LIGHTNING}.ModelCheckpoint, save_last: true, save_weights_only: true}}"
+    restore = interrupt_at(9, PowerFailure())  # in step 5, after a checkpoint of step 3 and an evaluation of step 4
+    with pytest.raises(PowerFailure):
+        run_tiny(last)
+    restore()
+    (folder,) = tmp_path.glob("outputs/runs/*/*/checkpoints")
+    steps = {path.name: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("last*")}
+    assert steps == {"last.ckpt": 3, "last-v1.ckpt": 4}
+    assert run_tiny(last).status == "finished"
+
+
 class EndsItself(Callback):
     """Send SIGTERM to the process in the last step, once."""
 
@@ -292,6 +306,46 @@ def test_sigterm_in_the_last_step_leaves_the_same_weights(run_tiny, tmp_path, mo
     killed = run_tiny(*averaging)
     assert killed.status == "finished"
     assert_same_outcome(killed, run_tiny(*averaging, f"output_dir={tmp_path / 'whole'}"))
+
+
+class WarnsItself(Callback):
+    """Sends SIGUSR1 to the process in the evaluation of step 4."""
+
+    def on_validation_start(self, trainer, *_):
+        if trainer.state.fn == "fit" and trainer.global_step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.fixture
+def saved_steps(monkeypatch):
+    """The steps of the checkpoints of a run."""
+    steps, save = [], Checkpointing.save
+
+    def noting(self, trainer, pl_module):
+        steps.append(trainer.global_step)
+        save(self, trainer, pl_module)
+
+    monkeypatch.setattr(Checkpointing, "save", noting)
+    return steps
+
+
+@pytest.mark.slow
+def test_a_warning_in_an_evaluation_saves_after_the_next_step_when_all_processes_do(run_tiny, saved_steps):
+    run_tiny("callbacks.checkpointing.every_n_steps=null", f"+callbacks.warns={{_target_: {__name__}.WarnsItself}}")
+    assert saved_steps == [5, 12]
+
+
+@pytest.mark.slow
+def test_an_evaluation_between_micro_batches_leaves_no_trace_after_a_kill(run_tiny, interrupt_at, tmp_path):
+    between = (*DEV, "trainer.val_check_interval=3")  # two micro-batches make a step
+    whole = run_tiny(*between, f"output_dir={tmp_path / 'whole'}")
+    restore = interrupt_at(9, PowerFailure())  # right after an evaluation in the middle of step 5, the best so far
+    with pytest.raises(PowerFailure):
+        run_tiny(*between)
+    restore()
+    resumed = run_tiny(*between)
+    assert_same_outcome(resumed, whole)
+    assert resumed.best == whole.best
 
 
 @pytest.mark.slow
@@ -536,6 +590,15 @@ def test_a_callback_that_cannot_be_built_is_named_before_anything_is_written(run
     assert not list(tmp_path.glob("outputs/runs/*"))
 
 
+@pytest.mark.slow
+def test_a_limit_that_lightning_refuses_in_an_evaluation_is_one_sentence(run_tiny, tmp_path):
+    with pytest.raises(UserError, match=r"0\.1 of the `val_dataloader`.*increase the `limit_val_batches`") as raised:
+        run_tiny("trainer.limit_val_batches=0.1")
+    assert "\n" not in str(raised.value)
+    (record,) = tmp_path.glob("outputs/runs/*/*/record.json")
+    assert Record.load(record.parent).error == str(raised.value)
+
+
 def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):
     record = run_tiny("evaluate_every=5", "trainer.max_steps=7")
     steps = [int(step) for step, _, metric, _ in curves(record) if metric == "validation/nll"]
@@ -571,6 +634,22 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
 
 
+class Uploads(Tracker):
+    """Keeps the paths of the checkpoints that it is told of."""
+
+    paths: ClassVar[list[Path]] = []
+
+    def after_save_checkpoint(self, checkpoint_callback):
+        self.paths.append(Path(checkpoint_callback.last_model_path))
+
+
+@pytest.mark.slow
+def test_a_tracker_is_told_of_every_checkpoint(run_tiny):
+    Uploads.paths.clear()
+    record = run_tiny(f"+logger.mine={{_target_: {__name__}.Uploads, answers: 1000}}")
+    assert Uploads.paths == 4 * [record.folder / "checkpoints" / "last.ckpt"]  # of steps 3, 6, 9 and 12
+
+
 def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny, capsys):
     tracker = "+logger.mine={_target_: tests.helpers.tracker.Tracker, answers: 1000}"
     record = run_tiny("~logger.csv", tracker, "trainer.max_steps=4")
@@ -583,7 +662,7 @@ def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny
 def test_lightnings_csv_logger_leaves_the_curves_alone(run_tiny):
     record = run_tiny("+logger.mine={_target_: lightning.pytorch.loggers.CSVLogger}", "trainer.max_steps=4")
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
-    header, *_ = (record.folder / "lightning_logs" / "metrics.csv").read_text().splitlines()
+    header, *_ = (record.folder / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()
     assert {"train/loss", "validation/nll"} <= set(header.split(","))
 
 

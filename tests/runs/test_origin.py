@@ -210,8 +210,10 @@ def rows(record):
     [
         [*GPT, "model.dropout=0.2"],
         pytest.param(["model=bigram", "data.dev_fraction=0.1"], marks=pytest.mark.slow),
+        pytest.param(["model=bigram", "data.epoch_steps=3"], marks=pytest.mark.slow),
+        pytest.param(["model=bigram", "data.epoch_steps=1"], marks=pytest.mark.slow),
     ],
-    ids=["gpt", "bigram"],
+    ids=["gpt", "bigram", "at the end of an epoch", "an epoch a step"],
 )
 def test_a_longer_run_is_what_it_would_have_been_at_once(train, model, outputs):
     first = train(*model, *LONGER[1:])
@@ -262,11 +264,15 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     constant = train("model=bigram")
     cosine = train("model=bigram", "scheduler=warmup_cosine")
     averaged = train("model=bigram", "averaging=ema")
+    epochs = train("model=bigram", "data.epoch_steps=3", "trainer.max_epochs=1")
+    moving = train("model=bigram", "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging}")
     before = sorted(outputs.rglob("*"))
     for record, more, sentence in [
         (cosine, LONGER[:1], "has the scheduler WarmupCosine, which followed the budget to its end"),
         (averaged, LONGER[:1], "has the averaging Averaging, which followed the budget"),
+        (moving, LONGER[:1], "has callbacks.ema (EMAWeightAveraging), which replaced the weights"),
         (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
+        (epochs, ["trainer.max_steps=9", "trainer.max_epochs=1"], "has trained for 1 epoch already: give more"),
         (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but this one has another optimizer: leave it as it was"),
     ]:
         capsys.readouterr()

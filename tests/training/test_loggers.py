@@ -105,6 +105,15 @@ def test_the_csv_goes_on_after_lightning_closed_it(csv_logger, tmp_path):
     assert steps(tmp_path / "metrics.csv") == [1, 2, 3, 4]
 
 
+def test_lightnings_csv_logger_keeps_what_was_logged_before_a_kill(tmp_path):
+    for resumed_step, first, last in ((None, 1, 5), (3, 4, 6)):
+        logger = build_logger("mine", {"_target_": "lightning.pytorch.loggers.CSVLogger"}, tmp_path, resumed_step)
+        log_steps(logger, first, last)
+        logger.save()
+    files = sorted(tmp_path.glob("lightning_logs/*/metrics.csv"))
+    assert [len(file.read_text().splitlines()) - 1 for file in files] == [5, 3]
+
+
 @pytest.mark.parametrize("target", ["collections.OrderedDict", "json.dumps"])
 def test_what_is_no_logger_is_named(tmp_path, target):
     with pytest.raises(UserError, match=rf"^logger\.mine is {target}, which is not a Lightning logger: name one\.$"):

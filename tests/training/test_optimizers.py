@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks.averaging import Averaging
+from charlab.training.optimizers import optimizer_from
 from charlab.training.schedules import Constant, WarmupStableDecay
 from tests.references import optimizers as reference
 from tests.training import options
@@ -106,6 +107,21 @@ def test_sam_refuses_what_it_cannot_do(tmp_path):
         options.train(tmp_path, new_model(), optimizer=optimizer, accumulate_grad_batches=2)
     with pytest.raises(UserError, match=r"trainer\.precision"):
         optimizer(new_model()).step()
+
+
+def decayed_sgd(params, *, lr):
+    return torch.optim.SGD(params, lr=lr, weight_decay=0.1)
+
+
+def test_a_function_of_parameters_is_given_them():
+    optimizer = optimizer_from({"_target_": f"{__name__}.decayed_sgd", "lr": 0.1})(new_model())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1]
+
+
+def test_lbfgs_of_torch_refuses_to_accumulate(tmp_path):
+    optimizer = optimizer_from({"_target_": "torch.optim.LBFGS", "lr": 0.1})
+    with pytest.raises(UserError, match=r"trainer\.accumulate_grad_batches=1"):
+        options.train(tmp_path, new_model(), optimizer=optimizer, accumulate_grad_batches=2)
 
 
 def test_an_average_of_averages_is_refused(tmp_path):

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import BaseFinetuning, StochasticWeightAveraging
+from lightning.pytorch.callbacks import BaseFinetuning, EMAWeightAveraging, ModelPruning, StochasticWeightAveraging
 
 from charlab.models.rnn import LSTM
 from charlab.training.checkpoint_file import LAST
@@ -105,9 +105,48 @@ def test_what_lightnings_finetuning_unfreezes_follows_the_schedule_after_a_kill_
         options.assert_same_bits(found, expected)
 
 
+def test_a_kill_between_two_epochs_leaves_out_no_hook(tmp_path):
+    settings = {"epoch_steps": 2, "max_steps": 6}
+    run(tmp_path / "whole", [Thaw()], **settings)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [Thaw(), options.RaiseAt(4)], **settings)
+    assert options.checkpoint(tmp_path / "killed")["global_step"] == 3  # due at step 2, which ends an epoch
+    run(tmp_path / "killed", [Thaw()], **settings)
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
+        options.assert_same_bits(found, expected)
+
+
+def test_lightnings_moving_average_goes_on_after_a_kill(tmp_path):
+    run(tmp_path / "whole", [EMAWeightAveraging(decay=0.6)])
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [EMAWeightAveraging(decay=0.6), options.RaiseAt(5)])
+    run(tmp_path / "killed", [EMAWeightAveraging(decay=0.6)])
+    whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
+    for part in ("state_dict", "averaging_state", "optimizer_states", "global_step"):
+        options.assert_same_bits(killed[part], whole[part])
+
+
+@pytest.mark.parametrize("permanent", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_what_lightning_prunes_stays_pruned_after_a_kill(tmp_path, permanent):
+    def pruning():
+        settings = {"make_pruning_permanent": permanent, "use_lottery_ticket_hypothesis": False}
+        return ModelPruning("l1_unstructured", amount=0.3, **settings)
+
+    settings = {"epoch_steps": 2, "max_steps": 8}
+    run(tmp_path / "whole", [pruning()], **settings)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [pruning(), options.RaiseAt(6)], **settings)
+    run(tmp_path / "killed", [pruning()], **settings)
+    whole, killed = options.checkpoint(tmp_path / "whole"), options.checkpoint(tmp_path / "killed")
+    for part in ("state_dict", "optimizer_states", "global_step"):
+        options.assert_same_bits(killed[part], whole[part])
+    assert any((value == 0).any() for name, value in whole["state_dict"].items() if name.endswith(("weight", "_mask")))
+
+
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
 # before the averaging begins, and in its first and second epoch
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(7, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5, pytest.param(8, marks=pytest.mark.slow)])
 def test_lightnings_averaging_resumes_in_the_middle_of_an_epoch(tmp_path, step):
     def averaging():
         return StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2, annealing_epochs=3)

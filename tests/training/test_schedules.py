@@ -4,9 +4,12 @@ import itertools
 import math
 
 import pytest
+import torch
+from torch.optim import lr_scheduler
 
 from charlab.errors import UserError
-from charlab.training.schedules import Constant, WarmupCosine, WarmupStableDecay
+from charlab.training.schedules import Constant, WarmupCosine, WarmupStableDecay, schedule_from
+from tests.training import small
 
 SPENT = [share / 200 for share in range(201)]
 
@@ -92,3 +95,39 @@ def test_no_schedule_jumps_or_leaves_its_range(schedule):
     assert max(rates) == pytest.approx(1.0)
     assert rates[60:] == sorted(rates[60:], reverse=True)
     assert max(abs(after - before) for before, after in itertools.pairwise(rates)) < 0.02
+
+
+def halved(optimizer, *, gamma):
+    return lr_scheduler.ExponentialLR(optimizer, gamma)
+
+
+def test_a_function_of_an_optimizer_is_given_it():
+    make = schedule_from({"_target_": f"{__name__}.halved", "gamma": 0.5}, small.datamodule())
+    scheduler = make(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0))
+    assert isinstance(scheduler, lr_scheduler.ExponentialLR)
+    assert scheduler.gamma == 0.5
+
+
+TORCH = "torch.optim.lr_scheduler"
+
+
+def test_schedulers_of_torch_may_consist_of_others():
+    def rates(make):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+        scheduler, found = make(optimizer), []
+        for _ in range(5):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    def by_hand(optimizer):
+        parts = [lr_scheduler.LinearLR(optimizer, 0.5, total_iters=2), lr_scheduler.ExponentialLR(optimizer, 0.5)]
+        return lr_scheduler.SequentialLR(optimizer, parts, [2])
+
+    parts = [{"_target_": f"{TORCH}.LinearLR", "start_factor": 0.5, "total_iters": 2}]
+    parts.append({"_target_": f"{TORCH}.ExponentialLR", "gamma": 0.5})
+    sequence = {"_target_": f"{TORCH}.SequentialLR", "schedulers": parts, "milestones": [2]}
+    assert rates(schedule_from(sequence, small.datamodule())) == rates(by_hand)
+    chain = {"_target_": f"{TORCH}.ChainedScheduler", "schedulers": parts}
+    assert rates(schedule_from(chain, small.datamodule()))[:2] == [0.5, 0.375]

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import (
     GradientAccumulationScheduler,
     LearningRateFinder,
     ModelCheckpoint,
+    OnExceptionCheckpoint,
     RichProgressBar,
     TQDMProgressBar,
 )
@@ -22,10 +23,11 @@ from charlab.errors import UserError
 from charlab.models.mixture import Mixture
 from charlab.models.ngram import NGram
 from charlab.models.smoothing import witten_bell
-from charlab.training.trainer import build_trainer, check_callback, check_precision
+from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes
 from tests.training import small
 
 LISTED = OmegaConf.to_container(OmegaConf.load(conf_folder() / "trainer" / "auto.yaml"))
+STRATEGIES = "lightning.pytorch.strategies"
 OWN = {
     "accelerator": "auto",
     "devices": 1,
@@ -83,11 +85,19 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"max_steps": -1}, "no budget"),
         ({"strategy": "ddp_spawn"}, "strategy=ddp"),
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
+        ({"strategy": "fsdp"}, "divides the weights.*strategy=ddp"),
+        ({"strategy": {"_target_": f"{STRATEGIES}.ModelParallelStrategy"}}, "ModelParallelStrategy divides"),
         ({"strategy": "nope"}, "invalid strategy"),
         ({"devices": 3}, "3 devices"),
         ({"num_nodes": 2}, "NODE_RANK"),
         ({"accumulate_grad_batches": 2, "limit_train_batches": 3}, "middle of an optimizer step"),
         ({"limit_train_batches": 0.001}, "leaves no batch"),
+        ({"max_epochs": 0}, "trainer.max_epochs=0 trains nothing"),
+        ({"accumulate_grad_batches": 0}, "trainer.accumulate_grad_batches=0"),
+        ({"max_steps": 0, "max_epochs": 2}, "trainer.max_steps=0 trains nothing"),
+        ({"val_check_interval": 0}, "trainer.limit_val_batches=0"),
+        ({"check_val_every_n_epoch": 0}, "trainer.limit_val_batches=0"),
+        ({"val_check_interval": 3, "check_val_every_n_epoch": 1, "limit_train_batches": 2}, "2 batches of an epoch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
         ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*a Lightning plugin"),
@@ -107,6 +117,14 @@ def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path,
         build(tmp_path)
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert build(tmp_path).world_size == 1
+
+
+@pytest.mark.parametrize(
+    ("devices", "several"),
+    [(1, False), ("1", False), (2, True), ("2", True), ("0,1", True), ([0], False), ([0, 1], True), ("auto", False)],
+)
+def test_devices_may_be_given_in_any_form_that_lightning_knows(devices, several):
+    assert has_several_processes({**LISTED, "accelerator": "cpu", "devices": devices}) == several
 
 
 def test_a_second_progress_bar_is_refused_by_its_name(tmp_path):
@@ -163,6 +181,7 @@ class NoCallback:
         (GradientAccumulationScheduler({0: 2}), "data.batch_size instead"),
         (BatchSizeFinder(), "set it yourself"),
         (LearningRateFinder(), "sweep over optimizer.lr"),
+        (OnExceptionCheckpoint("."), "save_on_exception=true"),
         (EarlyStopping("validation/nll"), "for reporting alone.*data.dev_fraction"),
         (ModelCheckpoint(monitor="test/nll"), "for reporting alone.*data.dev_fraction"),
         (EarlyStopping("dev/nll"), "needs a dev split.*data.dev_fraction"),

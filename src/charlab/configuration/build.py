@@ -58,6 +58,19 @@ def build(node: DictConfig | dict[str, Any], *arguments: Any, **more: Any) -> An
         raise mistake from None
 
 
+def build_scheduler(node: Mapping[str, Any], optimizer: Any) -> Any:
+    """Build a scheduler for an optimizer, and before it the `schedulers` that it consists of, if any.
+
+    Torch's `SequentialLR` and `ChainedScheduler` consist of others.
+    """
+    parts = node.get("schedulers")
+    if not isinstance(parts, list):
+        return build({**node, "_partial_": True})(optimizer)
+    rest = {key: value for key, value in node.items() if key != "schedulers"}
+    made = [build_scheduler(part, optimizer) for part in parts]
+    return build({**rest, "_partial_": True})(optimizer=optimizer, schedulers=made)
+
+
 def nodes(value: Any, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the nodes of a configuration that have a `_target_`, each with its dotted path."""
     if isinstance(value, dict) and "_target_" in value:
@@ -124,6 +137,12 @@ def signature(target: str) -> Signature:
         # A signature without a * does not follow the convention, but the program always supplies the first argument.
         supplied=frozenset(positional if keywords else positional[:1]) if own else frozenset(),
     )
+
+
+def first_parameter(target: str) -> str | None:
+    """Return the name of the first parameter of a `_target_`; None if it has none, or Python cannot determine it."""
+    known = signature(target)
+    return next(iter(known.annotations), None) if known is not None else None
 
 
 def accepts(target: str, name: str) -> bool:

@@ -20,7 +20,7 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build, code_of, find, nodes, signature
+from charlab.configuration.build import build, build_scheduler, code_of, find, first_parameter, nodes
 from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
@@ -66,10 +66,10 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
             if _size(model) <= SMALL:
                 on_cpu = _attempt(tree, "model", partial(_construct, tree), "cpu")
                 _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], on_cpu), "cpu")
-    if not _takes(tree["scheduler"], "optimizer"):
+    if not _takes(tree["scheduler"], "optimizer") and "schedulers" not in tree["scheduler"]:
         _attempt(tree, "scheduler", lambda: build(tree["scheduler"]))
     elif optimizer is not None:
-        _attempt(tree, "scheduler", lambda: build({**tree["scheduler"], "_partial_": True})(optimizer))
+        _attempt(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
     return model
 
 
@@ -81,7 +81,7 @@ def _optimizer(node: dict[str, Any], model: LanguageModel) -> Any:
 
 def _takes(node: dict[str, Any], name: str) -> bool:
     """Return whether the first parameter of the node's `_target_` has that name."""
-    return "_target_" in node and next(iter(signature(node["_target_"]).annotations), None) == name
+    return "_target_" in node and first_parameter(node["_target_"]) == name
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:

@@ -180,7 +180,7 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     values = {key: value for key, value in values.items() if value is not None}
     if _get(values, "data.tokenizer._target_") == CHARACTERS:  # as in runs from before there were other tokenizers
         drop(values, "data.tokenizer")
-    by_time = any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS)
+    by_time = _follows_clock(values)
     reads_log = _reads_training_loss(values)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key != LOGGED_WHEN or not reads_log:
@@ -221,6 +221,17 @@ def _reads_training_loss(values: dict[str, Any]) -> bool:
     """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
     parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
     return any(_get(part, "monitor") == "train/loss" for part in parts)
+
+
+def _follows_clock(values: dict[str, Any]) -> bool:
+    """Return whether the pace of a run decides how many steps it takes, or when what it reads is evaluated."""
+    if any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS):
+        return True
+    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    if any(str(_get(part, "_target_")).endswith(".Timer") and _get(part, "duration") is not None for part in parts):
+        return True
+    is_timed = isinstance(_get(values, "trainer.val_check_interval"), str | dict)  # "00:00:10:00", or its parts
+    return is_timed and bool(_reads_evaluations(values) or _get(values, "data.dev_fraction"))
 
 
 def _get(values: Any, dotted: str) -> Any:

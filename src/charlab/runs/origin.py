@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
 from omegaconf import DictConfig
 from torch import Tensor
 
-from charlab.configuration.build import literal
+from charlab.configuration.build import find, literal, nodes, plain
 from charlab.curves import FILE_NAME as CURVES
 from charlab.data.tokenizers import Characters, Vocabulary
 from charlab.errors import UserError
 from charlab.files import write_atomically
 from charlab.models.contract import CountedModel, LanguageModel
 from charlab.models.ngram_embedding import NGramEmbedding
-from charlab.quantities import joined
+from charlab.quantities import count, joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
 from charlab.runs.identity import drop, fingerprinted_config
@@ -27,6 +28,7 @@ from charlab.training.checkpoint_file import BEST, LAST, read_resumable
 
 BUDGET = ("trainer.max_steps", "trainer.max_epochs", "trainer.max_time", "budget", "init_from", "extend")
 CONSTANT = "charlab.training.schedules.Constant"
+REPLACES_WEIGHTS = (StochasticWeightAveraging, WeightAveraging, ModelPruning)  # callbacks, when training ends
 
 
 def initialize_from(model: LanguageModel, config: Mapping[str, Any], vocabulary: Vocabulary, run: Path) -> None:
@@ -98,6 +100,12 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
             f"extend={origin} has the {part} {name}, which followed the budget to its end: only runs with a constant "
             f"learning rate and without averaging can be extended; init_from={origin} starts from the weights."
         )
+    for name, kind in _callbacks(config):
+        if issubclass(kind, REPLACES_WEIGHTS):
+            raise UserError(
+                f"extend={origin} has {name} ({kind.__name__}), which replaced the weights when training ended: "
+                f"init_from={origin} starts from them."
+            )
     if not record.is_by(location.identity.code) and config.get("resume") != "any_code":
         raise UserError(
             f"{origin} was trained by different code ({differences(record, location.identity)}): extend it with "
@@ -113,13 +121,23 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
     seconds, spent = config.budget.max_seconds, checkpoint["progress"]["training_seconds"]
     if seconds is not None and seconds <= spent:
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    limit, whole = config.trainer.max_epochs, epochs["current"]["processed"] - (not batches["is_last_batch"])
+    if limit is not None and 0 <= limit <= whole:
+        raise UserError(
+            f"extend={origin} has trained for {count(whole, 'epoch')} already: give more, trainer.max_epochs=…."
+        )
     if fresh:
         clear(location.folder)
     checkpoint["training_over"] = checkpoint["should_stop"] = False
-    loop = checkpoint["loops"]["fit_loop"]
-    if not loop["epoch_loop.batch_progress"]["is_last_batch"]:  # Lightning counted the epoch that the budget cut short
-        for progress in (loop["epoch_progress"]["total"], loop["epoch_progress"]["current"]):
-            progress.update({state: progress[state] - 1 for state in ("processed", "completed")})
+    # Lightning has counted the last epoch, which may be cut short: as in a checkpoint of the last step, it goes on.
+    for progress in (epochs["total"], epochs["current"]):
+        number = progress["processed"]
+        progress.update(ready=number, started=number, processed=number - 1, completed=number - 1)
+    for progress in (batches["total"], batches["current"]):
+        progress["completed"] -= 1
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
     for name in (CURVES, BEST):
         if (origin / name).exists():
             _write(location.folder / name, (origin / name).read_bytes())
@@ -128,6 +146,16 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
 
 def _write(path: Path, contents: bytes) -> None:
     write_atomically(path, lambda file: file.write(contents))
+
+
+def _callbacks(config: DictConfig) -> Iterator[tuple[str, type]]:
+    """Yield the key and the class of each callback of a configuration."""
+    settings = plain(config)
+    groups = {"callbacks": settings.get("callbacks"), "trainer.callbacks": settings["trainer"].get("callbacks")}
+    for path, group in groups.items():
+        for name, node in nodes(group, path):
+            if isinstance(kind := find(node["_target_"]), type):
+                yield name, kind
 
 
 def _is_extendable(part: DictConfig | None) -> bool:

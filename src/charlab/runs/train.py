@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from charlab.configuration.build import plain
+from charlab.configuration.messages import one_sentence
 from charlab.data.corpora import home_expanded
 from charlab.errors import PartError, UserError, warn_on_failure
 from charlab.evaluation.causality import Causality, check_causality, check_initial
@@ -133,6 +135,8 @@ class _Training:
                 self._conduct()
         except BaseException as raised:
             error = self.parts.failure(raised) or raised
+            if isinstance(error, MisconfigurationException):  # Lightning checks some settings only when it uses them
+                error = UserError(one_sentence(error))
             record.status = "diverged" if isinstance(error, DivergedError) else record.status
             if isinstance(error, Exception):
                 if not isinstance(error, DivergedError):

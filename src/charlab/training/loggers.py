@@ -73,8 +73,6 @@ def build_logger(
         chosen |= {"name": "", "version": "", "sub_dir": curves}
         if resumed_step is not None:
             chosen["purge_step"] = resumed_step + 1
-    elif issubclass(kind, lightning.CSVLogger):
-        chosen |= {"name": "lightning_logs", "version": ""}  # it would overwrite charlab's own `metrics.csv`
     chosen |= settings_for(kind, folder, tags)
     chosen |= {key: value for key, value in node.items() if value is not None}
     try:

@@ -12,8 +12,9 @@ from jaxtyping import Float, Int
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.nn.utils.prune import custom_from_mask
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -22,12 +23,14 @@ from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
 from charlab.training.objectives import Objective
+from charlab.training.optimizers import repeats_closure
 from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
 from charlab.training.schedules import Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
 RECORDED_STEPS = 50  # first steps whose time is stored, so that a run with a budget in seconds can be repeated
+_ORIGINAL, _MASK = "_orig", "_mask"  # what torch's pruning adds to the name of a weight
 
 
 class LanguageModelModule(EvaluatedModule):
@@ -39,9 +42,9 @@ class LanguageModelModule(EvaluatedModule):
     Args:
         model: the model to train.
         optimizer: function from the model to a torch optimizer over its parameters.
-        schedule: function from the spent share of the budget to a multiple of the learning rate; or a partial of one
-            of torch's schedulers, which is stepped after each epoch (`ReduceLROnPlateau`: after each evaluation, by
-            `dev/nll`).
+        schedule: function from the spent share of the budget to a multiple of the learning rate; or a partial of what
+            makes a scheduler for an optimizer, such as torch's schedulers. It is stepped after each epoch
+            (`ReduceLROnPlateau`: after each evaluation, by `dev/nll`).
         max_seconds: budget in seconds of the training clock, in addition to the trainer's own limits; None for no
             limit.
         objective: the objective to minimize; None for the model's own loss.
@@ -86,6 +89,7 @@ class LanguageModelModule(EvaluatedModule):
         self._random_states: list[Any] = []  # of a resumed run, one per process
         self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
         self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
+        self._pruned: dict[str, tuple[Tensor, Tensor]] = {}  # of a resumed run, by torch's pruning
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -98,9 +102,9 @@ class LanguageModelModule(EvaluatedModule):
         steps = self.trainer.estimated_stepping_batches
         self.max_steps = int(steps) if math.isfinite(steps) and steps > 0 else None
         optimizer = self.optimizer(self.model)
-        if getattr(optimizer, "repeats_closure", False) and self.trainer.accumulate_grad_batches > 1:
+        if repeats_closure(optimizer) and self.trainer.accumulate_grad_batches > 1:
             raise UserError(
-                "This optimizer computes the gradient of a step twice, which Lightning does for its last batch only: "
+                "This optimizer computes several gradients per step, which Lightning does for its last batch only: "
                 "set trainer.accumulate_grad_batches=1."
             )
         if not isinstance(self.schedule, functools.partial):
@@ -184,6 +188,9 @@ class LanguageModelModule(EvaluatedModule):
         self._callback_metrics = {}
         for name, parameter in self.named_parameters() if self._trainable else ():
             parameter.requires_grad_(name in self._trainable)
+        for name, (weight, mask) in self._pruned.items():
+            _prune(self, name, weight, mask)
+        self._pruned = {}
         self.training_clock.start()  # after the callbacks' own start, such as compilation
 
     def _resume_averaging(self, callback: StochasticWeightAveraging) -> None:
@@ -239,7 +246,9 @@ class LanguageModelModule(EvaluatedModule):
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
         metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
         checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
-        checkpoint["trainable"] = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        trainable = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
+        checkpoint["trainable"] = [name.removesuffix(_ORIGINAL) for name in trainable]
+        checkpoint["pruned"] = _pruned(self)
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -259,12 +268,33 @@ class LanguageModelModule(EvaluatedModule):
             self._random_states = checkpoint.get("random_states", former["states"])
             self._callback_metrics = checkpoint.get("callback_metrics", {})
             self._trainable = checkpoint.get("trainable", [])
+            self._pruned = checkpoint.get("pruned", {})
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         if checkpoint.get("should_stop", checkpoint["training_over"]):
             self.trainer.should_stop = True
         if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
+        for name, (weight, mask) in checkpoint.get("pruned", {}).items():  # the model is built unpruned
+            for suffix in (_ORIGINAL, _MASK):
+                checkpoint["state_dict"].pop(f"{name}{suffix}", None)
+            checkpoint["state_dict"].setdefault(name, weight * mask)
+
+
+def _pruned(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the weights that torch's pruning masks, as they are without the masks, and the masks, by name."""
+    state = module.state_dict()
+    names = [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
+    return {name: (state[f"{name}{_ORIGINAL}"], state[f"{name}{_MASK}"]) for name in names if f"{name}{_MASK}" in state}
+
+
+def _prune(module: nn.Module, name: str, weight: Tensor, mask: Tensor) -> None:
+    """Let a mask prune a weight of a module, and set what the weight is without it."""
+    owner, _, leaf = name.rpartition(".")
+    part = module.get_submodule(owner)
+    custom_from_mask(part, leaf, mask.to(part.get_parameter(leaf).device))
+    with torch.no_grad():
+        part.get_parameter(f"{leaf}{_ORIGINAL}").copy_(weight)
 
 
 def is_over(trainer: Trainer) -> bool:

@@ -14,17 +14,15 @@ Keyword-only arguments come from the configuration. The functions share these ar
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, overload
 
 import torch
-from hydra.utils import get_object
 from torch import Tensor, nn
 
-from charlab.configuration.build import build
+from charlab.configuration.build import build, first_parameter
 from charlab.errors import UserError
 from charlab.models.initialization import UNDECAYED
 from charlab.types import NonNegativeFloat, PositiveFloat, Probability
@@ -194,14 +192,13 @@ def sam(
 def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim.Optimizer]:
     """Return a function from a model to the optimizer that `node` describes.
 
-    A class whose first argument is `params`, such as torch's own, gets the model's trainable parameters.
+    A class or function whose first parameter is `params`, such as torch's own, gets the model's trainable parameters.
 
     Raises:
         UserError: if `node` does not describe an optimizer (raised when the function is called).
     """
-    made = get_object(node["_target_"])
     factory = build({**node, "_partial_": True})
-    if isinstance(made, type) and next(iter(inspect.signature(made).parameters)) == "params":
+    if first_parameter(node["_target_"]) == "params":
         return lambda model: factory([weight for weight in model.parameters() if weight.requires_grad])
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
@@ -213,6 +210,11 @@ def optimizer_from(node: Mapping[str, Any]) -> Callable[[nn.Module], torch.optim
         return result
 
     return optimizer
+
+
+def repeats_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Return whether an optimizer may compute the gradient of a batch more than once."""
+    return isinstance(optimizer, torch.optim.LBFGS) or bool(getattr(optimizer, "repeats_closure", False))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decayed: Decayed) -> list[dict[str, Any]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hydra.utils import get_object
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from charlab.configuration.build import build
+from charlab.configuration.build import build, build_scheduler, first_parameter
 from charlab.errors import UserError
 from charlab.types import Fraction
 
@@ -23,19 +24,20 @@ if TYPE_CHECKING:
 
 
 def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
-    """Return the schedule that `node` describes, or a partial of one of torch's schedulers.
+    """Return the schedule that `node` describes, or a partial of what takes an optimizer, such as torch's schedulers.
 
     Raises:
         UserError: if `node` describes neither, or a scheduler that needs a dev split, which `data` does not have.
     """
     made = get_object(node["_target_"])
-    if isinstance(made, type) and issubclass(made, LRScheduler):
-        if issubclass(made, ReduceLROnPlateau) and "dev" not in data.splits:
+    kind = made if isinstance(made, type) else object
+    if issubclass(kind, LRScheduler) or first_parameter(node["_target_"]) == "optimizer":
+        if issubclass(kind, ReduceLROnPlateau) and "dev" not in data.splits:
             raise UserError(
                 "scheduler=ReduceLROnPlateau lowers the rate by dev/nll, and this run has no dev split: set "
                 "data.dev_fraction (0.05, say)."
             )
-        return build({**node, "_partial_": True})
+        return partial(build_scheduler, node)
     schedule = build({key: value for key, value in node.items() if key != "_partial_"})
     if not callable(schedule):
         raise UserError(f"scheduler._target_={node['_target_']} does not create a schedule: name one that does.")

@@ -19,13 +19,16 @@ from lightning.pytorch.callbacks import (
     Checkpoint,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelSummary,
+    OnExceptionCheckpoint,
     ProgressBar,
     RichModelSummary,
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
 from lightning.pytorch.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
@@ -46,6 +49,8 @@ REFUSED = {
     BatchSizeFinder: "changes data.batch_size, which is the number of windows in an optimizer step: set it yourself",
     LearningRateFinder: "changes optimizer.lr within a run, which would no longer be what its record says: try "
     "charlab find-lr, or sweep over optimizer.lr with -m",
+    OnExceptionCheckpoint: "makes Lightning start a new run from the checkpoint of a failed one: leave it out, or take "
+    "a ModelCheckpoint with save_on_exception=true",
 }
 
 
@@ -99,6 +104,8 @@ def build_trainer(
     for callback in settings["callbacks"]:
         if isinstance(callback, Checkpointing):  # Lightning would save in the folder of the first logger
             callback.dirpath = str((folder / LAST).parent)
+        elif isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.CHECKPOINT_NAME_LAST = "last-v1"  # Lightning's name if there is a last.ckpt, which is charlab's
     # Otherwise Lightning would add its own checkpoints to a run that has none by choice.
     settings["enable_checkpointing"] = any(isinstance(part, Checkpoint) for part in settings["callbacks"])
     plugins = _as_list(settings["plugins"])
@@ -116,7 +123,10 @@ def build_trainer(
         settings["precision"] = None  # Lightning takes either
     _refuse_strategy(settings["strategy"])
     accumulated = settings["accumulate_grad_batches"]
+    if accumulated < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={accumulated} divides a batch into nothing: set 1 or more.")
     batches = _batches_per_epoch(settings, data)
+    _check_limits(settings, batches)
     if settings["max_steps"] is None:
         settings["max_steps"] = -1
     if settings["max_epochs"] is None:
@@ -159,11 +169,13 @@ def build_trainer(
 def has_several_processes(node: Mapping[str, Any]) -> bool:
     """Return whether a run with these settings of `conf/trainer/*.yaml` is more than one process."""
     devices = node["devices"]
-    if devices in ("auto", -1, "-1"):
+    if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
+        devices = int(devices)  # Lightning takes "2" for a number of devices, and "0,1" for a list of them
+    if devices in ("auto", -1):
         device = resolve_device(node["accelerator"])
         several = device == "cuda" and torch.cuda.device_count() > 1
     else:
-        several = len(devices) > 1 if isinstance(devices, Sequence) and devices != "1" else int(devices) > 1
+        several = len(devices) > 1 if isinstance(devices, Sequence) else devices > 1
     return several or node["num_nodes"] > 1
 
 
@@ -279,6 +291,13 @@ def _refuse_strategy(strategy: Any) -> None:
             f"trainer.strategy={strategy} starts its processes from the memory of this one, and what they learn would "
             "be lost with them: set trainer.strategy=ddp."
         )
+    named = isinstance(strategy, str) and strategy.startswith(("fsdp", "deepspeed"))
+    if named or isinstance(strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
+        name = strategy if named else type(strategy).__name__
+        raise UserError(
+            f"trainer.strategy={name} divides the weights among processes, and charlab evaluates and saves the whole "
+            "model: set trainer.strategy=ddp."
+        )
 
 
 def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -> int:
@@ -299,6 +318,29 @@ def _batches_per_epoch(settings: Mapping[str, Any], data: CharacterDataModule) -
             )
         return batches
     return length
+
+
+def _check_limits(settings: Mapping[str, Any], batches: int) -> None:
+    """Raise `UserError` for a budget of nothing, and for an interval of evaluations that fails in Lightning's loop.
+
+    Args:
+        settings: the arguments of Lightning's Trainer.
+        batches: micro-batches per device in an epoch.
+    """
+    for key in ("max_steps", "max_epochs"):
+        if settings[key] == 0:
+            raise UserError(f"trainer.{key}=0 trains nothing: set it to 1 or more, or to -1 for no limit.")
+    if settings["limit_val_batches"] == 0 or settings["fast_dev_run"]:
+        return
+    interval, epochs = settings["val_check_interval"], settings["check_val_every_n_epoch"]
+    for key, value in (("val_check_interval", interval), ("check_val_every_n_epoch", epochs)):
+        if isinstance(value, int) and value < 1:
+            raise UserError(f"trainer.{key}={value} is no interval: trainer.limit_val_batches=0 turns evaluations off.")
+    if isinstance(interval, int) and epochs is not None and interval > batches:
+        raise UserError(
+            f"trainer.val_check_interval={interval} is more than the {batches} batches of an epoch: lower it, or set "
+            "trainer.check_val_every_n_epoch=null to count batches over all epochs."
+        )
 
 
 def _instantiated(value: Any) -> Any:

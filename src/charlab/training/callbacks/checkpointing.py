@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
@@ -73,7 +73,7 @@ class Checkpointing(ModelCheckpoint):
     makes it.
 
     SIGTERM and Ctrl-C end training after the current step (`Terminated`). SIGUSR1, SLURM's warning, writes a checkpoint
-    and training continues.
+    and training continues. If callbacks act between two epochs, a checkpoint due in between is written one step later.
 
     Args:
         every_n_steps: optimizer steps between checkpoints, or None.
@@ -86,6 +86,7 @@ class Checkpointing(ModelCheckpoint):
         self._last_step = 0  # latest optimizer step
         self._last_time = time.monotonic()  # of the latest checkpoint
         self._due = False
+        self._warned = False  # by SIGUSR1
         self._signal: int | None = None
         self._ending: int | None = None
         self._former: dict[int, Any] = {}  # the handlers of signals outside training
@@ -93,7 +94,8 @@ class Checkpointing(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_step, self._last_time = trainer.global_step, time.monotonic()
-        self._due, self._signal, self._ending = False, None, None
+        self._due = self._warned = False
+        self._signal = self._ending = None
         if threading.current_thread() is threading.main_thread():
             for name in ("SIGTERM", "SIGINT", "SIGUSR1"):  # after an error, Lightning restores the previous handlers
                 if hasattr(signal, name):
@@ -111,14 +113,14 @@ class Checkpointing(ModelCheckpoint):
         if step == self._last_step or trainer.fast_dev_run:  # gradients are still being accumulated
             return
         self._last_step = step
-        due = self._due or self._signal is not None
+        due = self._due or self._warned or self._signal is not None
         if self.every_n_steps is not None and step % self.every_n_steps == 0:
             due = True
         if self.every_n_seconds is not None and time.monotonic() - self._last_time >= self.every_n_seconds:
             due = True
         # Clocks and signals may differ between processes, but all of them must save together.
         self._due, self._ending = trainer.strategy.broadcast((due, self._signal))
-        if self._due and not is_over(trainer) and not validation_follows(trainer, batch_idx):
+        if self._due and not (is_over(trainer) or validation_follows(trainer, batch_idx) or hooks_follow(trainer)):
             self.save(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -128,7 +130,12 @@ class Checkpointing(ModelCheckpoint):
         is_training = trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fast_dev_run
         if not is_training or is_over(trainer):  # `on_train_end` saves what the other callbacks leave behind
             return
-        if self._due or _best_step(pl_module) == trainer.global_step:
+        is_best = _best_step(pl_module) == trainer.global_step
+        if pl_module.micro_batches % trainer.accumulate_grad_batches:  # no checkpoint holds the gradients so far
+            if is_best:
+                self.best_model_path = str(self._folder / Path(BEST).name)
+                trainer.save_checkpoint(self.best_model_path)
+        elif self._due or is_best:
             self.save(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
@@ -156,7 +163,10 @@ class Checkpointing(ModelCheckpoint):
         trainer.save_checkpoint(self.last_model_path)
         if trainer.global_step == _best_step(pl_module):
             self._keep_as_best(trainer)
-        self._due, self._last_time = False, time.monotonic()
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            logger.after_save_checkpoint(self)  # W&B and MLflow upload it, with log_model
+        self._due = self._warned = False
+        self._last_time = time.monotonic()
         if self._ending is not None:
             raise Terminated(self._ending)
 
@@ -192,7 +202,7 @@ class Checkpointing(ModelCheckpoint):
     def _note(self, signum: int, frame: Any) -> None:
         """Note a signal. A second SIGTERM or SIGINT has its default effect."""
         if signum == getattr(signal, "SIGUSR1", None):
-            self._due = True
+            self._warned = True
             return
         self._signal = signum
         signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
@@ -201,11 +211,13 @@ class Checkpointing(ModelCheckpoint):
         """Write a trial checkpoint before training, so that an unreadable one fails now rather than hours later."""
         trial = self._folder / "trial.ckpt"
         trainer.save_checkpoint(trial)
+        trainer.strategy.checkpoint_io.teardown()  # waits for a plugin that writes in the background
         trainer.strategy.barrier("trial")
         if trainer.is_global_zero:
             trial.unlink(missing_ok=True)
 
     def _keep_as_best(self, trainer: Trainer) -> None:
+        trainer.strategy.checkpoint_io.teardown()  # as in `_try`
         self.best_model_path = str(self._folder / Path(BEST).name)
         if trainer.is_global_zero:
             with (self._folder / Path(LAST).name).open("rb") as last:
@@ -274,6 +286,24 @@ def validation_follows(trainer: Trainer, batch_idx: int) -> bool:
         return False
     counted = trainer.fit_loop.total_batch_idx if every_n_epochs is None else batch_idx
     return bool((counted + 1) % every == 0)
+
+
+def hooks_follow(trainer: Trainer) -> bool:
+    """Return whether callbacks act between this step and the next, which begins another epoch.
+
+    A run that resumed from a checkpoint of this step would leave their hooks out, as Lightning takes the epoch for
+    ended. False if every step ends an epoch.
+    """
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+    return trainer.is_last_batch and steps > 1 and any(map(_acts_between_epochs, trainer.callbacks))
+
+
+def _acts_between_epochs(callback: Callback) -> bool:
+    hooks = ("on_train_epoch_end", "on_train_epoch_start")
+    kind = type(callback)
+    if kind is Checkpointing:
+        return False
+    return any(hook in vars(callback) or getattr(kind, hook) is not getattr(Callback, hook) for hook in hooks)
 
 
 def _best_step(module: LanguageModelModule) -> int | None:

@@ -18,6 +18,7 @@ from charlab.quantities import clock
 from charlab.training.callbacks.progress import show_line
 from charlab.training.flops import count_flops
 from charlab.training.module import LanguageModelModule
+from charlab.training.optimizers import repeats_closure
 
 Compile = bool | Literal["auto", "cuda_graphs"]
 Loss = Callable[[LanguageModel, Tensor], Tensor]
@@ -128,7 +129,7 @@ class Compilation(Callback):
                 f"compute.compile=cuda_graphs needs an NVIDIA GPU, and the run is on {module.device.type}: "
                 "set compute.compile=true."
             )
-        repeats = any(getattr(optimizer, "repeats_closure", False) for optimizer in trainer.optimizers)
+        repeats = any(map(repeats_closure, trainer.optimizers))
         if trainer.accumulate_grad_batches > 1 or repeats:
             raise UserError(
                 "compute.compile=cuda_graphs computes one gradient per step, and this run needs several "
