@@ -141,8 +141,7 @@ def signature(target: str) -> Signature:
 
 def first_parameter(target: str) -> str | None:
     """Return the name of the first parameter of a `_target_`; None if it has none, or Python cannot determine it."""
-    known = signature(target)
-    return next(iter(known.annotations), None) if known is not None else None
+    return next(iter(signature(target).annotations), None)
 
 
 def accepts(target: str, name: str) -> bool:
