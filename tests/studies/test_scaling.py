@@ -223,7 +223,7 @@ def test_scaling_studies_that_cannot_be(body, message):
 
 def test_an_ordinary_sweep_is_no_scaling_study():
     base = OmegaConf.load(conf_folder() / "study" / "_base.yaml")
-    with pytest.raises(UserError, match="study.kind=scaling needs a study with arms"):
+    with pytest.raises(UserError, match=r"study\.kind=scaling needs a study with arms"):
         define(OmegaConf.merge(base, OmegaConf.create(f"kind: scaling\nheld_out: s5\n{FIVE}")), None)
 
 

@@ -14,8 +14,8 @@ from benchmarks.training import GPU_RECIPE_LOSS as LOSS
 from charlab.configuration.compose import compose
 from charlab.models.contract import CountedModel
 from charlab.models.mixture import Mixture
-from charlab.runs.identity import identify, runs_of
-from charlab.runs.record import Record
+from charlab.runs.identity import identify
+from charlab.runs.record import Record, runs_of
 from tools import read_json_lines
 from tools.results import row
 from tools.results.states import arm

@@ -161,7 +161,6 @@ def record_requalification(repetition: Repetition) -> None:
         "tolerance": repetition.tolerance,
         "date": now(),
     }
-|= {"points": len(repetition.steps), "tolerance": repetition.tolerance, "date": now()}
     if run.archive is not None:
         run.archive.add(dataclasses.replace(run.record, requalified=[*run.record.requalified, entry]))
         return

@@ -63,8 +63,8 @@ def verify_named(
     try:
         record = Record.load(Store(output_dir).named(name))
     except UserError as error:
-        known = sorted(found.parent.name for found in studies.glob(f"*/{FILE_NAME}"))
-        raise UserError(f"{str(error).rstrip('.')}, and there is no study {name}{nearest(name, known)}") from None
+        names = sorted(found.parent.name for found in studies.glob(f"*/{FILE_NAME}"))
+        raise UserError(f"{str(error).rstrip('.')}, and there is no study {name}{nearest(name, names)}") from None
     if record.status != "finished":
         raise UserError(f"The run {name} is {record.status}: only a finished run has figures to verify.")
     yield from verify_run(RunToVerify(record, path, trust), scoring=scoring)

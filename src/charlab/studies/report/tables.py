@@ -105,6 +105,7 @@ def verdict_name(comparison: Comparison, *, exploratory: bool, mark: str = "") -
 def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterval | str], plan: Plan) -> Table:
     """Return the verdict on each arm with the figures behind it."""
     level = f"at the level at which Holm's method tested the verdict over {count(len(judgments), 'arm')}."
+    figures: tuple[str, ...]
     if plan.target is not None:
         clock = "optimizer steps" if plan.metric == "steps_to" else "seconds of training"
         figures = ("speed-up", "interval", "p (Holm)", "pairs", "not reached", "by the baseline")
