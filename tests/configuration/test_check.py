@@ -132,8 +132,8 @@ def check_with(composed: tuple[Composition, DictConfig], key: str, value: object
         ("model.width", "${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean "),
         ("model.width", "${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
         ("model.width", "???", "model.width is missing: give model.width=…."),
-        ("model.note", "${model}", "An interpolation refers to the mapping or list that it is in: "),
-        ("model.betas", ["${model.betas}"], "An interpolation refers to the mapping or list that it is in: "),
+        ("model.note", "${model}", "model.note cannot be resolved: Interpolation to parent node detected."),
+        ("model.betas", ["${model.betas}"], "model.betas[0] cannot be resolved: Interpolation to parent node"),
     ],
 )
 def test_wrong_values(composed: tuple[Composition, DictConfig], key: str, value: object, sentence: str) -> None:

@@ -14,8 +14,7 @@ import pytest
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 
-from charlab.configuration.build import UNKNOWN, signature
-from charlab.configuration.check import INSTRUCTIONS
+from charlab.configuration.build import INSTRUCTIONS, UNKNOWN, signature
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
 from charlab.configuration.value_types import VALUES

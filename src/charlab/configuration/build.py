@@ -28,6 +28,9 @@ from charlab.configuration.overrides import escape_interpolations
 from charlab.errors import UserError
 
 HYDRA_1_4 = not hydra.__version__.startswith("1.3.")
+INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
+KNOWN_AT_RUN_TIME = object()
+"""Placeholder for a value that is known only while the program runs."""
 _VARIADIC = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 

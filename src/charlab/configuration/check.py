@@ -23,7 +23,7 @@ from omegaconf.errors import (
 )
 from pydantic import FiniteFloat
 
-from charlab.configuration.build import Signature, signature
+from charlab.configuration.build import INSTRUCTIONS, KNOWN_AT_RUN_TIME, Signature, signature
 from charlab.configuration.messages import all_keys, find_user_error, one_sentence, similar, unknown_key
 from charlab.configuration.overrides import SWEEP_KEYS
 from charlab.configuration.sources import hydra_config
@@ -34,9 +34,6 @@ from charlab.types import NonNegativeOrInfinite, display, fits, requirement
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
 
-INSTRUCTIONS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}  # to hydra.utils.instantiate
-KNOWN_AT_RUN_TIME = object()
-"""Placeholder for a value that is known only while the program runs."""
 LIGHTNING_FREE = ("model", "optimizer", "scheduler")
 """Parts checked before Lightning is imported."""
 OWN_VALUES = (("trainer.precision", "auto"),)

@@ -20,8 +20,16 @@ import torch
 from hydra.errors import InstantiationException
 from torch import nn
 
-from charlab.configuration.build import build, build_scheduler, code_of, find, first_parameter, nodes
-from charlab.configuration.check import INSTRUCTIONS, KNOWN_AT_RUN_TIME
+from charlab.configuration.build import (
+    INSTRUCTIONS,
+    KNOWN_AT_RUN_TIME,
+    build,
+    build_scheduler,
+    code_of,
+    find,
+    first_parameter,
+    nodes,
+)
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, LanguageModel
