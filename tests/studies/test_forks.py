@@ -221,7 +221,9 @@ def test_a_server_that_has_ended_is_not_waited_for(tmp_path, monkeypatch):
         forks.prepare()
         (keeper,) = forks._keepers
         keeper._process.kill()
+        keeper._process.wait()
         keeper._reader.join()
+        keeper._process.stdin.close()
         monkeypatch.setattr(keeper._process, "stdin", io.BytesIO())  # as a pipe that still takes what nobody reads
         with pytest.raises(OSError, match="the fork server has ended"):
             keeper.start(tmp_path / "cell.yaml", output, Slot(1))

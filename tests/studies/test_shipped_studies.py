@@ -33,7 +33,9 @@ def test_a_shipped_study_is_right(
 ) -> None:
     # The real text is not needed: what tells runs apart is all but the text.
     monkeypatch.setattr(
-        planner_module, "fingerprint", lambda config: str(hash(str((fingerprinted_config(config), config.seed))))
+        planner_module,
+        "fingerprint",
+        lambda config: f"{hash(str((fingerprinted_config(config), config.seed))):x}".lstrip("-"),
     )
     monkeypatch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
