@@ -70,17 +70,25 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, largest)
 
 
+_threads_before: list[int] = []  # the number of threads before a run set another; empty if none has
+
+
 def set_threads(threads: int | None) -> None:
-    """Set the number of CPU threads that torch uses; None keeps torch's default.
+    """Set the number of CPU threads that torch uses; None means what it was before a run of this process set it.
 
     Raises:
         UserError: if `threads` exceeds both `MOST_THREADS` and the number of cores.
     """
-    if threads is not None:
+    if threads is None:
+        if _threads_before:
+            torch.set_num_threads(_threads_before.pop())
+    else:
         cores = os.cpu_count() or 1
         if threads > max(MOST_THREADS, cores):
             raise UserError(
                 f"compute.threads={threads} is far more than the {cores} cores of this machine, and would slow "
                 f"training down: set at most {cores}."
             )
+        if not _threads_before:
+            _threads_before.append(torch.get_num_threads())
         torch.set_num_threads(threads)
