@@ -22,7 +22,9 @@ def plan(request, module_patch):
     name = STUDIES[request.param]
     composer = Composer()
     module_patch.setattr(
-        planner_module, "fingerprint", lambda config: str(hash(str((fingerprinted_config(config), config.seed))))
+        planner_module,
+        "fingerprint",
+        lambda config: f"{hash(str((fingerprinted_config(config), config.seed))):x}".lstrip("-"),
     )
     module_patch.setattr(planner_module, "output_folder", lambda config, sweep: None)
     definition = define(composer.master([f"study={name}"]).study, name)
