@@ -80,9 +80,9 @@ class Drawings:
         if self.factors:
             found["factors"] = self._draw_factors(self.factors, PAPER_WIDTH, 1.75 if len(self.factors) == 1 else 1.3)
         if self.curves["step"]:
-            found["curves"] = self._draw_curves(list(CLOCKS), PAPER_WIDTH, 1.75)
+            found["curves"] = self._draw_curves(list(CLOCKS), PAPER_WIDTH, 1.6)
         if costs := self.contents.compared_costs:
-            found["costs"] = self._draw_costs(costs, PAPER_WIDTH, 1.75)
+            found["costs"] = self._draw_costs(costs, PAPER_WIDTH, 1.6)
         return found
 
     def _differences(self, width: float) -> dict[str, Figure]:
