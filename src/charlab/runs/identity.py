@@ -187,7 +187,7 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     by_time = _follows_clock(values)
     reads_log = _reads_training_loss(values)
     limits = [_get(values, f"trainer.{key}") for key in COUNTED_IN_BATCHES]
-    by_batches = any(isinstance(limit, int) and limit > 0 for limit in limits)
+    by_batches = any(isinstance(limit, int | float) and (limit > 1 or repr(limit) == "1") for limit in limits)
     kept = (*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else []))
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key not in kept:
