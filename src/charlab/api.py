@@ -15,7 +15,6 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
@@ -36,6 +35,7 @@ from charlab.runs.train import train
 from charlab.studies.state import StudyResults
 from charlab.studies.sweep import sweep
 from charlab.studies.verify import verify_named
+from charlab.training.device import set_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,11 +85,10 @@ def run(*overrides: str, **parts: Any) -> Record:
     with open_dict(config):
         del config["hydra"]
     leave_out_sweep(config)
-    threads = torch.get_num_threads()
     try:
         return train(config, folder, overrides)
     finally:
-        torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
+        set_threads(None)  # as before the run
 
 
 def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:

@@ -15,7 +15,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -269,14 +269,16 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
     if imports:  # what torch and Lightning allocate is not garbage, and scanning it takes a second
         gc.disable()
     try:
-        arguments, single = _checked(config_name, arguments)
-        with _command_line(arguments):
+        try:
+            arguments, single = _checked(config_name, arguments)
             if single is None:
-                hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
-            else:
+                with _command_line(arguments):
+                    hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+        except InterpolationResolutionError as error:  # of what --resolve shows
+            raise (find_user_error(error) or UserError(one_sentence(error))) from None
+        if single is not None:
+            with _command_line(arguments):
                 _run_job(task, *single)
-    except InterpolationResolutionError as error:  # of what --resolve shows
-        raise (find_user_error(error) or UserError(one_sentence(error))) from None
     finally:
         if imports:
             gc.enable()
@@ -297,8 +299,13 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
 def _set_up_logging(job: DictConfig) -> None:
     """Set up Hydra's logging, after trying the job's, which Hydra sets up once the job's folder is made."""
     try:
-        with suppress(InterpolationResolutionError):  # a file in the job's folder
+        try:
             configure_log(job.hydra.job_logging, job.hydra.verbose)
+        except InterpolationResolutionError:  # of a name that is known in the job
+            pass
+        except ValueError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):  # a file in the job's folder
+                raise
         configure_log(job.hydra.hydra_logging, job.hydra.verbose)
     except (*COMPOSITION_ERRORS, AssertionError) as error:
         settings = "hydra.verbose, hydra.job_logging or hydra.hydra_logging"
@@ -381,13 +388,13 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
             composer.build()
             return [*_as_composed(overrides, job), *flags], (composer, job)
     master = composer.master(overrides)
+    _check_working_folder(master)
     if master.hydra.runtime.choices["hydra/sweeper"] == OWN:
         from charlab.studies.sweep import sweep as run_sweep
 
         results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
     for job in composer.jobs(overrides):
-        _check_working_folder(job)
         check_output_folder(output_folder(job, sweep=True))
     return [*overrides, *flags], None
 

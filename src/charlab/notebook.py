@@ -47,7 +47,7 @@ class Output(Console):
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()  # turns standard output off
-        print("Nothing reads the output any more: the run continues without it.", file=sys.stderr)
+        print("Nothing reads the output any more: the command continues without it.", file=sys.stderr)
 
 
 def replace_missing_characters() -> None:

@@ -227,6 +227,13 @@ class SinglePrecision(Sandwich):
         return x @ self.constant[0]
 
 
+class SinglePrecisionState(Recurrent):
+    """Begins to read with a state in single precision, which `forward` does not use."""
+
+    def init_state(self, batch_size):
+        return torch.zeros(1, batch_size, 8)
+
+
 class Careless(SinglePrecision):
     def mix(self, x):
         torch.rand(3)
@@ -271,6 +278,7 @@ HONEST = {
     "unigram": lambda: fitted_ngram(1),
     "n-gram before it counts": lambda: NGram(VOCAB_SIZE, order=3, smoothing=kneser_ney),
     "single precision": SinglePrecision,
+    "state in single precision": SinglePrecisionState,
     "context of one character": lambda: transformer(1),
     "past ignored": IgnoredPast,
     "HMM of one state": lambda: HiddenMarkovModel(VOCAB_SIZE, num_states=1, parameterization="logits"),

@@ -79,7 +79,7 @@ def test_a_figure_of_weights_that_were_replaced_since_is_not_kept(run, monkeypat
 
     monkeypatch.setattr("charlab.runs.evaluate.check_causality", finish_again)
     assert evaluate(run, "protocol=blocks", "split=train").metrics == record.metrics
-    assert "They are of weights that the run has replaced since" in " ".join(capfd.readouterr().out.split())
+    assert "The run has been trained again since its weights were read" in " ".join(capfd.readouterr().out.split())
 
 
 def test_an_unfinished_run_keeps_its_record(run):

@@ -106,6 +106,15 @@ def test_what_divides_the_work_counts_where_seconds_are_the_budget(config, key):
     assert fingerprint(altered(config, seconds | division)) != by_time != fingerprint(config)
 
 
+@pytest.mark.parametrize("key", ["limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval"])
+def test_what_divides_a_batch_counts_where_batches_are_counted(config, key):
+    divided = {"trainer.accumulate_grad_batches": DIVISIONS["trainer.accumulate_grad_batches"]}
+    whole = {f"trainer.{key}": 4}
+    assert fingerprint(altered(config, whole | divided)) != fingerprint(altered(config, whole))
+    for share in ({f"trainer.{key}": 0.5}, {f"trainer.{key}": 0}):
+        assert fingerprint(altered(config, share | divided)) == fingerprint(altered(config, share))
+
+
 TIMER = {"_target_": "lightning.pytorch.callbacks.Timer"}
 TIMED = {
     "a timer": {"callbacks.timer": TIMER | {"duration": "00:00:01:00"}},

@@ -275,6 +275,11 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
         (constant, ["trainer.max_steps=3"], "has trained for 3 steps already: give more"),
         (epochs, ["trainer.max_steps=9", "trainer.max_epochs=1"], "has trained for 1 epoch already: give more"),
         (constant, [*LONGER[:1], "optimizer.lr=0.5"], "but this one has another optimizer: leave it as it was"),
+        (
+            constant,
+            ["trainer.max_steps=5", "trainer.accumulate_grad_batches=2"],
+            "accumulate_grad_batches=1, not 2: give it.",
+        ),
     ]:
         capsys.readouterr()
         assert cli.train([f"extend={record.folder}", *more]) == 2

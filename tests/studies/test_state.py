@@ -198,7 +198,7 @@ def test_a_result_tells_if_scoring_it_or_running_it_again_has_failed(study, tmp_
         return result.status, result.reason
 
     assert read("2026-11-21T21:09:00+00:00") == ("finished", "")  # it has failed after its record was written
-    told = "This is an earlier result; running it again failed: OSError: no space"
+    told = "This is an earlier result; the study's latest attempt failed: OSError: no space"
     assert read("2026-11-22T08:00:00+00:00") == ("finished", told)
     change(record_of(tmp_path, plan, "arm/305"), metrics=[])
     told = "It has not been scored by protocol=blocks; the study's latest attempt failed: OSError: no space"

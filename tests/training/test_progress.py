@@ -180,7 +180,7 @@ def test_a_reader_that_stops_reading_does_not_end_a_run():
     done = subprocess.run(warm([sys.executable, "-c", program]), stdout=writing, stderr=subprocess.PIPE, text=True)
     os.close(writing)
     assert done.returncode == 0
-    assert done.stderr.splitlines() == ["Nothing reads the output any more: the run continues without it.", "done"]
+    assert done.stderr.splitlines() == ["Nothing reads the output any more: the command continues without it.", "done"]
 
 
 def test_in_a_notebook_a_line_is_plain_output_whatever_its_length(capsys):

@@ -117,6 +117,37 @@ def test_a_kill_between_two_epochs_leaves_out_no_hook(tmp_path):
         options.assert_same_bits(found, expected)
 
 
+@pytest.mark.parametrize("kills", [(5, 7), pytest.param((5, 6, 9), marks=pytest.mark.slow)])
+def test_epochs_are_counted_right_after_several_kills(tmp_path, kills):
+    """The first kill resumes from the end of an epoch, the second in the middle of the next one."""
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    settings = {"epoch_steps": 4, "max_steps": -1, "max_epochs": 4, "schedule": schedule}
+    run(tmp_path / "whole", [], **settings)
+    for step in kills:
+        with pytest.raises(RuntimeError, match="the power failed"):
+            run(tmp_path / "killed", [options.RaiseAt(step)], **settings)
+    run(tmp_path / "killed", [], **settings)
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch"):
+        found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
+        options.assert_same_bits(found, expected)
+
+
+def test_parameters_that_are_named_like_pruned_ones_stay_trainable(tmp_path):
+    def normalized(vocab_size):
+        model = small.SmallAttention(vocab_size)
+        torch.nn.utils.spectral_norm(model.readout)
+        return model
+
+    run(tmp_path / "whole", [], model=normalized)
+    with pytest.raises(RuntimeError, match="the power failed"):
+        run(tmp_path / "killed", [options.RaiseAt(5)], model=normalized)
+    run(tmp_path / "killed", [], model=normalized)
+    for part in ("state_dict", "optimizer_states", "trainable"):
+        found, expected = (options.checkpoint(tmp_path / name)[part] for name in ("killed", "whole"))
+        options.assert_same_bits(found, expected)
+    assert "model.readout.weight_orig" in options.checkpoint(tmp_path / "killed")["trainable"]
+
+
 def test_lightnings_moving_average_goes_on_after_a_kill(tmp_path):
     run(tmp_path / "whole", [EMAWeightAveraging(decay=0.6)])
     with pytest.raises(RuntimeError, match="the power failed"):

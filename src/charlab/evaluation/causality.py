@@ -270,6 +270,7 @@ def _precise_copy(model: AutoregressiveModel, windows: Int[Tensor, "B T+1"]) -> 
     try:
         probe = copy.deepcopy(model).double().eval()
         probe(windows[:1, :-1])
+        _score_in_parts(copy.deepcopy(probe), windows[:1])
     except (RuntimeError, TypeError):  # no float64 on this device, or float32 constants in the model
         return copy.deepcopy(model).float().eval(), TOLERANCE[torch.float32]
     return probe, TOLERANCE[torch.float64]

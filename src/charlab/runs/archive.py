@@ -111,7 +111,8 @@ class Archive:
             lines = Archive(self.folder)._lines
             lines.pop(run, None)
             self._write_lines(lines)
-            self._replace_curves(run, [])
+            if (self.folder / CURVES).exists():
+                self._replace_curves(run, [])
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

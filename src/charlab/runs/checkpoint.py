@@ -18,7 +18,7 @@ from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.runs import definitions
 from charlab.runs.store import OUTPUTS, Store
-from charlab.training.checkpoint_file import BEST, LAST, read_checkpoint
+from charlab.training.checkpoint_file import BEST, LAST, read_checkpoint, unpruned
 
 
 def load(
@@ -134,7 +134,7 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
         UserError: if the weights do not fit the model.
     """
     prefix = "model."
-    weights = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
+    weights = {name.removeprefix(prefix): value for name, value in unpruned(checkpoint).items()}
     if {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float64}:
         model.double()
     try:

@@ -50,7 +50,7 @@ def compare(runs: Sequence[str], output_dir: Path, plot: str, console: Console) 
         console.print(f"Where they differ is not known. {error}", highlight=False, markup=False, soft_wrap=True)
     console.print()
     names = changed(a.sources, b.sources)
-    same = "is not known" if a.code is None else "is the same" if a.code == b.code else "differs"
+    same = "is not known" if None in (a.code, b.code) else "is the same" if a.code == b.code else "differs"
     told = f"differs in {joined(names, most=5)}" if names else same
     console.print(f"Their code {told}.", highlight=False, markup=False, soft_wrap=True)
     file = Path(plot or output_dir / f"compare-{short_name(a.folder)}-{short_name(b.folder)}.png")

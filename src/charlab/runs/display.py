@@ -69,7 +69,7 @@ def announce(found: store.RunLocation, config: DictConfig, console: Console) -> 
         tell(console, f"The run {run} was trained by different code {told}")
     for other in found.others[-1:]:
         told = f"This run was {store.status_word(other)} by different code ({store.differences(other, found.identity)})"
-        hint = "" if other.status == "finished" else " resume=any_code resumes it with today's code."
+        hint = "" if other.status in ("finished", "tried") else " resume=any_code resumes it with today's code."
         tell(console, f"{told}: it stays in {other.folder}, and a new run trains in {found.folder}.{hint}")
     if found.has_lost_checkpoint:
         tell(console, f"The finished run in {found.folder} has lost its checkpoint: it is trained again.")

@@ -76,7 +76,7 @@ def complete(record: Record, at_end: Collection[str]) -> None:
 def draw(runs: Sequence[str], output_dir: Path, console: Console, *, trust: bool = False) -> None:
     """Write the loss plot, a sample and the attention maps of runs into their folders, and print their paths.
 
-    Code in their folders is imported only with `trust`; see `charlab.load`.
+    Code that their folders hold runs only with `trust`; see `charlab.load`.
     """
     if not runs:
         raise UserError(f"draw takes the runs to look at: {command('runs', 'draw', 'RUN')}.")

@@ -159,7 +159,7 @@ def _keep(evaluated: Record, entry: dict[str, Any], *, is_last: bool) -> None:
         if record.status != "finished" or not is_last:
             return
         if record.finished != evaluated.finished:
-            raise UserError("They are of weights that the run has replaced since: give the same command again.")
+            raise UserError("The run has been trained again since its weights were read: give the same command again.")
         data = {key: record.config["data"].get(key) for key in ("_target_", "tokenizer")}
         if names := changed_since(record, {"model": record.config["model"], "data": data}, EVALUATION):
             what = f"changed since: {', '.join(names[:3])}" if record.sources else "that of an earlier version"

@@ -75,7 +75,7 @@ def export(
         format: "safetensors", "torch" or "onnx".
         output: folder to write into; by default, `export` in the run's folder.
         checkpoint: the checkpoint to export: the last one, or the best one on the dev split.
-        trust: whether to import code from the run's folder; see `charlab.load`.
+        trust: whether code that the run's folder holds may run; see `charlab.load`.
 
     Raises:
         UserError: if there is no such run, a package is missing, or the format cannot hold the model.

@@ -57,6 +57,10 @@ WORK_DIVISION_KEYS = (
 )
 """Keys that only divide the work or set its pace. They change no figure if the budget is in steps."""
 
+COUNTED_IN_BATCHES = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
+BATCH_DIVISION_KEYS = ("trainer.accumulate_grad_batches", "trainer.devices", "trainer.num_nodes")
+"""Keys that count if a setting of Lightning's is a number of batches, which each of them divides further."""
+
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
 EVALUATED_WHEN = ("evaluate_every", "trainer.val_check_interval", "trainer.check_val_every_n_epoch")
 LOGGED_WHEN = "trainer.log_every_n_steps"
@@ -133,7 +137,7 @@ def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str]
     if names and (digest := _digest_of_definitions(record, names)) is not None:
         former[definitions.MAIN] = digest
     found = changed(former, now)
-    reproduced = found and record.requalified and record.is_by(identify(literal(record.config)).code)
+    reproduced = found and record.requalified and record.is_by(code_hash(sources(literal(record.config))))
     return [] if reproduced else found
 
 
@@ -182,8 +186,11 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
         drop(values, "data.tokenizer")
     by_time = _follows_clock(values)
     reads_log = _reads_training_loss(values)
+    limits = [_get(values, f"trainer.{key}") for key in COUNTED_IN_BATCHES]
+    by_batches = any(isinstance(limit, int | float) and (limit > 1 or repr(limit) == "1") for limit in limits)
+    kept = (*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else []))
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
-        if key != LOGGED_WHEN or not reads_log:
+        if key not in kept:
             drop(values, key)
     if "callbacks" in values:
         values["callbacks"] = _acting(values["callbacks"])

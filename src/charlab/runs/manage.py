@@ -37,7 +37,7 @@ optimizer.lr=1e-3, 'name=part1-*'. sort=-nll sorts in descending order.
 
 Options: output_dir=outputs, protocol=blocks, limit=100, plot=FILE.png (compare),
 start=0, length=3000 and page=FILE.html (show), force=true (remove: do not ask),
-trust=true (draw and show: import code that the run's folder holds)."""
+trust=true (draw and show: run code that the run's folder holds)."""
 
 
 def browse(arguments: Sequence[str], console: Console | None = None) -> int:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, WeightAveraging
-from omegaconf import DictConfig
+from lightning.pytorch.callbacks import ModelPruning, StochasticWeightAveraging, Timer, WeightAveraging
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from charlab.configuration.build import find, literal, nodes, plain
@@ -21,7 +21,7 @@ from charlab.models.ngram_embedding import NGramEmbedding
 from charlab.quantities import count, joined
 from charlab.runs.checkpoint import build_model, load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import clear
-from charlab.runs.identity import drop, fingerprinted_config
+from charlab.runs.identity import WORK_DIVISION_KEYS, drop, fingerprinted_config
 from charlab.runs.record import Record
 from charlab.runs.store import RunLocation, differences
 from charlab.training.checkpoint_file import BEST, LAST, read_resumable
@@ -84,7 +84,7 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
     """
     record = Record.load(origin)
     former, now = (fingerprinted_config(settings) for settings in (literal(record.config), config))
-    for key in BUDGET:
+    for key in (*BUDGET, *WORK_DIVISION_KEYS):
         for values in (former, now):
             drop(values, key)
     differing = [key for key in dict.fromkeys([*former, *now]) if former.get(key) != now.get(key)]
@@ -111,6 +111,13 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
             f"{origin} was trained by different code ({differences(record, location.identity)}): extend it with "
             "resume=any_code."
         )
+    before, divided = (
+        settings["trainer"].get("accumulate_grad_batches") or 1 for settings in (record.config, plain(config))
+    )
+    if before != divided:
+        raise UserError(
+            f"extend={origin} was trained with trainer.accumulate_grad_batches={before}, not {divided}: give it."
+        )
     checkpoint = read_resumable(origin / LAST)
     steps = config.trainer.max_steps
     if steps is not None and 0 <= steps <= checkpoint["global_step"]:
@@ -121,6 +128,13 @@ def extend_run(origin: Path, config: DictConfig, location: RunLocation, *, fresh
     seconds, spent = config.budget.max_seconds, checkpoint["progress"]["training_seconds"]
     if seconds is not None and seconds <= spent:
         raise UserError(f"extend={origin} has trained for {spent:.1f} s already: give more, budget.max_seconds=….")
+    if (duration := config.trainer.get("max_time")) is not None:
+        timer = Timer(plain(duration) if OmegaConf.is_config(duration) else duration)
+        timer.load_state_dict(checkpoint["callbacks"].get(timer.state_key, {}))
+        if timer.time_remaining() <= 0:
+            raise UserError(
+                f"extend={origin} has trained for {timer.time_elapsed():.1f} s already: give more, trainer.max_time=…."
+            )
     loop = checkpoint["loops"]["fit_loop"]
     epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
     limit, whole = config.trainer.max_epochs, epochs["current"]["processed"] - (not batches["is_last_batch"])

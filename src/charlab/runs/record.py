@@ -262,17 +262,20 @@ class Record:
     def _has_weights(self) -> bool:
         return self.status == "finished" and (self.folder / "checkpoints" / "last.ckpt").is_file()
 
-    def metric(self, protocol: str, split: str = "validation") -> dict[str, Any]:
+    def metric(self, protocol: str, split: str = "validation", *, trust: bool = False) -> dict[str, Any]:
         """Return the entry of `metrics` for a protocol and split; the run's own settings take precedence.
 
         A figure that a finished run lacks is computed and added to its record, except figures of the test split and
         figures by `online`, which only `charlab evaluate` computes.
 
+        Args:
+            trust: whether code that the run's folder holds may run for it; see `charlab.load`.
+
         Raises:
             UserError: if there is no such entry, and none can be computed.
         """
         if not self.has_figure(protocol, split) and protocol != "online" and split != "test":
-            self._complete(protocol, split)
+            self._complete(protocol, split, trust)
         if (entry := self.find_figure(protocol, split)) is not None:
             return entry
         from charlab.configuration.overrides import quoted_if_needed
@@ -281,7 +284,7 @@ class Record:
         computing = command("evaluate", run, f"protocol={protocol}", f"split={split}")
         raise UserError(f"The run in {self.folder} has no {protocol} figure on {split}: compute it by {computing}.")
 
-    def _complete(self, protocol: str, split: str) -> None:
+    def _complete(self, protocol: str, split: str, trust: bool) -> None:
         """Compute a figure that a finished run lacks, if it still has its weights."""
         if not self._has_weights:
             return
@@ -290,6 +293,7 @@ class Record:
         from charlab.runs.evaluate import evaluate_run
 
         chosen = [f"run={quoted(str(self.folder))}", f"protocol={protocol}", f"split={split}"]
+        chosen += ["trust=true"] if trust else []
         evaluate_run(compose(chosen, "evaluate"), Console(file=io.StringIO(), force_jupyter=False))
         self.metrics = Record.load(self.folder).metrics
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, open_dict
 from rich.console import Console
@@ -27,6 +26,7 @@ from charlab.runs.identity import Identity, identify, reads_evaluations
 from charlab.runs.record import Record, now
 from charlab.runs.store import Run, run_at
 from charlab.runs.train import train
+from charlab.training.device import set_threads
 from charlab.training.module import LanguageModelModule
 
 ROUNDING = 2.0**-21  # four units in the last place of float32, relative to the value
@@ -117,7 +117,6 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
     steps = sorted({step for step, metric in logged if metric == COMPARED[0]})[:points]
     if not steps:
         raise UserError(f"The run {run} has logged no {COMPARED[0]} in {CURVES}, so there is nothing to repeat.")
-    threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         config = _config(record)
         if config.budget.max_seconds is not None:
@@ -133,7 +132,7 @@ def repeat(run: str | Path, *, points: int = 3) -> Repetition:
                 shortened = _shortened_config(config, folder, steps[-1], record.clock)
                 train(shortened, Path(folder, "run"), console=Console(quiet=True))
         finally:
-            torch.set_num_threads(threads)  # so that the next run that sets none has torch's default
+            set_threads(None)  # as before the run
         again = Record.load(Path(folder, "run"))
         repeated = _points(Run(again))
     return Repetition(

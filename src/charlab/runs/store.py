@@ -235,6 +235,8 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
             f"{folder} holds another run, {record.name} with the fingerprint {record.fingerprint}: choose another "
             "hydra.run.dir, or replace it with force=true."
         )
+    if record.status == "tried":
+        return  # it is trained again in any case
     begun = record.status != "finished"
     if not record.is_by(identity.code) and not (begun and config.get("resume") == "any_code"):
         way = "resume it with resume=any_code, " if begun else ""

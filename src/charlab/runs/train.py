@@ -76,7 +76,10 @@ def train(
     if not has_several_processes(config.trainer):
         rank_zero_only.rank = 0  # Lightning reads RANK and SLURM_PROCID, which may belong to something else
     elif rank_zero_only.rank != 0:  # only rank 0 manages the folder
-        return _Training(config, folder, overrides, console, fresh=config.force).execute()
+        fresh = config.force
+        with contextlib.suppress(UserError):
+            fresh = fresh or Record.load(folder).status == "tried"
+        return _Training(config, folder, overrides, console, fresh=fresh).execute()
     with locked(folder):
         found = store.locate_in(folder, config)
         if not config.force:

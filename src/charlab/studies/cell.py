@@ -104,7 +104,7 @@ def run(file: Path) -> int:
             config.at_end = [*config.get("at_end", []), *described["at_end"]]
             record = train(config, folder, described["overrides"])
             if record.status == "finished":  # only the first of several processes finishes the run
-                record.metric(described["protocol"], described["split"])
+                record.metric(described["protocol"], described.get("split", "validation"), trust=True)
         except DivergedError as error:
             print(error, file=sys.stderr)
             return 1

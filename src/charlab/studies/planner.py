@@ -136,7 +136,7 @@ class Planner:
             overrides = merged(self.overrides(arm), [] if seed is None else [f"seed={seed}"])
             config = self.composer.job(overrides, build=False)
         resolve_values(config)
-        _check_counts(config)
+        check_counts(config)
         return config
 
     def _study(self) -> tuple[tuple[Arm, ...], tuple[int, ...]]:
@@ -194,14 +194,14 @@ class Planner:
         return f"sweep-{leaves}-{hashlib.sha256(repr(kept).encode()).hexdigest()[:4]}"
 
 
-def _check_counts(config: DictConfig) -> None:
-    """Check that the runs of a configuration are not only tried out, for a study needs finished ones."""
+def check_counts(config: DictConfig) -> None:
+    """Check that the runs of a configuration are not only tried out, because what compares runs needs finished ones."""
     debug, trials = config.get("debug"), config.trainer.get("fast_dev_run")
     if debug is not None or trials:
         told = f"debug={debug}" if debug is not None else "trainer.fast_dev_run"
         raise UserError(
-            f"Runs with {told} do not count as results, which a study or sweep needs: leave it out, or try the runs "
-            "one by one with hydra/sweeper=basic."
+            f"Runs with {told} do not count as results, which a study, sweep or search needs: leave it out, or try the "
+            "runs one by one with hydra/sweeper=basic."
         )
 
 

@@ -30,7 +30,7 @@ from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
-from charlab.studies.planner import edited, find_cells, is_shared, merged, run_values
+from charlab.studies.planner import check_counts, edited, find_cells, is_shared, merged, run_values
 from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"
@@ -267,7 +267,10 @@ class Trials:
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
                 return None, "leaks: it sees what it predicts"
-            figure = record.metric("blocks", "dev")
+            try:
+                figure = record.metric("blocks", "dev")
+            except UserError as error:
+                return None, str(error)
             loss = figure["nll"]
             finite = loss is not None and math.isfinite(loss)
             return (loss, None) if finite else (None, f"{NOT_FINITE}: {figure.get('reason', 'no reason known')}")
@@ -312,6 +315,7 @@ class Trials:
         except UserError as error:
             raise UserError(f"A trial of the search with {_shown(values)} does not compose: {error}") from None
         resolve_values(config)
+        check_counts(config)
         return config
 
     def _overrides(self, values: Mapping[str, Any]) -> list[str]:

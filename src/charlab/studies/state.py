@@ -145,8 +145,8 @@ def _later_failure(outcome: Outcome | None, record: Record, protocol: str) -> st
     failed = f"{'was killed' if outcome.fate == 'killed' else outcome.fate}: {last_line(outcome.reason)}"
     if record.status == "finished" and not record.has_figure(protocol):
         return f"It has not been scored by protocol={protocol}; the study's latest attempt {failed}"
-    if outcome.started > (record.finished or record.started or ""):  # else it wrote this record, or another did later
-        return f"This is an earlier result; running it again {failed}"
+    if record.finished and outcome.started > record.finished:  # else it wrote this record, or another did later
+        return f"This is an earlier result; the study's latest attempt {failed}"
     return ""
 
 

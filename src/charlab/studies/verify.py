@@ -37,7 +37,7 @@ its name. Each check is a line: ✓ holds, ✗ does not, – cannot be checked. 
 exit code is 1 if any does not hold.
 
 Options: output_dir=outputs, quick=true (leave out what needs the weights),
-data.path=FILE (where the text is now), trust=true (import code that the run's
+data.path=FILE (where the text is now), trust=true (run code that the run's
 folder holds)."""
 
 
@@ -49,7 +49,7 @@ def verify_named(
     Args:
         name: folder of a run, beginning of its fingerprint, or name of a study.
         path: where the file of the text is now; None for where it was.
-        trust: whether code in the folders of runs may be imported.
+        trust: whether code that the folders of runs hold may run.
     """
     studies = output_dir / "studies"
     for folder in (Path(name), studies / name):

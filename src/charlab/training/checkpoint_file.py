@@ -47,6 +47,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
+def unpruned(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the weights of a checkpoint, with masked ones as they act, in a model that is built without masks."""
+    weights = dict(checkpoint["state_dict"])
+    for name, (weight, mask) in checkpoint.get("pruned", {}).items():
+        for suffix in ("_orig", "_mask"):
+            weights.pop(f"{name}{suffix}", None)
+        weights.setdefault(name, weight * mask)
+    return weights
+
+
 def read_resumable(path: Path) -> dict[str, Any]:
     """Return the contents of the checkpoint from which a run resumes; see `read_checkpoint`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 import torch
@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, Timer
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.nn.utils.prune import custom_from_mask
+from torch.nn.utils.prune import custom_from_mask, is_pruned
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -22,6 +22,7 @@ from charlab.data.tokenizers import to_config
 from charlab.errors import UserError
 from charlab.models.contract import LanguageModel
 from charlab.training.callbacks.averaging import KeepsAverage, averages_in_place
+from charlab.training.checkpoint_file import unpruned
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import repeats_closure
 from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
@@ -224,6 +225,8 @@ class LanguageModelModule(EvaluatedModule):
         for average in self._averages:  # for good, as the callbacks have already saved the last checkpoint
             average.eval()
         self._averages = []
+        for _, part, leaf in _masked_weights(self):  # a tensor with a gradient cannot be copied
+            setattr(part, leaf, getattr(part, leaf).detach())
 
     # Checkpoints
 
@@ -246,9 +249,13 @@ class LanguageModelModule(EvaluatedModule):
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
         metrics = {name: value for name, value in self.trainer.callback_metrics.items() if name != "step"}
         checkpoint["callback_metrics"] = {name: torch.as_tensor(value).cpu() for name, value in metrics.items()}
+        checkpoint["pruned"] = pruned = {
+            name: tuple(getattr(part, f"{leaf}{suffix}").detach() for suffix in (_ORIGINAL, _MASK))
+            for name, part, leaf in _masked_weights(self)
+        }
+        names = {f"{name}{_ORIGINAL}": name for name in pruned}
         trainable = [name for name, parameter in self.named_parameters() if parameter.requires_grad]
-        checkpoint["trainable"] = [name.removesuffix(_ORIGINAL) for name in trainable]
-        checkpoint["pruned"] = _pruned(self)
+        checkpoint["trainable"] = [names.get(name, name) for name in trainable]
         if self._averages:
             checkpoint["training_weights"] = checkpoint["state_dict"]
             with averages_in_place(self.model, self._averages):
@@ -269,23 +276,41 @@ class LanguageModelModule(EvaluatedModule):
             self._callback_metrics = checkpoint.get("callback_metrics", {})
             self._trainable = checkpoint.get("trainable", [])
             self._pruned = checkpoint.get("pruned", {})
+            _begin_next_epoch(checkpoint["loops"]["fit_loop"])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         if checkpoint.get("should_stop", checkpoint["training_over"]):
             self.trainer.should_stop = True
         if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
             checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
-        for name, (weight, mask) in checkpoint.get("pruned", {}).items():  # the model is built unpruned
-            for suffix in (_ORIGINAL, _MASK):
-                checkpoint["state_dict"].pop(f"{name}{suffix}", None)
-            checkpoint["state_dict"].setdefault(name, weight * mask)
+        checkpoint["state_dict"] = unpruned(checkpoint)
 
 
-def _pruned(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the weights that torch's pruning masks, as they are without the masks, and the masks, by name."""
-    state = module.state_dict()
-    names = [name.removesuffix(_ORIGINAL) for name in state if name.endswith(_ORIGINAL)]
-    return {name: (state[f"{name}{_ORIGINAL}"], state[f"{name}{_MASK}"]) for name in names if f"{name}{_MASK}" in state}
+def _begin_next_epoch(loop: dict[str, Any]) -> None:
+    """Let a checkpoint of an epoch's last step go on with the start of the next epoch, its hook included.
+
+    Lightning takes such a checkpoint for one in the middle of an epoch, and would count the next epoch wrongly. One
+    that an evaluation at the end of an epoch saved resumes as it is.
+    """
+    epochs, batches = loop["epoch_progress"], loop["epoch_loop.batch_progress"]
+    if not batches["is_last_batch"] or batches["total"]["completed"] != batches["total"]["processed"] - 1:
+        return
+    if epochs["total"]["ready"] == epochs["total"]["started"] == epochs["total"]["processed"] + 1:
+        for progress in (epochs["total"], epochs["current"]):
+            number = progress["processed"] + 1
+            progress.update(ready=number + 1, started=number, processed=number, completed=number)
+        batches["is_last_batch"] = False
+
+
+def _masked_weights(module: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yield the name of each weight that torch's pruning masks, the module that has it, and its name there."""
+    for path, part in module.named_modules():
+        if is_pruned(part):
+            masks = {name for name, _ in part.named_buffers(recurse=False)}
+            for name, _ in part.named_parameters(recurse=False):
+                leaf = name.removesuffix(_ORIGINAL)
+                if leaf != name and f"{leaf}{_MASK}" in masks:
+                    yield f"{path}.{leaf}", part, leaf
 
 
 def _prune(module: nn.Module, name: str, weight: Tensor, mask: Tensor) -> None:

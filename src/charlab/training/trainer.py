@@ -169,6 +169,8 @@ def build_trainer(
 def has_several_processes(node: Mapping[str, Any]) -> bool:
     """Return whether a run with these settings of `conf/trainer/*.yaml` is more than one process."""
     devices = node["devices"]
+    if isinstance(devices, str) and "," in devices:
+        devices = [device for device in devices.split(",") if device.strip()]  # "0," is one
     if isinstance(devices, str) and devices.strip().lstrip("-").isdigit():
         devices = int(devices)  # Lightning takes "2" for a number of devices, and "0,1" for a list of them
     if devices in ("auto", -1):

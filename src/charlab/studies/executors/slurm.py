@@ -19,7 +19,7 @@ from charlab.types import PositiveInt
 class Slurm(Executor):
     """Run each cell as a job of a job array.
 
-    If this process is killed, its jobs continue; the next one replaces those that are still pending.
+    If this process is killed, its jobs continue; the study's next command replaces those that are still pending.
 
     The arguments are submitit's without `slurm_`; see `conf/launcher/slurm.yaml`.
     """

@@ -131,7 +131,7 @@ def paper(contents: Contents, figures: Collection[str], *, judged: bool) -> Iter
         contents.settings,
     )
     tables = (contents.settings, verdicts, contents.results, contents.budgets, contents.tuning)
-    failed = (Paragraph("Cells that failed or diverged:"), Group("unfinished", contents.unfinished))
+    failed = (Paragraph("Cells that need attention:"), Group("unfinished", contents.unfinished))
     yield from _section(
         "Results",
         Pointers(tuple(table.name for table in tables if table), tuple(picture.name for picture in pictures)),

@@ -72,9 +72,10 @@ def _verdicts(contents: Contents) -> Table:
 def _verdict(judgment: Judgment) -> list[Text]:
     comparison = judgment.comparison
     write: Callable[[float], str] = partial(signed, digits=3) if comparison.target is None else ratio
+    single = 1 if comparison.target is None else 0  # pairs that have no interval
     return [
         Text(bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN),
-        Text(f"[{', '.join(map(write, comparison.interval))}]" if comparison.n > 1 else UNKNOWN),
+        Text(f"[{', '.join(map(write, comparison.interval))}]" if comparison.n > single else UNKNOWN),
         Text(probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN),
         Text(judgment.verdict, _VERDICT_STYLES[judgment.shown]),
     ]
