@@ -229,6 +229,25 @@ def test_a_server_that_has_ended_is_not_waited_for(tmp_path, monkeypatch):
             keeper.start(tmp_path / "cell.yaml", output, Slot(1))
 
 
+def test_a_server_that_ends_before_it_starts_a_cell_is_replaced(study):
+    with closing(Forks()) as forks:
+        run(study, "die", forks)
+        former = said(study, "die")["server"]
+        (keeper,) = forks._keepers
+        os.kill(keeper._process.pid, signal.SIGSTOP)  # so that the request is sent, but not read
+        outcomes = []
+        thread = threading.Thread(target=lambda: outcomes.append(run(study, "train", forks)))
+        thread.start()
+        end = time.monotonic() + 30
+        while len(keeper._awaited) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        keeper._process.kill()
+        thread.join()
+    assert [outcome.fate for outcome in outcomes] == ["finished"], outcomes
+    assert said(study, "train")["server"] != former
+
+
 def test_a_cell_ends_with_its_keeper(study):
     with closing(Forks()) as forks:
         outcomes = []

@@ -56,22 +56,26 @@ class Forks:
     def start(self, file: Path, log: IO[bytes], slot: Slot) -> Process:
         """Start a cell; see `charlab.studies.runner.Start`.
 
-        If the fork server cannot be started, this prints why, once, and each cell starts in a new interpreter.
+        If a fork server ends before it has started the cell, the next one does. If none can be started, this prints
+        why, once, and each cell starts in a new interpreter.
 
         Raises:
             OSError: if no process can be started.
         """
-        with self._lock:
-            if self._impossible:
-                return start_interpreter(file, log, slot)
-            if not self._keepers or self._keepers[-1].is_outdated():
-                self._keepers.append(_Keeper())  # earlier keepers may have running cells
-            keeper = self._keepers[-1]
-        try:
-            return keeper.start(file, log, slot)
-        except OSError:
-            if keeper.has_started:
-                raise
+        for last in (False, True):
+            with self._lock:
+                if self._impossible:
+                    return start_interpreter(file, log, slot)
+                if not self._keepers or self._keepers[-1].is_outdated():
+                    self._keepers.append(_Keeper())  # earlier keepers may have running cells
+                keeper = self._keepers[-1]
+            try:
+                return keeper.start(file, log, slot)
+            except OSError:
+                if not keeper.has_started:
+                    break
+                if last:
+                    raise
         with self._lock:
             if not self._impossible:
                 self._impossible = True
@@ -175,7 +179,7 @@ class _Keeper:
             self._ended = True
             for pid, exit_code in self._awaited.values():
                 if not pid.done():
-                    pid.set_exception(OSError("the fork server could not be started"))
+                    pid.set_exception(OSError("the fork server has ended"))
                 if not exit_code.done():
                     exit_code.set_result(-signal.SIGKILL)  # cells are killed when their keeper ends
 

@@ -13,6 +13,7 @@ from scipy import stats
 from charlab import cli
 from charlab.evaluation.bootstrap import bootstrap_text
 from charlab.evaluation.metric import Score
+from charlab.quantities import percent
 from charlab.runs.record import SCENE_LENGTH
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather, printable, without_paths
@@ -96,6 +97,17 @@ def test_too_few_seeds_have_no_tick_and_no_color_in_any_format(make, tmp_path, c
         assert not re.search(r"[✓✗≈]|\\checkmark|card supported", page), kind
         digits = 3 if kind == "terminal" else 4
         assert re.search(rf"{low:.{digits}f}\W+{high:.{digits}f}", page), kind
+    assert "95% interval" in pages["terminal"]
+
+
+def test_the_terminal_says_at_which_level_each_interval_is(make, tmp_path, capsys, without_figures):
+    arms = MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), MadeUpArm("c", 1.69)
+    report = make_report(make(*arms, seeds=8), tmp_path / "report", console=Console(width=200))
+    rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    levels = {judgment.comparison.arm: percent(judgment.comparison.confidence) for judgment in report.contents.judgments}
+    assert levels == {"b": "97.5%", "c": "95%"}
+    for arm, level in levels.items():
+        assert f"] {level} " in rows[arm]
 
 
 def test_one_seed_is_too_few_for_anything(make):

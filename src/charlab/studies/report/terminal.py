@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from charlab.quantities import UNKNOWN, duration, fixed, probability, ratio, signed
+from charlab.quantities import UNKNOWN, duration, fixed, percent, probability, ratio, signed
 from charlab.studies.report.method import relative
 from charlab.studies.report.sentences import bound_sign
 
@@ -50,7 +50,9 @@ def _verdicts(contents: Contents) -> Table:
     """Return the table of verdicts, or of figures and costs if nothing is compared."""
     judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
     better = "better by" if contents.plan.target is None else "sooner by"
-    headings = (better, "interval", "p (Holm)") if judgments else ("bits/char", "perplexity", "training")
+    levels = {percent(judgment.comparison.confidence) for judgment in contents.judgments}
+    interval = f"{min(levels)} interval" if len(levels) == 1 else "interval"
+    headings = (better, interval, "p (Holm)") if judgments else ("bits/char", "perplexity", "training")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
     for heading in ("nats/char", *headings):
@@ -59,7 +61,7 @@ def _verdicts(contents: Contents) -> Table:
         table.add_column("verdict")
     for name, arm in contents.arms.items():
         if name in judgments:
-            rest = _verdict(judgments[name])
+            rest = _verdict(judgments[name], with_level=len(levels) > 1)
         elif judgments:
             rest = [Text("baseline", "dim")]
         else:
@@ -69,13 +71,14 @@ def _verdicts(contents: Contents) -> Table:
     return table
 
 
-def _verdict(judgment: Judgment) -> list[Text]:
+def _verdict(judgment: Judgment, *, with_level: bool) -> list[Text]:
     comparison = judgment.comparison
     write: Callable[[float], str] = partial(signed, digits=3) if comparison.target is None else ratio
     single = 1 if comparison.target is None else 0  # pairs that have no interval
+    level = f" {percent(comparison.confidence)}" if with_level else ""
     return [
         Text(bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN),
-        Text(f"[{', '.join(map(write, comparison.interval))}]" if comparison.n > single else UNKNOWN),
+        Text(f"[{', '.join(map(write, comparison.interval))}]{level}" if comparison.n > single else UNKNOWN),
         Text(probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN),
         Text(judgment.verdict, _VERDICT_STYLES[judgment.shown]),
     ]
