@@ -64,10 +64,10 @@ class Figure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A question of speed.
+    """A comparison of speed.
 
     Attributes:
-        title: the question.
+        title: what is compared, as the page of results lists it.
         sides: what is measured, charlab first, under the name `OURS`.
         figures: what is reported.
         pairs: default number of rounds.

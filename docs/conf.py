@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import charlab
@@ -60,13 +61,14 @@ napoleon_use_rtype = False
 
 
 def options(group: Path) -> str:
-    """Return a page on a group of configuration files: what each option is, and its file."""
+    """Return a page on a group of configuration files: what the comment at the head of each says, and the file."""
     name = group.relative_to(CONF).as_posix()
     lines = [f"# {name}", ""]
     for file in sorted(group.rglob("*.yaml") if name in ("experiment", "study") else group.glob("*.yaml")):
         option = file.relative_to(group).with_suffix("").as_posix()
         text = file.read_text(encoding="utf-8")
-        said = [line[1:].strip() for line in text.splitlines() if line.startswith("# ") and not line.startswith("# @")]
+        head = takewhile(lambda line: line.startswith("#"), text.splitlines())
+        said = [line[1:].strip() for line in head if not line.startswith("# @")]
         lines += [f"## {name}={option}", "", " ".join(said), "", f"```yaml\n{text.strip()}\n```", ""]
     return "\n".join(lines)
 

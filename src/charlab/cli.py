@@ -1,6 +1,7 @@
 """The `charlab` command. Its programs, most of them Hydra applications, report a user's error in one sentence.
 
-The configuration is composed and checked before Hydra writes anything and before torch is imported, which is slow.
+The configuration is composed and checked before Hydra writes anything; what needs no torch is checked before torch is
+imported, which is slow.
 Exit codes: 0 success, 1 failure, 2 user error, 130 interrupted, 143 terminated.
 """
 

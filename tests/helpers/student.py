@@ -48,20 +48,20 @@ def write(folder: Path) -> None:
 
 
 def edit(path: Path, former: str, new: str) -> None:
-    """Replace a text that the file has."""
+    """Replace a text in a file, which must have it."""
     text = path.read_text()
     assert former in text
     path.write_text(text.replace(former, new))
 
 
 def reload() -> None:
-    """Reload the modules, as far as they were imported."""
+    """Reload those of the modules that are imported."""
     for name in MODULES:
         if name in sys.modules:
             importlib.reload(sys.modules[name])
 
 
 def forget() -> None:
-    """Make Python import them anew."""
+    """Make Python import the modules again."""
     for name in MODULES:
         sys.modules.pop(name, None)

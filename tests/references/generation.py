@@ -36,7 +36,7 @@ def continue_slowly(
 ) -> Tensor:
     """Return (B, length) characters, each drawn after `forward` on the last T characters.
 
-    With `rebase`, the context starts anew from its last T // 2 characters whenever it would outgrow T.
+    With `rebase`, the context starts again from its last T // 2 characters whenever it would outgrow T.
     """
     text = prompt
     context = prompt[:, -(model.context_length or prompt.shape[1]) :]

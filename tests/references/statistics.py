@@ -28,7 +28,7 @@ def holm(p_values: list[float]) -> list[float]:
 
 
 def verdicts(baseline: np.ndarray, arms: np.ndarray, margin: float, expectations: list[str]) -> list[str]:
-    """The verdicts on arms (m, n) against a baseline (n,), read off DESIGN's sentences, by scipy and statsmodels."""
+    """The verdicts on arms (m, n) against a baseline (n,), by the rules in a report, with scipy and statsmodels."""
     different = holm([stats.ttest_rel(baseline, arm).pvalue for arm in arms])
     same = holm([ttost_paired(baseline, arm, -margin, margin)[0] for arm in arms])
     against = holm([_p_against(baseline - arm, margin, e) for arm, e in zip(arms, expectations, strict=True)])

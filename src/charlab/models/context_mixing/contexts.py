@@ -197,7 +197,7 @@ def combined_hash(*parts: np.ndarray) -> Keys:
 
 
 def mix_bits(keys: Keys) -> Keys:
-    """Return keys in which every bit depends on all bits (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Return keys in which every bit depends on all bits (a variant of SplitMix64's finalizer, Steele et al. 2014)."""
     keys = (keys ^ (keys >> np.uint64(30))) + FACTOR
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(31))) * np.uint64(0x94D049BB133111EB)

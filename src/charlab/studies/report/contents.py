@@ -65,7 +65,7 @@ class Judgment(NamedTuple):
 
 
 class Unfinished(NamedTuple):
-    """A cell that failed, diverged or could not be run again, and the command that does it."""
+    """A cell that failed, diverged or could not be run again, and the command that runs it."""
 
     cell: str
     status: str
