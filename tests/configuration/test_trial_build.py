@@ -250,6 +250,14 @@ GRU = ("model/mixer=min_gru", "model.num_layers=1")
             ["model=masked_diffusion", "objective=label_smoothing"],
             "objective=label_smoothing is for models that give the next character's logits",
         ),
+        *(
+            (["model=ngram_kneser_ney", *overrides], "NGram is not trained by gradients, which are all that several")
+            for overrides in (["trainer=ddp"], ["trainer.devices=2"], ["trainer.strategy=ddp"])
+        ),
+        (
+            ["model=ensemble", "model.runs=[outputs/runs/gru/0123456789ab]", "trainer.num_nodes=2"],
+            "An ensemble of finished runs is not trained by gradients",
+        ),
         (["data.train_fraction=0.95"], "data.train_fraction=0.95 and data.validation_fraction=0.1 must be above"),
     ],
 )
@@ -271,6 +279,7 @@ def test_rules_about_several_values(mistake: Mistake, overrides: list[str], sent
         pytest.param(["model=mamba", "model.mixer.state_dim=7", "model.num_layers=1"], marks=pytest.mark.slow),
         ["model=hybrid", "model/position=rotary"],
         ["model=hmm", "model.parameterization=log_probabilities", "optimizer=em"],
+        ["model=neural_ngram", "trainer=ddp"],
     ],
 )
 def test_rules_that_are_kept(job: Callable[..., DictConfig], overrides: list[str]) -> None:

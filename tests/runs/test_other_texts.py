@@ -65,6 +65,14 @@ def test_unknown_characters_are_a_sentence_or_left_out_with_their_share(run, fin
     assert entry["characters"] == len(KNOWN) - 1
 
 
+def test_a_text_of_unknown_characters_alone_is_refused(run, tmp_path, capsys):
+    (tmp_path / "other.txt").write_text("“XYZ”")
+    text = ("data=textfile", f"data.path={tmp_path / 'other.txt'}", "unknown=skip")
+    for protocol in ("blocks", "sliding"):
+        assert evaluated(run, *text, f"protocol={protocol}") == 2
+        assert "The model knows no character of this text ('X', 'Y', 'Z', '“', '”')" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_looks_at_the_test_split_are_counted(run_tiny, run, capsys):
     record = run_tiny("data.train_fraction=0.8", "data.test_fraction=0.1", "trainer.max_steps=2")

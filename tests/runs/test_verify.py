@@ -15,7 +15,7 @@ import charlab
 from charlab.cli import main
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
-from charlab.runs.record import Record
+from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.runs.verify import RunToVerify, verify_run
 from charlab.studies.verify import verify
 from tests.helpers.tiny_runs import BARE, TINY
@@ -89,6 +89,25 @@ def test_changed_nll_of_characters_is_found(copied):
     assert failing(copied) == ["nll.npy", "weights"]
     (copied.folder / "nll.npy").write_bytes(b"no array")
     assert failing(copied) == ["nll.npy", "weights"]
+
+
+def test_weights_in_half_precision_were_scored_with_its_rounding(copied):
+    [entry] = [entry for entry in copied.metrics if entry["protocol"] == "blocks"]
+    kept = np.load(copied.folder / "nll.npy")
+
+    def shift(nats):
+        nll = kept + np.float32(nats)
+        np.save(copied.folder / "nll.npy", nll)
+        entry["nll"] = float(nll.mean(dtype=np.float64))
+        entry["bpc"], entry["perplexity"] = entry["nll"] / np.log(2), np.exp(entry["nll"])
+        copied.scenes = np.add.reduceat(nll, np.arange(0, len(nll), SCENE_LENGTH), dtype=np.float64).tolist()
+
+    shift(0.005)
+    assert failing(copied) == ["weights"]
+    copied.machine["precision"] = "bf16-true"
+    assert failing(copied) == ["settings"]  # the fingerprint is of the precision that the run had
+    shift(0.05)
+    assert failing(copied) == ["settings", "weights"]
 
 
 def test_a_changed_text_is_found(copied, tmp_path, text_path):

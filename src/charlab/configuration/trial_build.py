@@ -33,6 +33,7 @@ from charlab.configuration.build import (
 from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel, LanguageModel
+from charlab.models.mixture import Ensemble
 from charlab.module_loads import MODULE_LOADS
 
 VOCAB_SIZE = 65  # any number would do: whether shapes match does not depend on it
@@ -118,6 +119,27 @@ def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) 
                     f"{path}.start_method={start} starts processes from the memory of this one, and what they learn "
                     f"would be lost with them: set {path}.start_method=popen."
                 )
+    _check_processes(tree["model"], model, trainer)
+
+
+def _check_processes(node: dict[str, Any], model: LanguageModel | None, trainer: dict[str, Any]) -> None:
+    """Refuse distributed training of a model without gradients to exchange, for which torch would raise later.
+
+    Devices count as far as they are numbers; what "auto" means depends on the machine.
+    """
+    if find(node["_target_"]) is Ensemble and node.get("runs"):  # whose weights stay as they are
+        name = "An ensemble of finished runs"
+    elif model is not None and not any(parameter.requires_grad for parameter in model.parameters()):
+        name = type(model).__name__
+    else:
+        return
+    numbers = [trainer.get(key) for key in ("devices", "num_nodes")]
+    several = any(isinstance(number, int) and number > 1 for number in numbers)
+    if several or str(trainer.get("strategy")).startswith("ddp"):
+        raise UserError(
+            f"{name} is not trained by gradients, which are all that several processes exchange: train it in one, "
+            "with trainer.devices=1, trainer.num_nodes=1 and trainer.strategy=auto."
+        )
 
 
 def _check_kind(node: dict[str, Any], path: str, kind: str, holds: bool) -> None:

@@ -102,7 +102,7 @@ def _another_text(
     """Return an entry that describes a text that the run was not trained on, and the ids of the whole text.
 
     Raises:
-        UserError: if a character is unknown and `unknown=error`.
+        UserError: if a character is unknown and `unknown=error`, or every character is.
     """
     corpus = load_corpus(config)
     split = f"text {corpus.name}" if corpus.name in SPLITS else corpus.name  # a file may be called test.txt
@@ -118,6 +118,8 @@ def _another_text(
                 "unknown=skip, or take another text."
             )
         known = text.translate({ord(character): None for character in unknown})
+        if not known:
+            raise UserError(f"The model knows no character of this text ({shown}): take another one.")
         entry["left_out"] = 1 - len(known) / len(text)
         told = f"{characters} that the model does not know ({shown})"
         tell(console, f"{entry['left_out']:.2%} of the text is left out: {told}.")

@@ -31,6 +31,9 @@ ROUNDING = 1e-6  # relative rounding error of a mean over float32 values
 # How far a score may be from the recorded one in nats, on the same type of device and on another: for a character,
 # relative to 1 + its nll, and for the mean. GPUs may multiply in lower precision than CPUs.
 CHARACTER_TOLERANCE, MEAN_TOLERANCE = (1e-3, 3e-2), (1e-5, 1e-3)
+# Weights in half precision are scored by their run in half precision, and here in float32: the mean may differ by this.
+HALF_PRECISION = ("bf16-true", "16-true")
+HALF_TOLERANCE = 2e-2
 BOUND_TOLERANCE = 5.0  # standard errors by which two estimates of a bound may differ, since they draw different masks
 NORMALIZATION_TOLERANCE = 1e-4  # how far a sum of probabilities may be from 1
 MOST_PROBES = 1 << 15  # vocabulary × length of the windows whose probabilities are summed
@@ -194,8 +197,11 @@ def _weights(run: RunToVerify) -> tuple[bool | None, str]:
     if other and model.likelihood == "bound":  # other devices draw other random numbers
         error = math.hypot(score.standard_error or 0.0, entry["standard_error"] or 0.0)
         return abs(score.nll - entry["nll"]) <= BOUND_TOLERANCE * error, f"{said}, with draws of another device"
-    if not _equals_recorded(entry["nll"], score.nll, 0.0, MEAN_TOLERANCE[other]):
+    half = record.machine.get("precision") in HALF_PRECISION
+    if not _equals_recorded(entry["nll"], score.nll, 0.0, HALF_TOLERANCE if half else MEAN_TOLERANCE[other]):
         return False, said
+    if half:
+        return True, f"{said} in {record.machine['precision']}"
     if not (record.folder / NLL).exists() or score.per_character is None:
         return True, said
     kept = own_nll(record)
