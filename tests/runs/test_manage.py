@@ -10,7 +10,7 @@ import pytest
 import charlab
 from charlab.cli import main
 from charlab.errors import UserError
-from charlab.runs.folder import is_locked, locked
+from charlab.runs.folder import clear, is_locked, locked, remove
 from charlab.runs.listing import COLUMNS, list_runs
 from charlab.runs.record import Record
 from charlab.runs.store import Store
@@ -366,6 +366,30 @@ def test_what_a_killed_run_was_writing_is_removed_with_it(write, said):
         (record.folder / name).write_text("a part")
     assert said("remove", "aaaa", "force=true")[0] == 0
     assert not record.folder.exists()
+
+
+@pytest.mark.parametrize("empty", [remove, clear])
+@pytest.mark.parametrize("files", range(5))
+def test_an_interrupted_removal_leaves_no_checkpoint_without_its_record_and_curves(write, monkeypatch, empty, files):
+    record = write("aaaa")
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "nll.npy", ".hydra/config.yaml"):
+        (record.folder / name).parent.mkdir(exist_ok=True)
+        (record.folder / name).touch()
+    unlink, removed = Path.unlink, []
+
+    def interrupted(path, **options):
+        if len(removed) == files:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            empty(record.folder)
+    left = {path.name for path in record.folder.rglob("*")}
+    assert "record.json" in left
+    assert "last.ckpt" not in left or left >= {"best.ckpt", "metrics.csv", "nll.npy"}
 
 
 def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):
