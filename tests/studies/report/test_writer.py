@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -105,6 +106,15 @@ def test_looks_are_counted_once(make):
     assert plan.looks == (5,)  # a diverged cell has ended, a missing one has not
     again = read_results(plan, results.folder.parents[1])
     assert with_look(again) is plan
+
+
+def test_a_report_keeps_what_another_process_has_written_into_the_plan(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6)
+    changed = dataclasses.replace(results.plan, looks=(3,), amendments=("The arm c was left out.",))
+    changed.save(results.folder)
+    make_report(results, formats=[], console=Console(file=None, quiet=True))
+    assert Plan.load(results.folder) == dataclasses.replace(changed, looks=(3, 6))
+    assert Plan.load(results.folder / "report").looks == (3,)
 
 
 def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path, monkeypatch, capsys):
