@@ -76,6 +76,8 @@ def test_a_paper_that_was_worked_on_is_left_alone(make, without_figures):
     assert report.kept == paper
     assert r"\place{Title}" in report.files["latex"].read_text()
     assert report.files["latex"].name == "report-new.tex"
+    paper.write_bytes(worked_on.replace("Attention", "L'attention né").encode("latin-1", "replace"))
+    assert write_report(results, folder, ["latex"]).kept == paper
 
 
 def test_figures_of_a_former_report_are_gone(make, tmp_path, monkeypatch):

@@ -229,7 +229,8 @@ def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> 
 def _write_paper(path: Path, text: str) -> Path:
     """Write the paper, next to the existing one if that was edited by hand, and return its path."""
     if path.exists():
-        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        written = path.read_text(encoding="utf-8", errors="replace")  # an editor may have saved it as Latin-1
+        first, _, rest = written.partition("\n")
         if first != _SIGNATURE + _digest(rest):
             path = path.with_name("report-new.tex")
     _write(path, f"{_SIGNATURE}{_digest(text)}\n{text}")
