@@ -116,7 +116,7 @@ def run_cell(
         KeyboardInterrupt: on Ctrl-C, after the cell has ended.
     """
     try:
-        study = study.resolve()
+        study = study.absolute()  # links are kept: next to the folder that one of them leads to are no runs
         plan = plan or Plan.load(study)
         try:
             cell = plan.cell(key)
