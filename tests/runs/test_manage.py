@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 import charlab
@@ -146,6 +147,14 @@ def test_a_lock_file_that_cannot_be_removed_is_no_error(tmp_path, monkeypatch):
         with locked(tmp_path / "run"):
             assert is_locked(tmp_path / "run")
     assert not is_locked(tmp_path / "run")
+
+
+def test_a_lock_that_a_process_killed_on_another_machine_may_have_left_is_named(tmp_path, monkeypatch):
+    """As `filelock` chooses it on a file system without locks."""
+    monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
+    told = r"right now: wait for it, change the seed or, if it was killed on another machine, remove .*\.run\.lock\."
+    with locked(tmp_path / "run"), pytest.raises(UserError, match=told), locked(tmp_path / "run"):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,10 @@ def locked(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"Another process is training {folder} right now: wait for it, or change the seed.") from error
+        way = "wait for it, or change the seed"
+        if isinstance(lock, filelock.SoftFileLock):  # on a file system without locks, where a kill leaves the file
+            way = f"wait for it, change the seed or, if it was killed on another machine, remove {lock.lock_file}"
+        raise UserError(f"Another process is training {folder} right now: {way}.") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from error
     own = (*WRITTEN, *TRACKERS)
