@@ -364,6 +364,13 @@ def test_only_the_end_of_a_long_log_is_read(study):
     assert len(reason) < 2 * END_OF_LOG
 
 
+def test_a_log_that_was_removed_is_no_error(study):
+    log = study / "cells" / "arm" / "1.log"
+    outcome = fate_of(study, f"import os; os.remove({str(log)!r}); sys.exit(3)")
+    assert outcome.fate == "failed"
+    assert outcome.reason == "The process ended with exit code 3 before its run was finished."
+
+
 def test_a_reason_ends_with_what_happened_not_with_what_was_printed_before(study):
     reason = fate_of(study, "print('Step 7'); sys.exit(3)").reason
     expected = "The process ended with exit code 3 before its run was finished. Its last line: Step 7"
