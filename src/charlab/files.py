@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -35,7 +36,8 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
                 os.unlink(file.name)
                 raise
         try:
-            os.chmod(file.name, 0o666 & ~_umask())
+            with contextlib.suppress(OSError):  # refused where a network or Windows mount sets all permissions
+                os.chmod(file.name, 0o666 & ~_umask())
             os.replace(file.name, path)
         except BaseException:
             Path(file.name).unlink(missing_ok=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -31,7 +33,7 @@ class Live(Protocol):
 
 
 class Output(Console):
-    """A console that lets a run continue after the reader of its pipe, such as `head`, has closed it.
+    """A console that lets a run continue after its terminal, or the reader of its pipe, such as `head`, has gone.
 
     In a notebook, it prints plain output: rich would give each line a box of its own and cut off long ones.
     """
@@ -44,10 +46,22 @@ class Output(Console):
         else:
             super().print(*objects, **options)
 
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        """Write what was printed in the block; `Console` enters one for whatever it prints."""
+        try:
+            super().__exit__(exc_type, exc_value, traceback)
+        except OSError as error:
+            if error.errno != errno.EIO:  # which every write to a closed terminal raises
+                raise
+            self.on_broken_pipe()
+
     def on_broken_pipe(self) -> None:
         with contextlib.suppress(SystemExit):
             super().on_broken_pipe()  # turns standard output off
-        print("Nothing reads the output any more: the command continues without it.", file=sys.stderr)
+        try:
+            print("Nothing reads the output any more: the command continues without it.", file=sys.stderr)
+        except OSError:  # standard error went the same way, as with `2>&1 | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def replace_missing_characters() -> None:

@@ -5,12 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
 import charlab
 from charlab.cli import main
 from charlab.errors import UserError
-from charlab.runs.folder import is_locked, locked
+from charlab.runs.folder import clear, is_locked, locked, remove
 from charlab.runs.listing import COLUMNS, list_runs
 from charlab.runs.record import Record
 from charlab.runs.store import Store
@@ -146,6 +147,14 @@ def test_a_lock_file_that_cannot_be_removed_is_no_error(tmp_path, monkeypatch):
         with locked(tmp_path / "run"):
             assert is_locked(tmp_path / "run")
     assert not is_locked(tmp_path / "run")
+
+
+def test_a_lock_that_a_process_killed_on_another_machine_may_have_left_is_named(tmp_path, monkeypatch):
+    """As `filelock` chooses it on a file system without locks."""
+    monkeypatch.setattr(filelock, "FileLock", filelock.SoftFileLock)
+    told = r"right now: wait for it, change the seed or, if it was killed on another machine, remove .*\.run\.lock\."
+    with locked(tmp_path / "run"), pytest.raises(UserError, match=told), locked(tmp_path / "run"):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -366,6 +375,30 @@ def test_what_a_killed_run_was_writing_is_removed_with_it(write, said):
         (record.folder / name).write_text("a part")
     assert said("remove", "aaaa", "force=true")[0] == 0
     assert not record.folder.exists()
+
+
+@pytest.mark.parametrize("empty", [remove, clear])
+@pytest.mark.parametrize("files", range(5))
+def test_an_interrupted_removal_leaves_no_checkpoint_without_its_record_and_curves(write, monkeypatch, empty, files):
+    record = write("aaaa")
+    for name in ("checkpoints/last.ckpt", "checkpoints/best.ckpt", "nll.npy", ".hydra/config.yaml"):
+        (record.folder / name).parent.mkdir(exist_ok=True)
+        (record.folder / name).touch()
+    unlink, removed = Path.unlink, []
+
+    def interrupted(path, **options):
+        if len(removed) == files:
+            raise KeyboardInterrupt
+        removed.append(path)
+        unlink(path, **options)
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(Path, "unlink", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            empty(record.folder)
+    left = {path.name for path in record.folder.rglob("*")}
+    assert "record.json" in left
+    assert "last.ckpt" not in left or left >= {"best.ckpt", "metrics.csv", "nll.npy"}
 
 
 def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):

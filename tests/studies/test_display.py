@@ -1,5 +1,6 @@
 """What is shown of a study is what the study's folder says."""
 
+import errno
 import io
 import re
 from pathlib import Path
@@ -45,6 +46,17 @@ def test_cells_are_counted_by_their_outcomes(tmp_path):
         assert shown.look() == []
     shown.look()  # the process is gone, though its outcome still says that it runs
     assert (shown.running, shown.failed) == ([], 2)
+
+
+def test_a_lock_that_is_out_of_reach_ends_no_display(tmp_path, monkeypatch):
+    running = Outcome("running", started="now")
+    running.save(tmp_path, A1)
+
+    def refuse(path):
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    assert Outcome.load(tmp_path, A1) == running
 
 
 def test_a_file_gets_a_line_for_each_cell(tmp_path, monkeypatch):

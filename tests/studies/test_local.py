@@ -59,6 +59,17 @@ def test_gpus_that_were_assigned_are_the_ones_dealt_out(monkeypatch):
     assert visible_gpus() == ["3", "5"]
 
 
+def test_gpus_that_do_not_answer_end_a_study_in_a_sentence(monkeypatch):
+    def wait(command, timeout, **options):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(subprocess, "run", wait)
+    with pytest.raises(UserError, match="nvidia-smi has not answered for a minute: repair the driver, or set CUDA_"):
+        visible_gpus()
+
+
 def test_no_two_cells_share_a_slot(tmp_path, monkeypatch):
     held, most, seen = set(), [0], []
 

@@ -208,6 +208,19 @@ def test_an_unknown_cell_and_an_unknown_study(study, capsys):
         run_cell(study.parent / "other", "arm/1")
 
 
+def test_a_run_is_found_where_the_folder_of_studies_is_a_link(study, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    study.parents[1].mkdir()
+    study.parent.symlink_to(tmp_path / "elsewhere")
+    save_plan(study)
+
+    def start(file, log, slot):
+        source = WRITES_RECORD.format(folder=str(study.parents[1] / "runs" / "run" / "1")) + "record('finished')"
+        return start_interpreter(file, log, slot, [sys.executable, "-S", "-c", source])
+
+    assert run_cell(study, "arm/1", start=start).fate == "finished"
+
+
 def test_one_failure_does_not_stop_the_others(study):
     save_plan(study, seeds=(1, 2))
     assert run_cell(study, "arm/1", start=program("sys.exit(1)")).fate == "failed"
@@ -349,6 +362,13 @@ def test_only_the_end_of_a_long_log_is_read(study):
     assert set(reason.splitlines()[0]) == {"x"}
     assert reason.endswith("Its last line: Step 7")
     assert len(reason) < 2 * END_OF_LOG
+
+
+def test_a_log_that_was_removed_is_no_error(study):
+    log = study / "cells" / "arm" / "1.log"
+    outcome = fate_of(study, f"import os; os.remove({str(log)!r}); sys.exit(3)")
+    assert outcome.fate == "failed"
+    assert outcome.reason == "The process ended with exit code 3 before its run was finished."
 
 
 def test_a_reason_ends_with_what_happened_not_with_what_was_printed_before(study):

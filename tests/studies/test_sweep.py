@@ -246,6 +246,14 @@ def test_links_of_former_cells_are_removed(run: Run, study: Path) -> None:
     ]
 
 
+def test_links_lead_to_the_runs_where_the_folder_of_studies_is_a_link(run: Run, study: Path, tmp_path: Path) -> None:
+    (tmp_path / "far" / "away").mkdir(parents=True)
+    study.parents[1].mkdir()
+    study.parent.symlink_to(tmp_path / "far" / "away")
+    run()
+    assert (study / "runs/rotary/2/record.json").exists()
+
+
 def test_where_no_links_can_be_made_a_study_ends_without_them(
     run: Run, study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,19 +168,24 @@ def test_a_loss_that_is_not_a_number_is_shown(tmp_path):
     assert "loss nan" in display.console.file.getvalue()
 
 
-def test_a_reader_that_stops_reading_does_not_end_a_run():
+@pytest.mark.parametrize("opened", [os.pipe, os.openpty], ids=["pipe", "terminal"])
+@pytest.mark.parametrize("errors_too", [False, True])
+def test_a_reader_that_stops_reading_does_not_end_a_run(opened, errors_too):
     program = (
         "from charlab.notebook import Output\n"
         "output = Output()\n"
         "for step in range(3): output.print(step)\n"
         "import sys; print('done', file=sys.stderr)"
     )
-    reading, writing = os.pipe()
+    reading, writing = opened()
     os.close(reading)
-    done = subprocess.run(warm([sys.executable, "-c", program]), stdout=writing, stderr=subprocess.PIPE, text=True)
+    errors = writing if errors_too else subprocess.PIPE
+    done = subprocess.run(warm([sys.executable, "-c", program]), stdout=writing, stderr=errors, text=True)
     os.close(writing)
     assert done.returncode == 0
-    assert done.stderr.splitlines() == ["Nothing reads the output any more: the command continues without it.", "done"]
+    if not errors_too:
+        told = "Nothing reads the output any more: the command continues without it."
+        assert done.stderr.splitlines() == [told, "done"]
 
 
 def test_in_a_notebook_a_line_is_plain_output_whatever_its_length(capsys):

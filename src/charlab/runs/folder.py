@@ -25,10 +25,14 @@ EVENTS = ("*seed=*/events.out.tfevents.*", "events.out.tfevents.*")
 
 HYDRA = tuple(f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides"))
 WRITTEN = (
-    *(FILE_NAME, "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png", "attention/*.png"),
-    *("checkpoints/*.ckpt", *EVENTS, "lightning_logs/*", f"{EXPORT}/*"),
+    *(str(CHECKPOINT), "checkpoints/*.ckpt", "definitions.py", CURVES, "nll.npy", SAMPLES, "loss.png"),
+    *("attention/*.png", *EVENTS, "lightning_logs/*", f"{EXPORT}/*", FILE_NAME),
 )
-"""What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed."""
+"""What a run writes into its folder, apart from Hydra's files. No other file of an existing folder is removed.
+
+Files are removed in this order: if that is interrupted, nothing is left from which another run would resume, and the
+record says whose the rest is.
+"""
 
 TRACKERS = ("mlruns", "wandb")  # folders that several runs may share
 
@@ -73,7 +77,10 @@ def locked(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except filelock.Timeout as error:
-        raise UserError(f"Another process is training {folder} right now: wait for it, or change the seed.") from error
+        way = "wait for it, or change the seed"
+        if isinstance(lock, filelock.SoftFileLock):  # on a file system without locks, where a kill leaves the file
+            way = f"wait for it, change the seed or, if it was killed on another machine, remove {lock.lock_file}"
+        raise UserError(f"Another process is training {folder} right now: {way}.") from error
     except OSError as error:
         raise UserError(f"{folder} cannot be written to ({error.strerror}): choose another output_dir.") from error
     own = (*WRITTEN, *TRACKERS)
@@ -117,7 +124,7 @@ def remove(folder: Path) -> None:
     try:
         with locked(folder):
             remove_leftovers(folder, WRITTEN)
-            _remove(folder, _matching(folder, (*WRITTEN, *TRACKERS, *HYDRA)))
+            _remove(folder, _matching(folder, (*TRACKERS, *HYDRA, *WRITTEN)))
     except OSError as error:
         raise UserError(f"{folder} cannot be deleted ({error.strerror}): {advice(error)}.") from error
 
@@ -132,7 +139,8 @@ def clear(folder: Path) -> None:
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    return [path for pattern in patterns for path in folder.glob(pattern)]
+    """Return the files and folders that match any of the patterns, each once, in the order of the patterns."""
+    return list(dict.fromkeys(path for pattern in patterns for path in folder.glob(pattern)))
 
 
 def _remove(folder: Path, paths: Sequence[Path]) -> None:

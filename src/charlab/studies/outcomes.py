@@ -92,10 +92,10 @@ def held(path: Path, *, timeout: float = -1) -> AbstractContextManager[object]:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether the lock of a file is held; False if the file does not exist."""
-    if not path.exists():
-        return False
+    """Return whether the lock of a file is held; False if the file does not exist, True if that is unknown."""
     try:
+        if not path.exists():
+            return False
         with held(path, timeout=0):
             return False
     except OSError:  # includes TimeoutError

@@ -116,7 +116,7 @@ def run_cell(
         KeyboardInterrupt: on Ctrl-C, after the cell has ended.
     """
     try:
-        study = study.resolve()
+        study = study.absolute()  # links are kept: next to the folder that one of them leads to are no runs
         plan = plan or Plan.load(study)
         try:
             cell = plan.cell(key)
@@ -237,10 +237,13 @@ class _Attempt:
 
 
 def _end_of(log: Path) -> str:
-    """Return the last lines of a log, without reading the rest, which may be larger than memory."""
-    with log.open("rb") as file:
-        file.seek(-min(file.seek(0, os.SEEK_END), 4 * END_OF_LOG), os.SEEK_END)  # a character has up to 4 bytes
-        lines = file.read().decode(errors="replace").splitlines()
+    """Return the last lines of a log, without reading the rest, which may be larger than memory; "" if it is gone."""
+    try:
+        with log.open("rb") as file:
+            file.seek(-min(file.seek(0, os.SEEK_END), 4 * END_OF_LOG), os.SEEK_END)  # a character has up to 4 bytes
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
     return "\n".join(lines)[-END_OF_LOG:].strip()
 
 

@@ -192,7 +192,8 @@ def _link_runs(results: StudyResults) -> None:
     for link, folder in wanted.items():
         link.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):  # Windows lets few users make links, and no result depends on them
-            link.symlink_to(os.path.relpath(folder.absolute(), link.parent), target_is_directory=True)
+            target = os.path.relpath(folder.resolve(), link.parent.resolve())
+            link.symlink_to(target, target_is_directory=True)
 
 
 def _tell_never_begun(folder: Path, never: int) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -75,6 +76,8 @@ def test_a_paper_that_was_worked_on_is_left_alone(make, without_figures):
     assert report.kept == paper
     assert r"\place{Title}" in report.files["latex"].read_text()
     assert report.files["latex"].name == "report-new.tex"
+    paper.write_bytes(worked_on.replace("Attention", "L'attention né").encode("latin-1", "replace"))
+    assert write_report(results, folder, ["latex"]).kept == paper
 
 
 def test_figures_of_a_former_report_are_gone(make, tmp_path, monkeypatch):
@@ -105,6 +108,15 @@ def test_looks_are_counted_once(make):
     assert plan.looks == (5,)  # a diverged cell has ended, a missing one has not
     again = read_results(plan, results.folder.parents[1])
     assert with_look(again) is plan
+
+
+def test_a_report_keeps_what_another_process_has_written_into_the_plan(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6)
+    changed = dataclasses.replace(results.plan, looks=(3,), amendments=("The arm c was left out.",))
+    changed.save(results.folder)
+    make_report(results, formats=[], console=Console(file=None, quiet=True))
+    assert Plan.load(results.folder) == dataclasses.replace(changed, looks=(3, 6))
+    assert Plan.load(results.folder / "report").looks == (3,)
 
 
 def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from charlab.errors import UserError
 from charlab.studies.plan import Cell
 from charlab.studies.runner import Slot
 
@@ -83,5 +84,12 @@ def visible_gpus() -> list[str]:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
     if shutil.which("nvidia-smi") is None:
         return []
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, timeout=60, check=False)
+    asked = ["nvidia-smi", "--list-gpus"]
+    try:
+        listed = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:  # of a GPU that has failed
+        raise UserError(
+            "nvidia-smi has not answered for a minute: repair the driver, or set CUDA_VISIBLE_DEVICES to the GPUs to "
+            "use, or to nothing for none."
+        ) from None
     return [str(index) for index, _ in enumerate(line for line in listed.stdout.splitlines() if line[:3] == "GPU")]

@@ -105,19 +105,29 @@ def make_report(
     Args:
         folder: where to write the report; `report` in the study's own folder by default.
     """
+    if (results.folder / FILE_NAME).exists():
+        looks = Plan.load(results.folder).looks  # those of reports that were written while the study ran, too
+        if looks != results.plan.looks:
+            results = dataclasses.replace(results, plan=dataclasses.replace(results.plan, looks=looks))
     report = write_report(results, folder if folder is not None else results.folder / FOLDER, formats)
     if (results.folder / FILE_NAME).exists():
-        looked = with_look(results)
-        if looked != results.plan:
+        saved = Plan.load(results.folder)
+        looked = with_look(results, saved)
+        if looked != saved:
             looked.save(results.folder)
     print_report(report.contents, report.files, report.kept, console or Console())
     return report
 
 
-def with_look(results: StudyResults) -> Plan:
-    """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many."""
-    plan = results.plan
-    ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in plan.seeds)
+def with_look(results: StudyResults, saved: Plan | None = None) -> Plan:
+    """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many.
+
+    Args:
+        saved: the plan to add the look to, which another process may have changed since the results were read; by
+            default, that of the results.
+    """
+    plan, seeds = saved or results.plan, results.plan.seeds
+    ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in seeds)
     if not ended or plan.looks[-1:] == (ended,):
         return plan
     return dataclasses.replace(plan, looks=(*plan.looks, ended))
@@ -219,7 +229,8 @@ def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> 
 def _write_paper(path: Path, text: str) -> Path:
     """Write the paper, next to the existing one if that was edited by hand, and return its path."""
     if path.exists():
-        first, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        written = path.read_text(encoding="utf-8", errors="replace")  # an editor may have saved it as Latin-1
+        first, _, rest = written.partition("\n")
         if first != _SIGNATURE + _digest(rest):
             path = path.with_name("report-new.tex")
     _write(path, f"{_SIGNATURE}{_digest(text)}\n{text}")
