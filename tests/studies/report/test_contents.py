@@ -168,6 +168,25 @@ def test_different_texts_are_not_compared_in_silence(make, tmp_path):
     assert "The cells were scored on different texts" in texts(gather(results).notices)[0]
 
 
+def test_different_parts_of_a_text_are_not_compared_in_silence(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6)
+    for result in results.of("b"):
+        result.record.config["data"]["train_fraction"] = 0.8
+    contents = gather(results)
+    (notice,) = contents.notices
+    assert notice.text.startswith("The cells were scored on different parts of the text, as data.train_fraction or")
+    assert contents.judgments[0].other_text.startswith("Not known: no pair of finished cells has figures")
+
+
+def test_cells_with_another_dev_split_are_scored_on_the_same_text(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6)
+    for result in results.of("b"):
+        result.record.config["data"]["dev_fraction"] = 0.1
+    contents = gather(results)
+    assert contents.notices == ()
+    assert contents.judgments[0].other_text.startswith("On other text")
+
+
 def test_a_leak_is_crossed_out_next_to_the_honest_figure(told):
     cells = row(told.results, "wrong axis")
     assert cells[1].spans[1:] == (Span(" leaks", "alarm"), Span(" honest 4.03 ± 0.00", "strong"))

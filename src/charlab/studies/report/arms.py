@@ -126,6 +126,12 @@ def references(results: StudyResults) -> list[Reference]:
     return found
 
 
+def scored_text(record: Record) -> tuple[object, ...]:
+    """Return what decides which text a run is scored on: the corpus, and where its validation split begins and ends."""
+    data = record.config.get("data", {})
+    return record.corpus.get("sha256"), data.get("train_fraction"), data.get("validation_fraction")
+
+
 def _finished(results: StudyResults) -> list[Record]:
     return [record for arm in results.plan.arms for record in results.records(arm.name).values()]
 

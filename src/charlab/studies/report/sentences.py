@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from charlab.quantities import count, joined, nats, percent, ratio
 from charlab.studies.evidence import seeds_to_settle
 from charlab.studies.parameters import MOST_SEEDS
+from charlab.studies.report.arms import scored_text
 
 if TYPE_CHECKING:
     from charlab.evaluation.bootstrap import TextInterval
@@ -87,14 +88,19 @@ def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> 
 
 
 def _different_texts(results: StudyResults) -> Iterator[Notice]:
-    corpora = [result.record.corpus for result in results.cells if result.record is not None]
-    if len({corpus.get("sha256") for corpus in corpora}) > 1:
-        names = joined(list(dict.fromkeys(f"{corpus.get('name')}" for corpus in corpora)))
-        yield Notice(
-            "alarm",
-            f"The cells were scored on different texts ({names}), so their figures cannot be compared and the "
-            "differences mean nothing.",
-        )
+    records = [result.record for result in results.cells if result.record is not None]
+    if len({record.corpus.get("sha256") for record in records}) > 1:
+        names = joined(list(dict.fromkeys(f"{record.corpus.get('name')}" for record in records)))
+        different = f"texts ({names})"
+    elif len(set(map(scored_text, records))) > 1:
+        different = "parts of the text, as data.train_fraction or data.validation_fraction differs"
+    else:
+        return
+    yield Notice(
+        "alarm",
+        f"The cells were scored on different {different}, so their figures cannot be compared and the differences mean "
+        "nothing.",
+    )
 
 
 def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> Iterator[Notice]:
