@@ -211,9 +211,11 @@ def test_the_floor_and_the_n_gram_are_below_the_arms(told, plain):
     assert [row[0].text for row in gather(plain).results.rows[3:]] == ["Kneser–Ney n-gram of order 7"]
 
 
-def test_the_n_gram_is_from_the_same_split(make):
+@pytest.mark.parametrize("split", [{"dev_fraction": 0.1}, {"validation_fraction": 0.05, "test_fraction": 0.05}])
+def test_the_n_gram_is_from_the_same_split(make, split):
     results = make(MadeUpArm("a", 1.7), seeds=2)
-    results.cells[0].record.config["data"]["dev_fraction"] = 0.1
+    assert len(gather(results).results.rows) == 2
+    results.cells[0].record.config["data"] |= split
     assert len(gather(results).results.rows) == 1
 
 

@@ -138,4 +138,5 @@ def _finished(results: StudyResults) -> list[Record]:
 
 def _has_usual_split(record: Record) -> bool:
     data = record.config.get("data", {})
-    return data.get("train_fraction") == 0.9 and not data.get("dev_fraction")
+    whole = data.get("train_fraction") == 0.9 and data.get("validation_fraction", 0.1) == 0.1
+    return whole and not data.get("dev_fraction")
