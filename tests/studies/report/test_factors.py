@@ -72,6 +72,14 @@ def test_runs_that_diverged_end_the_curve() -> None:
     assert line.optimum()[0] == pytest.approx(0.003)
 
 
+def test_a_value_that_diverges_between_others_is_not_called_good() -> None:
+    x = np.array([0.001, 0.003, 0.01, 0.03, 0.1])
+    values = np.full((2, 5), 1.5)
+    values[:, 1] -= 0.1
+    values[1, 2] = math.inf
+    assert Line("", x, values, logarithmic=True).tolerated(1.0) == pytest.approx((0.001, 0.003))
+
+
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
     """A study over five learning rates and two models."""

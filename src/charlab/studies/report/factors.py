@@ -76,10 +76,11 @@ class Line:
 
     def tolerated(self, margin: float) -> tuple[float, float]:
         """Return the range around the optimum in which the mean is within the margin of the lowest mean."""
-        position = self._position(self.x)
-        finite = np.isfinite(self.mean)
-        fine = np.linspace(position[finite][0], position[finite][-1], _FINE)
-        curve = np.interp(fine, position[finite], self.mean[finite])
+        position, best = self._position(self.x), int(self.mean.argmin())
+        gaps = np.flatnonzero(~np.isfinite(self.mean))  # where a run diverged, the range ends
+        first, last = gaps[gaps < best].max(initial=-1) + 1, gaps[gaps > best].min(initial=len(position))
+        fine = np.linspace(position[first], position[last - 1], _FINE)
+        curve = np.interp(fine, position[first:last], self.mean[first:last])
         lowest = int(curve.argmin())
         outside = np.flatnonzero(curve > curve[lowest] + margin)
         low = outside[outside < lowest].max(initial=-1) + 1
