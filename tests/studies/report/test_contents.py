@@ -250,6 +250,14 @@ def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled, told):
     assert judgment.other_text == on_other_text(expected)
 
 
+def test_the_difference_on_other_text_is_by_blocks_whatever_the_protocol(make):
+    arms = (MadeUpArm("a", 1.7), MadeUpArm("b", 1.6))
+    for protocol, said in (("sliding", True), ("blocks", False)):
+        contents = gather(make(*arms, seeds=6, name=protocol, protocol=protocol))
+        assert ("improvement by blocks" in contents.judgments[0].other_text) == said
+        assert ("of the difference by blocks" in contents.verdicts.caption) == said
+
+
 def test_commands_do_not_name_the_working_folder(plain, monkeypatch):
     monkeypatch.chdir(plain.folder)
     command = f"scripts/train.py -m study=plain data.path={plain.folder}/words.txt"

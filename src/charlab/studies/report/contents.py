@@ -192,7 +192,7 @@ def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> J
         reason=reason(comparison),
         expectation=EXPECTED_TO[comparison.expectation],
         caution=" ".join(filter(None, [caution(comparison), conditional(plan, comparison.arm)])),
-        other_text=text if isinstance(text, str) else on_other_text(text),
+        other_text=text if isinstance(text, str) else on_other_text(text, plan.protocol),
     )
 
 

@@ -326,13 +326,19 @@ def caution(comparison: Comparison) -> str:
     return ""
 
 
-def on_other_text(text: TextInterval) -> str:
-    """Return a sentence on whether a difference would hold on other text."""
+def on_other_text(text: TextInterval, protocol: str = "blocks") -> str:
+    """Return a sentence on whether a difference would hold on other text.
+
+    Args:
+        text: the difference by `blocks`, the only protocol with figures for stretches of the text.
+        protocol: the study's protocol.
+    """
     low, high = text.interval_95
     answer = "may turn out better or worse"
     if low > 0 or high < 0:
         answer = f"would be expected to be {'better' if text.mean > 0 else 'worse'}"
     return (
-        f"On other text of this kind, the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
-        f"interval {nats(low)} to {nats(high)}, block bootstrap over {text.characters:,} characters)."
+        f"On other text of this kind, the arm {answer} (mean improvement{' by blocks' * (protocol != 'blocks')} "
+        f"{nats(text.mean)} nats per character, 95% interval {nats(low)} to {nats(high)}, block bootstrap over "
+        f"{text.characters:,} characters)."
     )
