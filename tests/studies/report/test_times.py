@@ -44,6 +44,7 @@ def test_what_is_said_of_times(results):
     assert "number of optimizer steps until the estimate" in method
     assert "a factor of 1.05" in method
     assert contents.captions["curves"].endswith(" Dotted: the target.")
+    assert not any("Circular Block" in source.listed for source in contents.sources)
     assert contents.verdicts.headings[3:5] == ("speed-up", "interval")
     assert contents.verdicts.rows[0][3].text.endswith("×")
     assert [entry.text for entry in contents.verdicts.rows[1]][-2:] == ["8", "0"]
