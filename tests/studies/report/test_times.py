@@ -70,6 +70,15 @@ def test_times_are_those_of_the_curves(results):
     assert math.isinf(table[table["arm"] == "none"]["time_to_target"].min())
 
 
+def test_a_cell_that_diverged_has_no_time_in_the_table_either(make):
+    diverged = {305: ("diverged", "The loss became nan at step 390.")}
+    results = make(ARMS[0], dataclasses.replace(ARMS[1], fates=diverged), **OPTIONS)
+    times = results.table().set_index(["arm", "seed"])["time_to_target"]
+    assert math.isinf(times["rotary", 305])
+    assert math.isfinite(times["rotary", 306])
+    assert results.comparisons()["rotary"].unreached == (305,)
+
+
 def draw(contents, **changes):
     """The axes of the first arm, whose comparison has other figures."""
     judgment = contents.judgments[0]
