@@ -89,10 +89,11 @@ def test_the_budgets_of_runs_that_are_not_compared_are_not_said_to_be_equal(tmp_
     assert holds(tmp_path / "outputs")["budget"] is None
 
 
-def test_a_budget_is_unknown_before_a_cell_of_the_baseline_has_finished(tmp_path: Path) -> None:
+def test_budget_and_pairing_are_unknown_before_a_cell_of_the_baseline_has_finished(tmp_path: Path) -> None:
     missing = dict.fromkeys((305, 306), ("missing", ""))
     make_study(tmp_path, [MadeUpArm("base", 1.5, fates=missing), MadeUpArm("arm", 1.48)], seeds=2)
-    assert holds(tmp_path / "outputs")["budget"] is None
+    found = holds(tmp_path / "outputs")
+    assert (found["budget"], found["pairing"]) == (None, None)
 
 
 def test_the_sizes_of_a_scaling_study_share_its_budget(tmp_path: Path) -> None:

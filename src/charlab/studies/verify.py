@@ -92,11 +92,15 @@ def _is_planned(plan: Plan, key: str, record: Record) -> bool:
 
 def _pairing(plan: Plan, records: Mapping[str, Record]) -> Finding:
     """Return whether all arms of a seed saw the same windows of the same text, and were scored on the same."""
-    apart = []
+    apart: list[str] = []
+    pairs = 0
     for seed in plan.seeds:
         pair = {arm.name: records[f"{arm.name}/{seed}"] for arm in plan.arms if f"{arm.name}/{seed}" in records}
         base = pair.pop(plan.baseline, None)
+        pairs += len(pair) if base else 0
         apart += [f"{name}/{seed}" for name, other in pair.items() if base and _windows(other) != _windows(base)]
+    if not pairs:
+        return Finding("pairing", None, "no seed has finished cells of the baseline and another arm")
     if not apart:
         return Finding("pairing", True, "each seed gave all arms the same windows of the same text")
     planned = {arm.name for arm in plan.arms if not arm.paired}
