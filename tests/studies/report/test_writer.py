@@ -107,6 +107,13 @@ def test_looks_are_counted_once(make):
     assert with_look(again) is plan
 
 
+def test_a_planned_look_counts_although_an_arm_was_settled_before(make):
+    arms = [MadeUpArm("base", 1.5), MadeUpArm("clear", 0.5), MadeUpArm("unclear", 1.5)]
+    results = make(*arms, seeds=9, noise=0.05, planned_looks=(6, 9))
+    assert {arm: len(found.seeds) for arm, found in results.comparisons().items()} == {"clear": 6, "unclear": 9}
+    assert with_look(results).looks == (9,)
+
+
 def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path, monkeypatch, capsys):
     make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=6, name="mine")
     monkeypatch.chdir(tmp_path)

@@ -115,9 +115,13 @@ def make_report(
 
 
 def with_look(results: StudyResults) -> Plan:
-    """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many."""
+    """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many.
+
+    With planned looks, it is the last one that was reached, although an arm that was settled before has fewer seeds.
+    """
     plan = results.plan
     ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in plan.seeds)
+    ended = results.reached if plan.planned_looks else ended
     if not ended or plan.looks[-1:] == (ended,):
         return plan
     return dataclasses.replace(plan, looks=(*plan.looks, ended))
