@@ -247,7 +247,8 @@ def test_other_text_is_asked_of_the_pairs_that_have_finished(troubled, told):
     ]
     expected = bootstrap_text(*scenes, np.full(TEXT_LENGTH // SCENE_LENGTH, SCENE_LENGTH))
     judgment = next(judgment for judgment in told.judgments if judgment.comparison.arm == NASTY)
-    assert judgment.other_text == on_other_text(expected)
+    assert judgment.other_text == on_other_text(expected, left_out=True)  # 306 diverged
+    assert judgment.other_text.endswith("Pairs without a finite loss are left out.")
 
 
 def test_the_difference_on_other_text_is_by_blocks_whatever_the_protocol(make):

@@ -186,13 +186,14 @@ def gather(results: StudyResults) -> Contents:
 
 
 def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
+    left_out = bool(comparison.diverged or comparison.baseline_diverged)
     return Judgment(
         comparison,
         verdict=verdict_name(comparison, exploratory=plan.exploratory, mark=half_tuned(plan, comparison.arm)),
         reason=reason(comparison),
         expectation=EXPECTED_TO[comparison.expectation],
         caution=" ".join(filter(None, [caution(comparison), conditional(plan, comparison.arm)])),
-        other_text=text if isinstance(text, str) else on_other_text(text, plan.protocol),
+        other_text=text if isinstance(text, str) else on_other_text(text, plan.protocol, left_out=left_out),
     )
 
 

@@ -326,12 +326,13 @@ def caution(comparison: Comparison) -> str:
     return ""
 
 
-def on_other_text(text: TextInterval, protocol: str = "blocks") -> str:
+def on_other_text(text: TextInterval, protocol: str = "blocks", *, left_out: bool = False) -> str:
     """Return a sentence on whether a difference would hold on other text.
 
     Args:
         text: the difference by `blocks`, the only protocol with figures for stretches of the text.
         protocol: the study's protocol.
+        left_out: whether pairs had no finite loss, and are not part of the difference.
     """
     low, high = text.interval_95
     answer = "may turn out better or worse"
@@ -340,5 +341,5 @@ def on_other_text(text: TextInterval, protocol: str = "blocks") -> str:
     return (
         f"On other text of this kind, the arm {answer} (mean improvement{' by blocks' * (protocol != 'blocks')} "
         f"{nats(text.mean)} nats per character, 95% interval {nats(low)} to {nats(high)}, block bootstrap over "
-        f"{text.characters:,} characters)."
+        f"{text.characters:,} characters).{' Pairs without a finite loss are left out.' * left_out}"
     )
