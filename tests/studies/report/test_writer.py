@@ -87,6 +87,14 @@ def test_figures_of_a_former_report_are_gone(make, tmp_path, monkeypatch):
     assert not any(name.startswith("figures") for name in files(tmp_path / "report"))
 
 
+def test_tables_of_a_former_report_are_gone(make, tmp_path):
+    write_report(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=2), tmp_path / "report", [])
+    assert "tables/verdicts.csv" in files(tmp_path / "report")
+    write_report(make(MadeUpArm("a", 1.7), seeds=2, name="alone"), tmp_path / "report", [])
+    tables = {f"tables/{name}.csv" for name in ("cells", "results", "budgets")}
+    assert files(tmp_path / "report") == {"plan.json", *tables}
+
+
 def test_a_study_that_has_not_begun_has_a_report_too(tmp_path):
     arms = [MadeUpArm(name, 1.7, fates=dict.fromkeys((305, 306), ("missing", ""))) for name in "ab"]
     results = read_results(make_study(tmp_path, arms, seeds=2), tmp_path / "outputs")

@@ -40,6 +40,7 @@ FOLDER = "report"  # within the study's own
 
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
+_TABLES = ("tuning", "laws", "verdicts", "where")  # that not every report has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +139,12 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     """
     contents = gather(results)
     results.plan.save(folder)
-    for name, table in csv_tables(results, contents).items():
-        _write(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+    tables = csv_tables(results, contents)
+    for path in (folder / "tables" / f"{name}.csv" for name in dict.fromkeys((*tables, *_TABLES))):
+        if path.stem in tables:
+            _write(path, tables[path.stem].to_csv(index=False))
+        else:  # only an earlier report had it
+            path.unlink(missing_ok=True)
     files: dict[Format, Path] = {}
     kept = None
     with drawing():
