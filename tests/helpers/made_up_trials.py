@@ -21,6 +21,7 @@ class MadeUpTrainer:
     Attributes:
         batches: the cells of each call; `folders` are the names of their searches or studies.
         interrupted_at: number of the call at which Ctrl-C is pressed.
+        likelihood: of all losses, "exact" or "bound".
     """
 
     def __init__(self) -> None:
@@ -28,6 +29,7 @@ class MadeUpTrainer:
         self.folders: list[str] = []
         self.nll: Callable[[Cell], float | Outcome] = lambda cell: 2.0
         self.interrupted_at: int | None = None
+        self.likelihood = "exact"
 
     def __call__(self, folder: Path, cells: Sequence[Cell]) -> None:
         self.batches.append(list(cells))
@@ -42,8 +44,8 @@ class MadeUpTrainer:
             run = folder.parents[1] / "runs" / cell.run
             run.mkdir(parents=True, exist_ok=True)
             metrics = [
-                {"split": "dev", "protocol": "blocks", "nll": result, "likelihood": "exact"},
-                {"split": "validation", "protocol": "blocks", "nll": -result, "likelihood": "exact"},  # not to look at
+                {"split": split, "protocol": "blocks", "nll": nll, "likelihood": self.likelihood}
+                for split, nll in (("dev", result), ("validation", -result))  # which is not to be looked at
             ]
             known = {"format": 1, "name": "n", "fingerprint": cell.fingerprint, "code": cell.code}
             record = {**known, "status": "finished", "metrics": metrics, "time": {"training_s": 3.0}}

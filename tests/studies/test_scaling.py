@@ -172,6 +172,13 @@ def test_what_has_no_law_is_said(tmp_path):
     assert inside[0].startswith("gpt: no law; the held-out size of 120,000 is inside the fitted range")
 
 
+def test_a_family_without_a_law_helps_no_other_one(tmp_path):
+    diverged = {305: ("diverged", "The loss became nan.")}
+    made = [dataclasses.replace(arm, fates=diverged) if arm.name == "gpt+w64" else arm for arm in arms()]
+    (law,) = gather(study(tmp_path, made)).scaling.laws.values()
+    assert (law.family, law.confidence) == ("lstm", pytest.approx(1 - 0.05 / 2))
+
+
 def test_the_figure_names_what_it_draws_and_marks_bounds(tmp_path):
     diverged = {305: ("diverged", "The loss became nan.")}
     without = [dataclasses.replace(arm, fates=diverged) if arm.name == "gpt+w64" else arm for arm in arms()]

@@ -83,6 +83,12 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
     assert len(trainer.batches) == 2
 
 
+def test_losses_that_are_bounds_are_marked(run, trainer, capsys):
+    trainer.likelihood = "bound"
+    assert run("search.trials=2") == 0
+    assert len(re.findall(r"^[01] +≤ \d\.\d{4} ", capsys.readouterr().out, re.MULTILINE)) == 2
+
+
 @pytest.mark.parametrize(
     "output", ["50%25 off", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("what?", "a%20b", "{a}#b"))]
 )

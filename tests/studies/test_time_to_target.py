@@ -131,6 +131,24 @@ def test_a_baseline_that_never_gets_there_leaves_the_speed_up_open() -> None:
     assert mirrored.estimate() == (pytest.approx(-math.log(2)), "≤")
 
 
+@pytest.mark.parametrize(
+    ("after", "estimate", "sign"),
+    [
+        ([Reached(NEVER, NEVER)] * 8, -NEVER, ""),
+        ([Reached(NEVER, NEVER)] * 3 + [Reached(100, 400)] * 5, -math.log(2), "≤"),  # where the runs of 400 steps end
+        ([Reached(NEVER, NEVER)] * 2 + [Reached(100, 400)] * 6, math.log(2), ""),
+        ([Reached(0, 400)] * 8, NEVER, ""),
+        ([Reached(0, 400)] * 3 + [Reached(100, 400)] * 5, math.log(4), "≥"),
+        ([Reached(0, 400)] * 2 + [Reached(100, 400)] * 6, math.log(2), ""),
+    ],
+)
+def test_runs_that_diverged_or_began_at_the_target(after: list[Reached], estimate: float, sign: str) -> None:
+    """More than half of all averages of two differences are infinite, if three of eight differences are."""
+    before = [Reached(200, 400)] * 8
+    assert RankTest(before, after).estimate() == (pytest.approx(estimate), sign)
+    assert RankTest(after, before).estimate() == (pytest.approx(-estimate), {"≤": "≥", "≥": "≤"}.get(sign, ""))
+
+
 def test_runs_that_never_get_there_are_no_evidence() -> None:
     test = RankTest([Reached(NEVER, 400)] * 8, [Reached(NEVER, 400)] * 8)
     assert (test.evidence(0.1).below == 1).all()

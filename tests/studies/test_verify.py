@@ -83,6 +83,25 @@ def test_an_arm_with_more_steps_breaks_the_budget(outputs: Path) -> None:
     assert holds(outputs)["budget"] is False
 
 
+def test_the_budgets_of_runs_that_are_not_compared_are_not_said_to_be_equal(tmp_path: Path) -> None:
+    arms = [MadeUpArm("base", 1.5), MadeUpArm("arm", 1.48, steps=500)]
+    make_study(tmp_path, arms, seeds=1, sweep=True)
+    assert holds(tmp_path / "outputs")["budget"] is None
+
+
+def test_budget_and_pairing_are_unknown_before_a_cell_of_the_baseline_has_finished(tmp_path: Path) -> None:
+    missing = dict.fromkeys((305, 306), ("missing", ""))
+    make_study(tmp_path, [MadeUpArm("base", 1.5, fates=missing), MadeUpArm("arm", 1.48)], seeds=2)
+    found = holds(tmp_path / "outputs")
+    assert (found["budget"], found["pairing"]) == (None, None)
+
+
+def test_the_sizes_of_a_scaling_study_share_its_budget(tmp_path: Path) -> None:
+    arms = [MadeUpArm("small", 1.5), MadeUpArm("large", 1.48, steps=500)]
+    make_study(tmp_path, arms, seeds=2, kind="scaling")
+    assert holds(tmp_path / "outputs")["budget"] is False
+
+
 @pytest.mark.slow
 def test_a_real_study_and_a_cell_that_was_tampered_with(
     tmp_path: Path, conf: Path, write_study: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

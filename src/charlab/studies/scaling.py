@@ -105,15 +105,19 @@ class Extrapolation:
     verdict: LawVerdict
 
 
-def extrapolate(families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: float) -> dict[str, Extrapolation]:
+def extrapolate(
+    families: Mapping[str, tuple[np.ndarray, np.ndarray]], margin: float, planned: int | None = None
+) -> dict[str, Extrapolation]:
     """Return the law of each family over its smaller sizes, tested on its largest.
 
     Args:
         families: for each name, the increasing sizes (K + 1,), and losses (S, K + 1) by seed, all finite.
+        planned: number of families that share the error rate, with those that are not given; by default, those given.
     """
     errors = {name: _jackknife(sizes, losses) for name, (sizes, losses) in families.items()}
     p_values = np.array([_p_value(error) for *_, error in errors.values()])
-    levels = holm_levels(p_values)
+    absent = np.ones(0 if planned is None else planned - len(p_values))  # which helps no other family
+    levels = holm_levels(np.concatenate([p_values, absent]))[: len(p_values)]
     found = {}
     for (name, (sizes, losses)), level in zip(families.items(), levels.tolist(), strict=True):
         law, pseudo, error = errors[name]

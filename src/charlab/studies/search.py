@@ -293,7 +293,8 @@ class Trials:
         table.add_column("run", overflow="fold")
         for trial in done[:BEST_SHOWN]:
             values = [_text(trial.values[key]) for key in parameters]
-            table.add_row(str(trial.number), f"{trial.loss:.4f}", *map(escape, [*values, trial.cells[0].run]))
+            loss = f"{'≤ ' * self._is_bound(trial)}{trial.loss:.4f}"
+            table.add_row(str(trial.number), loss, *map(escape, [*values, trial.cells[0].run]))
         console.print(table)
         lines = [
             f"trial {trial.number} ({_shown(trial.values)}) {trial.reason or 'has not ended'}"
@@ -308,6 +309,12 @@ class Trials:
             lines.append(f"The best on the whole train text, to be judged by a study over further seeds:\n  {again}")
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _is_bound(self, trial: Trial) -> bool:
+        """Return whether the loss of a trial with a result is an upper bound."""
+        records = (Store(self.output_dir).record_of(cell.run) for cell in trial.cells)
+        figures = (record.metric("blocks", "dev") for record in records if record is not None)
+        return any(figure.get("likelihood") == "bound" for figure in figures)
 
     def _compose(self, values: Mapping[str, Any]) -> DictConfig:
         try:

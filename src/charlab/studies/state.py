@@ -211,7 +211,10 @@ class StudyResults:
         return None if not figure else "diverged" if figure["nll"] is None else figure["nll"]  # None: it is not finite
 
     def time_to_target(self, result: CellResult) -> Reached | None:
-        """Return when an ended cell reached the plan's target; None if it has no curve, or there is no target."""
+        """Return when an ended cell reached the plan's target; None if it has no curve, or there is no target.
+
+        A cell that diverged never reaches it, as in comparisons.
+        """
         from charlab.studies.time_to_target import crossing
 
         clock = {"steps_to": "step", "seconds_to": "seconds"}.get(self.plan.metric)
@@ -219,7 +222,10 @@ class StudyResults:
             return None
         curve = result.run.curves()
         curve = curve[curve["metric"].isin(VALIDATION)]
-        return crossing(curve, clock, self.plan.target) if len(curve) else None
+        if not len(curve):
+            return None
+        found = crossing(curve, clock, self.plan.target)
+        return found._replace(time=math.inf, limit=math.inf) if result.status == "diverged" else found
 
     def most_at_once(self) -> int | None:
         """Return the largest number of cells that ran at once on one machine; None if any cell's times are unknown."""

@@ -125,8 +125,11 @@ class RankTest:
     def estimate(self) -> tuple[float, str]:
         """Return the shift that balances the signed ranks (Hodges and Lehmann 1963); nan without evidence.
 
-        It comes with "≥" or "≤" if runs that did not reach the target leave it open on that side, else "".
+        It comes with "≥" or "≤" if runs that did not reach the target leave it open on that side, else "". It is
+        infinite if every run of one side diverged, or reached the target before the first step.
         """
+        if self._sums[-1] > 0 or self._sums[0] < 0:
+            return math.inf if self._sums[-1] > 0 else -math.inf, ""
         sooner, later = self._points[self._sums > 0], self._points[self._sums < 0]
         if not sooner.size and not later.size:
             return math.nan, ""
@@ -135,13 +138,26 @@ class RankTest:
         low, high = first + (first % 2 == 0), last - (last % 2 == 0)
         ends = [float(self._points[min(max(end, 0), len(self._points) - 1)]) for end in (low, high)]
         estimate = ends[0] if not later.size else ends[1] if not sooner.size else sum(ends) / 2
-        missed, missed_after = np.isinf(self._before), np.isinf(self._after)
+        if unlimited := self._unlimited():
+            return estimate, "≥" if unlimited > 0 else "≤"
+        missed, missed_after = np.isposinf(self._before), np.isposinf(self._after)
         with np.errstate(invalid="ignore"):
             known = (self._before_limit - self._after)[missed & ~missed_after]
             known_after = (self._before - self._after_limit)[missed_after & ~missed]
         at_least = estimate >= known.min(initial=math.inf) - 10.0**-_DIGITS
         at_most = estimate <= known_after.max(initial=-math.inf) + 10.0**-_DIGITS
         return estimate, "≥" if at_least else "≤" if at_most else ""
+
+    def _unlimited(self) -> float:
+        """Return ∞ or −∞ if that is the estimate for runs without limits, else 0."""
+        with np.errstate(invalid="ignore"):
+            differences = self._before - self._after
+        infinite = np.nan_to_num(differences, nan=0.0, posinf=math.inf, neginf=-math.inf)  # 0 if neither gets there
+        for side in (-1.0, 1.0):  # of a large shift, on which all finite differences are
+            scores = np.where(np.isfinite(differences), side, infinite)
+            if side * (np.sign(scores) * stats.rankdata(np.abs(scores))).sum() < 0:
+                return -side * math.inf
+        return 0.0
 
 
 @lru_cache(maxsize=1024)

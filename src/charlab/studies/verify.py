@@ -81,8 +81,7 @@ def _study_findings(results: StudyResults, known: Mapping[str, Record]) -> Itera
     twice = [cell.key for cell in plan.cells if keys[cell.key] > 1 or runs[cell.run] > 1]
     yield Finding("seeds", not twice, f"used twice: {joined(twice)}" if twice else "no seed is used twice in an arm")
     yield _pairing(plan, known)
-    mismatch = results.mismatch() if plan.compares and known else None
-    yield Finding("budget", mismatch is None if known else None, mismatch or f"all arms have equal {plan.budget}")
+    yield _budget(results, known)
 
 
 def _is_planned(plan: Plan, key: str, record: Record) -> bool:
@@ -93,17 +92,32 @@ def _is_planned(plan: Plan, key: str, record: Record) -> bool:
 
 def _pairing(plan: Plan, records: Mapping[str, Record]) -> Finding:
     """Return whether all arms of a seed saw the same windows of the same text, and were scored on the same."""
-    apart = []
+    apart: list[str] = []
+    pairs = 0
     for seed in plan.seeds:
         pair = {arm.name: records[f"{arm.name}/{seed}"] for arm in plan.arms if f"{arm.name}/{seed}" in records}
         base = pair.pop(plan.baseline, None)
+        pairs += len(pair) if base else 0
         apart += [f"{name}/{seed}" for name, other in pair.items() if base and _windows(other) != _windows(base)]
+    if not pairs:
+        return Finding("pairing", None, "no seed has finished cells of the baseline and another arm")
     if not apart:
         return Finding("pairing", True, "each seed gave all arms the same windows of the same text")
     planned = {arm.name for arm in plan.arms if not arm.paired}
     known = all(key.partition("/")[0] in planned for key in apart)
     said = f"other windows or another text than the baseline's: {joined(apart)}"
     return Finding("pairing", None if known else False, f"{said}{', as the plan says' if known else ''}")
+
+
+def _budget(results: StudyResults, records: Mapping[str, Record]) -> Finding:
+    """Return whether the arms that have finished cells share the declared budget, as the report says."""
+    plan, finished = results.plan, {key.partition("/")[0] for key in records}
+    if not plan.compares and plan.kind != "scaling":
+        return Finding("budget", None, "nothing is compared, so nothing has to be equal")
+    if len(finished) < 2 or plan.baseline not in finished:
+        return Finding("budget", None, "the baseline and another arm need finished cells")
+    mismatch = results.mismatch()
+    return Finding("budget", mismatch is None, mismatch or f"all arms have equal {plan.budget}")
 
 
 def _windows(record: Record) -> dict[str, Any]:

@@ -72,6 +72,14 @@ def test_runs_that_diverged_end_the_curve() -> None:
     assert line.optimum()[0] == pytest.approx(0.003)
 
 
+def test_a_value_that_diverges_between_others_is_not_called_good() -> None:
+    x = np.array([0.001, 0.003, 0.01, 0.03, 0.1])
+    values = np.full((2, 5), 1.5)
+    values[:, 1] -= 0.1
+    values[1, 2] = math.inf
+    assert Line("", x, values, logarithmic=True).tolerated(1.0) == pytest.approx((0.001, 0.003))
+
+
 @pytest.fixture
 def grid(tmp_path: Path) -> Path:
     """A study over five learning rates and two models."""
@@ -99,6 +107,35 @@ def test_a_grid_has_a_line_for_each_model(grid: Path) -> None:
         figures = Drawings(results, contents).for_page()
         assert "factors-lr" in figures
         assert "factors" in Drawings(results, contents).for_paper()
+
+
+def test_a_missing_cell_does_not_shorten_the_grid(tmp_path: Path) -> None:
+    arms = [
+        MadeUpArm(
+            f"lr={rate}",
+            float(parabola(np.array(float(rate)), 3e-3)),
+            factors={"lr": rate},
+            fates={307: ("killed", "Killed by signal 9.")} if rate == "1e-2" else {},
+        )
+        for rate in RATES[:4]
+    ]
+    plan = make_study(tmp_path, arms, seeds=4, sweep=True, hypothesis="")
+    (factor,) = numeric_factors(read_results(plan, tmp_path / "outputs"))
+    (line,) = factor.lines
+    assert line.x.tolist() == [3e-4, 1e-3, 3e-3, 1e-2]
+    assert line.values.shape == (3, 4)
+    assert factor.sentences(0.01)[0].startswith("lr, over 3 of 4 seeds: the best value is 0.00")
+
+
+def test_arms_that_a_look_has_settled_stay_on_the_curve(tmp_path: Path) -> None:
+    arms = [
+        MadeUpArm(f"lr={rate}", float(parabola(np.array(float(rate)), 1e-3)), factors={"lr": rate})
+        for rate in ("1e-3", "3e-4", "3e-3")
+    ]
+    plan = make_study(tmp_path, arms, seeds=9, planned_looks=(6, 9))
+    (factor,) = numeric_factors(read_results(plan, tmp_path / "outputs"))
+    assert factor.lines[0].values.shape == (6, 3)
+    assert factor.sentences(0.01)[0].startswith("lr, over 6 of 9 seeds: the best value is 0.00")
 
 
 def test_a_study_of_parts_has_no_curve(tmp_path: Path) -> None:

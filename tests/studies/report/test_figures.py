@@ -66,6 +66,14 @@ def test_a_curve_begins_where_all_seeds_have_been_measured():
     assert curve.mean.tolist() == [2.75, 1.5]
 
 
+def test_a_curve_is_over_seeds_of_earlier_versions_too():
+    rows = [(0, 4.0, 1, "estimate/validation/nll"), (8, 2.0, 1, "estimate/validation/nll")]
+    rows += [(0, 3.0, 2, "validation/nll"), (8, 1.0, 2, "validation/nll")]
+    curve = curve_over_seeds(pd.DataFrame(rows, columns=["step", "value", "seed", "metric"]), "step")
+    assert curve.mean.tolist() == [3.5, 1.5]
+    assert curve.low.tolist() == [3.0, 1.0]
+
+
 def test_a_curve_needs_something_finite():
     points = pd.DataFrame([(0, 0, 0.0, "train/loss", math.nan, 1)], columns=["step", "characters", "seconds", "metric", "value", "seed"])  # fmt: skip  # noqa: E501
     assert curve_over_seeds(points, "step") is None

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from charlab.studies.report import latex, markdown
 from charlab.studies.report.contents import gather
 from charlab.studies.report.writer import write_report
-from tests.helpers.made_up_study import LONG, NASTY
+from tests.helpers.made_up_study import LONG, NASTY, MadeUpArm
 
 pytestmark = pytest.mark.slow
 
@@ -209,3 +209,8 @@ def test_the_paper_has_room_for_so_many_arms_only(troubled, monkeypatch):
 def test_the_paper_says_where_the_other_unfinished_cells_are(told, monkeypatch):
     monkeypatch.setattr(latex, "MOST_UNFINISHED", 1)
     assert "2 more; the other formats of this report have them all." in latex.render_latex(told, FIGURES)
+
+
+def test_the_paper_of_runs_that_are_not_compared_names_no_baseline(make):
+    results = make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=1, sweep=True, hypothesis="")
+    assert "(baseline)" not in latex.render_latex(gather(results), ())

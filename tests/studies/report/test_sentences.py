@@ -222,4 +222,5 @@ def test_a_difference_over_texts_is_put_in_words() -> None:
         "character, 95% interval 0.0140 to 0.0540, block bootstrap over 111,539 characters)."
     )
     assert "expected to be worse (mean improvement −0.03" in sentences.on_other_text(worse)
+    assert "(mean improvement by blocks 0.0340 nats per" in sentences.on_other_text(better, "sliding")
     assert "the arm may turn out better or worse" in sentences.on_other_text(open_)

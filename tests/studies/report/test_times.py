@@ -44,6 +44,7 @@ def test_what_is_said_of_times(results):
     assert "number of optimizer steps until the estimate" in method
     assert "a factor of 1.05" in method
     assert contents.captions["curves"].endswith(" Dotted: the target.")
+    assert not any("Circular Block" in source.listed for source in contents.sources)
     assert contents.verdicts.headings[3:5] == ("speed-up", "interval")
     assert contents.verdicts.rows[0][3].text.endswith("×")
     assert [entry.text for entry in contents.verdicts.rows[1]][-2:] == ["8", "0"]
@@ -67,6 +68,15 @@ def test_times_are_those_of_the_curves(results):
     times = table[table["arm"] == "rotary"]["time_to_target"]
     assert times.between(40, 400).all()
     assert math.isinf(table[table["arm"] == "none"]["time_to_target"].min())
+
+
+def test_a_cell_that_diverged_has_no_time_in_the_table_either(make):
+    diverged = {305: ("diverged", "The loss became nan at step 390.")}
+    results = make(ARMS[0], dataclasses.replace(ARMS[1], fates=diverged), **OPTIONS)
+    times = results.table().set_index(["arm", "seed"])["time_to_target"]
+    assert math.isinf(times["rotary", 305])
+    assert math.isfinite(times["rotary", 306])
+    assert results.comparisons()["rotary"].unreached == (305,)
 
 
 def draw(contents, **changes):

@@ -90,6 +90,14 @@ def test_figures_of_a_former_report_are_gone(make, tmp_path, monkeypatch):
     assert not any(name.startswith("figures") for name in files(tmp_path / "report"))
 
 
+def test_tables_of_a_former_report_are_gone(make, tmp_path):
+    write_report(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=2), tmp_path / "report", [])
+    assert "tables/verdicts.csv" in files(tmp_path / "report")
+    write_report(make(MadeUpArm("a", 1.7), seeds=2, name="alone"), tmp_path / "report", [])
+    tables = {f"tables/{name}.csv" for name in ("cells", "results", "budgets")}
+    assert files(tmp_path / "report") == {"plan.json", *tables}
+
+
 def test_a_study_that_has_not_begun_has_a_report_too(tmp_path):
     arms = [MadeUpArm(name, 1.7, fates=dict.fromkeys((305, 306), ("missing", ""))) for name in "ab"]
     results = read_results(make_study(tmp_path, arms, seeds=2), tmp_path / "outputs")
@@ -117,6 +125,13 @@ def test_a_report_keeps_what_another_process_has_written_into_the_plan(make):
     make_report(results, formats=[], console=Console(file=None, quiet=True))
     assert Plan.load(results.folder) == dataclasses.replace(changed, looks=(3, 6))
     assert Plan.load(results.folder / "report").looks == (3,)
+
+
+def test_a_planned_look_counts_although_an_arm_was_settled_before(make):
+    arms = [MadeUpArm("base", 1.5), MadeUpArm("clear", 0.5), MadeUpArm("unclear", 1.5)]
+    results = make(*arms, seeds=9, noise=0.05, planned_looks=(6, 9))
+    assert {arm: len(found.seeds) for arm, found in results.comparisons().items()} == {"clear": 6, "unclear": 9}
+    assert with_look(results).looks == (9,)
 
 
 def test_the_program_prints_verdicts_and_places(make, without_figures, tmp_path, monkeypatch, capsys):

@@ -126,10 +126,17 @@ def references(results: StudyResults) -> list[Reference]:
     return found
 
 
+def scored_text(record: Record) -> tuple[object, ...]:
+    """Return what decides which text a run is scored on: the corpus, and where its validation split begins and ends."""
+    data = record.config.get("data", {})
+    return record.corpus.get("sha256"), data.get("train_fraction"), data.get("validation_fraction")
+
+
 def _finished(results: StudyResults) -> list[Record]:
     return [record for arm in results.plan.arms for record in results.records(arm.name).values()]
 
 
 def _has_usual_split(record: Record) -> bool:
     data = record.config.get("data", {})
-    return data.get("train_fraction") == 0.9 and not data.get("dev_fraction")
+    whole = data.get("train_fraction") == 0.9 and data.get("validation_fraction", 0.1) == 0.1
+    return whole and not data.get("dev_fraction")

@@ -14,7 +14,7 @@ from charlab.quantities import count, joined
 from charlab.runs.record import SCENE_LENGTH, Record
 from charlab.studies.costs import PLOTTED
 from charlab.studies.definition import EXPECTED_TO
-from charlab.studies.report.arms import ArmSummary, entropy, references, summarize
+from charlab.studies.report.arms import ArmSummary, entropy, references, scored_text, summarize
 from charlab.studies.report.factors import Factor, numeric_factors
 from charlab.studies.report.literature import Source, literature
 from charlab.studies.report.method import (
@@ -186,13 +186,14 @@ def gather(results: StudyResults) -> Contents:
 
 
 def _judgment(comparison: Comparison, text: TextInterval | str, plan: Plan) -> Judgment:
+    left_out = bool(comparison.diverged or comparison.baseline_diverged)
     return Judgment(
         comparison,
         verdict=verdict_name(comparison, exploratory=plan.exploratory, mark=half_tuned(plan, comparison.arm)),
         reason=reason(comparison),
         expectation=EXPECTED_TO[comparison.expectation],
         caution=" ".join(filter(None, [caution(comparison), conditional(plan, comparison.arm)])),
-        other_text=text if isinstance(text, str) else on_other_text(text),
+        other_text=text if isinstance(text, str) else on_other_text(text, plan.protocol, left_out=left_out),
     )
 
 
@@ -234,7 +235,7 @@ def other_text(results: StudyResults, arm: ArmSummary, baseline: ArmSummary) -> 
 
 def _alike(a: Record, b: Record) -> bool:
     """Return whether two runs have figures for the same stretches of the same text."""
-    return bool(a.scenes) and a.corpus.get("sha256") == b.corpus.get("sha256") and len(a.scenes) == len(b.scenes)
+    return bool(a.scenes) and scored_text(a) == scored_text(b) and len(a.scenes) == len(b.scenes)
 
 
 def _captions(plan: Plan, arms: Mapping[str, ArmSummary], law: Scaling | None) -> dict[str, str]:

@@ -200,5 +200,5 @@ def _sources(contents: Contents) -> Points | None:
 def _arm(contents: Contents, name: str) -> Text:
     overrides = contents.plan.arm(name).overrides
     settings = Span(" ".join(overrides), "code") if overrides else Span("the settings shared by all")
-    baseline = " (baseline)" if name == contents.plan.baseline else ""
+    baseline = " (baseline)" if contents.arms[name].is_baseline else ""
     return Span(name, "strong"), Span(f"{baseline}: "), settings

@@ -30,14 +30,16 @@ class Line:
     Attributes:
         label: values of the other factors; "" if there are none.
         x: (K,) values of the factor, increasing.
-        values: (S, K) nats per character by seed; nan without a result, infinite if the run diverged.
+        values: (S, K) nats per character by seed; infinite if the run diverged.
         logarithmic: whether distances between values of the factor are ratios.
+        planned: the study's number of seeds, if some of them are left out.
     """
 
     label: str
     x: np.ndarray
     values: np.ndarray
     logarithmic: bool
+    planned: int = 0
 
     @property
     def mean(self) -> np.ndarray:
@@ -76,10 +78,11 @@ class Line:
 
     def tolerated(self, margin: float) -> tuple[float, float]:
         """Return the range around the optimum in which the mean is within the margin of the lowest mean."""
-        position = self._position(self.x)
-        finite = np.isfinite(self.mean)
-        fine = np.linspace(position[finite][0], position[finite][-1], _FINE)
-        curve = np.interp(fine, position[finite], self.mean[finite])
+        position, best = self._position(self.x), int(self.mean.argmin())
+        gaps = np.flatnonzero(~np.isfinite(self.mean))  # where a run diverged, the range ends
+        first, last = gaps[gaps < best].max(initial=-1) + 1, gaps[gaps > best].min(initial=len(position))
+        fine = np.linspace(position[first], position[last - 1], _FINE)
+        curve = np.interp(fine, position[first:last], self.mean[first:last])
         lowest = int(curve.argmin())
         outside = np.flatnonzero(curve > curve[lowest] + margin)
         low = outside[outside < lowest].max(initial=-1) + 1
@@ -89,6 +92,8 @@ class Line:
     def sentence(self, factor: str, margin: float) -> str:
         """Return a sentence on the best value of the factor."""
         name = f"{factor}, {self.label}" if self.label else factor
+        if len(self.values) < self.planned:
+            name += f", over {len(self.values)} of {self.planned} seeds"
         optimum, ends = self.optimum()
         best, low, high, least, most = map(three_digits, (optimum, *ends, *self.tolerated(margin)))
         at_end, several = int(self.optima()[1].sum()), len(self.values) > 1
@@ -128,18 +133,25 @@ def numeric_factors(results: StudyResults) -> tuple[Factor, ...]:
 
 
 def _lines(results: StudyResults, name: str) -> Iterator[Line]:
-    groups: dict[str, dict[float, list[float]]] = {}
+    """Yield the line of each combination of the other factors, over the seeds with a result at all of its values."""
+    groups: dict[str, dict[float, dict[int, float]]] = {}
     for arm in results.plan.arms:
-        x, values = _number(arm.factors.get(name, "")), results.values(arm.name).values()
-        losses = [math.inf if value == "diverged" else value for value in values]
-        if x is not None and not {None, "leaks"}.intersection(losses):
+        x, values = _number(arm.factors.get(name, "")), results.values(arm.name)
+        losses = {seed: value for seed, value in values.items() if isinstance(value, float) and math.isfinite(value)}
+        losses |= {seed: math.inf for seed, value in values.items() if value is not None and seed not in losses}
+        if x is not None and losses and "leaks" not in values.values():
             others = ", ".join(f"{key}={value}" for key, value in arm.factors.items() if key != name)
-            groups.setdefault(others, {})[x] = losses  # type: ignore[assignment]
+            groups.setdefault(others, {})[x] = losses
+    planned = len(results.plan.seeds)
     for label, found in groups.items():
         grid = np.array(sorted(found))
-        table = np.array([found[value] for value in grid]).T
-        if len(grid) >= FEWEST_VALUES and np.isfinite(table).all(axis=0).any():  # else there is no mean to draw
-            yield Line(label, grid, table, logarithmic=bool(grid[0] > 0 and grid[-1] / grid[0] >= _LOGARITHMIC))
+        seeds = [seed for seed in results.plan.seeds if all(seed in losses for losses in found.values())]
+        if len(grid) < FEWEST_VALUES or len(seeds) < min(planned, 2):
+            continue
+        table = np.array([[found[value][seed] for value in grid] for seed in seeds])
+        if np.isfinite(table).all(axis=0).any():  # else there is no mean to draw
+            logarithmic = bool(grid[0] > 0 and grid[-1] / grid[0] >= _LOGARITHMIC)
+            yield Line(label, grid, table, logarithmic, planned)
 
 
 def _number(text: str) -> float | None:

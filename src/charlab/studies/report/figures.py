@@ -203,8 +203,9 @@ def curve_over_seeds(points: pd.DataFrame, clock: str) -> Curve | None:
     """
     points = points[np.isfinite(points["value"].astype(float))]
     metric = _metric(set(points["metric"]))
+    names = VALIDATION if metric in VALIDATION else (metric,)  # seeds may be of different versions
     seeds = []
-    for _, rows in points[points["metric"] == metric].groupby("seed"):
+    for _, rows in points[points["metric"].isin(names)].groupby("seed"):
         steps, first = np.unique(rows["step"].to_numpy(dtype=float), return_index=True)
         fractions = steps / max(steps[-1], 1)
         seeds.append((fractions, *(rows[column].to_numpy(dtype=float)[first] for column in (clock, "value"))))

@@ -69,7 +69,7 @@ def literature(plan: Plan, records: Sequence[Record]) -> tuple[Citation, ...]:
     """Return the methods that a study's runs were configured with, and those of its statistics, with their sources."""
     used = {target for record in records for target in targets(record.config)}
     if plan.compares:
-        used.add("other text")
+        used |= {"other text"} if plan.target is None else set()  # stretches of the text have no times
         used |= {"several arms"} if len(plan.arms) > 2 else set()
         used |= {"planned looks"} if plan.planned_looks else set()
     return tuple(

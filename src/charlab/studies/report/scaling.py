@@ -52,7 +52,7 @@ def scaling(results: StudyResults, arms: Mapping[str, ArmSummary]) -> Scaling | 
     names = dict.fromkeys(arm.factors["family"] for arm in plan.arms)
     measured = {family: _measured(results, arms, family) for family in names}
     families = {family: found for family, found in measured.items() if not isinstance(found, str)}
-    laws = extrapolate(families, plan.margin) if families else {}
+    laws = extrapolate(families, plan.margin, planned=len(names)) if families else {}
     bounds = frozenset(arm.factors["family"] for arm in plan.arms if arms[arm.name].likelihood == "bound")
     said = [_sentence(law, plan, bound=family in bounds) for family, law in laws.items()]
     said += [f"{family}: no law; {why}." for family, why in measured.items() if isinstance(why, str)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from charlab.quantities import count, joined, nats, percent, ratio
 from charlab.studies.evidence import seeds_to_settle
 from charlab.studies.parameters import MOST_SEEDS
+from charlab.studies.report.arms import scored_text
 
 if TYPE_CHECKING:
     from charlab.evaluation.bootstrap import TextInterval
@@ -87,14 +88,19 @@ def _few_seeds(results: StudyResults, comparisons: Mapping[str, Comparison]) -> 
 
 
 def _different_texts(results: StudyResults) -> Iterator[Notice]:
-    corpora = [result.record.corpus for result in results.cells if result.record is not None]
-    if len({corpus.get("sha256") for corpus in corpora}) > 1:
-        names = joined(list(dict.fromkeys(f"{corpus.get('name')}" for corpus in corpora)))
-        yield Notice(
-            "alarm",
-            f"The cells were scored on different texts ({names}), so their figures cannot be compared and the "
-            "differences mean nothing.",
-        )
+    records = [result.record for result in results.cells if result.record is not None]
+    if len({record.corpus.get("sha256") for record in records}) > 1:
+        names = joined(list(dict.fromkeys(f"{record.corpus.get('name')}" for record in records)))
+        different = f"texts ({names})"
+    elif len(set(map(scored_text, records))) > 1:
+        different = "parts of the text, as data.train_fraction or data.validation_fraction differs"
+    else:
+        return
+    yield Notice(
+        "alarm",
+        f"The cells were scored on different {different}, so their figures cannot be compared and the differences mean "
+        "nothing.",
+    )
 
 
 def _leaks(arms: Mapping[str, ArmSummary], compares: bool) -> Iterator[Notice]:
@@ -320,13 +326,20 @@ def caution(comparison: Comparison) -> str:
     return ""
 
 
-def on_other_text(text: TextInterval) -> str:
-    """Return a sentence on whether a difference would hold on other text."""
+def on_other_text(text: TextInterval, protocol: str = "blocks", *, left_out: bool = False) -> str:
+    """Return a sentence on whether a difference would hold on other text.
+
+    Args:
+        text: the difference by `blocks`, the only protocol with figures for stretches of the text.
+        protocol: the study's protocol.
+        left_out: whether pairs had no finite loss, and are not part of the difference.
+    """
     low, high = text.interval_95
     answer = "may turn out better or worse"
     if low > 0 or high < 0:
         answer = f"would be expected to be {'better' if text.mean > 0 else 'worse'}"
     return (
-        f"On other text of this kind, the arm {answer} (mean improvement {nats(text.mean)} nats per character, 95% "
-        f"interval {nats(low)} to {nats(high)}, block bootstrap over {text.characters:,} characters)."
+        f"On other text of this kind, the arm {answer} (mean improvement{' by blocks' * (protocol != 'blocks')} "
+        f"{nats(text.mean)} nats per character, 95% interval {nats(low)} to {nats(high)}, block bootstrap over "
+        f"{text.characters:,} characters).{' Pairs without a finite loss are left out.' * left_out}"
     )

@@ -122,7 +122,7 @@ def verdict_table(judgments: Sequence[Judgment], texts: Mapping[str, TextInterva
             f"better; mean and t-interval over seeds, {level} p: of the paired t-tests that decide, Holm-adjusted, and "
             "of the two-sided sign-flip permutation test, not adjusted. The smallest difference that matters is "
             f"{plan.margin:g}. On other text: 95% interval by block bootstrap over the validation text, averaged over "
-            "seeds first."
+            f"seeds first{'' if plan.protocol == 'blocks' else ', of the difference by blocks'}."
         )
         comparisons = [judgment.comparison for judgment in judgments]
         if any(comparison.diverged or comparison.baseline_diverged for comparison in comparisons):

@@ -40,6 +40,7 @@ FOLDER = "report"  # within the study's own
 
 _SIGNATURE = "% Unchanged since charlab wrote it: "
 _LAYOUT = "charlab.sty"
+_TABLES = ("tuning", "laws", "verdicts", "where")  # that not every report has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +123,15 @@ def make_report(
 def with_look(results: StudyResults, saved: Plan | None = None) -> Plan:
     """Return the plan with a look at the seeds that have ended in all arms, unless its last look had as many.
 
+    With planned looks, it is the last one that was reached, although an arm that was settled before has fewer seeds.
+
     Args:
         saved: the plan to add the look to, which another process may have changed since the results were read; by
             default, that of the results.
     """
     plan, seeds = saved or results.plan, results.plan.seeds
     ended = sum(all(result.ended for result in results.cells if result.cell.seed == seed) for seed in seeds)
+    ended = results.reached if results.plan.planned_looks else ended
     if not ended or plan.looks[-1:] == (ended,):
         return plan
     return dataclasses.replace(plan, looks=(*plan.looks, ended))
@@ -144,8 +148,12 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
     """
     contents = gather(results)
     results.plan.save(folder)
-    for name, table in csv_tables(results, contents).items():
-        _write(folder / "tables" / f"{name}.csv", table.to_csv(index=False))
+    tables = csv_tables(results, contents)
+    for path in (folder / "tables" / f"{name}.csv" for name in dict.fromkeys((*tables, *_TABLES))):
+        if path.stem in tables:
+            _write(path, tables[path.stem].to_csv(index=False))
+        else:  # only an earlier report had it
+            path.unlink(missing_ok=True)
     files: dict[Format, Path] = {}
     kept = None
     with drawing():
