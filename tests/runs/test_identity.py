@@ -1,6 +1,8 @@
 """What makes two runs the same, and what does not."""
 
 import copy
+import importlib
+import sys
 
 import pytest
 from omegaconf import OmegaConf, open_dict
@@ -287,3 +289,43 @@ class Inline:
 def test_a_text_too_long_for_the_name_of_a_file_is_none():
     node = {"_target_": f"{__name__}.Inline", "text": "to be or not to be " * 40}
     assert load_corpus(OmegaConf.create({"data": {"corpus": node}})).text == node["text"]
+
+
+LOADER = """
+from pathlib import Path
+
+from charlab.data.corpora import Corpus
+
+
+class Texts:
+    def __init__(self, *, folder):
+        self.folder = folder
+
+    def load(self):
+        return Corpus.of("texts", "".join(file.read_text() for file in sorted(Path(self.folder).iterdir())))
+"""
+
+
+def test_a_users_loader_is_asked_again_after_an_edit_of_its_files_or_of_its_code(tmp_path, monkeypatch):
+    module, texts = tmp_path / "textloader.py", tmp_path / "texts"
+    module.write_text(LOADER)
+    texts.mkdir()
+    (texts / "a.txt").write_text("to be")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    node = {"_target_": "textloader.Texts", "folder": str(texts)}
+
+    def text():
+        return load_corpus(OmegaConf.create({"data": {"corpus": node}})).text
+
+    try:
+        assert text() == "to be"
+        (texts / "b.txt").write_text(" or not")
+        assert text() == "to be or not"
+        (texts / "a.txt").write_text("not to be")
+        assert text() == "not to be or not"
+        module.write_text(LOADER.replace("file.read_text()", "file.read_text().upper()"))
+        importlib.reload(sys.modules["textloader"])
+        assert text() == "NOT TO BE OR NOT"
+    finally:
+        del sys.modules["textloader"]

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -312,13 +312,30 @@ def load_corpus(config: DictConfig) -> Corpus:
     corpus = plain(config.data)["corpus"]
     path = corpus.get("path")
     files = [] if path is None else files_of(path)
-    files += [Path(value) for value in corpus.values() if isinstance(value, str) and value != path]
+    files += _files_named({key: value for key, value in corpus.items() if key != "path"})
     stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if os.path.isfile(f))
-    return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
+    is_own = all(target.startswith("charlab.") for target in definitions.targets(corpus))
+    code = "" if is_own else code_hash(sources_of(corpus, ()))  # of a user's loader, which may be edited and reloaded
+    return _load_corpus(json.dumps(corpus, sort_keys=True), stamps, code)
+
+
+def _files_named(value: Any, key: str = "") -> Iterator[Path]:
+    """Yield the files that a loader's arguments may name; those in a folder only if the key is that of a path."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _files_named(part, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _files_named(part, key)
+    elif isinstance(value, str) and os.path.isdir(value) and key.rpartition("_")[2] in PATH_KEYS:
+        with contextlib.suppress(UserError):  # an empty folder, which its loader may fill
+            yield from files_of(value)
+    elif isinstance(value, str):
+        yield Path(value)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_corpus(corpus_config: str, stamps: tuple[tuple[str, int, int], ...]) -> Corpus:
+def _load_corpus(corpus_config: str, stamps: tuple[tuple[str, int, int], ...], code: str) -> Corpus:
     return build(json.loads(corpus_config)).load()
 
 
