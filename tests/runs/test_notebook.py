@@ -368,6 +368,23 @@ print(*(sources_of({"_target_": f"__main__.{name}"}, ())["__main__"] for name in
     assert first == again != second
 
 
+def test_a_script_may_give_a_constant_one_value_after_another(tmp_path):
+    """That is no edit of its file."""
+    code = """
+from charlab.runs.code import sources_of
+class Mine:
+    def size(self): return WIDTH
+for WIDTH in (1, 2, 1):
+    print(sources_of({"_target_": "__main__.Mine"}, ())["__main__"])
+"""
+    (tmp_path / "script.py").write_text(code)
+    os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
+    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, again = done.stdout.split()
+    assert first == again != second
+
+
 def test_a_class_without_code_and_a_dataclass_are_found(tmp_path):
     cells = """
         from dataclasses import dataclass

@@ -5,6 +5,7 @@ Nothing is imported: source files are parsed, and their imports are followed. Re
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -134,10 +135,13 @@ class _ImportTracer:
     def follow_main(self, names: Sequence[str]) -> None:
         """Add names defined in the notebook or script that was run, and everything that is reachable from them."""
         tree = parse(definitions.extract(names), definitions.FILE_NAME)
-        self.found[definitions.MAIN] = digest = digest_of(tree)
+        self.found[definitions.MAIN] = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
         if file is not None and os.path.isfile(file) and not definitions.are_imported(names):
-            MODULE_LOADS.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
+            # The values of constants and imports may change while a script runs, which is no edit of its file.
+            defined = [part for part in tree.body if not isinstance(part, ast.Assign | ast.Import | ast.ImportFrom)]
+            shown = " and ".join(f"{definitions.MAIN}.{name}" for name in names)
+            MODULE_LOADS.check(shown, digest_of(ast.Module(defined, [])), Path(file))
         self.follow(imports_of(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
