@@ -349,6 +349,17 @@ def test_a_module_that_is_imported_by_a_relative_name_is_followed(project, monke
     assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
 
 
+def test_a_users_file_that_is_named_like_a_standard_module_counts(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    assert sources_of({"_target_": "sched.scheduler"}, ()) == {}
+    (tmp_path / "sched.py").write_text("import json\nimport graphlib\nclass Halving: x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = sources_of({"_target_": "sched.Halving"}, ())
+    assert found.keys() == {"sched"}
+    edit(tmp_path / "sched.py", "x = 1", "x = 2")
+    assert changed(found, sources_of({"_target_": "sched.Halving"}, ())) == ["sched"]
+
+
 REGISTRY = """
 MAKERS = {}
 

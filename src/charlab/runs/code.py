@@ -57,6 +57,7 @@ PLATFORM = {
 """Packages whose versions are recorded but are not part of the hash."""
 
 CHARLAB = "charlab"
+SITES = {"site-packages", "dist-packages"}  # folders of installed packages
 
 
 def code_hash(sources: Mapping[str, str]) -> str:
@@ -155,9 +156,9 @@ class _ImportTracer:
 
     def _spec(self, name: str) -> ModuleSpec | None:
         if name not in self._specs:
-            parent, _, leaf = name.rpartition(".")
+            parent = name.rpartition(".")[0]
             spec = None
-            if name == definitions.MAIN or (leaf in sys.stdlib_module_names and not parent):
+            if name == definitions.MAIN:
                 pass
             elif parent:
                 folders = getattr(self._spec(parent), "submodule_search_locations", None)
@@ -165,6 +166,8 @@ class _ImportTracer:
             else:
                 with contextlib.suppress(ValueError):  # a module created by hand has no spec
                     spec = importlib.util.find_spec(name)
+                if name in sys.stdlib_module_names and not _is_users(spec):
+                    spec = None
             self._specs[name] = spec
         return self._specs[name]
 
@@ -178,7 +181,7 @@ class _ImportTracer:
         if not places or places[0] is None:
             return []
         file = Path(places[0])
-        if top != CHARLAB and {"site-packages", "dist-packages"} & set(file.parts):
+        if top != CHARLAB and SITES & set(file.parts):
             if top in PLATFORM:
                 return []
             distribution, version = _distribution(top)
@@ -204,6 +207,15 @@ class _ImportTracer:
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
                 MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+
+
+def _is_users(spec: ModuleSpec | None) -> bool:
+    """Return whether a module with a name of the standard library is a user's own file, such as a `sched.py`."""
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        return False
+    file = Path(str(spec.origin))
+    is_standard = file.is_relative_to(Path(contextlib.__file__).parent)
+    return not is_standard and not SITES & set(file.parts) and file.is_file()
 
 
 @cache
