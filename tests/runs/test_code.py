@@ -349,6 +349,14 @@ def test_a_module_that_is_imported_by_a_relative_name_is_followed(project, monke
     assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
 
 
+@pytest.mark.parametrize("star", ["from . import *", "from studentlab import *"])
+def test_a_module_that_is_imported_by_a_star_is_followed(project, monkeypatch, star):
+    (project / "studentlab" / "__init__.py").write_text('__all__ = ["activations"]\n')
+    (project / "studentlab" / "blocks.py").write_text(f"{star}\n\nclass Block: relu = activations.relu\n")
+    monkeypatch.syspath_prepend(project)
+    assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
+
+
 def test_a_users_file_that_is_named_like_a_standard_module_counts(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "sched", raising=False)
     assert sources_of({"_target_": "sched.scheduler"}, ()) == {}
