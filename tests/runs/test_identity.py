@@ -204,7 +204,7 @@ def test_how_often_a_run_logs_counts_where_something_chooses_by_the_logged_loss(
             assert (every(5, **more) == every(50, **more)) == (monitor == "dev/nll")
 
 
-def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
+def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path, monkeypatch):
     files = {name: tmp_path / name for name in ("a", "b", "c")}
     for name, text in {"a": "1 2 3", "b": "1 2 3", "c": "1 2 4"}.items():
         files[name].write_text(text)
@@ -220,6 +220,8 @@ def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
     assert a != with_file(files["c"])
     files["a"].write_text("1 2 5 6")
     assert with_file(files["a"]) not in (a, with_file(files["c"]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert with_file("~/b") == with_file(files["b"])
 
 
 def test_a_file_that_is_named_like_a_value_is_none(config, tmp_path, monkeypatch):

@@ -279,12 +279,13 @@ def _by_content(value: Any, key: str = "") -> Any:
         return value
     if key.rpartition("_")[2] not in PATH_KEYS and not os.path.dirname(value) and not os.path.splitext(value)[1]:
         return value
-    if os.path.isfile(os.path.join(value, FILE_NAME)):
-        record = Record.load(Path(value))
+    path = os.path.expanduser(value)
+    if os.path.isfile(os.path.join(path, FILE_NAME)):
+        record = Record.load(Path(path))
         return {"run": record.fingerprint, "code": record.code}
-    if os.path.isfile(value):
-        status = os.stat(value)
-        return {"sha256": _sha256(os.path.abspath(value), status.st_mtime_ns, status.st_size)}
+    if os.path.isfile(path):
+        status = os.stat(path)
+        return {"sha256": _sha256(os.path.abspath(path), status.st_mtime_ns, status.st_size)}
     return value
 
 
