@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -463,6 +464,14 @@ def test_who_imports_a_reloaded_module_is_to_be_reloaded_too(loaded):
         now()
     importlib.reload(sys.modules["studentlab.models"])
     assert sorted(now()) == REACHED
+
+
+def test_a_function_that_a_notebook_puts_into_a_class_of_a_module_is_refused(loaded, monkeypatch):
+    now()
+    forward = FunctionType((lambda self, x: x).__code__, vars(sys.modules["__main__"]))
+    monkeypatch.setattr(sys.modules["studentlab.models"].Net, "forward", forward)
+    with pytest.raises(UserError, match=r"studentlab\.models\.Net\.forward is a function of the notebook"):
+        now()
 
 
 def test_looking_for_a_module_is_not_loading_it(loaded):

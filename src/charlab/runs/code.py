@@ -16,8 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
+from charlab.errors import UserError
 from charlab.module_loads import MODULE_LOADS
 from charlab.runs import definitions
 from charlab.runs.source import SourceCache, digest_of, imports_of, parse
@@ -207,6 +209,11 @@ class _ImportTracer:
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
                 MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+                if (patched := _patched(sys.modules[name])) is not None:
+                    raise UserError(
+                        f"{name}.{patched} is a function of the notebook or script that was run, and not the one in "
+                        f"{spec.origin}: define it there, or in a subclass in the notebook or script."
+                    )
 
 
 def _is_users(spec: ModuleSpec | None) -> bool:
@@ -216,6 +223,20 @@ def _is_users(spec: ModuleSpec | None) -> bool:
     file = Path(str(spec.origin))
     is_standard = file.is_relative_to(Path(contextlib.__file__).parent)
     return not is_standard and not SITES & set(file.parts) and file.is_file()
+
+
+def _patched(module: ModuleType) -> str | None:
+    """Return the name of a function of `__main__` that a module, or a class defined in it, was given; None without."""
+    main = vars(sys.modules[definitions.MAIN])
+    members = list(vars(module).items())
+    for name, value in list(members):
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            members += [(f"{name}.{attribute}", part) for attribute, part in vars(value).items()]
+    for name, value in members:
+        function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        if isinstance(function, FunctionType) and function.__globals__ is main:
+            return name
+    return None
 
 
 @cache
