@@ -202,6 +202,9 @@ def test_how_often_a_run_logs_counts_where_something_chooses_by_the_logged_loss(
         stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": monitor}
         for more in ({"callbacks.stop": stop}, {"trainer.callbacks": [stop]}):
             assert (every(5, **more) == every(50, **more)) == (monitor == "dev/nll")
+    for own, counts in ({}, True), ({"monitor": "dev/nll"}, False):  # the former may read what is logged
+        more = {"callbacks.mine": {"_target_": "studentcallback.Shrink"} | own}
+        assert (every(5, **more) != every(50, **more)) == counts
 
 
 def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path, monkeypatch):

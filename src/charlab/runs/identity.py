@@ -225,9 +225,18 @@ def _reads_evaluations(values: dict[str, Any]) -> bool:
 
 
 def _reads_training_loss(values: dict[str, Any]) -> bool:
-    """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
+    """Return whether a callback may choose by `train/loss`, the mean over the steps since the previous log entry.
+
+    A user's own callback may read it even if it does not say so.
+    """
     parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
-    return any(_get(part, "monitor") == "train/loss" for part in parts)
+    chosen_by = [_get(part, "monitor") or (None if _is_known(part) else "train/loss") for part in parts]
+    return "train/loss" in chosen_by
+
+
+def _is_known(part: Any) -> bool:
+    """Return whether a part is charlab's or Lightning's."""
+    return str(_get(part, "_target_")).partition(".")[0] in ("charlab", "lightning", "pytorch_lightning")
 
 
 def _follows_clock(values: dict[str, Any]) -> bool:
