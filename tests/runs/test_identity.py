@@ -117,6 +117,13 @@ def test_what_divides_a_batch_counts_where_batches_are_counted(config, key):
         assert fingerprint(altered(config, share | divided)) == fingerprint(altered(config, share))
 
 
+def test_what_divides_a_batch_counts_where_a_users_own_callback_may_see_its_parts(config):
+    own, divided = {"callbacks.mine": {"_target_": "studentcallback.Shrink"}}, {"trainer.accumulate_grad_batches": 4}
+    whole = {"trainer.accumulate_grad_batches": 1}
+    assert fingerprint(altered(config, own | divided)) != fingerprint(altered(config, own | whole))
+    assert fingerprint(altered(config, divided)) == fingerprint(altered(config, whole))
+
+
 TIMER = {"_target_": "lightning.pytorch.callbacks.Timer"}
 TIMED = {
     "a timer": {"callbacks.timer": TIMER | {"duration": "00:00:01:00"}},

@@ -58,7 +58,8 @@ WORK_DIVISION_KEYS = (
 """Keys that only divide the work or set its pace. They change no figure if the budget is in steps."""
 
 COUNTED_IN_BATCHES = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
-BATCH_DIVISION_KEYS = ("trainer.accumulate_grad_batches", "trainer.devices", "trainer.num_nodes")
+ACCUMULATION = "trainer.accumulate_grad_batches"
+BATCH_DIVISION_KEYS = (ACCUMULATION, "trainer.devices", "trainer.num_nodes")
 """Keys that count if a setting of Lightning's is a number of batches, which each of them divides further."""
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
@@ -188,7 +189,9 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     reads_log = _reads_training_loss(values)
     limits = [_get(values, f"trainer.{key}") for key in COUNTED_IN_BATCHES]
     by_batches = any(isinstance(limit, int | float) and (limit > 1 or repr(limit) == "1") for limit in limits)
-    kept = (*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else []))
+    kept = [*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else [])]
+    if _get(values, ACCUMULATION) not in (None, 1) and not all(map(_is_known, _acting_anywhere(values))):
+        kept.append(ACCUMULATION)  # a user's own callback may act on each micro-batch
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key not in kept:
             drop(values, key)
@@ -213,13 +216,17 @@ def _acting(callbacks: Any) -> list[Any]:
     return [part for part in group if part is not None and _get(part, "_target_") not in OBSERVING_CALLBACKS]
 
 
+def _acting_anywhere(values: dict[str, Any]) -> list[Any]:
+    return [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+
+
 def reads_evaluations(config: DictConfig) -> bool:
     """Return whether a step may depend on evaluations, which a callback or a plateau scheduler may read."""
     return _reads_evaluations({key: _resolved(config, key) for key in ("callbacks", "scheduler", "trainer")})
 
 
 def _reads_evaluations(values: dict[str, Any]) -> bool:
-    if _acting(values.get("callbacks")) or _acting(_get(values, "trainer.callbacks")):
+    if _acting_anywhere(values):
         return True
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
 
@@ -229,7 +236,7 @@ def _reads_training_loss(values: dict[str, Any]) -> bool:
 
     A user's own callback may read it even if it does not say so.
     """
-    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    parts = _acting_anywhere(values)
     chosen_by = [_get(part, "monitor") or (None if _is_known(part) else "train/loss") for part in parts]
     return "train/loss" in chosen_by
 
@@ -243,7 +250,7 @@ def _follows_clock(values: dict[str, Any]) -> bool:
     """Return whether the pace of a run decides how many steps it takes, or when what it reads is evaluated."""
     if any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS):
         return True
-    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    parts = _acting_anywhere(values)
     if any(str(_get(part, "_target_")).endswith(".Timer") and _get(part, "duration") is not None for part in parts):
         return True
     is_timed = isinstance(_get(values, "trainer.val_check_interval"), str | dict)  # "00:00:10:00", or its parts
