@@ -124,6 +124,15 @@ def test_what_divides_a_batch_counts_where_a_users_own_callback_may_see_its_part
     assert fingerprint(altered(config, divided)) == fingerprint(altered(config, whole))
 
 
+def test_a_strategy_counts_where_it_may_change_gradients(config):
+    ddp = {"_target_": "lightning.pytorch.strategies.DDPStrategy"}
+    hook = {"ddp_comm_hook": {"_target_": "hydra.utils.get_method", "path": "studenthooks.half"}}
+    ways = [{}, ddp | {"find_unused_parameters": True}, ddp | hook, {"_target_": "studentstrategy.Mine"}]
+    prints = [fingerprint(altered(config, {"trainer.strategy": way} if way else {})) for way in ways]
+    assert prints[0] == prints[1] == fingerprint(config)
+    assert len({*prints}) == 3
+
+
 TIMER = {"_target_": "lightning.pytorch.callbacks.Timer"}
 TIMED = {
     "a timer": {"callbacks.timer": TIMER | {"duration": "00:00:01:00"}},

@@ -58,7 +58,7 @@ WORK_DIVISION_KEYS = (
 """Keys that only divide the work or set its pace. They change no figure if the budget is in steps."""
 
 COUNTED_IN_BATCHES = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
-ACCUMULATION = "trainer.accumulate_grad_batches"
+ACCUMULATION, STRATEGY = "trainer.accumulate_grad_batches", "trainer.strategy"
 BATCH_DIVISION_KEYS = (ACCUMULATION, "trainer.devices", "trainer.num_nodes")
 """Keys that count if a setting of Lightning's is a number of batches, which each of them divides further."""
 
@@ -192,6 +192,8 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     kept = [*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else [])]
     if _get(values, ACCUMULATION) not in (None, 1) and not all(map(_is_known, _acting_anywhere(values))):
         kept.append(ACCUMULATION)  # a user's own callback may act on each micro-batch
+    if _changes_gradients(_get(values, STRATEGY)):
+        kept.append(STRATEGY)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key not in kept:
             drop(values, key)
@@ -214,6 +216,14 @@ def _acting(callbacks: Any) -> list[Any]:
     if isinstance(group, dict):
         group = [group] if "_target_" in group else list(group.values())
     return [part for part in group if part is not None and _get(part, "_target_") not in OBSERVING_CALLBACKS]
+
+
+def _changes_gradients(strategy: Any) -> bool:
+    """Return whether a strategy may do more than divide the work, as those with hooks and a user's own may."""
+    if not isinstance(strategy, dict):
+        return False
+    given = [key for key, value in strategy.items() if value is not None]
+    return not _is_known(strategy) or any(key.startswith(("ddp_comm", "model_averaging")) for key in given)
 
 
 def _acting_anywhere(values: dict[str, Any]) -> list[Any]:
