@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -356,6 +357,17 @@ def test_a_module_that_is_imported_by_a_star_is_followed(project, monkeypatch, s
     (project / "studentlab" / "blocks.py").write_text(f"{star}\n\nclass Block: relu = activations.relu\n")
     monkeypatch.syspath_prepend(project)
     assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
+
+
+def test_a_module_without_source_counts_by_its_bytes(project, monkeypatch):
+    file, compiled = (project / "studentlab" / f"activations.{suffix}" for suffix in ("py", "pyc"))
+    py_compile.compile(str(file), str(compiled))
+    monkeypatch.syspath_prepend(project)
+    file.rename(file.with_suffix(".txt"))
+    found = sources_of({"_target_": TARGET}, ())
+    assert sorted(found) == REACHED
+    compiled.write_bytes(compiled.read_bytes() + b"\0")
+    assert changed(found, sources_of({"_target_": TARGET}, ())) == ["studentlab.activations"]
 
 
 def test_a_users_file_that_is_named_like_a_standard_module_counts(tmp_path, monkeypatch):

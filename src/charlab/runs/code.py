@@ -14,7 +14,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -191,9 +191,9 @@ class _ImportTracer:
                 if versions:
                     self.found[distribution] = version
                 return []
-        if file.suffix in EXTENSION_SUFFIXES:
-            self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         if file.suffix != ".py":
+            if file.is_file():  # compiled, or compiled when it is imported, like a .pyx
+                self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
             return []
         digest, imports = self._cache.parsed(file, named)
         self.found[name] = digest
