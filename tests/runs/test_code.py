@@ -4,11 +4,13 @@ import importlib
 import importlib.util
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -349,6 +351,36 @@ def test_a_module_that_is_imported_by_a_relative_name_is_followed(project, monke
     assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
 
 
+@pytest.mark.parametrize("star", ["from . import *", "from studentlab import *"])
+def test_a_module_that_is_imported_by_a_star_is_followed(project, monkeypatch, star):
+    (project / "studentlab" / "__init__.py").write_text('__all__ = ["activations"]\n')
+    (project / "studentlab" / "blocks.py").write_text(f"{star}\n\nclass Block: relu = activations.relu\n")
+    monkeypatch.syspath_prepend(project)
+    assert sorted(sources_of({"_target_": TARGET}, ())) == REACHED
+
+
+def test_a_module_without_source_counts_by_its_bytes(project, monkeypatch):
+    file, compiled = (project / "studentlab" / f"activations.{suffix}" for suffix in ("py", "pyc"))
+    py_compile.compile(str(file), str(compiled))
+    monkeypatch.syspath_prepend(project)
+    file.rename(file.with_suffix(".txt"))
+    found = sources_of({"_target_": TARGET}, ())
+    assert sorted(found) == REACHED
+    compiled.write_bytes(compiled.read_bytes() + b"\0")
+    assert changed(found, sources_of({"_target_": TARGET}, ())) == ["studentlab.activations"]
+
+
+def test_a_users_file_that_is_named_like_a_standard_module_counts(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "sched", raising=False)
+    assert sources_of({"_target_": "sched.scheduler"}, ()) == {}
+    (tmp_path / "sched.py").write_text("import json\nimport graphlib\nclass Halving: x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = sources_of({"_target_": "sched.Halving"}, ())
+    assert found.keys() == {"sched"}
+    edit(tmp_path / "sched.py", "x = 1", "x = 2")
+    assert changed(found, sources_of({"_target_": "sched.Halving"}, ())) == ["sched"]
+
+
 REGISTRY = """
 MAKERS = {}
 
@@ -444,6 +476,14 @@ def test_who_imports_a_reloaded_module_is_to_be_reloaded_too(loaded):
         now()
     importlib.reload(sys.modules["studentlab.models"])
     assert sorted(now()) == REACHED
+
+
+def test_a_function_that_a_notebook_puts_into_a_class_of_a_module_is_refused(loaded, monkeypatch):
+    now()
+    forward = FunctionType((lambda self, x: x).__code__, vars(sys.modules["__main__"]))
+    monkeypatch.setattr(sys.modules["studentlab.models"].Net, "forward", forward)
+    with pytest.raises(UserError, match=r"studentlab\.models\.Net\.forward is a function of the notebook"):
+        now()
 
 
 def test_looking_for_a_module_is_not_loading_it(loaded):

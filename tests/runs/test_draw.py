@@ -136,6 +136,14 @@ def test_a_run_is_drawn_by_a_command(bare, tmp_path):
         browse(["draw"], console)
 
 
+def test_no_maps_are_drawn_by_other_code(bare, monkeypatch, caplog):
+    monkeypatch.setattr(draw, "changed_since", lambda record, part: ["studentparts"])
+    assert browse(["draw", str(bare.folder)], Console(file=io.StringIO(), width=80)) == 0
+    assert not (bare.folder / "attention").exists()
+    assert "There are no attention maps of" in caplog.text
+    assert caplog.text.count("its model has changed since: studentparts") == 2  # of the sample as well
+
+
 @pytest.mark.parametrize("command", ["draw", "show"])
 def test_code_in_a_runs_folder_is_imported_if_that_is_trusted(bare, tmp_path, monkeypatch, command):
     trusted, load = [], checkpoint.load

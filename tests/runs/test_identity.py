@@ -1,6 +1,8 @@
 """What makes two runs the same, and what does not."""
 
 import copy
+import importlib
+import sys
 
 import pytest
 from omegaconf import OmegaConf, open_dict
@@ -115,6 +117,22 @@ def test_what_divides_a_batch_counts_where_batches_are_counted(config, key):
         assert fingerprint(altered(config, share | divided)) == fingerprint(altered(config, share))
 
 
+def test_what_divides_a_batch_counts_where_a_users_own_callback_may_see_its_parts(config):
+    own, divided = {"callbacks.mine": {"_target_": "studentcallback.Shrink"}}, {"trainer.accumulate_grad_batches": 4}
+    whole = {"trainer.accumulate_grad_batches": 1}
+    assert fingerprint(altered(config, own | divided)) != fingerprint(altered(config, own | whole))
+    assert fingerprint(altered(config, divided)) == fingerprint(altered(config, whole))
+
+
+def test_a_strategy_counts_where_it_may_change_gradients(config):
+    ddp = {"_target_": "lightning.pytorch.strategies.DDPStrategy"}
+    hook = {"ddp_comm_hook": {"_target_": "hydra.utils.get_method", "path": "studenthooks.half"}}
+    ways = [{}, ddp | {"find_unused_parameters": True}, ddp | hook, {"_target_": "studentstrategy.Mine"}]
+    prints = [fingerprint(altered(config, {"trainer.strategy": way} if way else {})) for way in ways]
+    assert prints[0] == prints[1] == fingerprint(config)
+    assert len({*prints}) == 3
+
+
 TIMER = {"_target_": "lightning.pytorch.callbacks.Timer"}
 TIMED = {
     "a timer": {"callbacks.timer": TIMER | {"duration": "00:00:01:00"}},
@@ -200,9 +218,12 @@ def test_how_often_a_run_logs_counts_where_something_chooses_by_the_logged_loss(
         stop = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": monitor}
         for more in ({"callbacks.stop": stop}, {"trainer.callbacks": [stop]}):
             assert (every(5, **more) == every(50, **more)) == (monitor == "dev/nll")
+    for own, counts in ({}, True), ({"monitor": "dev/nll"}, False):  # the former may read what is logged
+        more = {"callbacks.mine": {"_target_": "studentcallback.Shrink"} | own}
+        assert (every(5, **more) != every(50, **more)) == counts
 
 
-def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
+def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path, monkeypatch):
     files = {name: tmp_path / name for name in ("a", "b", "c")}
     for name, text in {"a": "1 2 3", "b": "1 2 3", "c": "1 2 4"}.items():
         files[name].write_text(text)
@@ -218,6 +239,8 @@ def test_a_value_that_names_a_file_counts_by_its_content(config, tmp_path):
     assert a != with_file(files["c"])
     files["a"].write_text("1 2 5 6")
     assert with_file(files["a"]) not in (a, with_file(files["c"]))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert with_file("~/b") == with_file(files["b"])
 
 
 def test_a_file_that_is_named_like_a_value_is_none(config, tmp_path, monkeypatch):
@@ -287,3 +310,43 @@ class Inline:
 def test_a_text_too_long_for_the_name_of_a_file_is_none():
     node = {"_target_": f"{__name__}.Inline", "text": "to be or not to be " * 40}
     assert load_corpus(OmegaConf.create({"data": {"corpus": node}})).text == node["text"]
+
+
+LOADER = """
+from pathlib import Path
+
+from charlab.data.corpora import Corpus
+
+
+class Texts:
+    def __init__(self, *, folder):
+        self.folder = folder
+
+    def load(self):
+        return Corpus.of("texts", "".join(file.read_text() for file in sorted(Path(self.folder).iterdir())))
+"""
+
+
+def test_a_users_loader_is_asked_again_after_an_edit_of_its_files_or_of_its_code(tmp_path, monkeypatch):
+    module, texts = tmp_path / "textloader.py", tmp_path / "texts"
+    module.write_text(LOADER)
+    texts.mkdir()
+    (texts / "a.txt").write_text("to be")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    node = {"_target_": "textloader.Texts", "folder": str(texts)}
+
+    def text():
+        return load_corpus(OmegaConf.create({"data": {"corpus": node}})).text
+
+    try:
+        assert text() == "to be"
+        (texts / "b.txt").write_text(" or not")
+        assert text() == "to be or not"
+        (texts / "a.txt").write_text("not to be")
+        assert text() == "not to be or not"
+        module.write_text(LOADER.replace("file.read_text()", "file.read_text().upper()"))
+        importlib.reload(sys.modules["textloader"])
+        assert text() == "NOT TO BE OR NOT"
+    finally:
+        del sys.modules["textloader"]

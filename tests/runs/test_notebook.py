@@ -231,6 +231,18 @@ def test_a_file_that_is_run_again_after_an_edit_counts_as_it_is_now(tmp_path):
             "__main__.Mine was defined when WIDTH was 8, and it is 16 now: run the definition of Mine again.",
         ),
         (
+            "WIDTH = 8\nclass Mine:\n    width: int = 2 * WIDTH\n    def size(self): return self.width\nWIDTH = 16",
+            "__main__.Mine was defined when 2 * WIDTH was 16, and it is 32 now: run the definition of Mine again.",
+        ),
+        (
+            "def act(x): return x\nclass Mine:\n    def call(self, x, act=act): return act(x)\ndef act(x): return -x",
+            "__main__.Mine still has the former act, which was defined again since: run the definition of Mine again.",
+        ),
+        (
+            "class Mine:\n    depth = 4\n    def size(self): return self.depth\nMine.depth = 8",
+            "__main__.Mine has depth=8, and its definition says 4: run the definition of Mine again.",
+        ),
+        (
             "class Base(OrderedDict):\n    has_scores = False",
             "__main__.Mine still has the former Base as its base, which was defined again since: run the definition of",
         ),
@@ -240,6 +252,59 @@ def test_what_cannot_be_followed_is_refused(tmp_path, cell, sentence):
     printed = notebook([*NOTEBOOK, cell, EXTRACT], tmp_path)
     assert "REFUSED" in printed
     assert sentence in printed
+
+
+REDEFINED = """
+def size(): return 1
+class Mine(OrderedDict):
+    size = 3
+    count = 0
+    seen = []
+    twice = 2 * size
+    def forward(self, x, size=size):
+        Mine.count += 1
+        self.seen.append(x)
+        return x
+size = 5
+Mine().forward(1)
+"""
+
+
+def test_attributes_of_a_class_are_no_names_of_the_notebook_and_may_be_changed_by_it(tmp_path):
+    assert "twice = 2 * size" in extracted([LIGHT_IMPORTS, REDEFINED], tmp_path)[0]
+
+
+@pytest.mark.parametrize("beginning", ["class Mine(OrderedDict):\n", "@dataclass\nclass Mine:\n"])
+@pytest.mark.parametrize("end", ["    width: int = 16", "    width: int = 8\n    depth: int = 1", "    sizes = [16]"])
+def test_a_class_without_functions_is_the_one_that_was_defined_last(tmp_path, beginning, end):
+    imports = LIGHT_IMPORTS + "from dataclasses import dataclass\n"
+    cell, other = f"{beginning}    width: int = 8", f"{beginning}{end}"
+    printed = notebook([imports, cell, EXTRACT, other, EXTRACT, cell, EXTRACT, other, EXTRACT], tmp_path)
+    for text, defined in zip(printed.split("CODE")[:4], (cell, other, cell, other), strict=True):
+        assert text.rstrip().endswith(defined)
+
+
+@pytest.mark.parametrize(
+    ("again", "sentence"),
+    [
+        ("", "still has the former Base as its base, which ownparts has defined again since: import it again, and run"),
+        ("from ownparts import Base", "still has the former Base as its base, which ownparts has defined again since"),
+        (f"from ownparts import Base\n{LIGHT}", "scaled refers to the former factor, which ownparts has"),
+    ],
+)
+def test_what_a_reloaded_module_has_defined_again_is_refused(tmp_path, again, sentence):
+    (tmp_path / "ownparts.py").write_text("class Base:\n    width = 8\ndef factor(): return 1\n")
+    light = LIGHT.replace("class Base(OrderedDict):\n    pass\n", "")
+    cells = [
+        LIGHT_IMPORTS + "import importlib, ownparts\nfrom pathlib import Path\nfrom ownparts import Base, factor",
+        CONSTANTS,
+        "def scaled(x): return factor() * x",
+        light,
+        """Path("ownparts.py").write_text("class Base:\\n    width = 1000\\ndef factor(): return 2\\n")""",
+        "importlib.reload(ownparts)",
+        again.replace("class Base(OrderedDict):\n    pass\n", ""),
+    ]
+    assert sentence in notebook([*cells, EXTRACT], tmp_path)
 
 
 OTHER = """
@@ -294,6 +359,23 @@ class A:
 class B:
     def size(self): return 2
 print(*(sources_of({"_target_": f"__main__.{name}"}, ())["__main__"] for name in "ABA"))
+"""
+    (tmp_path / "script.py").write_text(code)
+    os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
+    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, again = done.stdout.split()
+    assert first == again != second
+
+
+def test_a_script_may_give_a_constant_one_value_after_another(tmp_path):
+    """That is no edit of its file."""
+    code = """
+from charlab.runs.code import sources_of
+class Mine:
+    def size(self): return WIDTH
+for WIDTH in (1, 2, 1):
+    print(sources_of({"_target_": "__main__.Mine"}, ())["__main__"])
 """
     (tmp_path / "script.py").write_text(code)
     os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one

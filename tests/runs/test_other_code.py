@@ -246,6 +246,14 @@ def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run_tiny, copied, c
     assert (again.folder, nll(again)) == (copied.folder, nll(copied))
 
 
+def test_a_checkpoint_that_has_lost_its_record_is_not_resumed(run_tiny, copied):
+    (copied.folder / "record.json").unlink()
+    kept = files(copied)
+    with pytest.raises(UserError, match=r"has a checkpoint but no record\.json, so it is not known which code"):
+        run_tiny()
+    assert files(copied) == kept
+
+
 def test_a_run_that_keeps_no_checkpoint_has_lost_none(overrides, capsys):
     command = [*(given for given in overrides if not given.startswith("callbacks")), "callbacks=null"]
     record = charlab.run(*command, "trainer.max_steps=2")

@@ -5,6 +5,7 @@ Nothing is imported: source files are parsed, and their imports are followed. Re
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -13,10 +14,12 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
+from charlab.errors import UserError
 from charlab.module_loads import MODULE_LOADS
 from charlab.runs import definitions
 from charlab.runs.source import SourceCache, digest_of, imports_of, parse
@@ -56,6 +59,7 @@ PLATFORM = {
 """Packages whose versions are recorded but are not part of the hash."""
 
 CHARLAB = "charlab"
+SITES = {"site-packages", "dist-packages"}  # folders of installed packages
 
 
 def code_hash(sources: Mapping[str, str]) -> str:
@@ -134,10 +138,13 @@ class _ImportTracer:
     def follow_main(self, names: Sequence[str]) -> None:
         """Add names defined in the notebook or script that was run, and everything that is reachable from them."""
         tree = parse(definitions.extract(names), definitions.FILE_NAME)
-        self.found[definitions.MAIN] = digest = digest_of(tree)
+        self.found[definitions.MAIN] = digest_of(tree)
         file = getattr(sys.modules[definitions.MAIN], "__file__", None)
         if file is not None and os.path.isfile(file) and not definitions.are_imported(names):
-            MODULE_LOADS.check(" and ".join(f"{definitions.MAIN}.{name}" for name in names), digest, Path(file))
+            # The values of constants and imports may change while a script runs, which is no edit of its file.
+            defined = [part for part in tree.body if not isinstance(part, ast.Assign | ast.Import | ast.ImportFrom)]
+            shown = " and ".join(f"{definitions.MAIN}.{name}" for name in names)
+            MODULE_LOADS.check(shown, digest_of(ast.Module(defined, [])), Path(file))
         self.follow(imports_of(tree), versions=True)
 
     def _modules(self, dotted: str) -> Iterator[str]:
@@ -151,9 +158,9 @@ class _ImportTracer:
 
     def _spec(self, name: str) -> ModuleSpec | None:
         if name not in self._specs:
-            parent, _, leaf = name.rpartition(".")
+            parent = name.rpartition(".")[0]
             spec = None
-            if name == definitions.MAIN or (leaf in sys.stdlib_module_names and not parent):
+            if name == definitions.MAIN:
                 pass
             elif parent:
                 folders = getattr(self._spec(parent), "submodule_search_locations", None)
@@ -161,6 +168,8 @@ class _ImportTracer:
             else:
                 with contextlib.suppress(ValueError):  # a module created by hand has no spec
                     spec = importlib.util.find_spec(name)
+                if name in sys.stdlib_module_names and not _is_users(spec):
+                    spec = None
             self._specs[name] = spec
         return self._specs[name]
 
@@ -174,7 +183,7 @@ class _ImportTracer:
         if not places or places[0] is None:
             return []
         file = Path(places[0])
-        if top != CHARLAB and {"site-packages", "dist-packages"} & set(file.parts):
+        if top != CHARLAB and SITES & set(file.parts):
             if top in PLATFORM:
                 return []
             distribution, version = _distribution(top)
@@ -182,9 +191,9 @@ class _ImportTracer:
                 if versions:
                     self.found[distribution] = version
                 return []
-        if file.suffix in EXTENSION_SUFFIXES:
-            self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
         if file.suffix != ".py":
+            if file.is_file():  # compiled, or compiled when it is imported, like a .pyx
+                self.found[name] = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
             return []
         digest, imports = self._cache.parsed(file, named)
         self.found[name] = digest
@@ -200,6 +209,34 @@ class _ImportTracer:
         for name, spec in self._specs.items():
             if name in self.found and name in sys.modules and spec is not None and spec.origin:
                 MODULE_LOADS.check(name, self.found[name], Path(spec.origin), self._importers.get(name, set()))
+                if (patched := _patched(sys.modules[name])) is not None:
+                    raise UserError(
+                        f"{name}.{patched} is a function of the notebook or script that was run, and not the one in "
+                        f"{spec.origin}: define it there, or in a subclass in the notebook or script."
+                    )
+
+
+def _is_users(spec: ModuleSpec | None) -> bool:
+    """Return whether a module with a name of the standard library is a user's own file, such as a `sched.py`."""
+    if spec is None or not spec.has_location or not str(spec.origin).endswith(".py"):
+        return False
+    file = Path(str(spec.origin))
+    is_standard = file.is_relative_to(Path(contextlib.__file__).parent)
+    return not is_standard and not SITES & set(file.parts) and file.is_file()
+
+
+def _patched(module: ModuleType) -> str | None:
+    """Return the name of a function of `__main__` that a module, or a class defined in it, was given; None without."""
+    main = vars(sys.modules[definitions.MAIN])
+    members = list(vars(module).items())
+    for name, value in list(members):
+        if isinstance(value, type) and value.__module__ == module.__name__:
+            members += [(f"{name}.{attribute}", part) for attribute, part in vars(value).items()]
+    for name, value in members:
+        function = value.__func__ if isinstance(value, staticmethod | classmethod) else value
+        if isinstance(function, FunctionType) and function.__globals__ is main:
+            return name
+    return None
 
 
 @cache

@@ -12,7 +12,8 @@ import linecache
 import symtable
 import sys
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
@@ -28,6 +29,8 @@ FUTURE = "annotations"  # what `from __future__ import annotations` binds
 HEADER = '"""The definitions that this run uses from the notebook or script that started it."""\n\n'
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+_PLAIN = (ast.Name, ast.Constant, ast.Tuple, ast.BinOp, ast.UnaryOp)
+_UNKNOWN = object()
 _imported: dict[str, tuple[Any, str]] = {}  # what `import_into_main` defined, with its module's source
 _read: weakref.WeakSet[Any] = weakref.WeakSet()  # those whose source `linecache` holds as executed
 
@@ -155,6 +158,11 @@ class _DefinitionCollector:
             self._put(self.imports, name, f"from {origin[0]} import {origin[1]}{alias}", user)
         elif (literal := _literal(value)) is not None:
             self._put(self.constants, name, f"{name} = {literal}", user)
+        elif isinstance(value, type | FunctionType) and _is_redefined(value):
+            raise UserError(
+                f"{user} refers to the former {name}, which {value.__module__} has defined again since: "
+                "import it again."
+            )
         else:
             raise UserError(
                 f"{user} refers to {name}, an object of {type(value).__name__} that the notebook or script made, and "
@@ -186,14 +194,14 @@ class _DefinitionCollector:
                     f"{shown} still has the former {base.__qualname__} as its base, which was defined again since: "
                     f"run the definition of {name} again."
                 )
-        source, code = _source(value, shown)
-        for constant, former in _constants_when_defined(value, source):
-            now = vars(self.main).get(constant, former)
-            if now is not former and _literal(now) is not None and repr(now) != repr(former):
+            if not _is_own(base) and _is_redefined(base):
                 raise UserError(
-                    f"{shown} was defined when {constant} was {former!r}, and it is {now!r} now: run the definition of "
-                    f"{name} again."
+                    f"{shown} still has the former {base.__qualname__} as its base, which {base.__module__} has "
+                    f"defined again since: import it again, and run the definition of {name} again."
                 )
+        source, code = _source(value, shown)
+        if difference := next(_outdated(value, source), None):
+            raise UserError(f"{shown} {difference}: run the definition of {name} again.")
         self.future |= any(found.co_flags & __future__.annotations.compiler_flag for found in code)
         self._follow(name, user, source, None)
 
@@ -243,6 +251,16 @@ def _is_own(value: Any) -> bool:
     return isinstance(value, type | FunctionType) and value.__module__ == MAIN
 
 
+def _is_redefined(value: Any) -> bool:
+    """Return whether the module of a class or function has defined it again since, as `importlib.reload` does."""
+    found: Any = sys.modules.get(value.__module__)
+    for part in value.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is value or not isinstance(found, type | FunctionType):
+        return False
+    return (found.__module__, found.__qualname__) == (value.__module__, value.__qualname__)
+
+
 def _origin(value: Any, name: str) -> tuple[str, str] | None:
     """Return the module that a value can be imported from, and its name there."""
     module = getattr(value, "__module__", None)
@@ -274,35 +292,112 @@ def _source(value: Any, shown: str) -> tuple[str, list[CodeType]]:
         for file in files:
             linecache.checkcache(file)
         _read.add(value)
+    alike: str | None = None
     for file in files:
         lines = linecache.getlines(file)
-        node = next((node for node in _top_level(lines) if _is(node, value, code)), None)
-        if node is None:
-            continue
-        inside = _lines_of(node)
-        for found in code:
-            if found.co_filename != file or found.co_firstlineno not in inside:
-                raise UserError(
-                    f"{found.co_qualname} was put into {shown} after that had been defined, so its source does not "
-                    "tell what it does: define it in the class, or move it to a module."
-                )
-        return "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n"), code
+        for node in (node for node in _top_level(lines) if _is(node, value, code)):
+            inside = _lines_of(node)
+            for found in code:
+                if found.co_filename != file or found.co_firstlineno not in inside:
+                    raise UserError(
+                        f"{found.co_qualname} was put into {shown} after that had been defined, so its source does not "
+                        "tell what it does: define it in the class, or move it to a module."
+                    )
+            source = "".join(lines[inside.start - 1 : inside.stop - 1]).rstrip("\n")
+            if code or not isinstance(node, ast.ClassDef) or _agrees(node, value, source):
+                return source, code
+            alike = alike or source
+    if alike is not None:
+        return alike, code
     raise UserError(f"The source of {shown} is not known: define it in a cell or a file, or move it to a module.")
 
 
-def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]]:
-    """Yield the names that a definition looked up as defaults of parameters or values of attributes, and their values.
+def _agrees(node: ast.ClassDef, value: type, source: str) -> bool:
+    """Return whether a definition may be that of a class without functions, which does not tell where it was defined.
 
-    A constant that is assigned again afterwards changes neither, so what it is now is not what the definition uses.
+    A cell that is executed again is not the last one that defines its names.
+    """
+    given = [part for part in node.body if isinstance(part, ast.Assign | ast.AnnAssign)]
+    targets = [part.target for part in given if isinstance(part, ast.AnnAssign)]
+    annotated = [target.id for target in targets if isinstance(target, ast.Name)]
+    written = _stored(node.body)
+    has = {*vars(value), *getattr(value, "__dataclass_fields__", ())}
+    main = vars(sys.modules[MAIN])
+    bases = [main[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in main]
+    return (
+        all(base in value.__bases__ for base in bases)
+        and all(name in has for name in _stored([part for part in given if part.value]) if not name.startswith("_"))
+        and all(name in written for name in vars(value) if not name.startswith("_"))
+        and list(vars(value).get("__annotations__", annotated)) == annotated
+        and not any(_outdated(value, source, (*_PLAIN, ast.List, ast.Dict, ast.Set)))
+    )
+
+
+def _stored(body: Sequence[ast.stmt]) -> Counter[str]:
+    """Return the names that statements define or assign, and how often; those in functions and classes are left out."""
+    inside = [part for part in body if not isinstance(part, _Definition)]
+    stored = Counter(part.name for part in body if isinstance(part, _Definition))
+    for part in (part for statement in inside for part in ast.walk(statement)):
+        if isinstance(part, ast.Name) and _is_stored(part):
+            stored[part.id] += 1
+    return stored
+
+
+def _outdated(value: Any, source: str, kinds: tuple[type[ast.expr], ...] = _PLAIN) -> Iterator[str]:
+    """Yield how a class or function differs from what its definition would give now.
+
+    Defaults of parameters and attributes of a class keep the values that they had when it was defined, whatever is
+    assigned to the names in them afterwards. An attribute may also have been set from outside.
+
+    Args:
+        value: the class or function.
+        source: its definition.
+        kinds: the parts of the expressions that are compared. A list or dictionary may have been filled since.
     """
     (node,) = ast.parse(source).body
+    assert isinstance(node, _Definition)
+    main = vars(sys.modules[MAIN])
+    known = {name: main[name] for name in _global_names(source)[0] if name in main}
+    set_by_itself = {part.attr for part in ast.walk(node) if isinstance(part, ast.Attribute) and _is_stored(part)}
+    is_decorated = bool(node.decorator_list) and not hasattr(value, "__dataclass_fields__")
+    for attribute, expression, former in (*_attributes(value, node), *_defaults(value, node)):
+        has_names = any(isinstance(part, ast.Name) for part in ast.walk(expression))
+        if not has_names and (attribute is None or attribute in set_by_itself or is_decorated):
+            continue
+        now = _evaluated(expression, known, kinds)
+        is_literal = _literal(former) is not None
+        if now is _UNKNOWN or not (is_literal or type(now) is type(former)):  # such as a member of an enum
+            continue
+        if repr(now) == repr(former) and now == former:
+            continue
+        if not has_names:
+            yield f"has {attribute}={former!r}, and its definition says {now!r}"
+        elif is_literal and _literal(now) is not None:
+            yield f"was defined when {ast.unparse(expression)} was {former!r}, and it is {now!r} now"
+        else:
+            yield f"still has the former {ast.unparse(expression)}, which was defined again since"
+
+
+def _is_stored(part: ast.Name | ast.Attribute) -> bool:
+    return isinstance(part.ctx, ast.Store)
+
+
+def _attributes(value: Any, node: _Definition) -> Iterator[tuple[str | None, ast.expr, Any]]:
+    """Yield the attributes that a class sets once: the name, the expression, and the value that it has."""
+    stored = _stored(node.body)
+    for part in node.body if isinstance(node, ast.ClassDef) else ():
+        if isinstance(part, ast.Assign | ast.AnnAssign) and part.value is not None:
+            targets: list[ast.expr] = part.targets if isinstance(part, ast.Assign) else [part.target]
+            for name in [target.id for target in targets if isinstance(target, ast.Name)]:
+                if stored[name] == 1 and name in vars(value):
+                    yield name, part.value, vars(value)[name]
+
+
+def _defaults(value: Any, node: _Definition) -> Iterator[tuple[None, ast.expr, Any]]:
+    """Yield the defaults of the parameters of a function or of a class's functions: the expression and the value."""
     parts: list[tuple[Any, ast.stmt]] = [(value, node)]
     if isinstance(node, ast.ClassDef):
         parts = [(vars(value).get(part.name), part) for part in node.body if isinstance(part, ast.FunctionDef)]
-        for part in node.body:
-            if isinstance(part, ast.Assign) and isinstance(part.value, ast.Name):
-                names = [target.id for target in part.targets if isinstance(target, ast.Name)]
-                yield from ((part.value.id, vars(value)[name]) for name in names if name in vars(value))
     for function, part in parts:
         function = inspect.unwrap(getattr(function, "__func__", function)) if function is not None else None
         if not (isinstance(function, FunctionType) and isinstance(part, ast.FunctionDef)):
@@ -313,8 +408,25 @@ def _constants_when_defined(value: Any, source: str) -> Iterator[tuple[str, Any]
         for parameter, default in zip(
             [*positional, *given.kwonlyargs], [*given.defaults, *given.kw_defaults], strict=True
         ):
-            if isinstance(default, ast.Name) and parameter.arg in actual:
-                yield default.id, actual[parameter.arg].default
+            if default is not None and parameter.arg in actual:
+                yield None, default, actual[parameter.arg].default
+
+
+def _evaluated(expression: ast.expr, known: Mapping[str, Any], kinds: tuple[type[ast.expr], ...]) -> Any:
+    """Return what an expression of `kinds` is now; `_UNKNOWN` if it has other parts, or names of other objects.
+
+    Names may be those of literals, classes and functions.
+    """
+    parts = [part for part in ast.walk(expression) if isinstance(part, ast.expr)]
+    values = {part.id: known.get(part.id, _UNKNOWN) for part in parts if isinstance(part, ast.Name)}
+    if not all(isinstance(part, kinds) for part in parts):
+        return _UNKNOWN
+    if not all(isinstance(found, type | FunctionType) or _literal(found) is not None for found in values.values()):
+        return _UNKNOWN
+    try:
+        return eval(compile(ast.Expression(expression), "<expression>", "eval"), {"__builtins__": {}}, values)
+    except Exception:  # arithmetic with values of other types than then
+        return _UNKNOWN
 
 
 def _top_level(lines: list[str]) -> list[_Definition]:

@@ -43,8 +43,7 @@ def sample(record: Record, *, trust: bool = False) -> str:
     from charlab.runs.checkpoint import load
 
     try:
-        if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
-            raise UserError(f"its model has {changes(names)}")
+        _check_code(record)
         model, vocabulary = load(record.folder, trust=trust)
         chosen = {"length": 500, "temperature": 1.0, "seed": record.seed} | _settings(record, "samples")
         length, temperature, seed = (chosen[name] for name in ("length", "temperature", "seed"))
@@ -56,6 +55,12 @@ def sample(record: Record, *, trust: bool = False) -> str:
     with suppress(UserError):
         write_atomically(path, lambda file: file.write(text.encode()))
     return text
+
+
+def _check_code(record: Record) -> None:
+    """Raise `UserError` if the code of a run's model has changed since: what it draws would be another model's."""
+    if record.sources and (names := changed_since(record, {"model": record.config["model"]})):
+        raise UserError(f"its model has {changes(names)}")
 
 
 def _settings(record: Record, callback: str) -> dict[str, Any]:
@@ -112,6 +117,11 @@ def _attention(
     from charlab.training.callbacks.attention_maps import attention_images
 
     if not any(hasattr(part, "attention_weights") for part in model.modules()):
+        return
+    try:
+        _check_code(record)
+    except UserError as error:
+        logging.getLogger("charlab").warning("There are no attention maps of %s (%s).", record.folder, error)
         return
     corpus = own_corpus(record)
     ids = torch.from_numpy(encode_part(corpus, own_slices(record, corpus)["validation"], vocabulary)).long()

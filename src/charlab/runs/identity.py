@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ WORK_DIVISION_KEYS = (
 """Keys that only divide the work or set its pace. They change no figure if the budget is in steps."""
 
 COUNTED_IN_BATCHES = ("limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval")
-BATCH_DIVISION_KEYS = ("trainer.accumulate_grad_batches", "trainer.devices", "trainer.num_nodes")
+ACCUMULATION, STRATEGY = "trainer.accumulate_grad_batches", "trainer.strategy"
+BATCH_DIVISION_KEYS = (ACCUMULATION, "trainer.devices", "trainer.num_nodes")
 """Keys that count if a setting of Lightning's is a number of batches, which each of them divides further."""
 
 TIME_BUDGETS = ("budget.max_seconds", "trainer.max_time")
@@ -188,7 +189,11 @@ def fingerprinted_config(config: DictConfig) -> dict[str, Any]:
     reads_log = _reads_training_loss(values)
     limits = [_get(values, f"trainer.{key}") for key in COUNTED_IN_BATCHES]
     by_batches = any(isinstance(limit, int | float) and (limit > 1 or repr(limit) == "1") for limit in limits)
-    kept = (*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else []))
+    kept = [*([LOGGED_WHEN] if reads_log else []), *(BATCH_DIVISION_KEYS if by_batches else [])]
+    if _get(values, ACCUMULATION) not in (None, 1) and not all(map(_is_known, _acting_anywhere(values))):
+        kept.append(ACCUMULATION)  # a user's own callback may act on each micro-batch
+    if _changes_gradients(_get(values, STRATEGY)):
+        kept.append(STRATEGY)
     for key in OBSERVING_KEYS if by_time else OBSERVING_KEYS + WORK_DIVISION_KEYS:
         if key not in kept:
             drop(values, key)
@@ -213,28 +218,49 @@ def _acting(callbacks: Any) -> list[Any]:
     return [part for part in group if part is not None and _get(part, "_target_") not in OBSERVING_CALLBACKS]
 
 
+def _changes_gradients(strategy: Any) -> bool:
+    """Return whether a strategy may do more than divide the work, as those with hooks and a user's own may."""
+    if not isinstance(strategy, dict):
+        return False
+    given = [key for key, value in strategy.items() if value is not None]
+    return not _is_known(strategy) or any(key.startswith(("ddp_comm", "model_averaging")) for key in given)
+
+
+def _acting_anywhere(values: dict[str, Any]) -> list[Any]:
+    return [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+
+
 def reads_evaluations(config: DictConfig) -> bool:
     """Return whether a step may depend on evaluations, which a callback or a plateau scheduler may read."""
     return _reads_evaluations({key: _resolved(config, key) for key in ("callbacks", "scheduler", "trainer")})
 
 
 def _reads_evaluations(values: dict[str, Any]) -> bool:
-    if _acting(values.get("callbacks")) or _acting(_get(values, "trainer.callbacks")):
+    if _acting_anywhere(values):
         return True
     return not (values.get("scheduler") or {}).get("_target_", SCHEDULES).startswith(SCHEDULES)
 
 
 def _reads_training_loss(values: dict[str, Any]) -> bool:
-    """Return whether a callback chooses by `train/loss`, the mean over the steps since the previous log entry."""
-    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
-    return any(_get(part, "monitor") == "train/loss" for part in parts)
+    """Return whether a callback may choose by `train/loss`, the mean over the steps since the previous log entry.
+
+    A user's own callback may read it even if it does not say so.
+    """
+    parts = _acting_anywhere(values)
+    chosen_by = [_get(part, "monitor") or (None if _is_known(part) else "train/loss") for part in parts]
+    return "train/loss" in chosen_by
+
+
+def _is_known(part: Any) -> bool:
+    """Return whether a part is charlab's or Lightning's."""
+    return str(_get(part, "_target_")).partition(".")[0] in ("charlab", "lightning", "pytorch_lightning")
 
 
 def _follows_clock(values: dict[str, Any]) -> bool:
     """Return whether the pace of a run decides how many steps it takes, or when what it reads is evaluated."""
     if any(_get(values, key) not in (None, float("inf")) for key in TIME_BUDGETS):
         return True
-    parts = [*_acting(values.get("callbacks")), *_acting(_get(values, "trainer.callbacks"))]
+    parts = _acting_anywhere(values)
     if any(str(_get(part, "_target_")).endswith(".Timer") and _get(part, "duration") is not None for part in parts):
         return True
     is_timed = isinstance(_get(values, "trainer.val_check_interval"), str | dict)  # "00:00:10:00", or its parts
@@ -279,12 +305,13 @@ def _by_content(value: Any, key: str = "") -> Any:
         return value
     if key.rpartition("_")[2] not in PATH_KEYS and not os.path.dirname(value) and not os.path.splitext(value)[1]:
         return value
-    if os.path.isfile(os.path.join(value, FILE_NAME)):
-        record = Record.load(Path(value))
+    path = os.path.expanduser(value)
+    if os.path.isfile(os.path.join(path, FILE_NAME)):
+        record = Record.load(Path(path))
         return {"run": record.fingerprint, "code": record.code}
-    if os.path.isfile(value):
-        status = os.stat(value)
-        return {"sha256": _sha256(os.path.abspath(value), status.st_mtime_ns, status.st_size)}
+    if os.path.isfile(path):
+        status = os.stat(path)
+        return {"sha256": _sha256(os.path.abspath(path), status.st_mtime_ns, status.st_size)}
     return value
 
 
@@ -312,13 +339,30 @@ def load_corpus(config: DictConfig) -> Corpus:
     corpus = plain(config.data)["corpus"]
     path = corpus.get("path")
     files = [] if path is None else files_of(path)
-    files += [Path(value) for value in corpus.values() if isinstance(value, str) and value != path]
+    files += _files_named({key: value for key, value in corpus.items() if key != "path"})
     stamps = tuple((str(f), f.stat().st_mtime_ns, f.stat().st_size) for f in files if os.path.isfile(f))
-    return _load_corpus(json.dumps(corpus, sort_keys=True), stamps)
+    is_own = all(target.startswith("charlab.") for target in definitions.targets(corpus))
+    code = "" if is_own else code_hash(sources_of(corpus, ()))  # of a user's loader, which may be edited and reloaded
+    return _load_corpus(json.dumps(corpus, sort_keys=True), stamps, code)
+
+
+def _files_named(value: Any, key: str = "") -> Iterator[Path]:
+    """Yield the files that a loader's arguments may name; those in a folder only if the key is that of a path."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _files_named(part, str(name))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _files_named(part, key)
+    elif isinstance(value, str) and os.path.isdir(value) and key.rpartition("_")[2] in PATH_KEYS:
+        with contextlib.suppress(UserError):  # an empty folder, which its loader may fill
+            yield from files_of(value)
+    elif isinstance(value, str):
+        yield Path(value)
 
 
 @functools.lru_cache(maxsize=2)
-def _load_corpus(corpus_config: str, stamps: tuple[tuple[str, int, int], ...]) -> Corpus:
+def _load_corpus(corpus_config: str, stamps: tuple[tuple[str, int, int], ...], code: str) -> Corpus:
     return build(json.loads(corpus_config)).load()
 
 

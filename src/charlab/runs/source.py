@@ -14,7 +14,7 @@ from typing import Any
 
 from charlab.errors import UserError
 
-FORMAT = 3  # of the cache; increase it whenever `_normal` or `imports_of` changes
+FORMAT = 4  # of the cache; increase it whenever `_normal` or `imports_of` changes
 MOST_CACHED = 5000  # files
 
 
@@ -164,6 +164,10 @@ def imports_of(tree: ast.Module, named: str = "") -> list[str]:
                 separator = "." if module else ""
                 names[origin] = None
                 names.update((f"{origin}{separator}{alias.name}", None) for alias in aliases if alias.name != "*")
+            case ast.Assign(targets=[ast.Name(id="__all__")], value=listed):
+                # `from package import *` imports the submodules in it.
+                texts = [part.value for part in ast.walk(listed) if isinstance(part, ast.Constant)]
+                names.update((f".{text}", None) for text in texts if isinstance(text, str))
             case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
                 called = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
                 if called in ("import_module", "__import__"):

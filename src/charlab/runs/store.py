@@ -224,11 +224,16 @@ def check_resumable(found: RunLocation, config: DictConfig) -> None:
     """Check that a run may start or resume in its folder.
 
     Raises:
-        UserError: if the folder contains a different run, or one that cannot be resumed with the current code or
-            `accumulate_grad_batches`.
+        UserError: if the folder contains a different run, one that cannot be resumed with the current code or
+            `accumulate_grad_batches`, or a checkpoint without a record.
     """
     record, identity, folder = found.record, found.identity, found.folder
     if record is None:
+        if (folder / CHECKPOINT).exists() and config.get("extend") is None:  # an extended run begins with a copy
+            raise UserError(
+                f"{folder} has a checkpoint but no {FILE_NAME}, so it is not known which code trained it: restore the "
+                f"record, or remove {CHECKPOINT} to train from the start."
+            )
         return
     if identity.fingerprint not in record.fingerprints:
         raise UserError(
