@@ -445,6 +445,16 @@ def test_a_broken_archive_is_an_error(damage, folder: Path) -> None:
         instantiate(configured("text8")).load()
 
 
+@pytest.mark.parametrize("offset, value", [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_an_archive_that_cannot_be_unpacked_is_an_error(offset, value, folder: Path) -> None:
+    archive = bytearray(zipped("text8", b"a b c " * 100))
+    archive[archive.index(b"PK\x01\x02") + offset] = value  # the member's flags, and its method of compression
+    write(folder / "text8" / "text8.zip", bytes(archive))
+
+    with pytest.raises(UserError, match=r"text8\.zip cannot be unpacked \(.*\): replace it"):
+        instantiate(configured("text8")).load()
+
+
 @pytest.mark.corpus
 def test_tiny_shakespeare_is_the_published_text() -> None:
     corpus = instantiate(configured("tinyshakespeare")).load()

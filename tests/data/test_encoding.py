@@ -63,6 +63,16 @@ def test_the_ids_of_a_text_that_has_changed_are_not_kept(folder, tmp_path, chang
     np.testing.assert_array_equal(encode_part(corpus, slice(0, 200), vocabulary), vocabulary.encode(TEXT[:200]))
 
 
+class Own(Characters):
+    """A user's own vocabulary."""
+
+
+def test_the_ids_of_a_users_own_vocabulary_are_not_kept(folder):
+    ids = encode_part(Corpus.of("text", TEXT), slice(0, 200), Own.of(TEXT))
+    np.testing.assert_array_equal(ids, Own.of(TEXT).encode(TEXT[:200]))
+    assert not list(folder.glob("*"))
+
+
 def test_another_text_or_vocabulary_has_a_file_of_its_own(folder):
     other = TEXT[:-1] + "x"
     for text, known in ((TEXT, Characters.of(TEXT)), (other, Characters.of(other)), (TEXT, Characters.of(TEXT + "y"))):

@@ -213,6 +213,16 @@ def test_half_precision_does_not_touch_the_recursion() -> None:
     assert model.bfloat16().nll(window).dtype == torch.float32
 
 
+def test_probabilities_sum_to_one_with_weights_in_half_precision() -> None:
+    model = new_model().bfloat16()
+    windows = torch.cartesian_prod(*[torch.arange(model.vocab_size)] * 3)
+    first = torch.arange(model.vocab_size).repeat_interleave(model.vocab_size**2)
+    probability = (-model.nll(windows).double().sum(1)).exp()  # of the last two characters, given the first
+    sums = torch.zeros(model.vocab_size, dtype=torch.float64).index_add(0, first, probability)
+    torch.testing.assert_close(sums, torch.ones_like(sums), rtol=0, atol=1e-5)
+    torch.testing.assert_close(model(windows).exp().sum(-1), torch.ones(windows.shape), rtol=0, atol=1e-5)
+
+
 def test_a_step_of_em_equals_hmmlearn() -> None:
     model, window = new_model("log_probabilities"), texts(4, 7)
     theirs = in_hmmlearn(model)

@@ -290,4 +290,5 @@ def test_what_cannot_be_extended_is_a_sentence(train, copied, outputs, capsys):
     other = copied(constant, code="0123456789ab")
     with pytest.raises(UserError, match=r"was trained by different code .*: extend it with resume=any_code"):
         charlab.run(f"extend={other}", LONGER[0])
-    assert charlab.run(f"extend={other}", LONGER[0], "resume=any_code").steps == 6
+    extended = charlab.run(f"extend={other}", LONGER[0], "resume=any_code")
+    assert (extended.steps, extended.begun_by) == (6, ["0123456789ab"])

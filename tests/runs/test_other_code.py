@@ -209,6 +209,21 @@ def test_half_a_run_is_not_resumed_by_other_code_unless_told_to(run, student, ha
 
 
 @pytest.mark.slow
+def test_a_resumed_run_keeps_what_was_known_of_it(run, student, half, interrupt_at):
+    half.config["tags"], half.config["note"] = ["later"], "as `charlab runs note` gives it"
+    half.save()
+    edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
+    reload()
+    restore = interrupt_at(4, SystemExit(9))
+    with pytest.raises(SystemExit):
+        run("resume=any_code", "tags=[mine]")
+    restore()
+    resumed, _ = run("resume=any_code")
+    assert (resumed.folder, resumed.status, resumed.begun_by) == (half.folder, "finished", [half.code])
+    assert (resumed.config["tags"], resumed.config["note"]) == (["later", "mine"], half.config["note"])
+
+
+@pytest.mark.slow
 def test_half_a_run_goes_on_with_its_own_accumulation_only(run, half):
     with pytest.raises(UserError, match=r"started with trainer\.accumulate_grad_batches=1, not 2"):
         run("trainer.accumulate_grad_batches=2")

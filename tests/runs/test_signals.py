@@ -1,6 +1,7 @@
 """How a process ends: by a signal, with a checkpoint, a sentence and a way to go on."""
 
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -91,6 +92,22 @@ def test_sigterm_outside_training_says_what_is_saved_and_the_same_command_goes_o
     assert saved in said
     assert only_record(tmp_path / "outputs").status == "running"
     assert run_tiny().status == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["causality check", "first validation", "final figures"])
+def test_slurms_warning_outside_training_has_no_effect(run_tiny, monkeypatch, stage):
+    place = f"charlab.{STAGES[stage][0]}"
+    function, sent = pkgutil.resolve_name(place), []
+
+    def warned(*arguments, **settings):
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGUSR1))
+        return function(*arguments, **settings)
+
+    monkeypatch.setattr(place, warned)
+    assert run_tiny().status == "finished"
+    assert sent
 
 
 @pytest.mark.slow

@@ -331,6 +331,8 @@ def _read(path: Path, member: str | None = None) -> Iterator[bytes]:
         raise UserError(
             f"{path} is not a whole zip archive that holds the file {member}: remove or replace it."
         ) from error
+    except RuntimeError as error:  # encrypted, or compressed in a way that Python does not know
+        raise UserError(f"{path} cannot be unpacked ({error}): replace it.") from error
     except UnicodeEncodeError as error:
         shown = str(path).encode(errors="backslashreplace").decode()
         raise UserError(f"The file name {shown} is not UTF-8, so it cannot be recorded: rename the file.") from error

@@ -56,12 +56,13 @@ def encode_part(corpus: Corpus, part: slice, vocabulary: Vocabulary) -> np.ndarr
     """Return the ids of a part of a corpus, (N,) of the smallest integer type that holds them.
 
     The ids of a long part are written to the data folder once, and read from there as they are needed; another run
-    finds them by the text's checksum and the vocabulary. They stay in memory if the folder is not writable.
+    finds them by the text's checksum and the vocabulary. They stay in memory if the folder is not writable, or if the
+    vocabulary is of a user's own class, whose code may change.
 
     Raises:
         TextChangedError: if the files of a long text have changed since their checksum was taken.
     """
-    if part.stop - part.start > LONG:
+    if part.stop - part.start > LONG and type(vocabulary).__module__.startswith("charlab."):
         path = _path(corpus, part, vocabulary)
         try:
             if not _is_whole(path):

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from charlab.errors import UserError
 from charlab.models.contract import AutoregressiveModel
-from charlab.models.precision import full_precision
+from charlab.models.precision import full_precision, promoted
 from charlab.types import PositiveInt, checked
 
 
@@ -76,7 +76,7 @@ class HiddenMarkovModel(AutoregressiveModel):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B T"]:
         # The forward algorithm's own normalizers: no distribution over V is needed.
-        probabilities = (leaf.softmax(dim=-1) for leaf in (self.initial, self.transition, self.emission))
+        probabilities = map(_probabilities, (self.initial, self.transition, self.emission))
         log_likelihood = _log_likelihood(window, *probabilities)  # (B, T+1)
         return F.pad(-log_likelihood[:, scored_from:], (scored_from - 1, 0))
 
@@ -93,34 +93,34 @@ class HiddenMarkovModel(AutoregressiveModel):
 
     def init_state(self, batch_size: int) -> Float[Tensor, "B K"]:
         """Return the distribution of the hidden state that emits the next character."""
-        return self.initial.softmax(dim=-1).expand(batch_size, -1)
+        return _probabilities(self.initial).expand(batch_size, -1)
 
     def extend(
         self, tokens: Int[Tensor, "B n"], state: Float[Tensor, "B K"]
     ) -> tuple[Float[Tensor, "B n V"], Float[Tensor, "B K"]]:
-        emission = self.emission.softmax(dim=-1)
-        predicted = predict_states(state, self.transition.softmax(dim=-1), _look_up(tokens, emission))  # (n+1, B, K)
+        emission = _probabilities(self.emission)
+        predicted = predict_states(state, _probabilities(self.transition), _look_up(tokens, emission))  # (n+1, B, K)
         return predict_characters(predicted[1:], emission).transpose(0, 1), predicted[-1]
 
     def read_prompt(
         self, tokens: Int[Tensor, "B n"], state: Float[Tensor, "B K"]
     ) -> tuple[Float[Tensor, "B V"], Float[Tensor, "B K"]]:
-        emission = self.emission.softmax(dim=-1)
-        predicted = predict_states(state, self.transition.softmax(dim=-1), _look_up(tokens, emission))  # (n+1, B, K)
+        emission = _probabilities(self.emission)
+        predicted = predict_states(state, _probabilities(self.transition), _look_up(tokens, emission))  # (n+1, B, K)
         return predict_characters(predicted[-1:], emission)[0], predicted[-1]
 
     @torch.no_grad()
     def posterior(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T K"]:
         """Return the probabilities of the hidden states at each position, given all characters: p(zₜ | x)."""
-        likelihood = _look_up(tokens, self.emission.softmax(dim=-1))
-        smoothed = smooth_states(self.init_state(tokens.shape[0]), self.transition.softmax(dim=-1), likelihood)
+        likelihood = _look_up(tokens, _probabilities(self.emission))
+        smoothed = smooth_states(self.init_state(tokens.shape[0]), _probabilities(self.transition), likelihood)
         return smoothed.transpose(0, 1)
 
     @torch.no_grad()
     def viterbi(self, tokens: Int[Tensor, "B T"]) -> tuple[Int[Tensor, "B T"], Float[Tensor, " B"]]:
         """Return the most probable hidden states z, and log p(z, x)."""
         initial, transition, emission = (
-            leaf.log_softmax(dim=-1) for leaf in (self.initial, self.transition, self.emission)
+            promoted(leaf).log_softmax(dim=-1) for leaf in (self.initial, self.transition, self.emission)
         )
         path, log_probability = most_probable_path(
             initial.expand(tokens.shape[0], -1), transition, _look_up(tokens, emission)
@@ -136,6 +136,11 @@ def check_log_probabilities(model: nn.Module) -> None:
                 f"The rows of {name} are not log-probabilities: optimizer=em needs "
                 "model.parameterization=log_probabilities, and such a model needs optimizer=em."
             )
+
+
+def _probabilities(parameter: Float[Tensor, "*A K"]) -> Float[Tensor, "*A K"]:
+    """Return the softmax of a parameter, in full precision: rounded probabilities would not add up to one."""
+    return promoted(parameter).softmax(dim=-1)
 
 
 def _look_up(tokens: Int[Tensor, "B T"], emission: Float[Tensor, "K V"]) -> Float[Tensor, "T B K"]:

@@ -34,7 +34,7 @@ from charlab.runs.identity import identify, origins
 from charlab.runs.machine import describe_machine, git_commit, installed_versions, peak_memory
 from charlab.runs.origin import extend_run
 from charlab.runs.plots import plot_loss
-from charlab.runs.record import SCENE_LENGTH, Record, now
+from charlab.runs.record import FILE_NAME, SCENE_LENGTH, Record, now
 from charlab.runs.setup import Parts, seed_everything, warn_of_equal_weights, weights_of
 from charlab.seeding import derive_seed
 from charlab.training.callbacks.checkpointing import Terminated, raising_terminated
@@ -98,10 +98,6 @@ def train(
         run = _Training(config, folder, overrides, console, fresh=fresh)
         if former is not None and found.identity.fingerprint in former.fingerprints:
             run.test_looks = former.test_looks  # a run that replaces another one does not hide its looks
-        if fresh:
-            clear(folder)
-        remove_leftovers(folder, WRITTEN)
-        definitions.save(plain(config), folder)
         return run.execute()
 
 
@@ -119,6 +115,7 @@ class _Training:
     ) -> None:
         self.started = time.perf_counter()
         self.test_looks = 0  # of earlier attempts
+        self.fresh = fresh
         self.config, self.folder, self.overrides, self.console = config, folder, overrides, console
         self.parts = parts = Parts(config, folder, fresh=fresh, overrides=overrides)
         self.data, self.model, self.module, self.trainer = parts.data, parts.model, parts.module, parts.trainer
@@ -128,6 +125,10 @@ class _Training:
         """Train and evaluate the model, and return the finished record."""
         self.record = record = self._begin()
         if self.trainer.is_global_zero:
+            if self.fresh:  # only now, so that a kill before it loses no looks at the test text
+                clear(self.folder)
+            remove_leftovers(self.folder, WRITTEN)
+            definitions.save(plain(self.config), self.folder)
             record.save()
             warn_of_equal_weights(self.model, self.data, self.console)
             for note in self.data.corpus.notes:
@@ -213,13 +214,18 @@ class _Training:
             started=now(),
         )
         setup = 0.0
-        if (self.folder / LAST).exists():  # resumed after a kill
-            with contextlib.suppress(UserError):
-                former = Record.load(self.folder)
+        if self.parts.resumes:
+            begun = (self.folder / FILE_NAME).exists()
+            former = Record.load(self.folder if begun else origin["extend"])
+            if begun:
                 record.test_looks = former.test_looks  # `charlab evaluate` may have scored it in between
                 record.started, setup = former.started, former.time.get("setup_s", 0.0)
-                if former.code is not None and former.code != record.code:
-                    record.begun_by = [*former.begun_by, former.code]
+                tags = [*(former.config.get("tags") or ()), *(record.config.get("tags") or ())]  # given in between
+                if tags:
+                    record.config["tags"] = list(dict.fromkeys(tags))
+                record.config["note"] = record.config.get("note") or former.config.get("note")
+            different = former.code is not None and former.code != record.code
+            record.begun_by = [*former.begun_by, *([former.code] if different else [])]
         record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
         if record.flops_per_step:
             self.module.flops_per_character = record.flops_per_step / (data.batch_size * data.context_length)

@@ -47,7 +47,8 @@ class Terminated(BaseException):
 def raising_terminated() -> Iterator[None]:
     """Raise `Terminated` in the block when SIGTERM arrives, except in training, where `Checkpointing` decides.
 
-    Only the main thread handles signals; in any other, this does nothing.
+    SIGUSR1, SLURM's warning, has no effect, as there is nothing new to save. Only the main thread handles signals; in
+    any other, this does nothing.
     """
 
     def end(signum: int, frame: Any) -> None:
@@ -57,11 +58,14 @@ def raising_terminated() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGTERM, end)
+    handlers: dict[str, Any] = {"SIGTERM": end, "SIGUSR1": lambda signum, frame: None}
+    numbers = {getattr(signal, name): handler for name, handler in handlers.items() if hasattr(signal, name)}
+    former = {signum: signal.signal(signum, handler) for signum, handler in numbers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 class Checkpointing(ModelCheckpoint):
