@@ -277,12 +277,12 @@ class LanguageModelModule(EvaluatedModule):
             self._trainable = checkpoint.get("trainable", [])
             self._pruned = checkpoint.get("pruned", {})
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+            if checkpoint.get("should_stop", checkpoint["training_over"]):
+                self.trainer.should_stop = True
+            if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
+                checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint.get("should_stop", checkpoint["training_over"]):
-            self.trainer.should_stop = True
-        if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
-            checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
         checkpoint["state_dict"] = unpruned(checkpoint)
 
 
