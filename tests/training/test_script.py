@@ -11,6 +11,7 @@ import torch
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
+from charlab.training.module import LanguageModelModule
 from tests.evaluation.small_models import Bound
 from tests.helpers.warm import warm
 from tests.training import small
@@ -125,3 +126,16 @@ def test_trainer_test_counts_a_look_where_there_is_a_record(tmp_path):
         if looks is not None:
             assert json.loads(record.read_text()) == {"status": "finished", "test_looks": looks}
     assert looks == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_lightning_loads_a_module_from_a_checkpoint(tmp_path):
+    data = small.datamodule()
+    trained, other = (small.module(Bigram(len(data.vocabulary))) for _ in range(2))
+    trainer = small.trainer(tmp_path, [], max_steps=2)
+    trainer.fit(trained, data)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    parts = {"model": other.model, "optimizer": other.optimizer, "schedule": other.schedule}
+    loaded = LanguageModelModule.load_from_checkpoint(tmp_path / "mine.ckpt", weights_only=True, **parts)
+    assert torch.equal(loaded.model.table.weight, trained.model.table.weight)
+    assert loaded.characters_seen == trained.characters_seen == 2 * 4 * 8

@@ -270,7 +270,7 @@ class LanguageModelModule(EvaluatedModule):
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
         self.objective.load_state_dict(this_rank(checkpoint["objective"]) or {})
-        if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
+        if _is_fitting(self):  # older checkpoints have the random states as those of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
             self._callback_metrics = checkpoint.get("callback_metrics", {})
@@ -284,6 +284,14 @@ class LanguageModelModule(EvaluatedModule):
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         checkpoint["state_dict"] = unpruned(checkpoint)
+
+
+def _is_fitting(module: LanguageModelModule) -> bool:
+    """Return whether a trainer fits a module; Lightning's `load_from_checkpoint` loads one that has no trainer."""
+    try:
+        return bool(module.trainer.state.fn == "fit")
+    except RuntimeError:
+        return False
 
 
 def _begin_next_epoch(loop: dict[str, Any]) -> None:
