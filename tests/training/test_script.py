@@ -7,10 +7,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
+from charlab.training.callbacks.averaging import Averaging
 from charlab.training.module import LanguageModelModule
 from tests.evaluation.small_models import Bound
 from tests.helpers.warm import warm
@@ -139,3 +141,32 @@ def test_lightning_loads_a_module_from_a_checkpoint(tmp_path):
     loaded = LanguageModelModule.load_from_checkpoint(tmp_path / "mine.ckpt", weights_only=True, **parts)
     assert torch.equal(loaded.model.table.weight, trained.model.table.weight)
     assert loaded.characters_seen == trained.characters_seen == 2 * 4 * 8
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning's, of the checkpoints
+def test_training_goes_on_from_a_checkpoint_if_there_are_more_epochs(tmp_path):
+    def fit(name, max_epochs, ckpt_path=None):
+        torch.manual_seed(0)
+        data = small.datamodule()
+        data.epoch_steps = 3
+        trainer = Trainer(
+            default_root_dir=tmp_path / name,
+            accelerator="cpu",
+            max_epochs=max_epochs,
+            callbacks=[Averaging(decay=0.6, start=0.0, every_n_steps=1)],
+            logger=False,
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = small.module(small.SmallAttention(len(data.vocabulary)))
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return trainer, module.model.state_dict()
+
+    first, _ = fit("first", 1)
+    for limit, steps in ((1, 3), (3, 9)):  # the same limit trains nothing
+        _, whole = fit(f"whole {limit}", limit)
+        trainer, weights = fit(f"more {limit}", limit, first.checkpoint_callback.best_model_path)
+        assert trainer.global_step == steps
+        assert all(torch.equal(value, whole[name]) for name, value in weights.items())

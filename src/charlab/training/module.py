@@ -91,6 +91,11 @@ class LanguageModelModule(EvaluatedModule):
         self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
         self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
         self._pruned: dict[str, tuple[Tensor, Tensor]] = {}  # of a resumed run, by torch's pruning
+        self._limits: list[float | None] = []  # of the training, in steps, epochs and seconds
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self._limits = [self.trainer.max_steps, self.trainer.max_epochs, self.max_seconds]
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -244,6 +249,7 @@ class LanguageModelModule(EvaluatedModule):
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
         checkpoint["should_stop"] = bool(self.trainer.should_stop)
         checkpoint["training_over"] = is_over(self.trainer)
+        checkpoint["limits"] = self._limits
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
@@ -277,13 +283,22 @@ class LanguageModelModule(EvaluatedModule):
             self._trainable = checkpoint.get("trainable", [])
             self._pruned = checkpoint.get("pruned", {})
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
-            if checkpoint.get("should_stop", checkpoint["training_over"]):
+            extended = self._is_extended(checkpoint)
+            if not extended and checkpoint.get("should_stop", checkpoint["training_over"]):
                 self.trainer.should_stop = True
-            if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
+            if extended or not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages
                 checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
         checkpoint["state_dict"] = unpruned(checkpoint)
+
+    def _is_extended(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint was saved under other limits, and has not reached those of this training."""
+        if checkpoint.get("limits", self._limits) == self._limits:
+            return False
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        reached = (checkpoint["global_step"], epochs, checkpoint["progress"]["training_seconds"])
+        return all(limit is None or not 0 <= limit <= n for limit, n in zip(self._limits, reached, strict=True))
 
 
 def _is_fitting(module: LanguageModelModule) -> bool:
