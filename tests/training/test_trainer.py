@@ -68,6 +68,8 @@ def test_every_argument_of_lightnings_trainer_is_listed_with_its_name_and_value(
         ({"max_steps": 10, "accumulate_grad_batches": 2}, 4),
         ({"max_steps": 10, "limit_train_batches": 2}, 5),
         ({"max_steps": 10, "overfit_batches": 1}, 10),
+        ({"max_steps": 10, "limit_train_batches": 2.0}, 5),  # Lightning takes it for 2
+        ({"max_steps": 10, "overfit_batches": 2.0}, 5),
         ({"max_steps": -1, "max_seconds": 5.0}, -1),
         ({"max_steps": -1, "max_epochs": 7}, 7),
         ({"max_steps": -1, "max_time": "00:00:01:00"}, -1),
@@ -98,6 +100,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"val_check_interval": 0}, "trainer.limit_val_batches=0"),
         ({"check_val_every_n_epoch": 0}, "trainer.limit_val_batches=0"),
         ({"val_check_interval": 3, "check_val_every_n_epoch": 1, "limit_train_batches": 2}, "2 batches of an epoch"),
+        ({"val_check_interval": 3.0, "check_val_every_n_epoch": 1, "limit_train_batches": 2}, "2 batches of an epoch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
         ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*a Lightning plugin"),
@@ -151,6 +154,7 @@ def test_a_folder_that_lightning_could_not_pass_to_other_processes_is_refused(tm
         ({"accumulate_grad_batches": 2}, 10, None),  # micro-batches
         ({"val_check_interval": 0.5}, 0.5, 1),
         ({"val_check_interval": 7}, 7, None),
+        ({"val_check_interval": 7.0}, 7, None),
         ({"check_val_every_n_epoch": 2}, 1.0, 2),
     ],
 )

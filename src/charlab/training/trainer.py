@@ -53,6 +53,9 @@ REFUSED = {
     "a ModelCheckpoint with save_on_exception=true",
 }
 
+COUNTS = ("overfit_batches", "limit_train_batches", "limit_val_batches", "val_check_interval")
+"""Settings that are a share if they are at most 1, else a number of batches."""
+
 
 def build_trainer(
     node: dict[str, Any],
@@ -85,6 +88,9 @@ def build_trainer(
     settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
     settings["precision"] = resolve_precision(settings["precision"], device)
     settings["default_root_dir"] = settings["default_root_dir"] or folder
+    for key in COUNTS:  # Lightning takes 4.0 for 4, but not in all that depends on it
+        if isinstance(settings[key], float) and settings[key] > 1 and settings[key].is_integer():
+            settings[key] = int(settings[key])
     if settings["barebones"]:
         raise UserError(
             "trainer.barebones=true turns off loggers and checkpoints, which charlab needs: leave it out, and turn off "
