@@ -23,6 +23,8 @@ from charlab.errors import UserError
 from charlab.models.mixture import Mixture
 from charlab.models.ngram import NGram
 from charlab.models.smoothing import witten_bell
+from charlab.training.callbacks.checkpointing import Checkpointing
+from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes
 from tests.training import small
 
@@ -128,6 +130,13 @@ def test_tasks_of_a_slurm_job_that_do_not_fit_are_told_with_what_helps(tmp_path,
 )
 def test_devices_may_be_given_in_any_form_that_lightning_knows(devices, several):
     assert has_several_processes({**LISTED, "accelerator": "cpu", "devices": devices}) == several
+
+
+def test_what_lightning_enables_by_default_is_so_with_null(tmp_path):
+    checkpointing = Checkpointing(every_n_steps=1, every_n_seconds=None)
+    trainer = build(tmp_path, callbacks=[checkpointing], enable_checkpointing=None, enable_progress_bar=None)
+    assert checkpointing in trainer.callbacks
+    assert isinstance(trainer.progress_bar_callback, ProgressDisplay)
 
 
 def test_a_second_progress_bar_is_refused_by_its_name(tmp_path):
