@@ -172,6 +172,14 @@ def test_evaluate_every_holds_until_lightnings_own_settings_do(tmp_path, setting
     assert (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (interval, epochs)
 
 
+def test_early_stopping_works_with_evaluations_by_time(tmp_path):
+    data = small.datamodule()
+    settings = {"val_check_interval": "00:00:10:00", "max_steps": 2, "enable_progress_bar": False}
+    trainer = build(tmp_path, data, callbacks=[EarlyStopping("train/loss")], **settings)
+    trainer.fit(small.module(small.SmallAttention(len(data.vocabulary))), datamodule=data)
+    assert trainer.global_step == 2
+
+
 def test_precision_auto_is_what_the_device_computes_with(tmp_path):
     assert build(tmp_path).precision == "32-true"
     assert build(tmp_path, precision="64-true").precision == "64-true"

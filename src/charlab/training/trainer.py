@@ -169,6 +169,8 @@ def build_trainer(
             f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "
             "devices=1."
         ) from error
+    if not hasattr(trainer, "val_check_interval"):  # Lightning keeps no time, but `EarlyStopping` asks for it
+        trainer.val_check_interval = settings["val_check_interval"]
     micro_batch_size_of(data.batch_size, trainer.world_size, accumulated)  # raises unless it divides evenly
     _check_processes(trainer, folder)
     return trainer
