@@ -147,6 +147,13 @@ def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
         charlab.load(tmp_path / "last.ckpt")
 
 
+def test_what_a_callback_has_added_to_the_module_is_left_out(checkpoint, finished_run, tmp_path):
+    checkpoint["state_dict"]["probe.weight"] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    loaded, expected = (charlab.load(path)[0] for path in (tmp_path / "last.ckpt", finished_run.folder))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize("contents", [b"", b"step 4\n", b"{", b"e", b"R", b"\x80\x02]q"])
 def test_whatever_a_file_holds_it_is_refused_in_a_sentence(tmp_path, contents):
     path = tmp_path / "last.ckpt"
