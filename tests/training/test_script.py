@@ -170,3 +170,15 @@ def test_training_goes_on_from_a_checkpoint_if_there_are_more_epochs(tmp_path):
         trainer, weights = fit(f"more {limit}", limit, first.checkpoint_callback.best_model_path)
         assert trainer.global_step == steps
         assert all(torch.equal(value, whole[name]) for name, value in weights.items())
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_models_that_share_their_data_are_trained_on_the_same_windows(tmp_path):
+    data, trained = small.datamodule(), []
+    for steps in (2, 3, 3):
+        torch.manual_seed(0)
+        trained.append(small.module(Bigram(len(data.vocabulary))))
+        small.trainer(tmp_path, [], max_steps=steps).fit(trained[-1], data)
+    assert torch.equal(trained[1].model.table.weight, trained[2].model.table.weight)
+    small.trainer(tmp_path, [], max_steps=1).fit(trained[0], data)  # goes on with new windows
+    torch.testing.assert_close(trained[0].model.table.weight, trained[1].model.table.weight)
