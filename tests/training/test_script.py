@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -182,3 +183,12 @@ def test_models_that_share_their_data_are_trained_on_the_same_windows(tmp_path):
     assert torch.equal(trained[1].model.table.weight, trained[2].model.table.weight)
     small.trainer(tmp_path, [], max_steps=1).fit(trained[0], data)  # goes on with new windows
     torch.testing.assert_close(trained[0].model.table.weight, trained[1].model.table.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_plateau_that_would_never_be_seen_is_refused(tmp_path):
+    data, plateau = small.datamodule(), partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)
+    model, sgd = Bigram(len(data.vocabulary)), partial(torch.optim.SGD, lr=0.1)
+    module = LanguageModelModule(model, optimizer=lambda model: sgd(model.parameters()), schedule=plateau)
+    with pytest.raises(UserError, match=r"set data\.dev_fraction"):
+        small.trainer(tmp_path, [], max_steps=1).fit(module, data)

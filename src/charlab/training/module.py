@@ -26,7 +26,7 @@ from charlab.training.checkpoint_file import unpruned
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import repeats_closure
 from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
-from charlab.training.schedules import Schedule
+from charlab.training.schedules import WITHOUT_DEV, Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
@@ -120,6 +120,8 @@ class LanguageModelModule(EvaluatedModule):
         scheduler = self.schedule(optimizer)
         if not isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        if "dev" not in self.trainer.datamodule.splits:  # made by a function, or in a script
+            raise UserError(WITHOUT_DEV)
         # The module steps it: Lightning would do so after the callbacks, which have already written the checkpoint.
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
