@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
@@ -144,18 +146,36 @@ def test_lightning_loads_a_module_from_a_checkpoint(tmp_path):
     assert loaded.characters_seen == trained.characters_seen == 2 * 4 * 8
 
 
+class MinutePerStep(Timer):
+    """A timer for which every step takes a minute."""
+
+    steps = 0
+
+    def time_elapsed(self, stage="train"):
+        return 60.0 * self.steps
+
+    def on_train_batch_end(self, trainer, *args, **kwargs):
+        self.steps += 1
+        super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def load_state_dict(self, state_dict):
+        self.steps = int(state_dict["time_elapsed"]["train"] / 60)
+
+
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning's, of the checkpoints
-def test_training_goes_on_from_a_checkpoint_if_there_are_more_epochs(tmp_path):
-    def fit(name, max_epochs, ckpt_path=None):
+@pytest.mark.parametrize("limit", ["epochs", "time"])
+def test_training_goes_on_from_a_checkpoint_under_a_larger_limit(tmp_path, limit):
+    def fit(name, steps, ckpt_path=None):
         torch.manual_seed(0)
         data = small.datamodule()
         data.epoch_steps = 3
+        timers = [MinutePerStep(timedelta(minutes=steps))] if limit == "time" else []
         trainer = Trainer(
             default_root_dir=tmp_path / name,
             accelerator="cpu",
-            max_epochs=max_epochs,
-            callbacks=[Averaging(decay=0.6, start=0.0, every_n_steps=1)],
+            max_epochs=steps // 3 if limit == "epochs" else -1,
+            callbacks=[Averaging(decay=0.6, start=0.0, every_n_steps=1), *timers],
             logger=False,
             limit_val_batches=0,
             enable_progress_bar=False,
@@ -165,10 +185,10 @@ def test_training_goes_on_from_a_checkpoint_if_there_are_more_epochs(tmp_path):
         trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
         return trainer, module.model.state_dict()
 
-    first, _ = fit("first", 1)
-    for limit, steps in ((1, 3), (3, 9)):  # the same limit trains nothing
-        _, whole = fit(f"whole {limit}", limit)
-        trainer, weights = fit(f"more {limit}", limit, first.checkpoint_callback.best_model_path)
+    first, _ = fit("first", 3)
+    for steps in (3, 9):  # the same limit trains nothing
+        _, whole = fit(f"whole {steps}", steps)
+        trainer, weights = fit(f"more {steps}", steps, first.checkpoint_callback.best_model_path)
         assert trainer.global_step == steps
         assert all(torch.equal(value, whole[name]) for name, value in weights.items())
 

@@ -91,11 +91,13 @@ class LanguageModelModule(EvaluatedModule):
         self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
         self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
         self._pruned: dict[str, tuple[Tensor, Tensor]] = {}  # of a resumed run, by torch's pruning
-        self._limits: list[float | None] = []  # of the training, in steps, epochs and seconds
+        self._limits: list[float | None] = []  # of the training: steps, epochs, seconds, and those of each `Timer`
 
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        self._limits = [self.trainer.max_steps, self.trainer.max_epochs, self.max_seconds]
+        if stage == "fit":
+            durations = [timer.time_remaining() for timer in self._timers()]  # none has been started or loaded
+            self._limits = [self.trainer.max_steps, self.trainer.max_epochs, self.max_seconds, *durations]
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -165,8 +167,11 @@ class LanguageModelModule(EvaluatedModule):
         if self.max_seconds:
             shares.append(self._seconds_at(step) / self.max_seconds)
         if not (self.max_steps or self.max_seconds):
-            shares += [self._share_of(callback) for callback in self.trainer.callbacks if isinstance(callback, Timer)]
+            shares += map(self._share_of, self._timers())
         return min(max(shares), 1.0)
+
+    def _timers(self) -> list[Timer]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
 
     def _share_of(self, timer: Timer) -> float:
         """Return the share of a timer's duration that has elapsed on rank 0; 0 if it has no duration."""
@@ -299,7 +304,9 @@ class LanguageModelModule(EvaluatedModule):
         if checkpoint.get("limits", self._limits) == self._limits:
             return False
         epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        reached = (checkpoint["global_step"], epochs, checkpoint["progress"]["training_seconds"])
+        states = [checkpoint["callbacks"].get(timer.state_key, {}) for timer in self._timers()]
+        elapsed = [state.get("time_elapsed", {}).get("train", 0.0) for state in states]
+        reached = (checkpoint["global_step"], epochs, checkpoint["progress"]["training_seconds"], *elapsed)
         return all(limit is None or not 0 <= limit <= n for limit, n in zip(self._limits, reached, strict=True))
 
 
