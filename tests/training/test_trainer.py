@@ -132,6 +132,14 @@ def test_devices_may_be_given_in_any_form_that_lightning_knows(devices, several)
     assert has_several_processes({**LISTED, "accelerator": "cpu", "devices": devices}) == several
 
 
+def test_several_devices_are_refused_in_a_notebook(tmp_path, monkeypatch):
+    connector = "lightning.pytorch.trainer.connectors.accelerator_connector"
+    monkeypatch.setattr(f"{connector}._IS_INTERACTIVE", True)
+    with pytest.raises(UserError, match=r"devices=2 .*lost with them: set trainer\.devices=1"):
+        build(tmp_path, devices=2)
+    assert build(tmp_path).world_size == 1
+
+
 def test_what_lightning_enables_by_default_is_so_with_null(tmp_path):
     checkpointing = Checkpointing(every_n_steps=1, every_n_seconds=None)
     trainer = build(tmp_path, callbacks=[checkpointing], enable_checkpointing=None, enable_progress_bar=None)

@@ -193,6 +193,12 @@ def has_several_processes(node: Mapping[str, Any]) -> bool:
 
 def _check_processes(trainer: Trainer, folder: Path) -> None:
     """Raise `UserError` if the other processes could not be started, or would never join."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:  # forks, which Lightning chooses in a notebook
+        raise UserError(
+            f"trainer.devices={trainer.num_devices} would start processes from the memory of this notebook, and what "
+            "they learn would be lost with them: set trainer.devices=1, or train from a shell."
+        )
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and isinstance(environment, LightningEnvironment) and '"' in str(folder):
         raise UserError(
