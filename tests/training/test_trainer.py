@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
     RichProgressBar,
+    Timer,
     TQDMProgressBar,
 )
 from omegaconf import OmegaConf
@@ -75,6 +76,7 @@ def test_every_argument_of_lightnings_trainer_is_listed_with_its_name_and_value(
         ({"max_steps": -1, "max_seconds": 5.0}, -1),
         ({"max_steps": -1, "max_epochs": 7}, 7),
         ({"max_steps": -1, "max_time": "00:00:01:00"}, -1),
+        ({"max_steps": -1, "callbacks": [Timer("00:00:01:00")]}, -1),
     ],
 )
 def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs):
@@ -87,6 +89,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
     ("settings", "message"),
     [
         ({"max_steps": -1}, "no budget"),
+        ({"max_steps": -1, "callbacks": [Timer()]}, "no budget"),
         ({"strategy": "ddp_spawn"}, "strategy=ddp"),
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
         ({"strategy": "fsdp"}, "divides the weights.*strategy=ddp"),

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
     OnExceptionCheckpoint,
     ProgressBar,
     RichModelSummary,
+    Timer,
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
@@ -140,7 +141,7 @@ def build_trainer(
     if settings["max_epochs"] is None:
         if settings["max_steps"] > 0:
             settings["max_epochs"] = math.ceil(settings["max_steps"] * accumulated / batches)
-        elif max_seconds or settings["max_time"] or settings["fast_dev_run"]:
+        elif max_seconds or settings["max_time"] or settings["fast_dev_run"] or _end_by_time(settings["callbacks"]):
             settings["max_epochs"] = -1
         else:
             raise UserError("The run has no budget: set trainer.max_steps, trainer.max_epochs or budget.max_seconds.")
@@ -301,6 +302,11 @@ def _with_default_callbacks(callbacks: list[Callback], settings: Mapping[str, An
         callbacks = [part for part in callbacks if not isinstance(part, Checkpoint)]
     # Lightning calls checkpoints in the order of the list, and charlab's saves the state of the others.
     return sorted(callbacks, key=lambda part: isinstance(part, Checkpointing))
+
+
+def _end_by_time(callbacks: Sequence[Callback]) -> bool:
+    """Return whether one of the callbacks is a `Timer` that ends training."""
+    return any(isinstance(part, Timer) and part.time_remaining() is not None for part in callbacks)
 
 
 def _refuse_strategy(strategy: Any) -> None:
