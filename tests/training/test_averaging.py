@@ -69,6 +69,16 @@ def test_the_average_is_what_is_saved_and_what_remains(tmp_path):
     assert torch.equal(module.model.table.weight, watch.evaluated[6])
 
 
+def test_an_average_begins_anew_with_each_training(tmp_path):
+    average, weights = Averaging(decay=0.6, start=0.0, every_n_steps=1), []
+    for name in ("first", "second"):
+        torch.manual_seed(0)
+        model = Bigram(len(options.data().vocabulary))
+        options.train(tmp_path / name, model, optimizer=options.chosen("optimizer/sgd"), callbacks=[average])
+        weights.append(model.table.weight)
+    assert torch.equal(*weights)
+
+
 def test_an_evaluation_of_a_checkpoint_in_the_midst_of_training_reads_the_average(tmp_path):
     def averaging():
         return Averaging(decay=0.6, start=0.0, every_n_steps=1)
