@@ -212,3 +212,10 @@ def test_a_plateau_that_would_never_be_seen_is_refused(tmp_path):
     module = LanguageModelModule(model, optimizer=lambda model: sgd(model.parameters()), schedule=plateau)
     with pytest.raises(UserError, match=r"set data\.dev_fraction"):
         small.trainer(tmp_path, [], max_steps=1).fit(module, data)
+
+
+def test_dataloaders_alone_are_not_enough(tmp_path):
+    data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
+    trainer = small.trainer(tmp_path, [], max_steps=1, limit_val_batches=1.0)
+    with pytest.raises(UserError, match=r"give the trainer the datamodule itself"):
+        trainer.validate(module, data.val_dataloader())
