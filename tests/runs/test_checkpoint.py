@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import charlab
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
+from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from charlab.training.checkpoint_file import read_resumable
 
 
@@ -189,3 +191,16 @@ def test_a_checkpoint_in_the_root_folder_is_loaded(checkpoint, monkeypatch):
     assert charlab.load("/last.ckpt")[0].context_length == 8
     with pytest.raises(UserError, match="There is no run in /nowhere"):
         charlab.requalify("/nowhere")
+
+
+def test_lightning_writes_to_a_remote_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    for name in ("save_checkpoint", "load_checkpoint", "remove_checkpoint"):
+        monkeypatch.setattr(TorchCheckpointIO, name, lambda self, *arguments, **_: called.append(arguments))
+    remote, plugin = "s3://bucket/mine.ckpt", AtomicCheckpointIO()
+    plugin.save_checkpoint({}, remote)
+    plugin.load_checkpoint(remote)
+    plugin.remove_checkpoint(remote)
+    assert called == [({}, remote, None), (remote, "cpu"), (remote,)]
+    assert not list(tmp_path.iterdir())
