@@ -84,6 +84,23 @@ def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     assert torch.get_num_threads() == before
 
 
+def test_a_deterministic_run_leaves_the_next_one_as_it_is(tmp_path, monkeypatch):
+    def flags():
+        return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+
+    def train(config, folder, overrides):
+        seen.append(flags())
+        torch.use_deterministic_algorithms(True)  # as Lightning does for trainer.deterministic=true
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+
+    seen = [flags()]
+    monkeypatch.setattr("charlab.api.train", train)
+    for _ in range(2):
+        charlab.run("data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}")
+    assert seen == 3 * [(False, seen[0][1])]
+    assert flags() == seen[0]
+
+
 CALLS = (charlab.run, charlab.study, partial(charlab.evaluate, "run"), partial(charlab.generate, "run"))
 
 

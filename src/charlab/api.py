@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
@@ -86,9 +87,28 @@ def run(*overrides: str, **parts: Any) -> Record:
         del config["hydra"]
     leave_out_sweep(config)
     try:
-        return train(config, folder, overrides)
+        with _torch_settings_kept():
+            return train(config, folder, overrides)
     finally:
         set_threads(None)  # as before the run
+
+
+@contextmanager
+def _torch_settings_kept() -> Iterator[None]:
+    """Restore what Lightning sets for the whole process: `trainer.deterministic` and `trainer.benchmark`."""
+    before = _determinism()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        yield
+    finally:
+        if _determinism() != before:  # torch imports its compiler to set it
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _determinism() -> tuple[bool, bool]:
+    """Return whether torch is to be deterministic, and whether it only warns where it is not."""
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
 
 
 def study(name: str, /, *overrides: str, **values: Any) -> StudyResults | None:

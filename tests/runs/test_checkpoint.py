@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 import charlab
 from charlab.data.tokenizers import Characters
 from charlab.errors import UserError
 from charlab.models.bigram import Bigram
+from charlab.training.callbacks.checkpointing import AtomicCheckpointIO
 from charlab.training.checkpoint_file import read_resumable
 
 
@@ -147,6 +149,13 @@ def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
         charlab.load(tmp_path / "last.ckpt")
 
 
+def test_what_a_callback_has_added_to_the_module_is_left_out(checkpoint, finished_run, tmp_path):
+    checkpoint["state_dict"]["probe.weight"] = torch.zeros(3)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    loaded, expected = (charlab.load(path)[0] for path in (tmp_path / "last.ckpt", finished_run.folder))
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 @pytest.mark.parametrize("contents", [b"", b"step 4\n", b"{", b"e", b"R", b"\x80\x02]q"])
 def test_whatever_a_file_holds_it_is_refused_in_a_sentence(tmp_path, contents):
     path = tmp_path / "last.ckpt"
@@ -182,3 +191,16 @@ def test_a_checkpoint_in_the_root_folder_is_loaded(checkpoint, monkeypatch):
     assert charlab.load("/last.ckpt")[0].context_length == 8
     with pytest.raises(UserError, match="There is no run in /nowhere"):
         charlab.requalify("/nowhere")
+
+
+def test_lightning_writes_to_a_remote_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    called = []
+    for name in ("save_checkpoint", "load_checkpoint", "remove_checkpoint"):
+        monkeypatch.setattr(TorchCheckpointIO, name, lambda self, *arguments, **_: called.append(arguments))
+    remote, plugin = "s3://bucket/mine.ckpt", AtomicCheckpointIO()
+    plugin.save_checkpoint({}, remote)
+    plugin.load_checkpoint(remote)
+    plugin.remove_checkpoint(remote)
+    assert called == [({}, remote, None), (remote, "cpu"), (remote,)]
+    assert not list(tmp_path.iterdir())

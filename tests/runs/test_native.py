@@ -634,6 +634,13 @@ def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
+def test_a_callback_that_logs_does_not_end_a_run_whose_only_tracker_does_not_answer(run_tiny):
+    tracker = "+logger.mine={_target_: tests.helpers.tracker.Tracker}"
+    rate = f"+callbacks.rate={{_target_: {LIGHTNING}.LearningRateMonitor}}"
+    assert run_tiny("~logger.csv", tracker, rate, "trainer.max_steps=4").status == "finished"
+
+
 class Uploads(Tracker):
     """Keeps the paths of the checkpoints that it is told of."""
 

@@ -6,6 +6,8 @@ from lightning.pytorch import Callback
 
 from charlab.models.bigram import Bigram
 from charlab.training.callbacks.averaging import Averaging
+from charlab.training.callbacks.compilation import Compilation
+from charlab.training.checkpoint_file import LAST
 from tests.training import options, small
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's use of a torch function
@@ -65,6 +67,33 @@ def test_the_average_is_what_is_saved_and_what_remains(tmp_path):
     with module.evaluating():
         assert torch.equal(module.model.table.weight, watch.evaluated[6])
     assert torch.equal(module.model.table.weight, watch.evaluated[6])
+
+
+def test_an_average_begins_anew_with_each_training(tmp_path):
+    average, weights = Averaging(decay=0.6, start=0.0, every_n_steps=1), []
+    for name in ("first", "second"):
+        torch.manual_seed(0)
+        model = Bigram(len(options.data().vocabulary))
+        options.train(tmp_path / name, model, optimizer=options.chosen("optimizer/sgd"), callbacks=[average])
+        weights.append(model.table.weight)
+    assert torch.equal(*weights)
+
+
+def test_an_evaluation_of_a_checkpoint_in_the_midst_of_training_reads_the_average(tmp_path):
+    def averaging():
+        return Averaging(decay=0.6, start=0.0, every_n_steps=1)
+
+    model = Bigram(len(options.data().vocabulary))
+    callbacks = [averaging(), options.RaiseAt(5)]
+    with pytest.raises(RuntimeError, match="the power failed"):
+        options.train(tmp_path, model, optimizer=options.chosen("optimizer/sgd"), callbacks=callbacks)
+    saved = options.checkpoint(tmp_path)
+    average = saved["state_dict"]["model.table.weight"]
+    assert not torch.equal(average, saved["training_weights"]["model.table.weight"])
+    module = small.module(Bigram(model.vocab_size))
+    trainer = small.trainer(tmp_path, [averaging(), Compilation(False)], max_steps=1, limit_val_batches=1.0)
+    trainer.validate(module, options.data(), ckpt_path=tmp_path / LAST, verbose=False, weights_only=True)
+    assert torch.equal(module.model.table.weight, average)
 
 
 def test_an_exception_during_an_evaluation_leaves_the_trained_weights(tmp_path):

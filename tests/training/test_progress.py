@@ -140,6 +140,15 @@ def test_evaluation_is_shown_as_such_and_its_scores_above_the_bar(tmp_path):
     assert shown.index("step 1  train") < shown.rindex("━")
 
 
+def test_lightnings_check_before_training_is_not_shown_as_an_evaluation(tmp_path):
+    data, display = small.datamodule(), ProgressDisplay(log_file())
+    trainer = small.trainer(tmp_path, [display], max_steps=1, limit_val_batches=1.0)
+    trainer.num_sanity_val_steps = 2
+    trainer.fit(small.module(Bigram(len(data.vocabulary))), datamodule=data)
+    evaluated = [line for line in display.console.file.getvalue().splitlines() if line.startswith("step")]
+    assert [line[:6] for line in evaluated] == ["step 1"]
+
+
 def test_bounds_are_shown_as_such():
     display = ProgressDisplay(log_file())
     display.show_scores(7, {"train": Score("estimate", 2.4901, 10), "dev": Score("blocks", 2.5, 10, "bound")})

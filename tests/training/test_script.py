@@ -3,14 +3,20 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
 from charlab.errors import UserError
 from charlab.evaluation.protocols import Blocks, Estimate, evaluate
 from charlab.models.bigram import Bigram
+from charlab.training.callbacks.averaging import Averaging
+from charlab.training.module import LanguageModelModule
 from tests.evaluation.small_models import Bound
 from tests.helpers.warm import warm
 from tests.training import small
@@ -125,3 +131,91 @@ def test_trainer_test_counts_a_look_where_there_is_a_record(tmp_path):
         if looks is not None:
             assert json.loads(record.read_text()) == {"status": "finished", "test_looks": looks}
     assert looks == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_lightning_loads_a_module_from_a_checkpoint(tmp_path):
+    data = small.datamodule()
+    trained, other = (small.module(Bigram(len(data.vocabulary))) for _ in range(2))
+    trainer = small.trainer(tmp_path, [], max_steps=2)
+    trainer.fit(trained, data)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt")
+    parts = {"model": other.model, "optimizer": other.optimizer, "schedule": other.schedule}
+    loaded = LanguageModelModule.load_from_checkpoint(tmp_path / "mine.ckpt", weights_only=True, **parts)
+    assert torch.equal(loaded.model.table.weight, trained.model.table.weight)
+    assert loaded.characters_seen == trained.characters_seen == 2 * 4 * 8
+
+
+class MinutePerStep(Timer):
+    """A timer for which every step takes a minute."""
+
+    steps = 0
+
+    def time_elapsed(self, stage="train"):
+        return 60.0 * self.steps
+
+    def on_train_batch_end(self, trainer, *args, **kwargs):
+        self.steps += 1
+        super().on_train_batch_end(trainer, *args, **kwargs)
+
+    def load_state_dict(self, state_dict):
+        self.steps = int(state_dict["time_elapsed"]["train"] / 60)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")  # Lightning's, of the checkpoints
+@pytest.mark.parametrize("limit", ["epochs", "time"])
+def test_training_goes_on_from_a_checkpoint_under_a_larger_limit(tmp_path, limit):
+    def fit(name, steps, ckpt_path=None):
+        torch.manual_seed(0)
+        data = small.datamodule()
+        data.epoch_steps = 3
+        timers = [MinutePerStep(timedelta(minutes=steps))] if limit == "time" else []
+        trainer = Trainer(
+            default_root_dir=tmp_path / name,
+            accelerator="cpu",
+            max_epochs=steps // 3 if limit == "epochs" else -1,
+            callbacks=[Averaging(decay=0.6, start=0.0, every_n_steps=1), *timers],
+            logger=False,
+            limit_val_batches=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = small.module(small.SmallAttention(len(data.vocabulary)))
+        trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+        return trainer, module.model.state_dict()
+
+    first, _ = fit("first", 3)
+    for steps in (3, 9):  # the same limit trains nothing
+        _, whole = fit(f"whole {steps}", steps)
+        trainer, weights = fit(f"more {steps}", steps, first.checkpoint_callback.best_model_path)
+        assert trainer.global_step == steps
+        assert all(torch.equal(value, whole[name]) for name, value in weights.items())
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_models_that_share_their_data_are_trained_on_the_same_windows(tmp_path):
+    data, trained = small.datamodule(), []
+    for steps in (2, 3, 3):
+        torch.manual_seed(0)
+        trained.append(small.module(Bigram(len(data.vocabulary))))
+        small.trainer(tmp_path, [], max_steps=steps).fit(trained[-1], data)
+    assert torch.equal(trained[1].model.table.weight, trained[2].model.table.weight)
+    small.trainer(tmp_path, [], max_steps=1).fit(trained[0], data)  # goes on with new windows
+    torch.testing.assert_close(trained[0].model.table.weight, trained[1].model.table.weight)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")
+def test_a_plateau_that_would_never_be_seen_is_refused(tmp_path):
+    data, plateau = small.datamodule(), partial(torch.optim.lr_scheduler.ReduceLROnPlateau, patience=0)
+    model, sgd = Bigram(len(data.vocabulary)), partial(torch.optim.SGD, lr=0.1)
+    module = LanguageModelModule(model, optimizer=lambda model: sgd(model.parameters()), schedule=plateau)
+    with pytest.raises(UserError, match=r"set data\.dev_fraction"):
+        small.trainer(tmp_path, [], max_steps=1).fit(module, data)
+
+
+def test_dataloaders_alone_are_not_enough(tmp_path):
+    data, module = small.datamodule(), small.module(Bigram(len(small.datamodule().vocabulary)))
+    trainer = small.trainer(tmp_path, [], max_steps=1, limit_val_batches=1.0)
+    with pytest.raises(UserError, match=r"give the trainer the datamodule itself"):
+        trainer.validate(module, data.val_dataloader())

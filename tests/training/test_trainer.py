@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     OnExceptionCheckpoint,
     RichProgressBar,
+    Timer,
     TQDMProgressBar,
 )
 from omegaconf import OmegaConf
@@ -23,6 +24,8 @@ from charlab.errors import UserError
 from charlab.models.mixture import Mixture
 from charlab.models.ngram import NGram
 from charlab.models.smoothing import witten_bell
+from charlab.training.callbacks.checkpointing import Checkpointing
+from charlab.training.callbacks.progress import ProgressDisplay
 from charlab.training.trainer import build_trainer, check_callback, check_precision, has_several_processes
 from tests.training import small
 
@@ -68,9 +71,12 @@ def test_every_argument_of_lightnings_trainer_is_listed_with_its_name_and_value(
         ({"max_steps": 10, "accumulate_grad_batches": 2}, 4),
         ({"max_steps": 10, "limit_train_batches": 2}, 5),
         ({"max_steps": 10, "overfit_batches": 1}, 10),
+        ({"max_steps": 10, "limit_train_batches": 2.0}, 5),  # Lightning takes it for 2
+        ({"max_steps": 10, "overfit_batches": 2.0}, 5),
         ({"max_steps": -1, "max_seconds": 5.0}, -1),
         ({"max_steps": -1, "max_epochs": 7}, 7),
         ({"max_steps": -1, "max_time": "00:00:01:00"}, -1),
+        ({"max_steps": -1, "callbacks": [Timer("00:00:01:00")]}, -1),
     ],
 )
 def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs):
@@ -83,6 +89,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
     ("settings", "message"),
     [
         ({"max_steps": -1}, "no budget"),
+        ({"max_steps": -1, "callbacks": [Timer()]}, "no budget"),
         ({"strategy": "ddp_spawn"}, "strategy=ddp"),
         ({"strategy": "ddp_notebook"}, "strategy=ddp"),
         ({"strategy": "fsdp"}, "divides the weights.*strategy=ddp"),
@@ -98,6 +105,7 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"val_check_interval": 0}, "trainer.limit_val_batches=0"),
         ({"check_val_every_n_epoch": 0}, "trainer.limit_val_batches=0"),
         ({"val_check_interval": 3, "check_val_every_n_epoch": 1, "limit_train_batches": 2}, "2 batches of an epoch"),
+        ({"val_check_interval": 3.0, "check_val_every_n_epoch": 1, "limit_train_batches": 2}, "2 batches of an epoch"),
         ({"precision": "16-mixed"}, "32-true or bf16-mixed"),
         ({"profiler": "wrong"}, "simple"),
         ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*a Lightning plugin"),
@@ -127,6 +135,21 @@ def test_devices_may_be_given_in_any_form_that_lightning_knows(devices, several)
     assert has_several_processes({**LISTED, "accelerator": "cpu", "devices": devices}) == several
 
 
+def test_several_devices_are_refused_in_a_notebook(tmp_path, monkeypatch):
+    connector = "lightning.pytorch.trainer.connectors.accelerator_connector"
+    monkeypatch.setattr(f"{connector}._IS_INTERACTIVE", True)
+    with pytest.raises(UserError, match=r"devices=2 .*lost with them: set trainer\.devices=1"):
+        build(tmp_path, devices=2)
+    assert build(tmp_path).world_size == 1
+
+
+def test_what_lightning_enables_by_default_is_so_with_null(tmp_path):
+    checkpointing = Checkpointing(every_n_steps=1, every_n_seconds=None)
+    trainer = build(tmp_path, callbacks=[checkpointing], enable_checkpointing=None, enable_progress_bar=None)
+    assert checkpointing in trainer.callbacks
+    assert isinstance(trainer.progress_bar_callback, ProgressDisplay)
+
+
 def test_a_second_progress_bar_is_refused_by_its_name(tmp_path):
     with pytest.raises(UserError, match="one progress bar, and callbacks has TQDMProgressBar and RichProgressBar"):
         build(tmp_path, callbacks=[TQDMProgressBar(), RichProgressBar()])
@@ -151,12 +174,21 @@ def test_a_folder_that_lightning_could_not_pass_to_other_processes_is_refused(tm
         ({"accumulate_grad_batches": 2}, 10, None),  # micro-batches
         ({"val_check_interval": 0.5}, 0.5, 1),
         ({"val_check_interval": 7}, 7, None),
+        ({"val_check_interval": 7.0}, 7, None),
         ({"check_val_every_n_epoch": 2}, 1.0, 2),
     ],
 )
 def test_evaluate_every_holds_until_lightnings_own_settings_do(tmp_path, settings, interval, epochs):
     trainer = build(tmp_path, **settings)
     assert (trainer.val_check_interval, trainer.check_val_every_n_epoch) == (interval, epochs)
+
+
+def test_early_stopping_works_with_evaluations_by_time(tmp_path):
+    data = small.datamodule()
+    settings = {"val_check_interval": "00:00:10:00", "max_steps": 2, "enable_progress_bar": False}
+    trainer = build(tmp_path, data, callbacks=[EarlyStopping("train/loss")], **settings)
+    trainer.fit(small.module(small.SmallAttention(len(data.vocabulary))), datamodule=data)
+    assert trainer.global_step == 2
 
 
 def test_precision_auto_is_what_the_device_computes_with(tmp_path):

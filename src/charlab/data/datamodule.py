@@ -196,7 +196,8 @@ class CharacterDataModule(LightningDataModule):
     def train_dataloader(self) -> WindowStarts:
         """Return an iterator over the starts of each micro-batch's windows.
 
-        An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches.
+        An epoch continues where the previous one ended, except with `overfit_batches`, which repeats its batches. A new
+        trainer goes on with the windows that its module has not seen.
         """
         size, parts = self.micro_batch_size, self.batch_size // self.micro_batch_size  # per step, over all devices
         rank = self.trainer.global_rank if self.trainer else 0
@@ -216,7 +217,10 @@ class CharacterDataModule(LightningDataModule):
             first = (rank * accumulated + part) * size
             return starts[first : first + size]
 
-        self._starts = WindowStarts(draw, length, self.state_dict()["micro_batches"])
+        counter = self.state_dict()["micro_batches"]
+        if self._starts is not None and self.trainer and self.trainer.global_step == 0:  # which served another training
+            counter = getattr(self.trainer.lightning_module, "micro_batches", 0)
+        self._starts = WindowStarts(draw, length, counter)
         return self._starts
 
     def state_dict(self) -> dict[str, int]:

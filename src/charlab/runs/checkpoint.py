@@ -134,7 +134,8 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
         UserError: if the weights do not fit the model.
     """
     prefix = "model."
-    weights = {name.removeprefix(prefix): value for name, value in unpruned(checkpoint).items()}
+    saved = unpruned(checkpoint)  # also what a callback has added to the Lightning module
+    weights = {name.removeprefix(prefix): value for name, value in saved.items() if name.startswith(prefix)}
     if {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float64}:
         model.double()
     try:

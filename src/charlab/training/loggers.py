@@ -23,7 +23,7 @@ from hydra.utils import get_object
 from jaxtyping import UInt8
 from lightning.pytorch import Trainer
 from lightning.pytorch import loggers as lightning
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.loggers.logger import DummyLogger, Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from charlab.configuration.build import build, signature
@@ -98,7 +98,8 @@ def start_loggers(trainer: Trainer, config: Mapping[str, Any]) -> None:
     trackers = [logger for logger in trainer.loggers if logger not in own]
     if trackers:
         answering = connect(trackers, config)
-        trainer.loggers = [logger for logger in trainer.loggers if logger in own or logger in answering]
+        left = [logger for logger in trainer.loggers if logger in own or logger in answering]
+        trainer.loggers = left or [DummyLogger()]  # Lightning's callbacks that log refuse a trainer without a logger
         for logger in own:
             if isinstance(logger, CSVLogger):
                 _relog_last_metrics(logger.path, answering)

@@ -26,7 +26,7 @@ from charlab.training.checkpoint_file import unpruned
 from charlab.training.objectives import Objective
 from charlab.training.optimizers import repeats_closure
 from charlab.training.ranks import from_every_rank, random_state, restore_random_state, this_rank
-from charlab.training.schedules import Schedule
+from charlab.training.schedules import WITHOUT_DEV, Schedule
 from charlab.training.validation import EvaluatedModule
 
 NEVER = 10**18  # frequency of a scheduler that the module steps itself
@@ -91,6 +91,13 @@ class LanguageModelModule(EvaluatedModule):
         self._callback_metrics: dict[str, Tensor] = {}  # of a resumed run
         self._trainable: list[str] = []  # parameters of a resumed run that its callbacks do not freeze
         self._pruned: dict[str, tuple[Tensor, Tensor]] = {}  # of a resumed run, by torch's pruning
+        self._limits: list[float | None] = []  # of the training: steps, epochs, seconds, and those of each `Timer`
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        if stage == "fit":
+            durations = [timer.time_remaining() for timer in self._timers()]  # none has been started or loaded
+            self._limits = [self.trainer.max_steps, self.trainer.max_epochs, self.max_seconds, *durations]
 
     def configure_callbacks(self) -> list[Callback]:
         """Return the callbacks that every training needs, unless the trainer already has them."""
@@ -115,6 +122,8 @@ class LanguageModelModule(EvaluatedModule):
         scheduler = self.schedule(optimizer)
         if not isinstance(scheduler, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        if "dev" not in self.trainer.datamodule.splits:  # made by a function, or in a script
+            raise UserError(WITHOUT_DEV)
         # The module steps it: Lightning would do so after the callbacks, which have already written the checkpoint.
         chosen_by = {"scheduler": scheduler, "monitor": "dev/nll", "interval": "step", "frequency": NEVER}
         return {"optimizer": optimizer, "lr_scheduler": chosen_by}
@@ -158,8 +167,11 @@ class LanguageModelModule(EvaluatedModule):
         if self.max_seconds:
             shares.append(self._seconds_at(step) / self.max_seconds)
         if not (self.max_steps or self.max_seconds):
-            shares += [self._share_of(callback) for callback in self.trainer.callbacks if isinstance(callback, Timer)]
+            shares += map(self._share_of, self._timers())
         return min(max(shares), 1.0)
+
+    def _timers(self) -> list[Timer]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, Timer)]
 
     def _share_of(self, timer: Timer) -> float:
         """Return the share of a timer's duration that has elapsed on rank 0; 0 if it has no duration."""
@@ -244,6 +256,7 @@ class LanguageModelModule(EvaluatedModule):
         checkpoint["evaluation"] = {"step": self.evaluated_step, "results": self.results, "best": self.best}
         checkpoint["should_stop"] = bool(self.trainer.should_stop)
         checkpoint["training_over"] = is_over(self.trainer)
+        checkpoint["limits"] = self._limits
         checkpoint["objective"] = from_every_rank(move_data_to_device(self.objective.state_dict(), "cpu"))
         checkpoint["random_states"] = from_every_rank(random_state(self.device))
         # What callbacks monitor at the end of an epoch may have been measured before the checkpoint.
@@ -270,20 +283,39 @@ class LanguageModelModule(EvaluatedModule):
         self.evaluation_clock.seconds = progress["evaluation_seconds"]
         self.compilation_clock.seconds = progress["compilation_seconds"]
         self.objective.load_state_dict(this_rank(checkpoint["objective"]) or {})
-        if self.trainer.state.fn == "fit":  # older checkpoints have them as the state of a callback
+        if _is_fitting(self):  # older checkpoints have the random states as those of a callback
             former = checkpoint["callbacks"].get("RandomStates", {"states": []})
             self._random_states = checkpoint.get("random_states", former["states"])
             self._callback_metrics = checkpoint.get("callback_metrics", {})
             self._trainable = checkpoint.get("trainable", [])
             self._pruned = checkpoint.get("pruned", {})
             _begin_next_epoch(checkpoint["loops"]["fit_loop"])
+            extended = self._is_extended(checkpoint)
+            if not extended and checkpoint.get("should_stop", checkpoint["training_over"]):
+                self.trainer.should_stop = True
+            if extended or not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages
+                checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
         evaluation = checkpoint["evaluation"]
         self.evaluated_step, self.results, self.best = (evaluation[key] for key in ("step", "results", "best"))
-        if checkpoint.get("should_stop", checkpoint["training_over"]):
-            self.trainer.should_stop = True
-        if not checkpoint["training_over"]:  # else killed in the final evaluation: keep the averages in place
-            checkpoint["state_dict"] = checkpoint.get("training_weights", checkpoint["state_dict"])
         checkpoint["state_dict"] = unpruned(checkpoint)
+
+    def _is_extended(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Return whether a checkpoint was saved under other limits, and has not reached those of this training."""
+        if checkpoint.get("limits", self._limits) == self._limits:
+            return False
+        epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        states = [checkpoint["callbacks"].get(timer.state_key, {}) for timer in self._timers()]
+        elapsed = [state.get("time_elapsed", {}).get("train", 0.0) for state in states]
+        reached = (checkpoint["global_step"], epochs, checkpoint["progress"]["training_seconds"], *elapsed)
+        return all(limit is None or not 0 <= limit <= n for limit, n in zip(self._limits, reached, strict=True))
+
+
+def _is_fitting(module: LanguageModelModule) -> bool:
+    """Return whether a trainer fits a module; Lightning's `load_from_checkpoint` loads one that has no trainer."""
+    try:
+        return bool(module.trainer.state.fn == "fit")
+    except RuntimeError:
+        return False
 
 
 def _begin_next_epoch(loop: dict[str, Any]) -> None:

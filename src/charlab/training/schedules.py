@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from charlab.data.datamodule import CharacterDataModule
 
 
+WITHOUT_DEV = (
+    "scheduler=ReduceLROnPlateau lowers the rate by dev/nll, and this run has no dev split: set data.dev_fraction "
+    "(0.05, say)."
+)
+
+
 def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
     """Return the schedule that `node` describes, or a partial of what takes an optimizer, such as torch's schedulers.
 
@@ -33,10 +39,7 @@ def schedule_from(node: Mapping[str, Any], data: CharacterDataModule) -> Any:
     kind = made if isinstance(made, type) else object
     if issubclass(kind, LRScheduler) or first_parameter(node["_target_"]) == "optimizer":
         if issubclass(kind, ReduceLROnPlateau) and "dev" not in data.splits:
-            raise UserError(
-                "scheduler=ReduceLROnPlateau lowers the rate by dev/nll, and this run has no dev split: set "
-                "data.dev_fraction (0.05, say)."
-            )
+            raise UserError(WITHOUT_DEV)
         return partial(build_scheduler, node)
     schedule = build({key: value for key, value in node.items() if key != "_partial_"})
     if not callable(schedule):

@@ -24,6 +24,7 @@ from lightning.pytorch.callbacks import (
     OnExceptionCheckpoint,
     ProgressBar,
     RichModelSummary,
+    Timer,
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins import CheckpointIO, LayerSync, Precision
@@ -52,6 +53,9 @@ REFUSED = {
     OnExceptionCheckpoint: "makes Lightning start a new run from the checkpoint of a failed one: leave it out, or take "
     "a ModelCheckpoint with save_on_exception=true",
 }
+
+COUNTS = ("overfit_batches", "limit_train_batches", "limit_val_batches", "val_check_interval")
+"""Settings that are a share if they are at most 1, else a number of batches."""
 
 
 def build_trainer(
@@ -85,6 +89,11 @@ def build_trainer(
     settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
     settings["precision"] = resolve_precision(settings["precision"], device)
     settings["default_root_dir"] = settings["default_root_dir"] or folder
+    for key in ("enable_checkpointing", "enable_progress_bar"):
+        settings[key] = settings[key] is not False  # null is Lightning's default, true
+    for key in COUNTS:  # Lightning takes 4.0 for 4, but not in all that depends on it
+        if isinstance(settings[key], float) and settings[key] > 1 and settings[key].is_integer():
+            settings[key] = int(settings[key])
     if settings["barebones"]:
         raise UserError(
             "trainer.barebones=true turns off loggers and checkpoints, which charlab needs: leave it out, and turn off "
@@ -132,7 +141,7 @@ def build_trainer(
     if settings["max_epochs"] is None:
         if settings["max_steps"] > 0:
             settings["max_epochs"] = math.ceil(settings["max_steps"] * accumulated / batches)
-        elif max_seconds or settings["max_time"] or settings["fast_dev_run"]:
+        elif max_seconds or settings["max_time"] or settings["fast_dev_run"] or _end_by_time(settings["callbacks"]):
             settings["max_epochs"] = -1
         else:
             raise UserError("The run has no budget: set trainer.max_steps, trainer.max_epochs or budget.max_seconds.")
@@ -161,6 +170,8 @@ def build_trainer(
             f"trainer.devices={settings['devices']} ({reason}): change what it names, or choose strategy=auto and "
             "devices=1."
         ) from error
+    if not hasattr(trainer, "val_check_interval"):  # Lightning keeps no time, but `EarlyStopping` asks for it
+        trainer.val_check_interval = settings["val_check_interval"]
     micro_batch_size_of(data.batch_size, trainer.world_size, accumulated)  # raises unless it divides evenly
     _check_processes(trainer, folder)
     return trainer
@@ -183,6 +194,12 @@ def has_several_processes(node: Mapping[str, Any]) -> bool:
 
 def _check_processes(trainer: Trainer, folder: Path) -> None:
     """Raise `UserError` if the other processes could not be started, or would never join."""
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:  # forks, which Lightning chooses in a notebook
+        raise UserError(
+            f"trainer.devices={trainer.num_devices} would start processes from the memory of this notebook, and what "
+            "they learn would be lost with them: set trainer.devices=1, or train from a shell."
+        )
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.world_size > 1 and isinstance(environment, LightningEnvironment) and '"' in str(folder):
         raise UserError(
@@ -285,6 +302,11 @@ def _with_default_callbacks(callbacks: list[Callback], settings: Mapping[str, An
         callbacks = [part for part in callbacks if not isinstance(part, Checkpoint)]
     # Lightning calls checkpoints in the order of the list, and charlab's saves the state of the others.
     return sorted(callbacks, key=lambda part: isinstance(part, Checkpointing))
+
+
+def _end_by_time(callbacks: Sequence[Callback]) -> bool:
+    """Return whether one of the callbacks is a `Timer` that ends training."""
+    return any(isinstance(part, Timer) and part.time_remaining() is not None for part in callbacks)
 
 
 def _refuse_strategy(strategy: Any) -> None:

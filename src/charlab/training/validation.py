@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from charlab.errors import UserError
 from charlab.evaluation.metric import NegativeLogLikelihood, count_characters
 from charlab.evaluation.protocols import Blocks, Estimate, Score, Sizes
 from charlab.evaluation.scoring import score_window
@@ -64,6 +65,11 @@ class EvaluatedModule(LightningModule):
         self._metrics = nn.ModuleDict({f"{split}_nll": NegativeLogLikelihood() for split in splits})
 
     def setup(self, stage: str) -> None:
+        if self.trainer.datamodule is None:
+            raise UserError(
+                "This module reads a datamodule, not dataloaders: give the trainer the datamodule itself, as in "
+                "trainer.fit(module, datamodule)."
+            )
         self.trainer.datamodule.draws_by_batch = self.model.likelihood == "bound"
 
     @property

@@ -42,6 +42,10 @@ class Averaging(Callback):
         self._updates = 0
         self._last_step = 0
 
+    def setup(self, trainer: Trainer, pl_module: LanguageModelModule, stage: str) -> None:
+        if stage == "fit":  # else the average of an earlier training would go on
+            self._average, self._updates, self._last_step = [], 0, 0
+
     def on_train_start(self, trainer: Trainer, pl_module: LanguageModelModule) -> None:
         if any(isinstance(optimizer, KeepsAverage) for optimizer in trainer.optimizers):
             raise UserError(

@@ -17,7 +17,7 @@ from typing import IO, Any
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from charlab.curves import FILE_NAME as CURVES
 from charlab.errors import UserError
@@ -228,22 +228,35 @@ class Checkpointing(ModelCheckpoint):
                 write_atomically(Path(self.best_model_path), lambda file: shutil.copyfileobj(last, file))
 
 
-class AtomicCheckpointIO(CheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoints atomically, and read them without executing code.
 
-    A checkpoint that cannot be read back does not replace the previous one.
+    A checkpoint that cannot be read back does not replace the previous one. In a remote folder, such as s3://…, this is
+    left to Lightning.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        write_atomically(Path(path), partial(_write, checkpoint))
+        if _is_remote(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+        else:
+            write_atomically(Path(path), partial(_write, checkpoint))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
+        if _is_remote(path):
+            return super().load_checkpoint(path, map_location, weights_only=True)
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        Path(path).unlink(missing_ok=True)
+        if _is_remote(path):
+            super().remove_checkpoint(path)
+        else:
+            Path(path).unlink(missing_ok=True)
+
+
+def _is_remote(path: str | Path) -> bool:
+    return "://" in str(path)
 
 
 def _write(checkpoint: dict[str, Any], file: IO[bytes]) -> None:

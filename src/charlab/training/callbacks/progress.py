@@ -110,7 +110,8 @@ class ProgressDisplay(LightningProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write a line with the nll of every split, in nats per character."""
-        if isinstance(pl_module, LanguageModelModule) and trainer.is_global_zero and self.enabled:
+        is_shown = trainer.is_global_zero and self.enabled and not trainer.sanity_checking
+        if is_shown and isinstance(pl_module, LanguageModelModule):
             self.show_scores(trainer.global_step, pl_module.scores)
 
     def show_line(self, line: str) -> None:
