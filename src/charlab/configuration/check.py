@@ -44,6 +44,8 @@ UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegat
 """Types of those of their parameters for which infinity means no limit."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
+OVERLAYS = ("experiment", "local")
+"""Groups whose files set keys of the whole configuration."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
 _DEEPEST = 100  # levels of a configuration
 
@@ -122,6 +124,7 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
     """Check the keys of a mapping that has no `_target_`."""
     for key, value in node.items():
         inner = _join(path, key)
+        _check_misplaced(key, node, path, composition)
         constructed = isinstance(value, dict) and "_target_" in value
         further = bool(path) and constructed  # for example, a callback that the user added
         known = any(name == inner or name.startswith(f"{inner}.") for name in values)
@@ -131,6 +134,27 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
             raise unknown_key(inner, siblings, composition.declared, composition.place(inner))
         if isinstance(value, dict) and not constructed and inner not in SWEEP_KEYS:
             _check_keys(value, inner, composition, values)
+
+
+def _check_misplaced(key: Any, node: dict[str, Any], path: str, composition: Composition) -> None:
+    """Check that a file means the key that it sets: not one with dots, or one below its group, which nothing reads."""
+    inner = _join(path, key)
+    outer, dot, rest = str(key).partition(".")
+    if dot and outer in (*node, "hydra"):
+        nested = rest.replace(".", ": {")
+        raise UserError(
+            f"{inner}{composition.place(inner)} is one key with a dot in its name, which sets nothing: write "
+            f"{outer}: {{{nested}: …{'}' * (rest.count('.') + 1)}."
+        )
+    if path or key not in OVERLAYS or key not in composition.declared or not isinstance(node[key], dict):
+        return
+    for name, value in node[key].items():
+        if name in node and isinstance(value, dict) == isinstance(node[name], dict):
+            own = f"{inner}.{name}"
+            raise UserError(
+                f"{own}{composition.place(own)} sets nothing: begin the file with the line # @package _global_, so "
+                f"that it sets {name}."
+            )
 
 
 def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
