@@ -307,7 +307,7 @@ def _set_up_logging(job: DictConfig) -> None:
             if not isinstance(error.__cause__, FileNotFoundError):  # a file in the job's folder
                 raise
         configure_log(job.hydra.hydra_logging, job.hydra.verbose)
-    except (*COMPOSITION_ERRORS, AssertionError) as error:
+    except COMPOSITION_ERRORS as error:
         settings = "hydra.verbose, hydra.job_logging or hydra.hydra_logging"
         raise UserError(f"Python cannot log by {settings}: {one_sentence(error)}") from error
 

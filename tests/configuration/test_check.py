@@ -220,6 +220,14 @@ def test_a_primary_configuration_that_is_not_yaml_is_located(conf: Path) -> None
         composer.job(composer.prepare(["seed=2"]))
 
 
+@pytest.mark.parametrize("listed", ["", " 3", " {model: net}"])
+def test_a_primary_configuration_whose_defaults_are_no_list(conf: Path, listed: str) -> None:
+    write(conf, {"mine.yaml": f"defaults:{listed}\n"})
+    composer = Composer("mine", config_loader(conf), VALUES)
+    with pytest.raises(UserError, match="Invalid defaults list in 'mine'"):
+        composer.job(composer.prepare(["seed=2"]))
+
+
 def test_missing_values_are_allowed_where_a_configuration_is_only_shown(composer: Composer) -> None:
     overrides = ["model.width=???"]
     assert "width" in composer.job(overrides, complete=False).model.keys()  # noqa: SIM118

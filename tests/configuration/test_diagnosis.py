@@ -62,6 +62,22 @@ def test_a_file_that_is_not_yaml_is_located(mistake: Callable[..., str], conf: P
     assert "\n" not in told
 
 
+def test_a_file_that_includes_itself(mistake: Callable[..., str], conf: Path) -> None:
+    write(conf, {"model/circle.yaml": "defaults: [circle, _self_]\nsize: 3\n"})
+    assert mistake("model=circle") == (
+        "The defaults list of model/circle.yaml has the file itself: leave it out there."
+    )
+    write(conf, {"model/first.yaml": "defaults: [second]\n", "model/second.yaml": "defaults: [first]\n"})
+    assert mistake("model=first").startswith("A defaults list leads back to its own file, or a value is nested too")
+
+
+def test_a_group_that_a_file_names_by_a_number(mistake: Callable[..., str], conf: Path) -> None:
+    write(conf, {"model/numbered.yaml": "defaults: [{1: small}, _self_]\nsize: 3\n"})
+    told = mistake("model=numbered")
+    assert told.endswith(".")
+    assert "\n" not in told
+
+
 def test_a_file_that_is_not_utf8_is_named(mistake: Callable[..., str], conf: Path) -> None:
     (conf / "model" / "cafe.yaml").write_bytes("# café\n_target_: toy.parts.Record\nsize: 3\n".encode("latin-1"))
     assert mistake("model=cafe") == (

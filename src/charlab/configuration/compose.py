@@ -39,6 +39,7 @@ from charlab.configuration.sources import (
     VERSION_BASE,
     Composition,
     conf_folder,
+    defaults_list,
     hydra_config,
     hydra_state,
     user_conf_folder,
@@ -155,12 +156,13 @@ class Composer:
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
         """The groups in the program's defaults list, and those of them that accept several options."""
-        names = [entry for entry in self._own.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+        names = [entry for entry in defaults_list(self._own) if isinstance(entry, str) and entry != "_self_"]
         chosen: dict[str, Any] = {}
         for content in [*map(self._content, names), self._own]:  # a file of the user's may begin with train
-            for entry in content.get("defaults", []):
+            for entry in defaults_list(content):
                 chosen |= entry if isinstance(entry, dict) else {}
-        chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
+        chosen = {str(key).removeprefix("optional "): value for key, value in chosen.items()}
+        chosen = {key: value for key, value in chosen.items() if "override " not in key}
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
 
     @cached_property

@@ -188,7 +188,7 @@ def parse_or_none(override: str) -> Override | None:
     """Return the parsed override; None if it is not a valid one."""
     try:
         return parse(override)
-    except HydraException:
+    except (HydraException, RecursionError):
         return None
 
 

@@ -73,6 +73,12 @@ def hydra_config(config: DictConfig) -> Iterator[None]:
         instance.cfg = former
 
 
+def defaults_list(content: object) -> list[Any]:
+    """Return the defaults list in the content of a configuration file; empty if it has none, or one that is no list."""
+    listed = content.get("defaults") if isinstance(content, dict) else None
+    return listed if isinstance(listed, list) else []
+
+
 class Composition:
     """One composition: its overrides and files, and where each value was set.
 
@@ -203,14 +209,18 @@ class Composition:
         files = (file for folder in self._folders for file in sorted(folder.rglob("*.yaml")))
         return next((file for file in files if file.is_file() and contents in file.read_bytes()), None)
 
+    def included(self, name: str) -> list[str]:
+        """Return the files that a file's defaults list names, as written there."""
+        return [entry for entry in self._defaults_of(name) if isinstance(entry, str)]
+
     def file_chooses(self, name: str, option: str) -> bool:
         """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""
         group, _, choice = option.rpartition("/")
-        wanted = {f"override /{group}": choice}
-        return any(
-            wanted in (OmegaConf.to_container(OmegaConf.create(text)) or {}).get("defaults", [])  # type: ignore[union-attr]
-            for text in self._texts_of(name)
-        )
+        return {f"override /{group}": choice} in self._defaults_of(name)
+
+    def _defaults_of(self, name: str) -> list[Any]:
+        contents = (OmegaConf.to_container(OmegaConf.create(text)) for text in self._texts_of(name))
+        return [entry for content in contents for entry in defaults_list(content)]
 
     @cached_property
     def _files(self) -> list[tuple[str, bool, set[str]]]:
