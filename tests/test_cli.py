@@ -434,6 +434,27 @@ def test_a_mistake_in_what_is_hydras(
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-sc", "install=tcsh"], "No completion plugin for 'tcsh' found"),
+        (["train", "--hydra-help", "model=gpt"], "Could not override 'model'"),
+        (["train", "-m", "--help", "seed=1,2"], "Ambiguous value for argument 'seed=1,2'"),
+        (["generate", "--cfg", "job", "--package", "nope"], "package 'nope' not found in config"),
+        (["generate", "--experimental-rerun", "nope.pickle"], "There is no file nope.pickle: give "),
+    ],
+)
+def test_a_mistake_in_what_hydra_shows(
+    capfd: pytest.CaptureFixture[str], empty_folder: Path, arguments: list[str], sentence: str
+) -> None:
+    assert cli.main(arguments) == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(sentence)
+    assert told.err.count("\n") == 1
+    assert list(empty_folder.iterdir()) == []
+
+
 def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
     Path("callbacks_of_mine.py").write_text(
         "class Mine:\n"

@@ -24,9 +24,10 @@ from typing import Any, NoReturn, cast
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import configure_log, run_job
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, read_write
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from charlab import __version__
 from charlab.command import command, remember_call
@@ -272,9 +273,8 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
         try:
             arguments, single = _checked(config_name, arguments)
             if single is None:
-                with _command_line(arguments):
-                    hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
-        except InterpolationResolutionError as error:  # of what --resolve shows
+                _run_by_hydra(config_name, task, arguments)
+        except InterpolationResolutionError as error:  # in a setting of Hydra's
             raise (find_user_error(error) or UserError(one_sentence(error))) from None
         if single is not None:
             with _command_line(arguments):
@@ -283,6 +283,22 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
         if imports:
             gc.enable()
     return 0
+
+
+def _run_by_hydra(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> None:
+    with _command_line(arguments):
+        hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+
+
+def _show(config_name: str, arguments: list[str]) -> NoReturn:
+    """Let Hydra show what the arguments ask for, and exit; what it raises is a mistake, told in one sentence."""
+    try:
+        _run_by_hydra(config_name, _train, arguments)
+    except (HydraException, OmegaConfBaseException, LookupError, ValueError) as error:
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
+    except SystemExit as end:
+        raise SystemExit(2 if end.code == 1 else end.code) from None  # Hydra has told of an unknown --package
+    raise SystemExit(0)
 
 
 def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: DictConfig) -> None:
@@ -361,13 +377,20 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
 
     Returns:
         The arguments in the form that Hydra expects, the overrides first; and the configuration of a single job with
-        its composer, or None if the arguments ask for a sweep, or for something that Hydra shows.
+        its composer, or None if the arguments ask for a sweep by Hydra's own sweepers, or to rerun a saved job.
+
+    Raises:
+        SystemExit: if everything is done: something is shown, a run is finished already, or a study has been run.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     folders = _config_flags(options)  # Hydra takes the last one of each flag
     flags = [*(argument for argument in arguments if argument not in options.overrides), *folders]
-    if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
+    if options.experimental_rerun:
+        if not Path(options.experimental_rerun).is_file():
+            raise UserError(f"There is no file {options.experimental_rerun}: give --experimental-rerun a saved job.")
         return [*options.overrides, *flags], None
+    if options.shell_completion or options.hydra_help or options.version:  # Hydra's alone
+        _show(config_name, [*options.overrides, *flags])
     _check_flags(options)
     loader = config_loader(Path(options.config_path)) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
@@ -380,7 +403,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
             composer.jobs(overrides)
         else:
             overrides = _as_composed(overrides, composer.job(overrides, complete=False))
-        return [*overrides, *flags], None
+        _show(config_name, [*overrides, *flags])
     if not sweep and not (config_name == "train" and _is_study(overrides)):
         job = composer.job(overrides, build=False)
         if job.hydra.mode != RunMode.MULTIRUN:  # which a config file of the user's may set
