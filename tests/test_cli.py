@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from tests.helpers.warm import warm
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 ROOT = Path(__file__).parents[1]
+LOG = "hydra.job_logging.handlers.file.filename"
 
 
 class Diverged(RuntimeError):
@@ -415,6 +417,8 @@ def test_flags_that_do_not_go_together(
         (["+hydra.callbacks.mine._target_=nope.Mine"], "hydra.callbacks.mine cannot be built: "),
         (["hydra.verbose=null"], "Python cannot log by hydra.verbose, hydra.job_logging or hydra.hydra_logging: "),
         (["hydra.job_logging.root.level=LOUD"], "Python cannot log by hydra.verbose, hydra.job_logging or "),
+        (["hydra/job_logging=default", f"{LOG}=logs/train.log"], "Python cannot log by hydra.verbose, "),
+        (["hydra/job_logging=default", f"{LOG}=${{hydra.runtime.output_dir}}/logs/train.log"], "Python cannot log by "),
     ],
 )
 def test_a_mistake_in_what_is_hydras(
@@ -453,6 +457,15 @@ def test_a_mistake_in_what_hydra_shows(
     assert told.err.startswith(sentence)
     assert told.err.count("\n") == 1
     assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["hydra.runtime.output_dir", "hydra:runtime.output_dir"])
+def test_a_log_in_the_folder_of_the_run(runs: list[DictConfig], train: Train, empty_folder: Path, name: str) -> None:
+    assert train("model=bigram", "hydra/job_logging=default", f"{LOG}=${{{name}}}/mine.log") == 0
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert len(list(empty_folder.glob("outputs/runs/bigram-textfile/*/mine.log"))) == 1
+    assert len(runs) == 1
 
 
 def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,7 @@ from charlab.configuration.compose import (
 )
 from charlab.configuration.messages import COMPOSITION_ERRORS, exit_code, find_user_error, one_sentence
 from charlab.configuration.overrides import escape_interpolations, without_effect
-from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
 from charlab.configuration.value_types import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
@@ -314,13 +314,14 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
 
 def _set_up_logging(job: DictConfig) -> None:
     """Set up Hydra's logging, after trying the job's, which Hydra sets up once the job's folder is made."""
+    output_dir = os.path.abspath(job.hydra.run.dir)
     try:
         try:
-            configure_log(job.hydra.job_logging, job.hydra.verbose)
-        except InterpolationResolutionError:  # of a name that is known in the job
-            pass
+            with hydra_config(job):
+                configure_log(job.hydra.job_logging, job.hydra.verbose)
         except ValueError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):  # a file in the job's folder
+            absent = error.__cause__
+            if not isinstance(absent, FileNotFoundError) or os.path.dirname(absent.filename) != output_dir:
                 raise
         configure_log(job.hydra.hydra_logging, job.hydra.verbose)
     except COMPOSITION_ERRORS as error:
@@ -442,6 +443,7 @@ def _check_job(config_name: str, job: DictConfig, overrides: Sequence[str]) -> N
             raise SystemExit(0)
     with read_write(job.hydra):
         job.hydra.run.dir = escape_interpolations(str(folder))  # the identity in its name is not computed again
+        job.hydra.runtime.output_dir = escape_interpolations(os.path.abspath(folder))  # for logs
     if trains or not folder.is_dir():  # the other programs write nothing there
         check_output_folder(folder)
 
