@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import os
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -101,6 +102,17 @@ def test_a_run_keeps_its_configuration_where_hydra_would(tmp_path, monkeypatch, 
     assert [path.name for path in folder.iterdir()] == folders
     for path in folder.iterdir():
         assert {file.name for file in path.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+
+
+def test_what_is_hydras_counts_or_is_refused(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("charlab.api.train", lambda config, folder, overrides: seen.append(os.environ.get("MINE")))
+    run = partial(charlab.run, "data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}")
+    run("+hydra.job.env_set.MINE=1")
+    assert (seen, os.environ.get("MINE")) == (["1"], None)
+    with pytest.raises(UserError, match=r"hydra\.callbacks are called by the command line alone"):
+        run("+hydra.callbacks.mine._target_=x.Y")
+    assert len(seen) == 1
 
 
 def test_classes_are_told_from_values():

@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.core.utils import env_override
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
@@ -68,6 +69,9 @@ def run(*overrides: str, **parts: Any) -> Record:
         raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
+    if config.hydra.callbacks:
+        raise UserError("hydra.callbacks are called by the command line alone: leave them out, or use charlab train.")
+    environment = dict(config.hydra.job.env_set)
     folder = output_folder(config, sweep=False)
     assert folder is not None  # as for every single run
     with hydra_config(config):
@@ -86,7 +90,8 @@ def run(*overrides: str, **parts: Any) -> Record:
         del config["hydra"]
     leave_out_sweep(config)
     try:
-        return train(config, folder, overrides)
+        with env_override(environment):
+            return train(config, folder, overrides)
     finally:
         set_threads(None)  # as before the run
 

@@ -499,6 +499,7 @@ def test_a_long_name_is_shortened_and_shown_whole(
         (["study=mnie"], "There is no study=mnie in charlab's own configuration"),
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
         (["study=mine", "+hydra.callbacks.mine._target_=x.Y"], "hydra.callbacks are called for Hydra's own jobs"),
+        (["study=mine", "+hydra.job.env_set.A=1"], "hydra.job.env_set is for Hydra's own jobs: set A in the env"),
         (["study=mine", "hydra.sweep.dir=elsewhere"], "hydra.sweep.dir=elsewhere places Hydra's own jobs"),
         pytest.param(["study=mine", "model.typo=1"], "There is no key model.typo", marks=pytest.mark.slow),
         pytest.param(["study=mine", "output_dir=../text.txt"], "cannot be created, because", marks=pytest.mark.slow),
