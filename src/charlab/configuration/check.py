@@ -42,6 +42,8 @@ FINITE_FLOAT_TARGETS = ("torch.", "lightning.pytorch.Trainer")
 """Prefixes of targets whose parameters are declared as any float, but mean nothing when infinite or NaN."""
 UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
 """Types of those of their parameters for which infinity means no limit."""
+PARTS = (*LIGHTNING_FREE, "data", "objective", "averaging", "trainer")
+"""Parts that consist of one object each."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
 OVERLAYS = ("experiment", "local")
@@ -110,6 +112,9 @@ def check_values(tree: dict[str, Any], composition: Composition, values: Mapping
             raise UserError(f"The configuration has no {path}: do not delete it.")
         _check_value(node[key], path, annotation, composition)
     _check_keys(tree, "", composition, values)
+    for part in PARTS:
+        if part in values and isinstance(tree[part], dict) and "_target_" not in tree[part]:
+            raise UserError(f"{part} has no _target_: let its file name what to build, _target_: MODULE.CLASS.")
     _check_folders(tree, names_folder=values.get("name") is str)
     for group in COMPONENTS:
         for key, component in (tree.get(group) or {}).items():
@@ -227,7 +232,7 @@ def check_parts(tree: dict[str, Any], composition: Composition) -> None:
         from charlab.configuration.trial_build import build_data_and_objective, build_model
 
         model = build_model(tree)
-        for key in ("data", "objective"):
+        for key in ("data", "objective", "averaging"):
             check_constructions(parts.get(key), key, composition)
         build_data_and_objective(tree, model)
     for key, part in parts.items():
