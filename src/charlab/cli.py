@@ -393,7 +393,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
     if options.shell_completion or options.hydra_help or options.version:  # Hydra's alone
         _show(config_name, [*options.overrides, *flags])
     _check_flags(options)
-    loader = config_loader(Path(options.config_path)) if options.config_path else None
+    loader = config_loader(Path(options.config_path), options.config_dir) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     typed = with_extended(typed) if config_name == "train" else typed
@@ -474,9 +474,10 @@ def _is_study(overrides: Sequence[str]) -> bool:
 
 
 def _config_flags(options: Namespace) -> list[str]:
-    """Return the given options that say where configuration files are, with absolute paths."""
+    """Return the given options that say which configuration files are read, with absolute paths."""
     given = {"--config-path": options.config_path, "--config-dir": options.config_dir}
-    return [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
+    folders = [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
+    return [*folders, *(("--config-name", options.config_name) if options.config_name else ())]
 
 
 @contextmanager

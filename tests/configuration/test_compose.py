@@ -11,6 +11,7 @@ from charlab.configuration import sources
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.value_types import VALUES
 from charlab.errors import UserError
 
 
@@ -221,6 +222,21 @@ def test_a_further_folder_and_a_search_path_are_both_searched(tmp_path: Path) ->
     for name in ("first", "second"):
         overrides = ["model=bigram", f"experiment={name}", searched]
         assert compose(overrides, config_dir=str(tmp_path / "first")).name == name
+
+
+def test_a_further_folder_may_hold_the_primary_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nname: mine\n")
+    composer = Composer("mine", values=VALUES["train"], config_dir=str(tmp_path))
+    config = composer.job(composer.prepare(["model=bigram", "logger=csv,tensorboard"]))
+    assert (config.name, list(config.logger)) == ("mine", ["csv", "tensorboard"])
+
+
+def test_a_further_folder_may_be_searched_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    for overrides in ([], ["hydra.searchpath=[conf]"]):
+        assert compose(["model=bigram", "experiment=mine", *overrides], config_dir="conf").name == "mine"
 
 
 def test_the_name_of_an_account_may_be_a_number() -> None:

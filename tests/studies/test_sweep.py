@@ -331,6 +331,16 @@ def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], te
     assert list(plan.cell("only/2").overrides[2:]) == [*kept[:-1], "logger=[]", "~objective", "seed=2"]
 
 
+def test_a_primary_configuration_of_ones_own_is_part_of_the_command(
+    train: Callable[..., int], conf: Path, text_path: Path
+) -> None:
+    (conf / "own.yaml").write_text("defaults: [train, _self_]\n")
+    kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "logger=null"]
+    assert train("-m", "--config-name", "own", *kept, "seed=1,2", "study.name=typed") == 0
+    plan = Plan.load(Path("outputs/studies/typed"))
+    assert plan.command.startswith(f"-m --config-dir {conf} --config-name own model=bigram ")
+
+
 def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = ["data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "optimizer.lr=0.1,0.2"]
     assert charlab.study("model=bigram", *settings, "dry_run=true") is None

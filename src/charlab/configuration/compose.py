@@ -36,6 +36,7 @@ from charlab.configuration.overrides import (
     typed_value,
 )
 from charlab.configuration.sources import (
+    FURTHER,
     VERSION_BASE,
     Composition,
     conf_folder,
@@ -74,19 +75,23 @@ def compose(
     return config
 
 
-def config_loader(folder: Path | None = None) -> ConfigLoader:
+def config_loader(folder: Path | None = None, config_dir: str | None = None) -> ConfigLoader:
     """Return Hydra's loader for a folder of configuration files, charlab's own by default.
 
-    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`); a message
-    says so.
+    The folder `config_dir` is searched as well, and so is a folder `conf` in the working directory, of which a message
+    tells (see `hydra_plugins/charlab_search_path.py`).
     """
     further = user_conf_folder() if folder is None else None
     if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
         _tell_once(f"Options are read from {further} as well.")
-    with hydra_state():
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
-            return GlobalHydra.instance().config_loader()
+    token = FURTHER.set(None if config_dir is None else Path(config_dir).resolve())
+    try:
+        with hydra_state():
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
+                return GlobalHydra.instance().config_loader()
+    finally:
+        FURTHER.reset(token)
 
 
 class Composer:
@@ -106,7 +111,7 @@ class Composer:
         values: Mapping[str, Any] | None = None,
         config_dir: str | None = None,
     ) -> None:
-        self.config_name, self.loader = config_name, loader or config_loader()
+        self.config_name, self.loader = config_name, loader or config_loader(config_dir=config_dir)
         self.values = VALUES[config_name] if values is None else values
         self.config_dir = config_dir
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
@@ -134,12 +139,14 @@ class Composer:
         return self._content(self.config_name)
 
     def searching(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
+        """Return the overrides with `config_dir` at the head of the search path, unless the loader searches it."""
         if self.config_dir is None:
             return list(overrides)
         folder = Path(self.config_dir).resolve()
         if not folder.is_dir():
             raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
+        if any(Path(source.path).resolve() == folder for source in self.loader.get_sources()):
+            return list(overrides)
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
         given = typed_value(typed[0]) if typed else self.searchpath or []
         if not isinstance(given, list):  # a mistake, which Hydra reports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 VERSION_BASE: dict[str, Any] = {} if HYDRA_1_4 else {"version_base": "1.3"}
 """Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
 OWN = "charlab's own configuration"
+FURTHER: ContextVar[Path | None] = ContextVar("FURTHER", default=None)
+"""A folder of configuration files that a loader that is made now searches as well."""
 
 
 def conf_folder() -> Path:
@@ -189,10 +192,14 @@ class Composition:
         folder, _, name = f"{group}/{option}".rpartition("/")
         return name in self._members(folder, ObjectType.CONFIG)
 
-    @property
+    @cached_property
     def _folders(self) -> list[Path]:
-        """The folders of configuration files, in search order."""
-        return [Path(source.path) for source in self._sources if source.scheme() == "file"]
+        """The folders of configuration files, in search order; each once."""
+        unique: dict[Path, Path] = {}
+        for source in self._sources:
+            if source.scheme() == "file":
+                unique.setdefault(Path(source.path).resolve(), Path(source.path))
+        return list(unique.values())
 
     def searched(self) -> list[str]:
         """Return the folders of configuration files as shown to users."""
