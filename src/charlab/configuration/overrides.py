@@ -69,12 +69,18 @@ SWEEP_KEYS = ("study", "search", "launcher", "dry_run")
 def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return overrides with their current names, and a note for each one that changed.
 
+    Hydra's own launchers keep their names if one of its own sweepers is chosen, which starts jobs by them.
+
     Args:
         overrides: overrides from the command line or a study's file.
     """
     translated: list[str] = []
     notes: list[str] = []
+    hydras_own = any(re.fullmatch("hydra/sweeper=(?!charlab$).+", override) for override in overrides)
     for override in overrides:
+        if hydras_own and key_of(override).startswith(("hydra/launcher", "hydra.launcher.")):
+            translated.append(override)
+            continue
         renamed = _renamed(override)
         present = FORMER_OVERRIDES.get(override) or FORMER_OVERRIDES.get(renamed, (renamed,))
         translated += present
