@@ -120,7 +120,7 @@ def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path
 def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     jobs = composer.jobs(["seed=1,2", "model.width=range(3,4)"])
     assert [(job.seed, job.model.width) for job in jobs] == [(1, 3), (2, 3)]
-    for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"]):
+    for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"], ["seed=range(1,9,0)"]):
         with pytest.raises(UserError):
             composer.jobs(overrides)
 

@@ -241,7 +241,10 @@ class Composer:
                 elif isinstance(given, Glob):  # Hydra would not look into the folder of --config-dir
                     values = given.filter(Composition(self, overrides).listed(override.key_or_group))
                 elif override.is_discrete_sweep():
-                    values = list(override.sweep_string_iterator())
+                    try:
+                        values = list(override.sweep_string_iterator())
+                    except (ValueError, ArithmeticError) as error:  # of a step of 0, or of nan
+                        raise UserError(f"{override.input_line} has no values: {one_sentence(error)}") from None
                 else:
                     raise UserError(f"{override.input_line} is a range to search, not to sweep: give single values.")
                 choices[key] = [f"{key}={value}" for value in values]
