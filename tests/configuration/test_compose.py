@@ -180,6 +180,13 @@ def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
     assert str(raised.value) == (
         f"model=gpt is in charlab's own configuration and in {tmp_path}/conf: give the latter file another name."
     )
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /model: gpt]\n"
+    )
+    with pytest.raises(UserError, match=r"^model=gpt \(in experiment/mine\.yaml\) is in charlab's own configuration"):
+        compose(["experiment=mine"])
+    assert compose(["experiment=part2/gpt"]).model._target_.startswith("charlab.")  # which means its own
 
 
 def test_a_long_mapping_in_place_of_an_option_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

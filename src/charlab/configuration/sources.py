@@ -174,18 +174,33 @@ class Composition:
 
     def check_choices(self) -> None:
         """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
-        for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
+        for group, name, place in self._choices() if len(self._folders) > 1 else ():
+            found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
+            if len(found) > 1:
+                raise UserError(
+                    f"{group}={name}{place} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
+                    "give the latter file another name."
+                )
+
+    def _choices(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the group and name of each option that an override, or a file of the user's, chooses; and that file."""
+        for override in map(parse, self.overrides):
             group, chosen = override.key_or_group, override.value()
-            if not any((folder / group).is_dir() for folder in self._folders):
-                continue
-            names = [option for option in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(option, str)]
-            for name in names:
-                found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
-                if len(found) > 1:
-                    raise UserError(
-                        f"{group}={name} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
-                        "give the latter file another name."
-                    )
+            if any((folder / group).is_dir() for folder in self._folders):
+                for name in chosen if isinstance(chosen, list) else [chosen]:
+                    if isinstance(name, str):
+                        yield group, name, ""
+                        yield from self._chosen_in(f"{group}/{name}")
+        yield from self._chosen_in("local/default")
+
+    def _chosen_in(self, file: str) -> Iterator[tuple[str, str, str]]:
+        if (self._folders[0] / f"{file}.yaml").is_file():  # charlab's own
+            return
+        for entry in self._defaults_of(file):
+            for key, name in entry.items() if isinstance(entry, dict) else ():
+                group = str(key).split(" ")[-1].partition("@")[0]  # as in "override /model@package"
+                if group.startswith("/") and isinstance(name, str):
+                    yield group[1:], name, f" (in {file}.yaml)"
 
     def exists(self, group: str, option: str) -> bool:
         """Return whether a group has an option of that name."""
