@@ -75,6 +75,8 @@ def test_wrong_values_are_the_users() -> None:
         compose(["+plot.log_step=true"])
     with pytest.raises(UserError, match="stride must be an integer"):
         compose(["run=x", "stride=0"], "evaluate")
+    with pytest.raises(UserError, match="output is empty: name a folder"):
+        compose(["run=x", "output="], "export")
     with pytest.raises(UserError, match=r"model has no _target_: let its file name what to build"):
         compose(["~model._target_"])
     with pytest.raises(UserError, match=r"trainer\.profiler has no _target_: give it one"):

@@ -173,8 +173,9 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
         text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
         if (shown := text.encode(errors="backslashreplace").decode()) != text:
             raise UserError(f"{key}={shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
-    if tree.get("output_dir") == "":  # runs would be written to the root of the file system
-        raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+    for key in ("output_dir", "output"):
+        if tree.get(key) == "":  # an unset variable of the shell, and what is written would be among the user's files
+            raise UserError(f"{key} is empty: name a folder, or {key}=. for the one you are in.")
     data = tree.get("data")
     if isinstance(data, dict) and data.get("path") == "":  # all files in the working folder would be the text
         raise UserError("data.path is empty: name a file, or data.path=. for all files in the folder that you are in.")
