@@ -211,6 +211,7 @@ def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -
     composer = Composer("mine", config_loader(conf), VALUES)
     assert composer.job(["extra=4"]).extra == 4
     assert composer.prepare(["logger=one,two", "experiment=null"]) == ["logger=[one,two]", "~experiment"]
+    assert Composer("mine.yaml", config_loader(conf), VALUES).job(["extra=4"]).extra == 4
 
 
 def test_a_primary_configuration_that_is_not_yaml_is_located(conf: Path) -> None:

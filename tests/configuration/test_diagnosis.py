@@ -1,3 +1,4 @@
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def test_a_search_path_that_is_no_list_is_told(conf: Path, config_dir: str | Non
     for composed in (composer.job, composer.master):
         with pytest.raises(UserError, match=r"The value of 'hydra\.searchpath=\[a' cannot be read"):
             composed(["hydra.searchpath=[a", "seed=1"])
+
+
+def test_a_group_of_a_package_may_declare_keys(composer: Composer, package: Path) -> None:
+    write(package, {"toyconf/__init__.py": "", "toyconf/paths/__init__.py": "", "toyconf/paths/here.yaml": "notes: a"})
+    importlib.invalidate_caches()
+    config = composer.job(["hydra.searchpath=[pkg://toyconf]", "+paths=here", "model.note=${paths.notes}"])
+    assert config.model.note == "a"
 
 
 def test_the_search_path_of_a_file_is_kept_with_a_further_folder(conf: Path, tmp_path: Path) -> None:

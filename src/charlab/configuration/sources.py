@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 
 from charlab.configuration.build import HYDRA_1_4, accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
@@ -252,14 +253,21 @@ class Composition:
             defaults = loader.compute_defaults_list(name, self.overrides, self._mode).defaults
         found = []
         for default in defaults:
-            name, package = default.config_path or "", default.package or ""
-            for text in self._texts_of(name)[:1] if not name.startswith("hydra/") else []:
-                keys = {f"{package}.{key}" if package else key for key in _keys_in(text)}
+            name, package = (default.config_path or "").removesuffix(".yaml"), default.package or ""
+            for inner in self._keys_set_in(name) if not name.startswith("hydra/") else ():
+                keys = {f"{package}.{key}" if package else key for key in inner}
                 parents = (
                     {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
                 )
                 found.append((name, "/" in name and not package, keys | parents))
         return found
+
+    def _keys_set_in(self, name: str) -> list[frozenset[str]]:
+        """Return the keys that a file sets: the first of that name in a folder, or else in a package."""
+        if texts := self._texts_of(name):
+            return [_keys_in(texts[0])]
+        sources = (source for source in self._sources if source.scheme() != "file" and source.is_config(name))
+        return [_keys_of(source.load_config(name).config) for source in islice(sources, 1)]
 
     @cached_property
     def declared(self) -> set[str]:
@@ -282,7 +290,11 @@ class Composition:
 @cache
 def _keys_in(text: str) -> frozenset[str]:
     """Return the dotted keys that a configuration file with this text sets."""
-    content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
+    return _keys_of(OmegaConf.create(text) or OmegaConf.create())
+
+
+def _keys_of(config: Container) -> frozenset[str]:
+    content = OmegaConf.to_container(config)
     if isinstance(content, dict):
         content.pop("defaults", None)
     return frozenset(all_keys(content))
