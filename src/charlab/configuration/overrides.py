@@ -114,7 +114,7 @@ def prepare(
       `~logger` and `logger=null` become `logger=[]`.
     - For the other `groups`, `callbacks=null` becomes `~callbacks`.
     - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
-    - Values of other `text_keys` are quoted if Hydra would read a number, true or false.
+    - Values of other `text_keys` and of `groups` are quoted if Hydra would read a number, true or false.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
     """
@@ -138,7 +138,8 @@ def prepare(
     if parsed is None:
         is_text = not re.match(r"""["'\[{(]""", value) and "," not in value
     else:
-        is_text = name in text_keys and not parsed.is_sweep_override() and isinstance(parsed.value(), int | float)
+        is_text = name in {*text_keys, *groups} and not parsed.is_sweep_override()
+        is_text = is_text and isinstance(parsed.value(), int | float)
     return f"{key}={quoted(value)}" if is_text else override
 
 
