@@ -158,6 +158,21 @@ def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytes
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+def test_further_ranks_show_a_traceback_only_if_asked(
+    runs: list[DictConfig], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ddp strategy starts them with this process's arguments and environment."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    seen: list[tuple[str | None, list[str]]] = []
+    monkeypatch.setattr(
+        "charlab.runs.train.train", lambda *_: seen.append((os.environ.get("HYDRA_FULL_ERROR"), sys.argv[1:]))
+    )
+    assert train("model=bigram") == 0
+    ((full, arguments),) = seen
+    assert full is None
+    assert "model=bigram" in arguments
+
+
 @pytest.mark.slow
 def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
     program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import charlab.cli"

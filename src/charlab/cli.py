@@ -23,7 +23,7 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log, run_job
+from hydra.core.utils import configure_log, env_override, run_job
 from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, read_write
@@ -286,7 +286,7 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
 
 
 def _run_by_hydra(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> None:
-    with _command_line(arguments):
+    with _command_line(arguments), env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra passes exceptions on
         hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
 
 
@@ -482,17 +482,13 @@ def _config_flags(options: Namespace) -> list[str]:
 
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Set `sys.argv`, which Hydra reads, and let Hydra pass exceptions on, while the block runs."""
-    former, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [former[0], *arguments], "1"
+    """Set `sys.argv`, which Hydra reads, and from which a ddp strategy starts further ranks, while the block runs."""
+    former = sys.argv
+    sys.argv = [former[0], *arguments]
     try:
         yield
     finally:
         sys.argv = former
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
 
 
 train = partial(_hydra, "train", _train)
