@@ -349,13 +349,16 @@ def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd:
 
 
 @pytest.mark.slow
-def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train", "own"])
+def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path, name: str) -> None:
     """Hydra itself starts the sweep, by charlab's configuration and another program than charlab's."""
+    (work / "conf").mkdir()
+    (work / "conf" / "own.yaml").write_text("defaults: [train, _self_]\n")
     (work / "program.py").write_text(f"""
 import hydra
 import charlab.runs.store
 
-@hydra.main(config_path={str(OWN)!r}, config_name="train", **{VERSION_BASE!r})
+@hydra.main(config_path={str(OWN)!r}, config_name={name!r}, **{VERSION_BASE!r})
 def run(config):
     raise AssertionError("cells are run by charlab")
 
