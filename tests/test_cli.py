@@ -207,6 +207,19 @@ def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     assert len(list(empty_folder.glob("outputs/runs/transformer-textfile/*"))) == 2
 
 
+@pytest.mark.parametrize("override", ["dry_run=true", "study=demo", "launcher=slurm"])
+def test_hydras_own_sweeper_refuses_what_it_would_ignore(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert train("-m", "hydra/sweeper=basic", "model=bigram", override) == 2
+    assert capfd.readouterr() == (
+        "",
+        f"{override} concerns charlab's own sweeps, and hydra/sweeper=basic starts Hydra's: leave out one of them.\n",
+    )
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -418,6 +418,9 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
 
         results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
+    if config_name == "train" and (override := without_effect(overrides)) is not None:
+        own = f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']}"
+        raise UserError(f"{override} concerns charlab's own sweeps, and {own} starts Hydra's: leave out one of them.")
     for job in composer.jobs(overrides):
         check_output_folder(output_folder(job, sweep=True))
     return [*overrides, *flags], None
