@@ -175,7 +175,9 @@ class Composition:
 
     def check_choices(self) -> None:
         """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
-        for group, name, place in self._choices() if len(self._folders) > 1 else ():
+        if len(self._folders) < 2:
+            return
+        for group, name, place in self._choices():
             found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
             if len(found) > 1:
                 raise UserError(
@@ -254,7 +256,7 @@ class Composition:
         found = []
         for default in defaults:
             name, package = (default.config_path or "").removesuffix(".yaml"), default.package or ""
-            for inner in self._keys_set_in(name) if not name.startswith("hydra/") else ():
+            for inner in self._keys_set_in(name) if not name.startswith("hydra/") else []:
                 keys = {f"{package}.{key}" if package else key for key in inner}
                 parents = (
                     {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
