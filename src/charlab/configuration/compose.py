@@ -145,7 +145,8 @@ class Composer:
         folder = Path(self.config_dir).resolve()
         if not folder.is_dir():
             raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
-        if any(Path(source.path).resolve() == folder for source in self.loader.get_sources()):
+        files = (source for source in self.loader.get_sources() if source.scheme() == "file")
+        if any(Path(source.path).resolve() == folder for source in files):
             return list(overrides)
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
         given = typed_value(typed[0]) if typed else self.searchpath or []

@@ -244,7 +244,7 @@ def _path_to(node: Node, line: int, key: str) -> str | None:
     return None
 
 
-def _unreadable(override: str, failure: HydraException) -> UserError:
+def _unreadable(override: str, failure: Exception) -> UserError:
     key, equals, _ = override.partition("=")
     if not equals:
         return UserError(f"{override!r} is not of the form key=value.")

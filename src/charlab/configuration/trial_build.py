@@ -93,7 +93,7 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
-    """Build the data module, without reading any text, objective and averaging; check the kind of Lightning's parts."""
+    """Build data module (without reading any text), objective and averaging; check the kind of Lightning's parts."""
     data = _attempt_anywhere(tree, "data", lambda: build(tree["data"]))
     from lightning.pytorch import Callback  # imported here: it is slow, and building the data module imports it anyway
     from lightning.pytorch.profilers import Profiler
