@@ -509,6 +509,23 @@ def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, cap
     assert len(runs) == 1
 
 
+def test_callbacks_of_hydra_hear_of_a_failure(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("listeners_of_mine.py").write_text(
+        "class Mine:\n"
+        "    def on_job_end(self, config, job_return, **_):\n"
+        "        print(job_return.status.name)\n"
+        "    def on_run_end(self, **_):\n"
+        "        print('ended')\n"
+        "    def __getattr__(self, event):\n"
+        "        return lambda **_: None\n"
+    )
+    for seed, code, told in ((2, 2, "The text is too short.\n"), (5, 1, "The loss is not a number.\n")):
+        assert train("model=bigram", f"seed={seed}", "+hydra.callbacks.mine._target_=listeners_of_mine.Mine") == code
+        assert capfd.readouterr() == ("FAILED\nended\n", told)
+
+
 def test_a_folder_of_configuration_files_is_relative_to_the_working_folder(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

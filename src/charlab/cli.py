@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -157,12 +158,11 @@ def _new(arguments: list[str]) -> int:
 def _train(config: DictConfig) -> object:
     hydra_config = HydraConfig.get()
     from charlab.runs.train import train
-    from charlab.training.callbacks.divergence import DivergedError
 
     resolve_values(config)
     leave_out_sweep(config)
     overrides = typed_overrides(hydra_config)
-    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
+    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides))
 
 
 def _evaluate(config: DictConfig) -> object:
@@ -189,24 +189,12 @@ def _export(config: DictConfig) -> object:
     return _task(lambda: export_run(config))
 
 
-def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:
-    """Run a job; for a `UserError`, or an error of type `outcome`, print the message without a traceback.
-
-    In a sweep both errors are left to Hydra, which continues with the other jobs and reports the first failure.
-    """
-    if not gc.isenabled():  # everything is imported by now
+def _task(run: Callable[[], object]) -> object:
+    """Run a job, with the garbage collector on again: everything is imported by now."""
+    if not gc.isenabled():
         gc.freeze()
         gc.enable()
-    try:
-        return run()
-    except Exception as error:
-        mistake = find_user_error(error)
-        if isinstance(error, PartError) and HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise SystemExit(f"{error} (HYDRA_FULL_ERROR=1 before the command shows the traceback.)") from error
-        if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
-            raise
-        print(mistake or error, file=sys.stderr)
-        raise SystemExit(2 if mistake else 1) from None  # Hydra would add its own line to any other exception
+    return run()
 
 
 def _hydra(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None = None) -> int:
@@ -245,13 +233,25 @@ def _exit_code(program: Callable[[], int]) -> int:
     except BrokenPipeError:
         raise
     except SystemExit as end:
-        if isinstance(end.__cause__, PartError) and os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exception(end.__cause__)
-        elif isinstance(end.code, str):
+        if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (KeyboardInterrupt, Exception) as error:
+        return _told(error)
+
+
+def _told(error: BaseException) -> int:
+    """Print what ended a program and return its exit code; a failing part of the user's is one sentence as well."""
+    divergence = sys.modules.get("charlab.training.callbacks.divergence")  # importing it takes a second
+    if isinstance(error, PartError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        print(f"{error} (HYDRA_FULL_ERROR=1 before the command shows the traceback.)", file=sys.stderr)
+    elif isinstance(error, PartError):
+        traceback.print_exception(error)
+    elif divergence is not None and isinstance(error, divergence.DivergedError):
+        print(error, file=sys.stderr)
+    else:
         return exit_code(error)
+    return 1
 
 
 def _find_own_modules() -> None:
@@ -309,7 +309,8 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
     context = HydraContext(composer.loader, cast(Any, told))
     done = run_job(task, job, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
     told.on_run_end(config=job, config_name=composer.config_name, job_return=done)
-    _ = done.return_value  # raises what the task has raised
+    with redirect_stderr(io.StringIO()):  # to which Hydra writes a line of its own
+        _ = done.return_value  # raises what the task has raised
 
 
 def _set_up_logging(job: DictConfig) -> None:
