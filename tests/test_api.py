@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 import charlab
-from charlab.api import _apart, _overrides
+from charlab.api import _apart, _overrides, node_of
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.notebook import NotebookLive, Output
@@ -120,6 +120,10 @@ def test_classes_are_told_from_values():
     assert set(objects) == {"model", "callbacks"}
     assert typed == ["seed=3", "data.context_length=8"]
     assert _apart({"seed": np.arange(4)[3]}) == ({}, ["seed=3"])
+
+
+def test_numbers_stay_the_keys_of_a_mapping():
+    assert node_of(partial(dict, table={1: "a", "b": 2}), "model")["table"] == {1: "a", "b": 2}
 
 
 def test_a_mistake_is_one_sentence_in_a_notebook(capsys):
