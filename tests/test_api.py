@@ -123,7 +123,8 @@ def test_classes_are_told_from_values():
 
 
 def test_numbers_stay_the_keys_of_a_mapping():
-    assert node_of(partial(dict, table={1: "a", "b": 2}), "model")["table"] == {1: "a", "b": 2}
+    for table, kept in (({1: "a", 2: "b"}, {1: "a", 2: "b"}), ({1: "a", "b": 2}, {"1": "a", "b": 2})):
+        assert node_of(partial(dict, table=table), "model")["table"] == kept
 
 
 def test_a_mistake_is_one_sentence_in_a_notebook(capsys):

@@ -317,8 +317,8 @@ def _plain(value: Any, key: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
-        names = {name: name if type(name) in (bool, int, float) else str(name) for name in value}
-        return {names[name]: _plain(part, f"{key}.{name}") for name, part in value.items()}
+        numbers = all(type(name) in (bool, int, float) for name in value)  # keys of several types have no order
+        return {name if numbers else str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Real):
