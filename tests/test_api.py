@@ -2,6 +2,7 @@
 
 import builtins
 import math
+import os
 from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 import charlab
-from charlab.api import _apart, _overrides
+from charlab.api import _apart, _overrides, node_of
 from charlab.configuration.compose import compose
 from charlab.errors import UserError
 from charlab.notebook import NotebookLive, Output
@@ -120,11 +121,27 @@ def test_a_run_keeps_its_configuration_where_hydra_would(tmp_path, monkeypatch, 
         assert {file.name for file in path.iterdir()} == {"config.yaml", "hydra.yaml", "overrides.yaml"}
 
 
+def test_what_is_hydras_counts_or_is_refused(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("charlab.api.train", lambda config, folder, overrides: seen.append(os.environ.get("MINE")))
+    run = partial(charlab.run, "data=play", "data.corpus.length=20000", "model=bigram", f"output_dir={tmp_path}")
+    run("+hydra.job.env_set.MINE=1")
+    assert (seen, os.environ.get("MINE")) == (["1"], None)
+    with pytest.raises(UserError, match=r"hydra\.callbacks are called by the command line alone"):
+        run("+hydra.callbacks.mine._target_=x.Y")
+    assert len(seen) == 1
+
+
 def test_classes_are_told_from_values():
     objects, typed = _apart({"model": dict, "seed": 3, "callbacks": {"mine": dict}, "data": {"context_length": 8}})
     assert set(objects) == {"model", "callbacks"}
     assert typed == ["seed=3", "data.context_length=8"]
     assert _apart({"seed": np.arange(4)[3]}) == ({}, ["seed=3"])
+
+
+def test_numbers_stay_the_keys_of_a_mapping():
+    for table, kept in (({1: "a", 2: "b"}, {1: "a", 2: "b"}), ({1: "a", "b": 2}, {"1": "a", "b": 2})):
+        assert node_of(partial(dict, table=table), "model")["table"] == kept
 
 
 def test_a_mistake_is_one_sentence_in_a_notebook(capsys):

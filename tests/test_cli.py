@@ -1,4 +1,5 @@
 import errno
+import logging
 import os
 import shlex
 import shutil
@@ -16,6 +17,7 @@ from tests.helpers.warm import warm
 
 pytestmark = pytest.mark.usefixtures("logging_as_before")
 ROOT = Path(__file__).parents[1]
+LOG = "hydra.job_logging.handlers.file.filename"
 
 
 class Diverged(RuntimeError):
@@ -156,6 +158,21 @@ def test_a_defect_shows_its_whole_traceback(runs: list[DictConfig], capfd: pytes
     assert "HYDRA_FULL_ERROR" not in os.environ
 
 
+def test_further_ranks_show_a_traceback_only_if_asked(
+    runs: list[DictConfig], train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ddp strategy starts them with this process's arguments and environment."""
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    seen: list[tuple[str | None, list[str]]] = []
+    monkeypatch.setattr(
+        "charlab.runs.train.train", lambda *_: seen.append((os.environ.get("HYDRA_FULL_ERROR"), sys.argv[1:]))
+    )
+    assert train("model=bigram") == 0
+    ((full, arguments),) = seen
+    assert full is None
+    assert "model=bigram" in arguments
+
+
 @pytest.mark.slow
 def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
     program = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0)); import charlab.cli"
@@ -188,6 +205,19 @@ def test_hydras_own_sweeper_goes_on_after_a_failed_job(
     assert "seed=2" in output.err
     assert output.err.endswith("The text is too short.\n")
     assert len(list(empty_folder.glob("outputs/runs/transformer-textfile/*"))) == 2
+
+
+@pytest.mark.parametrize("override", ["dry_run=true", "study=demo", "launcher=slurm"])
+def test_hydras_own_sweeper_refuses_what_it_would_ignore(
+    runs: list[DictConfig], train: Train, empty_folder: Path, capfd: pytest.CaptureFixture[str], override: str
+) -> None:
+    assert train("-m", "hydra/sweeper=basic", "model=bigram", override) == 2
+    assert capfd.readouterr() == (
+        "",
+        f"{override} concerns charlab's own sweeps, and hydra/sweeper=basic starts Hydra's: leave out one of them.\n",
+    )
+    assert runs == []
+    assert list(empty_folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -415,6 +445,8 @@ def test_flags_that_do_not_go_together(
         (["+hydra.callbacks.mine._target_=nope.Mine"], "hydra.callbacks.mine cannot be built: "),
         (["hydra.verbose=null"], "Python cannot log by hydra.verbose, hydra.job_logging or hydra.hydra_logging: "),
         (["hydra.job_logging.root.level=LOUD"], "Python cannot log by hydra.verbose, hydra.job_logging or "),
+        (["hydra/job_logging=default", f"{LOG}=logs/train.log"], "Python cannot log by hydra.verbose, "),
+        (["hydra/job_logging=default", f"{LOG}=${{hydra.runtime.output_dir}}/logs/train.log"], "Python cannot log by "),
     ],
 )
 def test_a_mistake_in_what_is_hydras(
@@ -434,6 +466,36 @@ def test_a_mistake_in_what_is_hydras(
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-sc", "install=tcsh"], "No completion plugin for 'tcsh' found"),
+        (["train", "--hydra-help", "model=gpt"], "Could not override 'model'"),
+        (["train", "-m", "--help", "seed=1,2"], "Ambiguous value for argument 'seed=1,2'"),
+        (["generate", "--cfg", "job", "--package", "nope"], "package 'nope' not found in config"),
+        (["generate", "--experimental-rerun", "nope.pickle"], "There is no file nope.pickle: give "),
+    ],
+)
+def test_a_mistake_in_what_hydra_shows(
+    capfd: pytest.CaptureFixture[str], empty_folder: Path, arguments: list[str], sentence: str
+) -> None:
+    assert cli.main(arguments) == 2
+    told = capfd.readouterr()
+    assert told.out == ""
+    assert told.err.startswith(sentence)
+    assert told.err.count("\n") == 1
+    assert list(empty_folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["hydra.runtime.output_dir", "hydra:runtime.output_dir"])
+def test_a_log_in_the_folder_of_the_run(runs: list[DictConfig], train: Train, empty_folder: Path, name: str) -> None:
+    assert train("model=bigram", "hydra/job_logging=default", f"{LOG}=${{{name}}}/mine.log") == 0
+    for handler in logging.getLogger().handlers:
+        handler.close()
+    assert len(list(empty_folder.glob("outputs/runs/bigram-textfile/*/mine.log"))) == 1
+    assert len(runs) == 1
+
+
 def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]) -> None:
     Path("callbacks_of_mine.py").write_text(
         "class Mine:\n"
@@ -445,6 +507,23 @@ def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, cap
     assert train("model=bigram", "+hydra.callbacks.mine={_target_:callbacks_of_mine.Mine,word:begun}") == 0
     assert capfd.readouterr().out == "begun\n"
     assert len(runs) == 1
+
+
+def test_callbacks_of_hydra_hear_of_a_failure(
+    runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]
+) -> None:
+    Path("listeners_of_mine.py").write_text(
+        "class Mine:\n"
+        "    def on_job_end(self, config, job_return, **_):\n"
+        "        print(job_return.status.name)\n"
+        "    def on_run_end(self, **_):\n"
+        "        print('ended')\n"
+        "    def __getattr__(self, event):\n"
+        "        return lambda **_: None\n"
+    )
+    for seed, code, told in ((2, 2, "The text is too short.\n"), (5, 1, "The loss is not a number.\n")):
+        assert train("model=bigram", f"seed={seed}", "+hydra.callbacks.mine._target_=listeners_of_mine.Mine") == code
+        assert capfd.readouterr() == ("FAILED\nended\n", told)
 
 
 def test_a_folder_of_configuration_files_is_relative_to_the_working_folder(

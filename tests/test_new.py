@@ -118,6 +118,8 @@ def test_a_model_goes_into_charlab_in_a_checkout(monkeypatch):
         (["study", "demo"], "charlab has a study=demo of its own: choose another name."),
         (["study", "a/b"], "'a/b' is not a valid study name: use letters, digits, _ and -."),
         (["project", "charlab"], "There is a module charlab already: choose another name."),
+        (["project", "views-"], "'views-' is not a valid project name: end with a letter or a digit."),
+        (["model", "null"], "model=null means none: choose another name."),
     ],
 )
 def test_a_name_that_cannot_be_used_is_told_in_a_sentence(folder, arguments, sentence, capsys, monkeypatch):
@@ -127,6 +129,16 @@ def test_a_name_that_cannot_be_used_is_told_in_a_sentence(folder, arguments, sen
     assert output.err.startswith(sentence)
     assert (output.out, output.err.count("\n")) == ("", 1)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "title"), [("f", "FModel"), ("none", "NoneModel"), ("wide_f", "WideF")])
+def test_the_class_of_a_model_has_a_name_of_its_own(folder, name, title):
+    assert main(["new", "model", name]) == 0
+    assert f"class {title}(AutoregressiveModel):" in (folder / f"{name}.py").read_text()
+
+
+def test_a_study_may_be_named_by_a_number(folder, run):
+    assert "12 cells" in run(*next_command(run("new", "study", "2024")), "dry_run=true")
 
 
 def test_nothing_is_overwritten(folder, capsys):

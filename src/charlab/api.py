@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from hydra.core.utils import env_override
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 
@@ -69,6 +70,9 @@ def run(*overrides: str, **parts: Any) -> Record:
         raise UserError(f'charlab.run trains one model: for {override}, call charlab.study("{override}").')
     with _options(parts) as (chosen, added):
         config = compose([*chosen, *overrides], return_hydra_config=True, config_dir=added)
+    if config.hydra.callbacks:
+        raise UserError("hydra.callbacks are called by the command line alone: leave them out, or use charlab train.")
+    environment = dict(config.hydra.job.env_set)
     folder = output_folder(config, sweep=False)
     assert folder is not None  # as for every single run
     with hydra_config(config):
@@ -87,7 +91,7 @@ def run(*overrides: str, **parts: Any) -> Record:
         del config["hydra"]
     leave_out_sweep(config)
     try:
-        with _torch_settings_kept():
+        with _torch_settings_kept(), env_override(environment):
             return train(config, folder, overrides)
     finally:
         set_threads(None)  # as before the run
@@ -332,7 +336,8 @@ def _plain(value: Any, key: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(part, f"{key}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
-        return {str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
+        numbers = all(type(name) in (bool, int, float) for name in value)  # keys of several types have no order
+        return {name if numbers else str(name): _plain(part, f"{key}.{name}") for name, part in value.items()}
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, Real):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import configure_log, run_job
+from hydra.core.utils import configure_log, env_override, run_job
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, read_write
-from omegaconf.errors import InterpolationResolutionError
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from charlab import __version__
 from charlab.command import command, remember_call
@@ -43,7 +45,7 @@ from charlab.configuration.compose import (
 )
 from charlab.configuration.messages import COMPOSITION_ERRORS, exit_code, find_user_error, one_sentence
 from charlab.configuration.overrides import escape_interpolations, without_effect
-from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.sources import VERSION_BASE, conf_folder, hydra_config
 from charlab.configuration.value_types import VALUES
 from charlab.errors import PartError, UserError
 from charlab.notebook import replace_missing_characters
@@ -157,12 +159,11 @@ def _new(arguments: list[str]) -> int:
 def _train(config: DictConfig) -> object:
     hydra_config = HydraConfig.get()
     from charlab.runs.train import train
-    from charlab.training.callbacks.divergence import DivergedError
 
     resolve_values(config)
     leave_out_sweep(config)
     overrides = typed_overrides(hydra_config)
-    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides), outcome=DivergedError)
+    return _task(lambda: train(config, Path(hydra_config.runtime.output_dir), overrides))
 
 
 def _evaluate(config: DictConfig) -> object:
@@ -189,24 +190,12 @@ def _export(config: DictConfig) -> object:
     return _task(lambda: export_run(config))
 
 
-def _task(run: Callable[[], object], outcome: type[Exception] = UserError) -> object:
-    """Run a job; for a `UserError`, or an error of type `outcome`, print the message without a traceback.
-
-    In a sweep both errors are left to Hydra, which continues with the other jobs and reports the first failure.
-    """
-    if not gc.isenabled():  # everything is imported by now
+def _task(run: Callable[[], object]) -> object:
+    """Run a job, with the garbage collector on again: everything is imported by now."""
+    if not gc.isenabled():
         gc.freeze()
         gc.enable()
-    try:
-        return run()
-    except Exception as error:
-        mistake = find_user_error(error)
-        if isinstance(error, PartError) and HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise SystemExit(f"{error} (HYDRA_FULL_ERROR=1 before the command shows the traceback.)") from error
-        if HydraConfig.get().mode == RunMode.MULTIRUN or not (mistake or isinstance(error, outcome)):
-            raise
-        print(mistake or error, file=sys.stderr)
-        raise SystemExit(2 if mistake else 1) from None  # Hydra would add its own line to any other exception
+    return run()
 
 
 def _hydra(config_name: str, task: Callable[[DictConfig], object], arguments: Sequence[str] | None = None) -> int:
@@ -245,13 +234,25 @@ def _exit_code(program: Callable[[], int]) -> int:
     except BrokenPipeError:
         raise
     except SystemExit as end:
-        if isinstance(end.__cause__, PartError) and os.environ.get("HYDRA_FULL_ERROR") == "1":
-            traceback.print_exception(end.__cause__)
-        elif isinstance(end.code, str):
+        if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (KeyboardInterrupt, Exception) as error:
+        return _told(error)
+
+
+def _told(error: BaseException) -> int:
+    """Print what ended a program and return its exit code; a failing part of the user's is one sentence as well."""
+    divergence = sys.modules.get("charlab.training.callbacks.divergence")  # importing it takes a second
+    if isinstance(error, PartError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        print(f"{error} (HYDRA_FULL_ERROR=1 before the command shows the traceback.)", file=sys.stderr)
+    elif isinstance(error, PartError):
+        traceback.print_exception(error)
+    elif divergence is not None and isinstance(error, divergence.DivergedError):
+        print(error, file=sys.stderr)
+    else:
         return exit_code(error)
+    return 1
 
 
 def _find_own_modules() -> None:
@@ -273,9 +274,8 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
         try:
             arguments, single = _checked(config_name, arguments)
             if single is None:
-                with _command_line(arguments):
-                    hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
-        except InterpolationResolutionError as error:  # of what --resolve shows
+                _run_by_hydra(config_name, task, arguments)
+        except InterpolationResolutionError as error:  # in a setting of Hydra's
             raise (find_user_error(error) or UserError(one_sentence(error))) from None
         if single is not None:
             with _command_line(arguments):
@@ -286,6 +286,22 @@ def _run(config_name: str, task: Callable[[DictConfig], object], arguments: list
     return 0
 
 
+def _run_by_hydra(config_name: str, task: Callable[[DictConfig], object], arguments: list[str]) -> None:
+    with _command_line(arguments), env_override({"HYDRA_FULL_ERROR": "1"}):  # Hydra passes exceptions on
+        hydra.main(config_path=str(conf_folder()), config_name=config_name, **VERSION_BASE)(task)()
+
+
+def _show(config_name: str, arguments: list[str]) -> NoReturn:
+    """Let Hydra show what the arguments ask for, and exit; what it raises is a mistake, told in one sentence."""
+    try:
+        _run_by_hydra(config_name, _train, arguments)
+    except (HydraException, OmegaConfBaseException, LookupError, ValueError) as error:
+        raise (find_user_error(error) or UserError(one_sentence(error))) from None
+    except SystemExit as end:
+        raise SystemExit(2 if end.code == 1 else end.code) from None  # Hydra has told of an unknown --package
+    raise SystemExit(0)
+
+
 def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: DictConfig) -> None:
     """Run a task as `hydra.main` runs a single job, with the configuration that has been composed and checked."""
     told = _Callbacks(job)
@@ -294,21 +310,23 @@ def _run_job(task: Callable[[DictConfig], object], composer: Composer, job: Dict
     context = HydraContext(composer.loader, cast(Any, told))
     done = run_job(task, job, job_dir_key="hydra.run.dir", job_subdir_key=None, hydra_context=context)
     told.on_run_end(config=job, config_name=composer.config_name, job_return=done)
-    _ = done.return_value  # raises what the task has raised
+    with redirect_stderr(io.StringIO()):  # to which Hydra writes a line of its own
+        _ = done.return_value  # raises what the task has raised
 
 
 def _set_up_logging(job: DictConfig) -> None:
     """Set up Hydra's logging, after trying the job's, which Hydra sets up once the job's folder is made."""
+    output_dir = os.path.abspath(job.hydra.run.dir)
     try:
         try:
-            configure_log(job.hydra.job_logging, job.hydra.verbose)
-        except InterpolationResolutionError:  # of a name that is known in the job
-            pass
+            with hydra_config(job):
+                configure_log(job.hydra.job_logging, job.hydra.verbose)
         except ValueError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):  # a file in the job's folder
+            absent = error.__cause__
+            if not isinstance(absent, FileNotFoundError) or os.path.dirname(absent.filename) != output_dir:
                 raise
         configure_log(job.hydra.hydra_logging, job.hydra.verbose)
-    except (*COMPOSITION_ERRORS, AssertionError) as error:
+    except COMPOSITION_ERRORS as error:
         settings = "hydra.verbose, hydra.job_logging or hydra.hydra_logging"
         raise UserError(f"Python cannot log by {settings}: {one_sentence(error)}") from error
 
@@ -362,15 +380,22 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
 
     Returns:
         The arguments in the form that Hydra expects, the overrides first; and the configuration of a single job with
-        its composer, or None if the arguments ask for a sweep, or for something that Hydra shows.
+        its composer, or None if the arguments ask for a sweep by Hydra's own sweepers, or to rerun a saved job.
+
+    Raises:
+        SystemExit: if everything is done: something is shown, a run is finished already, or a study has been run.
     """
     options = _ArgumentParser().parse_intermixed_args(arguments)
     folders = _config_flags(options)  # Hydra takes the last one of each flag
     flags = [*(argument for argument in arguments if argument not in options.overrides), *folders]
-    if options.shell_completion or options.experimental_rerun or options.hydra_help or options.version:  # Hydra's alone
+    if options.experimental_rerun:
+        if not Path(options.experimental_rerun).is_file():
+            raise UserError(f"There is no file {options.experimental_rerun}: give --experimental-rerun a saved job.")
         return [*options.overrides, *flags], None
+    if options.shell_completion or options.hydra_help or options.version:  # Hydra's alone
+        _show(config_name, [*options.overrides, *flags])
     _check_flags(options)
-    loader = config_loader(Path(options.config_path)) if options.config_path else None
+    loader = config_loader(Path(options.config_path), options.config_dir) if options.config_path else None
     composer = Composer(options.config_name or config_name, loader, VALUES[config_name], options.config_dir)
     typed = [override for override in options.overrides if override not in ("study=null", "~study")]
     typed = with_extended(typed) if config_name == "train" else typed
@@ -381,7 +406,7 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
             composer.jobs(overrides)
         else:
             overrides = _as_composed(overrides, composer.job(overrides, complete=False))
-        return [*overrides, *flags], None
+        _show(config_name, [*overrides, *flags])
     if not sweep and not (config_name == "train" and _is_study(overrides)):
         job = composer.job(overrides, build=False)
         if job.hydra.mode != RunMode.MULTIRUN:  # which a config file of the user's may set
@@ -395,6 +420,9 @@ def _checked(config_name: str, arguments: list[str]) -> tuple[list[str], tuple[C
 
         results = run_sweep(master, composer, overrides, folders)
         raise SystemExit(int(results is not None and not results.finished))
+    if config_name == "train" and (override := without_effect(overrides)) is not None:
+        own = f"hydra/sweeper={master.hydra.runtime.choices['hydra/sweeper']}"
+        raise UserError(f"{override} concerns charlab's own sweeps, and {own} starts Hydra's: leave out one of them.")
     for job in composer.jobs(overrides):
         check_output_folder(output_folder(job, sweep=True))
     return [*overrides, *flags], None
@@ -420,6 +448,7 @@ def _check_job(config_name: str, job: DictConfig, overrides: Sequence[str]) -> N
             raise SystemExit(0)
     with read_write(job.hydra):
         job.hydra.run.dir = escape_interpolations(str(folder))  # the identity in its name is not computed again
+        job.hydra.runtime.output_dir = escape_interpolations(os.path.abspath(folder))  # for logs
     if trains or not folder.is_dir():  # the other programs write nothing there
         check_output_folder(folder)
 
@@ -450,24 +479,21 @@ def _is_study(overrides: Sequence[str]) -> bool:
 
 
 def _config_flags(options: Namespace) -> list[str]:
-    """Return the given options that say where configuration files are, with absolute paths."""
+    """Return the given options that say which configuration files are read, with absolute paths."""
     given = {"--config-path": options.config_path, "--config-dir": options.config_dir}
-    return [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
+    folders = [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
+    return [*folders, *(("--config-name", options.config_name) if options.config_name else ())]
 
 
 @contextmanager
 def _command_line(arguments: list[str]) -> Iterator[None]:
-    """Set `sys.argv`, which Hydra reads, and let Hydra pass exceptions on, while the block runs."""
-    former, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [former[0], *arguments], "1"
+    """Set `sys.argv`, which Hydra reads, and from which a ddp strategy starts further ranks, while the block runs."""
+    former = sys.argv
+    sys.argv = [former[0], *arguments]
     try:
         yield
     finally:
         sys.argv = former
-        if full is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full
 
 
 train = partial(_hydra, "train", _train)

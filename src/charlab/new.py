@@ -24,6 +24,7 @@ charlab new project NAME    write the folder NAME with a package, a model, a stu
 The files go into the working folder. No file is overwritten."""
 
 TEMPLATES = Path(__file__).parent / "templates"
+TAKEN = ("AutoregressiveModel", "F", "Float", "Int", "PositiveInt", "Tensor")  # names that the file of a model imports
 NOTEBOOK = (
     ("markdown", "# $name"),
     ("code", 'import sys\n\nsys.path.append("src")  # not needed after pip install -e .\n\nimport charlab'),
@@ -95,6 +96,8 @@ def _model(name: str) -> tuple[dict[Path, str], str]:
 
 def _files_of_model(root: Path, file: Path, module: str, option: str) -> dict[Path, str]:
     title = "".join(part.capitalize() for part in option.split("_"))
+    if title in TAKEN or keyword.iskeyword(title):
+        title += "Model"
     values = {"module": module, "option": option, "title": title}
     yaml = root / "conf" / "model" / f"{option}.yaml"
     return {root / file: _template("model.py.txt", **values), yaml: _template("model.yaml", **values)}
@@ -122,6 +125,8 @@ def _project(name: str) -> tuple[dict[Path, str], str]:
     _check_module(package)
     _check_option("model", package)
     _check_option("study", package)
+    if not name[-1].isalnum():
+        raise UserError(f"{name!r} is not a valid project name: end with a letter or a digit.")
     root = Path(name)
     if root.exists():
         raise UserError(f"{root} exists already: choose another name, or move it away.")
@@ -164,5 +169,7 @@ def _check_module(name: str) -> None:
 
 
 def _check_option(group: str, name: str) -> None:
+    if name.lower() == "null":
+        raise UserError(f"{group}={name} means none: choose another name.")
     if (conf_folder() / group / f"{name}.yaml").exists():
         raise UserError(f"charlab has a {group}={name} of its own: choose another name.")

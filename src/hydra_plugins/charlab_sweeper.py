@@ -30,9 +30,10 @@ class CharlabSweeper(Sweeper):
             SystemExit: with 1, if a cell of a study has not finished.
         """
         from charlab.configuration.compose import Composer  # imported here: Hydra imports this file at startup
+        from charlab.configuration.value_types import VALUES
         from charlab.studies.sweep import sweep
 
-        composer = Composer(self._config.hydra.job.config_name, self._config_loader)
+        composer = Composer(self._config.hydra.job.config_name, self._config_loader, VALUES["train"])
         results = sweep(self._config, composer, arguments)
         if results is not None and not results.finished:
             raise SystemExit(1)

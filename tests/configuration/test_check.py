@@ -178,6 +178,24 @@ def test_mistakes_in_files_name_the_file(mistake: Mistake) -> None:
     assert mistake("experiment=part1/value", "model.width=x") == "model.width must be an integer ≥ 1, not 'x'."
 
 
+def test_keys_in_files_that_would_set_nothing(conf: Path, composer: Composer, mistake: Mistake) -> None:
+    """Hydra reads such a file without complaint, and its keys are not those that were meant."""
+    write(conf, {"experiment/part1/bare.yaml": "name: bare\nmodel: {width: 16}\n"})
+    assert mistake("experiment=part1/bare") == (
+        "experiment.name (in experiment/part1/bare.yaml) sets nothing: begin the file with the line "
+        "# @package _global_, so that it sets name."
+    )
+    write(conf, {"experiment/part1/dots.yaml": "# @package _global_\nmodel.width: 16\n"})
+    assert mistake("experiment=part1/dots") == (
+        "model.width (in experiment/part1/dots.yaml) is one key with a dot in its name, which sets nothing: write "
+        "model: {width: …}."
+    )
+    write(conf, {"experiment/part1/deep.yaml": "# @package _global_\nhydra.job.name: mine\n"})
+    assert mistake("experiment=part1/deep").endswith("write hydra: {job: {name: …}}.")
+    write(conf, {"local/default.yaml": "texts: /scratch\nmodel: small\n"})  # for ${local.texts}
+    assert composer.job(["model.note=${local.texts}"]).model.note == "/scratch"
+
+
 def test_the_local_file_is_optional_and_may_change_values_but_not_add_any(
     composer: Composer, conf: Path, mistake: Mistake
 ) -> None:
@@ -193,12 +211,21 @@ def test_a_primary_configuration_of_the_users_own_may_declare_keys(conf: Path) -
     composer = Composer("mine", config_loader(conf), VALUES)
     assert composer.job(["extra=4"]).extra == 4
     assert composer.prepare(["logger=one,two", "experiment=null"]) == ["logger=[one,two]", "~experiment"]
+    assert Composer("mine.yaml", config_loader(conf), VALUES).job(["extra=4"]).extra == 4
 
 
 def test_a_primary_configuration_that_is_not_yaml_is_located(conf: Path) -> None:
     write(conf, {"mine.yaml": "defaults: [train\n"})
     composer = Composer("mine", config_loader(conf), VALUES)
     with pytest.raises(UserError, match=r'mine\.yaml", line'):
+        composer.job(composer.prepare(["seed=2"]))
+
+
+@pytest.mark.parametrize("listed", ["", " 3", " {model: net}"])
+def test_a_primary_configuration_whose_defaults_are_no_list(conf: Path, listed: str) -> None:
+    write(conf, {"mine.yaml": f"defaults:{listed}\n"})
+    composer = Composer("mine", config_loader(conf), VALUES)
+    with pytest.raises(UserError, match="Invalid defaults list in 'mine'"):
         composer.job(composer.prepare(["seed=2"]))
 
 

@@ -11,6 +11,7 @@ from charlab.configuration import sources
 from charlab.configuration.check import check_output_folder, output_folder
 from charlab.configuration.compose import Composer, compose
 from charlab.configuration.sources import VERSION_BASE, conf_folder
+from charlab.configuration.value_types import VALUES
 from charlab.errors import UserError
 
 
@@ -74,6 +75,12 @@ def test_wrong_values_are_the_users() -> None:
         compose(["+plot.log_step=true"])
     with pytest.raises(UserError, match="stride must be an integer"):
         compose(["run=x", "stride=0"], "evaluate")
+    with pytest.raises(UserError, match="output is empty: name a folder"):
+        compose(["run=x", "output="], "export")
+    with pytest.raises(UserError, match=r"model has no _target_: let its file name what to build"):
+        compose(["~model._target_"])
+    with pytest.raises(UserError, match=r"trainer\.profiler has no _target_: give it one"):
+        compose(["model=bigram", "trainer.profiler={dirpath: x}"])
 
 
 def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path) -> None:
@@ -175,6 +182,13 @@ def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
     assert str(raised.value) == (
         f"model=gpt is in charlab's own configuration and in {tmp_path}/conf: give the latter file another name."
     )
+    (tmp_path / "conf" / "experiment").mkdir()
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults: [override /model: gpt]\n"
+    )
+    with pytest.raises(UserError, match=r"^model=gpt \(in experiment/mine\.yaml\) is in charlab's own configuration"):
+        compose(["experiment=mine"])
+    assert compose(["experiment=part2/gpt"]).model._target_.startswith("charlab.")  # which means its own
 
 
 def test_a_long_mapping_in_place_of_an_option_is_no_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,6 +231,21 @@ def test_a_further_folder_and_a_search_path_are_both_searched(tmp_path: Path) ->
     for name in ("first", "second"):
         overrides = ["model=bigram", f"experiment={name}", searched]
         assert compose(overrides, config_dir=str(tmp_path / "first")).name == name
+
+
+def test_a_further_folder_may_hold_the_primary_configuration(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nname: mine\n")
+    composer = Composer("mine", values=VALUES["train"], config_dir=str(tmp_path))
+    config = composer.job(composer.prepare(["model=bigram", "logger=csv,tensorboard"]))
+    assert (config.name, list(config.logger)) == ("mine", ["csv", "tensorboard"])
+
+
+def test_a_further_folder_may_be_searched_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text("# @package _global_\nname: mine\n")
+    for overrides in ([], ["hydra.searchpath=[conf]"]):
+        assert compose(["model=bigram", "experiment=mine", *overrides], config_dir="conf").name == "mine"
 
 
 def test_the_name_of_an_account_may_be_a_number() -> None:

@@ -1,3 +1,4 @@
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,22 @@ def test_a_file_that_is_not_yaml_is_located(mistake: Callable[..., str], conf: P
     assert "\n" not in told
 
 
+def test_a_file_that_includes_itself(mistake: Callable[..., str], conf: Path) -> None:
+    write(conf, {"model/circle.yaml": "defaults: [circle, _self_]\nsize: 3\n"})
+    assert mistake("model=circle") == (
+        "The defaults list of model/circle.yaml has the file itself: leave it out there."
+    )
+    write(conf, {"model/first.yaml": "defaults: [second]\n", "model/second.yaml": "defaults: [first]\n"})
+    assert mistake("model=first").startswith("A defaults list leads back to its own file, or a value is nested too")
+
+
+def test_a_group_that_a_file_names_by_a_number(mistake: Callable[..., str], conf: Path) -> None:
+    write(conf, {"model/numbered.yaml": "defaults: [{1: small}, _self_]\nsize: 3\n"})
+    told = mistake("model=numbered")
+    assert told.endswith(".")
+    assert "\n" not in told
+
+
 def test_a_file_that_is_not_utf8_is_named(mistake: Callable[..., str], conf: Path) -> None:
     (conf / "model" / "cafe.yaml").write_bytes("# café\n_target_: toy.parts.Record\nsize: 3\n".encode("latin-1"))
     assert mistake("model=cafe") == (
@@ -87,6 +104,13 @@ def test_a_search_path_that_is_no_list_is_told(conf: Path, config_dir: str | Non
             composed(["hydra.searchpath=[a", "seed=1"])
 
 
+def test_a_group_of_a_package_may_declare_keys(composer: Composer, package: Path) -> None:
+    write(package, {"toyconf/__init__.py": "", "toyconf/paths/__init__.py": "", "toyconf/paths/here.yaml": "notes: a"})
+    importlib.invalidate_caches()
+    config = composer.job(["hydra.searchpath=[pkg://toyconf]", "+paths=here", "model.note=${paths.notes}"])
+    assert config.model.note == "a"
+
+
 def test_the_search_path_of_a_file_is_kept_with_a_further_folder(conf: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         write(tmp_path / name, {f"model/{name}.yaml": "{_target_: toy.parts.Record, size: 5}"})
@@ -104,7 +128,7 @@ def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path
 def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     jobs = composer.jobs(["seed=1,2", "model.width=range(3,4)"])
     assert [(job.seed, job.model.width) for job in jobs] == [(1, 3), (2, 3)]
-    for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"]):
+    for overrides in (["seed=1,x"], ["+model.widht=1,2"], ["seed=interval(1,2)"], ["seed=range(1,9,0)"]):
         with pytest.raises(UserError):
             composer.jobs(overrides)
 

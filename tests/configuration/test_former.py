@@ -82,6 +82,13 @@ def test_present_names_stay() -> None:
     assert translate(overrides) == (overrides, [])
 
 
+def test_hydras_own_launchers_go_with_its_own_sweepers() -> None:
+    overrides = ["hydra/sweeper=basic", "hydra/launcher=joblib", "hydra.launcher.n_jobs=-1"]
+    assert translate(overrides) == (overrides, [])
+    translated, _ = translate(["hydra/sweeper=charlab", *overrides[1:]])
+    assert translated[1:] == ["launcher=local", "launcher.at_once=null", "launcher.at_once=null"]
+
+
 def test_a_translation_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     composer = Composer()
     for _ in range(2):

@@ -66,6 +66,11 @@ def test_the_value_of_a_text_key_is_text(value: str) -> None:
     assert parse(prepare(f"data.path={value}", text_keys={"data.path"})).value() == value
 
 
+@pytest.mark.parametrize("value", ["2024", "1e5", "true"])
+def test_the_option_of_a_group_is_text(value: str) -> None:
+    assert parse(prepare(f"study={value}", groups={"study"})).value() == value
+
+
 @pytest.mark.parametrize("key", ["note", "init_from", "data.path"])
 def test_null_is_none_unless_it_is_quoted(key: str) -> None:
     for value, meant in (("null", None), ("NULL", None), ("'null'", "null")):

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,3 +35,15 @@ def test_names_that_do_not_exist(name: str, sentence: str) -> None:
         find(name)
     assert str(raised.value).startswith(sentence)
     assert "did you mean" in str(raised.value)
+
+
+def test_an_annotation_that_cannot_be_hashed_is_any_type(package: Path) -> None:
+    described = "from typing import Annotated\ndef f(*, width: Annotated[int, {'doc': 'wide'}], depth: int): ...\n"
+    (package / "described.py").write_text(described)
+    assert signature("described.f").annotations == {"width": Any, "depth": int}
+
+
+def test_a_script_that_exits_when_it_is_imported(package: Path) -> None:
+    (package / "exiting.py").write_text("import sys\n\nclass Net: ...\n\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"Importing exiting failed in .*exiting\.py, line 5: SystemExit: 0"):
+        find("exiting.Net")

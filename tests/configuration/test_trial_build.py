@@ -112,6 +112,20 @@ class Plain(nn.Module):
 class Scoreless(Mixer):
     def __init__(self, embed_dim, context_length):
         super().__init__()
+
+class Weighted:
+    def __init__(self, *, share: float):
+        self.share = torch.tensor(share).item()
+
+    def check(self, model, order):
+        assert torch.isfinite(next(model.parameters())).all()
+
+class Falling:
+    def __init__(self, *, last: float):
+        self.last = torch.tensor(last).item()
+
+    def __call__(self, spent):
+        return 1 - spent * (1 - self.last)
 """
 
 
@@ -145,6 +159,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     write(folder, {"conf/optimizer/rmsprop.yaml": "{_target_: torch.optim.RMSprop, lr: 0.1}"})
     for part in ("data", "objective", "averaging"):
         write(folder, {f"conf/{part}/other.yaml": "{_target_: collections.OrderedDict}"})
+    write(folder, {"conf/objective/weighted.yaml": "{_target_: own_models.Weighted, share: 0.5}"})
+    write(folder, {"conf/scheduler/falling.yaml": "{_target_: own_models.Falling, last: 0.5}"})
+    averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
+    write(folder, {"conf/averaging/negative.yaml": f"{{_target_: {averaging}, swa_lrs: -1.0}}"})
     write(folder, {"conf/scheduler/stepless.yaml": "{_target_: torch.optim.lr_scheduler.StepLR}"})
     write(folder, {"conf/scheduler/step.yaml": "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 3}"})
     write(folder, {"conf/scheduler/sequence.yaml": SEQUENCE})
@@ -375,6 +393,15 @@ def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
     told = mistake("model=Broken")
     assert told.endswith("in __init__, with model: RuntimeError: no such luck.")
     assert told.startswith(str(own))
+
+
+def test_parts_that_compute_with_tensors_are_built_on_the_cpu(job: Callable[..., DictConfig]) -> None:
+    job("model=bigram", "objective=weighted", "scheduler=falling")
+
+
+def test_a_constructor_of_an_averaging_that_fails(mistake: Mistake) -> None:
+    told = mistake("model=bigram", "averaging=negative")
+    assert "with averaging: MisconfigurationException: The `swa_lrs` should a positive float" in told
 
 
 def test_a_class_that_is_no_language_model(mistake: Mistake) -> None:

@@ -339,6 +339,16 @@ def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], te
     assert list(plan.cell("only/2").overrides[2:]) == [*kept[:-1], "logger=[]", "~objective", "seed=2"]
 
 
+def test_a_primary_configuration_of_ones_own_is_part_of_the_command(
+    train: Callable[..., int], conf: Path, text_path: Path
+) -> None:
+    (conf / "own.yaml").write_text("defaults: [train, _self_]\n")
+    kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "logger=null"]
+    assert train("-m", "--config-name", "own", *kept, "seed=1,2", "study.name=typed") == 0
+    plan = Plan.load(Path("outputs/studies/typed"))
+    assert plan.command.startswith(f"-m --config-dir {conf} --config-name own model=bigram ")
+
+
 def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = ["data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "optimizer.lr=0.1,0.2"]
     assert charlab.study("model=bigram", *settings, "dry_run=true") is None
@@ -347,13 +357,16 @@ def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd:
 
 
 @pytest.mark.slow
-def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path) -> None:
+@pytest.mark.parametrize("name", ["train", "own"])
+def test_a_program_of_ones_own_hands_its_sweep_over(work: Path, text_path: Path, name: str) -> None:
     """Hydra itself starts the sweep, by charlab's configuration and another program than charlab's."""
+    (work / "conf").mkdir()
+    (work / "conf" / "own.yaml").write_text("defaults: [train, _self_]\n")
     (work / "program.py").write_text(f"""
 import hydra
 import charlab.runs.store
 
-@hydra.main(config_path={str(OWN)!r}, config_name="train", **{VERSION_BASE!r})
+@hydra.main(config_path={str(OWN)!r}, config_name={name!r}, **{VERSION_BASE!r})
 def run(config):
     raise AssertionError("cells are run by charlab")
 
@@ -507,6 +520,7 @@ def test_a_long_name_is_shortened_and_shown_whole(
         (["study=mnie"], "There is no study=mnie in charlab's own configuration"),
         (["study=mine", "study.marign=1"], "There is no key study.marign; did you mean study.margin?"),
         (["study=mine", "+hydra.callbacks.mine._target_=x.Y"], "hydra.callbacks are called for Hydra's own jobs"),
+        (["study=mine", "+hydra.job.env_set.A=1"], "hydra.job.env_set is for Hydra's own jobs: set A in the env"),
         (["study=mine", "hydra.sweep.dir=elsewhere"], "hydra.sweep.dir=elsewhere places Hydra's own jobs"),
         pytest.param(["study=mine", "model.typo=1"], "There is no key model.typo", marks=pytest.mark.slow),
         pytest.param(["study=mine", "output_dir=../text.txt"], "cannot be created, because", marks=pytest.mark.slow),

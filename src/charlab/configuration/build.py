@@ -133,13 +133,22 @@ def signature(target: str) -> Signature:
     positional = [n for n, p in parameters.items() if n not in keywords and p.default is Parameter.empty]
     own = target.partition(".")[0] == "charlab"
     return Signature(
-        annotations={name: hints.get(name, Any) for name in parameters},
+        annotations={name: _hashable(hints.get(name, Any)) for name in parameters},
         open=any(p.kind is Parameter.VAR_KEYWORD for p in every.values()),
         configured=frozenset(keywords),
         required=frozenset(name for name, p in keywords.items() if p.default is Parameter.empty),
         # A signature without a * does not follow the convention, but the program always supplies the first argument.
         supplied=frozenset(positional if keywords else positional[:1]) if own else frozenset(),
     )
+
+
+def _hashable(annotation: Any) -> Any:
+    """Return an annotation as it is; Any if it cannot be hashed, as one with a list or a dictionary in `Annotated`."""
+    try:
+        hash(annotation)
+    except TypeError:
+        return Any
+    return annotation
 
 
 def first_parameter(target: str) -> str | None:
@@ -196,7 +205,7 @@ def _import(name: str, target: str) -> ModuleType | None:
         raise UserError(f"{target} needs the module {error.name}, which is not installed: install it.") from error
     except SyntaxError as error:
         raise UserError(f"{error.filename}, line {error.lineno}, is not Python: {error.msg}.") from error
-    except Exception as error:  # a user's module may raise any exception
+    except (Exception, SystemExit) as error:  # a user's module may raise any exception, and a script exits
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise UserError(
             f"Importing {name} failed in {last.filename}, line {last.lineno}: {type(error).__name__}: {error}"

@@ -42,8 +42,12 @@ FINITE_FLOAT_TARGETS = ("torch.", "lightning.pytorch.Trainer")
 """Prefixes of targets whose parameters are declared as any float, but mean nothing when infinite or NaN."""
 UNLIMITED_WHEN_INFINITE: dict[str, Any] = {"trainer.gradient_clip_val": NonNegativeOrInfinite | None}
 """Types of those of their parameters for which infinity means no limit."""
+PARTS = (*LIGHTNING_FREE, "data", "objective", "averaging", "trainer")
+"""Parts that consist of one object each."""
 COMPONENTS = ("callbacks", "logger")
 """Groups of parts under names that users choose."""
+OVERLAYS = ("experiment", "local")
+"""Groups whose files set keys of the whole configuration."""
 _LONGEST_NAME = 200  # bytes; file systems allow 255
 _DEEPEST = 100  # levels of a configuration
 
@@ -108,6 +112,9 @@ def check_values(tree: dict[str, Any], composition: Composition, values: Mapping
             raise UserError(f"The configuration has no {path}: do not delete it.")
         _check_value(node[key], path, annotation, composition)
     _check_keys(tree, "", composition, values)
+    for part in PARTS:
+        if part in values and isinstance(tree[part], dict) and "_target_" not in tree[part]:
+            raise UserError(f"{part} has no _target_: let its file name what to build, _target_: MODULE.CLASS.")
     _check_folders(tree, names_folder=values.get("name") is str)
     for group in COMPONENTS:
         for key, component in (tree.get(group) or {}).items():
@@ -122,6 +129,7 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
     """Check the keys of a mapping that has no `_target_`."""
     for key, value in node.items():
         inner = _join(path, key)
+        _check_misplaced(key, node, path, composition)
         constructed = isinstance(value, dict) and "_target_" in value
         further = bool(path) and constructed  # for example, a callback that the user added
         known = any(name == inner or name.startswith(f"{inner}.") for name in values)
@@ -131,6 +139,27 @@ def _check_keys(node: dict[str, Any], path: str, composition: Composition, value
             raise unknown_key(inner, siblings, composition.declared, composition.place(inner))
         if isinstance(value, dict) and not constructed and inner not in SWEEP_KEYS:
             _check_keys(value, inner, composition, values)
+
+
+def _check_misplaced(key: Any, node: dict[str, Any], path: str, composition: Composition) -> None:
+    """Check that a file means the key that it sets: not one with dots, or one below its group, which nothing reads."""
+    inner = _join(path, key)
+    outer, dot, rest = str(key).partition(".")
+    if dot and outer in (*node, "hydra"):
+        nested = rest.replace(".", ": {")
+        raise UserError(
+            f"{inner}{composition.place(inner)} is one key with a dot in its name, which sets nothing: write "
+            f"{outer}: {{{nested}: …{'}' * (rest.count('.') + 1)}."
+        )
+    if path or key not in OVERLAYS or key not in composition.declared or not isinstance(node[key], dict):
+        return
+    for name, value in node[key].items():
+        if name in node and isinstance(value, dict) == isinstance(node[name], dict):
+            own = f"{inner}.{name}"
+            raise UserError(
+                f"{own}{composition.place(own)} sets nothing: begin the file with the line # @package _global_, so "
+                f"that it sets {name}."
+            )
 
 
 def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
@@ -144,8 +173,9 @@ def _check_folders(tree: dict[str, Any], *, names_folder: bool) -> None:
         text = " ".join(map(str, value)) if isinstance(value, list) else value if isinstance(value, str) else ""
         if (shown := text.encode(errors="backslashreplace").decode()) != text:
             raise UserError(f"{key}={shown} is not UTF-8, so it cannot be recorded: write it in UTF-8.")
-    if tree.get("output_dir") == "":  # runs would be written to the root of the file system
-        raise UserError("output_dir is empty: name a folder, or output_dir=. for the one you are in.")
+    for key in ("output_dir", "output"):
+        if tree.get(key) == "":  # an unset variable of the shell, and what is written would be among the user's files
+            raise UserError(f"{key} is empty: name a folder, or {key}=. for the one you are in.")
     data = tree.get("data")
     if isinstance(data, dict) and data.get("path") == "":  # all files in the working folder would be the text
         raise UserError("data.path is empty: name a file, or data.path=. for all files in the folder that you are in.")
@@ -203,7 +233,7 @@ def check_parts(tree: dict[str, Any], composition: Composition) -> None:
         from charlab.configuration.trial_build import build_data_and_objective, build_model
 
         model = build_model(tree)
-        for key in ("data", "objective"):
+        for key in ("data", "objective", "averaging"):
             check_constructions(parts.get(key), key, composition)
         build_data_and_objective(tree, model)
     for key, part in parts.items():

@@ -36,9 +36,11 @@ from charlab.configuration.overrides import (
     typed_value,
 )
 from charlab.configuration.sources import (
+    FURTHER,
     VERSION_BASE,
     Composition,
     conf_folder,
+    defaults_list,
     hydra_config,
     hydra_state,
     user_conf_folder,
@@ -73,19 +75,23 @@ def compose(
     return config
 
 
-def config_loader(folder: Path | None = None) -> ConfigLoader:
+def config_loader(folder: Path | None = None, config_dir: str | None = None) -> ConfigLoader:
     """Return Hydra's loader for a folder of configuration files, charlab's own by default.
 
-    A folder `conf` in the working directory is searched as well (see `hydra_plugins/charlab_search_path.py`); a message
-    says so.
+    The folder `config_dir` is searched as well, and so is a folder `conf` in the working directory, of which a message
+    tells (see `hydra_plugins/charlab_search_path.py`).
     """
     further = user_conf_folder() if folder is None else None
     if further is not None and any((further / group.name).is_dir() for group in conf_folder().iterdir()):
         _tell_once(f"Options are read from {further} as well.")
-    with hydra_state():
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
-            return GlobalHydra.instance().config_loader()
+    token = FURTHER.set(None if config_dir is None else Path(config_dir).resolve())
+    try:
+        with hydra_state():
+            GlobalHydra.instance().clear()
+            with initialize_config_dir(str((folder or conf_folder()).resolve()), job_name="charlab", **VERSION_BASE):
+                return GlobalHydra.instance().config_loader()
+    finally:
+        FURTHER.reset(token)
 
 
 class Composer:
@@ -105,7 +111,7 @@ class Composer:
         values: Mapping[str, Any] | None = None,
         config_dir: str | None = None,
     ) -> None:
-        self.config_name, self.loader = config_name, loader or config_loader()
+        self.config_name, self.loader = config_name, loader or config_loader(config_dir=config_dir)
         self.values = VALUES[config_name] if values is None else values
         self.config_dir = config_dir
         self._unbuilt: list[tuple[dict[str, Any], Composition]] = []
@@ -133,12 +139,15 @@ class Composer:
         return self._content(self.config_name)
 
     def searching(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides with `config_dir` at the head of the search path that they or the file give, if any."""
+        """Return the overrides with `config_dir` at the head of the search path, unless the loader searches it."""
         if self.config_dir is None:
             return list(overrides)
         folder = Path(self.config_dir).resolve()
         if not folder.is_dir():
             raise UserError(f"There is no configuration folder {folder}; give --config-dir one that exists.")
+        files = (source for source in self.loader.get_sources() if source.scheme() == "file")
+        if any(Path(source.path).resolve() == folder for source in files):
+            return list(overrides)
         typed = [override for override in overrides if override.startswith("hydra.searchpath=")]
         given = typed_value(typed[0]) if typed else self.searchpath or []
         if not isinstance(given, list):  # a mistake, which Hydra reports
@@ -155,12 +164,13 @@ class Composer:
     @cached_property
     def _groups(self) -> tuple[set[str], set[str]]:
         """The groups in the program's defaults list, and those of them that accept several options."""
-        names = [entry for entry in self._own.get("defaults", []) if isinstance(entry, str) and entry != "_self_"]
+        names = [entry for entry in defaults_list(self._own) if isinstance(entry, str) and entry != "_self_"]
         chosen: dict[str, Any] = {}
         for content in [*map(self._content, names), self._own]:  # a file of the user's may begin with train
-            for entry in content.get("defaults", []):
+            for entry in defaults_list(content):
                 chosen |= entry if isinstance(entry, dict) else {}
-        chosen = {key.removeprefix("optional "): value for key, value in chosen.items() if "override " not in key}
+        chosen = {str(key).removeprefix("optional "): value for key, value in chosen.items()}
+        chosen = {key: value for key, value in chosen.items() if "override " not in key}
         return set(chosen), {group for group, value in chosen.items() if isinstance(value, list)}
 
     @cached_property
@@ -232,7 +242,10 @@ class Composer:
                 elif isinstance(given, Glob):  # Hydra would not look into the folder of --config-dir
                     values = given.filter(Composition(self, overrides).listed(override.key_or_group))
                 elif override.is_discrete_sweep():
-                    values = list(override.sweep_string_iterator())
+                    try:
+                        values = list(override.sweep_string_iterator())
+                    except (ValueError, ArithmeticError) as error:  # of a step of 0, or of nan
+                        raise UserError(f"{override.input_line} has no values: {one_sentence(error)}") from None
                 else:
                     raise UserError(f"{override.input_line} is a range to search, not to sweep: give single values.")
                 choices[key] = [f"{key}={value}" for value in values]

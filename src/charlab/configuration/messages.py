@@ -26,7 +26,8 @@ from charlab.quantities import joined
 if TYPE_CHECKING:
     from charlab.configuration.sources import Composition
 
-COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, LookupError, TypeError, ValueError, OSError)
+_PYTHONS_OWN = (LookupError, TypeError, ValueError, OSError, AssertionError, RecursionError)
+COMPOSITION_ERRORS = (HydraException, OmegaConfBaseException, YAMLError, *_PYTHONS_OWN)
 """Exceptions that Hydra raises when a user's configuration does not compose."""
 
 EXTRAS = {
@@ -185,6 +186,11 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
         return _duplicate_key(error)
     if isinstance(error, YAMLError):
         return UserError(one_sentence(error))
+    if isinstance(error, AssertionError):
+        return UserError(
+            "Hydra cannot read a configuration file, perhaps because its defaults list names a group by a number, yes "
+            "or no: put such a name in quotes."
+        )
     if "Cannot merge DictConfig with ListConfig" in str(error) or "incompatible container types" in str(error):
         return UserError(
             "A list replaces a mapping, or a mapping a list: leave the replaced part out of the defaults list, as "
@@ -194,8 +200,10 @@ def diagnose(error: Exception, composition: Composition) -> UserError:
     for typed in composition.overrides:
         try:
             parsed.append(parse(typed))
-        except HydraException as failure:
+        except (HydraException, RecursionError) as failure:
             return _unreadable(typed, failure)
+    if isinstance(error, RecursionError):
+        return _circle(composition, parsed)
     for override in parsed:
         if (mistake := _mistaken_choice(override, composition)) is not None:
             return mistake
@@ -236,7 +244,7 @@ def _path_to(node: Node, line: int, key: str) -> str | None:
     return None
 
 
-def _unreadable(override: str, failure: HydraException) -> UserError:
+def _unreadable(override: str, failure: Exception) -> UserError:
     key, equals, _ = override.partition("=")
     if not equals:
         return UserError(f"{override!r} is not of the form key=value.")
@@ -285,9 +293,25 @@ def _missing_file(missing: str, composition: Composition, parsed: list[Override]
     group, _, option = missing.rpartition("/")
     if not group:
         return UserError(f"There is no configuration {missing}.yaml{nearest(option, composition.options(''))}")
-    chosen = [f"{o.key_or_group}/{o.value()}" for o in parsed if composition.is_group(o.key_or_group)]
+    chosen = _chosen_files(composition, parsed)
     naming = [name for name in [*chosen, "local/default"] if composition.file_chooses(name, missing)]
     return _unknown_option(group, option, f" (in {naming[0]}.yaml)" if naming else "", composition)
+
+
+def _circle(composition: Composition, parsed: list[Override]) -> UserError:
+    """Return the error for files that include each other, which Hydra follows until Python gives up."""
+    for name in _chosen_files(composition, parsed):
+        if {f"/{name}", name.rpartition("/")[2]} & set(composition.included(name)):
+            return UserError(f"The defaults list of {name}.yaml has the file itself: leave it out there.")
+    return UserError(
+        "A defaults list leads back to its own file, or a value is nested too deeply: let no file include itself."
+    )
+
+
+def _chosen_files(composition: Composition, parsed: list[Override]) -> list[str]:
+    """Return the names of the files that overrides choose, such as "model/gpt"."""
+    groups = [override for override in parsed if composition.is_group(override.key_or_group)]
+    return [f"{each.key_or_group}/{each.value()}" for each in groups if isinstance(each.value(), str)]
 
 
 def _mistaken_group(error: Exception, choices: list[Override]) -> UserError | None:

@@ -69,12 +69,18 @@ SWEEP_KEYS = ("study", "search", "launcher", "dry_run")
 def translate(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return overrides with their current names, and a note for each one that changed.
 
+    Hydra's own launchers keep their names if one of its own sweepers is chosen, which starts jobs by them.
+
     Args:
         overrides: overrides from the command line or a study's file.
     """
     translated: list[str] = []
     notes: list[str] = []
+    hydras_own = any(re.fullmatch("hydra/sweeper=(?!charlab$).+", override) for override in overrides)
     for override in overrides:
+        if hydras_own and key_of(override).startswith(("hydra/launcher", "hydra.launcher.")):
+            translated.append(override)
+            continue
         renamed = _renamed(override)
         present = FORMER_OVERRIDES.get(override) or FORMER_OVERRIDES.get(renamed, (renamed,))
         translated += present
@@ -108,7 +114,7 @@ def prepare(
       `~logger` and `logger=null` become `logger=[]`.
     - For the other `groups`, `callbacks=null` becomes `~callbacks`.
     - Values of `TEXT_KEYS` are quoted, unless the whole value is quoted already.
-    - Values of other `text_keys` are quoted if Hydra would read a number, true or false.
+    - Values of other `text_keys` and of `groups` are quoted if Hydra would read a number, true or false.
     - A value that Hydra cannot parse is quoted, unless it begins with a bracket or a quote or contains a comma: it was
       then meant as a list, a mapping or a sweep, and Hydra reports the error.
     """
@@ -132,7 +138,8 @@ def prepare(
     if parsed is None:
         is_text = not re.match(r"""["'\[{(]""", value) and "," not in value
     else:
-        is_text = name in text_keys and not parsed.is_sweep_override() and isinstance(parsed.value(), int | float)
+        is_text = name in {*text_keys, *groups} and not parsed.is_sweep_override()
+        is_text = is_text and isinstance(parsed.value(), int | float)
     return f"{key}={quoted(value)}" if is_text else override
 
 
@@ -188,7 +195,7 @@ def parse_or_none(override: str) -> Override | None:
     """Return the parsed override; None if it is not a valid one."""
     try:
         return parse(override)
-    except HydraException:
+    except (HydraException, RecursionError):
         return None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import Container, DictConfig, OmegaConf
 
 from charlab.configuration.build import HYDRA_1_4, accepts
 from charlab.configuration.messages import COMPOSITION_ERRORS, all_keys, diagnose
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 VERSION_BASE: dict[str, Any] = {} if HYDRA_1_4 else {"version_base": "1.3"}
 """Hydra 1.3 behaves like Hydra 1.1 without this argument; Hydra 1.4 does not need it."""
 OWN = "charlab's own configuration"
+FURTHER: ContextVar[Path | None] = ContextVar("FURTHER", default=None)
+"""A folder of configuration files that a loader that is made now searches as well."""
 
 
 def conf_folder() -> Path:
@@ -71,6 +75,12 @@ def hydra_config(config: DictConfig) -> Iterator[None]:
         yield
     finally:
         instance.cfg = former
+
+
+def defaults_list(content: object) -> list[Any]:
+    """Return the defaults list in the content of a configuration file; empty if it has none, or one that is no list."""
+    listed = content.get("defaults") if isinstance(content, dict) else None
+    return listed if isinstance(listed, list) else []
 
 
 class Composition:
@@ -165,28 +175,49 @@ class Composition:
 
     def check_choices(self) -> None:
         """Check that no chosen option is hidden by one of the same name in a folder that is searched earlier."""
-        for override in map(parse, self.overrides if len(self._folders) > 1 else ()):
+        if len(self._folders) < 2:
+            return
+        for group, name, place in self._choices():
+            found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
+            if len(found) > 1:
+                raise UserError(
+                    f"{group}={name}{place} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
+                    "give the latter file another name."
+                )
+
+    def _choices(self) -> Iterator[tuple[str, str, str]]:
+        """Yield the group and name of each option that an override, or a file of the user's, chooses; and that file."""
+        for override in map(parse, self.overrides):
             group, chosen = override.key_or_group, override.value()
-            if not any((folder / group).is_dir() for folder in self._folders):
-                continue
-            names = [option for option in (chosen if isinstance(chosen, list) else [chosen]) if isinstance(option, str)]
-            for name in names:
-                found = [folder for folder in self._folders if (folder / group / f"{name}.yaml").is_file()]
-                if len(found) > 1:
-                    raise UserError(
-                        f"{group}={name} is in {OWN if found[0] == conf_folder() else found[0]} and in {found[1]}: "
-                        "give the latter file another name."
-                    )
+            if any((folder / group).is_dir() for folder in self._folders):
+                for name in chosen if isinstance(chosen, list) else [chosen]:
+                    if isinstance(name, str):
+                        yield group, name, ""
+                        yield from self._chosen_in(f"{group}/{name}")
+        yield from self._chosen_in("local/default")
+
+    def _chosen_in(self, file: str) -> Iterator[tuple[str, str, str]]:
+        if (self._folders[0] / f"{file}.yaml").is_file():  # charlab's own
+            return
+        for entry in self._defaults_of(file):
+            for key, name in entry.items() if isinstance(entry, dict) else ():
+                group = str(key).split(" ")[-1].partition("@")[0]  # as in "override /model@package"
+                if group.startswith("/") and isinstance(name, str):
+                    yield group[1:], name, f" (in {file}.yaml)"
 
     def exists(self, group: str, option: str) -> bool:
         """Return whether a group has an option of that name."""
         folder, _, name = f"{group}/{option}".rpartition("/")
         return name in self._members(folder, ObjectType.CONFIG)
 
-    @property
+    @cached_property
     def _folders(self) -> list[Path]:
-        """The folders of configuration files, in search order."""
-        return [Path(source.path) for source in self._sources if source.scheme() == "file"]
+        """The folders of configuration files, in search order; each once."""
+        unique: dict[Path, Path] = {}
+        for source in self._sources:
+            if source.scheme() == "file":
+                unique.setdefault(Path(source.path).resolve(), Path(source.path))
+        return list(unique.values())
 
     def searched(self) -> list[str]:
         """Return the folders of configuration files as shown to users."""
@@ -203,14 +234,18 @@ class Composition:
         files = (file for folder in self._folders for file in sorted(folder.rglob("*.yaml")))
         return next((file for file in files if file.is_file() and contents in file.read_bytes()), None)
 
+    def included(self, name: str) -> list[str]:
+        """Return the files that a file's defaults list names, as written there."""
+        return [entry for entry in self._defaults_of(name) if isinstance(entry, str)]
+
     def file_chooses(self, name: str, option: str) -> bool:
         """Return whether a file's defaults list overrides a group with that option, such as "model/gpt"."""
         group, _, choice = option.rpartition("/")
-        wanted = {f"override /{group}": choice}
-        return any(
-            wanted in (OmegaConf.to_container(OmegaConf.create(text)) or {}).get("defaults", [])  # type: ignore[union-attr]
-            for text in self._texts_of(name)
-        )
+        return {f"override /{group}": choice} in self._defaults_of(name)
+
+    def _defaults_of(self, name: str) -> list[Any]:
+        contents = (OmegaConf.to_container(OmegaConf.create(text)) for text in self._texts_of(name))
+        return [entry for content in contents for entry in defaults_list(content)]
 
     @cached_property
     def _files(self) -> list[tuple[str, bool, set[str]]]:
@@ -220,14 +255,21 @@ class Composition:
             defaults = loader.compute_defaults_list(name, self.overrides, self._mode).defaults
         found = []
         for default in defaults:
-            name, package = default.config_path or "", default.package or ""
-            for text in self._texts_of(name)[:1] if not name.startswith("hydra/") else []:
-                keys = {f"{package}.{key}" if package else key for key in _keys_in(text)}
+            name, package = (default.config_path or "").removesuffix(".yaml"), default.package or ""
+            for inner in self._keys_set_in(name) if not name.startswith("hydra/") else []:
+                keys = {f"{package}.{key}" if package else key for key in inner}
                 parents = (
                     {package.rsplit(".", depth)[0] for depth in range(package.count(".") + 1)} if package else set()
                 )
                 found.append((name, "/" in name and not package, keys | parents))
         return found
+
+    def _keys_set_in(self, name: str) -> list[frozenset[str]]:
+        """Return the keys that a file sets: the first of that name in a folder, or else in a package."""
+        if texts := self._texts_of(name):
+            return [_keys_in(texts[0])]
+        sources = (source for source in self._sources if source.scheme() != "file" and source.is_config(name))
+        return [_keys_of(source.load_config(name).config) for source in islice(sources, 1)]
 
     @cached_property
     def declared(self) -> set[str]:
@@ -250,7 +292,11 @@ class Composition:
 @cache
 def _keys_in(text: str) -> frozenset[str]:
     """Return the dotted keys that a configuration file with this text sets."""
-    content = OmegaConf.to_container(OmegaConf.create(text) or OmegaConf.create())
+    return _keys_of(OmegaConf.create(text) or OmegaConf.create())
+
+
+def _keys_of(config: Container) -> frozenset[str]:
+    content = OmegaConf.to_container(config)
     if isinstance(content, dict):
         content.pop("defaults", None)
     return frozenset(all_keys(content))

@@ -10,7 +10,7 @@ import json
 import re
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,9 +76,9 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
                 on_cpu = _attempt(tree, "model", partial(_construct, tree), "cpu")
                 _attempt(tree, "optimizer", lambda: _optimizer(tree["optimizer"], on_cpu), "cpu")
     if not _takes(tree["scheduler"], "optimizer") and "schedulers" not in tree["scheduler"]:
-        _attempt(tree, "scheduler", lambda: build(tree["scheduler"]))
+        _attempt_anywhere(tree, "scheduler", lambda: build(tree["scheduler"]))
     elif optimizer is not None:
-        _attempt(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
+        _attempt_anywhere(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
     return model
 
 
@@ -94,8 +94,8 @@ def _takes(node: dict[str, Any], name: str) -> bool:
 
 
 def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) -> None:
-    """Build the data module, without reading any text, and the objective; check the kind of Lightning's parts."""
-    data = _attempt(tree, "data", lambda: build(tree["data"]))
+    """Build data module (without reading any text), objective and averaging; check the kind of Lightning's parts."""
+    data = _attempt_anywhere(tree, "data", lambda: build(tree["data"]))
     from lightning.pytorch import Callback  # imported here: it is slow, and building the data module imports it anyway
     from lightning.pytorch.profilers import Profiler
     from lightning.pytorch.strategies import Strategy
@@ -104,21 +104,27 @@ def build_data_and_objective(tree: dict[str, Any], model: LanguageModel | None) 
 
     _check_kind(tree["data"], "data", "CharacterDataModule", data is None or isinstance(data, CharacterDataModule))
     if tree.get("objective") is not None:
-        objective = _attempt(tree, "objective", lambda: build(tree["objective"]))
+        objective = _attempt_anywhere(tree, "objective", lambda: build(tree["objective"]))
         _check_kind(tree["objective"], "objective", "Objective", objective is None or hasattr(objective, "check"))
         if model is not None and data is not None and objective is not None:
-            _attempt(tree, "objective", lambda: objective.check(model, data.order))
+            with suppress(_NotOnMetaError):  # checked again before the run
+                _attempt(tree, "objective", lambda: objective.check(model, data.order))
     trainer = tree.get("trainer") or {}
     parts = {"averaging": (tree, Callback), "profiler": (trainer, Profiler), "strategy": (trainer, Strategy)}
     for key, (part, kind) in parts.items():
         if isinstance(node := part.get(key), dict):
-            made, path = find(node["_target_"]), key if part is tree else f"trainer.{key}"
+            path = key if part is tree else f"trainer.{key}"
+            if "_target_" not in node:
+                raise UserError(f"{path} has no _target_: give it one, {{_target_: MODULE.CLASS}}.")
+            made = find(node["_target_"])
             _check_kind(node, path, kind.__name__, not isinstance(made, type) or issubclass(made, kind))
             if (start := node.get("start_method", "popen")) != "popen":
                 raise UserError(
                     f"{path}.start_method={start} starts processes from the memory of this one, and what they learn "
                     f"would be lost with them: set {path}.start_method=popen."
                 )
+    if tree.get("averaging") is not None:
+        _attempt_anywhere(tree, "averaging", lambda: build(tree["averaging"]))
     _check_processes(tree["model"], model, trainer)
 
 
@@ -263,6 +269,14 @@ def _attempt(tree: dict[str, Any], path: str, action: Callable[[], Any], device:
         where = _failing_node(error, tree, path)
         place = f"{frame}, with {where}" if (frame := _frame(error)) else where
         raise UserError(f"{place}: {type(error).__name__}: {one_sentence(error)}") from error
+
+
+def _attempt_anywhere(tree: dict[str, Any], path: str, action: Callable[[], Any]) -> Any:
+    """Run `action` as `_attempt` does; on the CPU if it computes with the values of tensors."""
+    try:
+        return _attempt(tree, path, action)
+    except _NotOnMetaError:
+        return _attempt(tree, path, action, "cpu")
 
 
 def _frame(error: BaseException) -> str | None:

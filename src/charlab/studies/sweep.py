@@ -70,6 +70,11 @@ def sweep(
             )
     if config.hydra.callbacks:
         raise UserError("hydra.callbacks are called for Hydra's own jobs: give hydra/sweeper=basic, or leave them out.")
+    if variables := sorted(set(config.hydra.job.env_set) - set(config.hydra.job.env_copy)):
+        raise UserError(
+            f"hydra.job.env_set is for Hydra's own jobs: set {', '.join(variables)} in the environment of the command, "
+            "or give hydra/sweeper=basic."
+        )
     if config.get("launcher") is None:
         raise UserError("No launcher is chosen: give launcher=local, or leave launcher out.")
     choices = config.hydra.runtime.choices

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_object
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -33,6 +34,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from charlab.configuration.build import build
+from charlab.configuration.messages import line_of_user, one_sentence
 from charlab.data.datamodule import CharacterDataModule, micro_batch_size_of
 from charlab.errors import UserError
 from charlab.models.contract import CountedModel, LanguageModel
@@ -370,7 +372,13 @@ def _check_limits(settings: Mapping[str, Any], batches: int) -> None:
 def _instantiated(value: Any) -> Any:
     """Return a setting with every node in it (a profiler, a plugin) instantiated."""
     if isinstance(value, Mapping) and "_target_" in value:
-        return build(dict(value))
+        try:
+            return build(dict(value))
+        except InstantiationException as error:
+            raised = error.__cause__ or error
+            where, target = line_of_user(raised), value["_target_"]
+            place = f"{where}, with {target}" if where else f"{target} cannot be built"
+            raise UserError(f"{place}: {type(raised).__name__}: {one_sentence(raised)}") from error
     return [_instantiated(part) for part in value] if isinstance(value, list) else value
 
 
