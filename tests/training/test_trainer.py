@@ -111,7 +111,10 @@ def test_the_number_of_epochs_follows_from_the_budget(tmp_path, settings, epochs
         ({"profiler": "wrong"}, "simple"),
         ({"plugins": [{"_target_": "torch.nn.Identity"}]}, r"trainer.plugins\[0\] is a torch.nn.*a Lightning plugin"),
         ({"barebones": True}, "loggers and checkpoints, which charlab needs"),
-        ({"callbacks": [{"_target_": EARLY, "monitor": "x", "mode": "up"}]}, "EarlyStopping cannot be built: Misconf"),
+        (
+            {"callbacks_of_trainer": [{"_target_": EARLY, "monitor": "x", "mode": "up"}]},
+            "EarlyStopping cannot be built: Misconf",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_sentence(tmp_path, settings, message):
