@@ -126,6 +126,10 @@ class Falling:
 
     def __call__(self, spent):
         return 1 - spent * (1 - self.last)
+
+def heeding(optimizer):
+    size = optimizer.param_groups[0]["params"][0].detach().norm().item()
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + size * epoch))
 """
 
 
@@ -161,6 +165,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(folder, {f"conf/{part}/other.yaml": "{_target_: collections.OrderedDict}"})
     write(folder, {"conf/objective/weighted.yaml": "{_target_: own_models.Weighted, share: 0.5}"})
     write(folder, {"conf/scheduler/falling.yaml": "{_target_: own_models.Falling, last: 0.5}"})
+    write(folder, {"conf/scheduler/heeding.yaml": "{_target_: own_models.heeding}"})
     averaging = "lightning.pytorch.callbacks.StochasticWeightAveraging"
     write(folder, {"conf/averaging/negative.yaml": f"{{_target_: {averaging}, swa_lrs: -1.0}}"})
     write(folder, {"conf/scheduler/stepless.yaml": "{_target_: torch.optim.lr_scheduler.StepLR}"})
@@ -397,6 +402,10 @@ def test_a_users_constructor_that_fails(mistake: Mistake, own: Path) -> None:
 
 def test_parts_that_compute_with_tensors_are_built_on_the_cpu(job: Callable[..., DictConfig]) -> None:
     job("model=bigram", "objective=weighted", "scheduler=falling")
+
+
+def test_a_scheduler_that_reads_the_weights_is_left_to_the_run(job: Callable[..., DictConfig]) -> None:
+    job("model=bigram", "scheduler=heeding")
 
 
 def test_a_constructor_of_an_averaging_that_fails(mistake: Mistake) -> None:

@@ -1,4 +1,4 @@
-"""Build the model, optimizer, schedule, data module and objective before a run, to find errors early.
+"""Build the model, optimizer, schedule, data module, objective and averaging before a run, to find errors early.
 
 They are built on torch's `meta` device, where tensors have shapes but no values. This takes a fraction of a second for
 a model of any size and finds the same shape mismatches as training would.
@@ -78,7 +78,8 @@ def build_model(tree: dict[str, Any]) -> LanguageModel | None:
     if not _takes(tree["scheduler"], "optimizer") and "schedulers" not in tree["scheduler"]:
         _attempt_anywhere(tree, "scheduler", lambda: build(tree["scheduler"]))
     elif optimizer is not None:
-        _attempt_anywhere(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
+        with suppress(_NotOnMetaError):  # a scheduler that reads the weights is built when training begins
+            _attempt(tree, "scheduler", lambda: build_scheduler(tree["scheduler"], optimizer))
     return model
 
 
