@@ -3,6 +3,7 @@
 import copy
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf, open_dict
@@ -310,6 +311,24 @@ class Inline:
 def test_a_text_too_long_for_the_name_of_a_file_is_none():
     node = {"_target_": f"{__name__}.Inline", "text": "to be or not to be " * 40}
     assert load_corpus(OmegaConf.create({"data": {"corpus": node}})).text == node["text"]
+
+
+class Named:
+    """A corpus whose text is in a file, which may be below the home folder."""
+
+    def __init__(self, *, words):
+        self.words = words
+
+    def load(self):
+        return Corpus.of("named", Path(self.words).expanduser().read_text())
+
+
+def test_an_edited_file_below_the_home_folder_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = OmegaConf.create({"data": {"corpus": {"_target_": f"{__name__}.Named", "words": "~/words.txt"}}})
+    for text in ("to be", "not to be"):
+        (tmp_path / "words.txt").write_text(text)
+        assert load_corpus(config).text == text
 
 
 LOADER = """

@@ -401,6 +401,15 @@ def test_an_interrupted_removal_leaves_no_checkpoint_without_its_record_and_curv
     assert "last.ckpt" not in left or left >= {"best.ckpt", "metrics.csv", "nll.npy"}
 
 
+def test_a_new_run_leaves_no_checkpoint_whose_record_is_lost(tmp_path):
+    """It would resume from it after an early kill."""
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/last.ckpt", "loss.png"):
+        (tmp_path / name).touch()
+    clear(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["loss.png"]
+
+
 def test_a_run_that_trains_is_not_removed_by_a_link_to_it(write, said, outputs):
     record = write("aaaa", status="running")
     link = outputs / "studies" / "demo" / "runs" / "arm" / "305"

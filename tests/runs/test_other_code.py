@@ -214,7 +214,7 @@ def test_a_resumed_run_keeps_what_was_known_of_it(run, student, half, interrupt_
     half.save()
     edit(student / "studentparts.py", "1.0 * x", "2.0 * x")
     reload()
-    restore = interrupt_at(4, SystemExit(9))
+    restore = interrupt_at(3, SystemExit(9))  # in the first step after the checkpoint
     with pytest.raises(SystemExit):
         run("resume=any_code", "tags=[mine]")
     restore()

@@ -132,10 +132,13 @@ def remove(folder: Path) -> None:
 def clear(folder: Path) -> None:
     """Remove an earlier run's files, if the folder has its record; never a file that a run does not write.
 
+    Without a record, only the checkpoint is removed, from which a new run would resume if it is killed early.
     Hydra's files stay: they already belong to the new run.
     """
     if (folder / FILE_NAME).exists():
         _remove(folder, _matching(folder, WRITTEN))
+    else:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:

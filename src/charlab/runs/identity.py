@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from charlab.configuration.build import build, literal, plain
 from charlab.configuration.overrides import SWEEP_KEYS
-from charlab.data.corpora import Corpus, files_of
+from charlab.data.corpora import Corpus, files_of, home_expanded
 from charlab.errors import UserError
 from charlab.runs import definitions
 from charlab.runs.code import changed, code_hash, sources_of
@@ -354,11 +354,11 @@ def _files_named(value: Any, key: str = "") -> Iterator[Path]:
     elif isinstance(value, list):
         for part in value:
             yield from _files_named(part, key)
-    elif isinstance(value, str) and os.path.isdir(value) and key.rpartition("_")[2] in PATH_KEYS:
+    elif isinstance(value, str) and os.path.isdir(home_expanded(value)) and key.rpartition("_")[2] in PATH_KEYS:
         with contextlib.suppress(UserError):  # an empty folder, which its loader may fill
             yield from files_of(value)
     elif isinstance(value, str):
-        yield Path(value)
+        yield home_expanded(value)
 
 
 @functools.lru_cache(maxsize=2)

@@ -216,7 +216,7 @@ class _Training:
         setup = 0.0
         if self.parts.resumes:
             begun = (self.folder / FILE_NAME).exists()
-            former = Record.load(self.folder if begun else origin["extend"])
+            former = Record.load(self.folder if begun else origins(config)["extend"])
             if begun:
                 record.test_looks = former.test_looks  # `charlab evaluate` may have scored it in between
                 record.started, setup = former.started, former.time.get("setup_s", 0.0)

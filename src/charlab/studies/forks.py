@@ -127,7 +127,7 @@ class _Keeper:
     def is_outdated(self) -> bool:
         """Return whether the keeper has ended, or a file has changed since the server imported it."""
         changed = any(_stamp(path) != tuple(stamp) for path, stamp in self._files.items())
-        return changed or self._process.poll() is not None
+        return changed or self._ended or self._process.poll() is not None
 
     @property
     def has_started(self) -> bool:

@@ -129,7 +129,7 @@ def references(results: StudyResults) -> list[Reference]:
 def scored_text(record: Record) -> tuple[object, ...]:
     """Return what decides which text a run is scored on: the corpus, and where its validation split begins and ends."""
     data = record.config.get("data", {})
-    return record.corpus.get("sha256"), data.get("train_fraction"), data.get("validation_fraction")
+    return record.corpus.get("sha256"), data.get("train_fraction"), data.get("validation_fraction", 0.1)
 
 
 def _finished(results: StudyResults) -> list[Record]:
