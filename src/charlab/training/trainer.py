@@ -91,7 +91,7 @@ def build_trainer(
     settings["accelerator"] = {"cuda": "gpu"}.get(device, device)
     settings["precision"] = resolve_precision(settings["precision"], device)
     settings["default_root_dir"] = settings["default_root_dir"] or folder
-    for key in ("enable_checkpointing", "enable_progress_bar"):
+    for key in ("enable_checkpointing", "enable_progress_bar", "enable_model_summary"):
         settings[key] = settings[key] is not False  # null is Lightning's default, true
     for key in COUNTS:  # Lightning takes 4.0 for 4, but not in all that depends on it
         if isinstance(settings[key], float) and settings[key] > 1 and settings[key].is_integer():
