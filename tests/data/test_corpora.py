@@ -445,7 +445,7 @@ def test_a_broken_archive_is_an_error(damage, folder: Path) -> None:
         instantiate(configured("text8")).load()
 
 
-@pytest.mark.parametrize("offset, value", [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
 def test_an_archive_that_cannot_be_unpacked_is_an_error(offset, value, folder: Path) -> None:
     archive = bytearray(zipped("text8", b"a b c " * 100))
     archive[archive.index(b"PK\x01\x02") + offset] = value  # the member's flags, and its method of compression

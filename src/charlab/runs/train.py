@@ -224,8 +224,8 @@ class _Training:
                 if tags:
                     record.config["tags"] = list(dict.fromkeys(tags))
                 record.config["note"] = record.config.get("note") or former.config.get("note")
-            different = former.code is not None and former.code != record.code
-            record.begun_by = [*former.begun_by, *([former.code] if different else [])]
+            earlier = [] if former.code in (None, record.code) else [former.code]
+            record.begun_by = [*former.begun_by, *earlier]
         record.flops_per_step = count_flops(model, batch_size=data.batch_size, window_length=data.context_length + 1)
         if record.flops_per_step:
             self.module.flops_per_character = record.flops_per_step / (data.batch_size * data.context_length)

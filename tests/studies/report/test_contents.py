@@ -104,7 +104,9 @@ def test_the_terminal_says_at_which_level_each_interval_is(make, tmp_path, capsy
     arms = MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), MadeUpArm("c", 1.69)
     report = make_report(make(*arms, seeds=8), tmp_path / "report", console=Console(width=200))
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
-    levels = {judgment.comparison.arm: percent(judgment.comparison.confidence) for judgment in report.contents.judgments}
+    levels = {
+        judgment.comparison.arm: percent(judgment.comparison.confidence) for judgment in report.contents.judgments
+    }
     assert levels == {"b": "97.5%", "c": "95%"}
     for arm, level in levels.items():
         assert f"] {level} " in rows[arm]
