@@ -180,6 +180,7 @@ def test_a_process_that_ends_scans_nothing_for_garbage() -> None:
     assert done.stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_what_a_command_imports_is_not_scanned_for_garbage() -> None:
     program = """
 import gc, sys, types
@@ -347,6 +348,7 @@ def test_streams_that_are_closed_end_no_program(empty_folder: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_reading_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)

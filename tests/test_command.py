@@ -62,12 +62,13 @@ def test_a_command_has_its_overrides_and_its_exit_code(capfd):
     assert main(["train", "data=play", "model=bigram", "model.typo=1"]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "program"),
     [
         ("charlab", "train"),
-        pytest.param("python -m charlab", "evaluate", marks=pytest.mark.slow),
-        pytest.param("python scripts/", "train", marks=pytest.mark.slow),
+        ("python -m charlab", "evaluate"),
+        ("python scripts/", "train"),
     ],
 )
 def test_a_printed_command_has_the_form_of_the_one_that_was_typed(form, program, tmp_path):

@@ -50,6 +50,7 @@ def run(capsys, monkeypatch, folder):
     return run
 
 
+@pytest.mark.slow
 def test_a_new_model_trains(folder, run):
     output = run("new", "model", "wide_view")
     written = {str(path.relative_to(folder)) for path in folder.rglob("*.*")}
@@ -59,6 +60,7 @@ def test_a_new_model_trains(folder, run):
     assert json.loads(record.read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_new_study_has_its_cells(folder, run):
     output = run("new", "study", "wider")
     assert next_command(output) == ["train", "-m", "study=wider"]
@@ -137,6 +139,7 @@ def test_the_class_of_a_model_has_a_name_of_its_own(folder, name, title):
     assert f"class {title}(AutoregressiveModel):" in (folder / f"{name}.py").read_text()
 
 
+@pytest.mark.slow
 def test_a_study_may_be_named_by_a_number(folder, run):
     assert "12 cells" in run(*next_command(run("new", "study", "2024")), "dry_run=true")
 

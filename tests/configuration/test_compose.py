@@ -83,6 +83,7 @@ def test_wrong_values_are_the_users() -> None:
         compose(["model=bigram", "trainer.profiler={dirpath: x}"])
 
 
+@pytest.mark.slow
 def test_the_output_folder_is_checked_before_anything_is_written(tmp_path: Path) -> None:
     def check(output_dir: Path, folder: str = "${output_dir}/run", *, sweep: bool = False) -> None:
         overrides = [f"output_dir={output_dir}", f"hydra.run.dir={folder}", f"hydra.sweep.subdir={folder}"]

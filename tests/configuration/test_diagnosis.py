@@ -125,6 +125,7 @@ def test_a_list_is_not_laid_over_a_mapping(mistake: Callable[..., str], tmp_path
     assert mistake(f"hydra.searchpath=[{extra}]", "model=listed").startswith("A list replaces a mapping")
 
 
+@pytest.mark.slow
 def test_every_job_of_a_sweep_is_checked(composer: Composer) -> None:
     jobs = composer.jobs(["seed=1,2", "model.width=range(3,4)"])
     assert [(job.seed, job.model.width) for job in jobs] == [(1, 3), (2, 3)]

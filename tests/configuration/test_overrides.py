@@ -9,6 +9,7 @@ from charlab.configuration.overrides import parse, prepare, text_of
 from charlab.errors import UserError
 
 
+@pytest.mark.slow
 @given(st.text())
 @example("ROMEO: hi, you")
 @example("first\nsecond\ttabbed")

@@ -294,6 +294,7 @@ class Alone:
     assert reached == {"leads_to_it": {"mine", "student-lab"}, "alone": {"mine"}, "Alone": {"mine"}}
 
 
+@pytest.mark.slow
 def test_the_platform_counts_for_nothing():
     assert sources(target="torch.optim.AdamW") == {}
 

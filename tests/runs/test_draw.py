@@ -117,6 +117,7 @@ def test_a_figure_that_has_its_price_is_not_computed_unasked(bare, missing):
     assert Record.load(bare.folder).test_looks == 0
 
 
+@pytest.mark.slow
 def test_a_finished_run_asked_for_more_is_not_trained_again(bare, run_tiny, capsys):
     again = run_tiny("at_end=[sliding,samples,loss_plot]")
     assert "finished already" in capsys.readouterr().out

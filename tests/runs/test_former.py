@@ -70,6 +70,7 @@ def command(former):
     ]
 
 
+@pytest.mark.slow
 def test_the_same_command_is_a_new_run(former, capsys):
     before = files(former)
     record = charlab.run(*command(former))

@@ -505,9 +505,8 @@ class Keeps(Callback):
         return {"kept": self.kinds[self.kind]}
 
 
-@pytest.mark.parametrize(
-    "kind", ["datetime", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("numpy", "path"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["datetime", "numpy", "path"])
 def test_a_state_that_could_not_be_read_back_is_refused_before_training(run_tiny, tmp_path, kind):
     with pytest.raises(UserError, match=r"Keeps.*more than numbers, text, lists"):
         run_tiny(f"+callbacks.mine={{_target_: tests.runs.test_native.Keeps, kind: {kind}}}")
@@ -528,6 +527,7 @@ class Learns(Callback):
         return {"kept": self.kept}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_could_not_be_read_back_does_not_replace_the_former(run_tiny, tmp_path):
     with pytest.raises(UserError, match=r"Learns.*more than numbers, text, lists"):
         run_tiny("+callbacks.mine={_target_: tests.runs.test_native.Learns}")
@@ -599,6 +599,7 @@ def test_a_limit_that_lightning_refuses_in_an_evaluation_is_one_sentence(run_tin
     assert Record.load(record.parent).error == str(raised.value)
 
 
+@pytest.mark.slow
 def test_the_last_step_is_evaluated_whatever_the_interval(run_tiny):
     record = run_tiny("evaluate_every=5", "trainer.max_steps=7")
     steps = [int(step) for step, _, metric, _ in curves(record) if metric == "validation/nll"]
@@ -614,6 +615,7 @@ class Watch(Callback):
         self.seen.append(batch.clone())
 
 
+@pytest.mark.slow
 def test_overfitted_batches_repeat(run_tiny):
     Watch.seen.clear()
     record = run_tiny(
@@ -626,7 +628,8 @@ def test_overfitted_batches_repeat(run_tiny):
         assert torch.equal(torch.stack(seen[:2]), torch.stack(seen[later : later + 2]))
 
 
-@pytest.mark.parametrize("answers", [pytest.param(0, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [0, 3])
 def test_a_run_goes_on_without_its_tracker(run_tiny, answers):
     node = f"{{_target_: tests.helpers.tracker.Tracker, answers: {answers}}}"
     record = run_tiny(f"+logger.mine={node}", "trainer.max_steps=4")
@@ -657,6 +660,7 @@ def test_a_tracker_is_told_of_every_checkpoint(run_tiny):
     assert Uploads.paths == 4 * [record.folder / "checkpoints" / "last.ckpt"]  # of steps 3, 6, 9 and 12
 
 
+@pytest.mark.slow
 def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny, capsys):
     tracker = "+logger.mine={_target_: tests.helpers.tracker.Tracker, answers: 1000}"
     record = run_tiny("~logger.csv", tracker, "trainer.max_steps=4")
@@ -666,6 +670,7 @@ def test_checkpoints_are_in_the_runs_folder_whatever_logger_comes_first(run_tiny
     assert " ".join(capsys.readouterr().out.split()).startswith("This run is finished already")
 
 
+@pytest.mark.slow
 def test_lightnings_csv_logger_leaves_the_curves_alone(run_tiny):
     record = run_tiny("+logger.mine={_target_: lightning.pytorch.loggers.CSVLogger}", "trainer.max_steps=4")
     assert [int(step) for step, _, metric, _ in curves(record) if metric == "train/loss"] == [1, 2, 3, 4]
@@ -692,14 +697,15 @@ def test_a_profile_of_training_is_logged(run_tiny, logged, profiler, shown):
     assert any("FIT Profiler Report" in text and shown in text for text in logged)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 @pytest.mark.parametrize(
     ("preset", "status", "steps"),
     [
         ("fast", "tried", 1),
-        pytest.param("overfit", "tried", 12, marks=pytest.mark.slow),
-        pytest.param("profile", "tried", 100, marks=pytest.mark.slow),
-        pytest.param("anomaly", "tried", 100, marks=pytest.mark.slow),
+        ("overfit", "tried", 12),
+        ("profile", "tried", 100),
+        ("anomaly", "tried", 100),
     ],
 )
 def test_runs_for_debugging_live_apart(preset, status, steps, overrides, tmp_path, monkeypatch, logged):

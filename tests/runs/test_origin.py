@@ -64,7 +64,8 @@ def weights(record):
     return model.state_dict(), vocabulary.characters
 
 
-@pytest.mark.parametrize("model", [GPT, pytest.param(["model=bigram"], marks=pytest.mark.slow)], ids=["gpt", "bigram"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [GPT, ["model=bigram"]], ids=["gpt", "bigram"])
 def test_it_starts_with_the_weights_and_is_another_run(train, model):
     first = train(*model)
     again = train(*model, f"init_from={first.folder}", "optimizer.lr=1e-30", "optimizer.weight_decay=0")
@@ -90,12 +91,13 @@ def test_what_it_starts_from_is_part_of_the_identity(train, given, copied):
     assert named(f"init_from={copied(first, code='0123456789ab')}") != from_first  # other code trained it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
         GPT,
-        pytest.param(["model=bigram"], marks=pytest.mark.slow),
-        pytest.param(["model=gru", "model.embed_dim=8"], marks=pytest.mark.slow),
+        ["model=bigram"],
+        ["model=gru", "model.embed_dim=8"],
     ],
     ids=lambda model: model[0],
 )
@@ -205,13 +207,14 @@ def rows(record):
     return [tuple(row) for row in seen[["step", "metric", "value"]].sort_values(["step", "metric"]).to_numpy()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
         [*GPT, "model.dropout=0.2"],
-        pytest.param(["model=bigram", "data.dev_fraction=0.1"], marks=pytest.mark.slow),
-        pytest.param(["model=bigram", "data.epoch_steps=3"], marks=pytest.mark.slow),
-        pytest.param(["model=bigram", "data.epoch_steps=1"], marks=pytest.mark.slow),
+        ["model=bigram", "data.dev_fraction=0.1"],
+        ["model=bigram", "data.epoch_steps=3"],
+        ["model=bigram", "data.epoch_steps=1"],
     ],
     ids=["gpt", "bigram", "at the end of an epoch", "an epoch a step"],
 )

@@ -252,6 +252,7 @@ def test_a_folder_that_is_named_is_the_only_one_that_is_looked_at(run, student, 
     assert nll(run(named, "force=true")[0]) != nll(first)
 
 
+@pytest.mark.slow
 def test_a_run_that_has_lost_its_checkpoint_is_trained_again(run_tiny, copied, capsys):
     (copied.folder / "checkpoints" / "last.ckpt").unlink()
     capsys.readouterr()
@@ -269,6 +270,7 @@ def test_a_checkpoint_that_has_lost_its_record_is_not_resumed(run_tiny, copied):
     assert files(copied) == kept
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_no_checkpoint_has_lost_none(overrides, capsys):
     command = [*(given for given in overrides if not given.startswith("callbacks")), "callbacks=null"]
     record = charlab.run(*command, "trainer.max_steps=2")
@@ -432,6 +434,7 @@ def pace(monkeypatch):
     return pace
 
 
+@pytest.mark.slow
 def test_a_run_with_a_budget_in_seconds_is_repeated_by_the_clock_in_its_record(run, student, pace, capsys):
     pace(0.05)
     record, _ = run(*PACED)

@@ -9,6 +9,7 @@ from charlab.__main__ import main
 from charlab.errors import UserError
 
 
+@pytest.mark.slow
 def test_commands_of_a_run_work_as_printed(run_tiny, tmp_path, capsys):
     record = run_tiny(f"output_dir='{tmp_path}/my outputs, 50%'", "trainer.max_steps=2")
     commands = re.findall(r"(charlab .*)\n", capsys.readouterr().out)

@@ -74,10 +74,8 @@ STAGES = {  # what runs when the signal arrives, and what is saved by then
 }
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [pytest.param(stage, marks=pytest.mark.slow if stage != "final figures" else ()) for stage in STAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
 def test_sigterm_outside_training_says_what_is_saved_and_the_same_command_goes_on(
     run_tiny, tmp_path, capsys, monkeypatch, stage
 ):

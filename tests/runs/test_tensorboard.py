@@ -39,7 +39,8 @@ def test_tensorboard_names_runs_by_what_differs(run, tmp_path):
     assert alone.startswith("lr=0.01,")
 
 
-@pytest.mark.parametrize("former", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("former", [False, True])
 def test_a_resumed_run_goes_on_in_the_same_curve(run, interrupt_at, tmp_path, former):
     again = interrupt_at(3, RuntimeError("stop"))
     with pytest.raises(RuntimeError):

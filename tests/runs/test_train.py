@@ -146,6 +146,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
+@pytest.mark.slow
 def test_an_update_that_ruins_the_weights_is_no_checkpoint(run_tiny, monkeypatch, tmp_path):
     """The loss of a step is that of the weights before its update."""
     original = Checkpointing.on_train_batch_end
@@ -265,11 +266,12 @@ def test_a_mistake_does_not_cost_what_force_would_have_replaced(run_tiny, finish
     assert Record.load(finished_run.folder).status == "finished"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choice",
     [
         "callbacks.checkpointing=null",
-        pytest.param("trainer.enable_checkpointing=false", marks=pytest.mark.slow),
+        "trainer.enable_checkpointing=false",
     ],
 )
 def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, choice):
@@ -281,6 +283,7 @@ def test_a_run_without_a_checkpoint_by_choice_is_not_repeated(run_tiny, capsys, 
     assert "This run is finished already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_components_set_to_null_are_left_out(text_path, tmp_path):
     left_out = ("callbacks.attention_maps=null", "callbacks.samples=null", "logger.tensorboard=null", EVERYTHING)
     overrides = (*TINY[:-1], *left_out, "trainer.max_steps=1", f"data.path={text_path}")
@@ -290,6 +293,7 @@ def test_components_set_to_null_are_left_out(text_path, tmp_path):
     assert events_folder(folder) is None
 
 
+@pytest.mark.slow
 def test_a_finished_run_in_a_folder_that_takes_no_files_is_shown(finished_run, text_path, monkeypatch, capsys):
     def refuse(*args, **options):
         raise OSError(errno.EROFS, "Read-only file system")

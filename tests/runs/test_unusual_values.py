@@ -76,6 +76,7 @@ def test_em_whose_training_text_becomes_impossible_is_told_of_smoothing(tmp_path
         charlab.run(*EM, f"data.path={tmp_path / 'letters.txt'}", f"output_dir={tmp_path / 'outputs'}")
 
 
+@pytest.mark.slow
 def test_a_first_loss_far_above_guessing_is_said_once(run_tiny, capsys):
     tied = ("model.tied_embeddings=true", "model/initialization=torch", "model.embed_dim=128")
     run_tiny(*tied, "trainer.max_steps=1")

@@ -339,6 +339,7 @@ def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], te
     assert list(plan.cell("only/2").overrides[2:]) == [*kept[:-1], "logger=[]", "~objective", "seed=2"]
 
 
+@pytest.mark.slow
 def test_a_primary_configuration_of_ones_own_is_part_of_the_command(
     train: Callable[..., int], conf: Path, text_path: Path
 ) -> None:
@@ -379,7 +380,8 @@ run()
     assert "2 cells: 2 arms × 1 seed; 0 of 2 finished, 2 missing; 2 to run" in done.stdout
 
 
-@pytest.mark.parametrize("most", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("most", [2, 3])
 def test_many_arms_are_announced_before_they_are_checked(
     train: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], most: int
 ) -> None:
@@ -388,6 +390,7 @@ def test_many_arms_are_announced_before_they_are_checked(
     assert capfd.readouterr().out.startswith("Checking 2 arms …\n") == (most == 2)
 
 
+@pytest.mark.slow
 def test_arms_are_checked_behind_a_bar_on_a_terminal(text_path: Path) -> None:
     terminal = Console(force_terminal=True, width=100, record=True, file=io.StringIO())
     composer = Composer()

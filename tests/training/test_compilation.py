@@ -135,6 +135,7 @@ def test_a_resumed_run_is_compiled_as_it_was_before(tmp_path, monkeypatch):
     assert module.compute_loss is module.objective
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compiled_is_trained_as_it_is(tmp_path, monkeypatch, display):
     monkeypatch.setattr(compilation, "WORTHWHILE", {"cpu": 0.0})
     module = train(tmp_path, CannotBeCompiled, display, compile="auto")

@@ -94,6 +94,7 @@ def grid(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
+@pytest.mark.slow
 def test_a_grid_has_a_line_for_each_model(grid: Path) -> None:
     results = read_results(Plan.load(grid / "studies" / "made_up"), grid)
     (factor,) = numeric_factors(results)

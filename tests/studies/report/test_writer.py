@@ -128,8 +128,8 @@ def test_a_report_keeps_what_another_process_has_written_into_the_plan(make):
 
 
 def test_a_planned_look_counts_although_an_arm_was_settled_before(make):
-    arms = [MadeUpArm("base", 1.5), MadeUpArm("clear", 0.5), MadeUpArm("unclear", 1.5)]
-    results = make(*arms, seeds=9, noise=0.05, planned_looks=(6, 9))
+    arms = [MadeUpArm("base", 1.5), MadeUpArm("clear", 0.5), MadeUpArm("unclear", 1.48)]
+    results = make(*arms, seeds=9, noise=0.03, planned_looks=(6, 9))
     assert {arm: len(found.seeds) for arm, found in results.comparisons().items()} == {"clear": 6, "unclear": 9}
     assert with_look(results).looks == (9,)
 
