@@ -58,13 +58,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def yardstick() -> float:
     """Return the median rate of a float32 matrix product on two threads, in billions of operations per second."""
-    torch.set_num_threads(2)
+    threads, seconds = torch.get_num_threads(), []
     a, b = torch.rand(2, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    seconds = []
+    torch.set_num_threads(2)
     for _ in range(PRODUCTS):
         began = time.perf_counter()
         a @ b
         seconds.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
     return 2e-9 * SIZE**3 / statistics.median(seconds)
 
 

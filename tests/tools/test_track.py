@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from charlab.configuration.compose import compose
 from charlab.runs.identity import sources
@@ -156,4 +157,6 @@ def test_finished_runs_can_be_checked_alone(tmp_path, capsys):
 
 def test_the_yardstick_is_a_speed(monkeypatch):
     monkeypatch.setattr(program, "SIZE", 16)
+    threads = torch.get_num_threads()
     assert program.yardstick() > 0
+    assert torch.get_num_threads() == threads

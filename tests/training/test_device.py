@@ -11,6 +11,7 @@ from charlab.training.device import set_threads
 @pytest.fixture
 def default() -> Iterator[int]:
     """Torch's number of threads, which is restored."""
+    set_threads(None)  # an earlier run of this process may have set them
     before = torch.get_num_threads()
     yield before
     torch.set_num_threads(before)
