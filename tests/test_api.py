@@ -69,6 +69,7 @@ def test_a_text_stays_a_text(text):
     assert compose(_overrides({"name": text}), "report").name == text
 
 
+@pytest.mark.slow
 def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     before = torch.get_num_threads()
     used = []
@@ -85,6 +86,7 @@ def test_the_threads_of_a_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_deterministic_run_leaves_the_next_one_as_it_is(tmp_path, monkeypatch):
     def flags():
         return torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark

@@ -323,9 +323,8 @@ assert not slow, slow
     assert list(empty_folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "script", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate", "generate"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["train", "evaluate", "generate"])
 def test_scripts_pass_the_exit_code_on(script: str) -> None:
     done = subprocess.run(
         warm([sys.executable, ROOT / "scripts" / f"{script}.py", "sede=3"]), capture_output=True, text=True
@@ -342,6 +341,7 @@ def test_an_encoding_that_lacks_a_character_ends_no_program() -> None:
     assert done.stdout.endswith("? ?\n")
 
 
+@pytest.mark.slow
 def test_streams_that_are_closed_end_no_program(empty_folder: Path) -> None:
     command = shlex.join([sys.executable, "-m", "charlab", "runs"])
     done = subprocess.run(f"{command} <&- >&-", shell=True, stderr=subprocess.PIPE, text=True)
@@ -395,6 +395,7 @@ def test_a_value_that_is_not_utf8_is_told_and_leaves_nothing(
     assert list(empty_folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["runs"], ["find-lr", "sede=1"]])
 def test_every_command_finds_the_modules_in_the_working_folder(
     empty_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
@@ -511,6 +512,7 @@ def test_callbacks_of_hydra_are_called(runs: list[DictConfig], train: Train, cap
     assert len(runs) == 1
 
 
+@pytest.mark.slow
 def test_callbacks_of_hydra_hear_of_a_failure(
     runs: list[DictConfig], train: Train, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,5 +38,6 @@ def test_says_what_figures_ask_for(recipe, task):
     assert found.get("difference", 0.0) < 1e-5
 
 
+@pytest.mark.slow
 def test_growth_is_asked_of_models_without_a_context_length():
     assert worker.Worker("gru")("growth").keys() == {"growth"}

@@ -28,6 +28,7 @@ def test_composing_twice_gives_the_same_and_leaves_no_trace() -> None:
     assert not HydraConfig.initialized()
 
 
+@pytest.mark.slow
 def test_a_name_is_the_model_and_the_corpus_unless_an_experiment_has_one() -> None:
     assert compose(["model=gpt"]).name == "gpt-tinyshakespeare"
     assert compose(["experiment=part1/bigram"]).name == "part1-bigram"
@@ -168,6 +169,7 @@ def test_a_folder_conf_of_the_working_folder_is_found(
     assert capsys.readouterr().err == ""  # said once
 
 
+@pytest.mark.slow
 def test_a_file_with_the_name_of_one_of_charlab_s_is_refused_when_it_is_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,6 +85,7 @@ def test_loader_needs_no_torch():
 # Text and choices correspond one to one
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), length=st.integers(1, 4000))
 def test_decoding_gives_back_choices_and_choices_give_back_text(seed, length):

@@ -134,6 +134,7 @@ def test_every_model_is_exported_or_refused_in_a_sentence(model, run, tmp_path):
     assert all(torch.equal(weights[name], value) for name, value in trained.state_dict().items())
 
 
+@pytest.mark.slow
 def test_what_a_run_exports_is_in_its_folder(run, capsys):
     pytest.importorskip("safetensors")
     record = run("model=bigram")

@@ -134,6 +134,7 @@ def test_a_notebook_shows_the_sentence_without_frames(monkeypatch):
     assert "direct cause" in "".join(error._render_traceback_())
 
 
+@pytest.mark.slow
 def test_an_optimizer_is_not_blamed_for_what_fails_below_it(train, interrupt_at, capfd):
     interrupt_at(3, RuntimeError("a defect of charlab"))
     assert train("optimizer=mine") == 1

@@ -442,6 +442,7 @@ def test_a_run_that_is_needed_is_not_removed(write, said):
     assert busy.folder.exists()
 
 
+@pytest.mark.slow
 def test_runs_are_listed_without_torch(write, outputs):
     write("aaaa")
     code = "import sys; from charlab.cli import main; main(['runs']); sys.exit('torch' in sys.modules)"

@@ -572,6 +572,7 @@ def test_a_callback_that_fails_is_named_with_its_own_line(run_tiny, overrides, c
     assert "Traceback" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_callback_of_a_library_that_fails_is_named_with_its_hook(run_tiny, tmp_path):
     with pytest.raises(PartError) as raised:
         run_tiny(f"+callbacks.fine={{_target_: {LIGHTNING}.BackboneFinetuning}}")
@@ -582,6 +583,7 @@ def test_a_callback_of_a_library_that_fails_is_named_with_its_hook(run_tiny, tmp
     assert Record.load(record.parent).error.splitlines()[-1] == str(raised.value)
 
 
+@pytest.mark.slow
 def test_a_callback_that_cannot_be_built_is_named_before_anything_is_written(run_tiny, tmp_path):
     line = Careless.__init__.__code__.co_firstlineno + 2
     sentence = f"{__file__}, line {line}, in __init__, with callbacks.mine: ValueError: nothing to read."

@@ -298,6 +298,7 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
     assert Record.load(record.folder).metric("blocks", "train")
 
 
+@pytest.mark.slow
 def test_what_a_run_expected_is_not_known_of_other_code(run, student):
     record, _ = run()
     assert len(surprisal(record, length=10).expected) == 10
@@ -308,6 +309,7 @@ def test_what_a_run_expected_is_not_known_of_other_code(run, student):
     assert shown.note.endswith("What the model expected is not known: its code has changed since: studentparts.")
 
 
+@pytest.mark.slow
 def test_no_text_of_other_code_is_taken_for_a_sample_of_the_run(run, student, caplog):
     record, _ = run()
     edit(student / "studentparts.py", "1.0 * x", "3.0 * x")

@@ -105,6 +105,7 @@ def test_generation_counts_characters(in_bytes):
     assert sample(in_bytes)
 
 
+@pytest.mark.slow
 def test_invalid_bytes_reach_a_file_as_they_are(in_bytes):
     options = ["length=400", "temperature=9", "device=cpu"]
     command = [sys.executable, "-m", "charlab", "generate", f"run={in_bytes.folder}", *options]
@@ -239,6 +240,7 @@ def test_a_vocabulary_too_large_for_the_text_is_refused_before_anything_is_writt
     assert not list(tmp_path.rglob("record.json"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_texts_is_trained_on_and_found_again(folder, tmp_path):
     for number in range(3):
         (tmp_path / "texts").mkdir(exist_ok=True)

@@ -103,6 +103,7 @@ def test_a_resumed_run_keeps_the_looks_at_its_test_split(run_tiny, interrupt_at,
     assert Record.load(path.parent).test_looks == 1
 
 
+@pytest.mark.slow
 def test_a_failed_run_says_why(run_tiny, overrides, interrupt_at):
     interrupt_at(5, RuntimeError("the power failed"))
     with pytest.raises(RuntimeError):
@@ -114,6 +115,7 @@ def test_a_failed_run_says_why(run_tiny, overrides, interrupt_at):
     assert "the power failed" in record.error
 
 
+@pytest.mark.slow
 def test_a_model_that_leaves_is_no_interrupt_by_the_user(run_tiny, interrupt_at):
     interrupt_at(5, SystemExit(3))
     with pytest.raises(SystemExit) as end:
@@ -166,7 +168,8 @@ def test_an_update_that_ruins_the_weights_is_no_checkpoint(run_tiny, monkeypatch
     assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
 
 
-@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 2])
 def test_far_too_high_a_rate_ends_as_diverged_also_in_the_last_step(run_tiny, tmp_path, steps):
     """After one step of it the weights are finite still, and no other step is there to notice."""
     with pytest.raises(DivergedError, match=r"the last finite loss was \d.*learning rate 1e\+38"):

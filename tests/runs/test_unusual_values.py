@@ -70,6 +70,7 @@ def test_an_impossible_prompt_is_named_as_such(impossible_run):
         generate_from_run(compose([f"run={impossible_run.folder}", "prompt=z", "device=cpu"], "generate"))
 
 
+@pytest.mark.slow
 def test_em_whose_training_text_becomes_impossible_is_told_of_smoothing(tmp_path):
     (tmp_path / "letters.txt").write_text("abcab cba bca\n" * 800 + "zzz" + "abcab cba bca\n" * 100)
     with pytest.raises(DivergedError, match=r"set optimizer\.smoothing above 0"):
@@ -83,6 +84,7 @@ def test_a_first_loss_far_above_guessing_is_said_once(run_tiny, capsys):
     assert capsys.readouterr().out.count("shares the weights of its embedding") == 1
 
 
+@pytest.mark.slow
 def test_first_weights_that_are_no_numbers_end_the_run_before_training(run_tiny, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.nn.init.normal_", lambda weight, **_: weight.data.fill_(math.inf))
     with pytest.raises(UserError, match=r"initial values of \S+ are infinite or NaN.*not the learning rate"):

@@ -27,6 +27,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(values=st.dictionaries(st.sampled_from("abc"), VALUES))
 def test_values_are_read_as_they_were_written(tmp_path_factory: pytest.TempPathFactory, values: dict) -> None:
     file = tmp_path_factory.mktemp("cell") / "1.yaml"

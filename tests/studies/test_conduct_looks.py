@@ -145,6 +145,7 @@ def test_the_report_says_what_looks_did(run: Callable[[], StudyResults]) -> None
     assert "n = 6 at this look" in contents.judgments[0].reason
 
 
+@pytest.mark.slow
 def test_a_change_of_looks_makes_a_study_exploratory(runs: Runs, tmp_path: Path) -> None:
     plan = make_plan()
     conduct(plan, tmp_path, runs, Console())

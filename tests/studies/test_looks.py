@@ -81,6 +81,7 @@ def test_certain_and_impossible_evidence() -> None:
     assert sequential_p(np.array([0.0, 1.0]), 2, PLANNED) == pytest.approx([1e-7, 1.0])
 
 
+@pytest.mark.slow
 def test_looks_that_can_hardly_settle_anything() -> None:
     assert idle_looks(PLANNED, 3) == {}
     assert list(idle_looks((6, 50, 100), 20)) == [6]

@@ -323,6 +323,7 @@ def test_a_cell_ends_when_its_worker_is_killed(study, worker):
     assert "gone" in outcome.reason
 
 
+@pytest.mark.slow
 def test_an_interrupted_worker_ends_its_cell(study, worker):
     cell = Plan.load(study).cells[0]
     running = Outcome.load(study, cell)

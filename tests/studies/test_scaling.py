@@ -158,6 +158,7 @@ def test_an_interval_of_the_offset_ends_at_zero() -> None:
     assert found.offsets[0] == 0.0 < found.offsets[1]
 
 
+@pytest.mark.slow
 def test_what_has_no_law_is_said(tmp_path):
     diverged = {305: ("diverged", "The loss became nan.")}
     assert gather(study(tmp_path / "a", arms(w64=diverged))).scaling.sentences[0] == (
@@ -179,6 +180,7 @@ def test_a_family_without_a_law_helps_no_other_one(tmp_path):
     assert (law.family, law.confidence) == ("lstm", pytest.approx(1 - 0.05 / 2))
 
 
+@pytest.mark.slow
 def test_the_figure_names_what_it_draws_and_marks_bounds(tmp_path):
     diverged = {305: ("diverged", "The loss became nan.")}
     without = [dataclasses.replace(arm, fates=diverged) if arm.name == "gpt+w64" else arm for arm in arms()]

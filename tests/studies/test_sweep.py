@@ -332,6 +332,7 @@ def test_from_the_command_line(
     assert (len(runs.keys), len(runs.forced)) == (4, 3)
 
 
+@pytest.mark.slow
 def test_values_reach_the_cells_as_they_were_typed(train: Callable[..., int], text_path: Path) -> None:
     kept = ["model=bigram", "data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "logger=null"]
     assert train("-m", *kept, "~objective", "seed=1,2", "study.name=typed") == 0
@@ -350,6 +351,7 @@ def test_a_primary_configuration_of_ones_own_is_part_of_the_command(
     assert plan.command.startswith(f"-m --config-dir {conf} --config-name own model=bigram ")
 
 
+@pytest.mark.slow
 def test_a_dry_run_by_the_api_writes_nothing(work: Path, text_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     settings = ["data=textfile", f"data.path={text_path}", "trainer.accelerator=cpu", "optimizer.lr=0.1,0.2"]
     assert charlab.study("model=bigram", *settings, "dry_run=true") is None
@@ -557,6 +559,7 @@ assert not slow, slow
     assert list(work.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

@@ -209,6 +209,7 @@ def test_the_documents_are_those_of_the_records_in_the_repository(monkeypatch, r
     assert main(["--check"]) == 0
 
 
+@pytest.mark.slow
 def test_what_differs_from_the_records_is_found_and_left_alone(monkeypatch, tmp_path, capsys):
     page = tmp_path / "README.md"
     page.write_text(former := README.read_text(encoding="utf-8").replace("| `lstm`", "| `lstn`"), encoding="utf-8")

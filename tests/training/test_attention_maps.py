@@ -122,6 +122,7 @@ def test_a_row_is_a_query_and_a_column_a_key():
     assert (column.mean() - first_column.mean()) / side == pytest.approx(2, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_heads", "text"), [(5, "a $b_^\\\n\té漢\x1b"), (1, "x" * 70)])
 def test_any_characters_and_number_of_heads_can_be_drawn(num_heads, text):
     weights = np.full((num_heads, len(text), len(text)), 1 / len(text))

@@ -153,6 +153,7 @@ def test_a_grid_on_which_every_value_has_diverged_with_some_seed_has_no_curve(tm
     assert numeric_factors(read_results(plan, tmp_path / "outputs")) == ()
 
 
+@pytest.mark.slow
 def test_the_lines_of_every_factor_have_labels(tmp_path: Path) -> None:
     arms = [
         MadeUpArm(f"lr={rate}+layers={layers}", 1.5, factors={"lr": rate, "layers": layers})

@@ -155,6 +155,7 @@ def test_only_an_interval_beyond_the_margin_is_said_to_be(improvement, expectati
     assert sentences.reason(comparison).startswith(claim)
 
 
+@pytest.mark.slow
 def test_a_spread_that_as_many_seeds_would_settle_is_not_called_hopeless() -> None:
     """At a first look, the bounds are wider than those of a study of as many seeds that is tested once."""
     differences = [0.02, 0.002] * 3
