@@ -12,10 +12,12 @@ def test_differences_have_a_sign():
 
 
 def test_numbers_have_as_many_digits_as_they_need():
-    assert [quantities.probability(p) for p in (1e-7, 0.00123, 0.0123, 0.123, math.nan)] == [
+    assert [quantities.probability(p) for p in (1e-7, 0.00123, 0.0123, 0.0497, 0.0503, 0.123, math.nan)] == [
         "< 0.0001",
         "0.0012",
         "0.012",
+        "0.0497",
+        "0.0503",
         "0.12",
         "–",
     ]

@@ -57,7 +57,10 @@ def probability(p: float) -> str:
     """Return a p-value with two to four decimals, or "< 0.0001"."""
     if math.isnan(p):
         return UNKNOWN
-    return "< 0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+    if p < 0.0001:
+        return "< 0.0001"
+    digits = 4 if p < 0.01 or f"{p:.3f}" == "0.050" else 3 if p < 0.1 else 2  # shows on which side of 0.05 it is
+    return f"{p:.{digits}f}"
 
 
 def percent(share: float) -> str:

@@ -131,6 +131,7 @@ def check_with(composed: tuple[Composition, DictConfig], key: str, value: object
         ("model._target_", 3, "model._target_ must be the dotted name of a class or function, not 3."),
         ("model.width", "${model.dpth}", "model.width refers to ${model.dpth}, which does not exist; did you mean "),
         ("model.width", "${seeed:}", "model.width cannot be resolved: Unsupported interpolation type seeed."),
+        ("model.note", {1: 2, "a": 3}, "model.note has keys of several types: put all of them in quotes."),
         ("model.width", "???", "model.width is missing: give model.width=…."),
         ("model.note", "${model}", "model.note cannot be resolved: Interpolation to parent node detected."),
         ("model.betas", ["${model.betas}"], "model.betas[0] cannot be resolved: Interpolation to parent node"),

@@ -20,7 +20,7 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies import executors
 from charlab.studies.definition import Arm
-from charlab.studies.executors import local, ray, share, slurm, usable_cores, visible_gpus
+from charlab.studies.executors import local, ray, share, slurm, slurm_queue, usable_cores, visible_gpus
 from charlab.studies.executors.local import Local
 from charlab.studies.executors.ray import Ray
 from charlab.studies.executors.slurm import Slurm
@@ -192,6 +192,15 @@ def test_an_array_is_cut_into_pieces_that_slurm_takes(tmp_path, monkeypatch):
     slurm_executor().run(tmp_path, cells)
     assert [len(keys) for keys in submitted] == [1000, 40]
     assert [key for keys in submitted for key in keys] == [cell.key for cell in cells]
+
+
+def test_a_queue_that_does_not_answer_is_asked_again_and_that_is_said_once(monkeypatch, capsys):
+    answers = [(1, "", "slurm_load_jobs error"), (1, "", "slurm_load_jobs error"), (0, "7\n", ""), (0, "", "")]
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], *answers.pop(0)))
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    slurm_queue.wait_for_queue("mine")
+    assert not answers
+    assert capsys.readouterr().err == "squeue does not answer; asking again: slurm_load_jobs error\n"
 
 
 def test_pending_jobs_of_a_killed_command_are_replaced(tmp_path, monkeypatch):

@@ -89,6 +89,8 @@ def resolved(config: DictConfig, composition: Composition, *, complete: bool) ->
         if isinstance(raw, list):
             return [value(node, index, part, f"{path}[{index}]") for index, part in enumerate(raw)]
         kept = {key: part for key, part in raw.items() if path or key != "hydra"} if isinstance(raw, dict) else {}
+        if len({isinstance(key, str) for key in kept}) > 1:  # JSON sorts them
+            raise UserError(f"{path}{composition.place(path)} has keys of several types: put all of them in quotes.")
         return {key: value(node, key, part, _join(path, key)) for key, part in kept.items()}
 
     tree: dict[str, Any] = content(config, whole, "")

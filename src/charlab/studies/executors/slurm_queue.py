@@ -6,6 +6,7 @@ import contextlib
 import getpass
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -39,9 +40,14 @@ def cancel(name: str, *options: str) -> None:
 
 
 def wait_for_queue(name: str) -> None:
-    """Wait until SLURM has no jobs with that name; retry while it does not answer."""
+    """Wait until SLURM has no jobs with that name; retry while it does not answer, and say so once."""
     queue = ["squeue", "--noheader", f"--user={getpass.getuser()}", f"--name={name}", "--format=%i"]
-    answer = subprocess.run(queue, capture_output=True, text=True, check=False)
-    while answer.returncode or answer.stdout.strip():
-        time.sleep(2)
+    warned = False
+    while True:
         answer = subprocess.run(queue, capture_output=True, text=True, check=False)
+        if not (answer.returncode or answer.stdout.strip()):
+            return
+        if answer.returncode and not warned:
+            print(f"squeue does not answer; asking again: {answer.stderr.strip()}", file=sys.stderr)
+            warned = True
+        time.sleep(2)

@@ -37,6 +37,9 @@ def print_report(contents: Contents, files: Mapping[Any, Path], kept: Path | Non
         for notice in contents.notices:
             console.print(Text(notice.text, _NOTICE_STYLES[notice.level]))
         console.print(_verdicts(contents))
+        low, high = _levels(contents)
+        if low != high:
+            console.print(Text(f"Intervals: {low} to {high}, the level at which Holm's method tested the arm.", "dim"))
         for sentence in contents.scaling.sentences if contents.scaling else ():
             console.print(Text(sentence))
     if kept is not None:
@@ -50,8 +53,8 @@ def _verdicts(contents: Contents) -> Table:
     """Return the table of verdicts, or of figures and costs if nothing is compared."""
     judgments = {judgment.comparison.arm: judgment for judgment in contents.judgments}
     better = "better by" if contents.plan.target is None else "sooner by"
-    levels = {percent(judgment.comparison.confidence) for judgment in contents.judgments}
-    interval = f"{min(levels)} interval" if len(levels) == 1 else "interval"
+    low, high = _levels(contents)
+    interval = f"{low} interval" if low == high else "interval"
     headings = (better, interval, "p (Holm)") if judgments else ("bits/char", "perplexity", "training")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("arm", overflow="fold")
@@ -61,7 +64,7 @@ def _verdicts(contents: Contents) -> Table:
         table.add_column("verdict")
     for name, arm in contents.arms.items():
         if name in judgments:
-            rest = _verdict(judgments[name], with_level=len(levels) > 1)
+            rest = _verdict(judgments[name])
         elif judgments:
             rest = [Text("baseline", "dim")]
         else:
@@ -71,14 +74,19 @@ def _verdicts(contents: Contents) -> Table:
     return table
 
 
-def _verdict(judgment: Judgment, *, with_level: bool) -> list[Text]:
+def _levels(contents: Contents) -> tuple[str, str]:
+    """Return the lowest and the highest confidence level of the intervals."""
+    levels = [judgment.comparison.confidence for judgment in contents.judgments] or [0.95]
+    return percent(min(levels)), percent(max(levels))
+
+
+def _verdict(judgment: Judgment) -> list[Text]:
     comparison = judgment.comparison
     write: Callable[[float], str] = partial(signed, digits=3) if comparison.target is None else ratio
     single = 1 if comparison.target is None else 0  # pairs that have no interval
-    level = f" {percent(comparison.confidence)}" if with_level else ""
     return [
         Text(bound_sign(comparison) + write(comparison.mean) if comparison.n else UNKNOWN),
-        Text(f"[{', '.join(map(write, comparison.interval))}]{level}" if comparison.n > single else UNKNOWN),
+        Text(f"[{', '.join(map(write, comparison.interval))}]" if comparison.n > single else UNKNOWN),
         Text(probability(comparison.p_holm) if comparison.verdict != "none" else UNKNOWN),
         Text(judgment.verdict, _VERDICT_STYLES[judgment.shown]),
     ]
