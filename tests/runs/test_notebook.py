@@ -350,6 +350,15 @@ def test_a_part_of_what_a_run_kept_is_what_it_would_be_alone(tmp_path):
     assert notebook([*NOTEBOOK, OTHER, narrow], tmp_path).split() == ["True"] * 3
 
 
+def printed_by(code, folder):
+    """Run a script in a folder, and return the words that it prints."""
+    (folder / "script.py").write_text(code)
+    os.utime(folder / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
+    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
 def test_a_script_may_define_two_models(tmp_path):
     """Neither is an edit of the other."""
     code = """
@@ -360,11 +369,7 @@ class B:
     def size(self): return 2
 print(*(sources_of({"_target_": f"__main__.{name}"}, ())["__main__"] for name in "ABA"))
 """
-    (tmp_path / "script.py").write_text(code)
-    os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
-    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second, again = done.stdout.split()
+    first, second, again = printed_by(code, tmp_path)
     assert first == again != second
 
 
@@ -377,11 +382,7 @@ class Mine:
 for WIDTH in (1, 2, 1):
     print(sources_of({"_target_": "__main__.Mine"}, ())["__main__"])
 """
-    (tmp_path / "script.py").write_text(code)
-    os.utime(tmp_path / "script.py", (0, 0))  # written before the process began, which may be a fork of an older one
-    done = subprocess.run(warm([sys.executable, "script.py"]), cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    first, second, again = done.stdout.split()
+    first, second, again = printed_by(code, tmp_path)
     assert first == again != second
 
 
