@@ -32,6 +32,7 @@ def write(tmp_path):
         likelihood="exact",
         online=None,
         status="finished",
+        machine="a processor",
         overrides=(),
     ):
         figures = {"bpc": nll * 1.4427, "perplexity": 2.718**nll, "likelihood": likelihood, "standard_error": None}
@@ -47,7 +48,7 @@ def write(tmp_path):
             parameters=parameters,
             characters_seen=123456,
             time={"training_s": seconds},
-            machine={"threads": 2, "device": "cpu", "name": "a processor"},
+            machine={"threads": 2, "device": "cpu", "name": machine},
             metrics=[
                 {"protocol": p, "split": "validation", "nll": v, "context_length": 128, **figures}
                 for p, v in protocols.items()
@@ -132,6 +133,17 @@ def test_block_diffusion_is_compared_with_the_transformer_of_its_size(records, t
     assert "Block diffusion" not in page(tmp_path)
     records("part2-block_diffusion", 1.68, seconds=300.0, likelihood="bound")
     assert "Block diffusion is at most 5.0% above modern gpt" in page(tmp_path)
+
+
+def test_a_table_says_which_machine_trained_what(records, tmp_path):
+    records("part2-gru", 1.6)
+    assert "Trained on a processor.\n" in page(tmp_path)
+    records("part2-gru", 1.5, seed=306, machine="another")
+    records("part2-lstm", 1.4, machine="another")
+    records("part2-lstm", 1.3, machine="another", seconds=300.0)
+    text = page(tmp_path)
+    assert "Trained on a processor: gru; on another: lstm, gru.\n" in text.split("### After 5 minutes")[0]
+    assert "Trained on another.\n" in text.split("### After 5 minutes")[1]
 
 
 def test_online_figures_have_their_own_table(records, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from charlab.runs.archive import Archive
 from charlab.runs.record import Record
-from tools.results import command, row
+from tools.results import command, on_machines, row
 from tools.results.marks import NONE, Marks
 
 # Of one published run each: (name, steps) -> estimates on train and validation text, in nats per character.
@@ -50,13 +50,13 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
         *map(command, ranked),
         "```",
     ]
-    machines = sorted({f"{run.machine['device']}: {run.machine['name']}" for run in ranked})
+    machines = on_machines((_label(run), run.machine["name"]) for run in ranked)
     curves = [
         f"\n![Losses of the model {_label(run)} over {run.steps:,} steps]({figure.relative_to(docs).as_posix()})"
         for run in ranked
         if (figure := docs / "figures" / f"{run.name}.png").exists()
     ]
-    return "\n".join([*lines, "", f"Machines: {'; '.join(machines)}.", *curves, ""])
+    return "\n".join([*lines, "", f"Trained {machines}.", *curves, ""])
 
 
 def headline(archive: Archive, marks: Marks = NONE) -> str:

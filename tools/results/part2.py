@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from charlab.runs.record import Record
-from tools.results import row
+from tools.results import on_machines, row
 from tools.results.marks import NONE, Marks
 
 FLOOR = "part2-ngram_kneser_ney"  # what a neural model must beat to be worth its training
@@ -121,6 +121,8 @@ def _table(counted: Sequence[Record], trained: Sequence[Record], budget: float, 
         *(_row(runs, marks) for runs in ranked),
         "",
         _verdict(families),
+        "",
+        f"Trained {on_machines((_label(run.name), run.machine['name']) for runs in ranked for run in runs)}.",
         "",
         *_command(budget),
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from charlab.runs.record import Record
 from tools import read_json_lines
-from tools.results import command, row
+from tools.results import command, on_machines, row
 from tools.results.marks import NONE, Marks
 
 INTRODUCTION = """\
@@ -38,9 +38,9 @@ def benchmarks(file: Path) -> str:
     rows = [_row(record, figure) for record in records for figure in record["figures"]]
     if not rows:
         return ""
-    machines = sorted({_machine(record) for record in records})
+    machines = on_machines((f"`{record['name']}`", _machine(record)) for record in records)
     titles = [f"- `{r['name']}`: {r['title']} ({r['measured'][:10]}, {str(r['git_commit'])[:8]})." for r in records]
-    return INTRODUCTION + "\n".join([*rows, "", *titles, "", f"Measured on {'; '.join(machines)}.", ""])
+    return INTRODUCTION + "\n".join([*rows, "", *titles, "", f"Measured {machines}.", ""])
 
 
 def _machine(record: dict[str, Any]) -> str:
@@ -69,7 +69,7 @@ def _run(run: Record, marks: Marks) -> str:
         f"{blocks['context_length']}",
         f"{blocks['nll']:.4f}",
         f"{sliding['nll']:.4f}",
-        f"{run.machine['threads']} on {run.machine['device']}",
+        f"{run.machine['threads']} on {run.machine['name']}",
     ]
     return row(cells)
 
