@@ -13,6 +13,7 @@ from charlab.studies.report.figures import Drawings
 from tests.helpers.made_up_study import MadeUpArm, make_study
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
 from tools.results.part1 import headline, part1
+from tools.results.part2 import overview
 
 HEADER = "step,characters,seconds,metric,value\n"
 PROGRAM = "tools.results.__main__"
@@ -168,6 +169,26 @@ def test_a_model_that_is_fitted_as_a_whole_is_among_the_online_ones(records, tmp
     records("part2-gru", 1.6)
     records("online-context_mixing", 1.3, online=1.2468, seconds=None)
     assert "| context mixing | fitted as a whole | 1.2468 |" in page(tmp_path).split("### Online")[1]
+
+
+def test_the_readmes_table_has_online_figures_after_five_minutes(records, tmp_path):
+    records("part2-ngram_kneser_ney", 1.52, parameters=0, online=1.41)
+    records("part2-lstm", 1.6, online=1.9)  # after one minute
+    for seed, nll in ((305, 1.40), (306, 1.44)):
+        records("part2-lstm", 1.5, seed=seed, seconds=300.0, online=nll)
+    records("part2-min_gru", 1.54, seed=305, seconds=300.0, online=1.45)
+    records("part2-min_gru", 1.56, seed=306, seconds=300.0)  # not a mean over all seeds
+    records("part2-masked_diffusion", 2.2, likelihood="bound")
+    records("online-context_mixing", 1.44, seconds=None, online=1.25)
+    assert overview(Archive(tmp_path / "records").records()).splitlines() == [
+        "| model | | parameters | one minute | five minutes | online |",
+        "|---|---|---:|---:|---:|---:|",
+        "| `ngram_kneser_ney` | counts of 7-grams, no training | counts | 1.520 | – | 1.410 |",
+        "| `lstm` | two layers of LSTM | 1,000 | 1.600 | 1.500 | 1.420 |",
+        "| `min_gru` | minimal GRU, trained by a parallel scan | 1,000 | – | 1.550 | – |",
+        "| `masked_diffusion` | masked diffusion | 1,000 | ≤ 2.200 | – | – |",
+        "| `context_mixing` | counts in many contexts, mixed by a network | 1,000 | – | – | 1.250 |",
+    ]
 
 
 def test_only_a_finished_run_is_kept(write, tmp_path):

@@ -66,7 +66,7 @@ def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> l
     return sorted(ranked, key=ranked.__getitem__)[:number]
 
 
-SHOWN = {  # what the README says of ten of them
+SHOWN = {  # what the README says of the models in its table
     "ngram_kneser_ney": "counts of 7-grams, no training",
     "hmm": "hidden Markov model, fitted by EM",
     "lstm": "two layers of LSTM",
@@ -77,25 +77,33 @@ SHOWN = {  # what the README says of ten of them
     "ngram_gpt": "transformer with embedded n-grams",
     "neural_ngram": "transformer mixed with counts of 7-grams",
     "masked_diffusion": "masked diffusion",
+    "context_mixing": "counts in many contexts, mixed by a network",
 }
 
 
 def overview(runs: Sequence[Record], marks: Marks = NONE) -> str:
-    """Return the README's table: ten models, and their losses after each budget."""
+    """Return the README's table: models, their losses after each budget, and online."""
     shown = []
-    lines = ["| model | | parameters | one minute | five minutes |", "|---|---|---:|---:|---:|"]
+    lines = ["| model | | parameters | one minute | five minutes | online |", "|---|---|---:|---:|---:|---:|"]
     for name, description in SHOWN.items():
-        found = [run for run in runs if run.name == f"part2-{name}"]
+        found = [run for run in runs if run.name in (f"part2-{name}", f"online-{name}")]
         if not found:
             continue
         shown += found
-        by_budget = [[run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES]
-        losses = [f"{_sign(some)}{_mean(some, 'blocks', 'nll'):.3f}" if some else "–" for some in by_budget]
-        if not found[0].parameters:
-            losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
+        minute, five = ([run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES)
+        whole = [run for run in found if not run.parameters or seconds_of(run) is None]  # without a budget
+        counted = [run for run in whole if not run.parameters]
+        losses = [_loss(minute or counted, "blocks"), _loss(five, "blocks"), _loss(five or whole, "online")]
         size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
         lines.append(row([f"`{name}`{marks.of(found)}", description, size, *losses]))
     return "\n".join([*lines, *marks.sentence(shown)])
+
+
+def _loss(runs: Sequence[Record], protocol: str) -> str:
+    """Return the mean nll of some runs, or – unless all of them have that figure."""
+    if not runs or not all(run.has_figure(protocol) for run in runs):
+        return "–"
+    return f"{_sign(runs)}{_mean(runs, protocol, 'nll'):.3f}"
 
 
 _INTRODUCTION = """\
