@@ -14,6 +14,7 @@ from tests.helpers.made_up_study import MadeUpArm, make_study
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
 from tools.results.part1 import headline, part1
 from tools.results.part2 import overview
+from tools.results.wanted import LIST
 
 HEADER = "step,characters,seconds,metric,value\n"
 PROGRAM = "tools.results.__main__"
@@ -289,6 +290,22 @@ def test_make_results_writes_the_reports(monkeypatch, tmp_path):
     monkeypatch.setattr(f"{PROGRAM}.write_reports", lambda folder, archive: written.append(folder.name))
     assert main(["--output-dir", str(tmp_path)]) == 0
     assert written == ["documents", "studies"]
+
+
+def test_what_a_reader_meets_first_is_made_first():
+    groups = [*dict.fromkeys(item.group for item in LIST)]
+    assert groups[:5] == [
+        "Quickstart",
+        "Part 1: the transformer to its end",
+        "Part 2: one minute",
+        "Part 2: five minutes",
+        "Online",
+    ]
+    pages = ("A loss within a time", "Part 1: the ladder", "The track", "Study: position", "Study: heads")
+    assert sorted(pages, key=groups.index) == [*pages]
+    runs = [item.overrides[0] for item in LIST if item.overrides]
+    of_the_readme, of_the_page = (f"experiment=benchmark/{name}" for name in ("one_hour", "ten_minutes"))
+    assert runs.index(of_the_readme) < runs.index("experiment=part1/bigram") < runs.index(of_the_page)
 
 
 def test_curves_are_thinned_each_by_itself():
