@@ -1,6 +1,7 @@
 """The page of results: figures come from the records, bounds and leaks are marked, online figures are separate."""
 
 import gzip
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,6 +15,7 @@ from tests.helpers.made_up_study import MadeUpArm, make_study
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
 from tools.results.part1 import headline, part1
 from tools.results.part2 import overview
+from tools.results.speed import benchmarks
 from tools.results.wanted import LIST
 
 HEADER = "step,characters,seconds,metric,value\n"
@@ -322,6 +324,38 @@ def test_a_loss_within_a_time_has_its_command(records, tmp_path):
     text = page(tmp_path)
     assert row(text, "four minutes")[5:7] == ["128", "1.4963"]
     assert "charlab train experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text
+
+
+def test_the_seeds_of_an_experiment_are_one_row_with_a_command_each(records, tmp_path):
+    for seed, nll in ((307, 1.44), (305, 1.46), (306, 1.45)):
+        records("benchmark-track", nll, seed=seed, seconds=108.0, overrides=["force=true"])
+    records("benchmark-track", 1.47, seconds=90.0, overrides=["optimizer.lr=1"])
+    text = page(tmp_path).split("## A loss within a time")[1]
+    assert [line for line in text.splitlines() if line.startswith("| track")] == [
+        "| track | 1,000 | 0 | 108 | 128 | 1.4500 ± 0.0100 | 1.4000 ± 0.0100 | 3 | 2 on a processor |",
+        "| track | 1,000 | 0 | 90 | 128 | 1.4700 | 1.4200 | 1 | 2 on a processor |",
+    ]
+    assert [line for line in text.splitlines() if line.startswith("charlab")] == [
+        "charlab train experiment=benchmark/track seed=305",
+        "charlab train experiment=benchmark/track seed=306",
+        "charlab train experiment=benchmark/track seed=307",
+        "charlab train experiment=benchmark/track seed=305 optimizer.lr=1",
+    ]
+
+
+def test_a_benchmark_says_whether_its_code_was_committed(tmp_path):
+    file, record = tmp_path / "benchmarks.jsonl", {"title": "A step", "measured": "2026-12-01T00:00:00+00:00"}
+    record |= {"machine": {"cores": 2, "architecture": "x86_64"}, "versions": {"torch": "2"}, "rounds": [{}]}
+    step = {"what": "step", "unit": "ms", "against": None, "compared": "itself", "medians": {"charlab": 1.0}}
+    record["figures"] = [step | {"value": 1.0, "lowest": 1.0, "highest": 1.0, "goal": None, "reached": None}]
+    commits = {"a": "0123456789", "b": "0123456789+changes", "c": None}
+    lines = [json.dumps(record | {"name": name, "git_commit": found}) for name, found in commits.items()]
+    file.write_text("\n".join(lines))
+    assert [line for line in benchmarks(file).splitlines() if line.startswith("- ")] == [
+        "- `a`: A step (2026-12-01, 01234567).",
+        "- `b`: A step (2026-12-01, 01234567, with uncommitted changes).",
+        "- `c`: A step (2026-12-01, no commit).",
+    ]
 
 
 def test_help_is_help(capsys):

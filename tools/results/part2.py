@@ -144,10 +144,10 @@ def _row(runs: Sequence[Record], marks: Marks) -> str:
         f"{first.parameters:,}" if first.parameters else "counts",
         f"{statistics.mean(run.characters_seen for run in runs):,.0f}",
         f"{statistics.mean(run.time['training_s'] for run in runs):,.1f}",
-        _spread(runs, "blocks", "nll", 4),
+        spread(runs, "blocks", "nll", 4),
         f"{_sign(runs)}{_mean(runs, 'blocks', 'bpc'):.4f}",
         f"{_sign(runs)}{_mean(runs, 'blocks', 'perplexity'):.3f}",
-        _spread(runs, "sliding", "nll", 4),
+        spread(runs, "sliding", "nll", 4),
         str(len(runs)) if first.parameters else "–",
     ]
     return row(cells)
@@ -185,7 +185,7 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
     if not scored:
         return []
     rows = [
-        f"| {label}{marks.of(found)} | {budget} | {_spread(found, 'online', 'nll', 4)} "
+        f"| {label}{marks.of(found)} | {budget} | {spread(found, 'online', 'nll', 4)} "
         f"| {_mean(found, 'online', 'bpc'):.4f} | {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
         f"| {len(found) if found[0].parameters else '–'} |"
         for (label, budget), found in sorted(scored.items(), key=lambda entry: _mean(entry[1], "online", "nll"))
@@ -237,7 +237,8 @@ def _values(runs: Sequence[Record], protocol: str, figure: str) -> list[float]:
     return [math.inf if value is None else value for value in figures]
 
 
-def _spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
+def spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
+    """Return the mean of a figure over runs ± its standard deviation; of a bound, also ≤ and its standard error."""
     values = _values(runs, protocol, figure)
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and runs[0].parameters else ""
     errors = [run.metric(protocol).get("standard_error") for run in runs]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from charlab.runs.record import Record
 from tools import read_json_lines
-from tools.results import command, on_machines, row
+from tools.results import command, commit, on_machines, row
 from tools.results.marks import NONE, Marks
+from tools.results.part2 import spread
+from tools.results.states import arm
 
 INTRODUCTION = """\
 ## Speed
@@ -25,11 +29,11 @@ the lowest and the highest. [Performance](performance.md) has floors and reasons
 LOSSES = """\
 ## A loss within a time
 
-One run and one seed each, final weights, the whole validation text. Counting without training reaches 1.516 (modified
-Kneser–Ney of order 7, unlimited context).
+Final weights, the whole validation text; of several seeds, the mean ± standard deviation. Counting without training
+reaches 1.516 (modified Kneser–Ney of order 7, unlimited context).
 
-| run | parameters | steps | training s | context | blocks | sliding | threads |
-|---|---:|---:|---:|---:|---:|---:|---|"""
+| run | parameters | steps | training s | context | blocks | sliding | seeds | threads |
+|---|---:|---:|---:|---:|---:|---:|---:|---|"""
 
 
 def benchmarks(file: Path) -> str:
@@ -39,7 +43,7 @@ def benchmarks(file: Path) -> str:
     if not rows:
         return ""
     machines = on_machines((f"`{record['name']}`", _machine(record)) for record in records)
-    titles = [f"- `{r['name']}`: {r['title']} ({r['measured'][:10]}, {str(r['git_commit'])[:8]})." for r in records]
+    titles = [f"- `{r['name']}`: {r['title']} ({r['measured'][:10]}, {commit(r['git_commit'])})." for r in records]
     return INTRODUCTION + "\n".join([*rows, "", *titles, "", f"Measured {machines}.", ""])
 
 
@@ -54,22 +58,27 @@ def losses(runs: Sequence[Record], marks: Marks = NONE) -> str:
     """Return the section on runs that reach a loss within a time; "" if there are none."""
     if not runs:
         return ""
-    return "\n".join(
-        [LOSSES, *(_run(run, marks) for run in runs), "", "```sh", *dict.fromkeys(map(command, runs)), "```", ""]
-    )
+    experiments: dict[tuple[str, frozenset[str]], list[Record]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: (run.name, run.seed)):
+        experiments[run.name, arm(run.overrides)].append(run)
+    rows = [_experiment(seeds, marks) for seeds in experiments.values()]
+    commands = dict.fromkeys(command(run) for seeds in experiments.values() for run in seeds)
+    return "\n".join([LOSSES, *rows, "", "```sh", *commands, "```", ""])
 
 
-def _run(run: Record, marks: Marks) -> str:
-    blocks, sliding = run.metric("blocks"), run.metric("sliding")
+def _experiment(runs: Sequence[Record], marks: Marks) -> str:
+    """Return the row of an experiment, given its runs, one for each seed."""
+    first = runs[0]
     cells = [
-        run.name.removeprefix("benchmark-").replace("_", " ") + marks.of([run]),
-        f"{run.parameters:,}",
-        f"{run.steps:,}",
-        f"{run.time['training_s']:,.0f}",
-        f"{blocks['context_length']}",
-        f"{blocks['nll']:.4f}",
-        f"{sliding['nll']:.4f}",
-        f"{run.machine['threads']} on {run.machine['name']}",
+        first.name.removeprefix("benchmark-").replace("_", " ") + marks.of(runs),
+        f"{first.parameters:,}",
+        f"{statistics.mean(run.steps for run in runs):,.0f}",
+        f"{statistics.mean(run.time['training_s'] for run in runs):,.0f}",
+        f"{first.metric('blocks')['context_length']}",
+        spread(runs, "blocks", "nll", 4),
+        spread(runs, "sliding", "nll", 4),
+        str(len(runs)),
+        ", ".join(dict.fromkeys(f"{run.machine['threads']} on {run.machine['name']}" for run in runs)),
     ]
     return row(cells)
 
