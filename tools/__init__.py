@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +37,22 @@ def write_json(path: Path, known: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the dictionary in a JSON file; an empty one if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in a folder; None if git fails, for example outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 from matplotlib.figure import Figure
@@ -12,10 +13,12 @@ from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
 from charlab.studies.report.figures import Drawings
 from tests.helpers.made_up_study import MadeUpArm, make_study
+from tests.helpers.repository import Repository
+from tools.results import speed
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
 from tools.results.part1 import headline, part1
 from tools.results.part2 import overview
-from tools.results.speed import benchmarks
+from tools.results.speed import benchmarks, latest_change, unmeasured
 from tools.results.wanted import LIST
 
 HEADER = "step,characters,seconds,metric,value\n"
@@ -356,6 +359,31 @@ def test_a_benchmark_says_whether_its_code_was_committed(tmp_path):
         "- `b`: A step (2026-12-01, 01234567, with uncommitted changes).",
         "- `c`: A step (2026-12-01, no commit).",
     ]
+
+
+def test_benchmarks_without_a_record_or_from_before_a_change_are_named(monkeypatch, tmp_path):
+    names = ("former", "today", "absent", "other", "gpu_step", "gpu_cells")
+    monkeypatch.setattr(speed, "BENCHMARKS", dict.fromkeys(names))
+    file = tmp_path / "benchmarks.jsonl"
+    hours = {"former": "23:30:00-01:00", "today": "23:30:00-02:00", "gone": "01:00:00+00:00"}
+    lines = [json.dumps({"name": name, "measured": f"2026-11-30T{hour}"}) for name, hour in hours.items()]
+    file.write_text("\n".join(lines))
+    missing = [
+        "Benchmarks not measured (python -m benchmarks NAME): absent, other.",
+        "Benchmarks not measured that need a GPU: gpu_step, gpu_cells.",
+    ]
+    former = "Benchmarks measured before the latest change of src/charlab: former."
+    assert unmeasured(file, datetime.fromisoformat("2026-12-01T02:00:00+01:00")) == [*missing, former]
+    assert unmeasured(file, None) == missing
+
+
+def test_the_latest_change_of_the_code_is_that_of_its_latest_commit(tmp_path):
+    assert latest_change(tmp_path) is None
+    repository = Repository(tmp_path)
+    assert latest_change(tmp_path) is None
+    repository.commit("src/charlab/a.py", "2026-11-30T12:00:00+01:00")
+    repository.commit("docs/a.md", "2026-12-01T12:00:00+00:00")
+    assert latest_change(tmp_path) == datetime.fromisoformat("2026-11-30T11:00:00+00:00")
 
 
 def test_help_is_help(capsys):

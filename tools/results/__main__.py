@@ -31,7 +31,7 @@ from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
 from tools.results.part2 import overview, part2
 from tools.results.rates import choose_rates
-from tools.results.speed import benchmarks, losses
+from tools.results.speed import benchmarks, latest_change, losses, unmeasured
 from tools.results.states import current, states
 from tools.results.track import FILE as TRACK
 from tools.results.track import track
@@ -90,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
     if unrated := [family for family in FAMILIES if family not in read_json(RATES)]:
         print(f"No rate of online learning is chosen for {', '.join(unrated)}: --rates does it.", flush=True)
     if given.list:
+        for line in unmeasured(RECORDS / BENCHMARKS, latest_change(ROOT)):
+            print(line)
         return 0
     choice = Choice(
         only=given.only,

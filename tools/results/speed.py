@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.__main__ import BENCHMARKS
 from charlab.runs.record import Record
-from tools import read_json_lines
+from tools import git, read_json_lines
 from tools.results import command, commit, on_machines, row
 from tools.results.marks import NONE, Marks
 from tools.results.part2 import spread
@@ -45,6 +47,27 @@ def benchmarks(file: Path) -> str:
     machines = on_machines((f"`{record['name']}`", _machine(record)) for record in records)
     titles = [f"- `{r['name']}`: {r['title']} ({r['measured'][:10]}, {commit(r['git_commit'])})." for r in records]
     return INTRODUCTION + "\n".join([*rows, "", *titles, "", f"Measured {machines}.", ""])
+
+
+def latest_change(repository: Path) -> datetime | None:
+    """Return the time of the latest commit that changed src/charlab; None if git does not tell."""
+    said = (git(repository, "log", "-1", "--format=%cI", "--", "src/charlab") or "").strip()
+    return datetime.fromisoformat(said) if said else None
+
+
+def unmeasured(file: Path, changed: datetime | None) -> list[str]:
+    """Return a line on the benchmarks without a record, and one on those that were measured before a change."""
+    measured = {record["name"]: datetime.fromisoformat(record["measured"]) for record in read_json_lines(file)}
+    absent = [name for name in BENCHMARKS if name not in measured]
+    for_gpu = [name for name in absent if name.startswith("gpu_")]
+    lines = {
+        "Benchmarks not measured (python -m benchmarks NAME)": [name for name in absent if name not in for_gpu],
+        "Benchmarks not measured that need a GPU": for_gpu,
+        "Benchmarks measured before the latest change of src/charlab": [
+            name for name in BENCHMARKS if changed is not None and name in measured and measured[name] < changed
+        ],
+    }
+    return [f"{what}: {', '.join(names)}." for what, names in lines.items() if names]
 
 
 def _machine(record: dict[str, Any]) -> str:
