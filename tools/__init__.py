@@ -23,10 +23,14 @@ def run_tool(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.exit(2)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, contents: bytes) -> None:
     """Create a file, or replace it as a whole."""
-    encoded = text.encode()
-    write_atomically(path, lambda file: file.write(encoded))
+    write_atomically(path, lambda file: file.write(contents))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Create a text file, or replace it as a whole."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, known: dict[str, Any]) -> None:

@@ -313,6 +313,20 @@ def test_documents_are_written_and_stale_rows_marked_which_a_check_passes(docume
     assert any(line.startswith("Benchmarks not measured (python -m benchmarks NAME): recipe_step, ") for line in said)
 
 
+def test_pictures_are_drawn_and_linked_and_missed(documents, home, monkeypatch, capsys):
+    monkeypatch.setattr("tools.results.part1.DRAWN", ("part1-bigram",))
+    assert documents() == 0
+    picture = home / "docs" / "figures" / "part1-bigram.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "](figures/part1-bigram.png)\n" in (home / "docs" / "results.md").read_text()
+    picture.write_bytes(b"by another version of matplotlib")
+    assert documents("--check") == 0
+    capsys.readouterr()
+    picture.unlink()
+    assert documents("--check") == 1
+    assert "docs/figures/part1-bigram.png differs from the records: run make results.\n" in capsys.readouterr().err
+
+
 def test_a_table_fits_the_terminal_and_adds_up(maker, look):
     lines = table(look(), maker).splitlines()
     assert max(map(len, lines)) <= 80

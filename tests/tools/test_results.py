@@ -16,7 +16,7 @@ from tests.helpers.made_up_study import MadeUpArm, make_study
 from tests.helpers.repository import Repository
 from tools.results import speed
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
-from tools.results.part1 import headline, part1
+from tools.results.part1 import headline, part1, pictures
 from tools.results.part2 import overview
 from tools.results.speed import benchmarks, latest_change, unmeasured
 from tools.results.wanted import LIST
@@ -414,3 +414,17 @@ def test_the_transformer_is_next_to_the_published_figures_with_a_sample(write, t
         "```",
     ]
     assert "| transformer | 200 | 2.480 / 2.490 | 2.486 / 2.496 |" in part1(archive, tmp_path / "docs")
+
+
+def test_the_losses_of_the_long_run_are_drawn_from_the_archive(write, tmp_path, monkeypatch):
+    for name in ("part1-long", "part1-bigram"):
+        run = write(name, 1.6)
+        rows = "0,0,0,train/nll,4.2\n0,0,0,validation/nll,4.3\n500,9,9,train/nll,2.1\n500,9,9,validation/nll,2.2\n"
+        (run.folder / "metrics.csv").write_text(HEADER + rows)
+        keep(run.folder, tmp_path / "records")
+    monkeypatch.setattr("tools.results.part1.picture", lambda figure, kind: (figure, kind))
+    ((name, draw),) = pictures(Archive(tmp_path / "records")).items()
+    figure, kind = draw()
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines]
+    assert (name, kind) == ("part1-long", "png")
+    assert lines == [([0, 500], [4.2, 2.1]), ([0, 500], [4.3, 2.2])]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.pairs import FILE_NAME as BENCHMARKS
@@ -25,10 +25,11 @@ from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
 from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
-from tools import read_json, run_tool, write_text
+from tools import read_json, run_tool, write_bytes, write_text
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
+from tools.results.part1 import pictures as pictures_of_part1
 from tools.results.part2 import overview, part2
 from tools.results.rates import choose_rates
 from tools.results.speed import benchmarks, latest_change, losses, unmeasured
@@ -109,9 +110,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check() -> int:
-    """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0."""
+    """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0.
+
+    Pictures count by name.
+    """
     archive = Archive(RECORDS)
     differing = [page for page, text in pages(archive) if unmarked(page.read_text("utf-8")) != unmarked(text)]
+    differing += [path for path in pictures(archive) if not path.is_file()]
     differing += differing_reports(archive)
     for page in differing:
         print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
@@ -119,8 +124,10 @@ def check() -> int:
 
 
 def write(runs: Sequence[Wanted]) -> None:
-    """Write the documents, and mark every record in them that is not by today's code."""
+    """Write the documents with their pictures, and mark every record in them that is not by today's code."""
     archive = Archive(RECORDS)
+    for path, draw in pictures(archive).items():  # before the pages, which link those that exist
+        write_bytes(path, draw())
     kept = {f"{record.name}/{record.fingerprint}" for record in archive.records()}
     for page, text in pages(archive, Marks(kept - current(runs, archive))):
         write_text(page, text)
@@ -153,6 +160,11 @@ def _text(path: Path) -> str | None:
     if not path.is_file():
         return None
     return "" if path.suffix in (".png", ".pdf") else path.read_text(encoding="utf-8")
+
+
+def pictures(archive: Archive) -> dict[Path, Callable[[], bytes]]:
+    """Return the path of each picture in the pages, and a function that returns the PNG file."""
+    return {DOCS / "figures" / f"{name}.png": draw for name, draw in pictures_of_part1(archive).items()}
 
 
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
