@@ -277,7 +277,8 @@ def documents(home, items, monkeypatch):
     parts = (f"<!-- {part}: written by make results -->\n<!-- end of {part} -->\n" for part in ("headline", "models"))
     (home / "README.md").write_text(f"Models:\n{''.join(parts)}End.\n")
     (docs / "results.md").write_text("")
-    (docs / "track.md").write_text("<!-- entries: written by make results -->\n<!-- end of entries -->\n")
+    for page, part in (("track", "entries"), ("performance", "growth")):
+        (docs / f"{page}.md").write_text(f"<!-- {part}: written by make results -->\n<!-- end of {part} -->\n")
     for name, value in {
         "ROOT": home,
         "DOCS": docs,

@@ -17,6 +17,11 @@ def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def quantity(value: float, unit: str, digits: int = 4) -> str:
+    """Return a measured quantity with its unit, in so many significant digits or, from 1,000, in whole numbers."""
+    return f"{value:,.{digits}g} {unit}".strip() if value < 999.5 else f"{value:,.0f} {unit}".strip()
+
+
 def command(run: Record) -> str:
     """Return the command that repeats a run; `force`, which is no part of what it is, is left out."""
     overrides = [override for override in run.overrides if not override.startswith("force=")]

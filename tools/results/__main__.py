@@ -26,6 +26,8 @@ from charlab.studies.plan import Plan
 from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
 from tools import read_json, run_tool, write_bytes, write_text
+from tools.results.growth import growth
+from tools.results.growth import pictures as pictures_of_growth
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
@@ -164,20 +166,22 @@ def _text(path: Path) -> str | None:
 
 def pictures(archive: Archive) -> dict[Path, Callable[[], bytes]]:
     """Return the path of each picture in the pages, and a function that returns the PNG file."""
-    return {DOCS / "figures" / f"{name}.png": draw for name, draw in pictures_of_part1(archive).items()}
+    drawn = pictures_of_part1(archive) | pictures_of_growth(archive.folder / BENCHMARKS)
+    return {DOCS / "figures" / f"{name}.png": draw for name, draw in drawn.items()}
 
 
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
     """Return the documents: their paths and texts."""
-    with_headline = rewritten(README.read_text(encoding="utf-8"), "headline", headline(archive, marks))
-    return [
-        (DOCS / "results.md", results_page(archive, DOCS, marks)),
-        (README, rewritten(with_headline, "models", overview(archive.records(), marks))),
-        (
-            DOCS / "track.md",
-            rewritten((DOCS / "track.md").read_text(encoding="utf-8"), "entries", track(archive.folder / TRACK)),
-        ),
+    parts = [
+        (README, "headline", headline(archive, marks)),
+        (README, "models", overview(archive.records(), marks)),
+        (DOCS / "track.md", "entries", track(archive.folder / TRACK)),
+        (DOCS / "performance.md", "growth", growth(archive.folder / BENCHMARKS, DOCS)),
     ]
+    found = {DOCS / "results.md": results_page(archive, DOCS, marks)}
+    for page, part, text in parts:
+        found[page] = rewritten(found.get(page) or page.read_text(encoding="utf-8"), part, text)
+    return list(found.items())
 
 
 def rewritten(page: str, what: str, text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.__main__ import BENCHMARKS
 from charlab.runs.record import Record
 from tools import git, read_json_lines
-from tools.results import command, commit, on_machines, row
+from tools.results import command, commit, on_machines, quantity, row
 from tools.results.marks import NONE, Marks
 from tools.results.part2 import spread
 from tools.results.states import arm
@@ -111,8 +111,8 @@ def _row(record: dict[str, Any], figure: dict[str, Any]) -> str:
     cells = [
         f"`{record['name']}`",
         figure["what"],
-        _quantity(figure["medians"]["charlab"], unit),
-        f"{_quantity(figure['medians'][against], unit)} ({against})" if against else "–",
+        quantity(figure["medians"]["charlab"], unit),
+        f"{quantity(figure['medians'][against], unit)} ({against})" if against else "–",
         f"{_compared(figure, 'value')} ({_compared(figure, 'lowest')} to {_compared(figure, 'highest')})",
         "–" if figure["goal"] is None else f"{_compared(figure, 'goal')} {'✓' if figure['reached'] else '✗'}",
         str(len(record["rounds"])),
@@ -126,8 +126,4 @@ def _compared(figure: dict[str, Any], key: str) -> str:
         return f"{100 * value:+.1f}%"
     if compared == "more by":
         return f"{value:+.3g} {figure['unit']}"
-    return _quantity(value, figure["unit"]) if compared == "itself" else f"{value:.2f}×"
-
-
-def _quantity(value: float, unit: str) -> str:
-    return f"{value:,.4g} {unit}".strip() if value < 1000 else f"{value:,.0f} {unit}".strip()
+    return quantity(value, figure["unit"]) if compared == "itself" else f"{value:.2f}×"
