@@ -1,10 +1,11 @@
-"""Benchmarks of size: texts of up to 100 million characters, and studies of up to 10,000 cells."""
+"""Benchmarks of size: texts of up to 100 million characters, studies of up to 10,000 cells, and lists of runs."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from unittest.mock import patch
@@ -13,6 +14,9 @@ import numpy as np
 
 from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
 from benchmarks.processes import QUIET, run_module, run_program, run_training
+from charlab.curves import FILE_NAME as CURVES
+from charlab.runs.archive import Archive
+from charlab.runs.folder import CHECKPOINT, SAMPLES
 
 LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
 ACCENTED = "etäoinshrdlcümwfgypbökjß的z"  # a sixth of the letters takes two bytes or three
@@ -20,6 +24,7 @@ SHARES = 1 / (np.arange(len(LETTERS)) + 3.0)  # roughly those of English
 WORDS = 50_000  # distinct ones
 SIZES = {OURS: 10**8, "10 million": 10**7, "1 million": 10**6}
 CELLS = {OURS: 10_000, "1,000": 1000, "100": 100}
+RUNS = {OURS: 2000, "an empty folder": 0}
 SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.batch_size=16", "compute.compile=false")
 
 
@@ -140,10 +145,42 @@ def _large_study() -> Benchmark:
     )
 
 
+def _listing() -> Benchmark:
+    return Benchmark(
+        "`charlab runs` over 2,000 runs, against an empty folder of outputs",
+        _sides(_list_runs, RUNS),
+        [
+            Figure("wall_s", "the command", "s", "itself", "an empty folder", 3.0),
+            Figure("cpu_s", "its computing time", "s", "more by", "an empty folder"),
+        ],
+    )
+
+
+def _list_runs(number: int) -> Measurement:
+    """Write the folders of as many runs, copies of the committed records, and list them in a new process."""
+    records = Archive(Path("records")).records()
+    with tempfile.TemporaryDirectory() as outputs:
+        for index in range(number):
+            record = records[index % len(records)]
+            fingerprint = f"{index:04x}{record.fingerprint[4:]}"
+            copy = replace(record, folder=Path(outputs, "runs", record.name, fingerprint), fingerprint=fingerprint)
+            copy.config["seed"] = copy.seed = index
+            copy.save()
+            for name in (CURVES, SAMPLES, "loss.png", "nll.npy", CHECKPOINT, ".hydra/config.yaml"):
+                (copy.folder / name).parent.mkdir(exist_ok=True)
+                (copy.folder / name).touch()
+        before = os.times()
+        measured = run_program("-m", "charlab", "runs", f"output_dir={outputs}", "sort=nll")
+        after = os.times()
+    spent = (after.children_user + after.children_system) - (before.children_user + before.children_system)
+    return {**measured, "cpu_s": spent}
+
+
 BENCHMARKS = {
     "long_text": _long_text,
     "long_bytes": _long_bytes,
     "long_counts": _long_counts,
     "many_cells": _many_cells,
     "large_study": _large_study,
+    "listing": _listing,
 }
