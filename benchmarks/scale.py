@@ -150,7 +150,7 @@ def _list_runs(number: int) -> Measurement:
             copy = replace(record, folder=Path(outputs, "runs", record.name, fingerprint), fingerprint=fingerprint)
             copy.config["seed"] = copy.seed = index
             copy.save()
-            for name in (CURVES, SAMPLES, "loss.png", "nll.npy", CHECKPOINT, ".hydra/config.yaml"):
+            for name in (CURVES, SAMPLES, "loss.png", "nll.npy", str(CHECKPOINT), ".hydra/config.yaml"):
                 (copy.folder / name).parent.mkdir(exist_ok=True)
                 (copy.folder / name).touch()
         before = os.times()
