@@ -8,14 +8,20 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpu, inference, scale, training
+from benchmarks import gpu, inference, losses, scale, training
 from benchmarks.pairs import FILE_NAME, measure, save
 from charlab.configuration.messages import nearest
 from charlab.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 
-BENCHMARKS = {**training.BENCHMARKS, **inference.BENCHMARKS, **scale.BENCHMARKS, **gpu.BENCHMARKS}
+BENCHMARKS = {
+    **training.BENCHMARKS,
+    **losses.BENCHMARKS,
+    **inference.BENCHMARKS,
+    **scale.BENCHMARKS,
+    **gpu.BENCHMARKS,
+}
 """For each name, a function that returns the benchmark."""
 GROUPS = {"gpu": gpu.GROUP}
 """Names that stand for several benchmarks."""

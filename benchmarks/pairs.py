@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,6 +109,12 @@ def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], No
         yield _record(name, benchmark, rounds, gpu)
 
 
+@cache
+def _commit() -> str | None:
+    """Return the commit at which this process began to measure; each record that it keeps is a change."""
+    return git_commit()
+
+
 def _record(
     name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measurement]], gpu: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def _record(
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"cores": len(usable_cores()), "architecture": platform.machine(), "name": processor(), **gpu},
         "versions": installed_versions(),
-        "git_commit": git_commit(),
+        "git_commit": _commit(),
         "figures": figures,
         "rounds": list(rounds),
     }

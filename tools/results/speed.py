@@ -72,9 +72,8 @@ def unmeasured(file: Path, changed: datetime | None) -> list[str]:
 
 def _machine(record: dict[str, Any]) -> str:
     machine = record["machine"]
-    return (
-        f"{machine['cores']} cores, {machine.get('name', machine['architecture'])}, torch {record['versions']['torch']}"
-    )
+    cores = f"{machine['cores']} cores, {machine.get('name', machine['architecture'])}"
+    return ", ".join(filter(None, [machine.get("gpu"), cores, f"torch {record['versions']['torch']}"]))
 
 
 def losses(runs: Sequence[Record], marks: Marks = NONE) -> str:
