@@ -14,7 +14,7 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter
-from charlab.studies.search import define_search
+from charlab.studies.search import MIXED, define_search
 from tests.helpers.made_up_trials import values_of
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,21 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
 def test_losses_that_are_bounds_are_marked(run, trainer, capsys):
     trainer.likelihood = "bound"
     assert run("search.trials=2") == 0
-    assert len(re.findall(r"^[01] +≤ \d\.\d{4} ", capsys.readouterr().out, re.MULTILINE)) == 2
+    output = capsys.readouterr().out
+    assert len(re.findall(r"^[01] +≤ \d\.\d{4} ", output, re.MULTILINE)) == 2
+    assert MIXED not in output
+
+
+def test_losses_that_were_compared_with_bounds_are_told(run, trainer, capsys):
+    def loss(cell):
+        trainer.likelihood = "bound" if cell.arm == "trial-001" else "exact"
+        return quadratic(cell)
+
+    trainer.nll = loss
+    assert run("search.trials=3") == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^(\d) +≤ ", output, re.MULTILINE) == ["1"]
+    assert f"3 of 3 trials, 3 with a result.\n{MIXED}\nThe best on" in output
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ from charlab.types import PositiveFloat, PositiveInt
 STORAGE = "trials.json"
 BEST_SHOWN = 10
 NOT_FINITE = "has no finite loss"
+MIXED = "Exact losses and upper bounds (≤) were compared: a loss may be below its bound, so another trial may be best."
 TYPES: dict[str, Any] = {
     "name": str | None,
     "overrides": list[str],
@@ -303,12 +304,18 @@ class Trials:
         ]
         ended = sum(trial.ended for trial in trials)
         lines.append(f"{ended} of {self.definition.trials} trials, {len(done)} with a result.")
+        if self.mixes_bounds(done):
+            lines.append(MIXED)
         if done:
             kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
             again = command("train", *flags, *kept, *self._overrides(done[0].values))
             lines.append(f"The best on the whole train text, to be judged by a study over further seeds:\n  {again}")
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def mixes_bounds(self, trials: Sequence[Trial]) -> bool:
+        """Return whether the losses of some of these trials are upper bounds, and those of others exact."""
+        return len({self._is_bound(trial) for trial in trials if trial.loss is not None}) > 1
 
     def _is_bound(self, trial: Trial) -> bool:
         """Return whether the loss of a trial with a result is an upper bound."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
 from rich.console import Console
 
@@ -17,7 +16,7 @@ from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
 from charlab.studies.planner import Planner
-from charlab.studies.search import SearchDefinition, Trial, Trials, check_own
+from charlab.studies.search import MIXED, SearchDefinition, Trial, Trials, check_own
 
 
 def tune(planner: Planner, study: str, executor: Executor, console: Console, *, dry_run: bool) -> Definition | None:
@@ -55,7 +54,9 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
                 f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command "
                 "continues it."
             )
-        tuned = _chosen(found, trials.output_dir, wanted, definition.margin, name)
+        tuned = _chosen(found, trials, wanted, definition.margin, name)
+        if tuned.mixed:
+            console.print(f"Tuning {name}: {MIXED}", soft_wrap=True, markup=False, highlight=False)
         values = planner.composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
         arms[name] = replace(arms[name], overrides=(*arms[name].overrides, *values), tuned=tuned)
     return replace(definition, arms=tuple(arms.values()))
@@ -77,8 +78,8 @@ def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
         raise UserError(f"The arm {arm.name} cannot be tuned: {error}") from None
 
 
-def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: float, name: str) -> Tuned:
-    """Return the result of an arm's trials."""
+def _chosen(found: Sequence[Trial], trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
+    """Return the result of an arm's trials, of which those in `found` count."""
     best = min((trial for trial in found if trial.loss is not None), key=attrgetter("loss"), default=None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)
@@ -86,7 +87,7 @@ def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: floa
     near = [trial.values for trial in found if trial.loss is not None and trial.loss - best.loss <= margin]
     numeric = [key for key, parameter in wanted.parameters.items() if not parameter.choices]
     runs = {cell.run for trial in found for cell in trial.cells}
-    records = [record for run in runs if (record := Store(output_dir).record_of(run)) is not None]
+    records = [record for run in runs if (record := Store(trials.output_dir).record_of(run)) is not None]
     return Tuned(
         values=best.values,
         loss=best.loss,
@@ -98,4 +99,5 @@ def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: floa
         near=len(near),
         ranges={key: (min(v[key] for v in near), max(v[key] for v in near)) for key in numeric},
         at_end=tuple(key for key in numeric if is_at_end(wanted.parameters[key], best.values[key])),
+        mixed=trials.mixes_bounds(found),
     )
