@@ -138,6 +138,25 @@ def test_an_arm_that_was_tuned_by_exact_losses_and_bounds_is_told(run, trainer, 
 
 
 @pytest.mark.slow
+def test_a_killed_trial_is_tried_again_until_the_values_are_chosen(run, trainer, tmp_path):
+    def killed(cell):
+        is_first = trainer.folders[-1] == "mine+adam" and cell.arm == "trial-000"
+        return Outcome("killed", "Killed by SIGKILL.") if is_first else loss(cell)
+
+    trainer.nll, trainer.interrupted_at = killed, 3  # in the first trial of the second arm
+    assert run("study.tune.trials=2") == 130
+    trainer.interrupted_at, before = None, len(trainer.batches)
+    assert run("study.tune.trials=2") == 0
+    assert trainer.folders[before:] == ["mine+adam", "mine+sgd", "mine+sgd", "mine"]
+    assert {cell.arm for cell in trainer.batches[before]} == {"trial-000"}
+    assert plan_of(tmp_path).arm("adam").tuned.failed == 1
+    trainer.nll, before = loss, len(trainer.batches)
+    assert run("study.tune.trials=2") == 0
+    assert len(trainer.batches) == before
+    assert not plan_of(tmp_path).exploratory
+
+
+@pytest.mark.slow
 def test_a_dry_run_tells_how_many_runs_tuning_takes(run, trainer, tmp_path, capsys):
     assert run("dry_run=true") == 0
     assert "Before these cells, 16 runs tune 2 arms on dev text." in capsys.readouterr().out

@@ -27,7 +27,7 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, in_file, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, last_line, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, allows_more, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
 from charlab.studies.planner import check_counts, edited, find_cells, is_shared, merged, run_values
@@ -127,7 +127,7 @@ def search(
 class Trial(NamedTuple):
     """A trial: its values by key, its cells, and its mean loss or the reason why it has none.
 
-    It has neither if some of its cells can be resumed.
+    It has neither if some of its cells are to run, or to be resumed.
     """
 
     number: int
@@ -143,10 +143,18 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results."""
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results.
 
-    def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
-        self.definition, self.composer = definition, composer
+    Args:
+        typed: prepared overrides of all trials.
+        retry: whether trials that an earlier command left killed, or out of a time that is longer now, run again.
+    """
+
+    def __init__(
+        self, definition: SearchDefinition, composer: Composer, typed: Sequence[str], *, retry: bool = True
+    ) -> None:
+        self.definition, self.composer, self.retry = definition, composer, retry
+        self._ran: set[str] = set()  # runs that this command has started
         self._tried: list[dict[str, Any]] = []  # values by trial
         self._cells: list[tuple[Cell, ...]] = []  # cells by trial
         self._configs: dict[str, dict[str, Any]] = {}  # by run
@@ -169,6 +177,7 @@ class Trials:
             at_once = self.definition.at_once or -(-executor.at_once // len(self.definition.seeds))
             while batch := self._next(at_once):
                 by_run = {cell.run: cell for trial in batch for cell in self._cells[trial]}  # equal values share a run
+                self._ran.update(by_run)
                 cells = tuple(by_run.values())
                 self._plan(cells).save(self.folder)
                 with showing(self.folder, cells, console):
@@ -263,7 +272,7 @@ class Trials:
         return found
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
-        """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
+        """Return a cell's loss in nats per character, or the reason why it has none; neither if it is to run."""
         record = Store(self.output_dir).record_of(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
@@ -280,6 +289,10 @@ class Trials:
         outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
+        if self.retry and cell.run not in self._ran:  # once for each command, since a model may be too large
+            longer = outcome.fate == "timed out" and allows_more(self.definition.time_limit, outcome.seconds)
+            if outcome.fate == "killed" or longer:
+                return None, None
         return None, f"{outcome.fate}: {last_line(outcome.reason) or 'no reason known'}"
 
     def ranked(self) -> list[Trial]:

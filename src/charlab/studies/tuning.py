@@ -15,6 +15,7 @@ from charlab.runs.store import Store
 from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
+from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.planner import Planner
 from charlab.studies.search import MIXED, SearchDefinition, Trial, Trials, check_own
 
@@ -22,7 +23,8 @@ from charlab.studies.search import MIXED, SearchDefinition, Trial, Trials, check
 def tune(planner: Planner, study: str, executor: Executor, console: Console, *, dry_run: bool) -> Definition | None:
     """Run the trials that are missing, arm by arm, and return the definition with each arm's chosen values.
 
-    Trials are kept, so an interrupted study resumes where it stopped.
+    Trials are kept, so an interrupted study resumes where it stopped. Killed ones run again until the study's plan has
+    the chosen values, since other values would make it exploratory.
 
     Args:
         planner: planner of the study, which has checked every arm.
@@ -32,8 +34,10 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
     Returns:
         The definition; None for a dry run in which trials are missing.
     """
-    definition = planner.definition
-    searches = {arm.name: _trials(arm, study, planner) for arm in definition.arms if arm.name in definition.tune}
+    definition, folder = planner.definition, planner.output_dir.absolute() / "studies" / study
+    is_chosen = (folder / FILE_NAME).exists() and any(arm.tuned for arm in Plan.load(folder).arms)
+    tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
+    searches = {arm.name: _trials(arm, study, planner, retry=not is_chosen) for arm in tuned_arms}
     arms = {arm.name: arm for arm in definition.arms}
     for name, trials in searches.items():
         wanted = definition.tune[name]
@@ -62,7 +66,7 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
     return replace(definition, arms=tuple(arms.values()))
 
 
-def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
+def _trials(arm: Arm, study: str, planner: Planner, *, retry: bool) -> Trials:
     wanted = planner.definition.tune[arm.name]
     check_own(wanted.parameters, "study.tune.parameters", "")
     search = SearchDefinition(
@@ -73,7 +77,7 @@ def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
         time_limit=planner.definition.time_limit,
     )
     try:
-        return Trials(search, planner.composer, planner.overrides(arm))
+        return Trials(search, planner.composer, planner.overrides(arm), retry=retry)
     except UserError as error:
         raise UserError(f"The arm {arm.name} cannot be tuned: {error}") from None
 
