@@ -262,6 +262,17 @@ def test_mistakes_are_told_before_anything_is_written(run, tmp_path, capsys, ove
     assert not (tmp_path / "outputs").exists()
 
 
+def test_an_experiment_that_sets_what_only_hydras_jobs_have_is_refused(run, tmp_path, capsys):
+    (tmp_path / "conf" / "experiment").mkdir()
+    own = "# @package _global_\nhydra: {job: {env_set: {MINE: '1'}}}\n"
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(own)
+    search = SEARCH.replace("overrides: [", "overrides: [experiment=own, ")
+    (tmp_path / "conf" / "search" / "mine.yaml").write_text(search)
+    assert run() == 2
+    assert "experiment=own sets hydra.job.env_set, which is for Hydra's own jobs" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
 def define(**changes):
     base = OmegaConf.load(conf_folder() / "search" / "_base.yaml")
     return define_search(OmegaConf.merge(base, {"parameters": {"optimizer.lr": {"low": 0.1, "high": 1}}}, changes), "x")

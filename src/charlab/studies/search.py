@@ -30,7 +30,7 @@ from charlab.studies.executors import Executor
 from charlab.studies.outcomes import STOP_FILE, Outcome, allows_more, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
-from charlab.studies.planner import check_counts, edited, find_cells, is_shared, merged, run_values
+from charlab.studies.planner import check_counts, check_jobs, edited, find_cells, is_shared, merged, run_values
 from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"
@@ -338,7 +338,9 @@ class Trials:
 
     def _compose(self, values: Mapping[str, Any]) -> DictConfig:
         try:
-            config = self.composer.job(merged(self.shared, self._overrides(values)))
+            overrides = merged(self.shared, self._overrides(values))
+            config = self.composer.job(overrides)
+            check_jobs(config, overrides)
         except UserError as error:
             raise UserError(f"A trial of the search with {_shown(values)} does not compose: {error}") from None
         resolve_values(config)
