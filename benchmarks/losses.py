@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
 from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
 from benchmarks.processes import run_training
-from charlab.models.initialization import UNDECAYED
 
 DECAYED = "the state decays as well"
 TRANSFORMER = "the transformer"
 SEED = 305  # of the first round
-
-
-class DecayAll(Callback):
-    """Let the optimizer decay the parameters that are exempt from it, too."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for parameter in pl_module.parameters():
-            if hasattr(parameter, UNDECAYED):
-                delattr(parameter, UNDECAYED)
 
 
 def _trained(experiment: str, steps: int, *overrides: str) -> Side:
@@ -33,7 +21,7 @@ def _trained(experiment: str, steps: int, *overrides: str) -> Side:
 
 
 def _state_decay(family: str, steps: int) -> Benchmark:
-    decayed = "callbacks.decay_all={_target_: benchmarks.losses.DecayAll}"
+    decayed = "callbacks.decay_all={_target_: benchmarks.decay_all.DecayAll}"
     return Benchmark(
         f"Weight decay of the state's parameters: {family}, {steps} steps of the table of one minute",
         {OURS: _trained(family, steps), DECAYED: _trained(family, steps, f"+{decayed}")},
@@ -46,7 +34,7 @@ def _state_decay(family: str, steps: int) -> Benchmark:
 def _block_diffusion() -> Benchmark:
     steps, smaller = 1000, "blocks of two characters"
     return Benchmark(
-        f"Block diffusion, blocks of four, next to a transformer of its size, after {steps:,} steps; its losses are bounds",
+        f"Block diffusion, blocks of four, next to a transformer of its size after {steps:,} steps; its loss is a bound",
         {
             OURS: _trained("block_diffusion", steps),
             smaller: _trained("block_diffusion", steps, "model.block_size=2"),

@@ -95,6 +95,7 @@ def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], No
         UserError: before anything is measured, if there is no GPU for a benchmark that needs one.
     """
     gpu = {} if benchmark.gpu is None else {"gpu": benchmark.gpu()}
+    _commit()  # before the first round, which may take an hour
     if benchmark.before is not None:
         benchmark.before()
     rounds: list[dict[str, Measurement]] = []

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.losses import BENCHMARKS, DECAYED, TRANSFORMER, DecayAll
+from benchmarks.decay_all import DecayAll
+from benchmarks.losses import BENCHMARKS, DECAYED, TRANSFORMER
 from benchmarks.pairs import OURS
 from charlab.models.initialization import undecayed
 from charlab.training.optimizers import parameter_groups
@@ -28,7 +29,7 @@ def test_sides_with_and_without_decay_differ_in_nothing_else(family, monkeypatch
     for number in range(2):
         sides[OURS](number), sides[DECAYED](number)
     assert [set(more) - set(less) for less, more in zip(trained[::2], trained[1::2], strict=True)] == [
-        {"+callbacks.decay_all={_target_: benchmarks.losses.DecayAll}"}
+        {"+callbacks.decay_all={_target_: benchmarks.decay_all.DecayAll}"}
     ] * 2
     assert trained[0] != trained[2]  # another seed
 
@@ -36,8 +37,7 @@ def test_sides_with_and_without_decay_differ_in_nothing_else(family, monkeypatch
 def test_block_diffusion_is_compared_at_equal_steps(monkeypatch):
     monkeypatch.setattr("benchmarks.losses.run_training", lambda *overrides: {"overrides": overrides})
     sides = BENCHMARKS["block_diffusion"]().sides
-    steps = {
-        next(given for given in side(0)["overrides"] if given.startswith("trainer.max_steps=")) for side in sides.values()
-    }
+    asked = [side(0)["overrides"] for side in sides.values()]
+    steps = {given for overrides in asked for given in overrides if given.startswith("trainer.max_steps=")}
     assert len(steps) == 1
     assert "experiment=part2/modern_gpt" in sides[TRANSFORMER](0)["overrides"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from tools import git, read_json_lines
 from tools.results import command, commit, on_machines, quantity, row
 from tools.results.marks import NONE, Marks
 from tools.results.part2 import spread
-from tools.results.states import arm
+
+PASSING = ("seed", "force", "tags", "note")  # keys in which the runs of an experiment may differ
 
 INTRODUCTION = """\
 ## Speed
@@ -80,12 +82,21 @@ def losses(runs: Sequence[Record], marks: Marks = NONE) -> str:
     """Return the section on runs that reach a loss within a time; "" if there are none."""
     if not runs:
         return ""
-    experiments: dict[tuple[str, frozenset[str]], list[Record]] = defaultdict(list)
+    experiments: dict[str, list[Record]] = defaultdict(list)
     for run in sorted(runs, key=lambda run: (run.name, run.seed)):
-        experiments[run.name, arm(run.overrides)].append(run)
+        experiments[json.dumps([run.name, _but_for_seeds(run.config)])].append(run)
     rows = [_experiment(seeds, marks) for seeds in experiments.values()]
     commands = dict.fromkeys(command(run) for seeds in experiments.values() for run in seeds)
     return "\n".join([LOSSES, *rows, "", "```sh", *commands, "```", ""])
+
+
+def _but_for_seeds(config: Any) -> Any:
+    """Return a configuration without seeds and without what is no part of a run's identity."""
+    if isinstance(config, list):
+        return [_but_for_seeds(value) for value in config]
+    if isinstance(config, dict):
+        return {key: _but_for_seeds(value) for key, value in sorted(config.items()) if key not in PASSING}
+    return config
 
 
 def _experiment(runs: Sequence[Record], marks: Marks) -> str:

@@ -101,7 +101,7 @@ def export(
             "name": record.name,
             "fingerprint": record.fingerprint,
             "code": record.code,
-            "changed_since": changed,
+            "changed_since": changed if record.sources or not changed else None,  # None: what is unknown
             "checkpoint": checkpoint,
         },
         "model": contents["model_config"],

@@ -218,8 +218,8 @@ def check_jobs(config: DictConfig, overrides: Sequence[str]) -> None:
     variables = sorted(set(hydra.job.env_set) - set(hydra.job.env_copy))
     for key, value in (("callbacks", hydra.callbacks), ("job.chdir", hydra.job.chdir), ("job.env_set", variables)):
         if value:
-            suspects = [each for each in overrides if key_of(each).startswith("hydra") or key_of(each) == "experiment"]
-            where = max(suspects, key=lambda each: key_of(each).startswith("hydra"), default="A file")
+            own = [each for each in overrides if key_of(each).startswith(f"hydra.{key}")]
+            where = next(iter([*own, *(each for each in overrides if key_of(each) == "experiment")]), "A file")
             way = f", and set {', '.join(variables)} in the environment of the command" if key == "job.env_set" else ""
             raise UserError(
                 f"{where} sets hydra.{key}, which is for Hydra's own jobs and not for the runs of a study, sweep or "

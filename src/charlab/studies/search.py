@@ -178,6 +178,8 @@ class Trials:
             while batch := self._next(at_once):
                 by_run = {cell.run: cell for trial in batch for cell in self._cells[trial]}  # equal values share a run
                 self._ran.update(by_run)
+                for cell in (cell for trial in batch for cell in self._cells[trial]):
+                    cell_path(self.folder, cell, ".json").unlink(missing_ok=True)  # a cell that never begins has none
                 cells = tuple(by_run.values())
                 self._plan(cells).save(self.folder)
                 with showing(self.folder, cells, console):

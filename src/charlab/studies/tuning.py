@@ -24,7 +24,7 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
     """Run the trials that are missing, arm by arm, and return the definition with each arm's chosen values.
 
     Trials are kept, so an interrupted study resumes where it stopped. Killed ones run again until the study's plan has
-    the chosen values, since other values would make it exploratory.
+    the arm's chosen values, since other values would make it exploratory.
 
     Args:
         planner: planner of the study, which has checked every arm.
@@ -35,9 +35,9 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
         The definition; None for a dry run in which trials are missing.
     """
     definition, folder = planner.definition, planner.output_dir.absolute() / "studies" / study
-    is_chosen = (folder / FILE_NAME).exists() and any(arm.tuned for arm in Plan.load(folder).arms)
+    chosen = {arm.name for arm in Plan.load(folder).arms if arm.tuned} if (folder / FILE_NAME).exists() else set[str]()
     tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
-    searches = {arm.name: _trials(arm, study, planner, retry=not is_chosen) for arm in tuned_arms}
+    searches = {arm.name: _trials(arm, study, planner, retry=arm.name not in chosen) for arm in tuned_arms}
     arms = {arm.name: arm for arm in definition.arms}
     for name, trials in searches.items():
         wanted = definition.tune[name]

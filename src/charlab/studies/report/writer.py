@@ -257,11 +257,13 @@ def _remove_pages(folder: Path, format: Format, shared: Mapping[str, bytes]) -> 
     own = [page for page in pages if _is_unchanged(page)]
     for page in own:
         page.unlink()
-    if not own or own != pages or format == "html":  # no figures, or those of a page that is kept
+    if not own or format == "html":  # it has no other files
         return
     home = own[0].parent
+    if any(path.suffix in (".md", ".tex") for path in home.iterdir()):  # a page that is kept may use the rest
+        return
     _write_figures(home / "figures", {}, "pdf", "png")
-    for name, content in shared.items():
+    for name, content in (shared if format == "latex" else {}).items():
         if (home / name).is_file() and (home / name).read_bytes() == content:
             (home / name).unlink()
     for emptied in (home / "figures", home):
