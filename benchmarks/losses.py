@@ -34,7 +34,7 @@ def _state_decay(family: str, steps: int) -> Benchmark:
 def _block_diffusion() -> Benchmark:
     steps, smaller = 1000, "blocks of two characters"
     return Benchmark(
-        f"Block diffusion, blocks of four, next to a transformer of its size after {steps:,} steps; its loss is a bound",
+        f"Block diffusion, blocks of four, next to a transformer of its size after {steps:,} steps; a bound",
         {
             OURS: _trained("block_diffusion", steps),
             smaller: _trained("block_diffusion", steps, "model.block_size=2"),

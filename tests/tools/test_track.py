@@ -184,7 +184,7 @@ def test_nothing_is_trained_before_all_is_committed(kept, monkeypatch, tmp_path)
 
 
 def test_changed_and_new_files_are_uncommitted(tmp_path):
-    with pytest.raises(UserError, match="An entry names its commit, but .* has none: run this in a clone"):
+    with pytest.raises(UserError, match=r"An entry names its commit, but .* has none: run this in a clone"):
         program.uncommitted(tmp_path)
     repository = Repository(tmp_path)
     repository.commit("a.py")

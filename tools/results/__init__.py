@@ -19,7 +19,8 @@ def row(cells: Iterable[str]) -> str:
 
 def quantity(value: float, unit: str, digits: int = 4) -> str:
     """Return a measured quantity with its unit, in so many significant digits or, from 1,000, in whole numbers."""
-    return f"{value:,.{digits}g} {unit}".strip() if float(f"{value:.{digits}g}") < 1000 else f"{value:,.0f} {unit}".strip()
+    is_small = float(f"{value:.{digits}g}") < 1000
+    return f"{value:,.{digits}g} {unit}".strip() if is_small else f"{value:,.0f} {unit}".strip()
 
 
 def command(run: Record) -> str:

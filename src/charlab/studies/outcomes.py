@@ -73,7 +73,7 @@ class Outcome:
 
 
 def allows_more(time_limit: float | None, seconds: float | None) -> bool:
-    """Return whether a time limit allows at least a tenth more than the seconds after which an earlier one ended a cell."""
+    """Return whether a time limit allows a tenth more than the seconds after which an earlier one ended a cell."""
     return time_limit is None or (seconds is not None and time_limit > 1.1 * seconds)
 
 
