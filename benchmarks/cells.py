@@ -83,6 +83,7 @@ def simulate(number: int, output_dir: Path) -> dict[str, float]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     files = sum(len(names) for _, _, names in os.walk(output_dir))
     measured = {
+        "cells": number,
         "wall_ms": 1e3 * wall / number,
         "coordinator_ms": 1e3 * cpu / number,
         "peak_memory_mb": _peak_memory_mb(),

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,7 @@ class Benchmark:
         pairs: default number of rounds.
         before: called once before measuring, to fill a cache for example.
         is_asked_for: whether it runs only if named, because it is slow or needs special hardware.
+        gpu: returns the name of the GPU that it needs, or raises `UserError`; None if it needs none.
     """
 
     title: str
@@ -81,13 +83,19 @@ class Benchmark:
     pairs: int = 5
     before: Callable[[], object] | None = None
     is_asked_for: bool = False
+    gpu: Callable[[], str] | None = None
 
 
 def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Measure all sides, in rotating order, and yield the record after each round; `say` gets a line for each side.
 
     A figure's `value` is the median over rounds of the comparison within each round.
+
+    Raises:
+        UserError: before anything is measured, if there is no GPU for a benchmark that needs one.
     """
+    gpu = {} if benchmark.gpu is None else {"gpu": benchmark.gpu()}
+    _commit()  # before the first round, which may take an hour
     if benchmark.before is not None:
         benchmark.before()
     rounds: list[dict[str, Measurement]] = []
@@ -99,10 +107,18 @@ def measure(name: str, benchmark: Benchmark, pairs: int, say: Callable[[str], No
             found[side] = benchmark.sides[side](number)
             say(f"{name} {number + 1}/{pairs} {side}: " + "  ".join(f"{k} {v:.4g}" for k, v in found[side].items()))
         rounds.append({side: found[side] for side in order})
-        yield _record(name, benchmark, rounds)
+        yield _record(name, benchmark, rounds, gpu)
 
 
-def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measurement]]) -> dict[str, Any]:
+@cache
+def _commit() -> str | None:
+    """Return the commit at which this process began to measure; each record that it keeps is a change."""
+    return git_commit()
+
+
+def _record(
+    name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measurement]], gpu: Mapping[str, str]
+) -> dict[str, Any]:
     figures = []
     for figure in benchmark.figures:
         values = [figure.compare(pair) for pair in rounds]
@@ -118,9 +134,9 @@ def _record(name: str, benchmark: Benchmark, rounds: Sequence[Mapping[str, Measu
         "name": name,
         "title": benchmark.title,
         "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {"cores": len(usable_cores()), "architecture": platform.machine(), "name": processor()},
+        "machine": {"cores": len(usable_cores()), "architecture": platform.machine(), "name": processor(), **gpu},
         "versions": installed_versions(),
-        "git_commit": git_commit(),
+        "git_commit": _commit(),
         "figures": figures,
         "rounds": list(rounds),
     }

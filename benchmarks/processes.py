@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.pairs import Measurement
 from charlab.curves import FILE_NAME as CURVES
-from charlab.curves import read_curves
+from charlab.curves import VALIDATION, read_curves
 from charlab.errors import UserError
 from charlab.runs.record import FILE_NAME, Record
 from charlab.studies.outcomes import cell_path
@@ -62,11 +62,14 @@ def _training(*overrides: str) -> Iterator[tuple[Path, list[str]]]:
         yield Path(folder), [sys.executable, "scripts/train.py", *overrides, f"output_dir={folder}"]
 
 
-def run_training(*overrides: str) -> Measurement:
+def run_training(*overrides: str, estimates: Sequence[int] = ()) -> Measurement:
     """Train with `scripts/train.py` and return what the run's record and curves say, with `wall_s` added.
 
     `step_ms` is the median over the intervals between logged steps, without evaluation. `exit_s` is the time of the
     process after its last line, and `rest_s` its time besides training.
+
+    Args:
+        estimates: optimizer steps, all evaluated, whose validation estimates are returned as `estimate_STEP`.
     """
     with _training(*overrides) as (folder, command):
         seconds, exit_s = _run_until_exit(command)
@@ -83,7 +86,10 @@ def run_training(*overrides: str) -> Measurement:
             **{name: record.metric(name)["nll"] for name in ("blocks", "sliding") if record.has_figure(name)},
             "peak_memory_mb": (record.peak_memory_bytes or 0) / 2**20,
         }
-        logged = read_curves(path.parent / CURVES).query("metric == 'train/loss'")
+        curves = read_curves(path.parent / CURVES)
+        estimate = curves[curves["metric"] == VALIDATION[0]].set_index("step")["value"]
+        measured |= {f"estimate_{step}": float(estimate[step]) for step in estimates}
+        logged = curves.query("metric == 'train/loss'")
         step_s = float((logged["seconds"].diff() / logged["step"].diff()).median())
         if step_s > 0:  # not nan, as it is of a single logged step
             measured["step_ms"] = 1e3 * step_s
@@ -213,5 +219,6 @@ def _run(command: Sequence[str], exit_code: int = 0) -> tuple[str, float]:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT})
     seconds = time.perf_counter() - since
     if done.returncode != exit_code:
-        raise UserError(f"{' '.join(command)} ended with exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+        said = (done.stderr.strip() or done.stdout.strip())[-500:]  # pytest prints to standard output
+        raise UserError(f"{' '.join(command)} ended with exit code {done.returncode}: {said}")
     return done.stdout, seconds

@@ -1,43 +1,26 @@
-"""Benchmarks of size: texts of up to 100 million characters, and studies of up to 10,000 cells."""
+"""Benchmarks of size: texts of up to 100 million characters, studies of up to 10,000 cells, and lists of runs."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
-
+from benchmarks.made_up import made_up_text
 from benchmarks.pairs import OURS, Benchmark, Figure, Measurement, Side
 from benchmarks.processes import QUIET, run_module, run_program, run_training
+from charlab.curves import FILE_NAME as CURVES
+from charlab.runs.archive import Archive
+from charlab.runs.folder import CHECKPOINT, SAMPLES
 
-LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
-ACCENTED = "etäoinshrdlcümwfgypbökjß的z"  # a sixth of the letters takes two bytes or three
-SHARES = 1 / (np.arange(len(LETTERS)) + 3.0)  # roughly those of English
-WORDS = 50_000  # distinct ones
 SIZES = {OURS: 10**8, "10 million": 10**7, "1 million": 10**6}
 CELLS = {OURS: 10_000, "1,000": 1000, "100": 100}
+RUNS = {OURS: 2000, "an empty folder": 0}
 SMALL = ("model=gru", "model.hidden_dim=64", "data.context_length=64", "data.batch_size=16", "compute.compile=false")
-
-
-@cache
-def made_up_text(length: int, alphabet: str = LETTERS) -> Path:
-    """Write a text of words drawn by Zipf's law, in 27 characters like those of text8, and return its path."""
-    generator = np.random.default_rng(0)
-    lengths = 1 + generator.poisson(4.0, WORDS)
-    letters = generator.choice(list(alphabet), lengths.sum(), p=SHARES / SHARES.sum())
-    words = np.array(["".join(word) for word in np.split(letters, lengths.cumsum()[:-1])])
-    ranks = 1 / (np.arange(WORDS) + 2.7)
-    path = Path(tempfile.gettempdir(), f"charlab-made-up-{length}{'-accented' * (alphabet != LETTERS)}.txt")
-    left = length
-    with path.open("w", encoding="utf-8") as file:
-        while left:
-            text = " ".join(words[generator.choice(WORDS, 1 << 18, p=ranks / ranks.sum())])[:left]
-            left -= file.write(text)
-    return path
 
 
 def _sides(measure: Callable[[int], Measurement], sizes: Mapping[str, int]) -> dict[str, Side]:
@@ -56,7 +39,6 @@ def _on_text(path: Path, *overrides: str) -> Measurement:
 def _long_text() -> Benchmark:
     return _long(
         "characters",
-        LETTERS,
         Figure("step_ms", "a training step", "ms", "share above", "1 million", 0.1),
         Figure("evaluation_us", "the final evaluation, per character", "µs", "share above", "10 million", 0.1),
         Figure("wall_s", "whole process", "s", "itself", "1 million"),
@@ -64,18 +46,19 @@ def _long_text() -> Benchmark:
 
 
 def _long_bytes() -> Benchmark:
-    return _long("bytes", ACCENTED)  # memory alone, which does not depend on what else the machine does
+    return _long("bytes")  # memory alone, which does not depend on what else the machine does
 
 
-def _long(tokens: str, alphabet: str, *more: Figure) -> Benchmark:
+def _long(tokens: str, *more: Figure) -> Benchmark:
     overrides = (f"data/tokenizer={tokens}", "trainer.max_steps=300", "trainer.log_every_n_steps=50")
 
     def train(length: int) -> Measurement:
-        measured = _on_text(made_up_text(length, alphabet), *SMALL, *overrides)
-        return {**measured, "evaluation_us": 1e6 * measured["evaluation_s"] / (0.1 * length)}
+        measured = _on_text(made_up_text(length, markup=tokens == "bytes"), *SMALL, *overrides)
+        evaluation_us = 1e6 * measured["evaluation_s"] / (0.1 * length)
+        return {**measured, "characters": length, "evaluation_us": evaluation_us}
 
     return Benchmark(
-        f"A small GRU on 100 million characters{'' if tokens == 'characters' else f' as {tokens}'}, against fewer",
+        f"A small GRU on 100 million characters{_read_as(tokens)}, against fewer",
         _sides(train, SIZES),
         [Figure("peak_memory_mb", "peak memory", "MiB", "more by", "1 million", 300.0), *more],
         pairs=1,
@@ -83,15 +66,21 @@ def _long(tokens: str, alphabet: str, *more: Figure) -> Benchmark:
     )
 
 
-def _long_counts() -> Benchmark:
+def _read_as(tokens: str) -> str:
+    """Return the end of "100 million characters": only bytes are read from a text with markup."""
+    return " with markup, as bytes" if tokens == "bytes" else ""
+
+
+def _long_counts(tokens: str) -> Benchmark:
+    model = ("model=ngram_kneser_ney", "model.order=5", "data.validation_fraction=0.001")
+
     def count(length: int) -> Measurement:
-        measured = _on_text(
-            made_up_text(length), "model=ngram_kneser_ney", "model.order=5", "data.validation_fraction=0.001"
-        )
-        return {**measured, "counting_us": 1e6 * measured["training_s"] / (0.9 * length)}
+        measured = _on_text(made_up_text(length, markup=tokens == "bytes"), f"data/tokenizer={tokens}", *model)
+        counting_us = 1e6 * measured["training_s"] / (0.9 * length)
+        return {**measured, "characters": length, "counting_us": counting_us}
 
     return Benchmark(
-        "Counts of 5-grams of 100 million characters, against fewer",
+        f"Counts of 5-grams of 100 million characters{_read_as(tokens)}, against fewer",
         _sides(count, SIZES),
         [
             Figure("training_s", "counting", "s", "itself", "1 million"),
@@ -140,10 +129,43 @@ def _large_study() -> Benchmark:
     )
 
 
+def _listing() -> Benchmark:
+    return Benchmark(
+        "`charlab runs` over 2,000 runs, against an empty folder of outputs",
+        _sides(_list_runs, RUNS),
+        [
+            Figure("wall_s", "the command", "s", "itself", "an empty folder", 3.0),
+            Figure("cpu_s", "its computing time", "s", "more by", "an empty folder"),
+        ],
+    )
+
+
+def _list_runs(number: int) -> Measurement:
+    """Write the folders of as many runs, copies of the committed records, and list them in a new process."""
+    records = Archive(Path("records")).records()
+    with tempfile.TemporaryDirectory() as outputs:
+        for index in range(number):
+            record = records[index % len(records)]
+            fingerprint = f"{index:04x}{record.fingerprint[4:]}"
+            copy = replace(record, folder=Path(outputs, "runs", record.name, fingerprint), fingerprint=fingerprint)
+            copy.config["seed"] = copy.seed = index
+            copy.save()
+            for name in (CURVES, SAMPLES, "loss.png", "nll.npy", str(CHECKPOINT), ".hydra/config.yaml"):
+                (copy.folder / name).parent.mkdir(exist_ok=True)
+                (copy.folder / name).touch()
+        before = os.times()
+        measured = run_program("-m", "charlab", "runs", f"output_dir={outputs}", "sort=nll")
+        after = os.times()
+    spent = (after.children_user + after.children_system) - (before.children_user + before.children_system)
+    return {**measured, "cpu_s": spent}
+
+
 BENCHMARKS = {
     "long_text": _long_text,
     "long_bytes": _long_bytes,
-    "long_counts": _long_counts,
+    "long_counts": lambda: _long_counts("characters"),
+    "long_counts_bytes": lambda: _long_counts("bytes"),
     "many_cells": _many_cells,
     "large_study": _large_study,
+    "listing": _listing,
 }

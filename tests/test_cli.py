@@ -538,6 +538,16 @@ def test_a_folder_of_configuration_files_is_relative_to_the_working_folder(
     assert "length: 7" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("flag", ["--config-path", "--config-dir"])
+def test_a_package_is_no_folder_of_configuration_files(capfd: pytest.CaptureFixture[str], flag: str) -> None:
+    assert cli.generate([flag, "pkg://mine.conf", "--cfg", "job"]) == 2
+    assert capfd.readouterr() == (
+        "",
+        f"{flag} takes the path of a folder, not pkg://mine.conf: give the folder of its files, or add its options to "
+        "charlab's with hydra.searchpath=[pkg://mine.conf].\n",
+    )
+
+
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody can write")
 def test_text_is_generated_in_a_folder_that_is_not_writable(
     runs: list[DictConfig], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

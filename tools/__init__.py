@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +23,14 @@ def run_tool(main: Callable[[Sequence[str]], int | None]) -> NoReturn:
         sys.exit(2)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_bytes(path: Path, contents: bytes) -> None:
     """Create a file, or replace it as a whole."""
-    encoded = text.encode()
-    write_atomically(path, lambda file: file.write(encoded))
+    write_atomically(path, lambda file: file.write(contents))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Create a text file, or replace it as a whole."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, known: dict[str, Any]) -> None:
@@ -35,6 +41,22 @@ def write_json(path: Path, known: dict[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Return the dictionary in a JSON file; an empty one if there is no such file."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def git(folder: Path, *arguments: str) -> str | None:
+    """Return what git prints in a folder; None if git fails, for example outside a repository."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=folder,
+            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 
+from charlab.errors import UserError
+from charlab.quantities import joined
 from charlab.runs.record import Record
-from tools import run_tool, write_text
-from tools.results.__main__ import DOCS, RECORDS, keep, rewritten
+from tools import git, run_tool, write_text
+from tools.results.__main__ import DOCS, RECORDS, ROOT, keep, rewritten
 from tools.results.make import Maker
 from tools.results.track import FILE, entry, faults, track
 from tools.results.wanted import SEEDS, Item, wanted
@@ -26,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     """Measure an entry and admit it, or check runs; return 1 if they break a rule, else 0.
 
     Raises:
-        UserError: if a run fails, or there is none in a named folder.
+        UserError: if a run fails, there is none in a named folder, or the working copy differs from its commit.
     """
     parser = ArgumentParser(
         prog="python -m tools.track",
@@ -42,10 +44,12 @@ def main(arguments: Sequence[str]) -> int:
         return _report([Record.load(run) for run in given.check])
     if not given.overrides:
         parser.error("say what the entry changed, and give its overrides")
+    if changed := uncommitted(ROOT):
+        raise UserError(f"Commit your changes first: an entry names its commit, which lacks {joined(changed)}.")
     runs, process_s, gflops = _measure(given.overrides, Maker(RECORDS, given.output_dir, keep))
     if _report(runs):
         return 1
-    for run in runs:
+    for run in runs:  # not before all are measured, as it changes records/, and so the commit of later runs
         keep(run.folder, RECORDS)
     file = RECORDS / FILE
     lines = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -54,6 +58,18 @@ def main(arguments: Sequence[str]) -> int:
     page = DOCS / "track.md"
     write_text(page, rewritten(page.read_text(encoding="utf-8"), "entries", track(file)))
     return 0
+
+
+def uncommitted(repository: Path) -> list[str]:
+    """Return the changed and new files in a repository.
+
+    Raises:
+        UserError: if git does not tell.
+    """
+    said = git(repository, "status", "--porcelain", "--untracked-files")
+    if said is None:
+        raise UserError(f"An entry names its commit, but {repository} has none: run this in a clone of the repository.")
+    return [line[3:] for line in said.splitlines()]
 
 
 def yardstick() -> float:

@@ -479,8 +479,18 @@ def _is_study(overrides: Sequence[str]) -> bool:
 
 
 def _config_flags(options: Namespace) -> list[str]:
-    """Return the given options that say which configuration files are read, with absolute paths."""
+    """Return the given options that say which configuration files are read, with absolute paths.
+
+    Raises:
+        UserError: if one of them names a package, which Hydra allows for `--config-path`.
+    """
     given = {"--config-path": options.config_path, "--config-dir": options.config_dir}
+    for flag, folder in given.items():
+        if folder and "://" in folder:
+            raise UserError(
+                f"{flag} takes the path of a folder, not {folder}: give the folder of its files, or add its options to "
+                f"charlab's with hydra.searchpath=[{folder}]."
+            )
     folders = [part for flag, folder in given.items() if folder for part in (flag, os.path.abspath(folder))]
     return [*folders, *(("--config-name", options.config_name) if options.config_name else ())]
 

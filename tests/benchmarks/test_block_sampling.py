@@ -5,6 +5,7 @@ import math
 import pytest
 
 from benchmarks import block_sampling
+from benchmarks.inference import BENCHMARKS
 
 
 @pytest.mark.slow
@@ -19,9 +20,8 @@ def test_every_number_of_evaluations_has_a_speed_and_a_likelihood(monkeypatch, t
             *("trainer.max_steps=2", "budget.max_seconds=null", "estimate_batches=1", "~logger.tensorboard"),
         ]
     )
-    assert found.keys() == {
-        "nll_of_text",
-        *(f"{what}_{steps}" for what in ("nll", "characters_per_second") for steps in (4, 2, 1)),
-    }
-    assert all(math.isfinite(value) and value > 0 for value in found.values())
-    assert found["nll_4"] > found["nll_of_text"]  # samples of a model that has learned nothing
+    assert found.keys() == {*block_sampling.STEPS, block_sampling.TEXT}
+    assert all(math.isfinite(value) and value > 0 for measured in found.values() for value in measured.values())
+    nll = {side: measured["nll"] for side, measured in found.items()}
+    assert nll["4 evaluations"] > nll[block_sampling.TEXT]  # samples of a model that has learned nothing
+    assert all(math.isfinite(figure.compare(found)) for figure in BENCHMARKS["block_sampling"]().figures)

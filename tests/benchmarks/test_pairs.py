@@ -38,6 +38,7 @@ def test_a_comparison_is_the_median_over_rounds_of_those_within_each(benchmark):
     assert [figure["reached"] for figure in figures] == [False, False, True, True, False, None]
     assert figures[0]["medians"] == {OURS: 20.0, "other": 30.0}
     assert (figures[0]["lowest"], figures[0]["highest"]) == (1.5, 3.0)
+    assert "gpu" not in record["machine"]
 
 
 def test_sides_take_turns_in_being_first():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from benchmarks.processes import QUIET, run_recipe, run_training
+from benchmarks.processes import QUIET, run_program, run_recipe, run_training
+from charlab.errors import UserError
 
 COMPARED = {"wall_s", "training_s", "evaluation_s", "steps", "blocks", "step_ms", "peak_memory_mb"}
 
@@ -18,3 +19,9 @@ def test_both_sides_say_what_is_compared():
         assert measured.keys() >= COMPARED
         assert all(isinstance(value, int | float) for value in measured.values())
     assert theirs["blocks"] == pytest.approx(ours["blocks"], abs=0.03)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_program_that_fails_is_quoted(stream):
+    with pytest.raises(UserError, match="ended with exit code 3: the reason"):
+        run_program("-S", "-c", f"import sys; print('the reason', file=sys.{stream}); sys.exit(3)")

@@ -28,8 +28,9 @@ def text_path(tmp_path):
 @pytest.mark.thorough
 def test_a_training_is_measured_by_its_record_and_by_a_clock_outside(text_path):
     command = [*TINY, *SMALL, "trainer.max_steps=40", f"data.path={text_path}"]
-    measured = run_training(*command)
+    measured = run_training(*command, "evaluate_every=20", estimates=(20, 40))
     assert measured["steps"] == 40
+    assert 0 < measured["estimate_40"] != measured["estimate_20"] > 0
     assert 0 < measured["step_ms"] < 1e3 * measured["training_s"] < 1e3 * measured["wall_s"]
     assert measured["evaluation_s"] > 0
     assert 0 < measured["exit_s"] < measured["rest_s"] < measured["wall_s"]

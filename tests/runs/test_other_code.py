@@ -299,6 +299,31 @@ def test_evaluate_never_adds_figures_of_other_code(run, student, capsys):
 
 
 @pytest.mark.slow
+def test_an_export_of_other_code_says_so_and_keeps_it(run, student, capsys):
+    pytest.importorskip("safetensors")
+    record, _ = run()
+
+    def export():
+        capsys.readouterr()
+        assert cli.main(["export", f"run={record.folder}"]) == 0
+        described = json.loads((record.folder / "export" / "charlab.json").read_text())
+        return capsys.readouterr().err, described["run"]["changed_since"]
+
+    said, kept = export()
+    assert ("different code" in said, kept) == (False, [])
+    edit(student / "studentparts.py", "1.0 * x", "3.0 * x")
+    reload()
+    said, kept = export()
+    told = "was trained by different code (changed since: studentparts): its weights are exported with today's model."
+    assert f"The run {record.folder} {told}\n" in said
+    assert kept == ["studentparts"]
+    edit(student / "studentparts.py", "3.0 * x", "1.0 * x  # as before")
+    reload()
+    said, kept = export()
+    assert ("different code" in said, kept) == (False, [])
+
+
+@pytest.mark.slow
 def test_what_a_run_expected_is_not_known_of_other_code(run, student):
     record, _ = run()
     assert len(surprisal(record, length=10).expected) == 10

@@ -122,6 +122,32 @@ def test_an_arm_that_is_wrong_is_named(write_study: Write, expand: Expand, arms:
     assert sentence in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("callbacks: {mine: {_target_: x.Y}}", "hydra.callbacks, which is for Hydra's own jobs and not for the runs"),
+        ("job: {chdir: true}", "hydra.job.chdir, which is for Hydra's own jobs"),
+        ("job: {env_set: {MINE: '1'}}", "hydra.job.env_set, which is for Hydra's own jobs"),
+    ],
+)
+def test_an_experiment_that_sets_what_only_hydras_jobs_have_is_refused(
+    write_study: Write, expand: Expand, conf: Path, setting: str, sentence: str
+) -> None:
+    (conf / "experiment").mkdir()
+    (conf / "experiment" / "own.yaml").write_text(f"# @package _global_\nhydra: {{{setting}}}\n")
+    name = write_study(arms="{learned: [], rot: [experiment=own, model/position=rotary]}")
+    with pytest.raises(UserError) as raised:
+        expand(name)
+    assert str(raised.value).startswith(f"The arm rot does not compose: experiment=own sets {sentence}")
+    way = "leave it out there, and set MINE in the environment of the command."
+    assert str(raised.value).endswith(way if "env_set" in setting else "leave it out there.")
+
+
+def test_what_the_overrides_of_a_study_set_for_hydras_jobs_is_refused(write_study: Write, expand: Expand) -> None:
+    with pytest.raises(UserError, match=r"\+hydra\.job\.env_set\.A=1 sets hydra\.job\.env_set, which is for"):
+        expand(write_study(), overrides=["model=bigram", "data=play", "+hydra.job.env_set.A=1"])
+
+
 def test_a_study_sets_its_seeds_and_arms_itself(write_study: Write, expand: Expand) -> None:
     name = write_study()
     with pytest.raises(UserError, match=r"seed=1,2 has no place in a study, which sets the seeds"):

@@ -90,6 +90,20 @@ def test_a_cell_of_two_processes_is_trained_by_both(tmp_path: Path, text_path: P
     assert "compute it by" not in cell_path(study, cell, ".log").read_text()  # a failing process would end the other
 
 
+@pytest.mark.slow
+def test_a_cell_leaves_at_most_a_dozen_files(tmp_path: Path, text_path: Path) -> None:
+    text = ("data=textfile", f"data.path={text_path}", "data.context_length=8")
+    done = run_study(tmp_path, "study.name=mine", "model=gpt", "trainer.accelerator=cpu", *text)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    outputs = tmp_path / "my results"
+    study = outputs / "studies/mine"
+    (cell,) = Plan.load(study).cells  # its seed is the first, which also samples a text for the report
+    files = [path for path in outputs.rglob("*") if path.is_file() and not path.is_relative_to(study / "report")]
+    own = [str(path.relative_to(outputs)) for path in files if path.parent != study]
+    assert {f"runs/{cell.run}/record.json", f"studies/mine/cells/{cell.key}.json"} < {*own}
+    assert len(own) <= 12, own
+
+
 def run_study(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     """Run a study of tiny models in a folder."""
     command = [sys.executable, str(SCRIPT), "-m", *settings, "output_dir=my results", *TINY]

@@ -14,7 +14,7 @@ from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
 from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter
-from charlab.studies.search import define_search
+from charlab.studies.search import MIXED, define_search
 from tests.helpers.made_up_trials import values_of
 
 pytestmark = pytest.mark.slow
@@ -86,7 +86,21 @@ def test_trials_are_run_and_the_best_is_told(run, trainer, tmp_path, capsys):
 def test_losses_that_are_bounds_are_marked(run, trainer, capsys):
     trainer.likelihood = "bound"
     assert run("search.trials=2") == 0
-    assert len(re.findall(r"^[01] +≤ \d\.\d{4} ", capsys.readouterr().out, re.MULTILINE)) == 2
+    output = capsys.readouterr().out
+    assert len(re.findall(r"^[01] +≤ \d\.\d{4} ", output, re.MULTILINE)) == 2
+    assert MIXED not in output
+
+
+def test_losses_that_were_compared_with_bounds_are_told(run, trainer, capsys):
+    def loss(cell):
+        trainer.likelihood = "bound" if cell.arm == "trial-001" else "exact"
+        return quadratic(cell)
+
+    trainer.nll = loss
+    assert run("search.trials=3") == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^(\d) +≤ ", output, re.MULTILINE) == ["1"]
+    assert f"3 of 3 trials, 3 with a result.\n{MIXED}\nThe best on" in output
 
 
 @pytest.mark.parametrize(
@@ -120,7 +134,7 @@ def test_more_trials_can_be_asked_for_later(run, trainer, tmp_path):
 
 
 def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
-    fates = iter([Outcome("diverged", "The loss became nan"), Outcome("killed", "Killed by SIGKILL."), math.inf])
+    fates = iter([Outcome("diverged", "The loss became nan"), Outcome("failed", "ValueError: no"), math.inf])
     trainer.nll = lambda cell: next(fates, None) or quadratic(cell)
     assert run() == 0
     output = capsys.readouterr().out
@@ -131,8 +145,41 @@ def test_trials_without_a_result_are_recorded(run, trainer, tmp_path, capsys):
     assert output.endswith(again)
     assert "4 of 4 trials, 1 with a result" in output
     assert re.search(r"trial 0 \(optimizer.lr=.*\) diverged: The loss became nan", output)
-    assert "killed: Killed by SIGKILL." in output
+    assert "failed: ValueError: no" in output
     assert ") has no finite loss: " in output
+
+
+def test_a_killed_trial_is_tried_again_by_the_next_command(run, trainer, tmp_path, capsys):
+    fates = iter([Outcome("killed", "Killed by SIGKILL."), Outcome("failed", "ValueError: no")])
+    trainer.nll = lambda cell: next(fates, None) or quadratic(cell)
+    assert run() == 0  # although one was killed, the others are tried
+    output = capsys.readouterr().out
+    assert "killed: Killed by SIGKILL." in output
+    assert "4 of 4 trials, 2 with a result" in output
+    first, tried = trainer.cells(), trials_in(tmp_path)
+    assert run() == 0
+    assert trainer.cells() == [*first, first[0]]
+    assert trials_in(tmp_path) == tried
+    assert "4 of 4 trials, 3 with a result" in capsys.readouterr().out
+
+
+def test_a_trial_that_is_always_killed_is_tried_once_by_each_command(run, trainer):
+    trainer.nll = lambda cell: Outcome("killed", "Killed by SIGKILL.") if cell.arm == "trial-000" else quadratic(cell)
+    others = ["trial-001", "trial-002", "trial-003"]
+    for tries in (1, 2, 3):
+        assert run() == 0
+        assert sorted(cell.arm for cell in trainer.cells()) == [*["trial-000"] * tries, *others]
+
+
+def test_a_trial_that_ran_out_of_time_is_tried_again_with_more(run, trainer):
+    late = Outcome("timed out", "It took longer.", seconds=60.0)
+    trainer.nll = lambda cell: late if cell.arm == "trial-000" else quadratic(cell)
+    for _ in range(2):
+        assert run("search.time_limit=60.0") == 0
+        assert len(trainer.cells()) == 4
+    trainer.nll = quadratic
+    assert run("search.time_limit=120.0") == 0
+    assert [cell.arm for cell in trainer.cells()[4:]] == ["trial-000"]
 
 
 def test_what_became_of_a_run_counts_for_every_trial_of_its_values(run, trainer, tmp_path, capsys):
@@ -212,6 +259,17 @@ def test_another_search_in_the_same_folder(run, trainer, capsys):
 def test_mistakes_are_told_before_anything_is_written(run, tmp_path, capsys, override, sentence):
     assert run(override) == 2
     assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_experiment_that_sets_what_only_hydras_jobs_have_is_refused(run, tmp_path, capsys):
+    (tmp_path / "conf" / "experiment").mkdir()
+    own = "# @package _global_\nhydra: {job: {env_set: {MINE: '1'}}}\n"
+    (tmp_path / "conf" / "experiment" / "own.yaml").write_text(own)
+    search = SEARCH.replace("overrides: [", "overrides: [experiment=own, ")
+    (tmp_path / "conf" / "search" / "mine.yaml").write_text(search)
+    assert run() == 2
+    assert "experiment=own sets hydra.job.env_set, which is for Hydra's own jobs" in capsys.readouterr().err
     assert not (tmp_path / "outputs").exists()
 
 

@@ -16,6 +16,7 @@ from charlab.studies.parameters import Parameter, Tuned, is_at_end
 from charlab.studies.plan import Plan
 from charlab.studies.report.contents import gather
 from charlab.studies.report.writer import write_report
+from charlab.studies.search import MIXED
 from charlab.studies.state import read_results
 from tests.helpers.made_up_study import MadeUpArm, make_study
 from tests.helpers.made_up_trials import values_of
@@ -119,6 +120,40 @@ def test_trials_without_a_result(run, trainer, tmp_path, capsys):
     assert run(output="other") == 2
     error = capsys.readouterr().err
     assert "Tuning the arm adam has not ended (0 of 4 trials): the study's command continues it." in error
+
+
+@pytest.mark.slow
+def test_an_arm_that_was_tuned_by_exact_losses_and_bounds_is_told(run, trainer, tmp_path, capsys):
+    def mixed(cell):
+        is_bound = trainer.folders[-1] == "mine+sgd" and cell.arm == "trial-001"
+        trainer.likelihood = "bound" if is_bound else "exact"
+        return loss(cell)
+
+    trainer.nll = mixed
+    assert run("study.tune.trials=2") == 0
+    assert {arm.name: arm.tuned.mixed for arm in plan_of(tmp_path).arms} == {"adam": False, "sgd": True}
+    printed = capsys.readouterr().out
+    assert f"Tuning sgd: {MIXED}\n" in printed
+    assert printed.count(MIXED) == 1
+
+
+@pytest.mark.slow
+def test_a_killed_trial_is_tried_again_until_the_values_are_chosen(run, trainer, tmp_path):
+    def killed(cell):
+        is_first = trainer.folders[-1] == "mine+adam" and cell.arm == "trial-000"
+        return Outcome("killed", "Killed by SIGKILL.") if is_first else loss(cell)
+
+    trainer.nll, trainer.interrupted_at = killed, 3  # in the first trial of the second arm
+    assert run("study.tune.trials=2") == 130
+    trainer.interrupted_at, before = None, len(trainer.batches)
+    assert run("study.tune.trials=2") == 0
+    assert trainer.folders[before:] == ["mine+adam", "mine+sgd", "mine+sgd", "mine"]
+    assert {cell.arm for cell in trainer.batches[before]} == {"trial-000"}
+    assert plan_of(tmp_path).arm("adam").tuned.failed == 1
+    trainer.nll, before = loss, len(trainer.batches)
+    assert run("study.tune.trials=2") == 0
+    assert len(trainer.batches) == before
+    assert not plan_of(tmp_path).exploratory
 
 
 @pytest.mark.slow
@@ -337,6 +372,11 @@ def test_an_arm_that_was_not_tuned_is_marked(tmp_path):
     (notice,) = contents.notices
     assert notice.text.startswith("Tuned: learned; not tuned: rotary.")
     assert contents.tuning.caption.endswith("Not tuned: rotary.")
+
+
+def test_a_report_says_that_tuning_compared_exact_losses_with_bounds(tmp_path):
+    caption = gather(report_on(tmp_path, tuned(0.004), tuned(0.02, mixed=True))).tuning.caption
+    assert caption.endswith(" Exact losses and upper bounds were compared in tuning rotary: others may be better.")
 
 
 def test_a_tuned_bound_is_marked(tmp_path):

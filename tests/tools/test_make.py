@@ -277,7 +277,8 @@ def documents(home, items, monkeypatch):
     parts = (f"<!-- {part}: written by make results -->\n<!-- end of {part} -->\n" for part in ("headline", "models"))
     (home / "README.md").write_text(f"Models:\n{''.join(parts)}End.\n")
     (docs / "results.md").write_text("")
-    (docs / "track.md").write_text("<!-- entries: written by make results -->\n<!-- end of entries -->\n")
+    for page, part in (("track", "entries"), ("performance", "growth")):
+        (docs / f"{page}.md").write_text(f"<!-- {part}: written by make results -->\n<!-- end of {part} -->\n")
     for name, value in {
         "ROOT": home,
         "DOCS": docs,
@@ -308,7 +309,23 @@ def test_documents_are_written_and_stale_rows_marked_which_a_check_passes(docume
     capsys.readouterr()
     assert documents("--list") == 0
     assert "| bigrams †" in page.read_text()
-    assert [line.split() for line in capsys.readouterr().out.splitlines()][1][:4] == ["First", "0", "1", "0"]
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split()[:4] == ["First", "0", "1", "0"]
+    assert any(line.startswith("Benchmarks not measured (python -m benchmarks NAME): recipe_step, ") for line in said)
+
+
+def test_pictures_are_drawn_and_linked_and_missed(documents, home, monkeypatch, capsys):
+    monkeypatch.setattr("tools.results.part1.DRAWN", ("part1-bigram",))
+    assert documents() == 0
+    picture = home / "docs" / "figures" / "part1-bigram.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "](figures/part1-bigram.png)\n" in (home / "docs" / "results.md").read_text()
+    picture.write_bytes(b"by another version of matplotlib")
+    assert documents("--check") == 0
+    capsys.readouterr()
+    picture.unlink()
+    assert documents("--check") == 1
+    assert "docs/figures/part1-bigram.png differs from the records: run make results.\n" in capsys.readouterr().err
 
 
 def test_a_table_fits_the_terminal_and_adds_up(maker, look):

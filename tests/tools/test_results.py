@@ -1,7 +1,9 @@
 """The page of results: figures come from the records, bounds and leaks are marked, online figures are separate."""
 
 import gzip
+import json
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 import pytest
 from matplotlib.figure import Figure
@@ -11,8 +13,13 @@ from charlab.runs.archive import CURVES, RUNS, Archive
 from charlab.runs.record import Record
 from charlab.studies.report.figures import Drawings
 from tests.helpers.made_up_study import MadeUpArm, make_study
+from tests.helpers.repository import Repository
+from tools.results import speed
 from tools.results.__main__ import README, differing_reports, keep, main, results_page, thin, write_reports
-from tools.results.part1 import headline, part1
+from tools.results.part1 import headline, part1, pictures
+from tools.results.part2 import overview
+from tools.results.speed import benchmarks, latest_change, unmeasured
+from tools.results.wanted import LIST
 
 HEADER = "step,characters,seconds,metric,value\n"
 PROGRAM = "tools.results.__main__"
@@ -170,6 +177,26 @@ def test_a_model_that_is_fitted_as_a_whole_is_among_the_online_ones(records, tmp
     assert "| context mixing | fitted as a whole | 1.2468 |" in page(tmp_path).split("### Online")[1]
 
 
+def test_the_readmes_table_has_online_figures_after_five_minutes(records, tmp_path):
+    records("part2-ngram_kneser_ney", 1.52, parameters=0, online=1.41)
+    records("part2-lstm", 1.6, online=1.9)  # after one minute
+    for seed, nll in ((305, 1.40), (306, 1.44)):
+        records("part2-lstm", 1.5, seed=seed, seconds=300.0, online=nll)
+    records("part2-min_gru", 1.54, seed=305, seconds=300.0, online=1.45)
+    records("part2-min_gru", 1.56, seed=306, seconds=300.0)  # not a mean over all seeds
+    records("part2-masked_diffusion", 2.2, likelihood="bound")
+    records("online-context_mixing", 1.44, seconds=None, online=1.25)
+    assert overview(Archive(tmp_path / "records").records()).splitlines() == [
+        "| model | | parameters | one minute | five minutes | online |",
+        "|---|---|---:|---:|---:|---:|",
+        "| `ngram_kneser_ney` | counts of 7-grams, no training | counts | 1.520 | – | 1.410 |",
+        "| `lstm` | two layers of LSTM | 1,000 | 1.600 | 1.500 | 1.420 |",
+        "| `min_gru` | minimal GRU, trained by a parallel scan | 1,000 | – | 1.550 | – |",
+        "| `masked_diffusion` | masked diffusion | 1,000 | ≤ 2.200 | – | – |",
+        "| `context_mixing` | counts in many contexts, mixed by a network | 1,000 | – | – | 1.250 |",
+    ]
+
+
 def test_only_a_finished_run_is_kept(write, tmp_path):
     running = write("part2-gru", 1.6, status="running")
     with pytest.raises(UserError, match="is running: finish it"):
@@ -270,6 +297,22 @@ def test_make_results_writes_the_reports(monkeypatch, tmp_path):
     assert written == ["documents", "studies"]
 
 
+def test_what_a_reader_meets_first_is_made_first():
+    groups = [*dict.fromkeys(item.group for item in LIST)]
+    assert groups[:5] == [
+        "Quickstart",
+        "Part 1: the transformer to its end",
+        "Part 2: one minute",
+        "Part 2: five minutes",
+        "Online",
+    ]
+    pages = ("A loss within a time", "Part 1: the ladder", "The track", "Study: position", "Study: heads")
+    assert sorted(pages, key=groups.index) == [*pages]
+    runs = [item.overrides[0] for item in LIST if item.overrides]
+    of_the_readme, of_the_page = (f"experiment=benchmark/{name}" for name in ("one_hour", "ten_minutes"))
+    assert runs.index(of_the_readme) < runs.index("experiment=part1/bigram") < runs.index(of_the_page)
+
+
 def test_curves_are_thinned_each_by_itself():
     rows = [f"{step},train/loss,{step / 1000}\n" for step in range(1000)] + ["999,blocks/validation/nll,1.5\n"]
     kept = thin(["step,metric,value\n", *rows], points=10).splitlines()
@@ -284,6 +327,63 @@ def test_a_loss_within_a_time_has_its_command(records, tmp_path):
     text = page(tmp_path)
     assert row(text, "four minutes")[5:7] == ["128", "1.4963"]
     assert "charlab train experiment=benchmark/four_minutes seed=305 'model.ngrams.orders=[2,3]'" in text
+
+
+def test_the_seeds_of_an_experiment_are_one_row_with_a_command_each(records, tmp_path):
+    for seed, nll in ((307, 1.44), (305, 1.46), (306, 1.45)):
+        records("benchmark-track", nll, seed=seed, seconds=108.0, overrides=["force=true"])
+    records("benchmark-track", 1.47, seconds=90.0, overrides=["optimizer.lr=1"])
+    text = page(tmp_path).split("## A loss within a time")[1]
+    assert [line for line in text.splitlines() if line.startswith("| track")] == [
+        "| track | 1,000 | 0 | 108 | 128 | 1.4500 ± 0.0100 | 1.4000 ± 0.0100 | 3 | 2 on a processor |",
+        "| track | 1,000 | 0 | 90 | 128 | 1.4700 | 1.4200 | 1 | 2 on a processor |",
+    ]
+    assert [line for line in text.splitlines() if line.startswith("charlab")] == [
+        "charlab train experiment=benchmark/track seed=305",
+        "charlab train experiment=benchmark/track seed=306",
+        "charlab train experiment=benchmark/track seed=307",
+        "charlab train experiment=benchmark/track seed=305 optimizer.lr=1",
+    ]
+
+
+def test_a_benchmark_says_whether_its_code_was_committed(tmp_path):
+    file, record = tmp_path / "benchmarks.jsonl", {"title": "A step", "measured": "2026-12-01T00:00:00+00:00"}
+    record |= {"machine": {"cores": 2, "architecture": "x86_64"}, "versions": {"torch": "2"}, "rounds": [{}]}
+    step = {"what": "step", "unit": "ms", "against": None, "compared": "itself", "medians": {"charlab": 1.0}}
+    record["figures"] = [step | {"value": 1.0, "lowest": 1.0, "highest": 1.0, "goal": None, "reached": None}]
+    commits = {"a": "0123456789", "b": "0123456789+changes", "c": None}
+    lines = [json.dumps(record | {"name": name, "git_commit": found}) for name, found in commits.items()]
+    file.write_text("\n".join(lines))
+    assert [line for line in benchmarks(file).splitlines() if line.startswith("- ")] == [
+        "- `a`: A step (2026-12-01, 01234567).",
+        "- `b`: A step (2026-12-01, 01234567, with uncommitted changes).",
+        "- `c`: A step (2026-12-01, no commit).",
+    ]
+
+
+def test_benchmarks_without_a_record_or_from_before_a_change_are_named(monkeypatch, tmp_path):
+    names = ("former", "today", "absent", "other", "gpu_step", "gpu_cells")
+    monkeypatch.setattr(speed, "BENCHMARKS", dict.fromkeys(names))
+    file = tmp_path / "benchmarks.jsonl"
+    hours = {"former": "23:30:00-01:00", "today": "23:30:00-02:00", "gone": "01:00:00+00:00"}
+    lines = [json.dumps({"name": name, "measured": f"2026-11-30T{hour}"}) for name, hour in hours.items()]
+    file.write_text("\n".join(lines))
+    missing = [
+        "Benchmarks not measured (python -m benchmarks NAME): absent, other.",
+        "Benchmarks not measured that need a GPU: gpu_step, gpu_cells.",
+    ]
+    former = "Benchmarks measured before the latest change of src/charlab: former."
+    assert unmeasured(file, datetime.fromisoformat("2026-12-01T02:00:00+01:00")) == [*missing, former]
+    assert unmeasured(file, None) == missing
+
+
+def test_the_latest_change_of_the_code_is_that_of_its_latest_commit(tmp_path):
+    assert latest_change(tmp_path) is None
+    repository = Repository(tmp_path)
+    assert latest_change(tmp_path) is None
+    repository.commit("src/charlab/a.py", "2026-11-30T12:00:00+01:00")
+    repository.commit("docs/a.md", "2026-12-01T12:00:00+00:00")
+    assert latest_change(tmp_path) == datetime.fromisoformat("2026-11-30T11:00:00+00:00")
 
 
 def test_help_is_help(capsys):
@@ -314,3 +414,17 @@ def test_the_transformer_is_next_to_the_published_figures_with_a_sample(write, t
         "```",
     ]
     assert "| transformer | 200 | 2.480 / 2.490 | 2.486 / 2.496 |" in part1(archive, tmp_path / "docs")
+
+
+def test_the_losses_of_the_long_run_are_drawn_from_the_archive(write, tmp_path, monkeypatch):
+    for name in ("part1-long", "part1-bigram"):
+        run = write(name, 1.6)
+        rows = "0,0,0,train/nll,4.2\n0,0,0,validation/nll,4.3\n500,9,9,train/nll,2.1\n500,9,9,validation/nll,2.2\n"
+        (run.folder / "metrics.csv").write_text(HEADER + rows)
+        keep(run.folder, tmp_path / "records")
+    monkeypatch.setattr("tools.results.part1.picture", lambda figure, kind: (figure, kind))
+    ((name, draw),) = pictures(Archive(tmp_path / "records")).items()
+    figure, kind = draw()
+    lines = [(list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines]
+    assert (name, kind) == ("part1-long", "png")
+    assert lines == [([0, 500], [4.2, 2.1]), ([0, 500], [4.3, 2.2])]

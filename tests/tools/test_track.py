@@ -10,11 +10,15 @@ import pytest
 import torch
 
 from charlab.configuration.compose import compose
+from charlab.errors import UserError
 from charlab.runs.identity import sources
 from charlab.runs.record import Record
+from tests.helpers.repository import Repository
 from tools import track as program
 from tools.results import track
+from tools.results.make import Maker
 from tools.results.track import CHARACTERS, LOSS, entry, faults
+from tools.results.wanted import SEEDS, Wanted
 
 pytestmark = pytest.mark.slow
 
@@ -81,6 +85,11 @@ def test_the_shipped_entries_have_no_code_that_may_read_another_text(name):
         (lambda run: run.metrics[0].update(characters=1000), "has 1.4697 nats over 1,000 characters"),
         (lambda run: run.machine.update(threads=4), "did not run on two cores."),
         (lambda run: setattr(run, "code", "former"), "is by other code than today's."),
+        (lambda run: setattr(run, "git_commit", None), "is by code that is not committed (no commit)."),
+        (
+            lambda run: setattr(run, "git_commit", "abcdef0123+changes"),
+            "is by code that is not committed (abcdef01, with uncommitted changes).",
+        ),
     ],
 )
 def test_every_rule_is_checked(change, said):
@@ -109,17 +118,26 @@ def test_entries_are_shown_by_class_in_order_of_time(tmp_path):
     assert [row[3] for row in rows] == ["**170 s**", "**160 s**", "180 s"]
     assert [row[4:6] for row in rows] == [["–", "–"], ["201 s", "90"], ["201 s", "90"]]
     assert rows[1][2] == "1.4697 · 1.4697 · 1.4697"
+    assert rows[1][-1] == "abcdef01"
     assert "| counts | " in counted
 
 
 @pytest.fixture
-def admit(monkeypatch, tmp_path):
-    """Enter runs that are not trained; return the exit code, the file of entries and the page."""
+def kept(monkeypatch, tmp_path):
+    """The folders of the runs that are kept, in place of the repository, in which all is committed."""
     page, kept = tmp_path / "track.md", []
     page.write_text("Entries:\n<!-- entries: written by make results -->\n<!-- end of entries -->\n")
     monkeypatch.setattr(program, "DOCS", tmp_path)
     monkeypatch.setattr(program, "RECORDS", tmp_path)
     monkeypatch.setattr(program, "keep", lambda folder, archive: kept.append(folder))
+    monkeypatch.setattr(program, "uncommitted", lambda repository: [])
+    return kept
+
+
+@pytest.fixture
+def admit(kept, monkeypatch, tmp_path):
+    """Enter runs that are not trained; return the exit code, the file of entries, the page and what is kept."""
+    page = tmp_path / "track.md"
 
     def admit(found):
         measured = found, [200.0] * 3, [90.0] * 3
@@ -142,6 +160,38 @@ def test_what_breaks_a_rule_is_not_admitted(admit, capsys):
     assert (code, file.exists(), kept) == (1, False, [])
     assert "what it changed" not in page.read_text()
     assert capsys.readouterr().err.startswith("The seeds are [305, 306, 306]")
+
+
+def test_no_run_is_kept_before_all_are_measured(kept, monkeypatch, tmp_path):
+    """Each run that is kept changes records/, and so the commit of the next one."""
+    kept_before, found = [], iter(runs())
+    items = [Wanted("The track", "benchmark-track", seed, str(seed), "today", ()) for seed in SEEDS]
+    monkeypatch.setattr(program, "wanted", lambda asked, outputs: items)
+    monkeypatch.setattr(program, "yardstick", lambda: 90.0)
+    monkeypatch.setattr(Maker, "train", lambda maker, run, *more: kept_before.append(len(kept)))
+    monkeypatch.setattr(Maker, "finish", lambda maker, run: next(found))
+    assert program.main(["what it changed", "experiment=benchmark/track", "--output-dir", str(tmp_path)]) == 0
+    assert (kept_before, len(kept)) == ([0, 0, 0], 3)
+
+
+def test_nothing_is_trained_before_all_is_committed(kept, monkeypatch, tmp_path):
+    monkeypatch.setattr(program, "_measure", lambda overrides, maker: pytest.fail("It was trained."))
+    monkeypatch.setattr(program, "uncommitted", lambda repository: ["src/charlab/models/rnn.py", "conf/mine.yaml"])
+    said = r"^Commit your changes first: an entry names its commit, which lacks src/charlab/models/rnn.py and conf/mine"
+    with pytest.raises(UserError, match=said):
+        program.main(["what it changed", "experiment=benchmark/track"])
+    assert (kept, (tmp_path / "track.jsonl").exists()) == ([], False)
+
+
+def test_changed_and_new_files_are_uncommitted(tmp_path):
+    with pytest.raises(UserError, match=r"An entry names its commit, but .* has none: run this in a clone"):
+        program.uncommitted(tmp_path)
+    repository = Repository(tmp_path)
+    repository.commit("a.py")
+    assert program.uncommitted(tmp_path) == []
+    (tmp_path / "a.py").write_text("changed")
+    (tmp_path / "b.py").write_text("new")
+    assert program.uncommitted(tmp_path) == ["a.py", "b.py"]
 
 
 def test_finished_runs_can_be_checked_alone(tmp_path, capsys):

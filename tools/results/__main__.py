@@ -12,7 +12,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.pairs import FILE_NAME as BENCHMARKS
@@ -25,13 +25,16 @@ from charlab.studies.plan import FILE_NAME as PLAN
 from charlab.studies.plan import Plan
 from charlab.studies.report.writer import write_report
 from charlab.studies.state import read_results
-from tools import read_json, run_tool, write_text
+from tools import read_json, run_tool, write_bytes, write_text
+from tools.results.growth import growth
+from tools.results.growth import pictures as pictures_of_growth
 from tools.results.make import Choice, Maker, table
 from tools.results.marks import NONE, Marks, unmarked
 from tools.results.part1 import headline, part1
+from tools.results.part1 import pictures as pictures_of_part1
 from tools.results.part2 import overview, part2
 from tools.results.rates import choose_rates
-from tools.results.speed import benchmarks, losses
+from tools.results.speed import benchmarks, latest_change, losses, unmeasured
 from tools.results.states import current, states
 from tools.results.track import FILE as TRACK
 from tools.results.track import track
@@ -90,6 +93,8 @@ def main(arguments: Sequence[str]) -> int:
     if unrated := [family for family in FAMILIES if family not in read_json(RATES)]:
         print(f"No rate of online learning is chosen for {', '.join(unrated)}: --rates does it.", flush=True)
     if given.list:
+        for line in unmeasured(RECORDS / BENCHMARKS, latest_change(ROOT)):
+            print(line)
         return 0
     choice = Choice(
         only=given.only,
@@ -107,9 +112,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def check() -> int:
-    """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0."""
+    """Compare the documents, without marks, with the records; print which differ, and return 1 if any does, else 0.
+
+    Pictures count by name.
+    """
     archive = Archive(RECORDS)
     differing = [page for page, text in pages(archive) if unmarked(page.read_text("utf-8")) != unmarked(text)]
+    differing += [path for path in pictures(archive) if not path.is_file()]
     differing += differing_reports(archive)
     for page in differing:
         print(f"{page.relative_to(ROOT)} differs from the records: run make results.", file=sys.stderr)
@@ -117,8 +126,10 @@ def check() -> int:
 
 
 def write(runs: Sequence[Wanted]) -> None:
-    """Write the documents, and mark every record in them that is not by today's code."""
+    """Write the documents with their pictures, and mark every record in them that is not by today's code."""
     archive = Archive(RECORDS)
+    for path, draw in pictures(archive).items():  # before the pages, which link those that exist
+        write_bytes(path, draw())
     kept = {f"{record.name}/{record.fingerprint}" for record in archive.records()}
     for page, text in pages(archive, Marks(kept - current(runs, archive))):
         write_text(page, text)
@@ -153,17 +164,24 @@ def _text(path: Path) -> str | None:
     return "" if path.suffix in (".png", ".pdf") else path.read_text(encoding="utf-8")
 
 
+def pictures(archive: Archive) -> dict[Path, Callable[[], bytes]]:
+    """Return the path of each picture in the pages, and a function that returns the PNG file."""
+    drawn = pictures_of_part1(archive) | pictures_of_growth(archive.folder / BENCHMARKS)
+    return {DOCS / "figures" / f"{name}.png": draw for name, draw in drawn.items()}
+
+
 def pages(archive: Archive, marks: Marks = NONE) -> list[tuple[Path, str]]:
     """Return the documents: their paths and texts."""
-    with_headline = rewritten(README.read_text(encoding="utf-8"), "headline", headline(archive, marks))
-    return [
-        (DOCS / "results.md", results_page(archive, DOCS, marks)),
-        (README, rewritten(with_headline, "models", overview(archive.records(), marks))),
-        (
-            DOCS / "track.md",
-            rewritten((DOCS / "track.md").read_text(encoding="utf-8"), "entries", track(archive.folder / TRACK)),
-        ),
+    parts = [
+        (README, "headline", headline(archive, marks)),
+        (README, "models", overview(archive.records(), marks)),
+        (DOCS / "track.md", "entries", track(archive.folder / TRACK)),
+        (DOCS / "performance.md", "growth", growth(archive.folder / BENCHMARKS, DOCS)),
     ]
+    found = {DOCS / "results.md": results_page(archive, DOCS, marks)}
+    for page, part, text in parts:
+        found[page] = rewritten(found.get(page) or page.read_text(encoding="utf-8"), part, text)
+    return list(found.items())
 
 
 def rewritten(page: str, what: str, text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from charlab.runs.archive import Archive
+from charlab.runs.plots import draw_loss
 from charlab.runs.record import Record
+from charlab.studies.report.style import picture
 from tools.results import command, on_machines, row
 from tools.results.marks import NONE, Marks
 
@@ -29,11 +32,12 @@ PUBLISHED = {
     ("part1-transformer", 1800): (1.420, 1.628),
 }
 HEADLINE = "part1-transformer"
+DRAWN = ("part1-long",)  # whose losses are drawn
 SAMPLE_LINES = 6  # of the README's sample
 
 
 def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
-    """Return the section, with the curve of each run that has one in the folder `figures` of the documents."""
+    """Return the section, with the picture of each run that has one in the folder `figures` of the documents."""
     order, runs = [name for name, _ in PUBLISHED], _ladder(archive)
     ranked = sorted(runs, key=lambda run: (order.index(run.name) if run.name in order else len(order), run.steps))
     lines = [
@@ -57,6 +61,17 @@ def part1(archive: Archive, docs: Path, marks: Marks = NONE) -> str:
         if (figure := docs / "figures" / f"{run.name}.png").exists()
     ]
     return "\n".join([*lines, "", f"Trained {machines}.", *curves, ""])
+
+
+def pictures(archive: Archive) -> dict[str, Callable[[], bytes]]:
+    """Return for the name of each run whose losses are drawn a function that returns its picture, a PNG file."""
+    longest = {run.name: run for run in sorted(_ladder(archive), key=lambda run: run.steps) if run.name in DRAWN}
+    return {name: partial(_picture, run, archive) for name, run in longest.items()}
+
+
+def _picture(run: Record, archive: Archive) -> bytes:
+    leaks = bool(run.causality.get("leaks"))
+    return picture(draw_loss(archive.curves(run), title=run.name, leaks=leaks), "png")
 
 
 def headline(archive: Archive, marks: Marks = NONE) -> str:

@@ -66,7 +66,7 @@ def leaders(runs: Sequence[Record], seconds: float = 60.0, number: int = 6) -> l
     return sorted(ranked, key=ranked.__getitem__)[:number]
 
 
-SHOWN = {  # what the README says of ten of them
+SHOWN = {  # what the README says of the models in its table
     "ngram_kneser_ney": "counts of 7-grams, no training",
     "hmm": "hidden Markov model, fitted by EM",
     "lstm": "two layers of LSTM",
@@ -77,25 +77,33 @@ SHOWN = {  # what the README says of ten of them
     "ngram_gpt": "transformer with embedded n-grams",
     "neural_ngram": "transformer mixed with counts of 7-grams",
     "masked_diffusion": "masked diffusion",
+    "context_mixing": "counts in many contexts, mixed by a network",
 }
 
 
 def overview(runs: Sequence[Record], marks: Marks = NONE) -> str:
-    """Return the README's table: ten models, and their losses after each budget."""
+    """Return the README's table: models, their losses after each budget, and online."""
     shown = []
-    lines = ["| model | | parameters | one minute | five minutes |", "|---|---|---:|---:|---:|"]
+    lines = ["| model | | parameters | one minute | five minutes | online |", "|---|---|---:|---:|---:|---:|"]
     for name, description in SHOWN.items():
-        found = [run for run in runs if run.name == f"part2-{name}"]
+        found = [run for run in runs if run.name in (f"part2-{name}", f"online-{name}")]
         if not found:
             continue
         shown += found
-        by_budget = [[run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES]
-        losses = [f"{_sign(some)}{_mean(some, 'blocks', 'nll'):.3f}" if some else "–" for some in by_budget]
-        if not found[0].parameters:
-            losses = [f"{_mean(found, 'blocks', 'nll'):.3f}", "–"]
+        minute, five = ([run for run in found if run.parameters and seconds_of(run) == budget] for budget in STUDIES)
+        whole = [run for run in found if not run.parameters or seconds_of(run) is None]  # without a budget
+        counted = [run for run in whole if not run.parameters]
+        losses = [_loss(minute or counted, "blocks"), _loss(five, "blocks"), _loss(five or whole, "online")]
         size = f"{found[0].parameters:,}" if found[0].parameters else "counts"
         lines.append(row([f"`{name}`{marks.of(found)}", description, size, *losses]))
     return "\n".join([*lines, *marks.sentence(shown)])
+
+
+def _loss(runs: Sequence[Record], protocol: str) -> str:
+    """Return the mean nll of some runs, or – unless all of them have that figure."""
+    if not runs or not all(run.has_figure(protocol) for run in runs):
+        return "–"
+    return f"{_sign(runs)}{_mean(runs, protocol, 'nll'):.3f}"
 
 
 _INTRODUCTION = """\
@@ -136,10 +144,10 @@ def _row(runs: Sequence[Record], marks: Marks) -> str:
         f"{first.parameters:,}" if first.parameters else "counts",
         f"{statistics.mean(run.characters_seen for run in runs):,.0f}",
         f"{statistics.mean(run.time['training_s'] for run in runs):,.1f}",
-        _spread(runs, "blocks", "nll", 4),
+        spread(runs, "blocks", "nll", 4),
         f"{_sign(runs)}{_mean(runs, 'blocks', 'bpc'):.4f}",
         f"{_sign(runs)}{_mean(runs, 'blocks', 'perplexity'):.3f}",
-        _spread(runs, "sliding", "nll", 4),
+        spread(runs, "sliding", "nll", 4),
         str(len(runs)) if first.parameters else "–",
     ]
     return row(cells)
@@ -177,7 +185,7 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
     if not scored:
         return []
     rows = [
-        f"| {label}{marks.of(found)} | {budget} | {_spread(found, 'online', 'nll', 4)} "
+        f"| {label}{marks.of(found)} | {budget} | {spread(found, 'online', 'nll', 4)} "
         f"| {_mean(found, 'online', 'bpc'):.4f} | {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
         f"| {len(found) if found[0].parameters else '–'} |"
         for (label, budget), found in sorted(scored.items(), key=lambda entry: _mean(entry[1], "online", "nll"))
@@ -229,7 +237,8 @@ def _values(runs: Sequence[Record], protocol: str, figure: str) -> list[float]:
     return [math.inf if value is None else value for value in figures]
 
 
-def _spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
+def spread(runs: Sequence[Record], protocol: str, figure: str, digits: int) -> str:
+    """Return the mean of a figure over runs ± its standard deviation; of a bound, also ≤ and its standard error."""
     values = _values(runs, protocol, figure)
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 and runs[0].parameters else ""
     errors = [run.metric(protocol).get("standard_error") for run in runs]

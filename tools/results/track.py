@@ -17,7 +17,7 @@ from charlab.models.mixture import Mixture
 from charlab.runs.identity import identify
 from charlab.runs.record import Record, runs_of
 from tools import read_json_lines
-from tools.results import row
+from tools.results import commit, is_committed, row
 from tools.results.states import arm
 from tools.results.wanted import SEEDS
 
@@ -63,6 +63,8 @@ def _faults(run: Record, text: DictConfig) -> Iterator[str]:
         yield "did not run on two cores"
     if not run.is_by(identify(config).code):
         yield "is by other code than today's"
+    if not is_committed(run.git_commit):
+        yield f"is by code that is not committed ({commit(run.git_commit)})"
 
 
 def entry(changed: str, runs: Sequence[Record], process_s: Sequence[float], gflops: Sequence[float]) -> dict[str, Any]:
@@ -118,6 +120,6 @@ def _rows(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
             f"{statistics.mean(found['process_s']):.0f} s" if found["process_s"] else "–",
             f"{statistics.median(found['gflops']):.0f}" if found["gflops"] else "–",
             found["machine"],
-            str(found["git_commit"])[:8],
+            commit(found["git_commit"]),
         ]
         yield row(cells)

@@ -25,8 +25,9 @@ from charlab.models.contract import AutoregressiveModel, LanguageModel
 from charlab.notebook import Output
 from charlab.runs.checkpoint import load_with_checkpoint, vocabulary_of
 from charlab.runs.folder import EXPORT
+from charlab.runs.identity import changed_since
 from charlab.runs.record import Record
-from charlab.runs.store import OUTPUTS, Store
+from charlab.runs.store import OUTPUTS, Store, changes
 
 Format = Literal["safetensors", "torch", "onnx"]
 FILES: dict[str, str] = {"safetensors": "model.safetensors", "torch": "model.pt2", "onnx": "model.onnx"}
@@ -68,7 +69,8 @@ def export(
 
     `safetensors` holds the weights; `torch` (a program of `torch.export`) and `onnx` map (B, T) int64 character ids to
     (B, T, V) float32 logits of the character that follows each. Configuration, vocabulary and accepted sizes are in
-    the file's metadata and in `charlab.json` next to it.
+    the file's metadata and in `charlab.json` next to it. If the model's code has changed since the run, a warning says
+    so, and `run.changed_since` there names what has changed.
 
     Args:
         run: the run's folder, or the beginning of its fingerprint.
@@ -78,7 +80,8 @@ def export(
         trust: whether code that the run's folder holds may run; see `charlab.load`.
 
     Raises:
-        UserError: if there is no such run, a package is missing, or the format cannot hold the model.
+        UserError: if there is no such run, a package is missing, the format cannot hold the model, or the model's code
+            was edited since this process loaded it.
     """
     if format not in FILES:
         raise UserError(f"There is no format={format}: choose one of {', '.join(FILES)}.")
@@ -89,10 +92,18 @@ def export(
     record = Record.load(folder)
     model, contents = load_with_checkpoint(folder, checkpoint, trust=trust)
     vocabulary = vocabulary_of(contents, folder)
+    found = changed_since(record, {"model": contents["model_config"]})  # with the models of an ensemble's members
+    changed = [name for name in found if name in record.sources or not record.sources]
     model.eval().requires_grad_(False)  # a program must run without torch.no_grad()
     description = {
         "format": format,
-        "run": {"name": record.name, "fingerprint": record.fingerprint, "code": record.code, "checkpoint": checkpoint},
+        "run": {
+            "name": record.name,
+            "fingerprint": record.fingerprint,
+            "code": record.code,
+            "changed_since": changed if record.sources or not changed else None,  # None: what is unknown
+            "checkpoint": checkpoint,
+        },
         "model": contents["model_config"],
         "vocabulary": vocabulary.characters if isinstance(vocabulary, Characters) else to_config(vocabulary),
         "start": vocabulary.start,
@@ -106,6 +117,11 @@ def export(
     target = Path(output) if output is not None else folder / EXPORT
     write_atomically(target / DESCRIPTION, lambda file: file.write(_text(description).encode()))
     write_atomically(target / FILES[format], lambda file: file.write(packed))
+    if changed:
+        told = changes(changed) if record.sources else "that of an earlier version"
+        logging.getLogger("charlab").warning(
+            "The run %s was trained by different code (%s): its weights are exported with today's model.", folder, told
+        )
     return target / FILES[format]
 
 

@@ -72,6 +72,11 @@ class Outcome:
         return outcome
 
 
+def allows_more(time_limit: float | None, seconds: float | None) -> bool:
+    """Return whether a time limit allows a tenth more than the seconds after which an earlier one ended a cell."""
+    return time_limit is None or (seconds is not None and time_limit > 1.1 * seconds)
+
+
 def last_line(reason: str) -> str:
     """Return the last line of a reason, which names the error in a traceback."""
     return reason.strip().rpartition("\n")[2].strip()

@@ -151,6 +151,7 @@ class Tuned:
         near: number of trials whose loss is within the study's margin of the chosen one's, including the chosen one.
         ranges: smallest and largest value among these, by key; numeric parameters only.
         at_end: keys whose chosen value is at an end of the range, so that a better one may be outside.
+        mixed: whether some of the trials' losses are upper bounds, and others exact.
     """
 
     values: Mapping[str, Any]
@@ -163,6 +164,7 @@ class Tuned:
     near: int
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     at_end: tuple[str, ...] = ()
+    mixed: bool = False
 
 
 def read_tune(values: Mapping[str, Any], seeds: Sequence[int], where: str) -> Tune:

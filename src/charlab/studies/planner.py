@@ -135,6 +135,7 @@ class Planner:
         with _naming(arm):
             overrides = merged(self.overrides(arm), [] if seed is None else [f"seed={seed}"])
             config = self.composer.job(overrides, build=False)
+            check_jobs(config, overrides)
         resolve_values(config)
         check_counts(config)
         return config
@@ -203,6 +204,27 @@ def check_counts(config: DictConfig) -> None:
             f"Runs with {told} do not count as results, which a study, sweep or search needs: leave it out, or try the "
             "runs one by one with hydra/sweeper=basic."
         )
+
+
+def check_jobs(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Check that neither an experiment nor a study's overrides set what only Hydra's own jobs have.
+
+    What the command line sets of Hydra's is checked before.
+
+    Args:
+        overrides: the prepared overrides that make the configuration.
+    """
+    hydra = config.hydra
+    variables = sorted(set(hydra.job.env_set) - set(hydra.job.env_copy))
+    for key, value in (("callbacks", hydra.callbacks), ("job.chdir", hydra.job.chdir), ("job.env_set", variables)):
+        if value:
+            own = [each for each in overrides if key_of(each).startswith(f"hydra.{key}")]
+            where = next(iter([*own, *(each for each in overrides if key_of(each) == "experiment")]), "A file")
+            way = f", and set {', '.join(variables)} in the environment of the command" if key == "job.env_set" else ""
+            raise UserError(
+                f"{where} sets hydra.{key}, which is for Hydra's own jobs and not for the runs of a study, sweep or "
+                f"search: leave it out there{way}."
+            )
 
 
 def _check_sizes(arms: Sequence[Arm], configs: Mapping[str, DictConfig], held_out: str | None) -> None:

@@ -27,15 +27,16 @@ from charlab.studies.cell import write_cell
 from charlab.studies.definition import Arm, check_folder_name, in_file, settings, typed
 from charlab.studies.display import showing
 from charlab.studies.executors import Executor
-from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, last_line, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, allows_more, cell_path, last_line, sweeping
 from charlab.studies.parameters import NOT_ON_REPORTED_TEXT, Parameter, read_parameters
 from charlab.studies.plan import Cell, Plan, write_json
-from charlab.studies.planner import check_counts, edited, find_cells, is_shared, merged, run_values
+from charlab.studies.planner import check_counts, check_jobs, edited, find_cells, is_shared, merged, run_values
 from charlab.types import PositiveFloat, PositiveInt
 
 STORAGE = "trials.json"
 BEST_SHOWN = 10
 NOT_FINITE = "has no finite loss"
+MIXED = "Exact losses and upper bounds (≤) were compared: a loss may be below its bound, so another trial may be best."
 TYPES: dict[str, Any] = {
     "name": str | None,
     "overrides": list[str],
@@ -126,7 +127,7 @@ def search(
 class Trial(NamedTuple):
     """A trial: its values by key, its cells, and its mean loss or the reason why it has none.
 
-    It has neither if some of its cells can be resumed.
+    It has neither if some of its cells are to run, or to be resumed.
     """
 
     number: int
@@ -142,10 +143,18 @@ class Trial(NamedTuple):
 
 
 class Trials:
-    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results."""
+    """The trials of a search; a file in its folder keeps their values, and the records of their runs the results.
 
-    def __init__(self, definition: SearchDefinition, composer: Composer, typed: Sequence[str]) -> None:
-        self.definition, self.composer = definition, composer
+    Args:
+        typed: prepared overrides of all trials.
+        retry: whether trials that an earlier command left killed, or out of a time that is longer now, run again.
+    """
+
+    def __init__(
+        self, definition: SearchDefinition, composer: Composer, typed: Sequence[str], *, retry: bool = True
+    ) -> None:
+        self.definition, self.composer, self.retry = definition, composer, retry
+        self._ran: set[str] = set()  # runs that this command has started
         self._tried: list[dict[str, Any]] = []  # values by trial
         self._cells: list[tuple[Cell, ...]] = []  # cells by trial
         self._configs: dict[str, dict[str, Any]] = {}  # by run
@@ -168,6 +177,9 @@ class Trials:
             at_once = self.definition.at_once or -(-executor.at_once // len(self.definition.seeds))
             while batch := self._next(at_once):
                 by_run = {cell.run: cell for trial in batch for cell in self._cells[trial]}  # equal values share a run
+                self._ran.update(by_run)
+                for cell in (cell for trial in batch for cell in self._cells[trial]):
+                    cell_path(self.folder, cell, ".json").unlink(missing_ok=True)  # a cell that never begins has none
                 cells = tuple(by_run.values())
                 self._plan(cells).save(self.folder)
                 with showing(self.folder, cells, console):
@@ -262,7 +274,7 @@ class Trials:
         return found
 
     def _result(self, cell: Cell) -> tuple[float | None, str | None]:
-        """Return a cell's loss in nats per character, or the reason why it has none; neither if it can be resumed."""
+        """Return a cell's loss in nats per character, or the reason why it has none; neither if it is to run."""
         record = Store(self.output_dir).record_of(cell.run)
         if record is not None and record.status == "finished":
             if record.causality.get("leaks"):
@@ -279,6 +291,10 @@ class Trials:
         outcome = next((found for found in outcomes if found is not None), None)
         if outcome is None or outcome.fate in ("interrupted", "running", "finished"):
             return None, None
+        if self.retry and cell.run not in self._ran:  # once for each command, since a model may be too large
+            longer = outcome.fate == "timed out" and allows_more(self.definition.time_limit, outcome.seconds)
+            if outcome.fate == "killed" or longer:
+                return None, None
         return None, f"{outcome.fate}: {last_line(outcome.reason) or 'no reason known'}"
 
     def ranked(self) -> list[Trial]:
@@ -303,12 +319,18 @@ class Trials:
         ]
         ended = sum(trial.ended for trial in trials)
         lines.append(f"{ended} of {self.definition.trials} trials, {len(done)} with a result.")
+        if self.mixes_bounds(done):
+            lines.append(MIXED)
         if done:
             kept = [override for override in self.shared if not override.startswith(("data.dev_fraction=", "seed="))]
             again = command("train", *flags, *kept, *self._overrides(done[0].values))
             lines.append(f"The best on the whole train text, to be judged by a study over further seeds:\n  {again}")
         for line in lines:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def mixes_bounds(self, trials: Sequence[Trial]) -> bool:
+        """Return whether the losses of some of these trials are upper bounds, and those of others exact."""
+        return len({self._is_bound(trial) for trial in trials if trial.loss is not None}) > 1
 
     def _is_bound(self, trial: Trial) -> bool:
         """Return whether the loss of a trial with a result is an upper bound."""
@@ -318,7 +340,9 @@ class Trials:
 
     def _compose(self, values: Mapping[str, Any]) -> DictConfig:
         try:
-            config = self.composer.job(merged(self.shared, self._overrides(values)))
+            overrides = merged(self.shared, self._overrides(values))
+            config = self.composer.job(overrides)
+            check_jobs(config, overrides)
         except UserError as error:
             raise UserError(f"A trial of the search with {_shown(values)} does not compose: {error}") from None
         resolve_values(config)

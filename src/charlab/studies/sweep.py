@@ -29,7 +29,7 @@ from charlab.studies.definition import Rerun, define, read
 from charlab.studies.display import print_cells, print_look, print_shares, print_summary, showing
 from charlab.studies.executors import Executor
 from charlab.studies.executors.local import Local
-from charlab.studies.outcomes import STOP_FILE, Outcome, cell_path, sweeping
+from charlab.studies.outcomes import STOP_FILE, Outcome, allows_more, cell_path, sweeping
 from charlab.studies.plan import FILE_NAME, Cell, Plan
 from charlab.studies.planner import Planner
 from charlab.studies.state import CellResult, StudyResults, read_results
@@ -241,7 +241,7 @@ def _is_due(result: CellResult, time_limit: float | None, again: Sequence[Rerun]
     if "all" in again or (result.older and "older" in again) or result.status in again:
         return True
     if result.status == "timed out":  # only a longer limit can change the result
-        return time_limit is None or (result.seconds is not None and time_limit > 1.1 * result.seconds)
+        return allows_more(time_limit, result.seconds)
     return result.status not in ("finished", "diverged", "corrupt", "running", "held back")
 
 

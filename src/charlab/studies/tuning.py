@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
 from rich.console import Console
 
@@ -16,14 +15,16 @@ from charlab.runs.store import Store
 from charlab.studies.definition import Arm, Definition, typed
 from charlab.studies.executors import Executor
 from charlab.studies.parameters import Tune, Tuned, is_at_end
+from charlab.studies.plan import FILE_NAME, Plan
 from charlab.studies.planner import Planner
-from charlab.studies.search import SearchDefinition, Trial, Trials, check_own
+from charlab.studies.search import MIXED, SearchDefinition, Trial, Trials, check_own
 
 
 def tune(planner: Planner, study: str, executor: Executor, console: Console, *, dry_run: bool) -> Definition | None:
     """Run the trials that are missing, arm by arm, and return the definition with each arm's chosen values.
 
-    Trials are kept, so an interrupted study resumes where it stopped.
+    Trials are kept, so an interrupted study resumes where it stopped. Killed ones run again until the study's plan has
+    the arm's chosen values, since other values would make it exploratory.
 
     Args:
         planner: planner of the study, which has checked every arm.
@@ -33,8 +34,10 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
     Returns:
         The definition; None for a dry run in which trials are missing.
     """
-    definition = planner.definition
-    searches = {arm.name: _trials(arm, study, planner) for arm in definition.arms if arm.name in definition.tune}
+    definition, folder = planner.definition, planner.output_dir.absolute() / "studies" / study
+    chosen = {arm.name for arm in Plan.load(folder).arms if arm.tuned} if (folder / FILE_NAME).exists() else set[str]()
+    tuned_arms = [arm for arm in definition.arms if arm.name in definition.tune]
+    searches = {arm.name: _trials(arm, study, planner, retry=arm.name not in chosen) for arm in tuned_arms}
     arms = {arm.name: arm for arm in definition.arms}
     for name, trials in searches.items():
         wanted = definition.tune[name]
@@ -55,13 +58,15 @@ def tune(planner: Planner, study: str, executor: Executor, console: Console, *, 
                 f"Tuning the arm {name} has not ended ({ended} of {wanted.trials} trials): the study's command "
                 "continues it."
             )
-        tuned = _chosen(found, trials.output_dir, wanted, definition.margin, name)
+        tuned = _chosen(found, trials, wanted, definition.margin, name)
+        if tuned.mixed:
+            console.print(f"Tuning {name}: {MIXED}", soft_wrap=True, markup=False, highlight=False)
         values = planner.composer.prepare([f"{key}={typed(value)}" for key, value in tuned.values.items()])
         arms[name] = replace(arms[name], overrides=(*arms[name].overrides, *values), tuned=tuned)
     return replace(definition, arms=tuple(arms.values()))
 
 
-def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
+def _trials(arm: Arm, study: str, planner: Planner, *, retry: bool) -> Trials:
     wanted = planner.definition.tune[arm.name]
     check_own(wanted.parameters, "study.tune.parameters", "")
     search = SearchDefinition(
@@ -72,13 +77,13 @@ def _trials(arm: Arm, study: str, planner: Planner) -> Trials:
         time_limit=planner.definition.time_limit,
     )
     try:
-        return Trials(search, planner.composer, planner.overrides(arm))
+        return Trials(search, planner.composer, planner.overrides(arm), retry=retry)
     except UserError as error:
         raise UserError(f"The arm {arm.name} cannot be tuned: {error}") from None
 
 
-def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: float, name: str) -> Tuned:
-    """Return the result of an arm's trials."""
+def _chosen(found: Sequence[Trial], trials: Trials, wanted: Tune, margin: float, name: str) -> Tuned:
+    """Return the result of an arm's trials, of which those in `found` count."""
     best = min((trial for trial in found if trial.loss is not None), key=attrgetter("loss"), default=None)
     if best is None or best.loss is None:
         reason = next(trial.reason for trial in found if trial.reason is not None)
@@ -86,7 +91,7 @@ def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: floa
     near = [trial.values for trial in found if trial.loss is not None and trial.loss - best.loss <= margin]
     numeric = [key for key, parameter in wanted.parameters.items() if not parameter.choices]
     runs = {cell.run for trial in found for cell in trial.cells}
-    records = [record for run in runs if (record := Store(output_dir).record_of(run)) is not None]
+    records = [record for run in runs if (record := Store(trials.output_dir).record_of(run)) is not None]
     return Tuned(
         values=best.values,
         loss=best.loss,
@@ -98,4 +103,5 @@ def _chosen(found: Sequence[Trial], output_dir: Path, wanted: Tune, margin: floa
         near=len(near),
         ranges={key: (min(v[key] for v in near), max(v[key] for v in near)) for key in numeric},
         at_end=tuple(key for key in numeric if is_at_end(wanted.parameters[key], best.values[key])),
+        mixed=trials.mixes_bounds(found),
     )

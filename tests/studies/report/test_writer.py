@@ -90,6 +90,32 @@ def test_figures_of_a_former_report_are_gone(make, tmp_path, monkeypatch):
     assert not any(name.startswith("figures") for name in files(tmp_path / "report"))
 
 
+@pytest.mark.slow
+def test_pages_of_a_former_report_are_gone_unless_they_were_edited(make, tmp_path, monkeypatch):
+    results, report = make(MadeUpArm("a", 1.7), seeds=2), tmp_path / "report"
+    monkeypatch.setattr(Drawings, "for_paper", lambda self: {"costs": Figure(figsize=(1, 1))})
+    monkeypatch.setattr(Drawings, "for_page", lambda self: {})
+    shared = {"plan.json", *(f"tables/{name}.csv" for name in ("cells", "results", "budgets"))}
+    figures = {"figures/costs.png", "figures/costs.pdf"}
+    write_report(results, report)
+    write_report(results, report, ["markdown"])
+    assert files(report) == {*shared, *figures, "report.md"}
+    assert not (report / "latex").exists()
+    write_report(results, report, ["html"])
+    assert files(report) == {*shared, "report.html"}
+    write_report(results, report)
+    whole = files(report)
+    for name in ("report.md", "report.html", "latex/report.tex"):
+        with (report / name).open("a") as page:
+            page.write("mine\n")
+    write_report(results, report, ["latex"])  # next to the edited paper
+    assert files(report) == {*whole, "latex/report-new.tex"}
+    write_report(results, report, [])
+    assert files(report) == whole
+    for name in ("report.md", "report.html", "latex/report.tex"):
+        assert (report / name).read_text().endswith("mine\n")
+
+
 def test_tables_of_a_former_report_are_gone(make, tmp_path):
     write_report(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=2), tmp_path / "report", [])
     assert "tables/verdicts.csv" in files(tmp_path / "report")

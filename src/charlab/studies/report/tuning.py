@@ -44,6 +44,8 @@ def tuning_table(plan: Plan, arms: Mapping[str, ArmSummary]) -> Table | None:
     )
     if any(found.at_end for found in tuned.values()):
         caption += " At the end of the range: a better value may be outside."
+    if mixed := [name for name, found in tuned.items() if found.mixed]:
+        caption += f" Exact losses and upper bounds were compared in tuning {joined(mixed)}: others may be better."
     if untuned:
         caption += f" Not tuned: {joined(untuned)}."
     headings = ("arm", "chosen", "dev", "trials", "training", f"within {within}", "values within")

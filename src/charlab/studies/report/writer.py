@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
@@ -38,7 +39,12 @@ Format = Literal["markdown", "html", "latex"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 FOLDER = "report"  # within the study's own
 
-_SIGNATURE = "% Unchanged since charlab wrote it: "
+_PAGES: dict[Format, tuple[str, ...]] = {
+    "markdown": ("report.md",),
+    "html": ("report.html",),
+    "latex": ("latex/report.tex", "latex/report-new.tex"),
+}
+_SIGNATURES = dict.fromkeys((".md", ".html"), "<!-- {} -->") | {".tex": "% {}"}  # the first line of a page
 _LAYOUT = "charlab.sty"
 _TABLES = ("tuning", "laws", "verdicts", "where")  # that not every report has
 
@@ -144,7 +150,8 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
 
     Args:
         folder: created if missing; files of earlier reports in it are replaced.
-        formats: which pages to write; plan and tables are written in any case.
+        formats: which pages to write; plan and tables are written in any case. Earlier pages in other formats are
+            removed, unless they were edited by hand.
     """
     contents = gather(results)
     results.plan.save(folder)
@@ -156,25 +163,31 @@ def write_report(results: StudyResults, folder: Path, formats: Collection[Format
             path.unlink(missing_ok=True)
     files: dict[Format, Path] = {}
     kept = None
+    shared = {
+        _LAYOUT: (TEMPLATES / _LAYOUT).read_bytes(),
+        BIBLIOGRAPHY: "\n".join(source.entry for source in contents.sources).encode(),
+    }
     with drawing():
         drawings = Drawings(results, contents)
         figures = drawings.for_paper() if {"markdown", "latex"} & set(formats) else {}
         if "markdown" in formats:
             _write_figures(folder / "figures", figures, "pdf", "png")
             files["markdown"] = folder / "report.md"
-            _write(files["markdown"], render_markdown(contents, figures))
+            _write_page(files["markdown"], render_markdown(contents, figures))
         if "html" in formats:
             files["html"] = folder / "report.html"
-            _write(files["html"], render_html(contents, drawings.for_page()))
+            _write_page(files["html"], render_html(contents, drawings.for_page()))
         if "latex" in formats:
             short = abridge(contents)
             figures = figures if short is contents else Drawings(results, short).for_paper()
             _write_figures(folder / "latex" / "figures", figures, "pdf")
-            _write(folder / "latex" / _LAYOUT, (TEMPLATES / _LAYOUT).read_bytes())
-            _write(folder / "latex" / BIBLIOGRAPHY, "\n".join(source.entry for source in contents.sources))
+            for name, content in shared.items():
+                _write(folder / "latex" / name, content)
             paper = folder / "latex" / "report.tex"
             files["latex"] = _write_paper(paper, render_latex(short, figures))
             kept = paper if files["latex"] != paper else None
+    for other in set(FORMATS) - set(formats):
+        _remove_pages(folder, other, shared)
     return Report(contents, files, kept)
 
 
@@ -234,19 +247,54 @@ def _write_figures(folder: Path, figures: Mapping[str, Figure], *kinds: str) -> 
             path.unlink(missing_ok=True)
 
 
+def _remove_pages(folder: Path, format: Format, shared: Mapping[str, bytes]) -> None:
+    """Remove the pages of an earlier report in this format, and their figures, unless they were edited by hand.
+
+    Args:
+        shared: the contents of the files that each paper needs, by name.
+    """
+    pages = [folder / name for name in _PAGES[format] if (folder / name).is_file()]
+    own = [page for page in pages if _is_unchanged(page)]
+    for page in own:
+        page.unlink()
+    if not own or format == "html":  # it has no other files
+        return
+    home = own[0].parent
+    if any(path.suffix in (".md", ".tex") for path in home.iterdir()):  # a page that is kept may use the rest
+        return
+    _write_figures(home / "figures", {}, "pdf", "png")
+    for name, content in (shared if format == "latex" else {}).items():
+        if (home / name).is_file() and (home / name).read_bytes() == content:
+            (home / name).unlink()
+    for emptied in (home / "figures", home):
+        with contextlib.suppress(OSError):  # it has other files
+            emptied.rmdir()
+
+
 def _write_paper(path: Path, text: str) -> Path:
     """Write the paper, next to the existing one if that was edited by hand, and return its path."""
-    if path.exists():
-        written = path.read_text(encoding="utf-8", errors="replace")  # an editor may have saved it as Latin-1
-        first, _, rest = written.partition("\n")
-        if first != _SIGNATURE + _digest(rest):
-            path = path.with_name("report-new.tex")
-    _write(path, f"{_SIGNATURE}{_digest(text)}\n{text}")
+    if path.exists() and not _is_unchanged(path):
+        path = path.with_name("report-new.tex")
+    _write_page(path, text)
     return path
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _write_page(path: Path, text: str) -> None:
+    """Write a page, whose first line signs the rest."""
+    raw = text.encode()
+    _write(path, _signature(path, raw) + raw)
+
+
+def _is_unchanged(path: Path) -> bool:
+    """Return whether a page is as charlab wrote it."""
+    raw = path.read_bytes()
+    rest = raw.partition(b"\n")[2]
+    return raw == _signature(path, rest) + rest
+
+
+def _signature(path: Path, raw: bytes) -> bytes:
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return (_SIGNATURES[path.suffix].format(f"Unchanged since charlab wrote it: {digest}") + "\n").encode()
 
 
 def _write(path: Path, content: str | bytes) -> None:
