@@ -100,12 +100,13 @@ def test_equals_learning_from_single_characters(family, block_length, length, st
     "family", [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in FAMILIES]
 )
 def test_what_repeats_is_far_cheaper_the_second_time(family):
-    model, half = seeded(FAMILIES[family]), text(60, seed=10)
+    model, half = seeded(FAMILIES[family]), text(60, seed=8)
+    rate = 0.01 if family == "transformer" else 0.05  # at which rounding decides what its loss, of 10 nats, becomes
     ids = torch.cat([half, half])
     static = score(model, ids, Sliding()).per_character
-    online = score(model, ids, Online(learning_rate=0.05)).per_character
-    assert online[60:].mean() < static[60:].mean() - 0.3
-    assert online[60:].mean() < online[:60].mean() - 0.2
+    online = score(model, ids, Online(learning_rate=rate)).per_character
+    assert online[60:].mean() < static[60:].mean() - 0.5
+    assert online[60:].mean() < online[:60].mean() - 0.15
 
 
 @cache

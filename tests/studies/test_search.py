@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from charlab import cli
 from charlab.configuration.sources import conf_folder
 from charlab.errors import UserError
+from charlab.studies.executors.local import Local
 from charlab.studies.outcomes import Outcome
 from charlab.studies.parameters import Parameter
 from charlab.studies.search import MIXED, define_search
@@ -169,6 +170,15 @@ def test_a_trial_that_is_always_killed_is_tried_once_by_each_command(run, traine
     for tries in (1, 2, 3):
         assert run() == 0
         assert sorted(cell.arm for cell in trainer.cells()) == [*["trial-000"] * tries, *others]
+
+
+def test_a_killed_trial_that_does_not_begin_again_has_not_ended(run, trainer, monkeypatch, capsys):
+    trainer.nll = lambda cell: Outcome("killed", "Killed by SIGKILL.") if cell.arm == "trial-000" else quadratic(cell)
+    assert run() == 0
+    assert "4 of 4 trials, 3 with a result" in capsys.readouterr().out
+    monkeypatch.setattr(Local, "run", lambda self, folder, cells: None)  # a cluster has lost its job
+    run()
+    assert "3 of 4 trials, 3 with a result" in capsys.readouterr().out
 
 
 def test_a_trial_that_ran_out_of_time_is_tried_again_with_more(run, trainer):

@@ -116,6 +116,23 @@ def test_pages_of_a_former_report_are_gone_unless_they_were_edited(make, tmp_pat
         assert (report / name).read_text().endswith("mine\n")
 
 
+@pytest.mark.slow
+def test_a_users_files_next_to_a_former_report_stay(make, tmp_path, monkeypatch):
+    results, report = make(MadeUpArm("a", 1.7), seeds=2), tmp_path / "report"
+    monkeypatch.setattr(Drawings, "for_paper", lambda self: {"costs": Figure(figsize=(1, 1))})
+    monkeypatch.setattr(Drawings, "for_page", lambda self: {})
+    write_report(results, report)
+    latex = report / "latex"
+    (latex / "mine.tex").write_bytes((latex / "report.tex").read_bytes())  # which needs figures, style and sources
+    (report / "charlab.sty").write_bytes((latex / "charlab.sty").read_bytes())
+    needed = {path for path in files(latex) if path != "report.tex"}
+    write_report(results, report, ["html"])
+    assert files(latex) == needed
+    assert "figures/costs.pdf" in needed
+    assert (report / "charlab.sty").exists()
+    assert not (report / "report.md").exists()
+
+
 def test_tables_of_a_former_report_are_gone(make, tmp_path):
     write_report(make(MadeUpArm("a", 1.7), MadeUpArm("b", 1.6), seeds=2), tmp_path / "report", [])
     assert "tables/verdicts.csv" in files(tmp_path / "report")
