@@ -111,19 +111,6 @@ def _experiment(name: str) -> Side:
     return lambda number: run_training(f"experiment=benchmark/{name}", f"seed={305 + number}")
 
 
-def _loss_within(experiment: str, title: str, loss: float, seconds: float, protocols: tuple[str, ...]) -> Benchmark:
-    return Benchmark(
-        title,
-        {OURS: _experiment(experiment)},
-        [
-            *(Figure(protocol, f"loss by {protocol}", "nats", "itself", None, loss) for protocol in protocols),
-            Figure("training_s", "training", "s", "itself", None, seconds),
-        ],
-        pairs=1,
-        is_asked_for=True,
-    )
-
-
 def _track() -> Benchmark:
     former, counted = "benchmark/ten_minutes", "benchmark/track_counts"
     return Benchmark(
@@ -245,12 +232,5 @@ BENCHMARKS = {
     "study": _study,
     "two_cells": lambda: _two_cells("gpt"),
     "two_cells_lstm": lambda: _two_cells("lstm"),
-    "four_minutes": lambda: _loss_within(
-        "four_minutes", "Less than counting gives (modified Kneser–Ney of order 7)", 1.516, 240.0, ("blocks",)
-    ),
-    "ten_minutes": lambda: _loss_within(
-        "ten_minutes", "What nanoGPT's GPU recipe reaches", GPU_RECIPE_LOSS, 600.0, ("blocks", "sliding")
-    ),
     "track": _track,
-    "one_hour": lambda: _loss_within("one_hour", "The best static model of one hour", 1.43, 3600.0, ("sliding",)),
 }
