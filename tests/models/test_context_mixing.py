@@ -1,6 +1,7 @@
 """Context mixing: contexts and counts as obvious code has them, and probabilities that sum to one as it learns."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +9,13 @@ import torch
 from torch import nn
 
 from charlab.errors import UserError
+from charlab.models import context_mixing
+from charlab.models.bigram import Bigram
 from charlab.models.context_mixing import ContextMixing
 from charlab.models.context_mixing.bit_counts import RECENT, HistoryTable, HuffmanCode, history_before
 from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, FeaturedText
+from charlab.models.context_mixing.decision_mixer import TINY, Decisions, decision_odds
+from charlab.models.rnn import LSTM
 from tests.references import context_mixing as slow
 
 PLAY = """FIRST LORD:
@@ -28,7 +33,15 @@ CHARACTERS = sorted(set(PLAY))
 V = len(CHARACTERS)
 IDS = np.array([CHARACTERS.index(character) for character in PLAY])
 ALPHABET = Alphabet.of([character.encode() for character in CHARACTERS])
-SMALL = {"embed_dim": 8, "hidden_dim": 8, "mixing_dim": 8, "dropout": 0.1, "passes": 4, "learning_rate": 0.01}
+READER = partial(LSTM, embed_dim=8, hidden_dim=8, num_layers=2, dropout=0.1)
+SMALL = {
+    "reader": READER,
+    "reader_optimizer": lambda reader: torch.optim.Adam(reader.parameters(), lr=0.02),
+    "reader_passes": 20,
+    "mixing_dim": 8,
+    "mixing_passes": 8,
+    "mixing_learning_rate": 0.01,
+}
 ONLINE = {"online_learning_rate": 1e-3, "online_block": 4}
 NAMES = ["last_0", "last_1", "last_2", "last_4", "word", "word_1", "word_line", "followers_2"]
 
@@ -46,8 +59,17 @@ def text(length, vocab_size, seed=0):
     return torch.randint(vocab_size, (length,), generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_windows():
+    """So that a short text is enough for several steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context_mixing, "READING", (16, 4))
+        patch.setattr(context_mixing, "MIXING", (16, 4))
+        yield
+
+
 @pytest.fixture(scope="module")
-def fitted():
+def fitted(short_windows):
     built = model()
     built.fit(torch.from_numpy(IDS[:130]))
     return built
@@ -195,13 +217,120 @@ def test_probabilities_sum_to_one_in_every_state_while_it_learns():
 
 def test_it_learns_from_the_train_text_and_from_what_it_has_scored(fitted):
     rest = torch.from_numpy(IDS[130:])
-    untaught = model(passes=0)
+    untaught = model(reader_passes=0, mixing_passes=0)
     untaught.fit(torch.from_numpy(IDS[:130]))
     window = rest[None]
     assert fitted.nll(window).mean() < untaught.nll(window).mean()
     repeated = torch.cat([rest, rest])
     online = fitted.nll_while_counting(repeated)
     assert online[len(rest) :].mean() < 0.5 * online[: len(rest)].mean()
+
+
+@pytest.mark.parametrize(("part", "passes"), [("reader", "reader_passes"), ("mixer", "mixing_passes")])
+def test_both_parts_learn_from_the_train_text(part, passes, fitted):
+    untaught = model(**{passes: 0})
+    untaught.fit(torch.from_numpy(IDS[:130]))
+    before, after = (dict(getattr(each, part).named_parameters()) for each in (model(), untaught))
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    window = torch.from_numpy(IDS[None, :130])
+    taught, not_taught = (each.reader if part == "reader" else each for each in (fitted, untaught))
+    assert taught.nll(window).mean() < not_taught.nll(window).mean()
+
+
+def test_odds_of_a_decision_are_those_of_the_characters_on_either_side():
+    logits = torch.randn(3, V, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    bits = HuffmanCode(np.arange(V) + 1).bits
+    found, expected = decision_odds(logits, bits), slow.decision_odds(logits, bits, TINY)
+    torch.testing.assert_close(found, expected)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((odds * weights).sum(), logits)[0] for odds in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.fixture
+def reader_alone(fitted):
+    """A mixture in which only the recurrent model has a weight."""
+    alone = copy.deepcopy(fitted)
+    nn.init.zeros_(alone.mixer.weights.weight)
+    nn.init.zeros_(alone.mixer.weights.bias)
+    nn.init.ones_(alone.mixer.weights.bias[-1:])
+    return alone
+
+
+def test_with_the_recurrent_model_alone_the_mixture_is_that_model(reader_alone):
+    tokens = torch.from_numpy(IDS[None, :20])
+    expected = reader_alone.reader(tokens).log_softmax(-1)
+    torch.testing.assert_close(reader_alone(tokens), expected, rtol=1e-4, atol=1e-4)
+    window = torch.from_numpy(IDS[None, 130:170])
+    torch.testing.assert_close(reader_alone.nll(window), reader_alone.reader.nll(window), rtol=1e-4, atol=1e-4)
+
+
+def test_online_the_recurrent_model_reads_on_after_the_train_text(reader_alone):
+    rest = torch.from_numpy(IDS[130:])
+    reader_alone.online_learning_rate = 1e-30
+    expected = reader_alone.reader.nll(torch.cat([reader_alone.text, rest])[None])[0, len(reader_alone.text) :]
+    torch.testing.assert_close(reader_alone.nll_while_counting(rest), expected.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_mixer_learns_from_what_the_recurrent_model_predicts_with_dropout(monkeypatch):
+    """It reads the character before each, and knows none that it helps to predict."""
+    built, read, mixed = model(reader_passes=0, contexts=["last_1"], matches=[]), [], []
+    built.reader.register_forward_hook(lambda reader, arguments, _: read.append((reader.training, *arguments)))
+    built.mixer.register_forward_pre_hook(lambda _, arguments: mixed.append(arguments[1]))
+    built.fit(torch.from_numpy(IDS[:130]))
+    assert len(read) == len(mixed) > 1
+    code = built.counters.code
+    for (training, tokens), decisions in zip(read, mixed, strict=True):
+        assert training
+        for row, before in enumerate(tokens):
+            (start,) = [s for s in range(1, 116) if (IDS[s - 1 : s + 15] == before.numpy()).all()]
+            position, node = code.decisions(IDS[start : start + 16])
+            mine = (decisions.position // 16) == row
+            assert (decisions.node[mine] == node).all()
+            assert (decisions.bit[mine] == code.bits[IDS[start : start + 16][position], node]).all()
+
+
+def test_rates_grow_at_first_and_fall_to_nothing():
+    weight, rates = nn.Parameter(torch.tensor([3.0, -2.0])), []
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+
+    def loss(_):
+        rates.append(optimizer.param_groups[0]["lr"])
+        return weight.square().sum() / 2
+
+    context_mixing._minimize(loss, optimizer, 10, warmup=0.2, decay=0.5)
+    assert rates == pytest.approx([0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.4, 0.3, 0.2, 0.1])
+    assert weight.norm() < 0.5
+    context_mixing._minimize(loss, optimizer, 0, warmup=0.2, decay=0.5)
+    assert len(rates) == 10
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("size", [1, 2])
+def test_short_texts_and_small_vocabularies_will_do(length, size):
+    built = model(size, contexts=["last_0", "last_2"], matches=[])
+    built.fit(text(length, size))
+    ids = text(6, size, seed=1)
+    for nll in (built.nll(ids[None])[0], built.nll_while_counting(ids)):
+        assert nll.shape == (5,)
+        assert nll.isfinite().all()
+    torch.testing.assert_close(built(ids[None]).exp().sum(-1), torch.ones(1, 6, dtype=torch.float64))
+
+
+def test_decisions_of_joined_rows_lead_to_the_same_characters(fitted):
+    decisions, length, bits = fitted.counters.along(IDS), 20, fitted.counters.code.bits
+    rows = [decisions.between(start, start + length) for start in (3, 40, 41)]
+    logits = torch.randn(len(rows), length, V, dtype=torch.float64)
+    one_by_one = torch.cat([fitted.mixer.nll(*row, bits) for row in zip(logits, rows, strict=True)])
+    joined = fitted.mixer.nll(logits.flatten(0, 1), Decisions.joined(rows, length), bits)
+    torch.testing.assert_close(joined, one_by_one)
+    assert one_by_one.unique().numel() > 2 * length  # rows differ
+
+
+def test_nothing_is_dropped_while_it_learns_from_what_it_has_scored(fitted):
+    rest = torch.from_numpy(IDS[130:])
+    assert torch.equal(fitted.nll_while_counting(rest), fitted.nll_while_counting(rest))
+    assert fitted.reader.recurrence.dropout == fitted.reader.dropout.p == 0.1
 
 
 def test_the_same_seed_teaches_the_same_weights(fitted):
@@ -234,9 +363,9 @@ def _fitted_to(ids):
     return built
 
 
-def test_its_network_is_not_for_the_optimizer_of_the_program(fitted):
+def test_its_networks_are_not_for_the_optimizer_of_the_program(fitted):
     assert not any(parameter.requires_grad for parameter in fitted.parameters())
-    assert isinstance(fitted.network, nn.Module)
+    assert list(fitted.parameters())
 
 
 @pytest.mark.parametrize(
@@ -249,6 +378,7 @@ def test_its_network_is_not_for_the_optimizer_of_the_program(fitted):
         (lambda: model().fit(torch.tensor([], dtype=torch.long)), "empty"),
         (lambda: model().fit(torch.tensor([V])), f"{V} to {V}"),
         (lambda: model(online_block=0), "online_block"),
+        (lambda: model(reader=Bigram), "Bigram is not: choose model@model.reader=lstm"),
     ],
 )
 def test_what_does_not_fit_is_refused(act, named):

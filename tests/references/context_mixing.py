@@ -6,6 +6,8 @@ import math
 import re
 from collections import defaultdict
 
+import torch
+
 # What each context looks at, as a function of the text so far.
 WORD = re.compile(r"[A-Za-z']+")
 
@@ -98,3 +100,17 @@ def counters(text: str, paths: dict[str, list[tuple[int, int]]], contexts: list[
                 decisions.append(bit)
             rows.append(row)
     return rows
+
+
+def decision_odds(logits, bits, floor):
+    """Return log (Σ p(v) + floor) / (Σ p(u) + floor): a node's 1 leads to the characters v, its 0 to u."""
+    rows = []
+    for row in logits:
+        likelihood = row.exp() / row.exp().sum()
+        odds = []
+        for node in range(bits.shape[1]):
+            one = sum(p for p, bit in zip(likelihood, bits[:, node], strict=True) if bit == 1)
+            zero = sum(p for p, bit in zip(likelihood, bits[:, node], strict=True) if bit == 0)
+            odds.append(((one + floor) / (zero + floor)).log())
+        rows.append(torch.stack(odds))
+    return torch.stack(rows)

@@ -193,7 +193,7 @@ def test_the_readmes_table_has_online_figures_after_five_minutes(records, tmp_pa
         "| `lstm` | two layers of LSTM | 1,000 | 1.600 | 1.500 | 1.420 |",
         "| `min_gru` | minimal GRU, trained by a parallel scan | 1,000 | – | 1.550 | – |",
         "| `masked_diffusion` | masked diffusion | 1,000 | ≤ 2.200 | – | – |",
-        "| `context_mixing` | counts in many contexts, mixed by a network | 1,000 | – | – | 1.250 |",
+        "| `context_mixing` | counts in many contexts, mixed with an LSTM | 1,000 | – | – | 1.250 |",
     ]
 
 

@@ -77,7 +77,7 @@ SHOWN = {  # what the README says of the models in its table
     "ngram_gpt": "transformer with embedded n-grams",
     "neural_ngram": "transformer mixed with counts of 7-grams",
     "masked_diffusion": "masked diffusion",
-    "context_mixing": "counts in many contexts, mixed by a network",
+    "context_mixing": "counts in many contexts, mixed with an LSTM",
 }
 
 

@@ -18,7 +18,7 @@ from charlab.models.context_mixing.bit_counts import (
     log_odds_with_prior,
 )
 from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, FeaturedText, combined_hash
-from charlab.models.context_mixing.mixing_network import Decisions
+from charlab.models.context_mixing.decision_mixer import Decisions
 
 ALL = slice(None)
 
