@@ -10,4 +10,8 @@ ALIKE |= {"single_head", "transformer"}  # models that differ from others in the
 
 # To train any of them in about a second: the settings that all share, and those that make a large one small.
 SHARED = [override for override in TINY if not override.startswith("model")]
-SMALLER = {"transformer": ["model.embed_dim=48", "model.num_layers=2"], "multi_head": ["model.embed_dim=48"]}
+SMALLER = {
+    "transformer": ["model.embed_dim=48", "model.num_layers=2"],
+    "multi_head": ["model.embed_dim=48"],
+    "context_mixing": ["model.reader.hidden_dim=32"],
+}

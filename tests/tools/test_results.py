@@ -167,14 +167,17 @@ def test_online_figures_of_several_seeds_are_one_row(records, tmp_path):
     records("part2-lstm", 1.5, seconds=300.0, online=1.35)
     online = page(tmp_path).split("### Online")[1]
     rows = [line for line in online.splitlines() if line.startswith("| lstm")]
-    assert [line.split(" | ")[1:3] for line in rows] == [["5 minutes", "1.3500"], ["60 seconds", "1.4200 ± 0.0200"]]
+    assert [line.split(" | ")[1:4] for line in rows] == [
+        ["5 minutes", "1.5000", "1.3500"],
+        ["60 seconds", "1.6000 ± 0.0000", "1.4200 ± 0.0200"],
+    ]
     assert [line.split(" | ")[-1] for line in rows] == ["1 |", "3 |"]
 
 
 def test_a_model_that_is_fitted_as_a_whole_is_among_the_online_ones(records, tmp_path):
     records("part2-gru", 1.6)
     records("online-context_mixing", 1.3, online=1.2468, seconds=None)
-    assert "| context mixing | fitted as a whole | 1.2468 |" in page(tmp_path).split("### Online")[1]
+    assert "| context mixing | fitted as a whole | 1.3000 | 1.2468 |" in page(tmp_path).split("### Online")[1]
 
 
 def test_the_readmes_table_has_online_figures_after_five_minutes(records, tmp_path):

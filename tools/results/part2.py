@@ -185,8 +185,9 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
     if not scored:
         return []
     rows = [
-        f"| {label}{marks.of(found)} | {budget} | {spread(found, 'online', 'nll', 4)} "
-        f"| {_mean(found, 'online', 'bpc'):.4f} | {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
+        f"| {label}{marks.of(found)} | {budget} | {spread(found, 'blocks', 'nll', 4)} "
+        f"| {spread(found, 'online', 'nll', 4)} | {_mean(found, 'online', 'bpc'):.4f} "
+        f"| {_mean(found, 'online', 'perplexity'):.3f} | {_rate(found)} "
         f"| {len(found) if found[0].parameters else '–'} |"
         for (label, budget), found in sorted(scored.items(), key=lambda entry: _mean(entry[1], "online", "nll"))
     ]
@@ -194,13 +195,17 @@ def _online(runs: Iterable[Record], marks: Marks) -> list[str]:
         "### Online",
         "",
         "These models keep learning from each block of the validation text once it has been scored, so their figures",
-        "cannot be compared with those above. *rate* is the learning rate of dynamic evaluation, chosen on held-out",
-        "train text (`make results ARGS=--rates`); models that count have their own.",
+        "cannot be compared with those above. *blocks* is the loss of the same models without that. *rate* is the",
+        "learning rate of dynamic evaluation, chosen on held-out train text (`make results ARGS=--rates`); models that",
+        "count have their own.",
         "",
-        "| model | trained for | online nll | bpc | perplexity | rate | seeds |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| model | trained for | blocks | online | bpc | perplexity | rate | seeds |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
         *rows,
-        *(row([f"{name} (measured elsewhere)", "–", figure, "–", "–", "–", "–"]) for name, figure in PUBLISHED_ONLINE),
+        *(
+            row([f"{name} (measured elsewhere)", "–", "–", figure, "–", "–", "–", "–"])
+            for name, figure in PUBLISHED_ONLINE
+        ),
         "",
     ]
 
