@@ -22,6 +22,7 @@ from typing import Any
 from charlab.errors import UserError
 from charlab.module_loads import MODULE_LOADS
 from charlab.runs import definitions
+from charlab.runs.main_source import MAIN
 from charlab.runs.source import SourceCache, digest_of, imports_of, parse
 
 EVALUATION = (
@@ -138,12 +139,12 @@ class _ImportTracer:
     def follow_main(self, names: Sequence[str]) -> None:
         """Add names defined in the notebook or script that was run, and everything that is reachable from them."""
         tree = parse(definitions.extract(names), definitions.FILE_NAME)
-        self.found[definitions.MAIN] = digest_of(tree)
-        file = getattr(sys.modules[definitions.MAIN], "__file__", None)
+        self.found[MAIN] = digest_of(tree)
+        file = getattr(sys.modules[MAIN], "__file__", None)
         if file is not None and os.path.isfile(file) and not definitions.are_imported(names):
             # The values of constants and imports may change while a script runs, which is no edit of its file.
             defined = [part for part in tree.body if not isinstance(part, ast.Assign | ast.Import | ast.ImportFrom)]
-            shown = " and ".join(f"{definitions.MAIN}.{name}" for name in names)
+            shown = " and ".join(f"{MAIN}.{name}" for name in names)
             MODULE_LOADS.check(shown, digest_of(ast.Module(defined, [])), Path(file))
         self.follow(imports_of(tree), versions=True)
 
@@ -160,7 +161,7 @@ class _ImportTracer:
         if name not in self._specs:
             parent = name.rpartition(".")[0]
             spec = None
-            if name == definitions.MAIN:
+            if name == MAIN:
                 pass
             elif parent:
                 folders = getattr(self._spec(parent), "submodule_search_locations", None)
@@ -227,7 +228,7 @@ def _is_users(spec: ModuleSpec | None) -> bool:
 
 def _patched(module: ModuleType) -> str | None:
     """Return the name of a function of `__main__` that a module, or a class defined in it, was given; None without."""
-    main = vars(sys.modules[definitions.MAIN])
+    main = vars(sys.modules[MAIN])
     members = list(vars(module).items())
     for name, value in list(members):
         if isinstance(value, type) and value.__module__ == module.__name__:

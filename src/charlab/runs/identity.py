@@ -22,6 +22,7 @@ from charlab.errors import UserError
 from charlab.runs import definitions
 from charlab.runs.code import changed, code_hash, sources_of
 from charlab.runs.folder import find_folder
+from charlab.runs.main_source import MAIN
 from charlab.runs.record import FILE_NAME, Record, member_models, runs_of
 from charlab.runs.source import digest_of
 
@@ -136,7 +137,7 @@ def changed_since(record: Record, part: Mapping[str, Any], always: Sequence[str]
     former = {name: record.sources.get(name, "") for name in now}
     names = definitions.names_in(part)
     if names and (digest := _digest_of_definitions(record, names)) is not None:
-        former[definitions.MAIN] = digest
+        former[MAIN] = digest
     found = changed(former, now)
     reproduced = found and record.requalified and record.is_by(code_hash(sources(literal(record.config))))
     return [] if reproduced else found
@@ -149,7 +150,7 @@ def _digest_of_definitions(record: Record, names: Sequence[str]) -> str | None:
     """
     with contextlib.suppress(OSError, ValueError):
         text = (record.folder / definitions.FILE_NAME).read_text(encoding="utf-8")
-        if digest_of(text) == record.sources.get(definitions.MAIN):
+        if digest_of(text) == record.sources.get(MAIN):
             return digest_of(definitions.extract(names, text))
     return None
 
