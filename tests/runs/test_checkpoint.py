@@ -142,6 +142,18 @@ def test_a_function_in_a_users_model_is_called_if_the_run_is_trusted(checkpoint,
     assert torch.equal(loaded(tokens), model(tokens))
 
 
+@pytest.mark.parametrize(
+    "target", ["charlab.training.muon.Muon", "charlab.training.optimizers.adamw", "torch.optim.SGD"]
+)
+def test_a_model_may_have_an_optimizer_of_its_own(checkpoint, finished_run, tmp_path, target):
+    model = Activated(len(charlab.load(finished_run.folder)[1]), activation=None)
+    node = {"_target_": f"{__name__}.Activated", "activation": {"_target_": target, "_partial_": True, "lr": 0.1}}
+    weights = {f"model.{name}": value for name, value in model.state_dict().items()}
+    torch.save(checkpoint | {"model_config": node, "state_dict": weights}, tmp_path / "last.ckpt")
+    loaded, _ = charlab.load(tmp_path / "last.ckpt")
+    assert loaded.activation.func.__name__ == target.split(".")[-1]
+
+
 def test_weights_of_another_model_are_refused(checkpoint, tmp_path):
     checkpoint["model_config"]["embed_dim"] = 8
     torch.save(checkpoint, tmp_path / "last.ckpt")

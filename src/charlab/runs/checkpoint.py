@@ -150,7 +150,7 @@ def load_weights(model: LanguageModel, checkpoint: dict[str, Any], path: Path) -
 
 
 def _refuse_code(config: Any, path: Path) -> None:
-    """Refuse a checkpoint whose configuration calls anything but modules and charlab's own functions.
+    """Refuse a checkpoint whose configuration calls anything but modules, optimizers and charlab's own functions.
 
     A checkpoint may come from an untrusted source, and `_target_` can name any function of any library.
 
@@ -167,8 +167,9 @@ def _refuse_code(config: Any, path: Path) -> None:
         constructor = get_object(target)
     except Exception as error:  # importing a user's module can raise any exception
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
-    is_module = isinstance(constructor, type) and issubclass(constructor, nn.Module)
-    if not is_module and not str(getattr(constructor, "__module__", "")).startswith("charlab.models."):  # or None
+    is_harmless = isinstance(constructor, type) and issubclass(constructor, nn.Module | torch.optim.Optimizer)
+    home = str(getattr(constructor, "__module__", ""))  # or None
+    if not is_harmless and not home.startswith(("charlab.models.", "charlab.training.optimizers")):
         raise UserError(
             f"{target} in {path} is not a torch.nn.Module, so it was not called: give trust=true if the run is yours."
         )
