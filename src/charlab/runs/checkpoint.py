@@ -169,7 +169,8 @@ def _refuse_code(config: Any, path: Path) -> None:
         raise UserError(f"{target} in {path} cannot be imported: install what defines it.") from error
     is_harmless = isinstance(constructor, type) and issubclass(constructor, nn.Module | torch.optim.Optimizer)
     home = str(getattr(constructor, "__module__", ""))  # or None
-    if not is_harmless and not home.startswith(("charlab.models.", "charlab.training.optimizers")):
+    if not is_harmless and not home.startswith("charlab.models.") and home != "charlab.training.optimizers":
         raise UserError(
-            f"{target} in {path} is not a torch.nn.Module, so it was not called: give trust=true if the run is yours."
+            f"{target} in {path} is neither a torch.nn.Module nor an optimizer, so it was not called: give trust=true if "
+            "the run is yours."
         )
