@@ -171,6 +171,6 @@ def _refuse_code(config: Any, path: Path) -> None:
     home = str(getattr(constructor, "__module__", ""))  # or None
     if not is_harmless and not home.startswith("charlab.models.") and home != "charlab.training.optimizers":
         raise UserError(
-            f"{target} in {path} is neither a torch.nn.Module nor an optimizer, so it was not called: give trust=true if "
-            "the run is yours."
+            f"{target} in {path} is neither a torch.nn.Module nor an optimizer, so it was not called: give trust=true "
+            "if the run is yours."
         )
