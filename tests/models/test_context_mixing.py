@@ -14,6 +14,7 @@ from charlab.models.bigram import Bigram
 from charlab.models.context_mixing import ContextMixing
 from charlab.models.context_mixing.bit_counts import RECENT, HistoryTable, HuffmanCode, history_before
 from charlab.models.context_mixing.contexts import CONTEXTS, Alphabet, FeaturedText
+from charlab.models.context_mixing.counters import TrainingCounts
 from charlab.models.context_mixing.decision_mixer import TINY, Decisions, decision_odds
 from charlab.models.rnn import LSTM
 from tests.references import context_mixing as slow
@@ -164,6 +165,12 @@ def test_inputs_are_those_of_counters_kept_one_by_one(fitted):
     expected = np.array(slow.counters(PLAY, paths, contexts))
     found = fitted.counters.along(IDS).inputs[:, : 2 * len(contexts)]
     np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)  # held in half precision
+
+
+def test_counting_the_train_text_gives_its_decisions_as_well(fitted):
+    _, found = TrainingCounts.of(fitted.counters, IDS)
+    for values, expected in zip(found, fitted.counters.along(IDS), strict=True):
+        np.testing.assert_array_equal(values, expected)
 
 
 def test_a_match_predicts_what_followed_the_longest_context(fitted):

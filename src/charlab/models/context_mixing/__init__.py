@@ -161,7 +161,8 @@ class ContextMixing(AutoregressiveModel):
             _minimize(loss, self.reader_optimizer(self.reader), steps, warmup=0.0, decay=0.6)
 
     def _train_mixer(self) -> None:
-        decisions, bits = self.counters.along(self._ids()), self.counters.code.bits
+        self._training_counts, decisions = TrainingCounts.of(self.counters, self._ids())
+        bits = self.counters.code.bits
         length, rows = min(MIXING[0], len(self.text) // 2), MIXING[1]
         earliest = max(1, min(int(FIRST * len(self.text)), len(self.text) - length))
 
@@ -273,7 +274,7 @@ class ContextMixing(AutoregressiveModel):
 
     def _counts(self) -> TrainingCounts:
         if self._training_counts is None:
-            self._training_counts = TrainingCounts(self.counters, self._ids())
+            self._training_counts, _ = TrainingCounts.of(self.counters, self._ids())
         return self._training_counts
 
     def _ids(self) -> Int[np.ndarray, " N"]:

@@ -110,22 +110,27 @@ class Counters:
 class TrainingCounts:
     """What the counters have counted in a training text. It never changes, so copies of a model share it.
 
-    Args:
+    Attributes:
         counters: the counters.
-        ids: (N,) the training text.
+        text: the training text.
     """
 
-    def __init__(self, counters: Counters, ids: Int[np.ndarray, " N"]) -> None:
-        self.counters, self.text = counters, FeaturedText(ids, counters.alphabet)
-        self._tables: dict[str, HistoryTable] = {}
+    def __init__(self, counters: Counters, text: FeaturedText, tables: dict[str, HistoryTable]) -> None:
+        self.counters, self.text, self._tables = counters, text, tables
+
+    @classmethod
+    def of(cls, counters: Counters, ids: Int[np.ndarray, " N"]) -> tuple[TrainingCounts, Decisions]:
+        """Count a text, and return also the decisions that lead to its characters, as `Counters.along` does."""
+        text, tables = FeaturedText(ids, counters.alphabet), dict[str, HistoryTable]()
         position, node = counters.code.decisions(ids)
         bit = counters.code.bits[ids[position], node]
 
         def count(name: str, keys: Keys) -> History:
-            self._tables[name] = HistoryTable(keys, bit)
+            tables[name] = HistoryTable(keys, bit)
             return history_before(keys, bit)
 
-        counters.inputs(self.text, position, node, count)
+        inputs = counters.inputs(text, position, node, count)
+        return cls(counters, text, tables), Decisions(position, node, inputs, bit)
 
     def predict(
         self, row: Int[np.ndarray, " N"], position: Int[np.ndarray, " R"], node: Int[np.ndarray, " R"]
